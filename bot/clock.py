@@ -1,0 +1,145 @@
+"""The only module that knows the time and how to wait.
+
+Three clocks, because three things are asked of them:
+
+- nonces follow the wall clock (`nonce_clock`);
+- deadlines follow Kraken's time, carried forward by a clock that no one can set (`ServerTime`);
+- candles, rate counters and waits follow the market's time (`MarketClock`), which a simulator may
+  run faster than the wall.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+
+DAY_US = 86_400_000_000
+
+# CLOCK_MONOTONIC stands still while a laptop sleeps; CLOCK_BOOTTIME does not. macOS lacks it.
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def wall_us() -> int:
+    """Return the wall clock in microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+def wall_seconds() -> float:
+    """Return the wall clock in seconds since the Unix epoch."""
+    return time.time()
+
+
+def boottime_seconds() -> float:
+    """Return seconds since boot: never set back, and it goes on while the machine is suspended."""
+    return time.clock_gettime(_BOOTTIME)
+
+
+def sleep(seconds: float) -> None:
+    """Wait in real time."""
+    time.sleep(seconds)
+
+
+def rfc3339(unix_seconds: float) -> str:
+    """Write Unix seconds as Kraken's `deadline` wants them: UTC with milliseconds."""
+    moment = datetime.fromtimestamp(unix_seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+class NonceClock:
+    """The wall clock, until Kraken's own turns out to be more than ten seconds away from it."""
+
+    def __init__(self) -> None:
+        self._kraken_minus_boot_us: int | None = None
+
+    def now_us(self) -> int:
+        """Return the time that nonces start from, in microseconds."""
+        if self._kraken_minus_boot_us is None:
+            return time.time_ns() // 1000
+        return int(boottime_seconds() * 1_000_000) + self._kraken_minus_boot_us
+
+    def follow_kraken(self, kraken_seconds: float) -> None:
+        """Use Kraken's time from here on, carried forward by the boot clock."""
+        boot_us = int(boottime_seconds() * 1_000_000)
+        self._kraken_minus_boot_us = int(kraken_seconds * 1_000_000) - boot_us
+
+    def follow_wall(self) -> None:
+        """Use the machine's clock (the default)."""
+        self._kraken_minus_boot_us = None
+
+    @property
+    def follows_kraken(self) -> bool:
+        """Whether the machine's clock was found to be wrong."""
+        return self._kraken_minus_boot_us is not None
+
+
+nonce_clock = NonceClock()
+
+
+class MarketClock:
+    """The market's time. By default the wall clock; a simulator may start elsewhere and run faster."""
+
+    def __init__(self, start_seconds: float | None = None, speed: float = 1.0) -> None:
+        self.speed = speed
+        self._start_seconds = start_seconds
+        self._boot_start = boottime_seconds()
+
+    def now(self) -> float:
+        """Return the market's time in Unix seconds."""
+        if self._start_seconds is None:
+            return wall_seconds()
+        return self._start_seconds + self.elapsed()
+
+    def elapsed(self) -> float:
+        """Return market seconds since this clock was made; nobody can set this one."""
+        return (boottime_seconds() - self._boot_start) * self.speed
+
+    def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
+        """Wait until the market's time is `when_seconds`. Return True if `stop` was set meanwhile."""
+        remaining = (when_seconds - self.now()) / self.speed
+        return stop.wait(max(0.0, remaining))
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait for `seconds` of market time. Return True if `stop` was set meanwhile."""
+        return self.wait_until(self.now() + seconds, stop)
+
+
+class ReplayClock(MarketClock):
+    """A market clock that jumps instead of waiting, until it has caught up.
+
+    `end_seconds` None means: catch up with the wall clock, then be it. Otherwise the market ends there.
+    """
+
+    def __init__(self, start_seconds: float, end_seconds: float | None = None) -> None:
+        super().__init__()
+        self._begin = start_seconds
+        self._jumped: float | None = start_seconds
+        self._end_seconds = end_seconds
+
+    @property
+    def replaying(self) -> bool:
+        """Whether waits are still jumps."""
+        return self._jumped is not None and not self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether a market with an end has reached it."""
+        return self._end_seconds is not None and self.now() >= self._end_seconds
+
+    def now(self) -> float:
+        """Return the market's time in Unix seconds."""
+        return wall_seconds() if self._jumped is None else self._jumped
+
+    def elapsed(self) -> float:
+        """Return market seconds since this clock was made."""
+        return self.now() - self._begin
+
+    def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
+        """Jump to `when_seconds`, or really wait once the wall clock has been reached."""
+        if self._jumped is not None:
+            limit = wall_seconds() if self._end_seconds is None else self._end_seconds
+            self._jumped = max(self._jumped, min(when_seconds, limit))
+            if when_seconds <= limit or self._end_seconds is not None:
+                return stop.is_set()
+            self._jumped = None
+        return super().wait_until(when_seconds, stop)

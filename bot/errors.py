@@ -1,0 +1,165 @@
+"""Every error this program raises on purpose.
+
+    BotError
+    |-- SettingsError           a setting is wrong; nothing was started
+    |-- SymbolError             no such pair or asset at Kraken
+    |-- NonceError
+    |   |-- NonceStoreError     a nonce beyond the clock could not be written down
+    |   |-- NonceAheadError     the nonce file is more than a day ahead of the clock
+    |   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
+    |-- SilenceError            the key stands by; nothing was sent
+    |-- StoppingError           the program is shutting down; nothing was sent
+    |-- TransportError
+    |   |-- NotSentError        no connection: the request did not leave
+    |   `-- NoAnswerError       the request may have arrived; no readable answer came back
+    |-- KrakenError             Kraken answered with an error
+    |   |-- InvalidNonceError
+    |   |-- LockoutError        temporarily locked out
+    |   |-- CredentialsError    wrong key or signature, or an account that may not trade
+    |   |-- PermissionDeniedError
+    |   |-- RateLimitError
+    |   |-- ServiceError        Kraken is unavailable, busy or in a restricted mode
+    |   |-- RequestError        the request itself is wrong
+    |   |-- OrderRefusedError   a final no to an order (or to a cancel)
+    |   `-- UnknownKrakenError  a string that is not in the table: the action stops
+    |-- OrderRuleError          refused before sending: precision, minimum or a limit of our own
+    |-- OrderBlockedError       the pair has an order with an unknown outcome
+    `-- OrderUnknownError       an order was sent and its fate is not known
+"""
+
+from __future__ import annotations
+
+
+class BotError(Exception):
+    """Root of everything that this program raises on purpose."""
+
+
+class SettingsError(BotError):
+    """One or more settings are wrong.
+
+    `problems` has one sentence a setting, each naming the variable.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SymbolError(BotError):
+    """A symbol that Kraken's AssetPairs and Assets do not know."""
+
+
+class NonceError(BotError):
+    """Something about making or ordering nonces."""
+
+
+class NonceStoreError(NonceError):
+    """The store could not be written, and the clock does not cover the nonce."""
+
+
+class NonceAheadError(NonceError):
+    """The stored nonce is more than a day ahead of the clock."""
+
+
+class TurnTimeout(NonceError, TimeoutError):  # noqa: N818 - named by the design
+    """The key's turn was not given within the time allowed; nothing was sent."""
+
+
+class SilenceError(BotError):
+    """The key stands by after refusals or a lockout; nothing was sent.
+
+    `until_seconds` is Unix time.
+    """
+
+    def __init__(self, message: str, until_seconds: float) -> None:
+        super().__init__(message)
+        self.until_seconds = until_seconds
+
+
+class StoppingError(BotError):
+    """The program is stopping; the request was not sent."""
+
+
+class TransportError(BotError):
+    """The HTTP exchange itself failed."""
+
+
+class NotSentError(TransportError):
+    """No connection could be made, so Kraken never saw the request."""
+
+
+class NoAnswerError(TransportError):
+    """The request may have reached Kraken, but no readable answer came back."""
+
+
+class KrakenError(BotError):
+    """Kraken answered with an error.
+
+    `strings` are Kraken's own words; `method` is the endpoint.
+    """
+
+    def __init__(self, method: str, strings: list[str], advice: str = "") -> None:
+        text = f"Kraken refused {method}: {'; '.join(strings)}"
+        super().__init__(f"{text}. {advice}" if advice else text)
+        self.method = method
+        self.strings = strings
+
+
+class InvalidNonceError(KrakenError):
+    """Kraken had already accepted this nonce or a higher one for the key."""
+
+
+class LockoutError(KrakenError):
+    """Kraken has locked the key or address out for a while."""
+
+
+class CredentialsError(KrakenError):
+    """The key or its signature is wrong, or the account is not in order."""
+
+
+class PermissionDeniedError(KrakenError):
+    """The key lacks a permission."""
+
+
+class RateLimitError(KrakenError):
+    """A rate counter of Kraken is over its maximum."""
+
+
+class ServiceError(KrakenError):
+    """Kraken is unavailable, busy, or in a mode that does not allow the request."""
+
+
+class RequestError(KrakenError):
+    """The request is malformed or names something that does not exist."""
+
+
+class OrderRefusedError(KrakenError):
+    """Kraken's final no: the order was not placed (or the cancel not done)."""
+
+
+class UnknownKrakenError(KrakenError):
+    """An error string that is not in the table; nothing may be assumed from it."""
+
+
+class OrderRuleError(BotError):
+    """The order breaks a rule and was not sent.
+
+    `rule` names it (for example `ordermin`); `nearest` is the nearest allowed value, as text, or "".
+    """
+
+    def __init__(self, message: str, rule: str, nearest: str = "") -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.nearest = nearest
+
+
+class OrderBlockedError(BotError):
+    """The pair has an order whose outcome is unknown; no new order is sent for it."""
+
+
+class OrderUnknownError(BotError):
+    """An order was sent and its fate is not known. It is looked up, never sent again."""
+
+    def __init__(self, message: str, cl_ord_id: str) -> None:
+        super().__init__(message)
+        self.cl_ord_id = cl_ord_id
