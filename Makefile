@@ -1,0 +1,41 @@
+# run    set up what is missing, then start the bot:            make run ARGS="check"
+# test   set up what is missing, then every check and test:     make test ARGS="tests/unit -k nonce"
+# soak   the long tests at full size
+# bench  the measurements, printed
+# lock   write the locks anew; ARGS=--upgrade takes the newest versions
+# clean  remove everything that make and the tools made; never the state of a bot
+#
+# PYTHON names the interpreter that .venv is made with; without it, the first of python3, python3.13 ... that is new enough.
+
+PYTHON ?=
+ARGS ?=
+python := .venv/bin/python
+
+.PHONY: run test soak bench lock clean
+
+run:
+	@PYTHON="$(PYTHON)" .ci/setup run
+	@exec $(python) main.py $(ARGS)
+
+test: dev
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m mypy
+	$(python) -m pytest $(ARGS)
+
+soak: dev
+	$(python) -m pytest --full -m soak --timeout=3600 $(ARGS)
+
+bench: dev
+	$(python) -m pytest -m bench -s $(ARGS)
+
+lock:
+	@PYTHON="$(PYTHON)" .ci/lock $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find bot tests -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: dev
+dev:
+	@PYTHON="$(PYTHON)" .ci/setup dev
