@@ -1,0 +1,195 @@
+"""The house rules for one module: each takes a `Source` and returns what breaks it, one line a finding."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+MODULE_LINES = 400
+FUNCTION_LINES = 50
+CLASS_LINES = 250
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module's name, such as `bot.nonce.file`, and its text."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The text, parsed."""
+        return ast.parse(self.text)
+
+    @cached_property
+    def parents(self) -> dict[ast.AST, ast.AST]:
+        """What each node stands in."""
+        return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
+
+    def above(self, node: ast.AST) -> Iterator[ast.AST]:
+        """Yield what the node stands in, innermost first."""
+        while (outer := self.parents.get(node)) is not None:
+            yield outer
+            node = outer
+
+    def found(self, node: ast.AST, what: str) -> str:
+        """Say where something is."""
+        return f"{self.name}:{getattr(node, 'lineno', 1)}: {what}"
+
+
+Rule = Callable[[Source], list[str]]
+
+
+def _functions(source: Source) -> list[FunctionNode]:
+    return [node for node in ast.walk(source.tree) if isinstance(node, FunctionNode)]
+
+
+def _lines(node: FunctionNode | ast.ClassDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def _docstring_lines(node: FunctionNode) -> int:
+    if ast.get_docstring(node) is None:
+        return 0
+    return (node.body[0].end_lineno or node.body[0].lineno) - node.body[0].lineno + 1
+
+
+def _dotted(node: ast.AST) -> str:
+    """Return `a.b.c` for such an expression, else an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (left := _dotted(node.value)):
+        return f"{left}.{node.attr}"
+    return ""
+
+
+def imported(source: Source) -> list[tuple[ast.stmt, str]]:
+    """Return each import statement with each full name it may name: a module, or something in one."""
+    pairs: list[tuple[ast.stmt, str]] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            pairs += [(node, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            pairs += [(node, f"{node.module or ''}.{alias.name}") for alias in node.names]
+    return pairs
+
+
+def module_length(source: Source) -> list[str]:
+    """A module has at most 400 lines."""
+    lines = len(source.text.splitlines())
+    return [f"{source.name}: {lines} lines; {MODULE_LINES} at most"] if lines > MODULE_LINES else []
+
+
+def function_length(source: Source) -> list[str]:
+    """A function has at most 50 lines, its docstring not counted."""
+    return [
+        source.found(node, f"{node.name} has {lines} lines; {FUNCTION_LINES} at most")
+        for node in _functions(source)
+        if (lines := _lines(node) - _docstring_lines(node)) > FUNCTION_LINES
+    ]
+
+
+def class_length(source: Source) -> list[str]:
+    """A class has at most 250 lines."""
+    return [
+        source.found(node, f"{node.name} has {_lines(node)} lines; {CLASS_LINES} at most")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ClassDef) and _lines(node) > CLASS_LINES
+    ]
+
+
+def import_inside_function(source: Source) -> list[str]:
+    """Imports stand at the top of a module, where the graph of modules can be seen."""
+    return [
+        source.found(node, "import inside a function")
+        for node, _ in imported(source)
+        if any(isinstance(outer, FunctionNode) for outer in source.above(node))
+    ]
+
+
+def relative_import(source: Source) -> list[str]:
+    """Imports name modules in full, so that they can be searched for."""
+    return [
+        source.found(node, "relative import")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+
+def global_statement(source: Source) -> list[str]:
+    """Shared state is an object, not a name that functions rebind."""
+    return [source.found(node, "global") for node in ast.walk(source.tree) if isinstance(node, ast.Global)]
+
+
+ENVIRONMENT = re.compile(r"os\.(environb?|getenvb?|putenv|unsetenv)(\.|$)|dotenv(\.|$)")
+
+
+def environment(source: Source) -> list[str]:
+    """Only `bot.config` reads the environment."""
+    if source.name == "bot.config":
+        return []
+    used = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
+    return [source.found(node, name) for node, name in used + imported(source) if ENVIRONMENT.match(name)]
+
+
+CLOCK_CALLS = re.compile(r"(.*\.)?(datetime|date)\.(now|utcnow|today)$")
+
+
+def clock(source: Source) -> list[str]:
+    """Only `bot.clock` knows the time and how to sleep."""
+    if source.name == "bot.clock":
+        return []
+    times = [source.found(node, "import time") for node, name in imported(source) if name.split(".")[0] == "time"]
+    calls = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
+    return times + [source.found(node, name) for node, name in calls if CLOCK_CALLS.match(name)]
+
+
+def broad_except(source: Source) -> list[str]:
+    """Nothing catches everything, but for one place in `bot.trader` and handlers that always raise on."""
+    broad: list[str] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
+            last = node.body[-1]
+            if not (isinstance(last, ast.Raise) and last.exc is None):
+                broad.append(source.found(node, "broad except"))
+        elif isinstance(node, ast.Call) and _dotted(node.func).endswith("suppress") and any(map(_is_broad, node.args)):
+            broad.append(source.found(node, "broad suppress"))
+    return broad[1:] if source.name == "bot.trader" else broad
+
+
+def _is_broad(caught: ast.expr | None) -> bool:
+    if isinstance(caught, ast.Tuple):
+        return any(map(_is_broad, caught.elts))
+    return caught is None or _dotted(caught) in {"Exception", "BaseException"}
+
+
+def docstrings(source: Source) -> list[str]:
+    """Modules, and every public class, function and method, have a docstring."""
+    missing = [] if ast.get_docstring(source.tree) else [f"{source.name}: no module docstring"]
+    for node in ast.walk(source.tree):
+        if not isinstance(node, FunctionNode | ast.ClassDef) or ast.get_docstring(node):
+            continue
+        outer = list(source.above(node))
+        private = any(getattr(one, "name", "").startswith("_") for one in [node, *outer])
+        nested = any(isinstance(one, FunctionNode) for one in outer)
+        if not private and not nested:
+            missing.append(source.found(node, f"{node.name} has no docstring"))
+    return missing
+
+
+def test_docstrings(source: Source) -> list[str]:
+    """Each test says in its docstring what it claims."""
+    return [
+        source.found(node, f"{node.name} has no docstring")
+        for node in _functions(source)
+        if node.name.startswith("test") and not ast.get_docstring(node)
+    ]
+
+
+test_docstrings.__test__ = False  # type: ignore[attr-defined]  # a rule, not a test

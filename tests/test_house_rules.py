@@ -1,0 +1,222 @@
+"""Each house rule is shown what it must catch, and what it must let pass."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests import house_rules, money_rules, tree_rules
+from tests.conftest import ROOT, OutsideError, is_loopback
+from tests.house_rules import Rule, Source
+
+LONG_BODY = "\n".join(["    x = 1"] * 51)
+CAUGHT: list[tuple[Rule, str]] = [
+    (house_rules.module_length, "x = 1\n" * 401),
+    (house_rules.function_length, f"def f():\n{LONG_BODY}"),
+    (house_rules.function_length, f"class A:\n  async def f(self):\n{LONG_BODY}"),
+    (house_rules.class_length, "class A:\n" + "    x = 1\n" * 250),
+    (house_rules.import_inside_function, "def f():\n    if x:\n        import json"),
+    (house_rules.import_inside_function, "class A:\n    def f(self):\n        from json import loads"),
+    (house_rules.relative_import, "from . import models"),
+    (house_rules.global_statement, "def f():\n    global x"),
+    (house_rules.environment, "import os\nos.environ['PORT']"),
+    (house_rules.environment, "import os\nport = os.getenv('PORT')"),
+    (house_rules.environment, "from os import environ"),
+    (house_rules.environment, "from dotenv import load_dotenv"),
+    (house_rules.clock, "import time"),
+    (house_rules.clock, "from time import monotonic"),
+    (house_rules.clock, "from datetime import datetime, UTC\ndatetime.now(UTC)"),
+    (house_rules.clock, "import datetime\ndatetime.datetime.utcnow()"),
+    (house_rules.clock, "from datetime import date\ndate.today()"),
+    (house_rules.broad_except, "try:\n    f()\nexcept Exception:\n    pass"),
+    (house_rules.broad_except, "try:\n    f()\nexcept:\n    pass"),
+    (house_rules.broad_except, "try:\n    f()\nexcept (OSError, BaseException) as error:\n    raise X from error"),
+    (house_rules.broad_except, "import contextlib\nwith contextlib.suppress(Exception):\n    f()"),
+    (house_rules.docstrings, "x = 1"),
+    (house_rules.docstrings, '"""M."""\ndef f(): pass'),
+    (house_rules.docstrings, '"""M."""\nclass A: pass'),
+    (house_rules.docstrings, '"""M."""\nclass A:\n    """A."""\n    def f(self): pass'),
+    (house_rules.test_docstrings, "def test_x(): pass"),
+    (money_rules.float_money, "def f(limit_price: float): pass"),
+    (money_rules.float_money, "class Order:\n    volume: float | None = None"),
+    (money_rules.float_money, "def free_balance(self) -> dict[str, float]: pass"),
+    (money_rules.float_money, "fee = 0.004"),
+    (money_rules.float_money, "x = order.price * 1.01"),
+    (money_rules.float_money, "if -0.5 < self.equity: pass"),
+    (money_rules.float_money, "place(quantity=0.1)"),
+    (money_rules.float_money, "x = Decimal(0.1)"),
+    (money_rules.float_money, "price = float(row['c'])"),
+    (money_rules.float_money, "price = float(time_value)"),
+    (money_rules.float_money, "x = float(text)"),
+]
+LET_PASS: list[tuple[Rule, str]] = [
+    (house_rules.module_length, "x = 1\n" * 400),
+    (house_rules.function_length, 'def f():\n    """' + "\n" * 60 + '"""\n    return 1'),
+    (house_rules.class_length, "class A:\n" + "    x = 1\n" * 249),
+    (house_rules.import_inside_function, "if TYPE_CHECKING:\n    import json"),
+    (house_rules.environment, "import os\nos.path.join(environ)"),
+    (house_rules.clock, "from bot.clock import MarketClock\nMarketClock().now()\nfrom datetime import datetime, UTC"),
+    (house_rules.broad_except, "try:\n    f()\nexcept BaseException:\n    keep()\n    raise"),
+    (house_rules.broad_except, "try:\n    f()\nexcept ValueError:\n    pass"),
+    (house_rules.docstrings, '"""M."""\ndef _f(): pass\nclass _A:\n    def f(self): pass'),
+    (house_rules.docstrings, '"""M."""\ndef f():\n    """F."""\n    def g(): pass'),
+    (house_rules.test_docstrings, 'def test_x():\n    """X."""\ndef helper(): pass'),
+    (money_rules.float_money, "def f(price: Decimal, timeout_seconds: float = 0.5, open_seconds: float = 1.0): pass"),
+    (money_rules.float_money, "wait_seconds = 0.1 * 2\nx = Decimal('0.1') * price"),
+    (money_rules.float_money, "Order(opened_seconds=float(row['opentm']), price=Decimal(row['price']))"),
+    (money_rules.float_money, "Silence(float(row['until_seconds']))\nNEVER = float('inf')"),
+]
+
+
+@pytest.mark.parametrize(("rule", "text"), CAUGHT)
+def test_a_rule_catches_what_it_is_for(rule: Rule, text: str) -> None:
+    """A small breach of the rule is found."""
+    assert rule(Source("bot.example", text)) != []
+
+
+@pytest.mark.parametrize(("rule", "text"), LET_PASS)
+def test_a_rule_lets_what_is_fine_pass(rule: Rule, text: str) -> None:
+    """What is just within the rule is not found."""
+    assert rule(Source("bot.example", text)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "neighbour", "text"),
+    [
+        (house_rules.environment, "bot.config", "bot.config_check", "import os\nos.environ"),
+        (house_rules.clock, "bot.clock", "bot.simulator.clock", "import time"),
+        (house_rules.broad_except, "bot.trader", "bot.risk", "try:\n    f()\nexcept Exception:\n    stop()"),
+        (money_rules.float_money, "bot.simulator.prices_synthetic", "bot.simulator.market", "price = 0.1"),
+    ],
+)
+def test_a_rule_has_one_place_where_it_does_not_hold(rule: Rule, name: str, neighbour: str, text: str) -> None:
+    """The module that is there for the thing may do it, and its neighbour may not."""
+    assert rule(Source(name, text)) == []
+    assert rule(Source(neighbour, text)) != []
+
+
+def test_only_one_broad_except_is_allowed() -> None:
+    """The second broad except in the trader is found."""
+    one = "try:\n    f()\nexcept Exception:\n    stop()\n"
+    assert house_rules.broad_except(Source("bot.trader", one * 2)) == ["bot.trader:7: broad except"]
+
+
+def test_a_cycle_is_caught() -> None:
+    """Three modules that import each other in a ring are found, and the one that only looks in is not."""
+    ring = [Source("a", "import b"), Source("b", "from c import x"), Source("c", "import a"), Source("d", "import a")]
+    assert tree_rules.cycles(ring) == ["import cycle through a, b, c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("bot.risk", "from bot.clock import sleep", "bot.risk imports bot.clock"),
+        ("bot.nonce.file", "from bot import kraken", "bot.nonce.file imports bot.kraken"),
+        ("bot.kraken", "import bot.broker_manager", "bot.kraken imports bot.broker_manager"),
+        ("bot.simulator.keys", "from bot.models import Order", "bot.simulator.keys imports bot.models"),
+        ("bot.trader", "import bot.simulator.server", "bot.trader imports bot.simulator.server"),
+        ("bot.helpers", "x = 1", "bot.helpers has no place in ARROWS"),
+    ],
+)
+def test_an_arrow_that_points_up_is_caught(name: str, text: str, problem: str) -> None:
+    """An import that the drawing of the house does not have is found."""
+    others = [Source(f"bot.{one}", "") for one in ("models", "errors", "clock", "kraken", "broker_manager")]
+    rest = [one for one in [*others, Source("bot.simulator.server", "")] if one.name != name]
+    assert tree_rules.arrows([*rest, Source(name, text)]) == [problem]
+
+
+def test_main_may_import_everything() -> None:
+    """Imports of main are no breach."""
+    assert tree_rules.arrows([Source("main", "import bot.simulator"), Source("bot.simulator", "")]) == []
+
+
+def test_a_dead_module_is_caught() -> None:
+    """A module that nothing imports is found; one that is imported, a package and an entry point are not."""
+    names = ("main", "bot", "bot.used", "bot.unused", "bot.sim", "bot.sim.__main__")
+    sources = [Source(name, "from bot import used" if name == "main" else "") for name in names]
+    assert tree_rules.dead_modules(sources) == ["nothing imports bot.unused"]
+
+
+def test_a_stray_file_at_the_top_is_caught() -> None:
+    """A path outside the fixed top level is found, and one within is not."""
+    assert tree_rules.top_level(["bot/clock.py", "notes.md", "FIXED/x"]) == ["FIXED", "notes.md"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "done " + chr(0x2705),
+        "done " + chr(0x2713),
+        "go " + chr(0x1F680),
+        "see /ro" + "ot/x",
+        '"/wo' + 'rk/shared"',
+        "https://py" + "pi.org/simple",
+        "--index" + "-url",
+        "# TO" + "DO later",
+    ],
+)
+def test_a_blemish_in_a_text_is_caught(line: str) -> None:
+    """A line with a picture, a machine's path, a registry's address or something put off is found."""
+    assert len(tree_rules.text_problems("x.md", line)) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["1 -> 2, 5 € or 5 µs", "api.kraken.com/0/private", "XXBTZUSD", "https://a.io/wo" + "rk/"]
+)
+def test_plain_text_passes(line: str) -> None:
+    """Currency and unit signs, addresses and Kraken's names are not found."""
+    assert tree_rules.text_problems("x.md", line) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", b"localhost", None)),
+        *((host, False) for host in ("203.0.113.1", "10.0.0.1", "::2", "api.kraken.com")),
+    ],
+)
+def test_loopback_is_told_from_the_rest(host: object, loopback: bool) -> None:
+    """Only this machine's own addresses and names count as loopback."""
+    assert is_loopback(host) is loopback
+
+
+def test_a_connection_to_the_outside_is_refused() -> None:
+    """In a test, connecting to an address beyond this machine raises before a packet leaves."""
+    with socket.socket() as sock, pytest.raises(OutsideError, match=r"203\.0\.113\.1"):
+        sock.connect(("203.0.113.1", 443))
+    with socket.socket() as sock, pytest.raises(OutsideError, match=r"203\.0\.113\.1"):
+        sock.connect_ex(("203.0.113.1", 443))
+
+
+def test_a_look_up_of_an_outside_name_is_refused() -> None:
+    """In a test, asking for the address of a name beyond this machine raises."""
+    with pytest.raises(OutsideError, match=r"api\.kraken\.com"):
+        socket.create_connection(("api.kraken.com", 443))
+
+
+def test_a_connection_to_loopback_is_let_through() -> None:
+    """In a test, a server on loopback can be reached by name."""
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(("localhost", server.getsockname()[1])) as client:
+        assert client.getpeername() == server.getsockname()
+
+
+def test_no_setting_of_the_user_reaches_the_tests() -> None:
+    """The environment that tests run in names no key, no mode and no state of the person who runs them."""
+    assert [name for name in os.environ if name.startswith(("KRAKEN_", "NONCE_", "STATE_DIR", "TRADING_MODE"))] == []
+
+
+def test_the_locks_name_exact_versions_with_hashes() -> None:
+    """Every requirement in the locks is one exact version with a hash, and nothing else stands there."""
+    locks = sorted((ROOT / ".ci" / "locked").glob("*.txt"))
+    assert [lock.name for lock in locks] == ["build.txt", "dev.txt", "lock.txt", "run.txt"]
+    assert [problem for lock in locks for problem in _lock_problems(lock)] == []
+
+
+def _lock_problems(lock: Path) -> list[str]:
+    text = lock.read_text("utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    return [line[:80] for line in lines if "==" not in line.split()[0] or "--hash=sha256:" not in line]
