@@ -17,7 +17,7 @@ UNIT_WORDS = frozenset(
     " minutes ms opentm probability second seconds speed time timeout times timestamp tm".split()
 )
 # What a converted number may be called besides: a moment.
-MOMENT_WORDS = frozenset("at expires now since start until when".split())
+MOMENT_WORDS = frozenset("at expires moment now since start until when".split())
 # Synthetic noise, and nothing else, is made in floats; prices leave there as Decimal on the tick grid.
 NOISE = re.compile(r"bot\.simulator\.prices(_\w+)?$")
 
