@@ -1,0 +1,324 @@
+"""The trader: observe, decide, check, act, settle, wait.
+
+Each closed candle of each pair is decided once; between candles the bot's own orders are followed.
+Everything it knows of itself comes from Kraken's rows of its orders, so it may stop or die anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
+
+from bot.clock import MarketClock, wall_seconds
+from bot.errors import (
+    BotError,
+    CredentialsError,
+    NonceError,
+    PermissionDeniedError,
+    SettingsError,
+    StoppingError,
+    SymbolError,
+    TurnTimeout,
+)
+from bot.models import ZERO, Candle, Pair, WantedOrder
+from bot.risk import RiskLimits, RiskState, Verdict, check, exit_parts
+from bot.strategies.base import MarketView, Strategy
+from bot.trading.broker import Broker
+from bot.trading.executor import Counts, Executor
+from bot.trading.feed import Feed
+from bot.trading.narrator import Narrator
+
+# Of real time: a market that runs faster is not asked more often.
+POLL_SECONDS = 10.0
+HEARTBEAT_SECONDS = 60.0
+BACK_OFF_SECONDS_MAX = 60.0
+# A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
+CANDLE_GRACE_SECONDS = 1.0
+
+_STOPS_THE_RUN = (CredentialsError, PermissionDeniedError, NonceError, SettingsError, SymbolError)
+# An exit refused by one of these rules is wanted again at the next pass, not at the next candle.
+_PASSING_RULES = frozenset({"system status", "stale prices", "unsettled order", "kill switch"})
+STOPPED = "stopped"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TraderSettings:
+    """What to trade and how. `max_ticks` ends the run after so many passes at current prices; None never does."""
+
+    symbols: tuple[str, ...]
+    timeframe: str
+    timeframe_seconds: int
+    order_value: Decimal
+    limits: RiskLimits
+    cancel_entries_on_stop: bool = True
+    max_ticks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run went. Money is in `quote`; an equity that could not be read is None.
+
+    `reason` says why the run ended and `error` is what ended it, if anything did. `realised` is of this run.
+    """
+
+    reason: str
+    error: Exception | None
+    quote: str
+    equity_start: Decimal | None
+    equity_end: Decimal | None
+    realised: Decimal
+    orders: Counts
+    refused_nonces: int
+    passes: int
+
+
+class Trader:
+    """One bot, one strategy, some pairs. `run` returns when `stop` is set, the market ends or nothing can go on."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        strategy: Strategy,
+        settings: TraderSettings,
+        *,
+        clock: MarketClock,
+        stop: threading.Event,
+        report: Callable[[str], None],
+        halted: Callable[[], bool],
+    ) -> None:
+        """`halted` is the kill switch, asked before every order; `report` takes lines for a person."""
+        self._broker = broker
+        self._strategy = strategy
+        self._settings = settings
+        self._clock = clock
+        self._stop = stop
+        self._halted = halted
+        self._narrator = Narrator(report, clock, broker.now)
+        self._feed = Feed(broker, settings.timeframe, settings.timeframe_seconds)
+        self._executor = Executor(broker, strategy.name, settings.timeframe_seconds, self._narrator)
+        self._decided: dict[str, int] = {}
+        self._quote = ""
+        self._equity_start: Decimal | None = None
+        self._realised_before = ZERO
+        self._heartbeat_seconds = broker.now()
+        self._failures = 0
+        self._passes = 0
+        self._ticks = 0
+
+    def run(self) -> Summary:
+        """Trade until something ends it; then cancel resting entries (a setting) and sum up."""
+        error: Exception | None = None
+        try:
+            self._quote = self._common_quote()
+            reason = self._loop()
+        except BotError as problem:
+            reason, error = str(problem), problem
+        except Exception as problem:  # whatever it is: never trade on in a state that nobody thought of
+            logger.exception("the trader stopped on an error in the program")
+            reason, error = f"an error in the program: {problem!r}", problem
+        return self._finish(reason, error)
+
+    def _loop(self) -> str:
+        while not (reason := self._end_reason()):
+            try:
+                self._pass()
+            except StoppingError:
+                return STOPPED
+            except BotError as problem:
+                if _stops_the_run(problem):
+                    raise
+                self._back_off(problem)
+            else:
+                self._failures = 0
+                self._narrator.over("trouble", "going on")
+                self._wait()
+        return reason
+
+    def _end_reason(self) -> str:
+        if self._stop.is_set():
+            return STOPPED
+        if self._clock.ended:
+            return "the market's prices have ended"
+        if self._settings.max_ticks is not None and self._ticks >= self._settings.max_ticks:
+            return f"{self._ticks} ticks done"
+        return ""
+
+    def _pass(self) -> None:
+        self._passes += 1
+        self._ticks += not self._clock.catching_up
+        self._feed.refresh_status()
+        self._know_history()
+        for symbol in self._executor.settle():
+            self._decided.pop(symbol, None)
+        for symbol in self._settings.symbols:
+            if self._stop.is_set():
+                return
+            self._feed.refresh_candles(symbol)
+            candle = self._feed.newest(symbol)
+            if candle is not None and self._decided.get(symbol) != candle.time_seconds and self._decide(symbol, candle):
+                self._decided[symbol] = candle.time_seconds
+        self._heartbeat()
+
+    def _know_history(self) -> None:
+        own = self._executor.own
+        if not own.known:
+            try:
+                self._executor.rebuild()
+            except BotError as problem:
+                if isinstance(problem, StoppingError) or _stops_the_run(problem):
+                    raise
+                text = f"the bot's own history could not be read, so it opens nothing: {problem}"
+                self._narrator.once("history", type(problem).__name__, text)
+                return
+            self._narrator.over("history", "the bot's own history has been read")
+            self._realised_before = own.book.realised_total()
+            self._show_holdings()
+        if self._equity_start is None:
+            self._equity_start = self._equity()
+
+    def _decide(self, symbol: str, candle: Candle) -> bool:
+        """Decide one candle; return whether that is done, or has to be tried again at the next pass."""
+        if not self._strategy.decide(self._view(symbol)):
+            self._narrator.hold(symbol, candle.close)
+            return True
+        self._executor.forget_balances()
+        verdict = self._judge(symbol, candle)
+        if any(order.kind == "exit" for order in verdict.allowed) and self._executor.own.resting_entries(symbol):
+            if not self._executor.clear_entries(symbol):
+                return False
+            verdict = self._judge(symbol, candle)
+        for refusal in verdict.refusals:
+            self._narrator.refusal(candle.close, refusal)
+        self._executor.execute(verdict.allowed, candle.close)
+        return not any(one.order.kind == "exit" and one.rule in _PASSING_RULES for one in verdict.refusals)
+
+    def _judge(self, symbol: str, candle: Candle) -> Verdict:
+        state = self._risk_state(symbol, candle)
+        limits = self._settings.limits
+        orders: list[WantedOrder] = []
+        for order in self._strategy.decide(self._view(symbol)):
+            orders += exit_parts(order, state, limits) if order.kind == "exit" else [order]
+        return check(orders, state, limits)
+
+    def _view(self, symbol: str) -> MarketView:
+        pair = self._broker.pair(symbol)
+        holding = self._executor.own.book.holding(symbol)
+        held = _on_lot_grid(pair, min(holding.quantity, self._executor.balance(pair.base).total))
+        quote_free = self._executor.balance(pair.quote).free - self._executor.unknown_buys()[1]
+        return MarketView(
+            pair=pair,
+            timeframe_seconds=self._settings.timeframe_seconds,
+            candles=self._feed.candles(symbol),
+            # What is too little to sell is no position: it would ask for an exit for ever.
+            position_quantity=held if held >= pair.order_minimum else ZERO,
+            average_price=holding.average_price,
+            entry_seconds=holding.entry_seconds,
+            has_open_entry=bool(self._executor.own.resting_entries(symbol)),
+            order_value=self._settings.order_value,
+            quote_available=max(ZERO, quote_free),
+        )
+
+    def _risk_state(self, symbol: str, candle: Candle) -> RiskState:
+        pair, own = self._broker.pair(symbol), self._executor.own
+        held = own.book.holding(symbol).quantity
+        return RiskState(
+            pair=pair,
+            timeframe_seconds=self._settings.timeframe_seconds,
+            now_seconds=self._broker.now(),
+            price=candle.close,
+            closed_seconds=candle.time_seconds + self._settings.timeframe_seconds,
+            status=self._feed.status,
+            halted=self._halted(),
+            stopping=self._stop.is_set(),
+            history_known=own.known,
+            unsettled=self._executor.unsettled(symbol),
+            held_quantity=_on_lot_grid(pair, min(held, self._executor.balance(pair.base).free)),
+            committed_quantity=held + own.resting_quantity(symbol) + self._executor.unknown_buys(symbol)[0],
+            day_loss=own.book.day_loss(self._broker.now()),
+            last_loss_seconds=own.book.last_loss_seconds(),
+        )
+
+    def _wait(self) -> None:
+        timeframe_seconds = self._settings.timeframe_seconds
+        now = self._broker.now()
+        next_close_seconds = (now // timeframe_seconds + 1) * timeframe_seconds + CANDLE_GRACE_SECONDS
+        when_seconds = self._clock.now() + next_close_seconds - now
+        if self._clock.catching_up:
+            # The last jump ends at the present, not at a candle that is still to come.
+            when_seconds = min(when_seconds, wall_seconds() + CANDLE_GRACE_SECONDS)
+        elif not self._clock.replaying:
+            when_seconds = min(when_seconds, self._clock.now() + POLL_SECONDS * self._clock.speed)
+        self._clock.wait_until(when_seconds, self._stop)
+
+    def _back_off(self, problem: BotError) -> None:
+        self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
+        seconds = min(2.0**self._failures, BACK_OFF_SECONDS_MAX)
+        self._failures += 1
+        # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
+        self._stop.wait(seconds)
+
+    def _heartbeat(self) -> None:
+        now = self._broker.now()
+        if self._clock.replaying or now - self._heartbeat_seconds < HEARTBEAT_SECONDS * self._clock.speed:
+            return
+        self._heartbeat_seconds = now
+        own = self._executor.own
+        pairs = [
+            f"{symbol} {self._broker.get_current_price(symbol)}, holding {own.book.holding(symbol).quantity:f}"
+            for symbol in self._settings.symbols
+        ]
+        self._narrator.say(f"watching: {'; '.join(pairs)}; open orders: {len(own.open_orders())}")
+
+    def _show_holdings(self) -> None:
+        for symbol, holding in sorted(self._executor.own.book.holdings.items()):
+            what = "" if symbol in self._settings.symbols else ", a pair that is not traded now: left alone"
+            self._narrator.say(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{what}")
+
+    def _common_quote(self) -> str:
+        quotes = sorted({self._broker.pair(symbol).quote for symbol in self._settings.symbols})
+        if len(quotes) != 1:
+            raise SettingsError([f"PAIRS has to have one quote currency for its limits and sums, not {quotes}"])
+        return quotes[0]
+
+    def _equity(self) -> Decimal:
+        pairs = [self._broker.pair(symbol) for symbol in self._settings.symbols]
+        coins = [
+            self._executor.balance(pair.base).total * self._broker.get_current_price(pair.symbol) for pair in pairs
+        ]
+        return self._executor.balance(self._quote).total + sum(coins, ZERO)
+
+    def _finish(self, reason: str, error: Exception | None) -> Summary:
+        equity_end = None
+        if error is None:
+            if self._settings.cancel_entries_on_stop:
+                self._executor.cancel_entries()
+            try:
+                self._executor.follow()
+                self._executor.forget_balances()
+                equity_end = self._equity()
+            except BotError as problem:
+                self._narrator.say(f"the account could not be read at the end: {problem}")
+        return Summary(
+            reason=reason,
+            error=error,
+            quote=self._quote,
+            equity_start=self._equity_start,
+            equity_end=equity_end,
+            realised=self._executor.own.book.realised_total() - self._realised_before,
+            orders=self._executor.counts,
+            refused_nonces=self._broker.refused_nonces,
+            passes=self._passes,
+        )
+
+
+def _stops_the_run(problem: BotError) -> bool:
+    return isinstance(problem, _STOPS_THE_RUN) and not isinstance(problem, TurnTimeout)
+
+
+def _on_lot_grid(pair: Pair, quantity: Decimal) -> Decimal:
+    return quantity.quantize(Decimal(1).scaleb(-pair.lot_decimals), rounding=ROUND_DOWN)

@@ -1,0 +1,74 @@
+"""What the trader asks of a broker. `KrakenBroker` gives it; the trader needs no more of it than this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Literal, Protocol
+
+from bot.models import Balance, Candle, Order, Pair, PlacedOrder, Side, SystemStatus
+from bot.settling import Settled, UnknownOrder
+
+
+class Broker(Protocol):
+    """The verbs of a broker that the trader uses. Times are Unix seconds of the market."""
+
+    @property
+    def refused_nonces(self) -> int:
+        """How many requests were refused for their nonce since the start."""
+
+    def now(self) -> float:
+        """Return the market's time."""
+
+    def pair(self, symbol: str) -> Pair:
+        """Return what is known of a pair. Raises SymbolError."""
+
+    def system_status(self) -> SystemStatus:
+        """Ask for the exchange's status."""
+
+    def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
+        """Return the latest closed candles, oldest first."""
+
+    def get_current_price(self, symbol: str) -> Decimal:
+        """Return the last price."""
+
+    def get_account_balance(self) -> dict[str, Balance]:
+        """Return the balances by asset name."""
+
+    def get_open_orders(self) -> list[Order]:
+        """Return the open orders of the whole account."""
+
+    def get_closed_orders(self, since_seconds: float = 0) -> list[Order]:
+        """Return the orders of the whole account that are no longer open."""
+
+    def owns(self, order: Order) -> bool:
+        """Tell whether an order is this bot's."""
+
+    def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
+        """Return the identity of an order: the same arguments give the same one, everywhere and always."""
+
+    def place_limit_order(
+        self,
+        symbol: str,
+        side: Side,
+        quantity: Decimal,
+        price: Decimal,
+        *,
+        cl_ord_id: str = "",
+        expire_seconds: float | None = None,
+    ) -> PlacedOrder:
+        """Send a limit order that expires `expire_seconds` from now."""
+
+    def place_market_order(
+        self, symbol: str, side: Side, quantity: Decimal, size_type: Literal["base", "quote"], *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Send an order that fills now or not at all, within the broker's collar."""
+
+    def cancel_order(self, txid: str) -> bool:
+        """Cancel one order; False if it was already gone."""
+
+    def unknown_orders(self) -> Sequence[UnknownOrder]:
+        """Return the orders whose fate is unknown."""
+
+    def settle_unknown(self) -> Sequence[Settled]:
+        """Look the unknown orders up, if it is time to; return those whose fate is now known."""

@@ -1,0 +1,202 @@
+"""Act and settle: turn allowed orders into Kraken's, and follow every one of them to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from bot.errors import (
+    BotError,
+    OrderBlockedError,
+    OrderRefusedError,
+    OrderRuleError,
+    OrderUnknownError,
+    RequestError,
+)
+from bot.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
+from bot.trading.broker import Broker
+from bot.trading.narrator import Narrator
+from bot.trading.own_orders import NewFill, OwnOrders
+
+# An entry lives one candle and a little, so that the next decision finds it still there or finds its fill.
+ENTRY_EXTRA_SECONDS = 60.0
+# Final answers to an order: the signal has had its chance.
+_FINAL_NO = (OrderRefusedError, OrderRuleError, OrderBlockedError, RequestError)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to orders in this run."""
+
+    fills: int = 0
+    placed: int = 0
+    refused: int = 0
+    unknown: int = 0
+
+
+class Executor:
+    """Places orders under the identity of their signal, so that no signal is ever placed twice."""
+
+    def __init__(self, broker: Broker, strategy_name: str, timeframe_seconds: int, narrator: Narrator) -> None:
+        self._broker = broker
+        self._strategy_name = strategy_name
+        self._timeframe_seconds = timeframe_seconds
+        self._narrator = narrator
+        self._balances: dict[str, Balance] | None = None
+        self._not_placed: set[str] = set()
+        self._foreign_shown: set[str] = set()
+        self.own = OwnOrders(broker)
+        self.counts = Counts()
+
+    def rebuild(self) -> None:
+        """Read the bot's history; adopt its open orders, and show those of others once."""
+        self.own.rebuild()
+        for order in self.own.open_orders():
+            self._narrator.open_order("own order adopted", order)
+        self._show_foreign()
+
+    def settle(self) -> set[str]:
+        """Look unknown orders up and follow the working ones.
+
+        Return the pairs in which an order is now known not to have been placed.
+        """
+        free_again = set()
+        fates = self._broker.settle_unknown() if self._broker.unknown_orders() else ()
+        for fate in fates:
+            unknown = fate.unknown
+            if fate.order is None:
+                self._not_placed.add(unknown.cl_ord_id)
+                free_again.add(unknown.symbol)
+                self._narrator.say(f"{unknown.symbol}  settled: order {unknown.cl_ord_id} was not placed")
+            else:
+                text = f"order {unknown.cl_ord_id} was placed as {fate.order.txid} and is {fate.order.status}"
+                self._narrator.say(f"{unknown.symbol}  settled: {text}")
+                self._count_fills(self.own.adopt(fate.order))
+        self.follow()
+        return free_again
+
+    def follow(self) -> None:
+        """Ask after the working orders, and tell of their fills."""
+        self._count_fills(self.own.refresh())
+        self._show_foreign()
+
+    def balances(self) -> dict[str, Balance]:
+        """Return the balances as they were after the last own fill or placing."""
+        if self._balances is None:
+            self._balances = self._broker.get_account_balance()
+        return self._balances
+
+    def balance(self, asset: str) -> Balance:
+        """Return the balance of an asset; Kraken leaves out assets the account has never had."""
+        return self.balances().get(asset) or Balance(asset, ZERO, ZERO)
+
+    def forget_balances(self) -> None:
+        """Ask again the next time balances are needed."""
+        self._balances = None
+
+    def unsettled(self, symbol: str) -> str:
+        """Say which order of a pair has an open fate; empty if none has."""
+        for unknown in self._broker.unknown_orders():
+            if unknown.symbol == symbol:
+                age_seconds = self._broker.now() - unknown.sent_seconds
+                return f"{unknown.cl_ord_id}, sent {age_seconds:.0f} s ago, was not answered"
+        if self.own.is_unsettled(symbol):
+            return "an accepted order is neither open nor closed yet"
+        return "an exit is still open" if self.own.has_working(symbol, Side.SELL) else ""
+
+    def unknown_buys(self, symbol: str | None = None) -> tuple[Decimal, Decimal]:
+        """Return quantity and value of the buys whose fate is unknown: they count as filled."""
+        buys = [one for one in self._broker.unknown_orders() if one.side is Side.BUY and symbol in {None, one.symbol}]
+        return sum((one.volume for one in buys), ZERO), sum((one.volume * one.price for one in buys), ZERO)
+
+    def execute(self, orders: Sequence[WantedOrder], price: Decimal) -> None:
+        """Place orders one after the other, until one of them is refused or unknown."""
+        for part, order in enumerate(orders):
+            if not self._place(order, part, price):
+                break
+        if orders:
+            self.follow()
+
+    def clear_entries(self, symbol: str) -> bool:
+        """Cancel the resting entries of a pair; return whether none is working any more.
+
+        A canceled order may have filled before; its row says so.
+        """
+        for order in self.own.resting_entries(symbol):
+            self._broker.cancel_order(order.txid)
+        self.follow()
+        return not self.own.has_working(symbol, Side.BUY)
+
+    def cancel_entries(self) -> None:
+        """Cancel every resting entry of this bot, by its txid, for the end of a run."""
+        for order in self.own.open_orders():
+            if order.side is Side.BUY:
+                try:
+                    self._broker.cancel_order(order.txid)
+                except BotError as problem:
+                    self._narrator.open_order(f"not canceled ({problem})", order)
+                else:
+                    self._narrator.open_order("canceled", order)
+
+    def _place(self, order: WantedOrder, part: int, price: Decimal) -> bool:
+        cl_ord_id = self._identity(order, part)
+        if self.own.has(cl_ord_id):
+            self._narrator.not_placed(order, f"this signal was placed before, as {cl_ord_id}")
+            return True
+        self.forget_balances()
+        try:
+            placed = self._send(order, cl_ord_id)
+        except OrderUnknownError as problem:
+            self.counts.unknown += 1
+            self._narrator.not_placed(order, f"unknown, no new order for this pair until it is settled: {problem}")
+            return False
+        except _FINAL_NO as problem:
+            self.counts.refused += 1
+            self._narrator.not_placed(order, f"refused: {problem}")
+            return False
+        except BotError:
+            # By the broker's word nothing was sent. The signal is tried again, but not without looking first.
+            self.own.doubt(self._broker.now())
+            raise
+        self.counts.placed += 1
+        self.own.expect(placed)
+        self._narrator.placed(price, order, placed)
+        return True
+
+    def _identity(self, order: WantedOrder, part: int) -> str:
+        kind = f"{order.kind}{part + 1}" if part else order.kind
+        attempt = 0
+        while (identity := self._identity_of(order, kind, attempt)) in self._not_placed:
+            attempt += 1
+        return identity
+
+    def _identity_of(self, order: WantedOrder, kind: str, attempt: int) -> str:
+        return self._broker.client_order_id(order.symbol, self._strategy_name, order.candle_seconds, kind, attempt)
+
+    def _send(self, order: WantedOrder, cl_ord_id: str) -> PlacedOrder:
+        if order.price is None:
+            return self._broker.place_market_order(
+                order.symbol, order.side, order.quantity, "base", cl_ord_id=cl_ord_id
+            )
+        return self._broker.place_limit_order(
+            order.symbol,
+            order.side,
+            order.quantity,
+            order.price,
+            cl_ord_id=cl_ord_id,
+            expire_seconds=self._timeframe_seconds + ENTRY_EXTRA_SECONDS,
+        )
+
+    def _count_fills(self, fills: Sequence[NewFill]) -> None:
+        for fill in fills:
+            self._narrator.fill(fill, self._broker.pair(fill.order.symbol).quote)
+        self.counts.fills += len(fills)
+        if fills:
+            self.forget_balances()
+
+    def _show_foreign(self) -> None:
+        for txid, order in self.own.foreign.items():
+            if txid not in self._foreign_shown:
+                self._foreign_shown.add(txid)
+                self._narrator.open_order("an order of another sender, left alone", order)

@@ -1,0 +1,79 @@
+"""What the trader says: one line an event, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+from bot.clock import MarketClock, rfc3339
+from bot.models import Order, PlacedOrder, WantedOrder
+from bot.risk import Refusal
+from bot.trading.own_orders import NewFill
+
+
+class Narrator:
+    """Writes lines for a person: the market's time, the pair, the price, what was decided and why.
+
+    While a replay runs fast it leaves out decisions that order nothing and refusals by the same
+    rule as before; its lines are marked "replay".
+    """
+
+    def __init__(self, report: Callable[[str], None], clock: MarketClock, now: Callable[[], float]) -> None:
+        self._report = report
+        self._clock = clock
+        self._now = now
+        self._said: dict[str, str] = {}
+
+    def say(self, text: str) -> None:
+        """Write one line under the market's time."""
+        mark = " replay" if self._clock.replaying else ""
+        self._report(f"{rfc3339(self._now())[:19]}Z{mark}  {text}")
+
+    def once(self, topic: str, key: str, text: str) -> None:
+        """Write a line, unless the last one about the topic had the same key."""
+        if self._said.get(topic) != key:
+            self._said[topic] = key
+            self.say(text)
+
+    def over(self, topic: str, text: str) -> None:
+        """End a topic: write the line only if something had been written about it."""
+        if self._said.pop(topic, None) is not None:
+            self.say(text)
+
+    def hold(self, symbol: str, price: Decimal) -> None:
+        """Tell of a decision to do nothing."""
+        self._said.pop(f"refusal {symbol}", None)
+        if not self._clock.replaying:
+            self.say(f"{symbol} {price}  nothing to do: no signal")
+
+    def refusal(self, price: Decimal, refusal: Refusal) -> None:
+        """Tell of an order that risk did not allow: once for each candle, in a replay once for each rule."""
+        order = refusal.order
+        candle = "" if self._clock.replaying else f" {order.candle_seconds}"
+        text = f"{order.symbol} {price}  {order.kind} refused ({refusal.rule}): {refusal.reason}"
+        self.once(f"refusal {order.symbol}", f"{order.kind} {refusal.rule}{candle}", text)
+
+    def not_placed(self, order: WantedOrder, text: str) -> None:
+        """Tell of an allowed order that did not become one."""
+        self.say(f"{order.symbol}  {order.kind} {order.side} {order.quantity:f}: {text}")
+
+    def placed(self, price: Decimal, order: WantedOrder, placed: PlacedOrder) -> None:
+        """Tell of an order that Kraken accepted, which is not yet a fill."""
+        self._said.pop(f"refusal {order.symbol}", None)
+        self.say(
+            f"{order.symbol} {price}  {order.kind}: {placed.side} {placed.volume:f} at {placed.price:f} accepted"
+            f" as {placed.txid}, because {order.reason}"
+        )
+
+    def fill(self, fill: NewFill, quote: str) -> None:
+        """Tell of what an order executed."""
+        order = fill.order
+        self.say(
+            f"{order.symbol} {order.average_price:f}  filled: {order.side} {fill.quantity:f} for {fill.cost:.2f}"
+            f" {quote}, fee {fill.fee:.2f} ({order.txid})"
+        )
+
+    def open_order(self, what: str, order: Order) -> None:
+        """Tell of an order that was found open."""
+        left = order.volume - order.executed
+        self.say(f"{order.symbol}  {what}: {order.side} {left:f} at {order.price:f} ({order.txid})")
