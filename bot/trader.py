@@ -26,6 +26,7 @@ from bot.errors import (
 from bot.models import ZERO, Candle, Pair, WantedOrder
 from bot.risk import RiskLimits, RiskState, Verdict, check, exit_parts
 from bot.strategies.base import MarketView, Strategy
+from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
 from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
@@ -52,7 +53,6 @@ class TraderSettings:
 
     symbols: tuple[str, ...]
     timeframe: str
-    timeframe_seconds: int
     order_value: Decimal
     limits: RiskLimits
     cancel_entries_on_stop: bool = True
@@ -99,8 +99,9 @@ class Trader:
         self._stop = stop
         self._halted = halted
         self._narrator = Narrator(report, clock, broker.now)
-        self._feed = Feed(broker, settings.timeframe, settings.timeframe_seconds)
-        self._executor = Executor(broker, strategy.name, settings.timeframe_seconds, self._narrator)
+        self._timeframe_seconds = seconds_of(settings.timeframe)
+        self._feed = Feed(broker, settings.timeframe)
+        self._executor = Executor(broker, strategy.name, self._timeframe_seconds, self._narrator)
         self._decided: dict[str, int] = {}
         self._quote = ""
         self._equity_start: Decimal | None = None
@@ -212,7 +213,7 @@ class Trader:
         quote_free = self._executor.balance(pair.quote).free - self._executor.unknown_buys()[1]
         return MarketView(
             pair=pair,
-            timeframe_seconds=self._settings.timeframe_seconds,
+            timeframe_seconds=self._timeframe_seconds,
             candles=self._feed.candles(symbol),
             # What is too little to sell is no position: it would ask for an exit for ever.
             position_quantity=held if held >= pair.order_minimum else ZERO,
@@ -228,10 +229,10 @@ class Trader:
         held = own.book.holding(symbol).quantity
         return RiskState(
             pair=pair,
-            timeframe_seconds=self._settings.timeframe_seconds,
+            timeframe_seconds=self._timeframe_seconds,
             now_seconds=self._broker.now(),
             price=candle.close,
-            closed_seconds=candle.time_seconds + self._settings.timeframe_seconds,
+            closed_seconds=candle.time_seconds + self._timeframe_seconds,
             status=self._feed.status,
             halted=self._halted(),
             stopping=self._stop.is_set(),
@@ -244,9 +245,8 @@ class Trader:
         )
 
     def _wait(self) -> None:
-        timeframe_seconds = self._settings.timeframe_seconds
         now = self._broker.now()
-        next_close_seconds = (now // timeframe_seconds + 1) * timeframe_seconds + CANDLE_GRACE_SECONDS
+        next_close_seconds = (now // self._timeframe_seconds + 1) * self._timeframe_seconds + CANDLE_GRACE_SECONDS
         when_seconds = self._clock.now() + next_close_seconds - now
         if self._clock.catching_up:
             # The last jump ends at the present, not at a candle that is still to come.

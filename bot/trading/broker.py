@@ -55,7 +55,7 @@ class Broker(Protocol):
         price: Decimal,
         *,
         cl_ord_id: str = "",
-        expire_seconds: float | None = None,
+        expire_seconds: int | None = None,
     ) -> PlacedOrder:
         """Send a limit order that expires `expire_seconds` from now."""
 
@@ -64,7 +64,7 @@ class Broker(Protocol):
     ) -> PlacedOrder:
         """Send an order that fills now or not at all, within the broker's collar."""
 
-    def cancel_order(self, txid: str) -> bool:
+    def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
         """Cancel one order; False if it was already gone."""
 
     def unknown_orders(self) -> Sequence[UnknownOrder]:

@@ -20,7 +20,7 @@ from bot.trading.narrator import Narrator
 from bot.trading.own_orders import NewFill, OwnOrders
 
 # An entry lives one candle and a little, so that the next decision finds it still there or finds its fill.
-ENTRY_EXTRA_SECONDS = 60.0
+ENTRY_EXTRA_SECONDS = 60
 # Final answers to an order: the signal has had its chance.
 _FINAL_NO = (OrderRefusedError, OrderRuleError, OrderBlockedError, RequestError)
 
@@ -124,7 +124,7 @@ class Executor:
         A canceled order may have filled before; its row says so.
         """
         for order in self.own.resting_entries(symbol):
-            self._broker.cancel_order(order.txid)
+            self._broker.cancel_order(order.txid, order.symbol)
         self.follow()
         return not self.own.has_working(symbol, Side.BUY)
 
@@ -133,7 +133,7 @@ class Executor:
         for order in self.own.open_orders():
             if order.side is Side.BUY:
                 try:
-                    self._broker.cancel_order(order.txid)
+                    self._broker.cancel_order(order.txid, order.symbol)
                 except BotError as problem:
                     self._narrator.open_order(f"not canceled ({problem})", order)
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot.models import Candle, SystemStatus
+from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
 
 # OHLC has 720 rows, the last of them still running (Kraken: OHLC page).
@@ -13,10 +14,10 @@ STATUS_AGE_SECONDS = 30.0
 class Feed:
     """Caches of the market's public data, for the trader's pairs and timeframe."""
 
-    def __init__(self, broker: Broker, timeframe: str, timeframe_seconds: int) -> None:
+    def __init__(self, broker: Broker, timeframe: str) -> None:
         self._broker = broker
         self._timeframe = timeframe
-        self._timeframe_seconds = timeframe_seconds
+        self._timeframe_seconds = seconds_of(timeframe)
         self._candles: dict[str, list[Candle]] = {}
         self.status: SystemStatus | None = None
 
