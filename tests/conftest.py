@@ -22,6 +22,8 @@ OUR_VARIABLES = tuple(
 # Before any module of the bot is imported: some settings are read on import.
 for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
     del os.environ[_name]
+# The environment wins over a .env beside main.py: whatever stands there, no program that a test starts trades for real.
+os.environ["TRADING_MODE"] = "paper"
 
 # The same examples on every run, so that a failure is found again by running again.
 hypothesis.settings.register_profile("short", derandomize=True, deadline=None, print_blob=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import house_rules, money_rules, tree_rules
-from tests.conftest import ROOT, OutsideError, is_loopback
+from tests.conftest import OUR_VARIABLES, ROOT, OutsideError, is_loopback
 from tests.house_rules import Rule, Source
 
 LONG_BODY = "\n".join(["    x = 1"] * 51)
@@ -205,8 +205,9 @@ def test_a_connection_to_loopback_is_let_through() -> None:
 
 
 def test_no_setting_of_the_user_reaches_the_tests() -> None:
-    """The environment that tests run in names no key, no mode and no state of the person who runs them."""
-    assert [name for name in os.environ if name.startswith(("KRAKEN_", "NONCE_", "STATE_DIR", "TRADING_MODE"))] == []
+    """Of all our settings, the environment that tests run in names the paper mode and nothing else."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)}
+    assert ours == {"TRADING_MODE": "paper"}
 
 
 def test_the_locks_name_exact_versions_with_hashes() -> None:
