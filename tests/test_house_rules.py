@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bot import config
 from tests import house_rules, money_rules, tree_rules
 from tests.conftest import OUR_VARIABLES, ROOT, OutsideError, is_loopback
 from tests.house_rules import Rule, Source
@@ -208,6 +209,11 @@ def test_no_setting_of_the_user_reaches_the_tests() -> None:
     """Of all our settings, the environment that tests run in names the paper mode and nothing else."""
     ours = {name: value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)}
     assert ours == {"TRADING_MODE": "paper"}
+
+
+def test_every_setting_is_kept_from_the_tests() -> None:
+    """The tests take every setting that the program knows out of the environment."""
+    assert [name for name in config.DEFAULTS if not name.startswith(OUR_VARIABLES)] == []
 
 
 def test_the_locks_name_exact_versions_with_hashes() -> None:

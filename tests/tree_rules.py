@@ -16,9 +16,9 @@ ARROWS: dict[str, frozenset[str]] = {
     "clock": frozenset(),
     "timeframes": frozenset({"errors"}),
     "models": frozenset({"errors"}),
-    "config": frozenset({"errors", "timeframes"}),
     "kraken": LEAVES,
     "nonce": LEAVES,
+    "config": frozenset({"errors", "timeframes", "kraken", "nonce"}),  # what a setting may say is known there
     "settling": frozenset({"models", "errors"}),
     "strategies": frozenset({"models", "errors"}),
     "position": frozenset({"models", "errors"}),
