@@ -99,6 +99,21 @@ class MarketClock:
         remaining = (when_seconds - self.now()) / self.speed
         return stop.wait(max(0.0, remaining))
 
+    @property
+    def replaying(self) -> bool:
+        """Whether waits are jumps."""
+        return False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the market is over."""
+        return False
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether a replay is still on its way to the present; one that ends in the past never is."""
+        return False
+
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         """Wait for `seconds` of market time. Return True if `stop` was set meanwhile."""
         return self.wait_until(self.now() + seconds, stop)
@@ -126,6 +141,11 @@ class ReplayClock(MarketClock):
         """Whether a market with an end has reached it."""
         return self._end_seconds is not None and self.now() >= self._end_seconds
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether a replay is still on its way to the present; one that ends in the past never is."""
+        return self._end_seconds is None and self.replaying
+
     def now(self) -> float:
         """Return the market's time in Unix seconds."""
         return wall_seconds() if self._jumped is None else self._jumped
@@ -143,3 +163,37 @@ class ReplayClock(MarketClock):
                 return stop.is_set()
             self._jumped = None
         return super().wait_until(when_seconds, stop)
+
+
+class ServerTime:
+    """Kraken's time, carried forward by a clock that nobody can set."""
+
+    # Kraken's Time has whole seconds (Kraken: Time page), so smaller differences mean nothing.
+    TOLERANCE_SECONDS = 2.0
+    WRONG_SECONDS = 10.0
+
+    def __init__(self, market: MarketClock) -> None:
+        self._market = market
+        self._kraken_minus_elapsed: float | None = None
+        self.synced_elapsed_seconds: float | None = None
+
+    def now(self) -> float:
+        """Return Kraken's time in Unix seconds; the market's own clock before the first `sync`."""
+        if self._kraken_minus_elapsed is None:
+            return self._market.now()
+        return self._kraken_minus_elapsed + self._market.elapsed()
+
+    def sync(self, kraken_seconds: float) -> float:
+        """Take Kraken's Time; return by how many seconds our clock is ahead of it (0.0 within tolerance)."""
+        elapsed = self._market.elapsed()
+        ahead = self._market.now() - kraken_seconds
+        if abs(ahead) < self.TOLERANCE_SECONDS:
+            ahead = 0.0
+        self._kraken_minus_elapsed = self._market.now() - ahead - elapsed
+        self.synced_elapsed_seconds = elapsed
+        return ahead
+
+    def needs_sync(self, interval_seconds: float) -> bool:
+        """Whether Kraken was not asked within `interval_seconds` of market time."""
+        synced = self.synced_elapsed_seconds
+        return synced is None or self._market.elapsed() - synced >= interval_seconds

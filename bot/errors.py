@@ -7,6 +7,7 @@
     |   |-- NonceStoreError     a nonce beyond the clock could not be written down
     |   |-- NonceAheadError     the nonce file is more than a day ahead of the clock
     |   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
+    |-- KeyRuleError            the key works, but it may not be used to trade
     |-- SilenceError            the key stands by; nothing was sent
     |-- StoppingError           the program is shutting down; nothing was sent
     |-- TransportError
@@ -63,6 +64,10 @@ class NonceAheadError(NonceError):
 
 class TurnTimeout(NonceError, TimeoutError):  # noqa: N818 - named by the design
     """The key's turn was not given within the time allowed; nothing was sent."""
+
+
+class KeyRuleError(BotError):
+    """The key works, but trading on it would not be safe: a nonce window, a permission too many or too few."""
 
 
 class SilenceError(BotError):

@@ -1,0 +1,288 @@
+"""KrakenBroker, and the one way to get a nonce.
+
+Every private request of this program goes through `KrakenBroker.private_call`: take the key's turn, draw a
+nonce, sign, send, read the answer, give the turn back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import krakenex
+
+from bot import clock, config
+from bot.broker_verbs import BrokerVerbs
+from bot.errors import (
+    InvalidNonceError,
+    LockoutError,
+    NonceAheadError,
+    OrderRefusedError,
+    RateLimitError,
+    SettingsError,
+    StoppingError,
+    TurnTimeout,
+)
+from bot.key_guard import KeyGuard, NonceRefusedError
+from bot.kraken import error_table, recovery, transport
+from bot.kraken.limits import STARTER, RestCounter, Tier
+from bot.nonce import forks
+from bot.nonce.file import MICROSECONDS, UNITS, store_at
+from bot.nonce.paths import key_file
+from bot.nonce.turns import WAIT_SECONDS_MAX, Urgency, turns_at
+from bot.settling import DEADLINE_SECONDS
+
+log = logging.getLogger(__name__)
+
+NONCE_FILE: str = config.default_nonce_file()
+
+JUMP_SECONDS = 60
+START_JITTER_SECONDS = 0.005
+# While the program stops there is no time to wait for a turn that a lost request is holding.
+LAST_CANCEL_SECONDS = 0.5
+
+_URGENCY = {
+    "CancelOrder": Urgency.CANCEL,
+    "CancelAll": Urgency.CANCEL,
+    "CancelAllOrdersAfter": Urgency.CANCEL,
+    "AddOrder": Urgency.ORDER,
+}
+
+
+def get_kraken_nonce(at_least: int = 0) -> int:
+    """Return the next nonce: max(clock in microseconds, last + 1, at_least), written to NONCE_FILE first.
+
+    The only source of nonces, for every thread, process and account that shares NONCE_FILE. Raises
+    NonceAheadError where `at_least` is more than a day ahead of the clock, NonceStoreError where the file
+    cannot be written and the clock does not cover the nonce.
+    """
+    return store_at(NONCE_FILE).draw(at_least)
+
+
+class KrakenBroker(BrokerVerbs):
+    """One account at Kraken, by one API key. Safe to share between threads.
+
+    `max_order_value` is in quote currency, `market_collar_percent` how far from the current price a market
+    order may fill. `market` is the market's clock, which also paces waits. `tier` is the account's
+    verification level, which decides Kraken's rate limits.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        api_secret: str,
+        *,
+        api_url: str = "https://api.kraken.com",
+        proxy: str = "",
+        bot_id: str = "",
+        nonce_unit: str = MICROSECONDS.name,
+        tier: Tier = STARTER,
+        max_order_value: Decimal | None = None,
+        market_collar_percent: Decimal = Decimal(1),
+        allow_withdraw_key: bool = False,
+        market: clock.MarketClock | None = None,
+    ) -> None:
+        problems = config.credential_problems(api_key, api_secret) + config.url_problems("KRAKEN_API_URL", api_url)
+        if problems:
+            raise SettingsError(problems)
+        self._stopping = threading.Event()
+        self._open_api = partial(transport.open_api, api_key, api_secret, api_url, proxy)
+        self._open_connections()
+        super().__init__(
+            api_key=api_key,
+            bot_id=bot_id,
+            tier=tier,
+            max_order_value=max_order_value,
+            market_collar_percent=market_collar_percent,
+            allow_withdraw_key=allow_withdraw_key,
+            market=market or clock.MarketClock(),
+            stopping=self._stopping,
+        )
+        self._unit = UNITS[nonce_unit]
+        self._turns = turns_at(key_file(NONCE_FILE, api_key, "lock"))
+        self._guard = KeyGuard(key_file(NONCE_FILE, api_key, "silence"))
+        self._key_nonce_file = key_file(NONCE_FILE, api_key, "txt")
+        self._rest = RestCounter(tier)
+        # Two instances that a platform starts in the same instant draw apart.
+        clock.sleep(random.uniform(0, START_JITTER_SECONDS))
+        self._last_nonce = 0
+        self._nonce_monotonic()
+        forks.forget_in_child(self)
+
+    def _open_connections(self) -> None:
+        # krakenex keeps its last answer in the object: one for whoever has the turn, one for public calls.
+        self.api = self._open_private_api()
+        self._public_api = self._open_api()
+        self._public_lock = threading.Lock()
+        self._rest_lock = threading.Lock()
+        self._nonce_lock = threading.Lock()
+
+    def _open_private_api(self) -> krakenex.API:
+        api = self._open_api()
+        api._nonce = self._nonce_monotonic
+        return api
+
+    def after_fork_in_child(self) -> None:
+        """A forked child must not write into the parent's connections."""
+        self._open_connections()
+
+    # Nonces: these three and the retry loop below all write through get_kraken_nonce().
+
+    def _draw(self, at_least_us: int = 0) -> int:
+        if self._unit is MICROSECONDS:
+            nonce = get_kraken_nonce(at_least_us)
+        else:
+            # A key that was burnt in a finer unit has a file of its own, which starts from the common one.
+            common = get_kraken_nonce(at_least_us)
+            nonce = store_at(self._key_nonce_file, self._unit).draw(common * self._unit.ticks)
+        with self._nonce_lock:
+            self._last_nonce = max(self._last_nonce, nonce)
+        return nonce
+
+    def _nonce_monotonic(self) -> str:
+        """Return the next nonce as krakenex wants it; krakenex calls this for every private request."""
+        return str(self._draw())
+
+    def _immediate_nonce_jump(self) -> int:
+        """Move the nonce to max(clock, last) + 60 s, written down; return it."""
+        floor_us = max(clock.nonce_clock.now_us(), self._last_nonce // self._unit.ticks)
+        return self._draw(floor_us + JUMP_SECONDS * 1_000_000)
+
+    def _climb(self, climb: recovery.Climb) -> None:
+        if climb is recovery.Climb.JUMP:
+            self._immediate_nonce_jump()
+        elif climb is recovery.Climb.LONG:
+            self._draw(clock.nonce_clock.now_us() + recovery.LONG_CLIMB_SECONDS * 1_000_000)
+
+    @property
+    def refused_nonces(self) -> int:
+        """How many nonces Kraken has refused since this object was made."""
+        return self._guard.refused_total
+
+    # Calls
+
+    def public_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Call a public endpoint; return its `result`. Raises NotSentError, NoAnswerError or a KrakenError."""
+        with self._public_lock:
+            envelope = transport.ask(self._public_api.query_public, method, dict(params or {}))
+        return self._result(method, envelope)
+
+    def private_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Call a private endpoint; return its `result`. `params` is not changed.
+
+        AddOrder is sent once and never again, whatever happens (see `OrderDesk.send`); any other call is
+        repeated after a refused nonce, by the rules in `bot/kraken/recovery.py`.
+        Raises a KrakenError, NotSentError, NoAnswerError, SilenceError, TurnTimeout or StoppingError.
+        """
+        given = dict(params or {})
+        if self._desk.takes(method, given):
+            return self._desk.send(given)
+        return self._call(method, given)
+
+    def _call(self, method: str, params: dict[str, Any]) -> Any:
+        may_repeat = not self._desk.takes(method, params)
+        urgency = _URGENCY.get(method, Urgency.READ)
+        while True:
+            self._wait_for_room(method)
+            try:
+                return self._take_turn(method, params, urgency)
+            except NonceRefusedError as refused:
+                if not may_repeat:
+                    raise
+                again = refused.again
+            self._pause(again.wait_seconds, urgency)
+            self._climb(again.climb)
+
+    def _take_turn(self, method: str, params: dict[str, Any], urgency: Urgency) -> Any:
+        hurried = urgency is Urgency.CANCEL and self._stopping.is_set()
+        try:
+            with self._turns.turn(urgency, LAST_CANCEL_SECONDS if hurried else WAIT_SECONDS_MAX):
+                self._check_silence()
+                return self._send(self.api, method, params)
+        except TurnTimeout:
+            if urgency is not Urgency.CANCEL:
+                raise
+        # At worst its nonce is refused; an order that should be gone is the greater harm.
+        log.warning("%s goes without the key's turn, which another sender is holding.", method)
+        self._check_silence()
+        return self._send(self._open_private_api(), method, params)
+
+    def _check_silence(self) -> None:
+        self._guard.check(lambda: self._send(self.api, "GetApiKeyInfo", {}), lambda: self._last_nonce)
+
+    def _send(self, api: krakenex.API, method: str, params: dict[str, Any]) -> Any:
+        # krakenex writes the nonce into the dictionary that it is given.
+        data = {name: _as_field(value) for name, value in params.items() if value is not None}
+        if method == "AddOrder":
+            data.setdefault("deadline", clock.rfc3339(self.now() + DEADLINE_SECONDS))
+        envelope = transport.ask(api.query_private, method, data)
+        try:
+            result = self._result(method, envelope)
+        except InvalidNonceError as refused:
+            raise self._guard.refused(refused, f"nonce {self._last_nonce} ({self._unit.name})") from refused
+        except OrderRefusedError:
+            # The engine's no: the nonce was accepted.
+            self._guard.accepted()
+            raise
+        except LockoutError:
+            self._guard.locked_out()
+            raise
+        except RateLimitError:
+            with self._rest_lock:
+                self._rest.saturate(self.now())
+            raise
+        self._guard.accepted()
+        return result
+
+    def _result(self, method: str, envelope: dict[str, Any]) -> Any:
+        strings = [str(string) for string in envelope["error"]]
+        errors = error_table.errors_in(strings)
+        if errors:
+            raise error_table.error_for(method, errors)
+        return envelope.get("result")
+
+    def check_nonce_file(self) -> None:
+        """Raise NonceAheadError where the nonce file is more than a day ahead of the clock."""
+        stored = store_at(NONCE_FILE).peek() or 0
+        ahead_us = stored - clock.nonce_clock.now_us()
+        if ahead_us > clock.DAY_US:
+            raise NonceAheadError(
+                f"the nonce file {os.path.abspath(NONCE_FILE)} holds {stored}, {ahead_us / clock.DAY_US:.1f} days "
+                "ahead of the clock. Check the clock of this machine. If it is right, the file was written by one that "
+                "was wrong: make a new API key, then delete the file"
+            )
+
+    # Waiting and stopping
+
+    def _wait_for_room(self, method: str) -> None:
+        while True:
+            with self._rest_lock:
+                wait_seconds = self._rest.wait_seconds(method, self.now())
+                if wait_seconds <= 0:
+                    self._rest.spend(method, self.now())
+                    return
+            self._pause(wait_seconds)
+
+    def _pause(self, seconds: float, urgency: Urgency = Urgency.READ) -> None:
+        if seconds > 0 and self._market.wait(seconds, self._stopping) and urgency is not Urgency.CANCEL:
+            raise StoppingError("the program is stopping; nothing was sent")
+
+    def stop(self) -> None:
+        """Send nothing but cancels from now on; calls that wait for their turn end with StoppingError."""
+        self._stopping.set()
+        self._turns.stop(above=Urgency.CANCEL)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.api.close()
+        self._public_api.close()
+
+
+def _as_field(value: object) -> object:
+    # The form encoding would write True, which Kraken does not read.
+    return str(value).lower() if isinstance(value, bool) else value

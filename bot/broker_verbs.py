@@ -1,0 +1,260 @@
+"""What a broker can do, in the bot's words: every verb is a call to Kraken and a reading of its answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from decimal import Decimal
+from typing import Any
+
+from bot.clock import MarketClock, ServerTime, nonce_clock
+from bot.errors import OrderRuleError, RequestError, UnknownKrakenError
+from bot.kraken import orders, replies
+from bot.kraken.key_rules import check_key
+from bot.kraken.limits import Tier
+from bot.kraken.pairs import PairTable, check_order, round_volume
+from bot.models import Balance, Candle, KeyInfo, Order, Pair, PlacedOrder, Position, Side, SystemStatus
+from bot.order_desk import OrderDesk
+from bot.settling import Settled, UnknownOrder
+from bot.timeframes import seconds_of
+
+log = logging.getLogger(__name__)
+
+CLOCK_CHECK_SECONDS = 3600.0
+# Kraken serves 720 rows, the last of which is still running (Kraken: OHLC page).
+CANDLES_MAX = 719
+HISTORY_PAGE_ROWS = 50
+_FIAT = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
+
+
+class BrokerVerbs(ABC):
+    """The verbs of KrakenBroker, over its two calls."""
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        bot_id: str,
+        tier: Tier,
+        max_order_value: Decimal | None,
+        market_collar_percent: Decimal,
+        allow_withdraw_key: bool,
+        market: MarketClock,
+        stopping: threading.Event,
+    ) -> None:
+        self.bot_id = bot_id or orders.bot_id_of(api_key)
+        self.key_info: KeyInfo | None = None
+        self._collar_percent = market_collar_percent
+        self._allow_withdraw_key = allow_withdraw_key
+        self._market = market
+        self._time = ServerTime(market)
+        self._pair_table: PairTable | None = None
+        self._desk = OrderDesk(
+            self._call,
+            self.pair,
+            self.get_current_price,
+            self.find_order,
+            bot_id=self.bot_id,
+            tier=tier,
+            max_order_value=max_order_value,
+            time=self._time,
+            market=market,
+            stopping=stopping,
+        )
+
+    @abstractmethod
+    def public_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Call a public endpoint; return its result."""
+
+    @abstractmethod
+    def private_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Call a private endpoint; return its result."""
+
+    @abstractmethod
+    def _call(self, method: str, params: dict[str, Any]) -> Any:
+        """Send a private request as it is."""
+
+    @abstractmethod
+    def check_nonce_file(self) -> None:
+        """Raise NonceAheadError where the nonce file is far ahead of the clock."""
+
+    # Start and time
+
+    def connect(self) -> None:
+        """Set the clock by Kraken's, check the nonce file and the key, and read the account once.
+
+        The first private call is GetApiKeyInfo, so that no order ever learns the key's floor. Raises
+        NonceAheadError, KeyRuleError, or what `private_call` raises.
+        """
+        self.keep_time()
+        self.check_nonce_file()
+        try:
+            self.key_info = replies.read_key_info(self.private_call("GetApiKeyInfo"))
+        except (RequestError, UnknownKrakenError) as error:
+            log.warning("The key could not be checked (%s): its permissions and nonce window are unknown.", error)
+        else:
+            check_key(self.key_info, self._allow_withdraw_key)
+        self.get_account_balance()
+
+    def now(self) -> float:
+        """Return Kraken's time in Unix seconds, carried forward from the last `keep_time`."""
+        return self._time.now()
+
+    def keep_time(self) -> None:
+        """Compare our clock with Kraken's, once an hour; use Kraken's for nonces where ours is wrong."""
+        if not self._time.needs_sync(CLOCK_CHECK_SECONDS):
+            return
+        kraken_seconds = replies.read_time(self.public_call("Time"))
+        ahead = self._time.sync(kraken_seconds)
+        if abs(ahead) > ServerTime.WRONG_SECONDS:
+            log.warning(
+                "The clock of this machine is %.0f s %s Kraken's: nonces follow Kraken's time. Set the clock.",
+                abs(ahead),
+                "ahead of" if ahead > 0 else "behind",
+            )
+            nonce_clock.follow_kraken(kraken_seconds)
+        else:
+            nonce_clock.follow_wall()
+
+    # Market
+
+    def system_status(self) -> SystemStatus:
+        """Return Kraken's system status; keeps the time as well."""
+        self.keep_time()
+        return replies.read_system_status(self.public_call("SystemStatus"), self.now())
+
+    def pair(self, symbol: str) -> Pair:
+        """Return a pair by any of its names: BTC/USD, XBTUSD, XXBTZUSD. Raises SymbolError."""
+        return self._pairs().find(symbol)
+
+    def _pairs(self) -> PairTable:
+        if self._pair_table is None:
+            self._pair_table = PairTable(self.public_call("AssetPairs"), self.public_call("Assets"))
+        return self._pair_table
+
+    def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
+        """Return the last `count` closed candles (at most 719), oldest first."""
+        seconds = seconds_of(timeframe)
+        params = {"pair": self.pair(symbol).altname, "interval": seconds // 60}
+        if count < CANDLES_MAX:
+            # Kraken answers with what began after `since`.
+            params["since"] = int(self.now()) // seconds * seconds - (count + 1) * seconds
+        candles = replies.read_candles(self.public_call("OHLC", params), seconds, self.now())
+        return candles[-count:]
+
+    def get_current_price(self, symbol: str) -> Decimal:
+        """Return the last trade's price."""
+        return replies.read_price(self.public_call("Ticker", {"pair": self.pair(symbol).altname}))
+
+    # Account
+
+    def get_account_balance(self) -> dict[str, Balance]:
+        """Return what the account has, by asset name (BTC, USD); `free` leaves out what open orders hold."""
+        return replies.read_balance_ex(self.private_call("BalanceEx"), self._pairs())
+
+    def get_positions(self) -> list[Position]:
+        """Return the coins that the account holds; fiat money is not a position."""
+        return [
+            Position(f"{asset}/USD", asset, balance.total)
+            for asset, balance in self.get_account_balance().items()
+            if balance.total > 0 and asset not in _FIAT
+        ]
+
+    def get_open_orders(self) -> list[Order]:
+        """Return all open orders of the account, those of other programs too."""
+        return replies.read_open_orders(self.private_call("OpenOrders"), self._pairs())
+
+    def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
+        """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
+        rows: dict[str, Order] = {}
+        while True:
+            params = {"start": int(since_seconds), "ofs": len(rows), "closetime": "close"}
+            page, total = replies.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
+            new = {order.txid: order for order in page if order.txid not in rows}
+            rows |= new
+            if not new or len(rows) >= total or len(page) < HISTORY_PAGE_ROWS:
+                return sorted(rows.values(), key=lambda order: -order.closed_seconds)
+
+    def find_order(self, cl_ord_id: str) -> Order | None:
+        """Look one order up by its client id, open first, then closed; None where Kraken shows it in neither."""
+        params = {"cl_ord_id": cl_ord_id}
+        found = replies.read_open_orders(self.private_call("OpenOrders", params), self._pairs())
+        if not found:
+            found, _total = replies.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
+        return next((order for order in found if order.cl_ord_id == cl_ord_id), None)
+
+    def owns(self, order: Order) -> bool:
+        """Whether this bot placed the order, on this host or another."""
+        return order.cl_ord_id.startswith(self.bot_id)
+
+    # Orders
+
+    def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
+        """Return the `cl_ord_id` of a signal: the same on any host, after any crash."""
+        return orders.client_order_id(self.bot_id, symbol, strategy, candle_seconds, kind=kind, attempt=attempt)
+
+    def place_limit_order(
+        self,
+        symbol: str,
+        side: Side | str,
+        quantity: Decimal,
+        price: Decimal,
+        *,
+        cl_ord_id: str = "",
+        expire_seconds: int | None = None,
+        post_only: bool = False,
+    ) -> PlacedOrder:
+        """Place a limit order of `quantity` base units; `expire_seconds` from now it is gone.
+
+        Raises OrderRuleError (not sent), OrderRefusedError, OrderUnknownError, and what `OrderDesk.send` raises.
+        """
+        pair, side = self.pair(symbol), Side(side)
+        check_order(pair, side, quantity, price)
+        expires = None if expire_seconds is None else int(self.now()) + expire_seconds
+        params = orders.limit_order(
+            pair, side, quantity, price, cl_ord_id, expires_seconds=expires, post_only=post_only
+        )
+        return self._place(pair, side, quantity, price, params)
+
+    def place_market_order(
+        self, symbol: str, side: Side | str, quantity: Decimal, size_type: str, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Buy or sell at once: a limit order, immediate or cancel, no worse than the collar around the price.
+
+        `size_type` says what `quantity` counts: "base" (coins) or "quote" (money, never more than this is spent).
+        Raises as `place_limit_order`.
+        """
+        if size_type not in ("base", "quote"):
+            raise OrderRuleError(f'size_type must be "base" or "quote", not {size_type!r}', "size_type")
+        pair, side = self.pair(symbol), Side(side)
+        if not isinstance(quantity, Decimal):
+            raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
+        price = orders.collared_price(pair, side, self.get_current_price(symbol), self._collar_percent)
+        volume = quantity if size_type == "base" else round_volume(pair, quantity / price)
+        check_order(pair, side, volume, price)
+        params = orders.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
+        return self._place(pair, side, volume, price, params)
+
+    def _place(self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]) -> PlacedOrder:
+        if not params["cl_ord_id"]:
+            del params["cl_ord_id"]
+        txid = replies.read_placed(self._desk.send(params))
+        return PlacedOrder(txid, params["cl_ord_id"], pair.symbol, side, volume, price)
+
+    def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
+        """Cancel one order. True: Kraken has cancelled it. False: it was gone already, and may have filled."""
+        return self._desk.cancel(txid, symbol)
+
+    def cancel_all_orders(self) -> int:
+        """Cancel this bot's open orders one by one, never those of anybody else; return how many were."""
+        own = [order for order in self.get_open_orders() if self.owns(order)]
+        return sum(self.cancel_order(order.txid, order.symbol) for order in own)
+
+    def unknown_orders(self) -> list[UnknownOrder]:
+        """Return the orders whose outcome is not known; each blocks its pair."""
+        return self._desk.unknown.all()
+
+    def settle_unknown(self) -> list[Settled]:
+        """Make the next look-up for unknown orders, if one is due; return those whose fate is known now."""
+        return self._desk.settle(self.get_open_orders, self.get_closed_orders)

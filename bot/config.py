@@ -1,0 +1,303 @@
+"""Settings: the only reader of the environment.
+
+The environment comes first, then the `.env` beside main.py, never one in the working directory: so that a
+script in another folder draws from the running bot's nonces. docs/configuration.md says what each means.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import ipaddress
+import os
+import re
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from bot.errors import SettingsError
+from bot.kraken.limits import TIERS, Tier
+from bot.nonce.file import UNITS
+from bot.timeframes import TIMEFRAMES
+
+HOME = Path(__file__).resolve().parent.parent
+MODES = ("paper", "live", "halt")
+
+
+class Secret(str):
+    """A text that does not print itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('[hidden]')" if self else "Secret('')"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked. Values of money are in the quote currency of the pair."""
+
+    trading_mode: str
+    api_key: Secret
+    api_secret: Secret
+    api_url: str
+    proxy: str
+    state_dir: Path
+    nonce_unit: str
+    prices: str
+    market_speed: float
+    pairs: tuple[str, ...]
+    timeframe: str
+    strategy: str
+    order_value: Decimal
+    max_order_value: Decimal
+    max_position_value: Decimal
+    max_daily_loss: Decimal
+    loss_pause_seconds: float
+    market_collar_percent: Decimal
+    entry_lifetime_seconds: int
+    cancel_entries_on_stop: bool
+    allow_withdraw_key: bool
+    bot_id: str
+    tier: Tier
+
+
+DEFAULTS: dict[str, str] = {
+    "TRADING_MODE": "paper",
+    "KRAKEN_API_KEY": "",
+    "KRAKEN_API_KEY_FILE": "",
+    "KRAKEN_API_SECRET": "",
+    "KRAKEN_API_SECRET_FILE": "",
+    "KRAKEN_API_URL": "https://api.kraken.com",
+    "KRAKEN_PROXY": "",
+    "KRAKEN_TIER": "starter",
+    "STATE_DIR": "",
+    "NONCE_UNIT": "us",
+    "PRICES": "auto",
+    "MARKET_SPEED": "1",
+    "PAIRS": "BTC/USD",
+    "TIMEFRAME": "1h",
+    "STRATEGY": "moving_average",
+    "ORDER_VALUE": "100",
+    "MAX_ORDER_VALUE": "250",
+    "MAX_POSITION_VALUE": "500",
+    "MAX_DAILY_LOSS": "50",
+    "LOSS_PAUSE_SECONDS": "3600",
+    "MARKET_COLLAR_PERCENT": "1",
+    "ENTRY_LIFETIME_SECONDS": "0",
+    "CANCEL_ENTRIES_ON_STOP": "1",
+    "ALLOW_WITHDRAW_KEY": "0",
+    "BOT_ID": "",
+}
+
+
+def read_environment() -> dict[str, str]:
+    """Return our variables: the environment, then the `.env` beside main.py; empty ones count as not given."""
+    given = {**_dotenv(), **os.environ}
+    names = (*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH")
+    return {name: given[name].strip() for name in names if given.get(name, "").strip()}
+
+
+def _dotenv() -> dict[str, str]:
+    path = HOME / ".env"
+    if not path.is_file():
+        return {}
+    try:
+        return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path} cannot be read: {error}"]) from error
+
+
+def state_folder(values: Mapping[str, str]) -> Path:
+    """Return the folder of all state: STATE_DIR, else a mounted Railway volume, else bot/."""
+    named = values.get("STATE_DIR") or values.get("RAILWAY_VOLUME_MOUNT_PATH")
+    return (HOME / Path(named).expanduser()).resolve() if named else HOME / "bot"
+
+
+def default_nonce_file() -> str:
+    """Return where the nonce file is: `kraken_nonce.txt` in the state folder."""
+    return str(state_folder(read_environment()) / "kraken_nonce.txt")
+
+
+def load_settings(values: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings, or raise SettingsError with every problem at once.
+
+    `values` stands in for the environment.
+    """
+    given = read_environment() if values is None else values
+    return _Reader(given, _misspelled() if values is None else []).settings()
+
+
+def _misspelled() -> list[str]:
+    problems = []
+    for name in _dotenv():
+        close = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.85)
+        if close and name not in DEFAULTS:
+            problems.append(f"{name} in .env is no setting; {close[0]} is meant, perhaps.")
+    return problems
+
+
+class _Reader:
+    """Reads values one by one and gathers what is wrong with them."""
+
+    def __init__(self, values: Mapping[str, str], problems: list[str]) -> None:
+        self._values = values
+        self._problems = problems
+
+    def settings(self) -> Settings:
+        mode = self._one_of("TRADING_MODE", MODES)
+        key, secret = self._secret("KRAKEN_API_KEY"), self._secret("KRAKEN_API_SECRET")
+        if mode != "paper":
+            self._check_credentials(key, secret)
+        url = self._text("KRAKEN_API_URL")
+        self._problems += url_problems("KRAKEN_API_URL", url)
+        settings = Settings(
+            trading_mode=mode,
+            api_key=key,
+            api_secret=secret,
+            api_url=url,
+            proxy=self._text("KRAKEN_PROXY"),
+            state_dir=state_folder(self._values),
+            nonce_unit=self._one_of("NONCE_UNIT", UNITS),
+            prices=self._prices(),
+            market_speed=float(self._number("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
+            pairs=self._pairs(),
+            timeframe=self._one_of("TIMEFRAME", TIMEFRAMES),
+            strategy=self._text("STRATEGY"),
+            order_value=self._number("ORDER_VALUE"),
+            max_order_value=self._number("MAX_ORDER_VALUE"),
+            max_position_value=self._number("MAX_POSITION_VALUE"),
+            max_daily_loss=self._number("MAX_DAILY_LOSS"),
+            loss_pause_seconds=float(self._number("LOSS_PAUSE_SECONDS", Decimal(0))),
+            market_collar_percent=self._number("MARKET_COLLAR_PERCENT", Decimal("0.01"), Decimal(20)),
+            entry_lifetime_seconds=int(self._number("ENTRY_LIFETIME_SECONDS", Decimal(0), Decimal(2_592_000))),
+            cancel_entries_on_stop=self._switch("CANCEL_ENTRIES_ON_STOP"),
+            allow_withdraw_key=self._switch("ALLOW_WITHDRAW_KEY"),
+            bot_id=self._bot_id(),
+            tier=TIERS[self._one_of("KRAKEN_TIER", TIERS)],
+        )
+        self._check_values(settings)
+        if self._problems:
+            raise SettingsError(self._problems)
+        return settings
+
+    def _text(self, name: str) -> str:
+        return self._values.get(name) or DEFAULTS[name]
+
+    def _one_of(self, name: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
+        value = self._text(name).lower()
+        if value not in allowed:
+            self._problems.append(f"{name} is {value!r}; it can be {', '.join(allowed)}.")
+            return DEFAULTS[name]
+        return value
+
+    def _number(self, name: str, least: Decimal = Decimal("0.01"), most: Decimal = Decimal(1_000_000_000)) -> Decimal:
+        text = self._text(name)
+        if not re.fullmatch(r"-?\d+(\.\d+)?", text):
+            self._problems.append(f"{name} is {text!r}; it must be a plain number such as {DEFAULTS[name]}.")
+            return Decimal(DEFAULTS[name])
+        value = Decimal(text)
+        if not least <= value <= most:
+            self._problems.append(f"{name} is {text}; it must be from {least} to {most}.")
+        return value
+
+    def _switch(self, name: str) -> bool:
+        value = self._text(name).lower()
+        if value not in ("0", "1", "no", "yes", "false", "true", "off", "on"):
+            self._problems.append(f"{name} is {value!r}; it can be 0 or 1.")
+        return value in ("1", "yes", "true", "on")
+
+    def _secret(self, name: str) -> Secret:
+        direct, path = self._text(name), self._text(f"{name}_FILE")
+        if direct and path:
+            self._problems.append(f"{name} and {name}_FILE are both set; keep one of them.")
+        if direct or not path:
+            return Secret(direct)
+        try:
+            return Secret(Path(path).read_text(encoding="ascii").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            self._problems.append(f"{name}_FILE names {path}, which cannot be read: {error.__class__.__name__}.")
+            return Secret("")
+
+    def _check_credentials(self, key: Secret, secret: Secret) -> None:
+        missing = [name for name, value in (("KRAKEN_API_KEY", key), ("KRAKEN_API_SECRET", secret)) if not value]
+        if missing:
+            self._problems.append(
+                f"TRADING_MODE={self._text('TRADING_MODE')} needs {' and '.join(missing)}: put them into .env beside "
+                "main.py, or leave TRADING_MODE out to trade on paper."
+            )
+        else:
+            self._problems += credential_problems(key, secret)
+
+    def _prices(self) -> str:
+        value = self._text("PRICES")
+        if value.lower() in ("auto", "live", "synthetic"):
+            return value.lower()
+        if not value.startswith("replay:"):
+            self._problems.append(f"PRICES is {value!r}; it can be auto, live, synthetic or replay:FILE.")
+            return value
+        path = Path(value.removeprefix("replay:")).expanduser().resolve()
+        if not path.is_file():
+            self._problems.append(f"PRICES names {path}, where there is no file.")
+        return f"replay:{path}"
+
+    def _pairs(self) -> tuple[str, ...]:
+        pairs = tuple(dict.fromkeys(part.strip().upper() for part in self._text("PAIRS").split(",") if part.strip()))
+        if not pairs:
+            self._problems.append("PAIRS is empty; name at least one pair, such as BTC/USD.")
+        return pairs
+
+    def _bot_id(self) -> str:
+        value = self._text("BOT_ID")
+        if value and not re.fullmatch(r"[A-Za-z0-9]{5}", value):
+            self._problems.append(f"BOT_ID is {value!r}; it must be five letters or digits.")
+        return value
+
+    def _check_values(self, settings: Settings) -> None:
+        if settings.order_value > settings.max_order_value:
+            self._problems.append(
+                f"ORDER_VALUE ({settings.order_value}) is above MAX_ORDER_VALUE ({settings.max_order_value})."
+            )
+
+
+def credential_problems(key: str, secret: str) -> list[str]:
+    """Return what is wrong with the form of a key and secret, without printing either."""
+    problems = []
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        problems.append("KRAKEN_API_KEY is empty or has characters that no key has; copy it again.")
+    try:
+        usable = len(base64.b64decode(secret, validate=True)) > 0
+    except (binascii.Error, ValueError):
+        usable = False
+    if not usable:
+        problems.append("KRAKEN_API_SECRET is empty or not Base64, as Kraken's private keys are; copy it again.")
+    return problems
+
+
+def url_problems(name: str, url: str) -> list[str]:
+    """Return what is wrong with an API address: https only, or http on loopback."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.hostname or ""
+        plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username) and parts.port != 0
+    except ValueError:
+        return [f"{name} is {url!r}, which is not an address."]
+    if parts.scheme not in ("http", "https") or not host or not plain:
+        return [f"{name} is {url!r}; it must look like https://api.kraken.com."]
+    if parts.scheme == "http" and not _is_loopback(host):
+        return [f"{name} is {url!r}; without https only this machine itself (127.0.0.1) may be named."]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

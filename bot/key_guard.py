@@ -1,0 +1,100 @@
+"""Refused nonces and lockouts of one key: how to go on, or when to be silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from bot import clock
+from bot.errors import InvalidNonceError, LockoutError, SilenceError
+from bot.kraken import recovery
+from bot.nonce.silence import Silence, SilenceFile
+
+log = logging.getLogger(__name__)
+
+
+class NonceRefusedError(InvalidNonceError):
+    """A refused nonce, and how to go on."""
+
+    def __init__(self, refused: InvalidNonceError, again: recovery.Again) -> None:
+        super().__init__(refused.method, refused.strings)
+        self.again = again
+
+
+class KeyGuard:
+    """What this machine knows of a key's standing. Used inside the key's turn."""
+
+    def __init__(self, silence_path: str) -> None:
+        self._silence = SilenceFile(silence_path)
+        self._recovery = recovery.Recovery()
+
+    @property
+    def refused_total(self) -> int:
+        """How many nonces were refused since the start."""
+        return self._recovery.refused_total
+
+    def accepted(self) -> None:
+        """Kraken has accepted a nonce."""
+        self._recovery.accepted()
+
+    def refused(self, error: InvalidNonceError, sent: str) -> InvalidNonceError:
+        """Return the error to raise: a NonceRefusedError, or the last word before a silence.
+
+        `sent` is the nonce and its unit, in words.
+        """
+        step = self._recovery.refused(clock.boottime_seconds())
+        log.warning("Kraken refused %s of %s (refusal %s).", sent, error.method, self.refused_total)
+        if isinstance(step, recovery.Again):
+            return NonceRefusedError(error, step)
+        self._silence.begin(step.seconds, step.reason)
+        return InvalidNonceError(error.method, error.strings, _advice(step, sent))
+
+    def locked_out(self) -> None:
+        """Kraken answered with a lockout: be silent."""
+        self._silence.begin(recovery.SILENCE_SECONDS_MAX, recovery.LOCKED_OUT)
+
+    def check(self, probe: Callable[[], Any], last_nonce: Callable[[], int]) -> None:
+        """Raise SilenceError while the key stands by; when its time is over, send the one probe.
+
+        `probe` asks GetApiKeyInfo, `last_nonce` gives the last nonce drawn.
+        """
+        silence = self._silence.read()
+        if silence is None:
+            return
+        if not silence.over:
+            seconds = silence.until_seconds - clock.wall_seconds()
+            raise SilenceError(
+                f"nothing is sent on this key for another {seconds:.0f} s: {silence.reason}", silence.until_seconds
+            )
+        before = last_nonce()
+        try:
+            info = probe()
+        except (InvalidNonceError, LockoutError) as error:
+            raise self._prolonged(silence, error) from error
+        self._silence.end()
+        reported = int(info.get("nonce", 0))
+        if before < reported < last_nonce():
+            log.warning("Kraken reports nonce %s, above our %s: another sender is on this key.", reported, before)
+        log.warning("The probe was accepted; the silence is over.")
+
+    def _prolonged(self, silence: Silence, error: InvalidNonceError | LockoutError) -> SilenceError:
+        seconds = recovery.longer(silence.seconds)
+        until = self._silence.begin(seconds, silence.reason).until_seconds
+        return SilenceError(
+            f"the probe was refused ({'; '.join(error.strings)}): nothing is sent for {seconds:.0f} s", until
+        )
+
+
+def _advice(step: recovery.BeSilent, sent: str) -> str:
+    if step.reason == recovery.FOREIGN_SENDER:
+        return (
+            f"The last one sent was {sent}. Nonces of ours were accepted before, so another program is using this key "
+            f"with higher ones: nothing is sent for {step.seconds:.0f} s. Give every program a key of its own"
+        )
+    return (
+        f"The last one sent was {sent}, 10 minutes ahead of the clock, and the key has already seen a higher one: most "
+        "often from a tool that sends nanoseconds (19 digits: kraken-cli, nautilus) or 18 digits (python-kraken-sdk, "
+        f"Kraken.Net). Nothing is sent for {step.seconds:.0f} s. The way out is a new API key for this bot; or, where "
+        "it was nanoseconds, NONCE_UNIT=ns"
+    )

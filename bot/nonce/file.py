@@ -1,0 +1,272 @@
+"""The nonce file: one decimal integer, written in place under a lock before it is handed out.
+
+In place, not written aside and renamed: sixteen digits in one `pwrite` cannot be torn by a kill, and the
+locked inode stays the same. `docs/nonces.md` has the measurements.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+import threading
+from dataclasses import dataclass
+
+from bot import clock
+from bot.errors import NonceAheadError, NonceError, NonceStoreError
+from bot.nonce import forks
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS_MAX = 5.0
+SYNC_SECONDS = 1.0
+_LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
+_UNLOCK = fcntl.LOCK_UN
+# After a power loss the file may lack the last second's draws: a process that starts while the file is
+# ahead of the clock steps over them.
+FIRST_STEP_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """How fine a nonce is: `ticks` to the microsecond, and the digits that a value has today."""
+
+    name: str
+    ticks: int
+    digits: int
+
+
+MICROSECONDS = Unit("us", 1, 16)
+NANOSECONDS = Unit("ns", 1000, 19)
+UNITS = {unit.name: unit for unit in (MICROSECONDS, NANOSECONDS)}
+
+
+class FileStore:
+    """The next nonce, from one file shared by every thread and process that names it.
+
+    `problem` is None, or one sentence on why the file cannot be written at the moment.
+    """
+
+    def __init__(self, path: str, unit: Unit = MICROSECONDS) -> None:
+        self.path = os.path.abspath(path)
+        self.unit = unit
+        self._ticks, self._digits, self._limit = unit.ticks, unit.digits, int(10**unit.digits)
+        self._day = clock.DAY_US * unit.ticks
+        self.problem: str | None = None
+        self._floor = 0
+        self._first = True
+        self._last_sync_seconds = float("-inf")
+        self._descriptor = -1
+        self._forget()
+        forks.forget_in_child(self)
+
+    def _forget(self) -> None:
+        """Start with a descriptor and a lock of our own (again): also what a forked child does."""
+        # Re-entrant, so that a signal handler that draws is told off instead of waiting for itself.
+        self._lock = threading.RLock()
+        self._drawing = False
+        self._inode = self._device = 0
+        self._writable = False
+        self._created = False
+        self._close()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what belongs to the parent. Closing our copy does not unlock the parent's lock."""
+        self._forget()
+
+    def draw(self, at_least: int = 0) -> int:
+        """Return max(clock, last + 1, at_least), written down before it is returned.
+
+        `at_least` is in the store's unit. Raises NonceAheadError where it is more than a day ahead of the
+        clock, NonceStoreError where the file cannot be written and the clock does not cover the nonce,
+        NonceError where a signal handler draws in the middle of a draw.
+        """
+        with self._lock:
+            if self._drawing:
+                raise NonceError("a nonce was asked for in the middle of drawing one (from a signal handler?)")
+            self._drawing = True
+            try:
+                return self._draw(at_least)
+            finally:
+                self._drawing = False
+
+    def peek(self) -> int | None:
+        """Return what the file holds now, or None where there is none or it is damaged."""
+        try:
+            # Not blocking, for whatever lies there in place of a file.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            return self._parse(os.read(descriptor, 64))
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _draw(self, at_least: int) -> int:
+        try:
+            descriptor = self._lock_file()
+            now = clock.nonce_clock.now_us() * self._ticks
+            raw = os.pread(descriptor, 64, 0)
+            nonce = self._next(self._read(raw), now, at_least)
+            self._write(descriptor, nonce, len(raw), now)
+        except OSError as error:
+            return self._draw_without_file(at_least, error)
+        finally:
+            if self._descriptor >= 0:
+                fcntl.flock(self._descriptor, _UNLOCK)
+        self._floor = nonce
+        self._first = False
+        if self.problem is not None:
+            log.info("The nonce file %s can be written again.", self.path)
+            self.problem = None
+        return nonce
+
+    def _next(self, last: int, now: int, at_least: int) -> int:
+        if at_least > now + self._day:
+            raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
+        if self._first and last >= now:
+            last += FIRST_STEP_US * self._ticks
+        nonce = max(now, last + 1, at_least)
+        if nonce >= self._limit:
+            raise NonceStoreError(f"{self.path} holds {last}: there is no higher nonce of {self._digits} digits")
+        return nonce
+
+    def _read(self, raw: bytes) -> int:
+        last = int(raw) if len(raw) == self._digits and raw.isdigit() else self._read_unusual(raw)
+        if last < self._floor:
+            if not self._created:
+                log.warning("The nonce file %s went back to %s; going on above %s.", self.path, last, self._floor)
+            last = self._floor
+        self._created = False
+        return last
+
+    def _read_unusual(self, raw: bytes) -> int:
+        last = self._parse(raw)
+        if last is None:
+            if not (self._created and raw == b""):
+                log.warning("The nonce file %s is damaged (%r): starting from the clock.", self.path, raw[:40])
+            return 0
+        return last
+
+    def _parse(self, raw: bytes) -> int | None:
+        text = raw.strip()
+        return int(text) if text.isdigit() and len(text) <= self._digits else None
+
+    def _write(self, descriptor: int, nonce: int, length_before: int, now: int) -> None:
+        if not self._writable:
+            raise OSError(errno.EACCES, "the file is read-only")
+        data = b"%d" % nonce
+        if os.pwrite(descriptor, data, 0) != len(data):
+            raise OSError(errno.EIO, "the write was cut short")
+        if length_before > len(data):
+            os.ftruncate(descriptor, len(data))
+        # Against power loss the clock is the second witness, so once a second is enough; ahead of the
+        # clock the file is the only one.
+        boot_seconds = clock.boottime_seconds()
+        if nonce > now or boot_seconds - self._last_sync_seconds >= SYNC_SECONDS:
+            os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
+            self._last_sync_seconds = boot_seconds
+
+    def _draw_without_file(self, at_least: int, error: OSError) -> int:
+        problem = f"The nonce file {self.path} cannot be written ({error.strerror or error})"
+        if self.problem is None:
+            log.error("%s. Nonces up to the clock go on; it is tried again with every nonce.", problem)
+        self.problem = problem
+        self._close()
+        now = clock.nonce_clock.now_us() * self._ticks
+        nonce = self._next(max(self._floor, self.peek() or 0), now, at_least)
+        if nonce > now:
+            raise NonceStoreError(f"{problem}, and the next nonce is ahead of the clock. Free the file or its disk.")
+        self._floor = nonce
+        self._first = False
+        return nonce
+
+    def _lock_file(self) -> int:
+        """Lock the file that the path names now; a file that was deleted or replaced is opened anew."""
+        attempts = 8
+        while attempts:
+            if self._descriptor < 0:
+                self._open()
+            try:
+                fcntl.flock(self._descriptor, _LOCK_NOW)
+            except BlockingIOError:
+                self._wait_for_lock()
+            try:
+                named = os.stat(self.path)
+                if named.st_ino == self._inode and named.st_dev == self._device:
+                    return self._descriptor
+            except FileNotFoundError:
+                pass
+            self._close()
+            attempts -= 1
+        raise OSError(errno.ESTALE, "the file is replaced faster than it can be opened")
+
+    def _wait_for_lock(self) -> None:
+        deadline = clock.boottime_seconds() + LOCK_SECONDS_MAX
+        # Held for microseconds at a time: asking again soon is fair enough here, and it has a limit, which
+        # a blocking flock behind a stopped process would not have.
+        pause_seconds = 20e-6
+        while clock.boottime_seconds() < deadline:
+            clock.sleep(pause_seconds)
+            try:
+                fcntl.flock(self._descriptor, _LOCK_NOW)
+                return
+            except BlockingIOError:
+                pause_seconds = min(pause_seconds * 2, 1e-3)
+        raise NonceStoreError(f"another process has held the nonce file {self.path} for {LOCK_SECONDS_MAX:.0f} s")
+
+    def _open(self) -> None:
+        folder = os.path.dirname(self.path)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        real = os.path.realpath(self.path)
+        if os.path.dirname(real) != os.path.realpath(folder):
+            raise OSError(errno.ELOOP, "it is a symbolic link out of its folder")
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        existed = os.path.lexists(real)
+        try:
+            self._descriptor = os.open(real, flags | os.O_RDWR | os.O_CREAT, 0o600)
+            self._writable = True
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not existed:
+                raise
+            self._descriptor = os.open(real, flags | os.O_RDONLY)
+            self._writable = False
+        self._created = not existed
+        self._check_opened(folder)
+
+    def _check_opened(self, folder: str) -> None:
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        self._inode, self._device = status.st_ino, status.st_dev
+        if self._writable and status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            os.fchmod(self._descriptor, 0o600)
+        if self._created:
+            folder_descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(folder_descriptor)
+            finally:
+                os.close(folder_descriptor)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+_stores: dict[tuple[str, str], FileStore] = {}
+
+
+def store_at(path: str | os.PathLike[str], unit: Unit = MICROSECONDS) -> FileStore:
+    """Return this process's store for a path: one per file, however its path is spelled."""
+    key = (os.fspath(path), unit.name)
+    store = _stores.get(key)
+    if store is None:
+        real = (os.path.realpath(key[0]), unit.name)
+        # `setdefault` is one step for all threads.
+        store = _stores.setdefault(key, _stores.setdefault(real, FileStore(key[0], unit)))
+    return store

@@ -1,0 +1,17 @@
+"""Where the files of a key lie: beside the nonce file, named by a hash that does not tell the key."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+
+def key_hash(api_key: str) -> str:
+    """Return eight hexadecimal digits that stand for a key in file names."""
+    return hashlib.sha256(api_key.encode()).hexdigest()[:8]
+
+
+def key_file(nonce_file: str | os.PathLike[str], api_key: str, kind: str) -> str:
+    """Return the path of a key's own file, such as `kraken_nonce.0a1b2c3d.lock`."""
+    folder = os.path.dirname(os.path.abspath(nonce_file))
+    return os.path.join(folder, f"kraken_nonce.{key_hash(api_key)}.{kind}")

@@ -1,0 +1,74 @@
+"""A key's silence, kept beside its nonce: it outlives a restart and holds for every process of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from bot import clock
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No private request until `until_seconds` (Unix time), then one probe; `seconds` is its whole length."""
+
+    until_seconds: float
+    seconds: float
+    reason: str
+
+    @property
+    def over(self) -> bool:
+        """Whether a probe may be sent."""
+        # A clock that was set back must not prolong the silence by more than its length.
+        remaining = self.until_seconds - clock.wall_seconds()
+        return remaining <= 0 or remaining > self.seconds + 1
+
+
+class SilenceFile:
+    """`kraken_nonce.<key>.silence`: present while the key stands by."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._memory: Silence | None = None
+
+    def read(self) -> Silence | None:
+        """Return the silence of the key, or None. A damaged file counts as a full silence that is over."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return self._memory
+        except OSError:
+            return self._memory
+        try:
+            fields = json.loads(os.read(descriptor, 4096))
+            return Silence(float(fields["until_seconds"]), float(fields["seconds"]), str(fields["reason"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return Silence(0.0, 900.0, "the silence file is damaged")
+        finally:
+            os.close(descriptor)
+
+    def begin(self, seconds: float, reason: str) -> Silence:
+        """Stand by from now on. Where the file cannot be written, this process remembers."""
+        silence = Silence(clock.wall_seconds() + seconds, seconds, reason)
+        text = json.dumps({"until_seconds": silence.until_seconds, "seconds": seconds, "reason": reason})
+        aside = f"{self.path}.{os.getpid()}"
+        try:
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.write(descriptor, text.encode())
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(aside, self.path)
+        except OSError:
+            self._memory = silence
+        return silence
+
+    def end(self) -> None:
+        """The probe was accepted."""
+        self._memory = None
+        try:
+            os.unlink(self.path)
+        except OSError:
+            return

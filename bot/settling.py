@@ -1,0 +1,122 @@
+"""Orders whose fate is unknown, and what proves it. Pure: the time is passed in, the look-ups are made elsewhere.
+
+The proof that an order was not placed, in this order and no other:
+
+1. the fence: one own private read is accepted. Its nonce is above the order's, so no copy of the order that
+   is still on its way can be accepted after it;
+2. OpenOrders, sent not earlier than 5 s after both the order's deadline and the fence;
+3. ClosedOrders, sent at least 3 s after that answer. Asked the other way round, an order that fills between
+   the two would be in neither.
+
+Found anywhere at any time: placed. Never by time alone: while Kraken does not answer, it stays unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import Enum
+
+from bot.models import Order, Side
+
+DEADLINE_SECONDS = 8.0
+MARGIN_SECONDS = 5.0
+GAP_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownOrder:
+    """An order that was sent and not answered. Times are Kraken's, in Unix seconds.
+
+    `price` is zero where it is not known (a market order sent by hand).
+    """
+
+    cl_ord_id: str
+    symbol: str
+    side: Side
+    volume: Decimal
+    price: Decimal
+    sent_seconds: float
+    deadline_seconds: float
+    fence_seconds: float | None = None
+    open_answered_seconds: float | None = None
+
+    def step(self, now: float) -> Step:
+        """Return what may be asked next."""
+        if self.open_answered_seconds is not None:
+            return Step.CLOSED if now >= self.open_answered_seconds + GAP_SECONDS else Step.WAIT
+        if self.fence_seconds is None:
+            return Step.FENCE
+        ready = max(self.deadline_seconds, self.fence_seconds) + MARGIN_SECONDS
+        return Step.OPEN if now >= ready else Step.WAIT
+
+
+class Step(Enum):
+    """The next look-up of a settlement."""
+
+    FENCE = "fence"
+    OPEN = "open"
+    CLOSED = "closed"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The fate of an order: `order` is its row at Kraken, or None where it was proved not to exist."""
+
+    unknown: UnknownOrder
+    order: Order | None
+
+
+class UnknownOrders:
+    """The unknown orders of one account, by `cl_ord_id`. The journal will make them outlive the process."""
+
+    def __init__(self) -> None:
+        self._orders: dict[str, UnknownOrder] = {}
+
+    def add(self, order: UnknownOrder) -> None:
+        """Count an order as unknown, from before it is sent."""
+        self._orders[order.cl_ord_id] = order
+
+    def remove(self, cl_ord_id: str) -> None:
+        """The order's fate is known."""
+        self._orders.pop(cl_ord_id, None)
+
+    def all(self) -> list[UnknownOrder]:
+        """Return them, oldest first."""
+        return list(self._orders.values())
+
+    def of_pair(self, symbol: str) -> list[UnknownOrder]:
+        """Return those that block a pair."""
+        return [order for order in self._orders.values() if order.symbol == symbol]
+
+    def next_step(self, now: float) -> Step:
+        """Return the look-up that is due: one of each kind settles all orders that are ready for it."""
+        steps = {order.step(now) for order in self._orders.values()}
+        return next((step for step in (Step.FENCE, Step.CLOSED, Step.OPEN) if step in steps), Step.WAIT)
+
+    def looked_up(self, step: Step, rows: list[Order], asked: float, answered: float) -> list[Settled]:
+        """Take the rows of a look-up that was sent at `asked`; return the orders that it settles.
+
+        FENCE and OPEN bring the rows of OpenOrders, CLOSED those of ClosedOrders.
+        """
+        found = {row.cl_ord_id: row for row in rows if row.cl_ord_id}
+        settled: list[Settled] = []
+        for order in self.all():
+            due = order.step(asked) is step
+            if order.cl_ord_id in found:
+                settled.append(Settled(order, found[order.cl_ord_id]))
+            elif due and step is Step.FENCE:
+                self._orders[order.cl_ord_id] = replace(order, fence_seconds=answered)
+            elif due and step is Step.OPEN:
+                self._orders[order.cl_ord_id] = replace(order, open_answered_seconds=answered)
+            elif due and step is Step.CLOSED:
+                settled.append(Settled(order, None))
+        for each in settled:
+            self.remove(each.unknown.cl_ord_id)
+        return settled
+
+    def look_up_failed(self) -> None:
+        """A look-up was not answered: the pair of look-ups starts again."""
+        for order in self.all():
+            self._orders[order.cl_ord_id] = replace(order, open_answered_seconds=None)
