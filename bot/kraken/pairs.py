@@ -18,9 +18,10 @@ from bot.models import ZERO, Pair, Side
 # Kraken's own codes that differ from the ones in use everywhere else.
 _MODERN_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
 
-# Exact arithmetic: sizes below are bounded by _SIZE_MAX digits, so nothing is ever rounded here by accident.
-_EXACT = Context(prec=300)
-_SIZE_MAX = 40
+# Exact arithmetic: the values below are bounded by so many digits before and after the point that nothing is ever
+# rounded by accident. The bound leaves room for quotients of small numbers, which have many digits.
+_EXACT = Context(prec=1000)
+_SIZE_MAX = 100
 _DECIMALS_MAX = 20
 
 

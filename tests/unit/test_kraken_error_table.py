@@ -1,0 +1,289 @@
+"""Every error string of Kraken has one meaning here, and only a proof settles an order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bot.errors import (
+    CredentialsError,
+    InvalidNonceError,
+    KrakenError,
+    LockoutError,
+    OrderRefusedError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestError,
+    ServiceError,
+    UnknownKrakenError,
+)
+from bot.kraken.error_table import (
+    ERROR_TABLE,
+    Category,
+    ErrorRow,
+    Ran,
+    Repeat,
+    error_for,
+    errors_in,
+    is_final_for_order,
+    look_up,
+    wait_seconds,
+)
+
+ANY_ENGINE_REFUSAL = "EOrder:"
+
+FINAL = [
+    "EOrder:Insufficient funds",
+    "EOrder:Order minimum not met",
+    "EOrder:Cost minimum not met",
+    "EOrder:Tick size check failed",
+    "EOrder:Invalid price:XXBTZEUR price can only be specified up to 1 decimals.",
+    "EOrder:Post only order",
+    "EOrder:Rate limit exceeded",
+    "EOrder:Domain rate limit exceeded",
+    "EOrder:Orders limit exceeded",
+    "EOrder:Something Kraken has never said before",
+    "EGeneral:Invalid arguments",
+    "EGeneral:Invalid arguments:volume minimum not met",
+    "EGeneral:Invalid arguments:ordertype",
+    "EQuery:Unknown asset pair",
+    "EQuery:Invalid asset pair",
+    "ETrade:Invalid request",
+]
+
+NOT_FINAL = [
+    "EAPI:Invalid nonce",
+    "EAPI:Invalid key",
+    "EAPI:Invalid signature",
+    "EAPI:Rate limit exceeded",
+    "EAPI:Permission denied",
+    "EGeneral:Permission denied",
+    "EGeneral:Temporary lockout",
+    "EGeneral:Too many requests",
+    "EGeneral:Internal error",
+    "EGeneral:Invalid arguments:Index unavailable",
+    "EService: Throttled: 1741500000",
+    "EService:Unavailable",
+    "EService:Busy",
+    "EService:Timeout",
+    "EService:Deadline elapsed",
+    "EService:Market in cancel_only mode",
+    "EService:Something new",
+    "EOrder:Reduce only:Position is closed",
+    "EOrder:Duplicate order",
+    "EOrder:Invalid order:duplicate client order id",
+    "EOrder:cl_ord_id in use",
+    "EGeneral:Invalid arguments:cl_ord_id",
+    "EBM:limit exceeded:CAL",
+    "Price(s) not found",
+    "EWhatever:not in any list",
+    "",
+]
+
+CLASSES: list[tuple[str, type[KrakenError]]] = [
+    ("EAPI:Invalid nonce", InvalidNonceError),
+    ("EGeneral:Temporary lockout", LockoutError),
+    ("EAPI:Invalid key", CredentialsError),
+    ("EAPI:Invalid signature", CredentialsError),
+    ("ETrade:Locked", CredentialsError),
+    ("EGeneral:Permission denied", PermissionDeniedError),
+    ("EAccount:Invalid permissions:XMR trading restricted for XX.", PermissionDeniedError),
+    ("EAPI:Rate limit exceeded", RateLimitError),
+    ("EService: Throttled: 1741500000", RateLimitError),
+    ("EOrder:Rate limit exceeded", RateLimitError),
+    ("EService:Busy", ServiceError),
+    ("EGeneral:Internal error:17", ServiceError),
+    ("EGeneral:Unknown method", RequestError),
+    ("EQuery:Unknown asset pair", RequestError),
+    ("EOrder:Insufficient funds", OrderRefusedError),
+    ("EOrder:Something new", OrderRefusedError),
+    ("EOrder:Duplicate order", UnknownKrakenError),
+    ("EWhatever:not in any list", UnknownKrakenError),
+]
+
+
+def facts_rows(folder: Path) -> list[tuple[list[str], list[str]]]:
+    """Return, for each row of the facts' tables of errors, its strings and its other cells."""
+    text = (folder / "kraken-facts.md").read_text("utf-8")
+    section = text.split("\n## 3. Errors\n")[1].split("\n### 3.6")[0]
+    cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    rows = [(strings_in(first), rest) for first, *rest in cells]
+    return [*rows, (re.findall(r"`([^`]* not found)`", section), [])]
+
+
+def strings_in(cell: str) -> list[str]:
+    """Return the error strings that the first cell of a row stands for."""
+    strings: list[str] = []
+    for token in re.findall(r"`([^`]+)`", cell):
+        if token.startswith(":"):
+            strings.append(strings[0].rpartition(":")[0] + token)
+        elif not re.match(r"E[A-Z]\w+:", token):
+            strings.append(strings[0].removesuffix("*") + token)
+        else:
+            strings += [token.partition("[")[0], re.sub(r"\[:<?([^>\]]+)>?\]", r":\1", token)]
+    return [re.sub(r"<[^>]+>", "1741500000", string) for string in dict.fromkeys(strings)]
+
+
+def test_every_string_of_the_facts_is_in_the_table(shared: Path) -> None:
+    """Each error string that the facts list has a row of its own, not only the one for any engine refusal."""
+    strings = [string for strings, _ in facts_rows(shared) for string in strings]
+    rows = {string: look_up(string) for string in strings}
+    assert len(strings) >= 80
+    assert [string for string, row in rows.items() if row is None or row.prefix == ANY_ENGINE_REFUSAL] == []
+
+
+def test_ran_agrees_with_the_facts(shared: Path) -> None:
+    """A string may have run exactly if its row of the facts does not begin with a plain no."""
+    for strings, cells in facts_rows(shared):
+        if len(cells) == 4:
+            expected = Ran.NO if cells[1].startswith("no") else Ran.MAYBE
+            assert [(string, row.ran) for string in strings if (row := look_up(string))] == [
+                (string, expected) for string in strings
+            ]
+
+
+def test_prefixes_are_unique() -> None:
+    """No prefix stands in the table twice."""
+    prefixes = [row.prefix for row in ERROR_TABLE]
+    assert sorted(set(prefixes)) == sorted(prefixes)
+
+
+@pytest.mark.parametrize("row", ERROR_TABLE, ids=lambda row: row.prefix)
+def test_every_row_is_found_by_its_own_prefix(row: ErrorRow) -> None:
+    """Looking a row's prefix up gives that row, alone and with a detail behind it."""
+    assert look_up(row.prefix) is row
+    assert look_up(row.prefix + ":some detail") is row
+
+
+def test_a_row_that_may_have_run_is_never_final() -> None:
+    """No string is both a possible execution and a proof that the order was not placed."""
+    assert [row.prefix for row in ERROR_TABLE if row.final_for_order and row.ran is Ran.MAYBE] == []
+
+
+def test_what_is_not_an_engine_answer_is_final_only_by_its_content() -> None:
+    """Outside EOrder, the final strings are exactly those that follow from the request's content alone."""
+    final = {row.prefix for row in ERROR_TABLE if row.final_for_order and not row.prefix.startswith("EOrder:")}
+    assert final == {
+        "EGeneral:Unknown method",
+        "EGeneral:Invalid arguments",
+        "EGeneral:Invalid arguments:volume minimum not met",
+        "EGeneral:Invalid timeout argument",
+        "EQuery:Unknown asset pair",
+        "EQuery:Invalid asset pair",
+        "EQuery:Unknown asset",
+        "ETrade:Invalid request",
+    }
+
+
+@pytest.mark.parametrize("string", FINAL)
+def test_an_engine_refusal_is_final(string: str) -> None:
+    """The string proves that the order was not placed."""
+    assert is_final_for_order([string])
+
+
+@pytest.mark.parametrize("string", NOT_FINAL)
+def test_everything_else_leaves_the_order_unknown(string: str) -> None:
+    """The string does not prove that the order was not placed."""
+    assert not is_final_for_order([string])
+
+
+def test_one_doubt_among_several_strings_is_a_doubt() -> None:
+    """An answer is final only if each of its errors is, and if it has one."""
+    assert is_final_for_order(["EOrder:Insufficient funds", "EOrder:Order minimum not met"])
+    assert is_final_for_order(["WOrder:some warning", "EOrder:Insufficient funds"])
+    assert not is_final_for_order(["EOrder:Insufficient funds", "EService:Busy"])
+    assert not is_final_for_order(["WOrder:some warning"])
+    assert not is_final_for_order([])
+
+
+@pytest.mark.parametrize(("string", "expected"), CLASSES)
+def test_each_string_becomes_the_exception_of_its_category(string: str, expected: type[KrakenError]) -> None:
+    """The exception has the category's class, the endpoint, Kraken's own words and a sentence of advice."""
+    error = error_for("AddOrder", [string])
+    assert type(error) is expected
+    assert (error.method, error.strings) == ("AddOrder", [string])
+    assert "This means: " in str(error)
+
+
+def test_every_category_has_a_row_and_an_exception() -> None:
+    """Each category can come out of the table and be raised."""
+    for category in Category:
+        prefixes = [row.prefix for row in ERROR_TABLE if row.category is category]
+        assert prefixes, category
+        assert isinstance(error_for("Balance", prefixes[:1]), KrakenError)
+
+
+@pytest.mark.parametrize(
+    ("strings", "expected"),
+    [
+        (["EOrder:Insufficient funds", "EGeneral:Temporary lockout", "EAPI:Invalid nonce"], LockoutError),
+        (["EAPI:Invalid nonce", "EAPI:Invalid key"], CredentialsError),
+        (["EAPI:Invalid nonce", "EWhatever:new"], UnknownKrakenError),
+        (["EAPI:Rate limit exceeded", "EService:Busy"], ServiceError),
+        (["WGeneral:careful", "EAPI:Rate limit exceeded"], RateLimitError),
+    ],
+)
+def test_the_most_severe_string_decides(strings: list[str], expected: type[KrakenError]) -> None:
+    """Of several strings the most severe gives the class, in whatever order they come."""
+    assert type(error_for("Balance", strings)) is expected
+    assert type(error_for("Balance", strings[::-1])) is expected
+
+
+def test_warnings_are_not_errors() -> None:
+    """A W string is no error, and any other string is one, with a prefix or without."""
+    assert errors_in(["WGeneral:careful", "EAPI:Invalid key", "Wrong", "Price(s) not found"]) == [
+        "EAPI:Invalid key",
+        "Wrong",
+        "Price(s) not found",
+    ]
+
+
+def test_an_answer_without_an_error_makes_no_exception() -> None:
+    """Asking for the exception of an answer that has no error is a mistake of the caller."""
+    with pytest.raises(ValueError, match="no error"):
+        error_for("Balance", ["WGeneral:careful"])
+
+
+def test_blanks_around_colons_do_not_matter_and_case_does() -> None:
+    """Strings match after trimming blanks around the colons, and only in Kraken's own case."""
+    assert look_up(" EAPI : Invalid nonce ") is look_up("EAPI:Invalid nonce") is not None
+    assert look_up("EAPI:invalid nonce") is None
+
+
+def test_the_longest_prefix_wins() -> None:
+    """A string that two rows begin is read by the longer one."""
+    row = look_up("EOrder:Unknown order action.")
+    assert row is not None
+    assert row.prefix == "EOrder:Unknown order action"
+
+
+@pytest.mark.parametrize(
+    ("string", "now", "expected"),
+    [
+        ("EService: Throttled: 1741500000", 1741499990.0, 10.0),
+        ("EService:Throttled:1741500000", 1741490000.0, 60.0),
+        ("EService:Throttled:1741500000", 1741500500.0, 1.0),
+        ("EService:Throttled:soon", 1741500500.0, 1.0),
+        ("EService:Throttled:1741500000000", 1741499990.0, 60.0),
+        ("EGeneral:Temporary lockout", 0.0, 900.0),
+        ("EGeneral:Too many requests", 0.0, 5.0),
+        ("EAuth:Too many requests", 0.0, 30.0),
+        ("EWhatever:new", 0.0, 0.0),
+    ],
+)
+def test_the_wait_follows_the_table_or_the_time_kraken_names(string: str, now: float, expected: float) -> None:
+    """A throttled answer waits until the time it names, for a minute at most; the rest as the table says."""
+    assert wait_seconds([string], now) == expected
+
+
+def test_the_longest_wait_of_several_counts() -> None:
+    """With several strings the longest wait is taken, and with none there is no wait."""
+    assert wait_seconds(["EGeneral:Too many requests", "EAuth:Too many requests"], 0.0) == 30.0
+    assert wait_seconds([], 0.0) == 0.0
+
+
+def test_only_an_invalid_nonce_asks_for_a_fresh_nonce() -> None:
+    """A fresh nonce at once is the answer to a refused nonce and to nothing else."""
+    assert [row.prefix for row in ERROR_TABLE if row.repeat is Repeat.FRESH_NONCE] == ["EAPI:Invalid nonce"]
