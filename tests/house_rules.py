@@ -25,7 +25,7 @@ class Source:
     @cached_property
     def tree(self) -> ast.Module:
         """The text, parsed."""
-        return ast.parse(self.text)
+        return ast.parse(self.text, filename=self.name)
 
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 
 import pytest
@@ -27,9 +28,9 @@ TEST_RULES: list[Rule] = [house_rules.module_length, house_rules.test_docstrings
 TREE_RULES = [tree_rules.cycles, tree_rules.arrows, tree_rules.dead_modules]
 
 
-def read(*folders: str) -> list[Source]:
-    """Return the modules of the folders, and `main.py`."""
-    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+def read(folder: str) -> list[Source]:
+    """Return the modules of a folder."""
+    paths = sorted((ROOT / folder).rglob("*.py"))
     return [
         Source(
             ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path.read_text("utf-8")
@@ -38,6 +39,7 @@ def read(*folders: str) -> list[Source]:
     ]
 
 
+@functools.cache
 def program() -> list[Source]:
     """Return the modules of the program."""
     return [*read("bot"), Source("main", (ROOT / "main.py").read_text("utf-8"))]
