@@ -29,6 +29,9 @@ ARROWS: dict[str, frozenset[str]] = {
     "broker_manager": LEAVES | {"broker_verbs", "order_desk", "key_guard", "kraken", "nonce", "settling", "config"},
     "trading": LEAVES | {"strategies", "position", "risk", "settling", "timeframes"},
     "trader": LEAVES | {"broker_manager", "trading", "strategies", "position", "risk", "settling", "timeframes"},
+    "instance": LEAVES,
+    "runner": LEAVES
+    | {"trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "simulator": frozenset({"clock"}),
 }
 TOP_LEVEL = frozenset(
