@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 
 from bot.models import Pair, Side, SystemStatus, WantedOrder
 
@@ -93,7 +93,8 @@ def exit_parts(order: WantedOrder, state: RiskState, limits: RiskLimits) -> list
     """
     quantity = min(order.quantity, state.held_quantity)
     largest = limits.largest_order_value * _EXIT_PART
-    count = max(1, int(-(-quantity * state.price // largest))) if largest > 0 else 1
+    parts = (quantity * state.price / largest).to_integral_value(rounding=ROUND_CEILING) if largest > 0 else 1
+    count = max(1, int(parts))
     lot = Decimal(1).scaleb(-state.pair.lot_decimals)
     part = (quantity / count).quantize(lot, rounding=ROUND_DOWN)
     return [replace(order, quantity=one) for one in [part] * (count - 1) + [quantity - part * (count - 1)]]

@@ -1,0 +1,288 @@
+"""A small broker in memory and clocks that never wait, for tests of the trader."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+from bot.clock import MarketClock
+from bot.errors import OrderUnknownError
+from bot.models import ZERO, Balance, Candle, Order, OrderStatus, Pair, PlacedOrder, Side, SystemStatus, WantedOrder
+from bot.settling import Settled, UnknownOrder
+from bot.strategies.base import MarketView
+from bot.timeframes import seconds_of
+
+BOT_ID = "bot01"
+
+
+def make_pair(symbol: str = "BTC/USD") -> Pair:
+    """Return a pair with a tick of 0.1, eight decimals of volume, and minima of 0.01 coins and 0.5 in money."""
+    base, quote = symbol.split("/")
+    return Pair(
+        symbol=symbol,
+        pair_id=base + quote,
+        altname=base + quote,
+        wsname=symbol,
+        base=base,
+        quote=quote,
+        base_id=base,
+        quote_id=quote,
+        price_decimals=1,
+        lot_decimals=8,
+        cost_decimals=5,
+        tick_size=Decimal("0.1"),
+        order_minimum=Decimal("0.01"),
+        cost_minimum=Decimal("0.5"),
+        status="online",
+    )
+
+
+def make_candles(closes: list[int], timeframe_seconds: int = 60, start_seconds: int = 0) -> list[Candle]:
+    """Return candles that open at the close before and have no wicks."""
+    opens = [*closes[:1], *closes]
+    return [
+        Candle(
+            start_seconds + at * timeframe_seconds,
+            Decimal(opens[at]),
+            Decimal(max(opens[at], close)),
+            Decimal(min(opens[at], close)),
+            Decimal(close),
+            Decimal(1),
+        )
+        for at, close in enumerate(closes)
+    ]
+
+
+def make_order(txid: str, side: Side, executed: str = "0", cost: str = "0", fee: str = "0", **fields: object) -> Order:
+    """Return a closed BTC/USD row of this bot; `fields` override."""
+    order = Order(
+        txid=txid,
+        cl_ord_id=BOT_ID + txid,
+        symbol="BTC/USD",
+        side=side,
+        kind="limit",
+        status=OrderStatus.CLOSED,
+        price=ZERO,
+        volume=Decimal(executed),
+        executed=Decimal(executed),
+        cost=Decimal(cost),
+        fee=Decimal(fee),
+        average_price=Decimal(cost) / Decimal(executed) if Decimal(executed) else ZERO,
+        opened_seconds=0.0,
+        closed_seconds=0.0,
+        expires_seconds=0.0,
+        reason="",
+    )
+    return replace(order, **fields)  # type: ignore[arg-type]  # the test names the fields
+
+
+class SteppedClock(MarketClock):
+    """A market at current prices whose waits take no time."""
+
+    def __init__(self, start_seconds: float) -> None:
+        super().__init__()
+        self.time_seconds = start_seconds
+
+    def now(self) -> float:
+        """Return the time that was set."""
+        return self.time_seconds
+
+    def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
+        """Be there."""
+        self.time_seconds = max(self.time_seconds, when_seconds)
+        return stop.is_set()
+
+
+class PatientEvent(threading.Event):
+    """An event whose waits take no time and are written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits_seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Note the time-out and return at once."""
+        self.waits_seconds.append(timeout or 0.0)
+        return self.is_set()
+
+
+class Script:
+    """A strategy that wants what the test says for each candle, given the view."""
+
+    name = "script"
+
+    def __init__(self, wanted: dict[int, Callable[[MarketView], list[WantedOrder]]]) -> None:
+        self._wanted = wanted
+
+    def decide(self, market: MarketView) -> list[WantedOrder]:
+        """Return what is wanted at the last candle."""
+        wanted = self._wanted.get(market.candles[-1].time_seconds)
+        return wanted(market) if wanted else []
+
+
+def buy(quantity: str) -> Callable[[MarketView], list[WantedOrder]]:
+    """Want an entry at the last close, while nothing is held and no entry rests."""
+
+    def decide(market: MarketView) -> list[WantedOrder]:
+        if market.position_quantity or market.has_open_entry:
+            return []
+        last, symbol = market.candles[-1], market.pair.symbol
+        return [WantedOrder(symbol, Side.BUY, Decimal(quantity), last.close, "entry", last.time_seconds, "the test")]
+
+    return decide
+
+
+def sell_all(market: MarketView) -> list[WantedOrder]:
+    """Want an exit from what is held."""
+    if not market.position_quantity:
+        return []
+    seconds, symbol = market.candles[-1].time_seconds, market.pair.symbol
+    return [WantedOrder(symbol, Side.SELL, market.position_quantity, None, "exit", seconds, "the test")]
+
+
+class FakeBroker:
+    """The broker's verbs over a list of candles: a market order fills at the last close, a limit order when
+    `fills_limits` says so. `fail` makes the next call of a verb raise; `calls` has every request there would be.
+    """
+
+    def __init__(self, clock: MarketClock, candles: dict[str, list[Candle]], usd: str = "1000") -> None:
+        self._clock = clock
+        self._candles = candles
+        self.totals = {"USD": Decimal(usd)}
+        self.held: dict[str, Decimal] = {}
+        self.rows: dict[str, Order] = {}
+        self.fills_limits = True
+        self.fee_rate = ZERO
+        self.unknown: list[UnknownOrder] = []
+        self.fates: list[Settled] = []
+        self.refused_nonces = 0
+        self.calls: list[str] = []
+        self.sent_ids: list[str] = []
+        self.expire_seconds: list[int | None] = []
+        self._failures: dict[str, list[BaseException]] = {}
+
+    def fail(self, verb: str, *errors: BaseException) -> None:
+        """Let the next calls of a verb raise these, one a call."""
+        self._failures.setdefault(verb, []).extend(errors)
+
+    def placed(self) -> list[tuple[str, str, str]]:
+        """Return side, volume and limit of every order that was accepted, in order."""
+        return [(row.side.value, f"{row.volume:f}", f"{row.price:f}") for row in self.rows.values()]
+
+    def _call(self, verb: str) -> None:
+        self.calls.append(verb)
+        if self._failures.get(verb):
+            raise self._failures[verb].pop(0)
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def pair(self, symbol: str) -> Pair:
+        return make_pair(symbol)
+
+    def system_status(self) -> SystemStatus:
+        self._call("system_status")
+        return SystemStatus("online", self.now())
+
+    def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
+        self._call("get_candles")
+        return self._closed(symbol, seconds_of(timeframe))[-count:]
+
+    def _closed(self, symbol: str, timeframe_seconds: int = 60) -> list[Candle]:
+        return [one for one in self._candles[symbol] if one.time_seconds + timeframe_seconds <= self.now()]
+
+    def get_current_price(self, symbol: str) -> Decimal:
+        self._call("get_current_price")
+        return self._closed(symbol)[-1].close
+
+    def get_account_balance(self) -> dict[str, Balance]:
+        self._call("get_account_balance")
+        return {name: Balance(name, total, self.held.get(name, ZERO)) for name, total in self.totals.items()}
+
+    def get_open_orders(self) -> list[Order]:
+        self._call("get_open_orders")
+        return [row for row in self.rows.values() if row.status is OrderStatus.OPEN]
+
+    def get_closed_orders(self, since_seconds: float = 0) -> list[Order]:
+        self._call("get_closed_orders")
+        rows = [row for row in self.rows.values() if row.status is not OrderStatus.OPEN]
+        return [row for row in reversed(rows) if row.closed_seconds >= since_seconds]
+
+    def owns(self, order: Order) -> bool:
+        return order.cl_ord_id.startswith(BOT_ID)
+
+    def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
+        return f"{BOT_ID}|{symbol}|{strategy}|{candle_seconds}|{kind}|{attempt}"
+
+    def place_limit_order(
+        self,
+        symbol: str,
+        side: Side,
+        quantity: Decimal,
+        price: Decimal,
+        *,
+        cl_ord_id: str = "",
+        expire_seconds: int | None = None,
+    ) -> PlacedOrder:
+        self.expire_seconds.append(expire_seconds)
+        return self._place(symbol, side, quantity, price, cl_ord_id, fills=self.fills_limits)
+
+    def place_market_order(
+        self, symbol: str, side: Side, quantity: Decimal, size_type: str, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        assert size_type == "base"
+        return self._place(symbol, side, quantity, self._closed(symbol)[-1].close, cl_ord_id, fills=True)
+
+    def _place(
+        self, symbol: str, side: Side, quantity: Decimal, price: Decimal, cl_ord_id: str, *, fills: bool
+    ) -> PlacedOrder:
+        self.sent_ids.append(cl_ord_id)
+        try:
+            self._call(f"place_{side}")
+        except OrderUnknownError:
+            self.unknown.append(UnknownOrder(cl_ord_id, symbol, side, quantity, price, self.now(), self.now() + 8))
+            raise
+        txid = f"O{len(self.rows) + 1}"
+        order = make_order(txid, side, cl_ord_id=cl_ord_id, symbol=symbol, volume=quantity, price=price)
+        self.rows[txid] = replace(order, status=OrderStatus.OPEN, opened_seconds=self.now())
+        if fills:
+            self.execute(txid, quantity)
+        return PlacedOrder(txid, cl_ord_id, symbol, side, quantity, price)
+
+    def execute(self, txid: str, quantity: Decimal) -> None:
+        """Let an order fill at its price; a full fill closes it."""
+        row = self.rows[txid]
+        cost, executed = quantity * row.price, row.executed + quantity
+        done = executed == row.volume
+        self.rows[txid] = replace(
+            row,
+            executed=executed,
+            cost=row.cost + cost,
+            fee=row.fee + cost * self.fee_rate,
+            average_price=row.price,
+            status=OrderStatus.CLOSED if done else OrderStatus.OPEN,
+            closed_seconds=self.now() if done else 0.0,
+        )
+        base, quote = row.symbol.split("/")
+        sign = 1 if row.side is Side.BUY else -1
+        self.totals[base] = self.totals.get(base, ZERO) + sign * quantity
+        self.totals[quote] -= sign * cost + cost * self.fee_rate
+
+    def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
+        assert symbol == self.rows[txid].symbol
+        self._call("cancel_order")
+        was_open = self.rows[txid].status is OrderStatus.OPEN
+        if was_open:
+            self.rows[txid] = replace(self.rows[txid], status=OrderStatus.CANCELED, closed_seconds=self.now())
+        return was_open
+
+    def unknown_orders(self) -> list[UnknownOrder]:
+        return list(self.unknown)
+
+    def settle_unknown(self) -> list[Settled]:
+        self._call("settle_unknown")
+        fates, self.fates = self.fates, []
+        self.unknown = [one for one in self.unknown if one not in [fate.unknown for fate in fates]]
+        return fates
