@@ -1,0 +1,203 @@
+"""One account: what it owns, what is held for its open orders, its orders and trades.
+
+Money moves in one place, `book`, and always in whole units of the asset, so that start + trades = balances to the
+last decimal. `audit` proves it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from bisect import insort
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from bot.simulator.fees import FEE_WINDOW_SECONDS
+
+ZERO = Decimal(0)
+
+
+@dataclass(slots=True)
+class Order:
+    """An order as the exchange keeps it. `price` is the limit or trigger price, zero for market orders.
+
+    Times are Unix seconds; `expires` and `closed` are zero when there is none. `held` is the amount of `spends` (the
+    quote of a buy, the base of a sell) that is tied up.
+    """
+
+    txid: str
+    pair_id: str
+    side: str
+    kind: str
+    price: Decimal
+    volume: Decimal
+    flags: tuple[str, ...]
+    time_in_force: str
+    spends: str
+    opened: float
+    expires: float = 0.0
+    userref: int | None = None
+    cl_ord_id: str = ""
+    status: str = "pending"
+    executed: Decimal = ZERO
+    cost: Decimal = ZERO
+    fee: Decimal = ZERO
+    held: Decimal = ZERO
+    closed: float = 0.0
+    reason: str = ""
+    misc: str = ""
+
+    @property
+    def remaining(self) -> Decimal:
+        """Base volume not yet filled."""
+        return self.volume - self.executed
+
+    @property
+    def is_buy(self) -> bool:
+        """Whether the order buys the base asset."""
+        return self.side == "buy"
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One fill. `base_change` and `quote_change` are what it did to the two balances, fee included."""
+
+    trade_id: str
+    number: int
+    order_txid: str
+    pair_id: str
+    side: str
+    kind: str
+    time: float
+    price: Decimal
+    volume: Decimal
+    cost: Decimal
+    fee: Decimal
+    maker: bool
+    base_asset: str
+    quote_asset: str
+    base_change: Decimal
+    quote_change: Decimal
+
+
+class Account:
+    """The state of one account. Not thread-safe: the exchange's lock is around it."""
+
+    def __init__(self, start: Mapping[str, Decimal], salt: str, issued_ids: int = 0) -> None:
+        self.start = dict(start)
+        self.salt = salt
+        self.issued_ids = issued_ids
+        self.balances = dict(start)
+        self.held: dict[str, Decimal] = {}
+        self.orders: dict[str, Order] = {}
+        self.open_orders: dict[str, Order] = {}
+        self.closed_orders: list[Order] = []
+        self.trades: list[Trade] = []
+        self.order_trades: dict[str, list[str]] = {}
+        self.changed_orders: dict[str, Order] = {}
+        self.new_trades: list[Trade] = []
+        self._recent: deque[Trade] = deque()
+        self._recent_cost = ZERO
+
+    def restore(self, orders: Iterable[Order], trades: Iterable[Trade]) -> None:
+        """Take over the orders and trades of a kept account."""
+        for trade in trades:
+            self.book(trade)
+        for order in orders:
+            self.orders[order.txid] = order
+            if order.status == "open":
+                self.open_orders[order.txid] = order
+                self.held[order.spends] = self.held.get(order.spends, ZERO) + order.held
+            else:
+                insort(self.closed_orders, order, key=lambda kept: kept.closed)
+        self.forget_changes()
+
+    def forget_changes(self) -> None:
+        """Begin a new list of changes; the last one has been kept."""
+        self.changed_orders.clear()
+        self.new_trades.clear()
+
+    def new_id(self, prefix: str) -> str:
+        """Return an id in Kraken's shape (OQ7TEX-3F5KA-9ZPLMN), never issued before by this account."""
+        self.issued_ids += 1
+        digest = hashlib.blake2b(f"{self.salt}:{self.issued_ids}".encode(), digest_size=10).digest()
+        text = base64.b32encode(digest).decode()
+        return f"{prefix}{text[:5]}-{text[5:10]}-{text[10:16]}"
+
+    def free(self, asset: str) -> Decimal:
+        """Return what a new order may use."""
+        return self.balances.get(asset, ZERO) - self.held.get(asset, ZERO)
+
+    def open(self, order: Order, held: Decimal) -> None:
+        """Let an order rest, with so much held for it."""
+        order.status = "open"
+        self.orders[order.txid] = order
+        self.open_orders[order.txid] = order
+        self.hold(order, held)
+
+    def hold(self, order: Order, held: Decimal) -> None:
+        """Change what is held for an order."""
+        self.held[order.spends] = self.held.get(order.spends, ZERO) - order.held + held
+        order.held = held
+        self.changed_orders[order.txid] = order
+
+    def close(self, order: Order, status: str, reason: str, now: float) -> None:
+        """End an order for good and let go of what was held for it."""
+        self.hold(order, ZERO)
+        order.status, order.reason, order.closed = status, reason, now
+        self.open_orders.pop(order.txid, None)
+        self.orders[order.txid] = order
+        insort(self.closed_orders, order, key=lambda kept: kept.closed)
+
+    def fill(self, order: Order, trade: Trade) -> None:
+        """Book a trade of an order."""
+        order.executed += trade.volume
+        order.cost += trade.cost
+        order.fee += trade.fee
+        self.changed_orders[order.txid] = order
+        self.new_trades.append(trade)
+        self.book(trade)
+
+    def book(self, trade: Trade) -> None:
+        """Move the money of a trade."""
+        for asset, change in ((trade.base_asset, trade.base_change), (trade.quote_asset, trade.quote_change)):
+            self.balances[asset] = self.balances.get(asset, ZERO) + change
+        self.trades.append(trade)
+        self.order_trades.setdefault(trade.order_txid, []).append(trade.trade_id)
+        self._recent.append(trade)
+        self._recent_cost += trade.cost
+
+    def volume_30_days(self, now: float) -> Decimal:
+        """Return the traded value of the last 30 days, in quote units (every quote counts as dollars here)."""
+        while self._recent and self._recent[0].time <= now - FEE_WINDOW_SECONDS:
+            self._recent_cost -= self._recent.popleft().cost
+        return self._recent_cost
+
+    def audit(self) -> list[str]:
+        """Return what does not add up, as sentences; an empty list is a clean account."""
+        expected = dict(self.start)
+        executed: dict[str, Decimal] = {}
+        for trade in self.trades:
+            expected[trade.base_asset] = expected.get(trade.base_asset, ZERO) + trade.base_change
+            expected[trade.quote_asset] = expected.get(trade.quote_asset, ZERO) + trade.quote_change
+            executed[trade.order_txid] = executed.get(trade.order_txid, ZERO) + trade.volume
+        held: dict[str, Decimal] = {}
+        for order in self.open_orders.values():
+            held[order.spends] = held.get(order.spends, ZERO) + order.held
+        problems = [
+            f"{asset}: the trades give {expected.get(asset, ZERO)}, the balance is {amount}"
+            for asset, amount in self.balances.items()
+            if amount != expected.get(asset, ZERO)
+        ]
+        problems += [
+            f"{a}: {h} is held, the orders hold {held.get(a)}" for a, h in self.held.items() if h != held.get(a, 0)
+        ]
+        problems += [f"{asset}: less than nothing is free" for asset in self.balances if self.free(asset) < 0]
+        problems += [
+            f"{order.txid}: executed {order.executed}, its trades give {executed.get(order.txid, ZERO)}"
+            for order in self.orders.values()
+            if order.executed != executed.get(order.txid, ZERO) or order.executed > order.volume
+        ]
+        return problems

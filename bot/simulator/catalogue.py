@@ -1,0 +1,133 @@
+"""The assets and pairs that are traded, with Kraken's names, precision and minima."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from bot.simulator.errors import SimulatorError
+
+
+@dataclass(frozen=True, slots=True)
+class AssetRules:
+    """One row of Assets. Amounts of the asset have at most `decimals` decimals."""
+
+    asset_id: str
+    altname: str
+    decimals: int
+    display_decimals: int
+
+    @property
+    def unit(self) -> Decimal:
+        """The smallest amount of the asset."""
+        return Decimal(1).scaleb(-self.decimals)
+
+
+@dataclass(frozen=True, slots=True)
+class PairRules:
+    """One row of AssetPairs. `symbol` is the everyday name, such as BTC/USD."""
+
+    symbol: str
+    pair_id: str
+    altname: str
+    wsname: str
+    base: AssetRules
+    quote: AssetRules
+    price_decimals: int
+    tick_size: Decimal
+    order_minimum: Decimal
+    cost_minimum: Decimal
+    lot_decimals: int = 8
+    cost_decimals: int = 5
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name that a request may use for the pair (Kraken: AddOrder page and its SDK)."""
+        return frozenset({self.symbol, self.pair_id, self.altname, self.wsname})
+
+
+def _pair(symbol: str, names: tuple[str, str, str], assets: tuple[str, str], decimals: int, minimum: str) -> PairRules:
+    pair_id, altname, wsname = names
+    base, quote = ASSETS[assets[0]], ASSETS[assets[1]]
+    tick = Decimal(1).scaleb(-decimals)
+    return PairRules(symbol, pair_id, altname, wsname, base, quote, decimals, tick, Decimal(minimum), Decimal("0.5"))
+
+
+ASSETS = {
+    asset.asset_id: asset
+    for asset in (
+        AssetRules("XXBT", "XBT", 10, 5),
+        AssetRules("XETH", "ETH", 10, 5),
+        AssetRules("SOL", "SOL", 10, 5),
+        AssetRules("USDT", "USDT", 8, 4),
+        AssetRules("ZUSD", "USD", 4, 2),
+        AssetRules("ZEUR", "EUR", 4, 2),
+    )
+}
+
+KNOWN_PAIRS = {
+    pair.symbol: pair
+    for pair in (
+        _pair("BTC/USD", ("XXBTZUSD", "XBTUSD", "XBT/USD"), ("XXBT", "ZUSD"), 1, "0.00005"),
+        _pair("ETH/USD", ("XETHZUSD", "ETHUSD", "ETH/USD"), ("XETH", "ZUSD"), 2, "0.001"),
+        _pair("SOL/USD", ("SOLUSD", "SOLUSD", "SOL/USD"), ("SOL", "ZUSD"), 2, "0.02"),
+        _pair("BTC/EUR", ("XXBTZEUR", "XBTEUR", "XBT/EUR"), ("XXBT", "ZEUR"), 1, "0.00005"),
+        _pair("BTC/USDT", ("XBTUSDT", "XBTUSDT", "XBT/USDT"), ("XXBT", "USDT"), 1, "0.00005"),
+    )
+}
+
+
+class Catalogue:
+    """The pairs of one exchange, found by any of their names."""
+
+    def __init__(self, pairs: Iterable[PairRules]) -> None:
+        self.pairs = tuple(pairs)
+        self._by_name = {name: pair for pair in self.pairs for name in pair.names}
+        self.assets = {asset.asset_id: asset for pair in self.pairs for asset in (pair.base, pair.quote)}
+
+    def find(self, name: str) -> PairRules | None:
+        """Return the pair of that name, or None."""
+        return self._by_name.get(name)
+
+    def get(self, pair_id: str) -> PairRules:
+        """Return the pair of an order that the exchange itself made."""
+        return self._by_name[pair_id]
+
+    def find_asset(self, name: str) -> AssetRules | None:
+        """Return the asset by its id or its altname, or None."""
+        return next((a for a in self.assets.values() if name in (a.asset_id, a.altname)), None)
+
+
+def known_pairs(symbols: Iterable[str]) -> Catalogue:
+    """Return the catalogue of pairs whose rules are built in. Raises SimulatorError for another symbol."""
+    wanted = list(dict.fromkeys(symbols))
+    unknown = [symbol for symbol in wanted if symbol not in KNOWN_PAIRS]
+    if unknown or not wanted:
+        raise SimulatorError(
+            f"The simulator does not know {', '.join(unknown) or 'no pair at all'}; it has {', '.join(KNOWN_PAIRS)}."
+        )
+    return Catalogue(KNOWN_PAIRS[symbol] for symbol in wanted)
+
+
+def pairs_from_kraken(symbols: Iterable[str], pair_rows: Mapping[str, Any], asset_rows: Mapping[str, Any]) -> Catalogue:
+    """Build the catalogue from the results of Kraken's own AssetPairs and Assets."""
+    assets = {
+        asset_id: AssetRules(asset_id, row["altname"], row["decimals"], row["display_decimals"])
+        for asset_id, row in asset_rows.items()
+    }
+    everyday = {"XBT": "BTC", "XDG": "DOGE"}
+    pairs: dict[str, PairRules] = {}
+    for pair_id, row in pair_rows.items():
+        base, quote = assets[row["base"]], assets[row["quote"]]
+        symbol = "/".join(everyday.get(asset.altname, asset.altname) for asset in (base, quote))
+        pairs[symbol] = PairRules(
+            symbol, pair_id, row["altname"], row.get("wsname", symbol), base, quote, row["pair_decimals"],
+            Decimal(row.get("tick_size", Decimal(1).scaleb(-row["pair_decimals"]))),
+            Decimal(row["ordermin"]), Decimal(row.get("costmin", "0")), row["lot_decimals"], row["cost_decimals"],
+        )  # fmt: skip
+    missing = [symbol for symbol in symbols if symbol not in pairs]
+    if missing:
+        raise SimulatorError(f"Kraken does not list {', '.join(missing)}.")
+    return Catalogue(pairs[symbol] for symbol in symbols)

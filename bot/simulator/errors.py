@@ -1,0 +1,23 @@
+"""What the simulator raises."""
+
+from __future__ import annotations
+
+
+class SimulatorError(Exception):
+    """The simulator cannot do what it was asked to do; the sentence says what to change."""
+
+
+class StateFileError(SimulatorError):
+    """The file of a paper account is damaged, in use, or belongs to another price world."""
+
+
+class PriceFileError(SimulatorError):
+    """A file of recorded prices cannot be read; the sentence names the line."""
+
+
+class Refusal(Exception):  # noqa: N818 - an answer of the exchange, not a fault of the program
+    """Kraken's answer to a request that it refuses; `string` is what stands in the error array."""
+
+    def __init__(self, string: str) -> None:
+        super().__init__(string)
+        self.string = string

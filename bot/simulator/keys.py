@@ -1,0 +1,151 @@
+"""API keys: signature, nonce floor, nonce window, permissions, lockout.
+
+Order of checks (Kraken publishes none; each step is refused before the next is looked at): key known, not locked
+out, signature, nonce, permission. A bad signature never moves the floor; a good one with a fresh nonce always does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from bot.simulator.errors import Refusal, SimulatorError
+
+U64_MAX = 2**64 - 1
+LOCKOUT_SECONDS = 900.0
+LOCKOUT_WINDOW_SECONDS = 60.0
+ALL_TRADING = ("query-funds", "query-open-trades", "query-closed-trades", "modify-trades", "close-trades")
+
+
+def sign(secret: str, path: str, nonce: str, payload: str) -> str:
+    """Return API-Sign as Kraken's authentication guide defines it."""
+    inner = hashlib.sha256((nonce + payload).encode()).digest()
+    return base64.b64encode(hmac.digest(base64.b64decode(secret), path.encode() + inner, "sha512")).decode()
+
+
+@dataclass(slots=True)
+class ApiKey:
+    """One key pair. `floor` is the highest nonce accepted, for ever; `created` is market time."""
+
+    key: str
+    secret: str
+    name: str
+    permissions: tuple[str, ...]
+    nonce_window: int
+    floor: int
+    created: float
+    used: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a private request brings to prove itself."""
+
+    key: str
+    signature: str
+    path: str
+    nonce: str
+    payload: str
+
+
+class KeyRing:
+    """All keys of the account. Not thread-safe: the exchange's lock is around it.
+
+    `lockout_after` bad keys, signatures or nonces within 60 s lock everyone out for 15 minutes, extended by further
+    calls (0: never). `window_repeats`: whether the same nonce may come twice inside a nonce window.
+    """
+
+    def __init__(self, lockout_after: int = 0, window_repeats: bool = False) -> None:
+        self.keys: dict[str, ApiKey] = {}
+        self.changed: dict[str, ApiKey] = {}
+        self.refused_nonces: Counter[str] = Counter()
+        self._lockout_after = lockout_after
+        self._window_repeats = window_repeats
+        self._bad: deque[float] = deque()
+        self._locked_until = 0.0
+        self._seen: dict[str, set[int]] = {}
+
+    def add(self, key: ApiKey) -> None:
+        """Take a key in. Raises SimulatorError when its secret is not Base64."""
+        try:
+            base64.b64decode(key.secret, validate=True)
+        except binascii.Error:
+            raise SimulatorError("The secret of an API key must be Base64.") from None
+        self.keys[key.key] = key
+        self.changed[key.key] = key
+
+    def raise_floor(self, key: str, nonce: int) -> None:
+        """Do what another sender on the key does: have a higher nonce accepted."""
+        self._accept(self.keys[key], nonce)
+
+    def authenticate(self, credentials: Credentials, now: float) -> ApiKey:
+        """Return the key of a request and move its floor. Raises Refusal."""
+        key = self.keys.get(credentials.key)
+        if key is None:
+            self._count_bad(now)
+            raise Refusal("EAPI:Invalid key")
+        self._check_lockout(now)
+        expected = sign(key.secret, credentials.path, credentials.nonce, credentials.payload)
+        if not hmac.compare_digest(expected.encode(), credentials.signature.encode()):
+            self._count_bad(now)
+            raise Refusal("EAPI:Invalid signature")
+        nonce = _as_number(credentials.nonce)
+        if nonce is None or not self._is_fresh(key, nonce):
+            self._count_bad(now)
+            self.refused_nonces[key.key] += 1
+            raise Refusal("EAPI:Invalid nonce")
+        self._accept(key, nonce)
+        key.used = now
+        return key
+
+    def _is_fresh(self, key: ApiKey, nonce: int) -> bool:
+        if nonce > key.floor:
+            return True
+        if nonce < key.floor - key.nonce_window or not key.nonce_window:
+            return False
+        return self._window_repeats or nonce not in self._seen.get(key.key, ())
+
+    def _accept(self, key: ApiKey, nonce: int) -> None:
+        key.floor = max(key.floor, nonce)
+        self.changed[key.key] = key
+        if key.nonce_window:
+            seen = self._seen.setdefault(key.key, set())
+            seen.add(nonce)
+            if len(seen) > 10_000:
+                seen.difference_update([old for old in seen if old < key.floor - key.nonce_window])
+
+    def _check_lockout(self, now: float) -> None:
+        if now < self._locked_until:
+            self._locked_until = now + LOCKOUT_SECONDS
+            raise Refusal("EGeneral:Temporary lockout")
+
+    def _count_bad(self, now: float) -> None:
+        self._check_lockout(now)
+        if not self._lockout_after:
+            return
+        self._bad.append(now)
+        while self._bad and self._bad[0] < now - LOCKOUT_WINDOW_SECONDS:
+            self._bad.popleft()
+        if len(self._bad) >= self._lockout_after:
+            self._bad.clear()
+            self._locked_until = now + LOCKOUT_SECONDS
+
+
+def new_key(
+    now: float, name: str, permissions: tuple[str, ...] = ALL_TRADING, nonce_window: int = 0, floor: int = 0
+) -> ApiKey:
+    """Make a key pair in the shape of Kraken's."""
+    key = base64.b64encode(secrets.token_bytes(42)).decode()
+    secret = base64.b64encode(secrets.token_bytes(64)).decode()
+    return ApiKey(key, secret, name, permissions, nonce_window, floor, now)
+
+
+def _as_number(nonce: str) -> int | None:
+    if not (nonce.isascii() and nonce.isdigit()) or len(nonce) > 20 or int(nonce) > U64_MAX:
+        return None
+    return int(nonce)

@@ -1,0 +1,102 @@
+"""Kraken's rate counters: one for REST by key, one for the engine by pair, and the limit of open orders.
+
+Numbers from Kraken's pages on REST limits and matching-engine limits. The counters decay continuously here; Kraken's
+REST counter does so "every couple of seconds".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.simulator.errors import Refusal, SimulatorError
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What one verification level may do. A maximum of None is no limit."""
+
+    rest_maximum: int | None
+    rest_decay: float
+    engine_maximum: int | None
+    engine_decay: float
+    open_orders: int | None
+
+
+TIERS = {
+    "starter": Tier(15, 0.33, 60, 1.0, 60),
+    "intermediate": Tier(20, 0.5, 125, 2.34, 80),
+    "pro": Tier(20, 1.0, 180, 3.75, 225),
+    "unlimited": Tier(None, 1.0, None, 1.0, None),
+}
+
+REST_COSTS = {"TradesHistory": 2, "AddOrder": 0, "CancelOrder": 0}
+CANCEL_PENALTIES = ((5, 8), (10, 6), (15, 5), (45, 4), (90, 2), (300, 1))
+
+
+def tier_named(name: str) -> Tier:
+    """Return the tier. Raises SimulatorError for another name."""
+    if name not in TIERS:
+        raise SimulatorError(f"There is no tier {name}; there are {', '.join(TIERS)}.")
+    return TIERS[name]
+
+
+def cancel_penalty(age_seconds: float) -> int:
+    """Return what cancelling an order of that age adds to the pair's engine counter."""
+    return next((points for limit, points in CANCEL_PENALTIES if age_seconds < limit), 0)
+
+
+class DecayingCounter:
+    """A counter that falls by `decay` a second of market time, never below zero."""
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+        self._points = 0.0
+        self._at: float | None = None
+
+    def points(self, now: float) -> float:
+        """Return what is left of everything added so far."""
+        if self._at is not None and now > self._at:
+            self._points = max(0.0, self._points - (now - self._at) * self._decay)
+        self._at = now if self._at is None else max(now, self._at)
+        return self._points
+
+    def add(self, points: int, now: float) -> None:
+        """Add points."""
+        self._points = self.points(now) + points
+
+
+class Limits:
+    """All counters of the one account. Not thread-safe: the exchange's lock is around it."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+        self._rest: dict[str, DecayingCounter] = {}
+        self._engine: dict[str, DecayingCounter] = {}
+
+    def spend_rest(self, key: str, method: str, now: float) -> None:
+        """Count one REST call of a key. Raises Refusal when its counter is over the maximum."""
+        counter = self._rest.setdefault(key, DecayingCounter(self.tier.rest_decay))
+        cost = REST_COSTS.get(method, 1)
+        if cost and self.tier.rest_maximum is not None and counter.points(now) + cost > self.tier.rest_maximum:
+            raise Refusal("EAPI:Rate limit exceeded")
+        counter.add(cost, now)
+
+    def spend_engine(self, pair_id: str, points: int, now: float) -> None:
+        """Count one transaction on a pair. Raises Refusal when its counter is over the threshold."""
+        counter = self.engine(pair_id)
+        if points and self.tier.engine_maximum is not None and counter.points(now) + points > self.tier.engine_maximum:
+            raise Refusal("EOrder:Rate limit exceeded")
+        counter.add(points, now)
+
+    def charge_engine(self, pair_id: str, points: int, now: float) -> None:
+        """Count without refusing: bulk cancels go through (Kraken: matching-engine limits page)."""
+        self.engine(pair_id).add(points, now)
+
+    def engine(self, pair_id: str) -> DecayingCounter:
+        """Return the engine counter of a pair."""
+        return self._engine.setdefault(pair_id, DecayingCounter(self.tier.engine_decay))
+
+    def check_open_orders(self, open_on_pair: int) -> None:
+        """Raise Refusal when the pair has as many open orders as the tier allows."""
+        if self.tier.open_orders is not None and open_on_pair >= self.tier.open_orders:
+            raise Refusal("EOrder:Orders limit exceeded")

@@ -1,0 +1,207 @@
+"""AddOrder's arguments: checked in Kraken's order and refused in Kraken's words.
+
+Every string here is from Kraken's AddOrder and error pages or was seen live by others, except those for arguments
+this simulator does not offer, which get Kraken's general `EGeneral:Invalid arguments:<name>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from bot.simulator.catalogue import Catalogue, PairRules
+from bot.simulator.errors import Refusal
+
+Params = Mapping[str, str]
+
+KINDS = ("market", "limit", "stop-loss", "take-profit")
+TIMES_IN_FORCE = ("GTC", "IOC", "GTD", "FOK")
+FLAGS = ("post", "fcib", "fciq", "viqc", "nompp")
+MONTH_SECONDS = 31 * 86400
+DEADLINE_SECONDS = 60
+_PLAIN_NUMBER = re.compile(r"\d{1,20}(\.\d{1,20})?", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_ABSENT = ("leverage", "reduce_only", "displayvol", "price2", "starttm", "asset_class")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """A well-formed AddOrder. `price` is zero for market orders, `expires` zero without an end."""
+
+    pair: PairRules
+    side: str
+    kind: str
+    volume: Decimal
+    price: Decimal
+    flags: tuple[str, ...]
+    time_in_force: str
+    expires: float
+    userref: int | None
+    cl_ord_id: str
+    validate: bool
+
+    @property
+    def in_quote(self) -> bool:
+        """Whether `volume` is in the quote currency (viqc)."""
+        return "viqc" in self.flags
+
+
+def invalid(argument: str) -> Refusal:
+    """Return Kraken's general refusal of one argument."""
+    return Refusal(f"EGeneral:Invalid arguments:{argument}")
+
+
+def truth(text: str) -> bool:
+    """Read a boolean parameter."""
+    return text.lower() in ("true", "1")
+
+
+def find_pair(catalogue: Catalogue, name: str) -> PairRules:
+    """Return the pair of a request. Raises Refusal."""
+    if not name:
+        raise invalid("pair")
+    pair = catalogue.find(name)
+    if pair is None:
+        raise Refusal("EQuery:Unknown asset pair")
+    return pair
+
+
+def read_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
+    """Return the order that the arguments describe. Raises Refusal for the first one that is wrong."""
+    side, kind = params.get("type", ""), params.get("ordertype", "")
+    if side not in ("buy", "sell"):
+        raise invalid("type")
+    if kind not in KINDS:
+        raise invalid("ordertype")
+    _refuse_unsupported(params)
+    flags = _read_flags(params, side, kind)
+    volume = _read_volume(pair, params, "viqc" in flags)
+    price = _read_price(pair, params) if kind != "market" else Decimal(0)
+    if price and price * volume < pair.cost_minimum:
+        raise Refusal("EOrder:Cost minimum not met")
+    force = _read_time_in_force(params, kind)
+    return OrderRequest(
+        pair, side, kind, volume, price, flags, force,
+        expires=_read_expiry(params, force, kind, now),
+        userref=_read_userref(params),
+        cl_ord_id=_read_client_id(params),
+        validate=truth(params.get("validate", "")),
+    )  # fmt: skip
+
+
+def check_deadline(params: Params, now: float) -> None:
+    """Raise Refusal when the order's deadline has passed or is none (Kraken: RFC3339, at most 60 s ahead)."""
+    text = params.get("deadline", "")
+    if not text:
+        return
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise invalid("deadline") from None
+    if moment.tzinfo is None or moment.timestamp() > now + DEADLINE_SECONDS + 1:
+        raise invalid("deadline")
+    if moment.timestamp() <= now:
+        raise Refusal("EService:Deadline elapsed")
+
+
+def _refuse_unsupported(params: Params) -> None:
+    for name in _ABSENT:
+        if params.get(name, "") not in ("", "0", "none", "false"):
+            raise invalid(name)
+    closing = next((name for name in params if name.startswith("close[")), "")
+    if closing:
+        raise invalid(closing)
+    if params.get("trigger", "last") == "index":
+        raise invalid("Index unavailable")
+    if params.get("trigger", "last") != "last":
+        raise invalid("trigger")
+
+
+def _read_flags(params: Params, side: str, kind: str) -> tuple[str, ...]:
+    flags = tuple(flag.strip() for flag in params.get("oflags", "").split(",") if flag.strip())
+    unknown = any(flag not in FLAGS for flag in flags)
+    if unknown or ("fcib" in flags and "fciq" in flags) or ("post" in flags and kind != "limit"):
+        raise invalid("oflags")
+    if "viqc" in flags and (kind != "market" or side != "buy"):
+        raise invalid("viqc")
+    if "fcib" in flags or "fciq" in flags:
+        return flags
+    # Kraken, AddOrder page: fee in quote is the default when buying, fee in base when selling.
+    return (*flags, "fciq" if side == "buy" else "fcib")
+
+
+def _read_volume(pair: PairRules, params: Params, in_quote: bool) -> Decimal:
+    text = params.get("volume", "")
+    if not _PLAIN_NUMBER.fullmatch(text):
+        raise invalid("volume")
+    volume = Decimal(text)
+    if volume <= 0 or _decimals(volume) > pair.lot_decimals:
+        raise invalid("volume")
+    if not in_quote and volume < pair.order_minimum:
+        raise invalid("volume minimum not met")
+    return volume
+
+
+def _read_price(pair: PairRules, params: Params) -> Decimal:
+    text = params.get("price", "")
+    if not text:
+        raise invalid("price")
+    if not _PLAIN_NUMBER.fullmatch(text) or Decimal(text) <= 0:
+        raise Refusal("EOrder:Invalid price:Invalid price argument.")
+    price = Decimal(text)
+    if _decimals(price) > pair.price_decimals:
+        limit = f"{pair.wsname} price can only be specified up to {pair.price_decimals} decimals."
+        raise Refusal(f"EOrder:Invalid price:{limit}")
+    if price % pair.tick_size:
+        raise Refusal("EOrder:Tick size check failed")
+    return price
+
+
+def _decimals(number: Decimal) -> int:
+    exponent = number.normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _read_time_in_force(params: Params, kind: str) -> str:
+    force = params.get("timeinforce", "") or "GTC"
+    if force not in TIMES_IN_FORCE or (force == "FOK" and kind != "limit"):
+        raise invalid("timeinforce")
+    return force
+
+
+def _read_expiry(params: Params, force: str, kind: str, now: float) -> float:
+    text = params.get("expiretm", "") or "0"
+    relative = text.startswith("+")
+    digits = text.removeprefix("+")
+    if not _PLAIN_NUMBER.fullmatch(digits):
+        raise invalid("expiretm")
+    seconds = float(digits)
+    if seconds == 0 and force == "GTD":
+        raise invalid("expiretm")
+    if seconds == 0 or kind == "market":
+        return 0.0
+    expires = now + seconds if relative else seconds
+    if (relative and seconds < 5) or not now < expires <= now + MONTH_SECONDS:
+        raise invalid("expiretm")
+    return expires
+
+
+def _read_userref(params: Params) -> int | None:
+    text = params.get("userref", "")
+    if not text:
+        return None
+    if not re.fullmatch(r"-?\d{1,10}", text, re.ASCII) or not -(2**31) <= int(text) < 2**31:
+        raise invalid("userref")
+    return int(text)
+
+
+def _read_client_id(params: Params) -> str:
+    text = params.get("cl_ord_id", "")
+    well_formed = (len(text) <= 18 and text.isascii() and text.isprintable()) or _UUID.fullmatch(text)
+    # Kraken: cl_ord_id and userref exclude each other; its words for that are not published.
+    if not well_formed or (text and params.get("userref", "")):
+        raise invalid("cl_ord_id")
+    return text
