@@ -30,6 +30,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "trading": LEAVES | {"strategies", "position", "risk", "settling", "timeframes"},
     "trader": LEAVES | {"broker_manager", "trading", "strategies", "position", "risk", "settling", "timeframes"},
     "instance": LEAVES,
+    "checkup": LEAVES | {"broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
     "runner": LEAVES
     | {"trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "simulator": frozenset({"clock"}),
