@@ -86,8 +86,12 @@ def _permission(prefix: str, meaning: str) -> ErrorRow:
     return ErrorRow(prefix, Category.PERMISSION, meaning)
 
 
-def _limit(prefix: str, meaning: str, wait_seconds: float, final: bool = False) -> ErrorRow:
-    return ErrorRow(prefix, Category.RATE_LIMIT, meaning, Ran.NO, Repeat.WAIT, wait_seconds, final)
+def _limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRow:
+    return ErrorRow(prefix, Category.RATE_LIMIT, meaning, Ran.NO, Repeat.WAIT, wait_seconds)
+
+
+def _engine_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRow:
+    return ErrorRow(prefix, Category.ORDER, meaning, Ran.NO, Repeat.WAIT, wait_seconds, final_for_order=True)
 
 
 def _maybe(prefix: str, meaning: str) -> ErrorRow:
@@ -140,13 +144,13 @@ _ACCOUNT_ROWS = (
     _permission("EBM:limit exceeded:CAL", "the Canadian purchase limit is reached"),
 )
 
-# Limits. The engine's own (EOrder) are final for an order; the gateway's are not.
+# Limits. The engine's own (EOrder) are final for an order and have nothing to do with the REST counter.
 _LIMIT_ROWS = (
     _limit("EAPI:Rate limit exceeded", "the key's REST counter is over its maximum", 5.0),
     _limit("EGeneral:Too many requests", "too many requests from this key or address", 5.0),
     _limit("EService:Throttled", "too many requests at the same time", 1.0),
-    _limit("EOrder:Rate limit exceeded", "the engine counter of this pair is over its threshold", 5.0, final=True),
-    _limit("EOrder:Domain rate limit exceeded", "the engine counter of the whole account is over", 30.0, final=True),
+    _engine_limit("EOrder:Rate limit exceeded", "the engine counter of this pair is over its threshold", 5.0),
+    _engine_limit("EOrder:Domain rate limit exceeded", "the engine counter of the whole account is over", 30.0),
     _order("EOrder:Orders limit exceeded", "the pair has as many open orders as it may have"),
     _order("EOrder:Scheduled orders limit exceeded", "there are too many trigger or scheduled orders"),
     _order("EOrder:Positions limit exceeded", "there are too many margin positions"),

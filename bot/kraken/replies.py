@@ -58,7 +58,7 @@ class _Row:
 
     def exact(self, value: object, what: str) -> Decimal:
         # A float has lost what was written; Kraken writes money as text.
-        if isinstance(value, bool | float) or not _NUMBER.fullmatch(str(value)):
+        if isinstance(value, float) or not _NUMBER.fullmatch(str(value)):
             raise self.unreadable(f"{what} is not an exact number")
         return Decimal(str(value))
 
@@ -70,7 +70,7 @@ class _Row:
 
     def seconds(self, field: str) -> float:
         value = self.get(field)
-        if isinstance(value, bool) or not _NUMBER.fullmatch(str(value)):
+        if not _NUMBER.fullmatch(str(value)):
             raise self.unreadable(f"{field} is not a time")
         return float(value)
 

@@ -92,7 +92,8 @@ CLASSES: list[tuple[str, type[KrakenError]]] = [
     ("EAccount:Invalid permissions:XMR trading restricted for XX.", PermissionDeniedError),
     ("EAPI:Rate limit exceeded", RateLimitError),
     ("EService: Throttled: 1741500000", RateLimitError),
-    ("EOrder:Rate limit exceeded", RateLimitError),
+    ("EOrder:Rate limit exceeded", OrderRefusedError),
+    ("EOrder:Domain rate limit exceeded", OrderRefusedError),
     ("EService:Busy", ServiceError),
     ("EGeneral:Internal error:17", ServiceError),
     ("EGeneral:Unknown method", RequestError),
@@ -187,6 +188,12 @@ def test_an_engine_refusal_is_final(string: str) -> None:
 def test_everything_else_leaves_the_order_unknown(string: str) -> None:
     """The string does not prove that the order was not placed."""
     assert not is_final_for_order([string])
+
+
+def test_the_engine_speaks_with_one_voice() -> None:
+    """Each EOrder string is a refused order, except the one that may come with a fill."""
+    others = [row.prefix for row in ERROR_TABLE if row.prefix[:7] == "EOrder:" and row.category is not Category.ORDER]
+    assert others == ["EOrder:Reduce only:Position is closed"]
 
 
 def test_one_doubt_among_several_strings_is_a_doubt() -> None:

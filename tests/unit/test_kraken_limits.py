@@ -147,13 +147,14 @@ def test_engine_points_by_age(action: Action, expected: list[int]) -> None:
 
 
 def test_the_engine_counter_adds_up_and_decays() -> None:
-    """The counter stands at what was spent less what decayed since, and never below zero."""
+    """The counter stands at what was spent less what decayed since, and does not fall below zero."""
     engine = EngineCounter(STARTER)
     engine.spend("BTC/USD", Action.ADD, NOW)
     engine.spend("BTC/USD", Action.CANCEL, NOW, age_seconds=4.0)
     assert engine.points("BTC/USD", NOW) == 9.0
     assert engine.points("BTC/USD", NOW + 4.0) == 5.0
-    assert engine.points("BTC/USD", NOW + 60.0) == 0.0
+    engine.spend("BTC/USD", Action.ADD, NOW + 60.0)
+    assert engine.points("BTC/USD", NOW + 60.0) == 1.0
 
 
 def test_pairs_do_not_share_an_engine_counter() -> None:

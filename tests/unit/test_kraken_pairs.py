@@ -142,9 +142,10 @@ def test_missing_fields_have_the_meaning_of_their_absence() -> None:
     [
         {"pair_decimals": None},
         {"pair_decimals": "1"},
+        {"pair_decimals": True},
         {"lot_decimals": -1},
         {"tick_size": "0"},
-        {"tick_size": 0.1},
+        {"tick_size": 0.5},
         {"tick_size": "1e-400"},
         {"ordermin": "many"},
         {"costmin": "NaN"},
@@ -277,6 +278,14 @@ def test_a_broken_rule_is_named_with_the_nearest_value(
 ) -> None:
     """The error names the first rule broken and the nearest value that keeps it, none of it worse for us."""
     assert broken_rule(pair, volume, price, side) == expected
+
+
+def test_long_numbers_are_rounded_exactly() -> None:
+    """A number with more digits than the default context keeps loses only what lies beyond the grid."""
+    number = Decimal("123456789012345678901234567890.123456789")
+    assert round_volume(BTC, number) == Decimal("123456789012345678901234567890.12345678")
+    assert round_price(BTC, Side.SELL, number) == Decimal("123456789012345678901234567890.2")
+    check_order(BTC, Side.SELL, round_volume(BTC, number), round_price(BTC, Side.SELL, number))
 
 
 @pytest.mark.parametrize("number", [0.01, 1, "0.01", None], ids=repr)

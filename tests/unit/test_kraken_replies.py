@@ -82,6 +82,13 @@ def test_balances_have_common_names_and_exact_values() -> None:
     assert balances["BTC"] == Balance("BTC", Decimal("0.0412000000"), Decimal(0))
 
 
+def test_two_codes_of_one_asset_add_up() -> None:
+    """Balances of two codes with one name are added, so that neither hides the other."""
+    assert replies.read_balance({"XXBT": "0.5", "XBT": "0.25"}, TABLE) == {
+        "BTC": Balance("BTC", Decimal("0.75"), Decimal(0))
+    }
+
+
 def test_extended_balances_have_what_is_held_and_credit() -> None:
     """Free is balance + credit - credit_used - hold_trade (Kraken: BalanceEx page)."""
     credit = {"balance": "10", "credit": "5.5", "credit_used": "2", "hold_trade": "1"}

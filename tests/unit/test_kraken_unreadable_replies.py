@@ -49,6 +49,7 @@ DAMAGES = [
     ("candles", "XBTEUR/1", [1790000060, "11.0"]),
     ("candles", "XBTEUR/1/0", 1790000000),
     ("candles", "XBTEUR/1/4", "0"),
+    ("candles", "XBTEUR/1/3", "0"),
     ("candles", "XBTEUR/1/2", "10.9"),
     ("candles", "XBTEUR/1/3", "11.1"),
     ("candles", "XBTEUR/1/6", "-1"),
