@@ -10,12 +10,13 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 
 from bot.clock import MarketClock, wall_seconds
 from bot.errors import (
     BotError,
     CredentialsError,
+    KeyRuleError,
     NonceError,
     PermissionDeniedError,
     SettingsError,
@@ -23,14 +24,15 @@ from bot.errors import (
     SymbolError,
     TurnTimeout,
 )
-from bot.models import ZERO, Candle, Pair, WantedOrder
-from bot.risk import RiskLimits, RiskState, Verdict, check, exit_parts
-from bot.strategies.base import MarketView, Strategy
+from bot.models import ZERO, Candle, WantedOrder
+from bot.risk import RiskLimits, Verdict, check, exit_parts
+from bot.strategies.base import Strategy
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
 from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
 from bot.trading.narrator import Narrator
+from bot.trading.situation import Situation
 
 # Of real time: a market that runs faster is not asked more often.
 POLL_SECONDS = 10.0
@@ -39,7 +41,15 @@ BACK_OFF_SECONDS_MAX = 60.0
 # A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
 
-_STOPS_THE_RUN = (CredentialsError, PermissionDeniedError, NonceError, SettingsError, SymbolError)
+_ENDS_THE_RUN = (
+    CredentialsError,
+    KeyRuleError,
+    NonceError,
+    PermissionDeniedError,
+    SettingsError,
+    StoppingError,
+    SymbolError,
+)
 # An exit refused by one of these rules is wanted again at the next pass, not at the next candle.
 _PASSING_RULES = frozenset({"system status", "stale prices", "unsettled order", "kill switch"})
 STOPPED = "stopped"
@@ -102,12 +112,14 @@ class Trader:
         self._timeframe_seconds = seconds_of(settings.timeframe)
         self._feed = Feed(broker, settings.timeframe)
         self._executor = Executor(broker, strategy.name, self._timeframe_seconds, self._narrator)
+        self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
         self._decided: dict[str, int] = {}
+        self._symbols: tuple[str, ...] = ()
         self._quote = ""
         self._equity_start: Decimal | None = None
         self._realised_before = ZERO
         self._heartbeat_seconds = broker.now()
-        self._failures = 0
+        self._back_off_seconds = 1.0
         self._passes = 0
         self._ticks = 0
 
@@ -115,7 +127,7 @@ class Trader:
         """Trade until something ends it; then cancel resting entries (a setting) and sum up."""
         error: Exception | None = None
         try:
-            self._quote = self._common_quote()
+            self._open_pairs()
             reason = self._loop()
         except BotError as problem:
             reason, error = str(problem), problem
@@ -126,19 +138,27 @@ class Trader:
 
     def _loop(self) -> str:
         while not (reason := self._end_reason()):
-            try:
-                self._pass()
-            except StoppingError:
-                return STOPPED
-            except BotError as problem:
-                if _stops_the_run(problem):
-                    raise
-                self._back_off(problem)
-            else:
-                self._failures = 0
-                self._narrator.over("trouble", "going on")
+            trouble = self._try_pass()
+            if self._end_reason():
+                continue
+            if trouble is None:
                 self._wait()
+            else:
+                self._back_off(trouble)
         return reason
+
+    def _try_pass(self) -> BotError | None:
+        try:
+            self._pass()
+        except StoppingError:
+            self._stop.set()
+        except BotError as problem:
+            if _ends_the_run(problem):
+                raise
+            return problem
+        self._back_off_seconds = 1.0
+        self._narrator.over("trouble", "going on")
+        return None
 
     def _end_reason(self) -> str:
         if self._stop.is_set():
@@ -156,14 +176,23 @@ class Trader:
         self._know_history()
         for symbol in self._executor.settle():
             self._decided.pop(symbol, None)
-        for symbol in self._settings.symbols:
-            if self._stop.is_set():
-                return
+        troubles = [trouble for trouble in map(self._try_pair, self._symbols) if trouble is not None]
+        if troubles:
+            raise troubles[0]
+        self._heartbeat()
+
+    def _try_pair(self, symbol: str) -> BotError | None:
+        # Trouble with one pair must not keep the bot in a position in another.
+        try:
             self._feed.refresh_candles(symbol)
             candle = self._feed.newest(symbol)
             if candle is not None and self._decided.get(symbol) != candle.time_seconds and self._decide(symbol, candle):
                 self._decided[symbol] = candle.time_seconds
-        self._heartbeat()
+        except BotError as problem:
+            if _ends_the_run(problem):
+                raise
+            return problem
+        return None
 
     def _know_history(self) -> None:
         own = self._executor.own
@@ -171,7 +200,7 @@ class Trader:
             try:
                 self._executor.rebuild()
             except BotError as problem:
-                if isinstance(problem, StoppingError) or _stops_the_run(problem):
+                if _ends_the_run(problem):
                     raise
                 text = f"the bot's own history could not be read, so it opens nothing: {problem}"
                 self._narrator.once("history", type(problem).__name__, text)
@@ -184,7 +213,7 @@ class Trader:
 
     def _decide(self, symbol: str, candle: Candle) -> bool:
         """Decide one candle; return whether that is done, or has to be tried again at the next pass."""
-        if not self._strategy.decide(self._view(symbol)):
+        if not self._wanted(symbol):
             self._narrator.hold(symbol, candle.close)
             return True
         self._executor.forget_balances()
@@ -198,51 +227,17 @@ class Trader:
         self._executor.execute(verdict.allowed, candle.close)
         return not any(one.order.kind == "exit" and one.rule in _PASSING_RULES for one in verdict.refusals)
 
+    def _wanted(self, symbol: str) -> list[WantedOrder]:
+        return self._strategy.decide(self._situation.view(symbol, self._settings.order_value))
+
     def _judge(self, symbol: str, candle: Candle) -> Verdict:
-        state = self._risk_state(symbol, candle)
+        halted, stopping = self._halted(), self._stop.is_set()
+        state = self._situation.risk_state(symbol, candle, halted=halted, stopping=stopping)
         limits = self._settings.limits
         orders: list[WantedOrder] = []
-        for order in self._strategy.decide(self._view(symbol)):
+        for order in self._wanted(symbol):
             orders += exit_parts(order, state, limits) if order.kind == "exit" else [order]
         return check(orders, state, limits)
-
-    def _view(self, symbol: str) -> MarketView:
-        pair = self._broker.pair(symbol)
-        holding = self._executor.own.book.holding(symbol)
-        held = _on_lot_grid(pair, min(holding.quantity, self._executor.balance(pair.base).total))
-        quote_free = self._executor.balance(pair.quote).free - self._executor.unknown_buys()[1]
-        return MarketView(
-            pair=pair,
-            timeframe_seconds=self._timeframe_seconds,
-            candles=self._feed.candles(symbol),
-            # What is too little to sell is no position: it would ask for an exit for ever.
-            position_quantity=held if held >= pair.order_minimum else ZERO,
-            average_price=holding.average_price,
-            entry_seconds=holding.entry_seconds,
-            has_open_entry=bool(self._executor.own.resting_entries(symbol)),
-            order_value=self._settings.order_value,
-            quote_available=max(ZERO, quote_free),
-        )
-
-    def _risk_state(self, symbol: str, candle: Candle) -> RiskState:
-        pair, own = self._broker.pair(symbol), self._executor.own
-        held = own.book.holding(symbol).quantity
-        return RiskState(
-            pair=pair,
-            timeframe_seconds=self._timeframe_seconds,
-            now_seconds=self._broker.now(),
-            price=candle.close,
-            closed_seconds=candle.time_seconds + self._timeframe_seconds,
-            status=self._feed.status,
-            halted=self._halted(),
-            stopping=self._stop.is_set(),
-            history_known=own.known,
-            unsettled=self._executor.unsettled(symbol),
-            held_quantity=_on_lot_grid(pair, min(held, self._executor.balance(pair.base).free)),
-            committed_quantity=held + own.resting_quantity(symbol) + self._executor.unknown_buys(symbol)[0],
-            day_loss=own.book.day_loss(self._broker.now()),
-            last_loss_seconds=own.book.last_loss_seconds(),
-        )
 
     def _wait(self) -> None:
         now = self._broker.now()
@@ -257,8 +252,8 @@ class Trader:
 
     def _back_off(self, problem: BotError) -> None:
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
-        seconds = min(2.0**self._failures, BACK_OFF_SECONDS_MAX)
-        self._failures += 1
+        seconds = min(self._back_off_seconds, BACK_OFF_SECONDS_MAX)
+        self._back_off_seconds = seconds * 2
         # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
         self._stop.wait(seconds)
 
@@ -270,27 +265,25 @@ class Trader:
         own = self._executor.own
         pairs = [
             f"{symbol} {self._broker.get_current_price(symbol)}, holding {own.book.holding(symbol).quantity:f}"
-            for symbol in self._settings.symbols
+            for symbol in self._symbols
         ]
         self._narrator.say(f"watching: {'; '.join(pairs)}; open orders: {len(own.open_orders())}")
 
     def _show_holdings(self) -> None:
         for symbol, holding in sorted(self._executor.own.book.holdings.items()):
-            what = "" if symbol in self._settings.symbols else ", a pair that is not traded now: left alone"
+            what = "" if symbol in self._symbols else ", a pair that is not traded now: left alone"
             self._narrator.say(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{what}")
 
-    def _common_quote(self) -> str:
-        quotes = sorted({self._broker.pair(symbol).quote for symbol in self._settings.symbols})
+    def _open_pairs(self) -> None:
+        # Order rows bear the pair's own name, whatever name the settings use.
+        pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
+        quotes = sorted({pair.quote for pair in pairs.values()})
         if len(quotes) != 1:
             raise SettingsError([f"PAIRS has to have one quote currency for its limits and sums, not {quotes}"])
-        return quotes[0]
+        self._symbols, self._quote = tuple(pairs), quotes[0]
 
     def _equity(self) -> Decimal:
-        pairs = [self._broker.pair(symbol) for symbol in self._settings.symbols]
-        coins = [
-            self._executor.balance(pair.base).total * self._broker.get_current_price(pair.symbol) for pair in pairs
-        ]
-        return self._executor.balance(self._quote).total + sum(coins, ZERO)
+        return self._situation.equity(self._symbols, self._quote)
 
     def _finish(self, reason: str, error: Exception | None) -> Summary:
         equity_end = None
@@ -316,9 +309,5 @@ class Trader:
         )
 
 
-def _stops_the_run(problem: BotError) -> bool:
-    return isinstance(problem, _STOPS_THE_RUN) and not isinstance(problem, TurnTimeout)
-
-
-def _on_lot_grid(pair: Pair, quantity: Decimal) -> Decimal:
-    return quantity.quantize(Decimal(1).scaleb(-pair.lot_decimals), rounding=ROUND_DOWN)
+def _ends_the_run(problem: BotError) -> bool:
+    return isinstance(problem, _ENDS_THE_RUN) and not isinstance(problem, TurnTimeout)

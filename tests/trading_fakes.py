@@ -10,9 +10,11 @@ from decimal import Decimal
 from bot.clock import MarketClock
 from bot.errors import OrderUnknownError
 from bot.models import ZERO, Balance, Candle, Order, OrderStatus, Pair, PlacedOrder, Side, SystemStatus, WantedOrder
+from bot.risk import RiskLimits
 from bot.settling import Settled, UnknownOrder
-from bot.strategies.base import MarketView
+from bot.strategies.base import MarketView, Strategy
 from bot.timeframes import seconds_of
+from bot.trader import Summary, Trader, TraderSettings
 
 BOT_ID = "bot01"
 
@@ -286,3 +288,35 @@ class FakeBroker:
         fates, self.fates = self.fates, []
         self.unknown = [one for one in self.unknown if one not in [fate.unknown for fate in fates]]
         return fates
+
+
+WIDE = RiskLimits(
+    largest_order_value=Decimal(1000),
+    largest_position_value=Decimal(1000),
+    largest_daily_loss=Decimal(1000),
+    cool_down_seconds=0.0,
+)
+
+
+def run_trader(
+    broker: FakeBroker,
+    clock: MarketClock,
+    strategy: Strategy,
+    *,
+    stop: threading.Event | None = None,
+    halted: Callable[[], bool] = lambda: False,
+    **settings: object,
+) -> tuple[Summary, list[str]]:
+    """Run a trader of BTC/USD at one minute to its end; return the summary and the lines that it wrote."""
+    lines: list[str] = []
+    plain = TraderSettings(("BTC/USD",), "1m", order_value=Decimal(100), limits=WIDE)
+    trader = Trader(
+        broker,
+        strategy,
+        replace(plain, **settings),  # type: ignore[arg-type]  # the test names the settings
+        clock=clock,
+        stop=stop or PatientEvent(),
+        report=lines.append,
+        halted=halted,
+    )
+    return trader.run(), lines

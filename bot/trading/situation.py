@@ -1,0 +1,77 @@
+"""Where the bot stands in one pair: what the strategy may look at, and what risk judges by."""
+
+from __future__ import annotations
+
+from decimal import ROUND_DOWN, Decimal
+
+from bot.models import ZERO, Candle, Pair
+from bot.risk import RiskState
+from bot.strategies.base import MarketView
+from bot.trading.broker import Broker
+from bot.trading.executor import Executor
+from bot.trading.feed import Feed
+
+
+class Situation:
+    """Puts the market's data, the bot's own orders and the account's balances together."""
+
+    def __init__(self, broker: Broker, feed: Feed, executor: Executor, timeframe_seconds: int) -> None:
+        self._broker = broker
+        self._feed = feed
+        self._executor = executor
+        self._timeframe_seconds = timeframe_seconds
+
+    def view(self, symbol: str, order_value: Decimal) -> MarketView:
+        """Return what the strategy may look at."""
+        pair, own = self._broker.pair(symbol), self._executor.own
+        holding = own.book.holding(symbol)
+        if self._executor.balance(pair.base).total < holding.quantity:
+            # Kraken may show the coins of a fill a moment later than the fill.
+            self._executor.forget_balances()
+        held = _on_lot_grid(pair, min(holding.quantity, self._executor.balance(pair.base).total))
+        quote_free = self._executor.balance(pair.quote).free - self._executor.unknown_buys()[1]
+        return MarketView(
+            pair=pair,
+            timeframe_seconds=self._timeframe_seconds,
+            candles=self._feed.candles(symbol),
+            # What is too little to sell is no position: it would ask for an exit for ever.
+            position_quantity=held if held >= pair.order_minimum else ZERO,
+            average_price=holding.average_price,
+            entry_seconds=holding.entry_seconds,
+            has_open_entry=bool(own.resting_entries(symbol)),
+            order_value=order_value,
+            quote_available=max(ZERO, quote_free),
+        )
+
+    def risk_state(self, symbol: str, candle: Candle, *, halted: bool, stopping: bool) -> RiskState:
+        """Return what risk judges by, at the last closed candle."""
+        pair, own = self._broker.pair(symbol), self._executor.own
+        held = own.book.holding(symbol).quantity
+        return RiskState(
+            pair=pair,
+            timeframe_seconds=self._timeframe_seconds,
+            now_seconds=self._broker.now(),
+            price=candle.close,
+            closed_seconds=candle.time_seconds + self._timeframe_seconds,
+            status=self._feed.status,
+            halted=halted,
+            stopping=stopping,
+            history_known=own.known,
+            unsettled=self._executor.unsettled(symbol),
+            held_quantity=_on_lot_grid(pair, min(held, self._executor.balance(pair.base).free)),
+            committed_quantity=held + own.resting_quantity(symbol) + self._executor.unknown_buys(symbol)[0],
+            day_loss=own.book.day_loss(self._broker.now()),
+            last_loss_seconds=own.book.last_loss_seconds(),
+        )
+
+    def equity(self, symbols: tuple[str, ...], quote: str) -> Decimal:
+        """Return the quote balance and the coins of the pairs at their current prices."""
+        coins = [
+            self._executor.balance(self._broker.pair(symbol).base).total * self._broker.get_current_price(symbol)
+            for symbol in symbols
+        ]
+        return self._executor.balance(quote).total + sum(coins, ZERO)
+
+
+def _on_lot_grid(pair: Pair, quantity: Decimal) -> Decimal:
+    return quantity.quantize(Decimal(1).scaleb(-pair.lot_decimals), rounding=ROUND_DOWN)
