@@ -140,7 +140,7 @@ def test_a_signal_is_sent_again_only_after_it_was_proved_not_placed() -> None:
     broker.settle_unknown = settle_later  # type: ignore[method-assign]
     _, lines = run_trader(broker, clock, Script({180: buy("1")}), max_ticks=4)
     assert broker.sent_ids == [ENTRY_ID, "bot01|BTC/USD|script|180|entry|1"]
-    assert of(lines, "settled:") == [f"BTC/USD  settled: order {ENTRY_ID} was not placed"]
+    assert of(lines, "  settled:") == [f"BTC/USD  settled: order {ENTRY_ID} was not placed"]
 
 
 def test_an_order_settled_as_placed_is_followed_and_not_sent_again() -> None:
