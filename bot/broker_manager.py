@@ -243,7 +243,9 @@ class KrakenBroker(BrokerVerbs):
         strings = [str(string) for string in envelope["error"]]
         errors = error_table.errors_in(strings)
         if errors:
-            raise error_table.error_for(method, errors)
+            error = error_table.error_for(method, errors)
+            error.wait_seconds = error_table.wait_seconds(errors, self.now())
+            raise error
         return envelope.get("result")
 
     def check_nonce_file(self) -> None:

@@ -2,6 +2,7 @@
 
     BotError
     |-- SettingsError           a setting is wrong; nothing was started
+    |-- AnotherBotError         another bot holds the state folder
     |-- SymbolError             no such pair or asset at Kraken
     |-- NonceError
     |   |-- NonceStoreError     a nonce beyond the clock could not be written down
@@ -44,6 +45,10 @@ class SettingsError(BotError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class AnotherBotError(BotError):
+    """Another bot is running on the same state folder."""
 
 
 class SymbolError(BotError):
@@ -100,8 +105,11 @@ class NoAnswerError(TransportError):
 class KrakenError(BotError):
     """Kraken answered with an error.
 
-    `strings` are Kraken's own words; `method` is the endpoint.
+    `strings` are Kraken's own words; `method` is the endpoint. `wait_seconds` is the least time before anything
+    of the kind is sent again.
     """
+
+    wait_seconds = 0.0
 
     def __init__(self, method: str, strings: list[str], advice: str = "") -> None:
         text = f"Kraken refused {method}: {'; '.join(strings)}"

@@ -192,6 +192,8 @@ class OrderDesk:
         except OrderRefusedError as error:
             if any("Unknown order" in string or "Invalid order" in string for string in error.strings):
                 return False
+            if symbol is not None:
+                self._note_limit(symbol, error)
             raise
         self._placed_seconds.pop(txid, None)
         return int(result.get("count", 0)) > 0

@@ -1,0 +1,246 @@
+"""The Kraken trading bot: `python main.py` runs it. `python main.py --help` lists what else it does."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from bot import broker_manager
+from bot.broker_manager import KrakenBroker
+from bot.checkup import check, check_strategy, nonce_line
+from bot.clock import MarketClock
+from bot.config import Settings, load_settings
+from bot.errors import (
+    AnotherBotError,
+    BotError,
+    CredentialsError,
+    InvalidNonceError,
+    KeyRuleError,
+    LockoutError,
+    NonceError,
+    PermissionDeniedError,
+    SettingsError,
+    SilenceError,
+    SymbolError,
+    TurnTimeout,
+)
+from bot.instance import InstanceLock
+from bot.risk import RiskLimits
+from bot.runner import Runner
+from bot.simulator.__main__ import main as run_simulator
+from bot.simulator.errors import SimulatorError
+from bot.simulator.paper import open_paper
+from bot.strategies import STRATEGIES
+from bot.timeframes import seconds_of
+from bot.trader import Summary, Trader, TraderSettings
+
+# The first that fits. docs/errors.md says what to do about each.
+EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
+    (2, (SettingsError, SymbolError, SimulatorError)),
+    (3, (CredentialsError, PermissionDeniedError, KeyRuleError)),
+    (5, (TurnTimeout,)),
+    (4, (NonceError, InvalidNonceError, SilenceError, LockoutError)),
+    (6, (AnotherBotError,)),
+    (5, (BotError,)),
+)
+
+EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, 3 the key may not be used,
+4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder"""
+
+
+def say(text: str) -> None:
+    """Write one line for the person who started the bot."""
+    print(text, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Where the bot trades: the broker, the market's clock, and what to say of the prices."""
+
+    broker: KrakenBroker
+    clock: MarketClock
+    prices: str
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the command and its options."""
+    parser = argparse.ArgumentParser(prog="main.py", description="A Kraken trading bot.", epilog=EPILOG)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--ticks", type=int, metavar="N", help="stop after N ticks at current prices")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run_command = commands.add_parser("run", help="trade (also without any word)")
+    run_command.add_argument("--ticks", type=int, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
+    commands.add_parser("check", help="look at settings, clock, nonce store and key, without trading")
+    nonce_command = commands.add_parser("nonce", help="about the nonce")
+    nonce_command.add_argument("what", choices=["show"], help="show: the last nonce, its lead and its file")
+    simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
+    simulator.add_argument("options", nargs=argparse.REMAINDER)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the program; return its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if arguments[:1] == ["simulator"]:
+        return run_simulator(arguments[1:])
+    options = parse(arguments)
+    try:
+        settings = load_settings()
+        if options.command == "check":
+            return run_check(settings)
+        if options.command == "nonce":
+            say(nonce_line())
+            return 0
+        return run(settings, options.ticks)
+    except (BotError, SimulatorError) as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return 0
+
+
+def fail(error: Exception) -> int:
+    """Say what is wrong; return the exit code for it."""
+    say(f"Stopped: {error}")
+    return next((code for code, kinds in EXIT_CODES if isinstance(error, kinds)), 1)
+
+
+def run_check(settings: Settings) -> int:
+    """Print a line for each thing that was looked at; return the first problem's exit code."""
+    code = 0
+    for finding in check(settings, lambda: open_live_broker(settings, MarketClock())):
+        say(f"{'PROBLEM' if finding.error else 'ok':<8} {finding.subject}: {finding.text}")
+        if finding.error and code == 0:
+            code = next(code for code, kinds in EXIT_CODES if isinstance(finding.error, kinds))
+    return code
+
+
+def run(settings: Settings, max_ticks: int | None) -> int:
+    """Trade until the end, a signal or an error."""
+    check_strategy(settings)
+    lock = InstanceLock(settings.state_dir)
+    try:
+        say(banner(settings))
+        with open_market(settings) as market:
+            runner = Runner(market.broker, say)
+            runner.listen()
+            market.broker.connect()
+            say_account(settings, market)
+            trader = open_trader(settings, market, runner, max_ticks)
+            summary = runner.run(trader, settings.cancel_entries_on_stop)
+            return say_summary(summary)
+    finally:
+        lock.release()
+
+
+def banner(settings: Settings) -> str:
+    """Return the line that says in plain sight whether money is at stake."""
+    return {
+        "paper": "PAPER TRADING: a local Kraken, no real money.",
+        "live": "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***",
+        "halt": "HALTED: watching the live account, no orders.",
+    }[settings.trading_mode]
+
+
+@contextlib.contextmanager
+def open_market(settings: Settings) -> Iterator[Market]:
+    """Open the local Kraken or the real one: the code above it cannot tell which."""
+    if settings.trading_mode != "paper":
+        clock = MarketClock()
+        yield Market(open_live_broker(settings, clock), clock, f"live, from {settings.api_url}")
+        return
+    timeframe_seconds = seconds_of(settings.timeframe)
+    with open_paper(
+        settings.pairs, settings.prices, timeframe_seconds, settings.state_dir, speed=settings.market_speed
+    ) as paper:
+        broker = open_broker(settings, paper.key, paper.secret, paper.url, paper.clock)
+        yield Market(broker, paper.clock, paper.prices_label)
+
+
+def open_live_broker(settings: Settings, clock: MarketClock) -> KrakenBroker:
+    """Return the broker of the user's own account."""
+    return open_broker(settings, settings.api_key, settings.api_secret, settings.api_url, clock)
+
+
+def open_broker(settings: Settings, key: str, secret: str, url: str, clock: MarketClock) -> KrakenBroker:
+    """Return a broker for a key."""
+    return KrakenBroker(
+        key,
+        secret,
+        api_url=url,
+        proxy=settings.proxy if url == settings.api_url else "",
+        bot_id=settings.bot_id,
+        nonce_unit=settings.nonce_unit,
+        tier=settings.tier,
+        max_order_value=settings.max_order_value,
+        market_collar_percent=settings.market_collar_percent,
+        allow_withdraw_key=settings.allow_withdraw_key,
+        market=clock,
+    )
+
+
+def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: int | None) -> Trader:
+    """Return the trader for these settings."""
+    halt_file = settings.state_dir / "halt"
+    limits = RiskLimits(
+        settings.max_order_value,
+        settings.max_position_value,
+        settings.max_daily_loss,
+        settings.loss_pause_seconds,
+    )
+    trader_settings = TraderSettings(
+        symbols=tuple(market.broker.pair(name).symbol for name in settings.pairs),
+        timeframe=settings.timeframe,
+        order_value=settings.order_value,
+        limits=limits,
+        cancel_entries_on_stop=settings.cancel_entries_on_stop,
+        max_ticks=max_ticks,
+    )
+    return Trader(
+        market.broker,
+        STRATEGIES[settings.strategy](),
+        trader_settings,
+        clock=market.clock,
+        stop=runner.stop,
+        report=say,
+        halted=lambda: settings.trading_mode == "halt" or halt_file.exists(),
+    )
+
+
+def say_account(settings: Settings, market: Market) -> None:
+    """Write the first lines: nonce, pairs, prices, account."""
+    say(f"nonce    {nonce_line()}")
+    say(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
+    say(f"prices   {market.prices}")
+    balances = market.broker.get_account_balance()
+    held = [f"{balance.total.normalize():f} {asset}" for asset, balance in balances.items() if balance.total > 0]
+    say(f"account  {', '.join(held) or 'empty'}; bot id {market.broker.bot_id}")
+
+
+def say_summary(summary: Summary | None) -> int:
+    """Write how the run went; return the exit code."""
+    if summary is None:
+        return 0
+    counts = summary.orders
+    say(f"Ended: {summary.reason}.")
+    say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
+    say(f"orders   {counts.placed} placed, {counts.refused} refused, {counts.unknown} unknown; fills {counts.fills}")
+    say(f"realised {summary.realised:.2f} {summary.quote}")
+    say(f"refused nonces: {summary.refused_nonces}")
+    return 0 if summary.error is None else fail(summary.error)
+
+
+def _money(value: Decimal | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    # A request that was left behind must not keep the process; nothing else is left to do.
+    os._exit(code)
