@@ -136,6 +136,10 @@ class Trader:
             reason, error = f"an error in the program: {problem!r}", problem
         return self._finish(reason, error)
 
+    def cancel_entries(self) -> None:
+        """Cancel this bot's resting entries by txid; also from another thread, while `run` hangs in a call."""
+        self._executor.cancel_entries()
+
     def _loop(self) -> str:
         while not (reason := self._end_reason()):
             trouble = self._try_pass()
@@ -289,7 +293,7 @@ class Trader:
         equity_end = None
         if error is None:
             if self._settings.cancel_entries_on_stop:
-                self._executor.cancel_entries()
+                self.cancel_entries()
             try:
                 self._executor.follow()
                 self._executor.forget_balances()
