@@ -8,12 +8,17 @@ import sys
 import threading
 from pathlib import Path
 
-from bot.clock import MarketClock
+from bot.clock import MarketClock, wall_seconds
+from bot.simulator.catalogue import Catalogue, known_pairs
 from bot.simulator.errors import SimulatorError
 from bot.simulator.limits import TIERS
 from bot.simulator.options import SimulatorOptions
-from bot.simulator.prices import SyntheticPrices
+from bot.simulator.prices import PriceSource, SyntheticPrices
+from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.server import Simulator
+from bot.simulator.storage import peek
+
+WARM_UP_SECONDS = 3600.0
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
@@ -24,53 +29,71 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=1.0, help="market seconds per second (default 1)")
     parser.add_argument("--prices", default="synthetic", help="synthetic, or replay:FILE (Kraken's OHLCVT CSV)")
     parser.add_argument("--pairs", default="BTC/USD,ETH/USD,SOL/USD", help="separated by commas")
-    parser.add_argument("--balance", action="append", metavar="ASSET=AMOUNT", help="of a new account (ZUSD=10000)")
+    parser.add_argument(
+        "--balance", action="append", metavar="ASSET=AMOUNT", help="of a new account (default 10000 of the first quote)"
+    )
     parser.add_argument("--tier", choices=sorted(TIERS), default="pro", help="rate limits (default pro)")
-    parser.add_argument("--latency-ms", default="0", metavar="A-B", help="how long requests take to arrive")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=RATE", help="see docs/simulator.md")
+    parser.add_argument(
+        "--latency-ms", type=milliseconds, default=(0.0, 0.0), metavar="A-B", help="how long requests take to arrive"
+    )
+    parser.add_argument(
+        "--fault", type=fault, action="append", default=[], metavar="NAME=RATE", help="see docs/simulator.md"
+    )
     parser.add_argument("--lockout-after", type=int, default=0, metavar="N", help="bad requests a minute (default off)")
     parser.add_argument("--key", default="", help="API key (default: made once and kept)")
     parser.add_argument("--secret", default="", help="its secret, Base64")
     return parser.parse_args(words)
 
 
-def _rates(words: list[str]) -> dict[str, float]:
-    rates = {}
-    for word in words:
-        name, _, rate = word.partition("=")
-        rates[name] = _number(rate, f"--fault {word}")
-    return rates
+def fault(word: str) -> tuple[str, float]:
+    """Read NAME=RATE."""
+    name, _, chance = word.partition("=")
+    return name, float(chance)
 
 
-def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SimulatorError(f"{where}: {text or 'nothing'} is not a number.") from None
+def milliseconds(word: str) -> tuple[float, float]:
+    """Read A-B, or A alone, as a range of seconds."""
+    low_ms, _, high_ms = word.partition("-")
+    return float(low_ms) / 1000, float(high_ms or low_ms) / 1000
 
 
-def _latency(text: str) -> tuple[float, float]:
-    low, _, high = text.partition("-")
-    milliseconds = _number(low, "--latency-ms"), _number(high or low, "--latency-ms")
-    return milliseconds[0] / 1000, milliseconds[1] / 1000
-
-
-def _options(given: argparse.Namespace) -> SimulatorOptions:
+def _options(given: argparse.Namespace, catalogue: Catalogue) -> SimulatorOptions:
     if bool(given.key) != bool(given.secret):
         raise SimulatorError("--key and --secret go together.")
+    balances = given.balance or [f"{catalogue.pairs[0].quote.asset_id}=10000"]
     return SimulatorOptions(
-        pairs=tuple(given.pairs.split(",")),
-        balances=dict(word.partition("=")[::2] for word in given.balance or ["ZUSD=10000"]),
+        balances=dict(word.partition("=")[::2] for word in balances),
         tier=given.tier,
         seed=given.seed,
         state_path=given.state,
         port=given.port,
         key=given.key,
         secret=given.secret,
-        latency_seconds=_latency(given.latency_ms),
-        fault_rates=_rates(given.fault),
+        latency_seconds=given.latency_ms,
+        fault_rates=dict(given.fault),
         lockout_after=given.lockout_after,
     )
+
+
+def _prices(given: argparse.Namespace, catalogue: Catalogue) -> PriceSource:
+    if given.prices == "synthetic":
+        return SyntheticPrices(given.seed)
+    if not given.prices.startswith("replay:"):
+        raise SimulatorError(f"Prices are synthetic or replay:FILE, not {given.prices}.")
+    if len(catalogue.pairs) != 1:
+        raise SimulatorError("A file has the prices of one pair; name it with --pairs.")
+    return RecordedPrices(catalogue.pairs[0], Path(given.prices.removeprefix("replay:")))
+
+
+def _clock(given: argparse.Namespace, prices: PriceSource) -> MarketClock:
+    """Return the market's clock: it goes on from the state file, and a recorded market begins with its file."""
+    kept = peek(given.state, prices.world) if given.state else None
+    begin = prices.begin + WARM_UP_SECONDS if isinstance(prices, RecordedPrices) else wall_seconds()
+    if kept is not None:
+        begin = kept.now if isinstance(prices, RecordedPrices) else max(begin, kept.now)
+    elif given.speed == 1 and not isinstance(prices, RecordedPrices):
+        return MarketClock()
+    return MarketClock(begin, given.speed)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -80,8 +103,9 @@ def main(words: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        options = _options(given)
-        with Simulator(options, MarketClock(speed=given.speed), SyntheticPrices(given.seed)) as simulator:
+        catalogue = known_pairs(given.pairs.split(","))
+        prices = _prices(given, catalogue)
+        with Simulator(_options(given, catalogue), _clock(given, prices), prices, catalogue) as simulator:
             print(f"Kraken simulator on {simulator.url}")
             print(f"key    {simulator.key}")
             print(f"secret {simulator.secret}", flush=True)

@@ -192,7 +192,9 @@ class Account:
             if amount != expected.get(asset, ZERO)
         ]
         problems += [
-            f"{a}: {h} is held, the orders hold {held.get(a)}" for a, h in self.held.items() if h != held.get(a, 0)
+            f"{asset}: {amount} is held, the orders hold {held.get(asset, ZERO)}"
+            for asset, amount in self.held.items()
+            if amount != held.get(asset, ZERO)
         ]
         problems += [f"{asset}: less than nothing is free" for asset in self.balances if self.free(asset) < 0]
         problems += [

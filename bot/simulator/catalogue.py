@@ -100,34 +100,34 @@ class Catalogue:
         return next((a for a in self.assets.values() if name in (a.asset_id, a.altname)), None)
 
 
-def known_pairs(symbols: Iterable[str]) -> Catalogue:
-    """Return the catalogue of pairs whose rules are built in. Raises SimulatorError for another symbol."""
-    wanted = list(dict.fromkeys(symbols))
-    unknown = [symbol for symbol in wanted if symbol not in KNOWN_PAIRS]
-    if unknown or not wanted:
-        raise SimulatorError(
-            f"The simulator does not know {', '.join(unknown) or 'no pair at all'}; it has {', '.join(KNOWN_PAIRS)}."
-        )
-    return Catalogue(KNOWN_PAIRS[symbol] for symbol in wanted)
+def known_pairs(names: Iterable[str]) -> Catalogue:
+    """Return the catalogue of pairs whose rules are built in. Raises SimulatorError for another name."""
+    return _chosen(names, Catalogue(KNOWN_PAIRS.values()), "The simulator")
 
 
-def pairs_from_kraken(symbols: Iterable[str], pair_rows: Mapping[str, Any], asset_rows: Mapping[str, Any]) -> Catalogue:
-    """Build the catalogue from the results of Kraken's own AssetPairs and Assets."""
+def pairs_from_kraken(names: Iterable[str], pair_rows: Mapping[str, Any], asset_rows: Mapping[str, Any]) -> Catalogue:
+    """Build the catalogue from the results of Kraken's own AssetPairs and Assets. Raises SimulatorError."""
+    everyday = {"XBT": "BTC", "XDG": "DOGE"}
     assets = {
         asset_id: AssetRules(asset_id, row["altname"], row["decimals"], row["display_decimals"])
         for asset_id, row in asset_rows.items()
     }
-    everyday = {"XBT": "BTC", "XDG": "DOGE"}
-    pairs: dict[str, PairRules] = {}
+    pairs = []
     for pair_id, row in pair_rows.items():
         base, quote = assets[row["base"]], assets[row["quote"]]
         symbol = "/".join(everyday.get(asset.altname, asset.altname) for asset in (base, quote))
-        pairs[symbol] = PairRules(
-            symbol, pair_id, row["altname"], row.get("wsname", symbol), base, quote, row["pair_decimals"],
-            Decimal(row.get("tick_size", Decimal(1).scaleb(-row["pair_decimals"]))),
-            Decimal(row["ordermin"]), Decimal(row.get("costmin", "0")), row["lot_decimals"], row["cost_decimals"],
-        )  # fmt: skip
-    missing = [symbol for symbol in symbols if symbol not in pairs]
-    if missing:
-        raise SimulatorError(f"Kraken does not list {', '.join(missing)}.")
-    return Catalogue(pairs[symbol] for symbol in symbols)
+        tick = Decimal(row.get("tick_size") or Decimal(1).scaleb(-row["pair_decimals"]))
+        minima = Decimal(row["ordermin"]), Decimal(row.get("costmin") or "0")
+        names_of = (pair_id, row["altname"], row.get("wsname") or symbol)
+        decimals = (row["lot_decimals"], row["cost_decimals"])
+        pairs.append(PairRules(symbol, *names_of, base, quote, row["pair_decimals"], tick, *minima, *decimals))
+    return _chosen(names, Catalogue(pairs), "Kraken")
+
+
+def _chosen(names: Iterable[str], offered: Catalogue, owner: str) -> Catalogue:
+    found = {name: offered.find(name.strip().upper()) for name in names}
+    unknown = [name for name, pair in found.items() if pair is None]
+    if unknown or not found:
+        symbols = ", ".join(pair.symbol for pair in offered.pairs)
+        raise SimulatorError(f"{owner} does not know {', '.join(unknown) or 'no pair at all'}; it has {symbols}.")
+    return Catalogue(dict.fromkeys(pair for pair in found.values() if pair is not None))

@@ -69,19 +69,21 @@ class Market:
 
     def _ticker_row(self, pair: PairRules, now: float) -> Result:
         last = self._prices.price(pair, now)
-        hours = self._prices.candles(pair, HOUR, int(now) - DAY, now)
-        today = [hour for hour in hours if hour.time >= int(now) // DAY * DAY] or hours[-1:]
+        span_seconds = max(HOUR, self._prices.finest_seconds)
+        day = self._prices.candles(pair, span_seconds, int(now) - DAY, now)
+        day = day or [Candle(int(now), last, last, last, last, Decimal(0), 0)]
+        today = [candle for candle in day if candle.time >= int(now) // DAY * DAY] or day[-1:]
         decimals = max(5, pair.price_decimals)
         bid, ask = max(pair.tick_size, last - pair.tick_size), last + pair.tick_size
         return {
             "a": [fixed(ask, decimals), "1", "1.000"],
             "b": [fixed(bid, decimals), "1", "1.000"],
             "c": [fixed(last, decimals), fixed(pair.order_minimum, pair.lot_decimals)],
-            "v": [fixed(sum((h.volume for h in span), Decimal(0)), 8) for span in (today, hours)],
-            "p": [fixed(_mean(span), decimals) for span in (today, hours)],
-            "t": [sum(h.count for h in span) for span in (today, hours)],
-            "l": [fixed(min(h.low for h in span), decimals) for span in (today, hours)],
-            "h": [fixed(max(h.high for h in span), decimals) for span in (today, hours)],
+            "v": [fixed(sum((c.volume for c in span), Decimal(0)), 8) for span in (today, day)],
+            "p": [fixed(_mean(span), decimals) for span in (today, day)],
+            "t": [sum(c.count for c in span) for span in (today, day)],
+            "l": [fixed(min(c.low for c in span), decimals) for span in (today, day)],
+            "h": [fixed(max(c.high for c in span), decimals) for span in (today, day)],
             "o": fixed(today[0].open, decimals),
         }
 

@@ -45,6 +45,10 @@ class PriceSource(Protocol):
     def world(self) -> str:
         """A name for this path of prices; an account never changes worlds."""
 
+    @property
+    def finest_seconds(self) -> int:
+        """The shortest candles there are."""
+
     def price(self, pair: PairRules, now: float) -> Decimal:
         """Return the last price at `now`, on the pair's tick grid."""
 
@@ -73,6 +77,7 @@ class SyntheticPrices:
     def __init__(self, seed: int = 1, step_seconds: int = 3) -> None:
         self.seed = seed
         self.world = f"synthetic prices, seed {seed}"
+        self.finest_seconds = 60
         self._step = max(1, int(step_seconds))
         self._blocks: dict[tuple[str, int], list[int]] = {}
         self._closed: dict[tuple[str, int, int], Candle] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from bot.simulator.account import ZERO, Order, Trade
@@ -109,9 +110,11 @@ class Private:
         if which not in ("open", "close", "both"):
             raise invalid("closetime")
         start, end = self._time_bound(params, "start"), self._time_bound(params, "end")
+        # Newest first, so nothing after the first order that was closed before the start can belong to the answer.
+        recent = takewhile(lambda order: start is None or order.closed > start, reversed(self._account.closed_orders))
         found = [
             order
-            for order in _by_reference(reversed(self._account.closed_orders), params)
+            for order in _by_reference(recent, params)
             if (which != "close" and _within(order.opened, start, end))
             or (which != "open" and _within(order.closed, start, end))
         ]

@@ -55,7 +55,7 @@ def order_row(order: Order, pair: PairRules, trades: list[str] | None = None) ->
     }
     if not order.cl_ord_id:
         del row["cl_ord_id"]
-    if order.kind == "market" or order.kind == "limit":
+    if order.kind in {"market", "limit"}:
         del row["trigger"]
     if order.closed:
         row |= {"closetm": round(order.closed, 4), "reason": order.reason or None}

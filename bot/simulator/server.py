@@ -116,6 +116,7 @@ class Simulator:
             self._server.hang_up()
             self._server.server_close()
             self._server = None
+            self._keep_time()
         self._close_storage()
 
     def _restore(self, kept: Kept | None) -> None:
@@ -144,10 +145,20 @@ class Simulator:
         if not (self.keys.changed or account.changed_orders or account.new_trades):
             return
         if self._storage is not None:
-            keys = list(self.keys.changed.values())
-            self._storage.save(account, keys, self.exchange.now, self.exchange.switch_at)
+            self._save(self._storage)
         self.keys.changed.clear()
         account.forget_changes()
+
+    def _keep_time(self) -> None:
+        """Write down how far the market has come, so that the next run goes on from there."""
+        with self.api.lock:
+            if self._storage is not None and not self.api.failure:
+                self.exchange.advance(self.clock.now())
+                self._save(self._storage)
+
+    def _save(self, storage: Storage) -> None:
+        keys = list(self.keys.changed.values())
+        storage.save(self.exchange.account, keys, self.exchange.now, self.exchange.switch_at)
 
     def _close_storage(self) -> None:
         if self._storage is not None:

@@ -102,10 +102,11 @@ class Storage:
             self._check_world(facts)
             start = {asset: Decimal(amount) for asset, amount in json.loads(facts["start"]).items()}
             account = Account(start, facts["salt"], int(facts["issued_ids"]))
-            account.restore(self._records(Order, "orders", "id"), self._records(Trade, "trades", "number"))
-            keys = list(self._records(ApiKey, "keys", "id"))
-            switch = facts["switch_at"]
-            kept = Kept(account, keys, float(facts["now"]), float(switch) if switch else None)
+            orders = self._records(Order, "SELECT body FROM orders")
+            account.restore(orders, self._records(Trade, "SELECT body FROM trades ORDER BY number"))
+            keys = list(self._records(ApiKey, "SELECT body FROM keys"))
+            fires_at = facts["switch_at"]
+            kept = Kept(account, keys, float(facts["now"]), float(fires_at) if fires_at else None)
         problems = account.audit()
         if problems:
             raise self._error(f"does not add up ({problems[0]})")
@@ -136,8 +137,8 @@ class Storage:
         """Let go of the file."""
         self._db.close()
 
-    def _records(self, kind: type[Record], table: str, order: str) -> Iterator[Record]:
-        for (body,) in self._db.execute(f"SELECT body FROM {table} ORDER BY {order}"):
+    def _records(self, kind: type[Record], query: str) -> Iterator[Record]:
+        for (body,) in self._db.execute(query):
             yield _decode(kind, body)
 
     def _check_world(self, facts: Mapping[str, str]) -> None:
@@ -164,3 +165,20 @@ class Storage:
             raise self._error(f"cannot be opened ({error.strerror})") from error
         except (sqlite3.DatabaseError, ValueError, KeyError, TypeError, InvalidOperation) as error:
             raise self._error(f"is damaged ({error})") from error
+
+
+def peek(path: Path, world: str) -> Kept | None:
+    """Return what a state file holds, or None where there is no account yet. Raises StateFileError."""
+    if not path.exists():
+        return None
+    storage = Storage(path, world)
+    try:
+        return storage.load()
+    finally:
+        storage.close()
+
+
+def remove(path: Path) -> None:
+    """Delete a state file and what SQLite keeps beside it."""
+    for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        name.unlink(missing_ok=True)
