@@ -60,8 +60,9 @@ class Narrator:
     def placed(self, price: Decimal, order: WantedOrder, placed: PlacedOrder) -> None:
         """Tell of an order that Kraken accepted, which is not yet a fill."""
         self._said.pop(f"refusal {order.symbol}", None)
+        worst = "at" if order.price is not None else "no worse than"
         self.say(
-            f"{order.symbol} {price}  {order.kind}: {placed.side} {placed.volume:f} at {placed.price:f} accepted"
+            f"{order.symbol} {price}  {order.kind}: {placed.side} {placed.volume:f} {worst} {placed.price:f} accepted"
             f" as {placed.txid}, because {order.reason}"
         )
 
