@@ -136,6 +136,16 @@ def buy(quantity: str) -> Callable[[MarketView], list[WantedOrder]]:
     return decide
 
 
+def look(see: Callable[[MarketView], object]) -> Callable[[MarketView], list[WantedOrder]]:
+    """Want nothing, but let the test see the view."""
+
+    def decide(market: MarketView) -> list[WantedOrder]:
+        see(market)
+        return []
+
+    return decide
+
+
 def sell_all(market: MarketView) -> list[WantedOrder]:
     """Want an exit from what is held."""
     if not market.position_quantity:
@@ -182,7 +192,7 @@ class FakeBroker:
         return self._clock.now()
 
     def pair(self, symbol: str) -> Pair:
-        return make_pair(symbol)
+        return make_pair({"XBTUSD": "BTC/USD"}.get(symbol, symbol))
 
     def system_status(self) -> SystemStatus:
         self._call("system_status")

@@ -82,7 +82,7 @@ class Executor:
         self._show_foreign()
 
     def balances(self) -> dict[str, Balance]:
-        """Return the balances as they were after the last own fill or placing."""
+        """Return the balances as they were after the last own fill, or later."""
         if self._balances is None:
             self._balances = self._broker.get_account_balance()
         return self._balances
@@ -144,7 +144,6 @@ class Executor:
         if self.own.has(cl_ord_id):
             self._narrator.not_placed(order, f"this signal was placed before, as {cl_ord_id}")
             return True
-        self.forget_balances()
         try:
             placed = self._send(order, cl_ord_id)
         except OrderUnknownError as problem:

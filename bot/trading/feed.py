@@ -35,7 +35,7 @@ class Feed:
         fetched = self._broker.get_candles(symbol, self._timeframe, missing)
         if fetched and kept and fetched[0].time_seconds > kept[-1].time_seconds + self._timeframe_seconds:
             # A hole. Perhaps the market was quiet, perhaps an answer was short: the long answer decides.
-            kept, fetched = [], self._broker.get_candles(symbol, self._timeframe, CANDLES_KEPT)
+            fetched = self._broker.get_candles(symbol, self._timeframe, CANDLES_KEPT)
         known_until = kept[-1].time_seconds if kept else -1
         kept = kept + [candle for candle in fetched if candle.time_seconds > known_until]
         self._candles[symbol] = kept[-CANDLES_KEPT:]

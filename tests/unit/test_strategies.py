@@ -78,6 +78,7 @@ def test_a_fast_average_below_the_slow_one_is_an_exit_in_every_candle() -> None:
     """Candles after the crossing downward the whole position is still to be sold at market."""
     wanted = small().decide(holding([20, 19, 18, 17, 16], 20, 0.0))
     assert [(one.side, one.quantity, one.price, one.kind) for one in wanted] == [(Side.SELL, Decimal(1), None, "exit")]
+    assert wanted[0].reason == "the 2 average is below the 3 average"
 
 
 def test_the_volatility_stop_is_ranges_below_the_highest_close_since_the_entry() -> None:
@@ -100,13 +101,13 @@ def test_the_stop_starts_from_the_price_paid() -> None:
 
 
 def test_the_true_range_counts_the_gap_from_the_close_before() -> None:
-    """A candle from 12 to 14 after a close of 10 has a range of 4, and one from 13 to 18 after 13 one of 5: 4.5."""
-    numbers = [(9, 11, 8, 10), (12, 14, 12, 13), (14, 18, 13, 15)]
+    """A candle from 12 to 14 after a close of 10 has a range of 4, and one from 7 to 9 after 13 one of 6: 5."""
+    numbers = [(9, 11, 8, 10), (12, 14, 12, 13), (8, 9, 7, 8)]
     candles = [
         Candle(at, Decimal(opened), Decimal(high), Decimal(low), Decimal(close), Decimal(1))
         for at, (opened, high, low, close) in enumerate(numbers)
     ]
-    assert average_true_range(candles, 2) == Decimal("4.5")
+    assert average_true_range(candles, 2) == 5
 
 
 def test_an_entry_spends_no_more_than_is_there_with_its_fee() -> None:

@@ -22,9 +22,19 @@ from bot.errors import (
     StoppingError,
     TurnTimeout,
 )
-from bot.models import Candle
+from bot.models import Side
 from bot.strategies.moving_average import MovingAverage
-from tests.trading_fakes import FakeBroker, PatientEvent, Script, SteppedClock, buy, make_candles, run_trader
+from tests.trading_fakes import (
+    FakeBroker,
+    PatientEvent,
+    Script,
+    SteppedClock,
+    buy,
+    make_candles,
+    make_order,
+    run_trader,
+    sell_all,
+)
 
 FLAT = [100] * 10
 HILL = [10, 10, 10, 13, 16, 20, 20, 16, 12, 12]  # averages of 2 and 3 cross up at 13 and are crossed at the second 16
@@ -80,11 +90,12 @@ def test_a_quiet_pass_makes_at_most_two_calls() -> None:
 
 
 def test_between_candles_at_current_prices_nothing_is_asked_for_that_is_not_due() -> None:
-    """Six passes of ten seconds ask for candles twice: at the start and after the next one has closed."""
+    """Seven passes in a minute ask for candles twice, again when one has closed, and for the status thrice."""
     broker, clock = present(FLAT)
     summary, _ = run_trader(broker, clock, Script({}), max_ticks=7)
     assert summary.passes == 7
     assert broker.calls.count("get_candles") == 2
+    assert broker.calls.count("system_status") == 3
 
 
 def test_a_candle_is_decided_once() -> None:
@@ -223,6 +234,15 @@ def test_a_broker_that_is_stopping_ends_the_run() -> None:
     assert (summary.reason, summary.error) == ("stopped", None)
 
 
+def test_a_pair_goes_by_its_own_name_whatever_the_settings_call_it() -> None:
+    """With XBTUSD and BTC/USD in the settings there is one pair, and its position is sold once."""
+    broker, clock = market(FLAT)
+    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", closed_seconds=2.0)
+    broker.totals["BTC"] = Decimal(1)
+    run_trader(broker, clock, Script({300: sell_all}), symbols=("XBTUSD", "BTC/USD"))
+    assert broker.sent_ids == ["bot01|BTC/USD|script|300|exit|0"]
+
+
 def test_pairs_of_two_quote_currencies_are_refused() -> None:
     """BTC/USD beside ETH/EUR ends the run with a SettingsError before any call."""
     broker, clock = present(FLAT)
@@ -238,26 +258,3 @@ def test_a_heartbeat_comes_once_a_minute() -> None:
     assert [line.split("  ")[1] for line in lines if "watching" in line] == [
         "watching: BTC/USD 100, holding 0; open orders: 0"
     ] * 2
-
-
-def test_a_hole_in_the_candles_is_filled_from_the_long_answer() -> None:
-    """When the candles that came do not join those that are known, the strategy sees the whole of the new answer."""
-    broker, clock = market([100] * 10)
-    seen: list[list[int]] = []
-
-    def look(view: object) -> list[object]:
-        seen.append([candle.time_seconds for candle in view.candles])  # type: ignore[attr-defined]
-        return []
-
-    whole: list[Candle] = broker._candles["BTC/USD"]
-    broker._candles["BTC/USD"] = whole[:2]
-    short = broker.get_candles
-
-    def late(symbol: str, timeframe: str, count: int) -> list[Candle]:
-        if broker.now() > 300:
-            broker._candles["BTC/USD"] = whole
-        return short(symbol, timeframe, min(count, 2) if count < 719 else count)
-
-    broker.get_candles = late  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({240: look}))  # type: ignore[dict-item]
-    assert seen == [[0, 60, 120, 180, 240]]

@@ -6,10 +6,13 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from bot.clock import ReplayClock
 from bot.errors import NoAnswerError, OrderRefusedError, OrderUnknownError, SilenceError
-from bot.models import ZERO, Order, OrderStatus, Side
+from bot.models import ZERO, Balance, Order, OrderStatus, Side, WantedOrder
 from bot.settling import Settled
+from bot.strategies.base import MarketView
 from tests.trading_fakes import (
     WIDE,
     FakeBroker,
@@ -17,6 +20,7 @@ from tests.trading_fakes import (
     Script,
     SteppedClock,
     buy,
+    look,
     make_candles,
     make_order,
     run_trader,
@@ -83,15 +87,16 @@ def test_an_order_that_was_not_sent_is_sent_later_under_the_same_identity() -> N
     assert (summary.orders.placed, summary.orders.fills) == (1, 1)
 
 
-def test_an_order_that_turns_out_to_be_placed_after_all_is_not_sent_again() -> None:
-    """When placing fails and the order is among the open ones at the next look, it is adopted and not sent again."""
+@pytest.mark.parametrize("status", [OrderStatus.OPEN, OrderStatus.CLOSED])
+def test_an_order_that_turns_out_to_be_placed_after_all_is_not_sent_again(status: OrderStatus) -> None:
+    """When placing fails and the order is there at the next look, open or closed, it is not sent again."""
     broker, clock = present()
     broker.fail("place_buy", NoAnswerError("half an answer"))
     read = broker.get_open_orders
 
     def appears() -> list[Order]:
         if broker.sent_ids:
-            row = make_order("X", Side.BUY, cl_ord_id=ENTRY_ID, status=OrderStatus.OPEN, volume=Decimal(1))
+            row = make_order("X", Side.BUY, cl_ord_id=ENTRY_ID, status=status, closed_seconds=242.0)
             broker.rows.setdefault("X", row)
         return read()
 
@@ -117,12 +122,7 @@ def test_money_in_an_unknown_buy_counts_as_spent() -> None:
     broker, clock = replayed()
     broker.fail("place_buy", UNKNOWN)
     seen: list[Decimal] = []
-
-    def look(market: object) -> list[object]:
-        seen.append(market.quote_available)  # type: ignore[attr-defined]
-        return []
-
-    run_trader(broker, clock, Script({180: buy("3"), 240: look}))  # type: ignore[dict-item]
+    run_trader(broker, clock, Script({180: buy("3"), 240: look(lambda view: seen.append(view.quote_available))}))
     assert seen == [Decimal(700)]
 
 
@@ -200,16 +200,9 @@ def test_a_partial_fill_is_told_as_it_comes() -> None:
     """An entry of 1 that fills 0.4 and then 0.6 makes two lines of fills and a position of 1."""
     broker, clock = replayed()
     broker.fills_limits = False
-
-    def fill(quantity: str) -> object:
-        def look(_market: object) -> list[object]:
-            broker.execute("O1", Decimal(quantity))
-            return []
-
-        return look
-
-    script = Script({180: buy("1"), 240: fill("0.4"), 360: fill("0.6")})  # type: ignore[dict-item]
-    summary, lines = run_trader(broker, clock, script)
+    first = look(lambda _view: broker.execute("O1", Decimal("0.4")))
+    second = look(lambda _view: broker.execute("O1", Decimal("0.6")))
+    summary, lines = run_trader(broker, clock, Script({180: buy("1"), 240: first, 360: second}))
     assert of(lines, "filled") == [
         "BTC/USD 100  filled: buy 0.4 for 40.00 USD, fee 0.00 (O1)",
         "BTC/USD 100  filled: buy 0.6 for 60.00 USD, fee 0.00 (O1)",
@@ -227,12 +220,9 @@ def test_an_exit_cancels_the_rest_of_its_entry_first_and_sells_all_that_filled()
         broker.execute(txid, Decimal("0.1"))
         return cancel(txid, symbol)
 
-    def look(_market: object) -> list[object]:
-        broker.execute("O1", Decimal("0.4"))
-        return []
-
     broker.cancel_order = late_cancel  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({180: buy("1"), 240: look, 300: sell_all}))  # type: ignore[dict-item]
+    first = look(lambda _view: broker.execute("O1", Decimal("0.4")))
+    run_trader(broker, clock, Script({180: buy("1"), 240: first, 300: sell_all}))
     assert broker.placed() == [("buy", "1", "100"), ("sell", "0.50000000", "100")]
     assert broker.rows["O1"].status is OrderStatus.CANCELED
 
@@ -257,13 +247,82 @@ def test_a_position_is_sold_in_parts_where_it_is_worth_more_than_an_order_may_be
     assert broker.totals["BTC"] == ZERO
 
 
-def test_only_what_the_account_still_has_is_sold() -> None:
-    """Of a coin that the bot bought, 0.3 left the account and 0.2 are held by others: 0.5 are sold."""
+def test_when_a_part_is_refused_the_rest_is_not_tried() -> None:
+    """Kraken's no to the first of three parts is the last that is sent in this candle."""
     broker, clock = replayed()
+    hold_one(broker)
+    broker.fail("place_sell", REFUSED)
+    run_trader(broker, clock, Script({300: sell_all}), limits=replace(WIDE, largest_order_value=Decimal(40)))
+    assert broker.sent_ids == [EXIT_ID]
+
+
+def test_an_own_exit_that_is_still_open_blocks_another_and_is_left_open_at_the_end() -> None:
+    """With an own sell order resting, an exit is refused as unsettled, and the end cancels entries only."""
+    broker, clock = replayed()
+    hold_one(broker)
+    broker.rows["S"] = make_order("S", Side.SELL, status=OrderStatus.OPEN, volume=Decimal(1), price=Decimal(200))
+    _, lines = run_trader(broker, clock, Script({300: sell_all}))
+    assert len(of(lines, "an exit is still open")) == 1
+    assert (broker.sent_ids, broker.rows["S"].status) == ([], OrderStatus.OPEN)
+
+
+def test_a_resting_entry_counts_in_the_view_and_in_the_position() -> None:
+    """With an entry of 1 at 100 resting, the strategy is told, and 1 more is over a largest position of 150."""
+    broker, clock = replayed()
+    broker.fills_limits = False
+    seen: list[bool] = []
+
+    def more(view: MarketView) -> list[WantedOrder]:
+        seen.append(view.has_open_entry)
+        return buy("1")(replace(view, has_open_entry=False))
+
+    limits = replace(WIDE, largest_position_value=Decimal(150))
+    _, lines = run_trader(broker, clock, Script({180: buy("1"), 240: more}), limits=limits)
+    assert set(seen) == {True}
+    assert len(of(lines, "entry refused (position value)")) == 1
+
+
+def test_a_fill_on_the_way_out_is_counted() -> None:
+    """An entry that fills 0.3 while the end cancels it is a fill in the summary and a coin in the equity."""
+    broker, clock = replayed()
+    broker.fills_limits = False
+    cancel = broker.cancel_order
+
+    def late_cancel(txid: str, symbol: str | None = None) -> bool:
+        broker.execute(txid, Decimal("0.3"))
+        return cancel(txid, symbol)
+
+    broker.cancel_order = late_cancel  # type: ignore[method-assign]
+    summary, _ = run_trader(broker, clock, Script({180: buy("1")}))
+    assert (summary.orders.fills, summary.equity_end) == (1, Decimal(1000))
+
+
+def test_coins_that_the_balance_shows_late_are_sold_all_the_same() -> None:
+    """A balance that is read without the coins that were just bought is read again at the next candle."""
+    broker, clock = replayed()
+    read = broker.get_account_balance
+    late: list[str] = ["BTC", "BTC"]
+
+    def lagging() -> dict[str, Balance]:
+        balances = read()
+        if broker.sent_ids and late:
+            balances.pop(late.pop(), None)
+        return balances
+
+    broker.get_account_balance = lagging  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({180: buy("1"), 300: sell_all}))
+    assert broker.sent_ids == [ENTRY_ID, EXIT_ID]
+
+
+def test_only_what_the_account_still_has_is_sold() -> None:
+    """Of a coin that the bot bought, 0.3 left the account and 0.2 are held by others: 0.7 are seen and 0.5 sold."""
+    broker, clock = replayed()
+    seen: list[Decimal] = []
     hold_one(broker)
     broker.totals["BTC"] = Decimal("0.7")
     broker.held["BTC"] = Decimal("0.2")
-    run_trader(broker, clock, Script({300: sell_all}))
+    run_trader(broker, clock, Script({240: look(lambda view: seen.append(view.position_quantity)), 300: sell_all}))
+    assert seen == [Decimal("0.7")]
     assert broker.placed()[1:] == [("sell", "0.50000000", "100")]
 
 
@@ -312,12 +371,9 @@ def test_an_accepted_order_in_neither_list_is_not_gone() -> None:
         hidden.append(broker.rows.pop(placed.txid))
         return placed
 
-    def show(_market: object) -> list[object]:
-        broker.rows[hidden[0].txid] = hidden[0]
-        return []
-
+    show = look(lambda _view: broker.rows.update({hidden[0].txid: hidden[0]}))
     broker.place_limit_order = place_and_hide  # type: ignore[method-assign,assignment]
-    script = Script({180: buy("1"), 240: buy("1"), 300: show})  # type: ignore[dict-item]
+    script = Script({180: buy("1"), 240: buy("1"), 300: show})
     summary, lines = run_trader(broker, clock, script)
     assert broker.sent_ids == [ENTRY_ID]
     assert len(of(lines, "an accepted order is neither open nor closed yet")) == 1
@@ -325,12 +381,13 @@ def test_an_accepted_order_in_neither_list_is_not_gone() -> None:
 
 
 def test_trouble_with_one_pair_does_not_keep_the_bot_in_another() -> None:
-    """While the candles of BTC/USD cannot be read, the position in ETH/USD is sold."""
+    """While the candles of BTC/USD cannot be read, ETH/USD is sold all the same, and then the trouble is waited out."""
     clock = SteppedClock(361.0)
     broker = FakeBroker(clock, {symbol: make_candles(FLAT) for symbol in ("BTC/USD", "ETH/USD")})
     broker.rows["H"] = make_order("H", Side.BUY, "1", "100", symbol="ETH/USD", closed_seconds=2.0)
     broker.totals["ETH"] = Decimal(1)
     broker.fail("get_candles", NoAnswerError("half an answer"))
     stop = PatientEvent()
-    run_trader(broker, clock, Script({300: sell_all}), symbols=("BTC/USD", "ETH/USD"), max_ticks=1, stop=stop)
+    run_trader(broker, clock, Script({300: sell_all}), symbols=("BTC/USD", "ETH/USD"), max_ticks=2, stop=stop)
     assert broker.totals["ETH"] == ZERO
+    assert stop.waits_seconds == [1.0]
