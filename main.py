@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from bot import broker_manager
 from bot.broker_manager import KrakenBroker
-from bot.checkup import check, check_strategy, nonce_line
+from bot.checkup import check, kraken_seconds, nonce_line
 from bot.clock import MarketClock
 from bot.config import Settings, load_settings
 from bot.errors import (
@@ -27,6 +26,7 @@ from bot.errors import (
     PermissionDeniedError,
     SettingsError,
     SilenceError,
+    StoppingError,
     SymbolError,
     TurnTimeout,
 )
@@ -36,12 +36,14 @@ from bot.runner import Runner
 from bot.simulator.__main__ import main as run_simulator
 from bot.simulator.errors import SimulatorError
 from bot.simulator.paper import open_paper
+from bot.simulator.prices_live import LiveError
 from bot.strategies import STRATEGIES
 from bot.timeframes import seconds_of
 from bot.trader import Summary, Trader, TraderSettings
 
 # The first that fits. docs/errors.md says what to do about each.
 EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
+    (5, (LiveError,)),
     (2, (SettingsError, SymbolError, SimulatorError)),
     (3, (CredentialsError, PermissionDeniedError, KeyRuleError)),
     (5, (TurnTimeout,)),
@@ -91,7 +93,7 @@ def main(arguments: list[str]) -> int:
         return run_simulator(arguments[1:])
     options = parse(arguments)
     try:
-        settings = load_settings()
+        settings = load_settings(strategies=STRATEGIES)
         if options.command == "check":
             return run_check(settings)
         if options.command == "nonce":
@@ -113,7 +115,7 @@ def fail(error: Exception) -> int:
 def run_check(settings: Settings) -> int:
     """Print a line for each thing that was looked at; return the first problem's exit code."""
     code = 0
-    for finding in check(settings, lambda: open_live_broker(settings, MarketClock())):
+    for finding in check(settings, lambda: open_live_broker(settings, live_clock(settings))):
         say(f"{'PROBLEM' if finding.error else 'ok':<8} {finding.subject}: {finding.text}")
         if finding.error and code == 0:
             code = next(code for code, kinds in EXIT_CODES if isinstance(finding.error, kinds))
@@ -122,20 +124,27 @@ def run_check(settings: Settings) -> int:
 
 def run(settings: Settings, max_ticks: int | None) -> int:
     """Trade until the end, a signal or an error."""
-    check_strategy(settings)
     lock = InstanceLock(settings.state_dir)
     try:
-        say(banner(settings))
-        with open_market(settings) as market:
-            runner = Runner(market.broker, say)
-            runner.listen()
-            market.broker.connect()
-            say_account(settings, market)
-            trader = open_trader(settings, market, runner, max_ticks)
-            summary = runner.run(trader, settings.cancel_entries_on_stop)
-            return say_summary(summary)
+        runner = Runner(say)
+        return runner.run(lambda: trade(settings, runner, max_ticks), settings.cancel_entries_on_stop)
     finally:
         lock.release()
+
+
+def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
+    """Open the market and trade on it; return the exit code."""
+    say(banner(settings))
+    with open_market(settings) as market:
+        runner.broker = market.broker
+        try:
+            market.broker.connect()
+            say_account(settings, market)
+            runner.trader = open_trader(settings, market, runner, max_ticks)
+        except StoppingError:
+            say("Ended: stopped before trading began.")
+            return 0
+        return say_summary(runner.trader.run())
 
 
 def banner(settings: Settings) -> str:
@@ -151,15 +160,27 @@ def banner(settings: Settings) -> str:
 def open_market(settings: Settings) -> Iterator[Market]:
     """Open the local Kraken or the real one: the code above it cannot tell which."""
     if settings.trading_mode != "paper":
-        clock = MarketClock()
+        clock = live_clock(settings)
         yield Market(open_live_broker(settings, clock), clock, f"live, from {settings.api_url}")
         return
     timeframe_seconds = seconds_of(settings.timeframe)
     with open_paper(
-        settings.pairs, settings.prices, timeframe_seconds, settings.state_dir, speed=settings.market_speed
+        settings.pairs,
+        settings.prices,
+        timeframe_seconds,
+        settings.state_dir,
+        speed=settings.market_speed,
+        live_url=settings.api_url,
     ) as paper:
         broker = open_broker(settings, paper.key, paper.secret, paper.url, paper.clock)
         yield Market(broker, paper.clock, paper.prices_label)
+
+
+def live_clock(settings: Settings) -> MarketClock:
+    """Return the wall clock; for a simulator whose market runs faster, a clock as fast, set by its Time."""
+    if settings.market_speed == 1:
+        return MarketClock()
+    return MarketClock(kraken_seconds(settings), settings.market_speed)
 
 
 def open_live_broker(settings: Settings, clock: MarketClock) -> KrakenBroker:
@@ -222,10 +243,8 @@ def say_account(settings: Settings, market: Market) -> None:
     say(f"account  {', '.join(held) or 'empty'}; bot id {market.broker.bot_id}")
 
 
-def say_summary(summary: Summary | None) -> int:
+def say_summary(summary: Summary) -> int:
     """Write how the run went; return the exit code."""
-    if summary is None:
-        return 0
     counts = summary.orders
     say(f"Ended: {summary.reason}.")
     say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")

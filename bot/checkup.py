@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from bot import broker_manager, clock
 from bot.broker_manager import KrakenBroker, get_kraken_nonce
 from bot.config import Settings
-from bot.errors import BotError, SettingsError
-from bot.instance import describe_owner, is_running
+from bot.errors import BotError, NonceStoreError
+from bot.instance import InstanceLock, describe_owner, is_running
 from bot.kraken import replies, transport
 from bot.nonce.file import store_at
-from bot.strategies import STRATEGIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +44,38 @@ def _attempt(subject: str, look: Callable[[], str]) -> Finding:
 
 
 def _settings(settings: Settings) -> str:
-    check_strategy(settings)
     return f"{settings.trading_mode}, {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}"
 
 
-def check_strategy(settings: Settings) -> None:
-    """Raise SettingsError where the strategy is not one of ours."""
-    if settings.strategy not in STRATEGIES:
-        raise SettingsError([f"STRATEGY is {settings.strategy!r}; it can be {', '.join(STRATEGIES)}."])
-
-
 def _state(settings: Settings) -> str:
-    running = is_running(settings.state_dir)
-    return f"{settings.state_dir}" + (f"; {describe_owner(settings.state_dir)} is running on it" if running else "")
+    folder = settings.state_dir
+    if is_running(folder):
+        return f"{folder}; {describe_owner(folder)} is running on it"
+    InstanceLock(folder).release()
+    return f"{folder}"
+
+
+def kraken_seconds(settings: Settings) -> float:
+    """Return Kraken's Time in Unix seconds. Raises a TransportError or KrakenError."""
+    api = transport.open_api("", "", settings.api_url, settings.proxy)
+    return replies.read_time(transport.ask(api.query_public, "Time", {}).get("result"))
 
 
 def _clock(settings: Settings) -> str:
-    api = transport.open_api("", "", settings.api_url, settings.proxy)
-    envelope = transport.ask(api.query_public, "Time", {})
-    ahead = clock.wall_seconds() - replies.read_time(envelope.get("result"))
+    ahead = clock.wall_seconds() - kraken_seconds(settings)
     if abs(ahead) > clock.ServerTime.WRONG_SECONDS:
-        return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} Kraken's: set it. Nonces follow Kraken's time"
+        return (
+            f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} Kraken's: set it. Nonces follow Kraken's time"
+        )
     return "agrees with Kraken's"
 
 
 def _nonce() -> str:
     get_kraken_nonce()
     problem = store_at(broker_manager.NONCE_FILE).problem
-    return problem or nonce_line()
+    if problem:
+        raise NonceStoreError(f"{problem}. Free it or its disk, or name another STATE_DIR.")
+    return nonce_line()
 
 
 def nonce_line() -> str:

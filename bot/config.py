@@ -13,7 +13,7 @@ import ipaddress
 import os
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -124,13 +124,13 @@ def default_nonce_file() -> str:
     return str(state_folder(read_environment()) / "kraken_nonce.txt")
 
 
-def load_settings(values: Mapping[str, str] | None = None) -> Settings:
+def load_settings(values: Mapping[str, str] | None = None, strategies: Iterable[str] = ()) -> Settings:
     """Return the settings, or raise SettingsError with every problem at once.
 
-    `values` stands in for the environment.
+    `values` stands in for the environment. `strategies` are the names that STRATEGY can be (none: any).
     """
     given = read_environment() if values is None else values
-    return _Reader(given, _misspelled() if values is None else []).settings()
+    return _Reader(given, _misspelled() if values is None else [], tuple(strategies)).settings()
 
 
 def _misspelled() -> list[str]:
@@ -145,9 +145,10 @@ def _misspelled() -> list[str]:
 class _Reader:
     """Reads values one by one and gathers what is wrong with them."""
 
-    def __init__(self, values: Mapping[str, str], problems: list[str]) -> None:
+    def __init__(self, values: Mapping[str, str], problems: list[str], strategies: tuple[str, ...]) -> None:
         self._values = values
         self._problems = problems
+        self._strategies = strategies
 
     def settings(self) -> Settings:
         mode = self._one_of("TRADING_MODE", MODES)
@@ -168,7 +169,7 @@ class _Reader:
             market_speed=float(self._number("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
             pairs=self._pairs(),
             timeframe=self._one_of("TIMEFRAME", TIMEFRAMES),
-            strategy=self._text("STRATEGY"),
+            strategy=self._one_of("STRATEGY", self._strategies or (self._text("STRATEGY").lower(),)),
             order_value=self._number("ORDER_VALUE"),
             max_order_value=self._number("MAX_ORDER_VALUE"),
             max_position_value=self._number("MAX_POSITION_VALUE"),
@@ -263,6 +264,8 @@ class _Reader:
             self._problems.append(
                 f"ORDER_VALUE ({settings.order_value}) is above MAX_ORDER_VALUE ({settings.max_order_value})."
             )
+        if settings.trading_mode != "paper" and settings.market_speed != 1 and not is_loopback(settings.api_url):
+            self._problems.append("MARKET_SPEED is for paper trading, and for a simulator on this machine.")
 
 
 def credential_problems(key: str, secret: str) -> list[str]:
@@ -289,15 +292,15 @@ def url_problems(name: str, url: str) -> list[str]:
         return [f"{name} is {url!r}, which is not an address."]
     if parts.scheme not in ("http", "https") or not host or not plain:
         return [f"{name} is {url!r}; it must look like https://api.kraken.com."]
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(url):
         return [f"{name} is {url!r}; without https only this machine itself (127.0.0.1) may be named."]
     return []
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def is_loopback(url: str) -> bool:
+    """Whether an address names this machine itself."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        host = urllib.parse.urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

@@ -1,4 +1,4 @@
-"""Runs the trader until it ends or a signal comes, and gets out within five seconds of a signal."""
+"""Runs the bot until it ends or a signal comes, and gets out within five seconds of a signal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from bot.broker_manager import KrakenBroker
-from bot.trader import Summary, Trader
+from bot.trader import Trader
 
 # Together under five seconds.
 GRACE_SECONDS = 3.0
@@ -18,47 +19,51 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Runner:
-    """The trader in a thread of its own, and the main thread waiting for the first of: its end, a signal."""
+    """The bot in a thread of its own, and the main thread waiting for the first of: its end, a signal.
 
-    def __init__(self, broker: KrakenBroker, report: Callable[[str], None]) -> None:
-        self._broker = broker
+    The start is part of it: Kraken may hang in the very first call. Whoever does the work says what there is to
+    stop as soon as it is there: `broker`, then `trader`.
+    """
+
+    def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self.stop = threading.Event()
+        self.broker: KrakenBroker | None = None
+        self.trader: Trader | None = None
         # The one thing of Python's that a signal handler may put into safely.
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._summary: Summary | None = None
 
-    def listen(self) -> None:
-        """Take SIGTERM and Ctrl-C from now on."""
+    def run(self, work: Callable[[], int], cancel_entries: bool) -> int:
+        """Return what `work` returns, or raise what it raises; 0 where a call was lost on the way out."""
         for number in _SIGNALS:
             signal.signal(number, lambda signum, _frame: self._news.put(signal.Signals(signum).name))
-
-    def run(self, trader: Trader, cancel_entries: bool) -> Summary | None:
-        """Return the trader's summary; None where a call was lost on the way out, and its order is unknown."""
-
-        def trade() -> None:
-            self._summary = trader.run()
-            self._news.put("")
-
-        thread = threading.Thread(target=trade, name="trader", daemon=True)
-        thread.start()
+        done = ThreadPoolExecutor(1, thread_name_prefix="bot").submit(work)
+        done.add_done_callback(lambda _done: self._news.put(""))
         name = self._news.get()
-        if name:
-            self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:.0f} s.")
-            self.stop.set()
-            thread.join(GRACE_SECONDS)
-            if thread.is_alive():
-                # What waits for a turn or a rate counter gives up now; only a lost request does not.
-                self._broker.stop()
-                thread.join(UNWIND_SECONDS)
-            if thread.is_alive():
-                self._leave_behind(trader, cancel_entries)
-        return self._summary
+        if name and not self._stopped(done, name):
+            self._leave_behind(name, cancel_entries)
+            return 0
+        return done.result()
 
-    def _leave_behind(self, trader: Trader, cancel_entries: bool) -> None:
-        self._report("A request is still unanswered. If it was an order, its outcome is unknown and is found out at the")
-        self._report("next start; it is never sent again.")
-        if cancel_entries:
-            worker = threading.Thread(target=trader.cancel_entries, name="last-cancels", daemon=True)
+    def _stopped(self, done: Future[int], name: str) -> bool:
+        self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:.0f} s.")
+        self.stop.set()
+        wait([done], GRACE_SECONDS)
+        if not done.done() and self.broker is not None:
+            # What waits for a turn or a rate counter gives up now; only a lost request does not.
+            self.broker.stop()
+            wait([done], UNWIND_SECONDS)
+        return done.done()
+
+    def _leave_behind(self, name: str, cancel_entries: bool) -> None:
+        self._report(
+            "A request is still unanswered. If it was an order, its outcome is unknown: the next start finds it"
+        )
+        self._report("at Kraken if it was placed, and it is never sent again.")
+        if self.trader is not None and cancel_entries:
+            worker = threading.Thread(target=self.trader.cancel_entries, name="last-cancels", daemon=True)
             worker.start()
             worker.join(CANCEL_SECONDS)
+        self._report(f"Ended: {name}, with a request unanswered; the account could not be read again.")
+        if self.broker is not None:
+            self._report(f"refused nonces: {self.broker.refused_nonces}")
