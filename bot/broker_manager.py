@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import threading
+from contextlib import closing
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -130,6 +131,7 @@ class KrakenBroker(BrokerVerbs):
     def after_fork_in_child(self) -> None:
         """A forked child must not write into the parent's connections."""
         self._open_connections()
+        self._desk.after_fork_in_child()
 
     # Nonces: these three and the retry loop below all write through get_kraken_nonce().
 
@@ -188,7 +190,7 @@ class KrakenBroker(BrokerVerbs):
         may_repeat = not self._desk.takes(method, params)
         urgency = _URGENCY.get(method, Urgency.READ)
         while True:
-            self._wait_for_room(method)
+            self._wait_for_room(method, urgency)
             try:
                 return self._take_turn(method, params, urgency)
             except NonceRefusedError as refused:
@@ -202,18 +204,19 @@ class KrakenBroker(BrokerVerbs):
         hurried = urgency is Urgency.CANCEL and self._stopping.is_set()
         try:
             with self._turns.turn(urgency, LAST_CANCEL_SECONDS if hurried else WAIT_SECONDS_MAX):
-                self._check_silence()
+                self._check_silence(self.api)
                 return self._send(self.api, method, params)
         except TurnTimeout:
             if urgency is not Urgency.CANCEL:
                 raise
         # At worst its nonce is refused; an order that should be gone is the greater harm.
         log.warning("%s goes without the key's turn, which another sender is holding.", method)
-        self._check_silence()
-        return self._send(self._open_private_api(), method, params)
+        with closing(self._open_private_api()) as api:
+            self._check_silence(api)
+            return self._send(api, method, params)
 
-    def _check_silence(self) -> None:
-        self._guard.check(lambda: self._send(self.api, "GetApiKeyInfo", {}), lambda: self._last_nonce)
+    def _check_silence(self, api: krakenex.API) -> None:
+        self._guard.check(lambda: self._send(api, "GetApiKeyInfo", {}), lambda: self._last_nonce)
 
     def _send(self, api: krakenex.API, method: str, params: dict[str, Any]) -> Any:
         # krakenex writes the nonce into the dictionary that it is given.
@@ -261,14 +264,14 @@ class KrakenBroker(BrokerVerbs):
 
     # Waiting and stopping
 
-    def _wait_for_room(self, method: str) -> None:
+    def _wait_for_room(self, method: str, urgency: Urgency) -> None:
         while True:
             with self._rest_lock:
                 wait_seconds = self._rest.wait_seconds(method, self.now())
-                if wait_seconds <= 0:
+                if wait_seconds <= 0 or (urgency is Urgency.CANCEL and self._stopping.is_set()):
                     self._rest.spend(method, self.now())
                     return
-            self._pause(wait_seconds)
+            self._pause(wait_seconds, urgency)
 
     def _pause(self, seconds: float, urgency: Urgency = Urgency.READ) -> None:
         if seconds > 0 and self._market.wait(seconds, self._stopping) and urgency is not Urgency.CANCEL:

@@ -53,7 +53,7 @@ class BrokerVerbs(ABC):
         self._desk = OrderDesk(
             self._call,
             self.pair,
-            self.get_current_price,
+            self._market_price,
             self.find_order,
             bot_id=self.bot_id,
             tier=tier,
@@ -230,15 +230,16 @@ class BrokerVerbs(ABC):
         pair, side = self.pair(symbol), Side(side)
         if not isinstance(quantity, Decimal):
             raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
-        price = orders.collared_price(pair, side, self.get_current_price(symbol), self._collar_percent)
+        price = self._market_price(pair, side)
         volume = quantity if size_type == "base" else round_volume(pair, quantity / price)
         check_order(pair, side, volume, price)
         params = orders.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
         return self._place(pair, side, volume, price, params)
 
+    def _market_price(self, pair: Pair, side: Side) -> Decimal:
+        return orders.collared_price(pair, side, self.get_current_price(pair.symbol), self._collar_percent)
+
     def _place(self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]) -> PlacedOrder:
-        if not params["cl_ord_id"]:
-            del params["cl_ord_id"]
         txid = replies.read_placed(self._desk.send(params))
         return PlacedOrder(txid, params["cl_ord_id"], pair.symbol, side, volume, price)
 

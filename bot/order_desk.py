@@ -6,7 +6,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,11 +22,11 @@ from bot.errors import (
     SilenceError,
     StoppingError,
 )
-from bot.kraken import error_table
+from bot.kraken import error_table, orders
 from bot.kraken.limits import Action, EngineCounter, Tier
 from bot.kraken.orders import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
 from bot.kraken.pairs import as_text
-from bot.models import Order, Pair, Side
+from bot.models import ZERO, Order, Pair, Side
 from bot.settling import DEADLINE_SECONDS, Settled, Step, UnknownOrder, UnknownOrders
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ _NOT_OFFERED = ("AddOrderBatch", "AmendOrder", "EditOrder")
 class OrderDesk:
     """The only place that AddOrder and CancelOrder leave from.
 
-    `call` sends one private request, `price_of` gives the current price of a pair, `find_order` looks a
+    `call` sends one private request, `market_price` gives the worst price of a market order now, `find_order` looks a
     `cl_ord_id` up at Kraken.
     """
 
@@ -49,7 +48,7 @@ class OrderDesk:
         self,
         call: Callable[[str, dict[str, Any]], Any],
         pair_of: Callable[[str], Pair],
-        price_of: Callable[[str], Decimal],
+        market_price: Callable[[Pair, Side], Decimal],
         find_order: Callable[[str], Order | None],
         *,
         bot_id: str,
@@ -61,7 +60,7 @@ class OrderDesk:
     ) -> None:
         self._call = call
         self._pair_of = pair_of
-        self._price_of = price_of
+        self._market_price = market_price
         self._find_order = find_order
         self._bot_id = bot_id
         self._max_order_value = max_order_value
@@ -72,8 +71,13 @@ class OrderDesk:
         self._engine_lock = threading.Lock()
         self._order_lock = threading.Lock()
         self._placed_seconds: dict[str, float] = {}
-        self._first = True
+        self._looked_up: set[str] = set()
         self.unknown = UnknownOrders()
+
+    def after_fork_in_child(self) -> None:
+        """A lock that a thread of the parent holds is never given back in the child."""
+        self._engine_lock = threading.Lock()
+        self._order_lock = threading.Lock()
 
     def takes(self, method: str, params: dict[str, Any]) -> bool:
         """Whether a private call is an order, which must not be repeated."""
@@ -88,14 +92,16 @@ class OrderDesk:
         (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
         over MAX_ORDER_VALUE, and NotSentError, SilenceError, TurnTimeout or StoppingError where nothing was sent.
         """
-        params.setdefault("cl_ord_id", self._bot_id + secrets.token_hex(8)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH])
+        orders.check_fields(params)
+        if not params.get("cl_ord_id"):
+            params["cl_ord_id"] = self._bot_id + secrets.token_hex(8)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
         # One order at a time, or two of a blocked pair could pass the check together.
         with self._order_lock:
             pair = self._pair_of(str(params.get("pair")))
             order = self._as_unknown(pair, params)
             self._check_blocked(pair)
-            self._check_value(pair, order)
-            placed = self._placed_before(order.cl_ord_id)
+            self._check_value(pair, order, params["ordertype"])
+            placed = self._placed_before(order)
             if placed is not None:
                 return {"txid": [placed.txid], "descr": {"order": "placed before"}}
             self._wait_for_engine(pair.symbol, Action.ADD)
@@ -118,18 +124,14 @@ class OrderDesk:
         except BotError as error:
             raise self._unknown_error(order, error) from error
         finally:
-            self._date(order)
+            # It may have waited for its turn: deadline and fence count from the last moment it could have left.
+            self.unknown.left(order.cl_ord_id, self._time.now())
         txids = result.get("txid") if isinstance(result, dict) else None
         if not isinstance(txids, list) or not txids:
             raise self._unknown_error(order, "an answer without a txid")
         self.unknown.remove(order.cl_ord_id)
         self._placed_seconds[str(txids[0])] = self._time.now()
         return result
-
-    def _date(self, order: UnknownOrder) -> None:
-        # It may have waited for its turn: the deadline is counted from the last moment it could have left.
-        if order in self.unknown.all():
-            self.unknown.add(replace(order, deadline_seconds=self._time.now() + DEADLINE_SECONDS))
 
     def _unknown_error(self, order: UnknownOrder, cause: object) -> OrderUnknownError:
         return OrderUnknownError(
@@ -140,17 +142,16 @@ class OrderDesk:
 
     def _as_unknown(self, pair: Pair, params: dict[str, Any]) -> UnknownOrder:
         now = self._time.now()
-        if "userref" in params or "viqc" in str(params.get("oflags")):
-            raise OrderRuleError(
-                "AddOrder takes no userref and no viqc here: such an order cannot be settled", "AddOrder"
-            )
-        try:
-            price = Decimal(str(params.get("price") or 0))
-            volume = Decimal(str(params["volume"]))
-            side = Side(params["type"])
-        except (KeyError, ValueError, ArithmeticError) as error:
-            raise OrderRuleError("AddOrder needs pair, type, volume and a plain price", "AddOrder") from error
-        return UnknownOrder(str(params["cl_ord_id"]), pair.symbol, side, volume, price, now, now + DEADLINE_SECONDS)
+        price = ZERO if params["ordertype"] == "market" else Decimal(str(params["price"]))
+        return UnknownOrder(
+            cl_ord_id=str(params["cl_ord_id"]),
+            symbol=pair.symbol,
+            side=Side(params["type"]),
+            volume=Decimal(str(params["volume"])),
+            price=price,
+            sent_seconds=now,
+            deadline_seconds=now + DEADLINE_SECONDS,
+        )
 
     def _check_blocked(self, pair: Pair) -> None:
         blocking = self.unknown.of_pair(pair.symbol)
@@ -160,10 +161,13 @@ class OrderDesk:
                 "for it until that is settled"
             )
 
-    def _check_value(self, pair: Pair, order: UnknownOrder) -> None:
+    def _check_value(self, pair: Pair, order: UnknownOrder, kind: str) -> None:
         if self._max_order_value is None:
             return
-        price = order.price or self._price_of(pair.symbol)
+        price = order.price
+        if kind != "limit" or order.side is Side.SELL:
+            # Only a limit on a buy bounds what the order can be worth.
+            price = max(price, self._market_price(pair, order.side))
         if price * order.volume > self._max_order_value:
             raise OrderRuleError(
                 f"the order is worth {as_text(price * order.volume)} {pair.quote}, more than MAX_ORDER_VALUE "
@@ -172,14 +176,14 @@ class OrderDesk:
                 as_text(self._max_order_value),
             )
 
-    def _placed_before(self, cl_ord_id: str) -> Order | None:
-        """Look the first order after a start up: the same signal may have placed it before a crash."""
-        if not self._first:
+    def _placed_before(self, order: UnknownOrder) -> Order | None:
+        """Look a pair's first order after a start up: the same signal may have placed it before a crash."""
+        if order.symbol in self._looked_up:
             return None
-        placed = self._find_order(cl_ord_id)
-        self._first = False
+        placed = self._find_order(order.cl_ord_id)
+        self._looked_up.add(order.symbol)
         if placed is not None:
-            log.warning("The order %s was placed before (%s); it is not sent again.", cl_ord_id, placed.txid)
+            log.warning("The order %s was placed before (%s); it is not sent again.", order.cl_ord_id, placed.txid)
         return placed
 
     def cancel(self, txid: str, symbol: str | None) -> bool:
@@ -208,7 +212,8 @@ class OrderDesk:
             with self._engine_lock:
                 now = self._time.now()
                 wait_seconds = self._engine.wait_seconds(symbol, action, now, age_seconds)
-                if wait_seconds <= 0:
+                # While the program stops, an order that should be gone is the greater harm than a refusal.
+                if wait_seconds <= 0 or (action is Action.CANCEL and self._stopping.is_set()):
                     self._engine.spend(symbol, action, now, age_seconds)
                     return
             if self._market.wait(wait_seconds, self._stopping) and action is not Action.CANCEL:
@@ -225,11 +230,10 @@ class OrderDesk:
         since = min(order.sent_seconds for order in self.unknown.all()) - 60
         try:
             rows = closed_orders(since) if step is Step.CLOSED else open_orders()
-            settled = self.unknown.looked_up(step, rows, asked, self._time.now())
-            if step is Step.FENCE and self.unknown.all():
+            if step is Step.FENCE:
                 # Not a proof yet, but found anywhere at any time is placed.
-                settled += self.unknown.looked_up(Step.WAIT, closed_orders(since), asked, self._time.now())
+                rows = rows + closed_orders(since)
         except BotError:
             self.unknown.look_up_failed()
             raise
-        return settled
+        return self.unknown.looked_up(step, rows, asked, self._time.now())

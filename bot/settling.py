@@ -41,6 +41,11 @@ class UnknownOrder:
     fence_seconds: float | None = None
     open_answered_seconds: float | None = None
 
+    @property
+    def left_seconds(self) -> float:
+        """The last moment at which it could have left."""
+        return self.deadline_seconds - DEADLINE_SECONDS
+
     def step(self, now: float) -> Step:
         """Return what may be asked next."""
         if self.open_answered_seconds is not None:
@@ -78,6 +83,14 @@ class UnknownOrders:
         """Count an order as unknown, from before it is sent."""
         self._orders[order.cl_ord_id] = order
 
+    def left(self, cl_ord_id: str, now: float) -> None:
+        """The order, if it is still unknown, has left at the latest now; no look-up before that counts."""
+        order = self._orders.get(cl_ord_id)
+        if order is not None:
+            self._orders[cl_ord_id] = replace(
+                order, deadline_seconds=now + DEADLINE_SECONDS, fence_seconds=None, open_answered_seconds=None
+            )
+
     def remove(self, cl_ord_id: str) -> None:
         """The order's fate is known."""
         self._orders.pop(cl_ord_id, None)
@@ -98,12 +111,13 @@ class UnknownOrders:
     def looked_up(self, step: Step, rows: list[Order], asked: float, answered: float) -> list[Settled]:
         """Take the rows of a look-up that was sent at `asked`; return the orders that it settles.
 
-        FENCE and OPEN bring the rows of OpenOrders, CLOSED those of ClosedOrders.
+        OPEN brings the rows of OpenOrders, CLOSED those of ClosedOrders, FENCE both.
         """
         found = {row.cl_ord_id: row for row in rows if row.cl_ord_id}
         settled: list[Settled] = []
         for order in self.all():
-            due = order.step(asked) is step
+            # What was asked before an order left says nothing of it.
+            due = order.step(asked) is step and asked >= order.left_seconds
             if order.cl_ord_id in found:
                 settled.append(Settled(order, found[order.cl_ord_id]))
             elif due and step is Step.FENCE:

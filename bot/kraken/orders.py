@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
+from bot.errors import OrderRuleError
 from bot.kraken.pairs import as_text, round_price
 from bot.models import Pair, Side
 
 # Free text of a cl_ord_id may have 18 characters (Kraken: cl_ord_id guide).
 CLIENT_ORDER_ID_LENGTH = 18
 BOT_ID_LENGTH = 5
+
+# An AddOrder with any other field could not be valued or settled: a deadline of its own, a userref, leverage, a
+# closing order.
+_FIELDS = frozenset({"pair", "type", "ordertype", "volume", "price", "cl_ord_id", "timeinforce", "expiretm", "oflags"})
+_KINDS = ("limit", "market", "stop-loss", "take-profit")
+# Kraken reads +10, -10, #10 and 1% as prices relative to the market (Kraken: AddOrder page).
+_PLAIN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def bot_id_of(api_key: str) -> str:
@@ -53,6 +64,28 @@ def limit_order(
     if post_only:
         params["oflags"] = "post"
     return params
+
+
+def check_fields(params: Mapping[str, Any]) -> None:
+    """Raise OrderRuleError for an AddOrder that could not be valued or settled, TypeError for a float in it."""
+    given = {name: value for name, value in params.items() if value not in (None, "", False)}
+    strange = sorted(given.keys() - _FIELDS)
+    if "viqc" in str(given.get("oflags")):
+        strange.append("viqc")
+    if strange:
+        raise OrderRuleError(
+            f"AddOrder takes no {', '.join(strange)} here: such an order could not be valued or settled", "AddOrder"
+        )
+    if given.get("ordertype") not in _KINDS or given.get("type") not in tuple(Side):
+        raise OrderRuleError(f"AddOrder needs type (buy, sell) and ordertype ({', '.join(_KINDS)})", "AddOrder")
+    numbers = {name: given.get(name, "") for name in ("volume", "price")}
+    if given["ordertype"] == "market":
+        del numbers["price"]
+    for name, value in numbers.items():
+        if isinstance(value, float):
+            raise TypeError(f"{name} must be a Decimal or a text, not a float: floats lose money")
+        if not _PLAIN_NUMBER.fullmatch(str(value)) or not Decimal(str(value)):
+            raise OrderRuleError(f"AddOrder needs a {name} in plain digits, not {value!r}", "AddOrder")
 
 
 def collared_price(pair: Pair, side: Side, price: Decimal, collar_percent: Decimal) -> Decimal:

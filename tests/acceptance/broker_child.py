@@ -1,0 +1,81 @@
+"""A process with a broker of its own: `broker_child.py URL KEY SECRET COMMAND [COUNT [THREADS]]`.
+
+    reads COUNT THREADS   COUNT reads in each of THREADS threads
+    one                   one read
+    order                 one order
+    patient               one read; SIGTERM while it waits stops the broker
+
+Each call prints "ok", or the name of the error that it raised; "ready" comes first.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+
+from bot.broker_manager import KrakenBroker
+from bot.clock import MarketClock
+from bot.errors import BotError
+from bot.kraken.limits import UNLIMITED
+
+ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "1000"}
+SPEED = 1000.0
+
+
+def attempt(broker: KrakenBroker, method: str = "BalanceEx", params: dict[str, str] | None = None) -> None:
+    """Make one call and say how it went."""
+    try:
+        broker.private_call(method, params)
+        word = "ok"
+    except BotError as error:
+        word = type(error).__name__
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def reads(broker: KrakenBroker, count: int, threads: int) -> None:
+    """Make reads in threads."""
+
+    def work() -> None:
+        for _ in range(count):
+            attempt(broker)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def patient(broker: KrakenBroker) -> None:
+    """Make one read in a thread; stop the broker at SIGTERM."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    worker = threading.Thread(target=attempt, args=(broker,))
+    worker.start()
+    stop.wait()
+    broker.stop()
+    worker.join()
+
+
+def main(words: list[str]) -> None:
+    """Do what the words say."""
+    url, key, secret, command, *rest = words
+    market = MarketClock(time.time(), SPEED if command != "order" else 1.0)
+    broker = KrakenBroker(key, secret, api_url=url, tier=UNLIMITED, market=market)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    if command == "reads":
+        reads(broker, int(rest[0]), int(rest[1]))
+    elif command == "patient":
+        patient(broker)
+    elif command == "order":
+        attempt(broker, "AddOrder", ORDER)
+    else:
+        attempt(broker)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,120 @@
+"""What the tests of KrakenBroker share: a local Kraken, a clock that only moves when told to, children."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from bot.broker_manager import KrakenBroker
+from bot.clock import MarketClock, ReplayClock, boottime_seconds, nonce_clock, sleep, wall_seconds
+from bot.kraken.limits import UNLIMITED
+from bot.simulator.api import LoggedRequest
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
+from tests.child_process import Child
+
+YEARS_SECONDS = 10 * 365 * 86_400
+ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "1000"}
+
+
+def still_clock() -> ReplayClock:
+    """Return a market clock that stands still until somebody waits on it, and then jumps."""
+    start = wall_seconds()
+    return ReplayClock(start, start + YEARS_SECONDS)
+
+
+def pass_time(clock: MarketClock, seconds: float) -> None:
+    """Let market time pass."""
+    clock.wait(seconds, threading.Event())
+
+
+@dataclass
+class Desk:
+    """A local Kraken and a broker on it."""
+
+    simulator: Simulator
+    clock: MarketClock
+    broker: KrakenBroker
+
+    def open_broker(self, key: tuple[str, str] | None = None, **settings: Any) -> KrakenBroker:
+        """Return one more broker: what a restart, or another key, would have."""
+        pair = key or (self.simulator.key, self.simulator.secret)
+        settings = {"api_url": self.simulator.url, "tier": UNLIMITED, "market": self.clock} | settings
+        return KrakenBroker(*pair, **settings)
+
+    def rows(self, key: str = "") -> list[LoggedRequest]:
+        """Return the private requests that arrived on a key, oldest first."""
+        return [row for row in list(self.simulator.log) if row.key == (key or self.simulator.key)]
+
+    def methods(self, key: str = "") -> list[str]:
+        """Return which private requests arrived on a key, oldest first."""
+        return [row.method for row in self.rows(key)]
+
+    def refused(self, key: str = "") -> int:
+        """Return how many requests of a key were refused for their nonce."""
+        return sum(row.error == "EAPI:Invalid nonce" for row in self.rows(key))
+
+    def orders_placed(self) -> int:
+        """Return how many orders the exchange has ever taken."""
+        return len(self.simulator.exchange.account.orders)
+
+
+@contextmanager
+def open_desk(
+    options: SimulatorOptions | None = None, clock: MarketClock | None = None, **settings: Any
+) -> Iterator[Desk]:
+    """Open a local Kraken with a broker on it; `settings` are the broker's."""
+    clock = clock or still_clock()
+    with Simulator(options or SimulatorOptions(), clock) as simulator:
+        desk = Desk(simulator, clock, None)  # type: ignore[arg-type] - set in the next line
+        desk.broker = desk.open_broker(**settings)
+        try:
+            yield desk
+        finally:
+            desk.broker.close()
+            nonce_clock.follow_wall()
+
+
+def price(desk: Desk) -> Decimal:
+    """Return the price of a bitcoin now."""
+    return desk.broker.get_current_price("BTC/USD")
+
+
+def wait_for(condition: Callable[[], object], seconds_max: float = 20.0) -> None:
+    """Return as soon as the condition holds; AssertionError where it never does."""
+    deadline = boottime_seconds() + seconds_max
+    while not condition():
+        assert boottime_seconds() < deadline, "what was waited for did not come"
+        sleep(0.002)
+
+
+def in_threads(count: int, work: Callable[[], object]) -> list[BaseException]:
+    """Do the same work in so many threads at once; return what they raised."""
+    raised: list[BaseException] = []
+    gate = threading.Barrier(count)
+
+    def run() -> None:
+        gate.wait()
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def child(folder: Path, desk: Desk, *words: object, key: tuple[str, str] | None = None) -> Child:
+    """Return another process with a broker on the same key and state folder; broker_child.py has the words."""
+    pair = key or (desk.simulator.key, desk.simulator.secret)
+    environment = {"STATE_DIR": str(folder)}
+    return Child("tests.acceptance.broker_child", desk.simulator.url, *pair, *words, environment=environment)

@@ -1,0 +1,262 @@
+"""Private calls of one broker: order of nonces, urgency, rate limits, stopping, forking."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import krakenex
+import pytest
+
+from bot import broker_manager
+from bot.clock import MarketClock, wall_seconds
+from bot.errors import BotError, SettingsError, StoppingError
+from bot.kraken.limits import STARTER
+from bot.nonce.turns import Urgency
+from bot.simulator.options import SimulatorOptions
+from tests.acceptance.broker_tools import ORDER, child, in_threads, open_desk, still_clock, wait_for
+
+pytestmark = pytest.mark.usefixtures("nonce_file")
+
+JITTER = SimulatorOptions(latency_seconds=(0.0, 0.005), seed=7)
+
+
+def test_eight_threads_on_one_broker_are_never_refused() -> None:
+    """Of 8 x 100 private calls with 0 to 5 ms of jitter on the way, none is refused and all are answered."""
+    with open_desk(JITTER) as desk:
+        raised = in_threads(8, lambda: [desk.broker.private_call("BalanceEx") for _ in range(100)])
+        assert (raised, len(desk.rows()), desk.refused()) == ([], 800, 0)
+
+
+def test_bare_krakenex_in_eight_threads_is_refused() -> None:
+    """The same jitter refuses krakenex objects in 8 threads, so the test above can fail."""
+    with open_desk(JITTER) as desk:
+
+        def work() -> None:
+            api = krakenex.API(*key)
+            api.uri = desk.simulator.url
+            for _ in range(10):
+                api.query_private("Balance")
+            api.close()
+
+        key = desk.simulator.add_key()
+        assert in_threads(8, work) == []
+        assert desk.refused(key[0]) > 0
+
+
+def test_four_processes_on_one_key_are_never_refused(tmp_path: Path, full_size: bool) -> None:
+    """Of the private calls of 4 processes with 8 threads each, none is refused and all are answered."""
+    count = 100 if full_size else 25
+    with open_desk(JITTER) as desk:
+        words = ("reads", str(count), "8")
+        with child(tmp_path, desk, *words) as a, child(tmp_path, desk, *words) as b:
+            with child(tmp_path, desk, *words) as c, child(tmp_path, desk, *words) as d:
+                answers = [line for process in (a, b, c, d) for line in process.rest()[1:]]
+        assert answers == ["ok"] * (4 * 8 * count)
+        assert desk.refused() == 0
+
+
+def test_a_cancel_overtakes_queued_reads() -> None:
+    """A cancel that comes last to a queue of five reads arrives at Kraken first."""
+    with open_desk() as desk:
+        txid = desk.broker.private_call("AddOrder", ORDER)["txid"][0]
+        before = len(desk.rows())
+        turns = desk.broker._turns
+        calls = [threading.Thread(target=desk.broker.private_call, args=("BalanceEx",)) for _ in range(5)]
+        calls.append(threading.Thread(target=desk.broker.cancel_order, args=(txid,)))
+        with turns.turn(Urgency.READ):
+            for number, call in enumerate(calls, 1):
+                call.start()
+                wait_for(lambda number=number: len(turns._waiting) == number)  # type: ignore[misc]
+        for call in calls:
+            call.join()
+        assert desk.methods()[before:] == ["CancelOrder"] + ["BalanceEx"] * 5
+
+
+def test_forty_quick_reads_fit_the_starter_tier() -> None:
+    """With the starter tier on both sides, forty reads in a row are all answered: the broker waits on its own."""
+    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
+        for _ in range(40):
+            desk.broker.private_call("BalanceEx")
+        assert [row.error for row in desk.rows()] == [""] * 40
+
+
+def test_without_the_counter_forty_quick_reads_are_refused() -> None:
+    """The starter tier of the simulator refuses forty reads of a broker that does not wait."""
+    with open_desk(SimulatorOptions(tier="starter")) as desk, pytest.raises(BotError, match="Rate limit exceeded"):
+        for _ in range(40):
+            desk.broker.private_call("BalanceEx")
+
+
+def test_orders_leave_room_for_cancels() -> None:
+    """After as many orders as the starter tier allows at once, two fresh ones can be cancelled without waiting."""
+    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
+        txids = [desk.broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(44)]
+        before = desk.clock.now()
+        assert [desk.broker.cancel_order(txid, "BTC/USD") for txid in txids[-2:]] == [True, True]
+        assert desk.clock.now() == before
+        assert {row.error for row in desk.rows()} == {""}
+
+
+def test_orders_beyond_the_reserve_wait_for_it() -> None:
+    """Sixty orders on the starter tier are none refused, because the later ones wait."""
+    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
+        before = desk.clock.now()
+        for _ in range(59):
+            desk.broker.private_call("AddOrder", ORDER)
+        assert {row.error for row in desk.rows()} == {""}
+        assert desk.clock.now() > before
+
+
+def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
+    """After stop(), reads and orders that wait end with StoppingError, and a waiting cancel still goes."""
+    with open_desk() as desk:
+        broker = desk.broker
+        txid = broker.private_call("AddOrder", ORDER)["txid"][0]
+        raised: list[BaseException] = []
+        cancelled: list[bool] = []
+
+        def call(method: str, params: dict[str, str]) -> None:
+            try:
+                broker.private_call(method, params)
+            except StoppingError as error:
+                raised.append(error)
+
+        threads = [
+            threading.Thread(target=call, args=("BalanceEx", {})),
+            threading.Thread(target=call, args=("AddOrder", ORDER)),
+            threading.Thread(target=lambda: cancelled.append(broker.cancel_order(txid, "BTC/USD"))),
+        ]
+        with broker._turns.turn(Urgency.READ):
+            for number, thread in enumerate(threads, 1):
+                thread.start()
+                wait_for(lambda number=number: len(broker._turns._waiting) == number)  # type: ignore[misc]
+            broker.stop()
+            wait_for(lambda: len(raised) == 2)
+        for thread in threads:
+            thread.join()
+        assert cancelled == [True]
+        assert broker.unknown_orders() == []
+
+
+def test_stop_ends_a_read_that_waits_for_its_rate_counter() -> None:
+    """A read that waits for room in the rate counter ends with StoppingError when the broker stops."""
+    with open_desk(clock=MarketClock(wall_seconds()), tier=STARTER) as desk:
+        broker = desk.broker
+        raised: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for _ in range(40):
+                    broker.private_call("BalanceEx")
+            except StoppingError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for(lambda: len(desk.rows()) >= 14)
+        broker.stop()
+        thread.join()
+        assert len(raised) == 1
+
+
+def test_a_cancel_after_stop_does_not_wait_for_the_engine_counter() -> None:
+    """While the program stops, a cancel goes out at once even where the pair's engine counter has no room."""
+    with open_desk(tier=STARTER) as desk:
+        broker = desk.broker
+        txids = [broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(8)]
+        broker.stop()
+        before = desk.clock.now()
+        assert all(broker.cancel_order(txid, "BTC/USD") for txid in txids)
+        # Eight cancels of new orders are 64 points at one a second; the threshold is 60.
+        assert desk.clock.now() == before
+
+
+def test_the_callers_parameters_stay_as_they_are() -> None:
+    """private_call changes nothing in the dictionary that it is given, for reads and for orders."""
+    with open_desk() as desk:
+        query, order = {"trades": True}, dict(ORDER)
+        desk.broker.private_call("OpenOrders", query)
+        desk.broker.private_call("AddOrder", order)
+        assert (query, order) == ({"trades": True}, ORDER)
+
+
+def test_a_call_works_without_connect() -> None:
+    """private_call of a new broker works without connect()."""
+    with open_desk() as desk:
+        assert "ZUSD" in desk.broker.private_call("Balance")
+
+
+def test_a_broker_is_not_made_on_nonsense() -> None:
+    """An empty key, a secret that is not Base64 and a foreign http address are told at once, together."""
+    with pytest.raises(SettingsError) as caught:
+        broker_manager.KrakenBroker("", "not base64!", api_url="http://kraken.example")
+    assert len(caught.value.problems) == 3
+
+
+def _in_child(work: object) -> int:
+    """Fork; run `work` in the child; return the child's exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()  # type: ignore[operator]
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_and_its_parent_can_both_call_on() -> None:
+    """After a fork the child and the parent go on with the same broker, and no nonce is refused."""
+    with open_desk() as desk:
+        broker = desk.broker
+        broker.private_call("BalanceEx")
+
+        def work() -> None:
+            for _ in range(20):
+                broker.private_call("BalanceEx")
+
+        parent = threading.Thread(target=work)
+        codes: list[int] = []
+        forker = threading.Thread(target=lambda: codes.append(_in_child(work)))
+        parent.start()
+        forker.start()
+        parent.join()
+        forker.join()
+        assert (codes, len(desk.rows()), desk.refused()) == ([0], 41, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_was_forked_during_an_order_can_order() -> None:
+    """A child that is forked while another thread places an order can place one of its own."""
+    with open_desk() as desk:
+        broker = desk.broker
+        broker.private_call("AddOrder", ORDER)
+        with broker._turns.turn(Urgency.READ):
+            placing = threading.Thread(target=broker.private_call, args=("AddOrder", ORDER))
+            placing.start()
+            wait_for(lambda: broker._turns._waiting)
+            pid = os.fork()
+            if pid == 0:
+                ordering = threading.Thread(
+                    target=broker.private_call,
+                    args=("AddOrder", ORDER | {"pair": "ETHUSD", "volume": "0.1"}),
+                    daemon=True,
+                )
+                ordering.start()
+                ordering.join(10)
+                os._exit(1 if ordering.is_alive() else 0)
+        placing.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert desk.orders_placed() == 3
+
+
+def test_the_clock_of_these_tests_stands_still() -> None:
+    """The market clock of these tests moves only by waits, so that they do not depend on the machine's speed."""
+    clock = still_clock()
+    before = clock.now()
+    clock.wait(13, threading.Event())
+    assert clock.now() == before + 13

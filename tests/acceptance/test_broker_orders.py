@@ -1,0 +1,438 @@
+"""Orders of KrakenBroker: the largest order, what is sent, what is known of an order afterwards."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from bot.errors import (
+    NoAnswerError,
+    OrderBlockedError,
+    OrderRefusedError,
+    OrderRuleError,
+    OrderUnknownError,
+)
+from bot.models import OrderStatus, Side
+from bot.nonce.turns import Urgency
+from bot.simulator.api import LoggedRequest
+from bot.simulator.options import SimulatorOptions
+from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, price, wait_for
+
+pytestmark = pytest.mark.usefixtures("nonce_file")
+
+RICH = SimulatorOptions(balances={"ZUSD": "1000000", "XXBT": "100"})
+LIMIT = Decimal(250)
+
+
+def sent_orders(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Return a list that fills with the fields of every AddOrder that arrives."""
+    arrived: list[dict[str, str]] = []
+    add_order = desk.simulator.exchange.add_order
+
+    def seen(params: dict[str, str]) -> dict[str, Any]:
+        arrived.append(dict(params))
+        return add_order(params)
+
+    monkeypatch.setattr(desk.simulator.exchange, "add_order", seen)
+    return arrived
+
+
+# The largest order
+
+
+def test_a_limit_order_above_the_largest_is_not_sent() -> None:
+    """A limit order worth more than MAX_ORDER_VALUE raises OrderRuleError and does not reach Kraken."""
+    with open_desk(RICH, max_order_value=LIMIT) as desk:
+        with pytest.raises(OrderRuleError, match="MAX_ORDER_VALUE"):
+            desk.broker.place_limit_order("BTC/USD", "buy", Decimal("0.2501"), Decimal(1000))
+        assert "AddOrder" not in desk.methods()
+
+
+def test_a_limit_order_of_exactly_the_largest_is_sent() -> None:
+    """A limit order worth exactly MAX_ORDER_VALUE is placed."""
+    with open_desk(RICH, max_order_value=LIMIT) as desk:
+        desk.broker.place_limit_order("BTC/USD", "buy", Decimal("0.25"), Decimal(1000))
+        assert desk.orders_placed() == 1
+
+
+@pytest.mark.parametrize(("size", "unit"), [("0.1", "base"), ("251", "quote")])
+@pytest.mark.parametrize("side", list(Side))
+def test_a_market_order_above_the_largest_is_not_sent(size: str, unit: str, side: Side) -> None:
+    """A market order above MAX_ORDER_VALUE, in coins or in money, bought or sold, does not reach Kraken."""
+    with open_desk(RICH, max_order_value=LIMIT) as desk:
+        with pytest.raises(OrderRuleError, match="MAX_ORDER_VALUE"):
+            desk.broker.place_market_order("BTC/USD", side, Decimal(size), unit)
+        assert "AddOrder" not in desk.methods()
+
+
+TRICKS: dict[str, dict[str, str]] = {
+    "limit": {"volume": "1"},
+    "market": {"ordertype": "market", "volume": "1", "price": ""},
+    "market with a small price": {"ordertype": "market", "volume": "1", "price": "0.1"},
+    "relative price, up": {"volume": "1", "price": "+10"},
+    "relative price, down": {"volume": "1", "price": "-10"},
+    "relative price, either": {"volume": "1", "price": "#10"},
+    "percent": {"volume": "1", "price": "1%"},
+    "exponent": {"volume": "1e3"},
+    "not a number": {"volume": "NaN"},
+    "infinite": {"volume": "Infinity"},
+    "negative": {"volume": "-1"},
+    "a stop with a small trigger": {"ordertype": "stop-loss", "volume": "1", "price": "1"},
+    "a sale far below the market": {"type": "sell", "volume": "1", "price": "1"},
+    "size in the quote currency": {"oflags": "viqc", "ordertype": "market", "volume": "1000"},
+    "a closing order": {"volume": "0.001", "close[ordertype]": "limit", "close[price]": "1"},
+    "leverage": {"volume": "0.001", "leverage": "5"},
+}
+
+
+@pytest.mark.parametrize("fields", TRICKS.values(), ids=TRICKS.keys())
+def test_a_raw_order_does_not_get_round_the_largest(fields: dict[str, str]) -> None:
+    """An AddOrder by private_call whose worth is above MAX_ORDER_VALUE, or cannot be told, does not reach Kraken."""
+    with open_desk(RICH, max_order_value=LIMIT) as desk:
+        with pytest.raises(OrderRuleError):
+            desk.broker.private_call("AddOrder", ORDER | fields)
+        assert "AddOrder" not in desk.methods()
+
+
+@pytest.mark.parametrize("method", ["AddOrderBatch", "AmendOrder", "EditOrder"])
+def test_batches_and_changes_of_orders_are_not_offered(method: str) -> None:
+    """Methods whose outcome could not be settled raise OrderRuleError and are not sent."""
+    with open_desk() as desk:
+        with pytest.raises(OrderRuleError, match="not offered"):
+            desk.broker.private_call(method, ORDER)
+        assert desk.methods() == []
+
+
+def test_a_size_has_no_default_unit() -> None:
+    """place_market_order without size_type, or with another word, is an error and sends nothing."""
+    with open_desk() as desk:
+        with pytest.raises(TypeError):
+            desk.broker.place_market_order("BTC/USD", "buy", Decimal(100))  # type: ignore[call-arg]
+        with pytest.raises(OrderRuleError, match="size_type"):
+            desk.broker.place_market_order("BTC/USD", "buy", Decimal(100), "usd")
+        assert desk.methods() == []
+
+
+def test_floats_are_refused() -> None:
+    """A float as quantity or price raises TypeError and sends nothing."""
+    with open_desk() as desk:
+        with pytest.raises(TypeError):
+            desk.broker.place_market_order("BTC/USD", "buy", 100.0, "quote")  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            desk.broker.place_limit_order("BTC/USD", "buy", 0.001, Decimal(1000))  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            desk.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), 1000.0)  # type: ignore[arg-type]
+        assert desk.methods() == []
+
+
+# What is sent
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_a_market_order_is_a_limit_order_within_the_collar(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A market order goes out as limit, immediate or cancel, at most one percent worse than the current price."""
+    with open_desk(RICH) as desk:
+        arrived = sent_orders(desk, monkeypatch)
+        before = price(desk)
+        desk.broker.place_market_order("BTC/USD", side, Decimal("0.01"), "base")
+        (order,) = arrived
+        worst = before * (Decimal("1.01") if side is Side.BUY else Decimal("0.99"))
+        assert (order["ordertype"], order["timeinforce"], order["volume"]) == ("limit", "IOC", "0.01")
+        assert abs(Decimal(order["price"]) - worst) <= Decimal("0.1")
+
+
+def test_a_hundred_dollars_never_buy_more_than_a_hundred_dollars() -> None:
+    """A market buy of 100 in quote costs at most 100, and more than 98."""
+    with open_desk() as desk:
+        desk.broker.place_market_order("BTC/USD", "buy", Decimal(100), "quote")
+        (trade,) = desk.simulator.exchange.account.trades
+        assert 98 < trade.cost <= 100
+
+
+def test_every_order_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every AddOrder carries a deadline from 2 to 60 s after Kraken's time, raw ones too."""
+    with open_desk(RICH) as desk:
+        arrived = sent_orders(desk, monkeypatch)
+        desk.broker.connect()
+        desk.broker.private_call("AddOrder", ORDER)
+        desk.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
+        desk.broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
+        ahead = [datetime.fromisoformat(order["deadline"]).timestamp() - desk.clock.now() for order in arrived]
+        assert len(ahead) == 3
+        assert all(2 <= seconds <= 60 for seconds in ahead)
+
+
+def test_the_deadline_counts_from_when_the_order_leaves() -> None:
+    """An order that has waited 30 s for its turn is still accepted: its deadline was not set before it waited."""
+    with open_desk() as desk:
+        turns = desk.broker._turns
+        placing = threading.Thread(target=desk.broker.private_call, args=("AddOrder", ORDER))
+        desk.broker.private_call("BalanceEx")
+        with turns.turn(Urgency.READ):
+            placing.start()
+            wait_for(lambda: turns._waiting)
+            pass_time(desk.clock, 30)
+        placing.join()
+        assert desk.orders_placed() == 1
+
+
+def test_a_deadline_of_the_callers_is_refused() -> None:
+    """AddOrder with a deadline of its own raises OrderRuleError: the proof that an order is dead rests on ours."""
+    with open_desk() as desk:
+        with pytest.raises(OrderRuleError, match="deadline"):
+            desk.broker.private_call("AddOrder", ORDER | {"deadline": "2099-01-01T00:00:00Z"})
+        assert "AddOrder" not in desk.methods()
+
+
+def test_an_entry_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit order with expire_seconds goes out as GTD with that expiry, and Kraken ends it then."""
+    with open_desk() as desk:
+        arrived = sent_orders(desk, monkeypatch)
+        placed = desk.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000), expire_seconds=100)
+        assert (arrived[0]["timeinforce"], arrived[0]["expiretm"]) == ("GTD", str(int(desk.clock.now()) + 100))
+        pass_time(desk.clock, 101)
+        (order,) = desk.broker.get_closed_orders()
+        assert (order.txid, order.status) == (placed.txid, OrderStatus.EXPIRED)
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_an_order_without_an_id_gets_one(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AddOrder whose cl_ord_id is missing or empty goes out with one that begins with the bot's id."""
+    with open_desk() as desk:
+        arrived = sent_orders(desk, monkeypatch)
+        desk.broker.private_call("AddOrder", ORDER | {"cl_ord_id": given})
+        assert arrived[0]["cl_ord_id"].startswith(desk.broker.bot_id)
+        assert len(arrived[0]["cl_ord_id"]) == 18
+
+
+@pytest.mark.parametrize("pair", ["BTC/USD", "ETH/USD"])
+def test_an_order_that_a_crash_left_behind_is_not_sent_again(pair: str) -> None:
+    """After a restart the same client id is found on each pair, and no second order is placed."""
+    with open_desk(RICH) as desk:
+        names = {symbol: desk.broker.client_order_id(symbol, "test", 60, "entry") for symbol in ("BTC/USD", "ETH/USD")}
+        size = Decimal("0.01")
+        placed = desk.broker.place_market_order(pair, "buy", size, "base", cl_ord_id=names[pair])
+        restarted = desk.open_broker()
+        others = [symbol for symbol in names if symbol != pair]
+        for symbol in others:
+            restarted.place_market_order(symbol, "buy", size, "base", cl_ord_id=names[symbol])
+        again = restarted.place_market_order(pair, "buy", size, "base", cl_ord_id=names[pair])
+        assert (again.txid, desk.orders_placed()) == (placed.txid, 2)
+        restarted.close()
+
+
+# Done, refused, unknown
+
+
+@pytest.mark.parametrize("fault", ["answer_502", "reset", "half_body", "html"])
+def test_an_order_that_was_placed_but_not_answered_is_found(fault: str) -> None:
+    """An order that ran but was not answered is unknown, blocks its pair only, is not repeated, and is found placed."""
+    with open_desk(RICH) as desk:
+        desk.simulator.faults.fire_next(fault, "AddOrder")
+        with pytest.raises(OrderUnknownError) as caught:
+            desk.broker.private_call("AddOrder", ORDER)
+        with pytest.raises(OrderBlockedError):
+            desk.broker.private_call("AddOrder", ORDER)
+        desk.broker.private_call("AddOrder", ORDER | {"pair": "ETHUSD", "price": "10", "volume": "0.1"})
+        (settled,) = desk.broker.settle_unknown()
+        assert settled.order is not None
+        assert settled.order.cl_ord_id == caught.value.cl_ord_id
+        assert (desk.broker.unknown_orders(), desk.methods().count("AddOrder")) == ([], 2)
+
+
+def settle_until_known(desk: Desk, seconds_max: int = 60) -> tuple[list[Any], list[LoggedRequest], float]:
+    """Ask for a settlement every market second; return what it settled, its requests, and when the order was sent."""
+    start, before = desk.clock.now(), len(desk.rows())
+    settled: list[Any] = []
+    while not settled and desk.clock.now() < start + seconds_max:
+        settled = desk.broker.settle_unknown()
+        pass_time(desk.clock, 1)
+    return settled, desk.rows()[before:], start
+
+
+def test_an_order_that_never_arrived_is_proved_absent_in_order() -> None:
+    """Absence is proved by a fence, open orders 5 s after deadline and fence, closed orders 3 s later; not before."""
+    with open_desk() as desk:
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            desk.broker.private_call("AddOrder", ORDER)
+        settled, rows, sent = settle_until_known(desk)
+        fence, closed_early, opened, closed = rows
+        assert [row.method for row in rows] == ["OpenOrders", "ClosedOrders", "OpenOrders", "ClosedOrders"]
+        assert fence.accepted
+        assert opened.time >= max(sent + 8, fence.time, closed_early.time) + 5
+        assert closed.time >= opened.time + 3
+        assert [each.order for each in settled] == [None]
+        desk.broker.private_call("AddOrder", ORDER)
+
+
+def test_the_margin_counts_from_a_late_fence() -> None:
+    """Where the fence was only accepted after the deadline, open orders are asked 5 s after the fence."""
+    with open_desk() as desk:
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            desk.broker.private_call("AddOrder", ORDER)
+        pass_time(desk.clock, 100)
+        settled, rows, _ = settle_until_known(desk)
+        assert rows[2].time >= rows[0].time + 5
+        assert [each.order for each in settled] == [None]
+
+
+def test_a_failed_look_up_starts_the_pair_again() -> None:
+    """When closed orders are not answered, open orders are asked again before the order is called absent."""
+    with open_desk() as desk:
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            desk.broker.private_call("AddOrder", ORDER)
+        desk.broker.settle_unknown()
+        pass_time(desk.clock, 14)
+        desk.broker.settle_unknown()
+        pass_time(desk.clock, 4)
+        desk.simulator.faults.fire_next("answer_502", "ClosedOrders")
+        before = len(desk.rows())
+        with pytest.raises(NoAnswerError):
+            desk.broker.settle_unknown()
+        settled, rows, _ = settle_until_known(desk)
+        assert [row.method for row in desk.rows()[before:]] == ["ClosedOrders", "OpenOrders", "ClosedOrders"]
+        assert rows[1].time >= rows[0].time + 3
+        assert [each.order for each in settled] == [None]
+
+
+def test_an_order_stays_unknown_while_kraken_does_not_answer() -> None:
+    """However long Kraken does not answer, the order stays unknown and its pair blocked."""
+    with open_desk() as desk:
+        desk.simulator.faults.set_rate("refuse_502", 1)
+        with pytest.raises(NoAnswerError):
+            desk.broker.private_call("AddOrder", ORDER)
+        desk.simulator.faults.set_rate("refuse_502", 0)
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            desk.broker.private_call("AddOrder", ORDER)
+        desk.simulator.faults.set_rate("refuse_502", 1)
+        for _ in range(100):
+            with pytest.raises(NoAnswerError):
+                desk.broker.settle_unknown()
+            pass_time(desk.clock, 60)
+        assert len(desk.broker.unknown_orders()) == 1
+        with pytest.raises(OrderBlockedError):
+            desk.broker.private_call("AddOrder", ORDER)
+
+
+def test_a_found_order_is_told_even_if_the_next_look_up_fails() -> None:
+    """Of two unknown orders, the one that open orders show is told as placed although closed orders then fail."""
+    with open_desk(RICH) as desk:
+        desk.simulator.faults.fire_next("answer_502", "AddOrder")
+        with pytest.raises(OrderUnknownError) as caught:
+            desk.broker.private_call("AddOrder", ORDER)
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            desk.broker.private_call("AddOrder", ORDER | {"pair": "ETHUSD", "price": "10", "volume": "0.1"})
+        desk.simulator.faults.fire_next("answer_502", "ClosedOrders")
+        with pytest.raises(NoAnswerError):
+            desk.broker.settle_unknown()
+        found = desk.broker.settle_unknown()
+        assert [each.unknown.cl_ord_id for each in found if each.order] == [caught.value.cl_ord_id]
+
+
+def test_a_fence_before_the_order_left_is_none() -> None:
+    """A look-up that was answered while the order waited for its turn does not count as its fence."""
+    with open_desk() as desk:
+        broker = desk.broker
+        broker.private_call("AddOrder", ORDER)
+        raised: list[BaseException] = []
+
+        def place() -> None:
+            try:
+                broker.private_call("AddOrder", ORDER)
+            except OrderUnknownError as error:
+                raised.append(error)
+
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        placing = threading.Thread(target=place)
+        with broker._turns.turn(Urgency.READ):
+            placing.start()
+            wait_for(lambda: broker._turns._waiting)
+            # What a settlement of another thread, whose read went before, does with its answer now.
+            now = broker.now()
+            broker._desk.unknown.looked_up(broker._desk.unknown.next_step(now), [], now, now)
+            pass_time(desk.clock, 5)
+        placing.join()
+        (unknown,) = broker.unknown_orders()
+        assert len(raised) == 1
+        assert unknown.fence_seconds is None
+        assert unknown.deadline_seconds == broker.now() + 8
+
+
+def test_an_elapsed_deadline_leaves_the_order_unknown_until_it_is_proved_absent() -> None:
+    """An order whose deadline elapsed on the way is unknown, and then proved not placed."""
+    with open_desk() as desk:
+        desk.broker.connect()
+        send = desk.broker._desk._call
+
+        def dawdle(method: str, params: dict[str, Any]) -> Any:
+            late = "2020-01-01T00:00:00.000Z"
+            return send(method, {**params, "deadline": late} if method == "AddOrder" else params)
+
+        desk.broker._desk._call = dawdle
+        with pytest.raises(OrderUnknownError, match="Deadline elapsed"):
+            desk.broker.private_call("AddOrder", ORDER)
+        settled, _, _ = settle_until_known(desk)
+        assert ([each.order for each in settled], desk.orders_placed()) == ([None], 0)
+
+
+def test_an_interrupted_order_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while an order is on its way leaves it unknown, and it is found placed afterwards."""
+    with open_desk() as desk:
+        broker = desk.broker
+        broker.private_call("BalanceEx")
+        send = broker.api.session.send
+
+        def interrupted(*arguments: Any, **options: Any) -> Any:
+            answer = send(*arguments, **options)
+            if b"ordertype" in str(arguments[0].body).encode():
+                raise KeyboardInterrupt
+            return answer
+
+        monkeypatch.setattr(broker.api.session, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            broker.private_call("AddOrder", ORDER)
+        assert len(broker.unknown_orders()) == 1
+        (settled,) = broker.settle_unknown()
+        assert settled.order is not None
+
+
+def test_a_refused_order_frees_its_pair() -> None:
+    """The engine's no raises OrderRefusedError, leaves nothing unknown, and the next order goes."""
+    with open_desk() as desk:
+        with pytest.raises(OrderRefusedError, match="Insufficient funds"):
+            desk.broker.private_call("AddOrder", ORDER | {"volume": "100"})
+        desk.broker.private_call("AddOrder", ORDER)
+        assert (desk.broker.unknown_orders(), desk.orders_placed()) == ([], 1)
+
+
+def test_a_cancel_of_what_is_gone_says_so() -> None:
+    """cancel_order is True for an open order, and False for one that is gone."""
+    with open_desk() as desk:
+        txid = desk.broker.private_call("AddOrder", ORDER)["txid"][0]
+        assert [desk.broker.cancel_order(txid, "BTC/USD"), desk.broker.cancel_order(txid)] == [True, False]
+
+
+def test_only_own_orders_are_cancelled() -> None:
+    """cancel_all_orders cancels the orders of this bot's id and leaves those of others."""
+    with open_desk() as desk:
+        desk.broker.private_call("AddOrder", ORDER)
+        foreign = desk.broker.private_call("AddOrder", ORDER | {"cl_ord_id": "somebody-else"})["txid"]
+        assert desk.broker.cancel_all_orders() == 1
+        assert [order.txid for order in desk.broker.get_open_orders()] == foreign
+
+
+def test_a_dry_run_is_no_order() -> None:
+    """AddOrder with validate is repeated like a read after a refused nonce, and leaves no order and no block."""
+    with open_desk() as desk:
+        desk.simulator.faults.fire_next("spurious_nonce", "AddOrder")
+        desk.broker.private_call("AddOrder", ORDER | {"validate": True})
+        assert (desk.methods(), desk.orders_placed()) == (["AddOrder", "AddOrder"], 0)
