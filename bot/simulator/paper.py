@@ -143,8 +143,8 @@ def _choose_clock(world: _World, path: Path, timeframe: int, speed: float) -> tu
         if kept is not None and kept.now >= world.end:
             remove(path)
             kept = None
-        warm = min(WARM_UP_CANDLES * timeframe, (world.end - world.begin) / 2)
-        return ReplayClock(kept.now if kept else world.begin + float(warm), world.end), world.end
+        warm_seconds = min(WARM_UP_CANDLES * timeframe, (world.end - world.begin) / 2)
+        return ReplayClock(kept.now if kept else world.begin + float(warm_seconds), world.end), world.end
     if speed != 1.0 or (kept is not None and kept.now > wall):
         # An account that was run faster than the clock is ahead of it: its market goes on from there.
         return MarketClock(max(wall, kept.now if kept else 0.0), speed), 0.0

@@ -205,7 +205,7 @@ def _read_line(line: str) -> Candle | None:
         candle = Candle(int(fields[0]), first, high, low, last, volume, int(fields[6]))
     except (ValueError, InvalidOperation):
         return None
-    finite = all(amount.is_finite() for amount in (first, high, low, last, volume))
-    sound = finite and candle.low > 0 and candle.volume >= 0
-    inside = candle.low <= min(candle.open, candle.close) <= max(candle.open, candle.close) <= candle.high
-    return candle if sound and inside else None
+    if not all(amount.is_finite() for amount in (first, high, low, last, volume)):
+        return None
+    inside = low <= min(first, last) <= max(first, last) <= high
+    return candle if inside and low > 0 and volume >= 0 else None

@@ -1,0 +1,115 @@
+"""What the tests of the simulator share: a hand-drawn price path, and an exchange on it without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import krakenex
+
+from bot.simulator.account import Account, Order
+from bot.simulator.catalogue import PairRules, known_pairs
+from bot.simulator.errors import Refusal
+from bot.simulator.exchange import Exchange
+from bot.simulator.limits import tier_named
+from bot.simulator.matching import whole
+from bot.simulator.prices import Candle, Knot
+from bot.simulator.prices_recorded import CandlePath
+from bot.simulator.server import Simulator
+
+START = 1_790_000_000.0
+Point = tuple[float, str]
+
+
+class DrawnPrices:
+    """A line through points given as (seconds after START, price); every pair follows the same one."""
+
+    finest_seconds = 60
+
+    def __init__(self, *points: Point) -> None:
+        self.world = "drawn by hand"
+        self._points = points
+
+    def _path(self, pair: PairRules) -> CandlePath:
+        path = CandlePath(pair, [], 60)
+        for after, price in self._points:
+            path.add_point(START + after, Decimal(price))
+        return path
+
+    def status(self, now: float) -> str:
+        """Return online."""
+        return "online"
+
+    def price(self, pair: PairRules, now: float) -> Decimal:
+        """Return the price at `now`."""
+        return self._path(pair).price(now)
+
+    def knots(self, pair: PairRules, after: float, until: float) -> list[Knot]:
+        """Return the points of the line."""
+        return self._path(pair).knots(after, until)
+
+    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[Candle]:
+        """Return none: matching does not need them."""
+        return []
+
+
+def make_exchange(
+    *points: Point,
+    balances: Mapping[str, str] | None = None,
+    tier: str = "unlimited",
+    portion: Callable[[Order], Decimal] = whole,
+) -> Exchange:
+    """Return an exchange at START whose price follows the points."""
+    start = {asset: Decimal(amount) for asset, amount in (balances or {"ZUSD": "10000"}).items()}
+    pairs = known_pairs(["BTC/USD", "ETH/USD"])
+    return Exchange(Account(start, "salt"), pairs, DrawnPrices(*points), tier_named(tier), START, portion=portion)
+
+
+def place(exchange: Exchange, **params: str) -> str:
+    """Place an order on BTC/USD and return its txid."""
+    arguments = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01"} | params
+    return str(exchange.add_order(arguments)["txid"][0])
+
+
+def refusal_of(exchange: Exchange, **params: str) -> str:
+    """Return the error string that an order on BTC/USD is refused with, or "" if it is not."""
+    try:
+        place(exchange, **params)
+    except Refusal as refusal:
+        return refusal.string
+    return ""
+
+
+def balances(exchange: Exchange) -> dict[str, Decimal]:
+    """Return what the account owns."""
+    return dict(exchange.account.balances)
+
+
+class Client:
+    """krakenex on a running simulator, with a counter for a nonce."""
+
+    def __init__(self, simulator: Simulator, key: str = "", secret: str = "", nonce: int = 0) -> None:
+        self.api = krakenex.API(key or simulator.key, secret or simulator.secret)
+        self.api.uri = simulator.url
+        self.api.session.trust_env = False
+        self.nonce = nonce
+        self.api._nonce = self._next
+
+    def _next(self) -> int:
+        self.nonce += 1
+        return self.nonce
+
+    def private(self, method: str, **params: object) -> dict[str, Any]:
+        """Return the whole answer of a private call."""
+        answer: dict[str, Any] = self.api.query_private(method, dict(params), timeout=5)
+        return answer
+
+    def public(self, method: str, **params: object) -> dict[str, Any]:
+        """Return the whole answer of a public call."""
+        answer: dict[str, Any] = self.api.query_public(method, dict(params), timeout=5)
+        return answer
+
+    def close(self) -> None:
+        """Hang up."""
+        self.api.close()

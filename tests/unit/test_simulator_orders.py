@@ -1,0 +1,185 @@
+"""AddOrder's and CancelOrder's refusals, in Kraken's exact words."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from decimal import Decimal
+
+import pytest
+
+from bot.clock import rfc3339
+from bot.simulator.catalogue import KNOWN_PAIRS
+from bot.simulator.errors import Refusal
+from bot.simulator.orders import read_order
+from tests.simulator_parts import START, make_exchange, place, refusal_of
+
+LIMIT = {"price": "49000"}
+PRICE_DECIMALS = "EOrder:Invalid price:XBT/USD price can only be specified up to 1 decimals."
+
+REFUSALS = [
+    ({"pair": ""}, "EGeneral:Invalid arguments:pair"),
+    ({"pair": "XBTXYZ"}, "EQuery:Unknown asset pair"),
+    ({"type": "hold"}, "EGeneral:Invalid arguments:type"),
+    ({"ordertype": "iceberg"}, "EGeneral:Invalid arguments:ordertype"),
+    ({"volume": ""}, "EGeneral:Invalid arguments:volume"),
+    ({"volume": "one"}, "EGeneral:Invalid arguments:volume"),
+    ({"volume": "1e-3"}, "EGeneral:Invalid arguments:volume"),
+    ({"volume": "-1"}, "EGeneral:Invalid arguments:volume"),
+    ({"volume": "0"}, "EGeneral:Invalid arguments:volume"),
+    ({"volume": "0.001000001"}, "EGeneral:Invalid arguments:volume"),
+    ({"volume": "0.00004999"}, "EGeneral:Invalid arguments:volume minimum not met"),
+    ({"price": ""}, "EGeneral:Invalid arguments:price"),
+    ({"price": "cheap"}, "EOrder:Invalid price:Invalid price argument."),
+    ({"price": "0"}, "EOrder:Invalid price:Invalid price argument."),
+    ({"price": "+10"}, "EOrder:Invalid price:Invalid price argument."),
+    ({"price": "49000.05"}, PRICE_DECIMALS),
+    ({"price": "0.1"}, "EOrder:Cost minimum not met"),
+    ({"ordertype": "market", "oflags": "viqc", "type": "sell"}, "EGeneral:Invalid arguments:viqc"),
+    ({"oflags": "viqc"}, "EGeneral:Invalid arguments:viqc"),
+    ({"ordertype": "market", "oflags": "viqc", "volume": "1"}, "EGeneral:Invalid arguments:volume minimum not met"),
+    ({"oflags": "fast"}, "EGeneral:Invalid arguments:oflags"),
+    ({"oflags": "fcib,fciq"}, "EGeneral:Invalid arguments:oflags"),
+    ({"oflags": "post", "ordertype": "market"}, "EGeneral:Invalid arguments:oflags"),
+    ({"timeinforce": "DAY"}, "EGeneral:Invalid arguments:timeinforce"),
+    ({"timeinforce": "FOK", "ordertype": "market"}, "EGeneral:Invalid arguments:timeinforce"),
+    ({"timeinforce": "GTD"}, "EGeneral:Invalid arguments:expiretm"),
+    ({"expiretm": "soon"}, "EGeneral:Invalid arguments:expiretm"),
+    ({"expiretm": "+4"}, "EGeneral:Invalid arguments:expiretm"),
+    ({"expiretm": str(START - 1)}, "EGeneral:Invalid arguments:expiretm"),
+    ({"expiretm": "+2678401"}, "EGeneral:Invalid arguments:expiretm"),
+    ({"userref": "abc"}, "EGeneral:Invalid arguments:userref"),
+    ({"userref": "2147483648"}, "EGeneral:Invalid arguments:userref"),
+    ({"cl_ord_id": "nineteen-characters"}, "EGeneral:Invalid arguments:cl_ord_id"),
+    ({"cl_ord_id": "f\u00fcnf"}, "EGeneral:Invalid arguments:cl_ord_id"),
+    ({"cl_ord_id": "one", "userref": "1"}, "EGeneral:Invalid arguments:cl_ord_id"),
+    ({"leverage": "3"}, "EGeneral:Invalid arguments:leverage"),
+    ({"reduce_only": "true"}, "EGeneral:Invalid arguments:reduce_only"),
+    ({"starttm": "+60"}, "EGeneral:Invalid arguments:starttm"),
+    ({"price2": "48000"}, "EGeneral:Invalid arguments:price2"),
+    ({"close[ordertype]": "limit"}, "EGeneral:Invalid arguments:close[ordertype]"),
+    ({"ordertype": "stop-loss", "trigger": "index"}, "EGeneral:Invalid arguments:Index unavailable"),
+    ({"trigger": "mark"}, "EGeneral:Invalid arguments:trigger"),
+    ({"deadline": "tomorrow"}, "EGeneral:Invalid arguments:deadline"),
+    ({"deadline": "2026-09-21T13:33:20"}, "EGeneral:Invalid arguments:deadline"),
+    ({"deadline": rfc3339(START + 62)}, "EGeneral:Invalid arguments:deadline"),
+    ({"deadline": rfc3339(START)}, "EService:Deadline elapsed"),
+    ({"price": "50000.1", "oflags": "post"}, "EOrder:Post only order"),
+    ({"type": "sell"}, "EOrder:Insufficient funds"),
+    ({"volume": "1"}, "EOrder:Insufficient funds"),
+]
+
+
+@pytest.mark.parametrize(("params", "string"), REFUSALS, ids=[f"{list(p.items())[0]}" for p, _ in REFUSALS])
+def test_a_wrong_order_is_refused_in_krakens_words_and_leaves_no_trace(params: dict[str, str], string: str) -> None:
+    """The refusal is exactly the string, and no order, hold or trade remains."""
+    exchange = make_exchange((0, "50000"))
+    assert refusal_of(exchange, **LIMIT | params) == string
+    assert (exchange.account.orders, exchange.account.trades, exchange.account.free("ZUSD")) == ({}, [], 10000)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"pair": "XXBTZUSD"},
+        {"pair": "BTC/USD"},
+        {"pair": "XBT/USD"},
+        {"volume": "0.010000000"},
+        {"price": "49000.10"},
+        {"oflags": "post"},
+        {"oflags": "post,fciq,nompp"},
+        {"timeinforce": "GTD", "expiretm": "+5"},
+        {"timeinforce": "GTD", "expiretm": str(int(START) + 86400)},
+        {"userref": "-5"},
+        {"cl_ord_id": "eighteen-character"},
+        {"cl_ord_id": str(uuid.UUID(int=7))},
+        {"cl_ord_id": uuid.UUID(int=7).hex},
+        {"deadline": rfc3339(START + 60)},
+        {"deadline": rfc3339(START + 0.001)},
+        {"leverage": "none", "starttm": "0", "reduce_only": "false"},
+    ],
+    ids=str,
+)
+def test_a_right_order_is_accepted(params: dict[str, str]) -> None:
+    """Every way of writing an order that Kraken documents rests in the book."""
+    exchange = make_exchange((0, "50000"))
+    assert refusal_of(exchange, **LIMIT | params) == ""
+    assert len(exchange.account.open_orders) == 1
+
+
+def test_a_price_between_two_ticks_is_refused() -> None:
+    """Where the tick is coarser than the decimals, the decimals alone do not make a price right."""
+    pair = dataclasses.replace(KNOWN_PAIRS["BTC/USD"], tick_size=Decimal("0.5"))
+    with pytest.raises(Refusal, match="^EOrder:Tick size check failed$"):
+        read_order(pair, {"type": "buy", "ordertype": "limit", "volume": "1", "price": "49000.1"}, START)
+
+
+def test_a_market_order_below_the_cost_minimum_is_refused() -> None:
+    """0.00005 BTC at 5000 is 0.25 dollars, and the minimum is 0.5."""
+    exchange = make_exchange((0, "5000"))
+    assert refusal_of(exchange, ordertype="market", volume="0.00005") == "EOrder:Cost minimum not met"
+
+
+def test_a_client_id_may_be_open_only_once() -> None:
+    """The second order of the same cl_ord_id is refused while the first is open, and accepted afterwards."""
+    exchange = make_exchange((0, "50000"))
+    place(exchange, price="49000", cl_ord_id="mine")
+    assert refusal_of(exchange, price="49000", cl_ord_id="mine") == "EOrder:Duplicate order"
+    exchange.cancel({"cl_ord_id": "mine"})
+    assert refusal_of(exchange, price="49000", cl_ord_id="mine") == ""
+
+
+def test_a_userref_may_be_open_any_number_of_times() -> None:
+    """userref is a tag, not an id; one cancel by it cancels every order that has it."""
+    exchange = make_exchange((0, "50000"))
+    for _ in range(3):
+        place(exchange, price="49000", userref="7")
+    assert exchange.cancel({"txid": "7"}) == {"count": 3}
+
+
+def test_validate_checks_and_does_not_place() -> None:
+    """The answer has the description and no txid, and nothing rests; a wrong order is refused as ever."""
+    exchange = make_exchange((0, "50000"))
+    right = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "49000"}
+    answer = exchange.add_order(right | {"validate": "true"})
+    assert answer == {"descr": {"order": "buy 0.01000000 XBTUSD @ limit 49000.0"}}
+    assert exchange.account.orders == {}
+    assert refusal_of(exchange, price="49000.05", validate="true") == PRICE_DECIMALS
+
+
+@pytest.mark.parametrize(
+    ("params", "string"),
+    [
+        ({}, "EGeneral:Invalid arguments:txid"),
+        ({"txid": "OAAAAA-BBBBB-CCCCCC"}, "EOrder:Invalid order"),
+        ({"cl_ord_id": "unknown"}, "EOrder:Invalid order"),
+    ],
+)
+def test_a_cancel_of_nothing_is_refused(params: dict[str, str], string: str) -> None:
+    """An id that never was, or is gone, gets Kraken's words of 2026."""
+    with pytest.raises(Refusal) as refused:
+        make_exchange((0, "50000")).cancel(params)
+    assert refused.value.string == string
+
+
+@pytest.mark.parametrize(
+    ("status", "order", "post", "cancel"),
+    [
+        ("maintenance", "EService:Unavailable", "EService:Unavailable", "EService:Unavailable"),
+        ("cancel_only", "EService:Market in cancel_only mode", "EService:Market in cancel_only mode", ""),
+        ("post_only", "EService:Market in post_only mode", "", ""),
+    ],
+)
+def test_the_system_status_decides_what_is_allowed(status: str, order: str, post: str, cancel: str) -> None:
+    """Orders, post-only orders and cancels are refused or not, as Kraken's SystemStatus page has it."""
+    exchange = make_exchange((0, "50000"))
+    txid = place(exchange, price="49000")
+    exchange.set_status(status)
+    assert refusal_of(exchange, price="49000") == order
+    assert refusal_of(exchange, price="49000", oflags="post") == post
+    try:
+        exchange.cancel({"txid": txid})
+    except Refusal as refusal:
+        assert refusal.string == cancel
+    else:
+        assert cancel == ""

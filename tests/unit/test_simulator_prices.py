@@ -1,0 +1,173 @@
+"""Price paths: pure, consistent with their candles, and nothing invented."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from bot.simulator.catalogue import KNOWN_PAIRS, PairRules
+from bot.simulator.errors import PriceFileError
+from bot.simulator.prices import Candle, PriceSource, SyntheticPrices
+from bot.simulator.prices_recorded import RecordedPrices, read_candles
+
+BTC, ETH, SOL = (KNOWN_PAIRS[symbol] for symbol in ("BTC/USD", "ETH/USD", "SOL/USD"))
+NOW = 1_790_000_000.5
+ROWS = """\
+1640995200,100.0,104.0,98.0,102.0,1.5,10
+1640995260,102.0,103.0,95.0,96.0,2.5,20
+1640995440,97.0,99.0,97.0,98.0,0.5,5
+"""
+FIRST = 1640995200
+
+
+def recorded(folder: Path, text: str = ROWS) -> RecordedPrices:
+    """Return the prices of a file with that text."""
+    path = folder / "prices.csv"
+    path.write_text(text)
+    return RecordedPrices(BTC, path)
+
+
+def crossings(candles: list[Candle]) -> int:
+    """Return how often the mean of 10 closes crosses that of 30."""
+    closes = [candle.close for candle in candles]
+
+    def above(end: int) -> bool:
+        return sum(closes[end - 10 : end]) / 10 > sum(closes[end - 30 : end]) / 30
+
+    return sum(above(end) != above(end - 1) for end in range(31, len(closes)))
+
+
+def test_synthetic_prices_are_the_same_in_every_process() -> None:
+    """The price of a seed, pair and moment is a constant."""
+    assert [str(SyntheticPrices(1).price(pair, NOW)) for pair in (BTC, ETH, SOL)] == [
+        "81939.2",
+        "ETHPRICE",
+        "193.85",
+    ]
+
+
+def test_synthetic_prices_of_another_seed_or_pair_go_another_way() -> None:
+    """Neither the seed nor the pair is left out of the path."""
+    moves = set()
+    for seed, pair in ((1, BTC), (2, BTC), (1, KNOWN_PAIRS["BTC/EUR"])):
+        prices = SyntheticPrices(seed)
+        moves.add(prices.price(pair, NOW) / prices.price(pair, NOW - 86400))
+    assert len(moves) == 3
+
+
+def test_synthetic_prices_do_not_depend_on_what_was_asked_before() -> None:
+    """A price read after a month of candles equals one read first."""
+    busy = SyntheticPrices(1)
+    busy.candles(BTC, 3600, int(NOW) - 30 * 86400, NOW)
+    assert busy.price(BTC, NOW) == SyntheticPrices(1).price(BTC, NOW)
+
+
+@pytest.mark.parametrize(
+    ("pair", "timeframe"),
+    [*((BTC, seconds) for seconds in (60, 300, 900, 1800, 3600, 14400, 86400)), (ETH, 3600), (SOL, 3600)],
+)
+def test_synthetic_prices_turn_often_enough_to_trade(pair: PairRules, timeframe: int) -> None:
+    """A moving average crosses another at least six times in 720 candles, whatever the timeframe."""
+    prices = SyntheticPrices(1, timeframe // 12)
+    assert crossings(prices.candles(pair, timeframe, int(NOW) - 719 * timeframe, NOW)) >= 6
+
+
+def check_candles_and_knots(prices: PriceSource, interval: int, begin: int, now: float) -> None:
+    """Every knot lies between low and high of its candle; each candle opens and closes on the path."""
+    for candle in prices.candles(BTC, interval, begin, now):
+        until = min(now, candle.time + interval - 1)
+        inside = [price for _, price in prices.knots(BTC, candle.time, until)]
+        assert candle.low <= min(inside), candle
+        assert max(inside) <= candle.high, candle
+        assert candle.open == prices.price(BTC, candle.time), candle
+
+
+def test_synthetic_candles_and_the_path_never_contradict_each_other() -> None:
+    """What the engine matches against lies within the candles."""
+    check_candles_and_knots(SyntheticPrices(3, 7), 300, int(NOW) - 6000, NOW)
+
+
+def test_recorded_candles_and_the_path_never_contradict_each_other(tmp_path: Path) -> None:
+    """What the engine matches against lies within the recorded candles, gap included."""
+    check_candles_and_knots(recorded(tmp_path), 60, FIRST, FIRST + 299)
+
+
+def test_the_path_through_a_recorded_candle_touches_both_extremes(tmp_path: Path) -> None:
+    """A rising candle goes open, low, high, close; a falling one open, high, low, close."""
+    knots = recorded(tmp_path).knots(BTC, FIRST - 1, FIRST + 119)
+    assert [str(price) for _, price in knots] == ["100.0", "98.0", "104.0", "102.0", "102.0", "103.0", "95.0", "96.0"]
+
+
+def test_recorded_prices_are_flat_where_nothing_was_traded(tmp_path: Path) -> None:
+    """Between 00:02 and 00:04 the price stays at the last close."""
+    prices = recorded(tmp_path)
+    assert {str(price) for _, price in prices.knots(BTC, FIRST + 119, FIRST + 239)} == {"96.0"}
+
+
+def test_recorded_candles_are_the_files_own(tmp_path: Path) -> None:
+    """One-minute candles are the rows, with flat ones of no volume in the gap."""
+    closed = recorded(tmp_path).candles(BTC, 60, FIRST, FIRST + 300)[:-1]
+    assert [(c.time - FIRST, str(c.open), str(c.close), str(c.volume), c.count) for c in closed] == [
+        (0, "100.0", "102.0", "1.5", 10),
+        (60, "102.0", "96.0", "2.5", 20),
+        (120, "96.0", "96.0", "0", 0),
+        (180, "96.0", "96.0", "0", 0),
+        (240, "97.0", "98.0", "0.5", 5),
+    ]
+
+
+def test_recorded_candles_are_joined_into_longer_ones(tmp_path: Path) -> None:
+    """Five minutes in one candle: first open, extremes of all, last close, volumes added."""
+    joined = recorded(tmp_path).candles(BTC, 300, FIRST, FIRST + 300)[0]
+    whole = [str(x) for x in (joined.open, joined.high, joined.low, joined.close, joined.volume, joined.count)]
+    assert whole == ["100.0", "104.0", "95.0", "98.0", "4.5", "35"]
+
+
+def test_the_future_of_a_recording_is_not_to_be_seen(tmp_path: Path) -> None:
+    """Half a minute in, the running candle knows the way so far: the low of 98, not yet the high of 104."""
+    candles = recorded(tmp_path).candles(BTC, 60, FIRST, FIRST + 15)
+    assert [(str(c.low), str(c.high), c.count) for c in candles] == [("98.0", "100.0", 0)]
+
+
+def test_nothing_follows_the_end_of_a_recording(tmp_path: Path) -> None:
+    """An hour after the file's end the last closed candle is still the file's last."""
+    assert [c.time - FIRST for c in recorded(tmp_path).candles(BTC, 60, FIRST, FIRST + 3900)][-2:] == [180, 240]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("time,open,high,low,close,volume,trades\n" + ROWS, 1),
+        (ROWS + "1640995500,98.0,99.0\n", 4),
+        (ROWS + "1640995500,98.0,99.0,97.0,x,1,1\n", 4),
+        (ROWS + "1640995500,98.0,99.0,97.0,nan,1,1\n", 4),
+        (ROWS + "1640995500,98.0,97.0,99.0,98.0,1,1\n", 4),
+        (ROWS + "1640995500,0,99.0,0,98.0,1,1\n", 4),
+        (ROWS + "\n", 4),
+        (ROWS + ROWS, 4),
+    ],
+)
+def test_a_damaged_file_of_prices_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    """A header, a short line, a word, an impossible candle or a step back in time: the first bad line is named."""
+    with pytest.raises(PriceFileError, match=f"prices.csv, line {line}: "):
+        recorded(tmp_path, text)
+
+
+def test_a_file_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -> None:
+    """Each is one sentence that names the file."""
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    empty = tmp_path / "empty"
+    empty.touch()
+    for path in (tmp_path / "missing", binary, empty):
+        with pytest.raises(PriceFileError, match=str(path)):
+            read_candles(path)
+
+
+def test_two_weeks_of_real_candles_load(shared: Path) -> None:
+    """The recorded file has 20,160 candles, one a minute."""
+    prices = RecordedPrices(BTC, shared / "data" / "XBTUSD_1.csv")
+    assert (prices.finest_seconds, (prices.end - prices.begin) // 60) == (60, 20160)
+    assert prices.price(BTC, prices.begin) == Decimal("46319.0")
