@@ -52,7 +52,7 @@ class FileStore:
     def __init__(self, path: str, unit: Unit = MICROSECONDS) -> None:
         self.path = os.path.abspath(path)
         self.unit = unit
-        self._ticks, self._digits, self._limit = unit.ticks, unit.digits, int(10**unit.digits)
+        self._ticks, self._digits, self._limit = unit.ticks, unit.digits, min(int(10**unit.digits), 2**63)
         self._day = clock.DAY_US * unit.ticks
         self.problem: str | None = None
         self._floor = 0
@@ -136,25 +136,30 @@ class FileStore:
         return nonce
 
     def _read(self, raw: bytes) -> int:
-        last = int(raw) if len(raw) == self._digits and raw.isdigit() else self._read_unusual(raw)
+        last = int(raw) if len(raw) == self._digits and raw.isdigit() else self._limit
+        if last >= self._limit:
+            last = self._read_unusual(raw)
         if last < self._floor:
-            if not self._created:
+            # While it cannot be written it stays behind, which has been said.
+            if not self._created and self.problem is None:
                 log.warning("The nonce file %s went back to %s; going on above %s.", self.path, last, self._floor)
             last = self._floor
-        self._created = False
         return last
 
     def _read_unusual(self, raw: bytes) -> int:
         last = self._parse(raw)
         if last is None:
-            if not (self._created and raw == b""):
+            if self.problem is None and not (self._created and raw == b""):
                 log.warning("The nonce file %s is damaged (%r): starting from the clock.", self.path, raw[:40])
             return 0
         return last
 
     def _parse(self, raw: bytes) -> int | None:
         text = raw.strip()
-        return int(text) if text.isdigit() and len(text) <= self._digits else None
+        if not text.isdigit() or len(text) > self._digits:
+            return None
+        value = int(text)
+        return value if value < self._limit else None
 
     def _write(self, descriptor: int, nonce: int, length_before: int, now: int) -> None:
         if not self._writable:
@@ -170,6 +175,8 @@ class FileStore:
         if nonce > now or boot_seconds - self._last_sync_seconds >= SYNC_SECONDS:
             os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
             self._last_sync_seconds = boot_seconds
+        if self._created:
+            self._sync_folder()
 
     def _draw_without_file(self, at_least: int, error: OSError) -> int:
         problem = f"The nonce file {self.path} cannot be written ({error.strerror or error})"
@@ -236,21 +243,24 @@ class FileStore:
             self._descriptor = os.open(real, flags | os.O_RDONLY)
             self._writable = False
         self._created = not existed
-        self._check_opened(folder)
+        self._check_opened()
 
-    def _check_opened(self, folder: str) -> None:
+    def _check_opened(self) -> None:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         self._inode, self._device = status.st_ino, status.st_dev
         if self._writable and status.st_mode & 0o077 and status.st_uid == os.geteuid():
             os.fchmod(self._descriptor, 0o600)
-        if self._created:
-            folder_descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(folder_descriptor)
-            finally:
-                os.close(folder_descriptor)
+
+    def _sync_folder(self) -> None:
+        """Make a new file's name durable; after its first write, so that others meet it empty for a moment only."""
+        self._created = False
+        folder_descriptor = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder_descriptor)
+        finally:
+            os.close(folder_descriptor)
 
     def _close(self) -> None:
         if self._descriptor >= 0:

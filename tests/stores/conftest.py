@@ -1,0 +1,53 @@
+"""Stores of a test's own, and a clock that stands still where a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot import clock
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the test's nonce file is to be."""
+    return tmp_path / "kraken_nonce.txt"
+
+
+class StillClock:
+    """The wall clock and the boot clock of the program, moved by hand only."""
+
+    def __init__(self) -> None:
+        self.us = 1_790_000_000_000_000
+        self.boot_seconds = 1000.0
+
+    def now_us(self) -> int:
+        """Return the wall clock."""
+        return self.us
+
+    def boottime_seconds(self) -> float:
+        """Return the boot clock."""
+        return self.boot_seconds
+
+    def advance(self, seconds: float) -> None:
+        """Let both clocks go on."""
+        self.us += int(seconds * 1_000_000)
+        self.boot_seconds += seconds
+
+
+@pytest.fixture
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    """Stop the clocks that nonces follow."""
+    still = StillClock()
+    monkeypatch.setattr(clock.nonce_clock, "now_us", still.now_us)
+    monkeypatch.setattr(clock, "boottime_seconds", still.boottime_seconds)
+    return still
+
+
+@pytest.fixture(autouse=True)
+def follow_the_wall() -> Iterator[None]:
+    """Let no test leave Kraken's clock behind."""
+    yield
+    clock.nonce_clock.follow_wall()

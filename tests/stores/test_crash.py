@@ -1,0 +1,56 @@
+"""A writer killed at random moments never leaves an empty, torn or lower file."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from bot.nonce.file import FileStore
+from tests.child_process import Child
+
+CHILDREN = "tests.stores.children"
+SEED = 20261122
+
+
+@pytest.mark.parametrize("ahead_us", [0, 3_600_000_000], ids=["behind the clock", "ahead of the clock"])
+def test_the_killed_writer(path: Path, full_size: bool, ahead_us: int) -> None:
+    """After each SIGKILL in a tight loop the file holds 16 digits, not below what was handed out, and rises."""
+    kills = 150 if full_size else 12
+    moments = random.Random(SEED)
+    highest = 0
+    for kill in range(kills):
+        with Child(CHILDREN, "draw_for_ever", path, 0 if kill else ahead_us, limit_seconds=20) as child:
+            for _ in range(moments.randrange(1, 400)):
+                last = int(child.line())
+                assert last > highest, f"kill {kill}, seed {SEED}"
+                highest = last
+            child.kill()
+            # What it had handed out before it died, and we had not read yet.
+            handed_out = [highest, *(int(line) for line in child.unread() if len(line) == 16)]
+        text = path.read_text("ascii")
+        assert len(text) == 16, f"kill {kill}, seed {SEED}: {text!r}"
+        assert int(text) >= max(handed_out), f"kill {kill}, seed {SEED}"
+        assert handed_out == sorted(set(handed_out))
+        # A nonce may have been written and not handed out yet: one, not more.
+        highest = FileStore(str(path)).peek() or 0
+
+
+def test_killed_while_others_draw(path: Path, full_size: bool) -> None:
+    """A process killed in the middle of a draw neither blocks the others nor takes the file back."""
+    store = FileStore(str(path))
+    moments = random.Random(SEED)
+    last = store.draw()
+    for _ in range(50 if full_size else 5):
+        with Child(CHILDREN, "draw_for_ever", path, 0, limit_seconds=20) as child:
+            child.line()
+            for _ in range(moments.randrange(1, 200)):
+                nonce = store.draw()
+                assert nonce > last
+                last = nonce
+            child.kill()
+            others = [int(line) for line in child.unread() if len(line) == 16]
+        nonce = store.draw()
+        assert nonce > max(last, *others, 0)
+        last = nonce

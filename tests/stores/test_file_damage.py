@@ -1,0 +1,291 @@
+"""Every kind of damage to the nonce file has its answer: nothing crashes, and no nonce goes back."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from bot.errors import NonceStoreError
+from bot.nonce.file import FIRST_STEP_US, NANOSECONDS, FileStore
+from tests.stores.conftest import StillClock
+
+DAMAGED = {
+    "empty": b"",
+    "garbage": b"kraken\n",
+    "zeros": b"\0" * 16,
+    "negative": b"-1790000000000000",
+    "plus sign": b"+1790000000000000",
+    "fraction": b"1790000000000000.5",
+    "exponent": b"1.79e+15",
+    "underscores": b"1_790_000_000_000",
+    "other digits": "\u0661\u0662\u0663".encode(),
+    "two numbers": b"1790000000000000 1790000000000001",
+    "17 digits": b"17900000000000000",
+    "nanoseconds": b"1790000000000000000",
+    "beyond 2^63": str(2**63).encode(),
+    "beyond 2^64": str(2**64).encode(),
+    "400 digits": b"9" * 400,
+    "5000 digits": b"9" * 5000,
+    "a megabyte": b"x" * 1_000_000,
+}
+# What a person or a tool may leave around the number; none of it loses the number.
+UNTIDY = {
+    "newline": b"%d\n",
+    "carriage return": b"%d\r\n",
+    "spaces": b"  %d  ",
+    "many newlines": b"%d" + b"\n" * 500,
+    "leading zero": b"0%d",
+}
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """Return the levels of what the program has said so far, and forget it."""
+    found = [record.levelno for record in caplog.records if record.name.startswith("bot.")]
+    caplog.clear()
+    return found
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damage_starts_from_the_clock(
+    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """A damaged file makes a new store start from the clock, say so once at WARNING, and leave the file whole."""
+    path.write_bytes(content)
+    store = FileStore(str(path))
+    assert store.peek() is None
+    assert store.draw() == still_clock.us
+    assert path.read_bytes() == b"%d" % still_clock.us
+    assert store.draw() == still_clock.us + 1
+    assert levels(caplog) == [logging.WARNING]
+    assert store.problem is None
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damage_while_running_loses_nothing(
+    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """Damage under a running store that is ahead of the clock costs nothing: it goes on from its own last nonce."""
+    store = FileStore(str(path))
+    last = store.draw(still_clock.us + 60_000_000)
+    path.write_bytes(content)
+    assert store.draw() == last + 1
+    assert path.read_bytes() == b"%d" % (last + 1)
+    assert logging.WARNING in levels(caplog)
+
+
+@pytest.mark.parametrize("form", [form for name, form in UNTIDY.items() if name != "leading zero"])
+def test_untidy_files_keep_their_number(
+    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, form: bytes
+) -> None:
+    """White space around the number, such as an editor's newline, does not make it damaged."""
+    last = still_clock.us + 60_000_000
+    path.write_bytes(form % last)
+    assert FileStore(str(path)).draw() == last + FIRST_STEP_US + 1
+    assert path.read_bytes() == b"%d" % (last + FIRST_STEP_US + 1)
+    assert levels(caplog) == []
+
+
+def test_a_number_beyond_63_bits_is_damage_in_nanoseconds_too(
+    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file in nanoseconds that holds 19 digits beyond 2^63 - 1 is damaged: the store starts from the clock."""
+    path.write_text(str(2**63))
+    assert FileStore(str(path), NANOSECONDS).draw() == still_clock.us * 1000
+    assert levels(caplog) == [logging.WARNING]
+
+
+def test_a_short_number_is_a_number(path: Path, still_clock: StillClock) -> None:
+    """A nonce in milliseconds or seconds is lower than the clock, and the file grows to 16 digits."""
+    path.write_text(str(still_clock.us // 1000))
+    assert FileStore(str(path)).draw() == still_clock.us
+
+
+def make_directory(path: Path) -> None:
+    """Put a directory where the file should be."""
+    path.mkdir()
+
+
+def make_fifo(path: Path) -> None:
+    """Put a named pipe where the file should be."""
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    """Put a socket where the file should be."""
+    before = Path.cwd()
+    os.chdir(path.parent)  # the name of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def make_link_outside(path: Path) -> None:
+    """Put a link to another folder's file where the file should be."""
+    outside = path.parent / "elsewhere" / "notes.txt"
+    outside.parent.mkdir()
+    outside.write_text("mine")
+    path.symlink_to(outside)
+
+
+def make_loop(path: Path) -> None:
+    """Put a link to itself where the file should be."""
+    path.symlink_to(path)
+
+
+def make_parent_a_file(path: Path) -> None:
+    """Put a file where the folder should be."""
+    path.parent.rmdir()
+    path.parent.write_text("no folder")
+
+
+OBSTACLES = [make_directory, make_fifo, make_socket, make_link_outside, make_loop, make_parent_a_file]
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda one: one.__name__)
+def test_what_is_no_file_is_not_written(
+    tmp_path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, obstacle: object
+) -> None:
+    """Where no file can be, nonces up to the clock go on, ERROR is said once, and beyond the clock it raises."""
+    path = tmp_path / "state" / "kraken_nonce.txt"
+    path.parent.mkdir()
+    assert callable(obstacle)
+    obstacle(path)
+    store = FileStore(str(path))
+    assert store.peek() is None
+    assert store.draw() == still_clock.us
+    still_clock.advance(1)
+    assert store.draw() == still_clock.us
+    with pytest.raises(NonceStoreError):
+        store.draw()
+    with pytest.raises(NonceStoreError):
+        store.draw(still_clock.us + 1)
+    assert levels(caplog) == [logging.ERROR]
+    assert store.problem is not None
+    assert str(path) in store.problem
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda one: one.__name__)
+def test_it_heals_by_itself(
+    tmp_path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, obstacle: object
+) -> None:
+    """Once the obstacle is gone the next draw writes again, says so once, and is above all before it."""
+    path = tmp_path / "state" / "kraken_nonce.txt"
+    path.parent.mkdir()
+    assert callable(obstacle)
+    obstacle(path)
+    store = FileStore(str(path))
+    last = store.draw()
+    shutil.rmtree(path.parent) if path.parent.is_dir() else path.parent.unlink()
+    levels(caplog)
+    caplog.set_level(logging.INFO)
+    assert store.draw() == last + 1
+    assert path.read_text() == str(last + 1)
+    assert store.problem is None
+    assert levels(caplog) == [logging.INFO]
+
+
+def test_the_target_of_a_link_outside_is_left_alone(path: Path) -> None:
+    """A symbolic link out of the folder is never written through."""
+    make_link_outside(path)
+    store = FileStore(str(path))
+    store.draw()
+    assert (path.parent / "elsewhere" / "notes.txt").read_text() == "mine"
+    assert path.is_symlink()
+
+
+def test_a_link_to_nothing_outside_makes_nothing(path: Path) -> None:
+    """A dangling symbolic link out of the folder does not create its target."""
+    outside = path.parent / "elsewhere"
+    outside.mkdir()
+    path.symlink_to(outside / "new.txt")
+    FileStore(str(path)).draw()
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_link_inside_the_folder_is_followed(path: Path, still_clock: StillClock, exists: bool) -> None:
+    """A symbolic link to a name in the same folder is the same file under two names."""
+    target = path.parent / "nonce.txt"
+    if exists:
+        target.write_text(str(still_clock.us + 10_000_000))
+    path.symlink_to("nonce.txt")
+    store = FileStore(str(path))
+    nonce = store.draw()
+    assert nonce == (still_clock.us + 10_000_000 + FIRST_STEP_US + 1 if exists else still_clock.us)
+    assert target.read_text() == str(nonce)
+    assert path.is_symlink()
+    assert FileStore(str(target)).draw() > nonce
+    assert store.draw() == int(target.read_text())
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let a function of `os` fail, as a broken disk would."""
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, name, fail)
+
+
+@pytest.mark.parametrize("name", ["pwrite", "pread", "fdatasync", "stat"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
+def test_a_failing_disk_costs_no_nonce(
+    path: Path,
+    still_clock: StillClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+) -> None:
+    """Whichever call fails, nonces up to the clock go on rising, ERROR is said once, and it heals by itself."""
+    store = FileStore(str(path))
+    drawn = [store.draw()]
+    still_clock.advance(2)
+    with monkeypatch.context() as broken:
+        fail_with(broken, name, number)
+        for _ in range(3):
+            # Where writing worked and only the sync failed, the written nonce is used up.
+            still_clock.advance(1)
+            try:
+                drawn.append(store.draw())
+            except NonceStoreError:
+                assert name == "fdatasync"
+        assert levels(caplog) == [logging.ERROR]
+    still_clock.advance(1)
+    drawn.append(store.draw())
+    assert drawn == sorted(set(drawn))
+    assert path.read_text() == str(drawn[-1])
+    assert store.problem is None
+
+
+def test_a_failing_disk_gives_nothing_ahead_of_the_clock(
+    path: Path, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nonce ahead of the clock that could not be synced is not given out."""
+    store = FileStore(str(path))
+    last = store.draw(still_clock.us + 60_000_000)
+    with monkeypatch.context() as broken:
+        fail_with(broken, "fdatasync", errno.EIO)
+        with pytest.raises(NonceStoreError, match="ahead of the clock"):
+            store.draw()
+    assert store.draw() > last
+
+
+def test_half_a_write_is_a_failure(path: Path, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that was cut short counts as failed: nothing ahead of the clock is given out."""
+    store = FileStore(str(path))
+    last = store.draw(still_clock.us + 60_000_000)
+    pwrite = os.pwrite
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:9], offset))
+        with pytest.raises(NonceStoreError):
+            store.draw()
+    assert store.draw() > last

@@ -1,0 +1,202 @@
+"""The nonce file deleted, replaced or taken back under a running store, and the rights to it withdrawn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.nonce.file import FIRST_STEP_US, FileStore
+from tests.child_process import Child
+from tests.stores.conftest import StillClock
+
+CHILDREN = "tests.stores.children"
+AHEAD_US = 60_000_000
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def backup(path: Path) -> Path:
+    """Return where a backup of the nonce file is kept."""
+    return path.with_name("backup.txt")
+
+
+def delete(path: Path, _backup: Path) -> None:
+    """Delete the file."""
+    path.unlink()
+
+
+def delete_with_folder(path: Path, _backup: Path) -> None:
+    """Delete the whole folder."""
+    shutil.rmtree(path.parent)
+
+
+def restore_by_copying(path: Path, backup: Path) -> None:
+    """Copy a backup over the file: the inode stays the same."""
+    shutil.copyfile(backup, path)
+
+
+def restore_by_renaming(path: Path, backup: Path) -> None:
+    """Move a backup over the file: another inode."""
+    backup.rename(path)
+
+
+def replace_by_empty(path: Path, backup: Path) -> None:
+    """Move an empty file over the file."""
+    backup.write_text("")
+    backup.rename(path)
+
+
+def truncate(path: Path, _backup: Path) -> None:
+    """Cut the file."""
+    os.truncate(path, 7)
+
+
+LOSSES = [delete, delete_with_folder, restore_by_copying, restore_by_renaming, replace_by_empty, truncate]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda one: one.__name__)
+def test_a_running_store_never_goes_back(path: Path, backup: Path, still_clock: StillClock, loss: object) -> None:
+    """Whatever happens to the file, a running store goes on above its own last nonce and writes that down."""
+    store = FileStore(str(path))
+    store.draw()
+    shutil.copyfile(path, backup)
+    last = store.draw(still_clock.us + AHEAD_US)
+    assert callable(loss)
+    loss(path, backup)
+    assert store.draw() == last + 1
+    assert path.read_text() == str(last + 1)
+    assert FileStore(str(path)).draw() == last + 1 + FIRST_STEP_US + 1
+
+
+@pytest.mark.parametrize("loss", [restore_by_copying, restore_by_renaming], ids=lambda one: one.__name__)
+def test_a_file_that_went_back_is_reported(
+    path: Path, backup: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, loss: object
+) -> None:
+    """A restored backup is said once, at WARNING, with both numbers."""
+    store = FileStore(str(path))
+    first = store.draw()
+    shutil.copyfile(path, backup)
+    last = store.draw(still_clock.us + AHEAD_US)
+    assert callable(loss)
+    loss(path, backup)
+    store.draw()
+    store.draw()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert str(first) in record.getMessage()
+    assert str(last) in record.getMessage()
+
+
+def test_a_higher_replacement_is_followed(path: Path, still_clock: StillClock) -> None:
+    """A file replaced by one that holds more (another process, a restored newer state) is followed upward."""
+    store = FileStore(str(path))
+    store.draw()
+    higher = path.with_name("higher.txt")
+    higher.write_text(str(still_clock.us + AHEAD_US))
+    higher.rename(path)
+    assert store.draw() == still_clock.us + AHEAD_US + 1
+
+
+def test_two_stores_meet_again_on_a_replaced_file(path: Path, still_clock: StillClock) -> None:
+    """After a replacement all stores lock and write the new file, so that their nonces stay different."""
+    stores = [FileStore(str(path)) for _ in range(3)]
+    drawn = [store.draw(still_clock.us + AHEAD_US) for store in stores]
+    replacement = path.with_name("new.txt")
+    replacement.write_text(str(drawn[-1]))
+    replacement.rename(path)
+    for _ in range(5):
+        drawn += [store.draw() for store in stores]
+    assert drawn == sorted(set(drawn))
+    assert path.read_text() == str(drawn[-1])
+
+
+def test_a_deleted_file_is_not_kept_open(path: Path) -> None:
+    """A store that lost its file a hundred times holds no more descriptors than before."""
+    store = FileStore(str(path))
+    store.draw()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(100):
+        path.unlink()
+        store.draw()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def ask_nobody(path: Path, ahead_us: int) -> list[str]:
+    """Return what a child without any rights has to say of drawing there."""
+    with Child(CHILDREN, "draw_as_nobody", path, ahead_us, limit_seconds=20) as child:
+        return child.rest()
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return where a nonce file is to be, in a folder that a child without rights of its own can reach."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "kraken_nonce.txt"
+
+
+def within_the_clock(line: str) -> bool:
+    """Tell whether the nonce in a child's line lies between its two looks at the clock."""
+    before, nonce, after = map(int, line.split())
+    return before <= nonce <= after
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["read-only file", "no permission", "read-only folder", "closed folder"])
+def test_without_permission_the_clock_goes_on(open_path: Path, kind: str) -> None:
+    """Without the right to write, nonces up to the clock go on and the file stays as it was; beyond it raises."""
+    text = "1700000000000000"
+    if "file" in kind or kind == "no permission":
+        open_path.write_text(text)
+        open_path.chmod(0o444 if kind == "read-only file" else 0o000)
+    elif kind == "closed folder":
+        open_path.parent.chmod(0o700)
+    ahead, second, third, problem = ask_nobody(open_path, AHEAD_US)
+    assert ahead.startswith("NonceStoreError")
+    assert within_the_clock(second)
+    assert within_the_clock(third)
+    assert problem == "True"
+    open_path.parent.chmod(0o755)
+    assert not open_path.exists() or open_path.read_text() == text
+
+
+@needs_root
+def test_a_read_only_file_still_counts(open_path: Path) -> None:
+    """What a read-only file holds is a floor: ahead of the clock, a nonce below it is never given out."""
+    open_path.write_text("8000000000000000")
+    open_path.chmod(0o444)
+    answers = ask_nobody(open_path, 0)
+    assert [answer.split(":")[0] for answer in answers[:3]] == ["NonceStoreError"] * 3
+    assert open_path.read_text() == "8000000000000000"
+
+
+@needs_root
+def test_a_writable_folder_of_others_is_enough(open_path: Path) -> None:
+    """A process that may write the folder, whoever owns it, draws and writes as usual."""
+    open_path.parent.chmod(0o777)
+    *lines, problem = ask_nobody(open_path, 0)
+    assert all(map(within_the_clock, lines))
+    assert problem == "False"
+    assert open_path.read_text() == lines[-1].split()[1]
+
+
+@pytest.mark.parametrize("bytes_max", [0, 1, 9, 15])
+@pytest.mark.parametrize("before", [None, 1_700_000_000_000_000])
+def test_a_full_disk_costs_no_nonce(path: Path, bytes_max: int, before: int | None) -> None:
+    """On a full disk nonces up to the clock go on; nothing lower than before is left, and it heals by itself."""
+    if before is not None:
+        path.write_text(str(before))
+    with Child(CHILDREN, "draw_on_a_full_disk", path, bytes_max, limit_seconds=20) as child:
+        *drawn, problem, healed, well = child.rest()
+    nonces = [*map(int, drawn), int(healed)]
+    assert nonces == sorted(set(nonces))
+    assert nonces[0] > (before or 0)
+    assert problem == "True"
+    assert well == "True"
+    assert path.read_text() == healed

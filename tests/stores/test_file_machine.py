@@ -1,0 +1,234 @@
+"""A state machine over the file store: draws, crashes, damage, forks and clock steps in any order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from bot import clock
+from bot.errors import NonceStoreError
+from bot.nonce.file import FIRST_STEP_US, FileStore
+from tests.stores.conftest import StillClock
+
+LIMIT = 10**16
+CONTENTS = st.one_of(
+    st.binary(max_size=80),
+    st.integers(0, 2**64).map(lambda number: b"%d" % number),
+    st.integers(-(10**13), 10**13).map(lambda offset: b"%d" % (1_790_000_000_000_000 + offset)),
+)
+# Which of two processes that share the file.
+WHO = st.integers(0, 1)
+
+
+class Process:
+    """One process with its store, as far as a test in one process can be several."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = FileStore(str(path))
+        self.highest = 0
+
+
+class FileMachine(RuleBasedStateMachine):
+    """What is promised, exactly.
+
+    A nonce is above all that its process has drawn, above the number that the file held, not below the clock
+    or `at_least`, and stands in the file alone when it is returned. So while either the file is as the last
+    draw left it or the process that drew the highest nonce goes on, no nonce is lower than or equal to any
+    before it. Not promised, beyond what the clock gives: that a process which never met the higher nonce of
+    another stays above it after the file was taken away or could not be written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "kraken_nonce.txt"
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(logging.getLogger("bot.nonce.file"), "disabled", True)
+        self.clock = StillClock()
+        self.patch.setattr(clock.nonce_clock, "now_us", self.clock.now_us)
+        self.patch.setattr(clock, "boottime_seconds", self.clock.boottime_seconds)
+        self.dropped: list[FileStore] = []
+        self.backups: list[bytes] = []
+        self.highest = 0
+        self.touched = False
+
+    @initialize()
+    def start(self) -> None:
+        """Two processes start."""
+        self.processes = [Process(self.path) for _ in range(2)]
+
+    def teardown(self) -> None:
+        """Put everything back."""
+        self.patch.undo()
+        for store in [*self.dropped, *(process.store for process in self.processes)]:
+            store._close()
+        shutil.rmtree(self.folder)
+
+    def in_file(self) -> int | None:
+        """Return the number in the file, by a reading of our own."""
+        if not self.path.is_file():
+            return None
+        found = re.fullmatch(rb"\s*(\d{1,16})\s*", self.path.read_bytes()[:64])
+        return int(found[1]) if found else None
+
+    def check(self, process: Process, before: int | None, nonce: int, at_least: int) -> None:
+        """Hold a nonce against the promise."""
+        known = max(process.highest, -1 if before is None else before)
+        assert nonce > known
+        assert nonce >= max(self.clock.us, at_least)
+        assert nonce <= max(self.clock.us, at_least, known + FIRST_STEP_US + 1), "further ahead than needed"
+        if not self.touched or process.highest == self.highest:
+            assert nonce > self.highest
+        # Where no file can be written, nobody else learns of this nonce.
+        self.touched = self.path.is_dir() or (self.touched and nonce <= self.highest)
+        self.highest = max(self.highest, nonce)
+        process.highest = nonce
+
+    def draw_once(self, process: Process, at_least: int = 0) -> None:
+        """Draw and hold the nonce against the promise."""
+        before = self.in_file()
+        exhausted = max(process.highest, before or 0) + FIRST_STEP_US + 1 >= LIMIT
+        try:
+            nonce = process.store.draw(at_least)
+        except NonceStoreError:
+            assert exhausted or (self.path.is_dir() and max(process.highest + 1, at_least) > self.clock.us)
+            return
+        self.check(process, before, nonce, at_least)
+        if not self.path.is_dir():
+            assert self.path.read_bytes() == b"%d" % nonce
+            assert self.path.stat().st_mode & 0o777 == 0o600
+
+    @rule(who=WHO, count=st.integers(1, 5))
+    def draw(self, who: int, count: int) -> None:
+        """One of the processes draws."""
+        for _ in range(count):
+            self.draw_once(self.processes[who])
+
+    @rule(who=WHO, ahead_us=st.integers(-(10**9), clock.DAY_US))
+    def draw_at_least(self, who: int, ahead_us: int) -> None:
+        """One of the processes draws with a floor."""
+        self.draw_once(self.processes[who], self.clock.us + ahead_us)
+
+    @rule(who=WHO)
+    def crash(self, who: int) -> None:
+        """A process dies without closing anything, and a new one starts."""
+        self.dropped.append(self.processes[who].store)
+        self.processes[who] = Process(self.path)
+
+    @precondition(lambda self: not self.path.is_dir())
+    @rule(who=WHO, count=st.integers(1, 3))
+    def fork(self, who: int, count: int) -> None:
+        """A process forks; the child draws and ends; the parent draws."""
+        process = self.processes[who]
+        exhausted = max(process.highest, self.in_file() or 0) + FIRST_STEP_US + count + 1 >= LIMIT
+        if exhausted:
+            return
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; the child only draws
+            pid = os.fork()
+        if pid == 0:
+            try:
+                os.write(writer, b" ".join(b"%d" % process.store.draw() for _ in range(count)))
+            finally:
+                os._exit(0)
+        os.close(writer)
+        before = self.in_file()
+        with os.fdopen(reader) as pipe:
+            drawn = [int(word) for word in pipe.read().split()]
+        os.waitpid(pid, 0)
+        assert len(drawn) == count
+        child = Process.__new__(Process)
+        child.highest = process.highest
+        # The child may have drawn before we looked.
+        before = None if before in drawn else before
+        for nonce in drawn:
+            self.check(child, before, nonce, 0)
+            before = nonce
+        self.draw_once(process)
+
+    @rule(step_us=st.one_of(st.integers(-10, 10), st.integers(-(10**7), 10**7), st.integers(-(10**12), 10**12)))
+    def step_clock(self, step_us: int) -> None:
+        """The clock is set, or time goes by."""
+        self.clock.us += step_us
+        self.clock.boot_seconds += abs(step_us) / 1e6
+
+    @precondition(lambda self: self.path.is_file())
+    @rule(length=st.integers(0, 20))
+    def truncate(self, length: int) -> None:
+        """The file is cut."""
+        os.truncate(self.path, min(length, self.path.stat().st_size))
+        self.touched = True
+
+    @precondition(lambda self: not self.path.is_dir())
+    @rule(content=CONTENTS)
+    def corrupt(self, content: bytes) -> None:
+        """The file is overwritten in place, by anything."""
+        self.path.write_bytes(content)
+        self.touched = True
+
+    @precondition(lambda self: self.path.is_file())
+    @rule(tail=st.binary(min_size=1, max_size=80))
+    def lengthen(self, tail: bytes) -> None:
+        """Something is written behind the number."""
+        with self.path.open("ab") as file:
+            file.write(tail)
+        self.touched = True
+
+    @rule()
+    def delete(self) -> None:
+        """The file, or what lies in its place, is deleted."""
+        if self.path.is_dir():
+            self.path.rmdir()
+        self.path.unlink(missing_ok=True)
+        self.touched = True
+
+    @precondition(lambda self: not self.path.is_dir())
+    @rule(content=CONTENTS)
+    def replace(self, content: bytes) -> None:
+        """Another file is moved over the file."""
+        other = self.folder / "other"
+        other.write_bytes(content)
+        other.rename(self.path)
+        self.touched = True
+
+    @precondition(lambda self: self.path.is_file())
+    @rule()
+    def back_up(self) -> None:
+        """A backup is made."""
+        self.backups.append(self.path.read_bytes())
+
+    @precondition(lambda self: self.backups and not self.path.is_dir())
+    @rule(which=st.integers(0, 100), rename=st.booleans())
+    def restore(self, which: int, rename: bool) -> None:
+        """A backup is restored, by copying over the file or by renaming."""
+        target = self.folder / "restored" if rename else self.path
+        target.write_bytes(self.backups[which % len(self.backups)])
+        if rename:
+            target.rename(self.path)
+        self.touched = True
+
+    @precondition(lambda self: not self.path.is_dir())
+    @rule()
+    def obstruct(self) -> None:
+        """A directory takes the place of the file."""
+        self.path.unlink(missing_ok=True)
+        self.path.mkdir()
+        self.touched = True
+
+
+def test_the_file_store_keeps_its_promise(full_size: bool) -> None:
+    """Over any sequence of draws, crashes, damage, forks and clock steps, FileMachine's promise holds."""
+    sizes = settings(max_examples=2000 if full_size else 120, stateful_step_count=60 if full_size else 40)
+    FileMachine.TestCase.settings = settings(sizes, deadline=None, derandomize=True)
+    FileMachine.TestCase("runTest").debug()
