@@ -119,7 +119,6 @@ class OwnOrders:
     def _take(self, opened: list[Order], closed: list[Order]) -> list[NewFill]:
         self._open_txids = set()
         fills = []
-        # Closed last: of two rows of one order the final one holds.
         for order in opened + closed:
             if not self._broker.owns(order):
                 if order.status in _WORKING:
