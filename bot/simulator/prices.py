@@ -18,7 +18,9 @@ from bot.simulator.catalogue import PairRules
 Knot = tuple[float, Decimal]
 
 _BLOCK = 512
+_BLOCKS_KEPT = 500
 _CANDLES_KEPT = 4000
+_KNOTS_SEEN = 60
 _SHORTEST_WAVE_SECONDS = 16
 _WAVES = 22
 _VOLATILITY = 9e-5
@@ -71,15 +73,16 @@ def _unit(text: str) -> float:
 class SyntheticPrices:
     """A market that is a pure function of seed, pair and time: a sum of smooth waves from 16 s to about a year.
 
-    A restart continues the same path. `step_seconds` is the distance of knots.
+    A restart continues the same path. `step_seconds` is the distance of knots. A candle of more than sixty knots
+    looks at sixty of them: two years of daily candles must not take seconds.
     """
 
-    def __init__(self, seed: int = 1, step_seconds: int = 3) -> None:
+    def __init__(self, seed: int = 1, step_seconds: int = 60) -> None:
         self.seed = seed
         self.world = f"synthetic prices, seed {seed}"
         self.finest_seconds = 60
         self._step = max(1, int(step_seconds))
-        self._blocks: dict[tuple[str, int], list[int]] = {}
+        self._blocks: dict[tuple[str, int, int], list[int]] = {}
         self._closed: dict[tuple[str, int, int], Candle] = {}
 
     def status(self, now: float) -> str:
@@ -93,7 +96,7 @@ class SyntheticPrices:
     def knots(self, pair: PairRules, after: float, until: float) -> list[Knot]:
         """Return the knots with after < time <= until, ending with one at `until`."""
         first, last = math.floor(after / self._step) + 1, math.ceil(until / self._step)
-        between = zip(range(first, last), self._ticks(pair, first, last), strict=True)
+        between = zip(range(first, last), self._ticks(pair, self._step, first, last), strict=True)
         path = [(float(index * self._step), ticks * pair.tick_size) for index, ticks in between]
         return [*path, (until, self.price(pair, until))]
 
@@ -108,7 +111,8 @@ class SyntheticPrices:
             return self._closed[key]
         end = min(now, begin + interval)
         opened, closed = self._ticks_at(pair, begin), self._ticks_at(pair, end)
-        inside = self._ticks(pair, begin // self._step + 1, math.ceil(end / self._step))
+        step = self._step * max(1, interval // self._step // _KNOTS_SEEN)
+        inside = self._ticks(pair, step, begin // step + 1, math.ceil(end / step))
         tick = pair.tick_size
         share = (end - begin) / interval
         noise = _unit(f"{self.seed}:{pair.symbol}:volume:{interval}:{begin}")
@@ -128,53 +132,55 @@ class SyntheticPrices:
 
     def _ticks_at(self, pair: PairRules, now: float) -> int:
         index, rest = divmod(now, self._step)
-        here, there = self._ticks(pair, int(index), int(index) + 2)
+        here, there = self._knot(pair, int(index)), self._knot(pair, int(index) + 1)
         return round(here + (there - here) * rest / self._step)
 
-    def _ticks(self, pair: PairRules, first: int, last: int) -> list[int]:
-        """Return the prices, in ticks, of the knots first .. last - 1."""
+    def _knot(self, pair: PairRules, index: int) -> int:
+        """Return one knot's price in ticks, without drawing the whole block around it."""
+        block = self._blocks.get((pair.symbol, self._step, index // _BLOCK))
+        return block[index % _BLOCK] if block else self._drawn(pair, self._step, index, 1)[0]
+
+    def _ticks(self, pair: PairRules, step: int, first: int, last: int) -> list[int]:
+        """Return the prices, in ticks, at first * step .. (last - 1) * step seconds."""
         ticks: list[int] = []
         for block in range(first // _BLOCK, -(-last // _BLOCK)):
             begin = block * _BLOCK
-            ticks += self._block(pair, block)[max(0, first - begin) : last - begin]
+            ticks += self._block(pair, step, block)[max(0, first - begin) : last - begin]
         return ticks
 
-    def _block(self, pair: PairRules, block: int) -> list[int]:
-        key = (pair.symbol, block)
+    def _block(self, pair: PairRules, step: int, block: int) -> list[int]:
+        key = (pair.symbol, step, block)
         if key not in self._blocks:
-            if len(self._blocks) > 1000:
+            if len(self._blocks) > _BLOCKS_KEPT:
                 self._blocks.clear()
-            base = _BASE_PRICES.get(pair.symbol.partition("/")[0], 100.0) / float(pair.tick_size)
-            heights = self._heights(pair, block * _BLOCK)
-            self._blocks[key] = [round(base * math.exp(height)) for height in heights]
+            self._blocks[key] = self._drawn(pair, step, block * _BLOCK, _BLOCK)
         return self._blocks[key]
 
-    def _heights(self, pair: PairRules, first: int) -> list[float]:
-        """Return the logarithm of price over base price at `_BLOCK` knots."""
-        heights = [0.0] * _BLOCK
+    def _drawn(self, pair: PairRules, step: int, first: int, count: int) -> list[int]:
+        """Draw `count` knots: the logarithm of price over base price is the sum of the waves."""
+        heights = [0.0] * count
         for wave in range(_WAVES):
             period = _SHORTEST_WAVE_SECONDS << wave
             scale = _VOLATILITY * math.sqrt(period)
-            for begin, end, at, left, right in self._cells(pair, wave, period, first):
-                slope, pace = scale * (right - left), self._step / period
-                low = scale * left
+            for begin, end, since, left, right in self._cells(pair, step, wave, first, count):
+                low, slope = scale * left, scale * (right - left)
                 for index in range(begin, end):
-                    x = at + (index - begin) * pace
+                    x = (index * step + since) / period
                     heights[index] += low + slope * x * x * (3.0 - 2.0 * x)
-        return heights
+        base = _BASE_PRICES.get(pair.symbol.partition("/")[0], 100.0) / float(pair.tick_size)
+        return [round(base * math.exp(height)) for height in heights]
 
     def _cells(
-        self, pair: PairRules, wave: int, period: int, first: int
-    ) -> Iterator[tuple[int, int, float, float, float]]:
-        """Cut a block into the wave's cells: first and last index, where in the cell it begins, both ends' values."""
-        step, begin = self._step, 0
+        self, pair: PairRules, step: int, wave: int, first: int, count: int
+    ) -> Iterator[tuple[int, int, int, float, float]]:
+        """Cut knots into a wave's cells: first and last index, seconds of index 0 from the cell's begin, both ends."""
+        begin, period = 0, _SHORTEST_WAVE_SECONDS << wave
         name = f"{self.seed}:{pair.symbol}:{wave}"
         known = (0, 0.0)
-        while begin < _BLOCK:
-            seconds = (first + begin) * step
-            cell = seconds // period
-            end = min(_BLOCK, -(-(cell + 1) * period // step) - first)
+        while begin < count:
+            cell = (first + begin) * step // period
+            end = min(count, -(-(cell + 1) * period // step) - first)
             left = known[1] if known[0] == cell else _unit(f"{name}:{cell}")
             known = (cell + 1, _unit(f"{name}:{cell + 1}"))
-            yield begin, end, (seconds - cell * period) / period, left, known[1]
+            yield begin, end, first * step - cell * period, left, known[1]
             begin = end

@@ -15,8 +15,7 @@ def calls_until_refused(tier: str, method: str) -> int:
     for count in range(300):
         try:
             limits.spend_rest("key", method, START)
-        except Refusal as refusal:
-            assert refusal.string == "EAPI:Rate limit exceeded"
+        except Refusal:
             return count
     return 300
 
@@ -44,7 +43,7 @@ def test_the_rest_counter_decays_with_market_time_and_by_key() -> None:
     for _ in range(15):
         limits.spend_rest("key", "Balance", START)
     limits.spend_rest("other", "Balance", START)
-    with pytest.raises(Refusal):
+    with pytest.raises(Refusal, match=r"^EAPI:Rate limit exceeded$"):
         limits.spend_rest("key", "Balance", START + 3.0)
     limits.spend_rest("key", "Balance", START + 3.1)
 
@@ -90,7 +89,7 @@ def test_a_cancel_over_the_threshold_is_refused_but_cancel_all_is_not() -> None:
     names = [place(exchange, price="40000", volume="0.001") for _ in range(7)]
     for name in names[:6]:
         exchange.cancel({"txid": name})
-    with pytest.raises(Refusal, match="^EOrder:Rate limit exceeded$"):
+    with pytest.raises(Refusal, match=r"^EOrder:Rate limit exceeded$"):
         exchange.cancel({"txid": names[6]})
     assert exchange.cancel_all() == {"count": 1}
 

@@ -131,7 +131,7 @@ def test_an_immediate_order_that_does_not_meet_the_price_ends_without_a_trade() 
     exchange = make_exchange((0, "50000"))
     for force in ("IOC", "FOK"):
         order = exchange.account.orders[place(exchange, price="49000", timeinforce=force)]
-        assert (order.status, order.executed) == ("canceled", 0)
+        assert (order.status, order.executed) == ("canceled", D("0"))
     assert exchange.account.held["ZUSD"] == 0
 
 
@@ -141,7 +141,7 @@ def test_an_order_with_an_end_expires_at_that_moment_and_not_later() -> None:
     txid = place(exchange, price="49000", timeinforce="GTD", expiretm="+60")
     exchange.advance(START + 100)
     order = exchange.account.orders[txid]
-    assert (order.status, order.closed, exchange.account.held["ZUSD"]) == ("expired", START + 60, 0)
+    assert (order.status, order.closed, exchange.account.held["ZUSD"]) == ("expired", START + 60, D("0"))
 
 
 def test_an_order_with_an_end_fills_before_it() -> None:
@@ -177,7 +177,7 @@ def test_the_dead_mans_switch_can_be_put_off_and_switched_off() -> None:
 
 def test_the_dead_mans_switch_takes_a_day_at_most() -> None:
     """More than 86400 s is refused in Kraken's words."""
-    with pytest.raises(Refusal, match="^EGeneral:Invalid timeout argument:above max$"):
+    with pytest.raises(Refusal, match=r"^EGeneral:Invalid timeout argument:above max$"):
         make_exchange((0, "50000")).arm_switch(86_401)
 
 

@@ -31,7 +31,7 @@ class Storm:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        start = {"ZUSD": Decimal("10000"), "XXBT": Decimal("0.05")}
+        start = {"ZUSD": Decimal(10000), "XXBT": Decimal("0.05")}
         self.exchange = Exchange(
             Account(start, f"storm {seed}"),
             known_pairs(PAIRS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from contextlib import nullcontext
 from decimal import Decimal
 
 import pytest
@@ -70,12 +71,14 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("params", "string"), REFUSALS, ids=[f"{list(p.items())[0]}" for p, _ in REFUSALS])
+@pytest.mark.parametrize(("params", "string"), REFUSALS, ids=[str(next(iter(p.items()))) for p, _ in REFUSALS])
 def test_a_wrong_order_is_refused_in_krakens_words_and_leaves_no_trace(params: dict[str, str], string: str) -> None:
     """The refusal is exactly the string, and no order, hold or trade remains."""
     exchange = make_exchange((0, "50000"))
     assert refusal_of(exchange, **LIMIT | params) == string
-    assert (exchange.account.orders, exchange.account.trades, exchange.account.free("ZUSD")) == ({}, [], 10000)
+    assert not exchange.account.orders
+    assert not exchange.account.trades
+    assert exchange.account.free("ZUSD") == 10000
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_a_right_order_is_accepted(params: dict[str, str]) -> None:
 def test_a_price_between_two_ticks_is_refused() -> None:
     """Where the tick is coarser than the decimals, the decimals alone do not make a price right."""
     pair = dataclasses.replace(KNOWN_PAIRS["BTC/USD"], tick_size=Decimal("0.5"))
-    with pytest.raises(Refusal, match="^EOrder:Tick size check failed$"):
+    with pytest.raises(Refusal, match=r"^EOrder:Tick size check failed$"):
         read_order(pair, {"type": "buy", "ordertype": "limit", "volume": "1", "price": "49000.1"}, START)
 
 
@@ -177,9 +180,5 @@ def test_the_system_status_decides_what_is_allowed(status: str, order: str, post
     exchange.set_status(status)
     assert refusal_of(exchange, price="49000") == order
     assert refusal_of(exchange, price="49000", oflags="post") == post
-    try:
+    with pytest.raises(Refusal, match=f"^{cancel}$") if cancel else nullcontext():
         exchange.cancel({"txid": txid})
-    except Refusal as refusal:
-        assert refusal.string == cancel
-    else:
-        assert cancel == ""
