@@ -1,0 +1,246 @@
+"""The state file: it survives SIGKILL, and damage is one clear error."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from bot.simulator.errors import SimulatorError, StateFileError
+from bot.simulator.keys import sign
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
+from tests.child_process import Child
+from tests.simulator_parts import Client
+
+BUY = {"pair": "XBTUSD", "type": "buy", "ordertype": "market", "volume": "0.001"}
+REST = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "1000", "volume": "0.001"}
+
+
+def options(path: Path) -> SimulatorOptions:
+    """Return options with a state file."""
+    return SimulatorOptions(state_path=path)
+
+
+def make_account(path: Path) -> None:
+    """Make an account with a trade and an open order, and close it."""
+    with Simulator(options(path)) as simulator:
+        client = Client(simulator)
+        for order in (BUY, REST):
+            assert client.private("AddOrder", **order)["error"] == []
+        client.close()
+
+
+class Program:
+    """`python -m bot.simulator` as it runs in a child process, and signed requests to it."""
+
+    def __init__(self, child: Child) -> None:
+        first = child.line()
+        assert first.startswith("Kraken simulator on http://127.0.0.1:")
+        self.url = first.rpartition(" ")[2]
+        self.key, self.secret = child.line().split()[1], child.line().split()[1]
+
+    def _request(self, nonce: int, method: str, params: str) -> tuple[str, str, dict[str, str]]:
+        path, body = f"/0/private/{method}", f"nonce={nonce}{params}"
+        signature = sign(self.secret, path, str(nonce), body)
+        kind = "application/x-www-form-urlencoded"
+        return path, body, {"API-Key": self.key, "API-Sign": signature, "Content-Type": kind}
+
+    def call(self, nonce: int, method: str, params: str = "") -> Any:
+        """Send one private request and return the answer."""
+        path, body, headers = self._request(nonce, method, params)
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.post(self.url + path, body, headers=headers, timeout=10).json()
+
+    def send_only(self, nonce: int, method: str, params: str) -> socket.socket:
+        """Send one private request and do not wait for the answer."""
+        path, body, headers = self._request(nonce, method, params)
+        lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        connection = socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), 10)
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+        return connection
+
+
+def test_an_account_survives_sigkill_at_any_moment(tmp_path: Path, full_size: bool) -> None:
+    """Killed again and again, each time with a request under way: what was answered is kept, and it all adds up."""
+    path, chooser = tmp_path / "account.db", random.Random(7)
+    order = "&pair=XBTUSD&type=buy&ordertype=market&volume=0.0001"
+    nonce, placed, keys, rounds = 0, list[str](), set(), 40 if full_size else 6
+    for number in range(rounds):
+        with Child("bot.simulator", "--port", "0", "--state", path, "--tier", "unlimited") as child:
+            program = Program(child)
+            keys.add((program.key, program.secret))
+            if placed:
+                assert program.call(nonce - 1, "Balance") == {"error": ["EAPI:Invalid nonce"]}, f"round {number}"
+            for _ in range(chooser.randint(1, 5)):
+                nonce += 1
+                answer = program.call(nonce, "AddOrder", order)
+                assert answer["error"] == [], f"round {number}"
+                placed += answer["result"]["txid"]
+            nonce += 1
+            connection = program.send_only(nonce, "AddOrder", order)
+            child.kill()
+            connection.close()
+    with Simulator(options(path)) as simulator:
+        state, orders = simulator.api.state(), simulator.exchange.account.orders
+    assert [txid for txid in placed if txid not in orders] == []
+    assert state["problems"] == []
+    assert len(placed) <= state["trades"] <= len(placed) + rounds
+    assert len(keys) == 1
+
+
+def test_a_kept_account_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Balances, the open order, the key and its floor are the same in the next run, and the account is not new."""
+    path = tmp_path / "account.db"
+    seen = []
+    for _ in range(2):
+        with Simulator(options(path)) as simulator:
+            if simulator.is_new:
+                client = Client(simulator)
+                for order in (BUY, REST):
+                    client.private("AddOrder", **order)
+                client.close()
+            state = simulator.api.state()
+            seen.append((simulator.key, simulator.secret, state["floors"], state["balances"], state["open_orders"]))
+    assert seen[0] == seen[1]
+    assert seen[0][2] == {seen[0][0]: "2"}
+    assert seen[0][4] == 1
+
+
+def test_the_state_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    """The secret is in it: mode 0600."""
+    path = tmp_path / "account.db"
+    make_account(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def overwrite(path: Path) -> None:
+    """Replace the file by something else."""
+    path.write_bytes(b"this is no account" * 100)
+
+
+def tear(path: Path) -> None:
+    """Fill the second half with zeros."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+
+
+def cut(path: Path) -> None:
+    """Cut the second half off."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path: Path, *commands: str) -> None:
+    """Change the rows behind the program's back."""
+    database = sqlite3.connect(path)
+    with database:
+        for command in commands:
+            database.execute(command)
+    database.close()
+
+
+@pytest.mark.parametrize("damage", [overwrite, tear, cut], ids=lambda damage: damage.__name__)
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: object) -> None:
+    """Whatever happened to the bytes: the path and what to do are named, and the file stays as it is."""
+    path = tmp_path / "account.db"
+    make_account(path)
+    assert callable(damage)
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(StateFileError, match=r"account\.db is damaged .*Move the file away to begin a new account"):
+        Simulator(options(path))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("DELETE FROM trades", "does not add up"),
+        ("DELETE FROM facts", "is damaged"),
+        ("DELETE FROM facts WHERE name = 'salt'", "is damaged"),
+        ("UPDATE orders SET body = '{}'", "is damaged"),
+        ("UPDATE orders SET body = 'x'", "is damaged"),
+        ("UPDATE trades SET body = json_set(body, '$.price', 1.5)", "is damaged"),
+        ("UPDATE orders SET body = json_set(body, '$.executed', '0')", "does not add up"),
+        ("UPDATE facts SET value = '99' WHERE name = 'format'", "has format 99"),
+        ("UPDATE facts SET value = 'live prices' WHERE name = 'world'", "lives with live prices, not with synthetic"),
+    ],
+)
+def test_rows_that_cannot_be_are_one_clear_error(tmp_path: Path, command: str, problem: str) -> None:
+    """A well-formed database with wrong contents is refused, never begun anew."""
+    path = tmp_path / "account.db"
+    make_account(path)
+    edit(path, command)
+    with pytest.raises(StateFileError, match=problem):
+        Simulator(options(path))
+
+
+def test_a_file_in_use_is_refused(tmp_path: Path) -> None:
+    """A second simulator on the same account is told that the file is in use."""
+    path = tmp_path / "account.db"
+    with Simulator(options(path)), pytest.raises(StateFileError, match="in use by another program"):
+        Simulator(options(path))
+
+
+def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
+    """A folder in its place, or a file where a folder should be: one clear error."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "account.db"):
+        with pytest.raises(StateFileError, match="cannot be opened"):
+            Simulator(options(path))
+
+
+def test_an_exchange_that_cannot_write_stands_still(tmp_path: Path) -> None:
+    """When the file can no longer be written, every answer is a refusal and nothing is pretended."""
+    path = tmp_path / "account.db"
+    with Simulator(options(path)) as simulator:
+        client = Client(simulator)
+        storage = simulator._storage
+        assert storage is not None
+        storage._db.execute("PRAGMA query_only = ON")
+        answers = [client.private("AddOrder", **BUY), client.public("Time")]
+        failure = simulator.api.state()["failure"]
+        client.close()
+    assert answers == [{"error": ["EService:Unavailable"]}] * 2
+    assert "cannot be used" in failure
+    with Simulator(options(path)) as simulator:
+        assert simulator.exchange.account.balances == {"ZUSD": Decimal(10000)}
+
+
+def test_wrong_options_are_one_sentence() -> None:
+    """An unknown pair, tier, fault or balance is refused before anything is opened."""
+    wrong = [
+        SimulatorOptions(pairs=("BTC/XYZ",)),
+        SimulatorOptions(pairs=()),
+        SimulatorOptions(tier="gold"),
+        SimulatorOptions(fault_rates={"bad_luck": 0.5}),
+        SimulatorOptions(fault_rates={"reset": 2}),
+        SimulatorOptions(balances={"ZUSD": "much"}),
+        SimulatorOptions(key="key", secret="no Base64"),
+    ]
+    for one in wrong:
+        with pytest.raises(SimulatorError):
+            Simulator(one)
+
+
+def test_the_program_ends_well_on_sigterm_and_says_what_is_wrong() -> None:
+    """SIGTERM: exit 0. A wrong pair: exit 2 and one line on the error stream."""
+    with Child("bot.simulator", "--port", "0") as child:
+        assert child.line().startswith("Kraken simulator on http://127.0.0.1:")
+        child.signal(signal.SIGTERM)
+        assert len(child.rest()) == 2
+    ended = subprocess.run(
+        [sys.executable, "-m", "bot.simulator", "--pairs", "BTC/XYZ"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1)
