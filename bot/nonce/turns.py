@@ -52,15 +52,16 @@ class _LockFile:
             try:
                 fcntl.flock(self._descriptor, flags)
             except BlockingIOError:
-                if self._is_current():
+                if self.is_current():
                     return False
                 self.forget()
                 continue
-            if self._is_current():
+            if self.is_current():
                 return True
             self.forget()
 
-    def _is_current(self) -> bool:
+    def is_current(self) -> bool:
+        """Whether the path still names the file that we have open."""
         try:
             named = os.stat(self.path)
         except FileNotFoundError:
@@ -141,11 +142,8 @@ class Turns:
         deadline = clock.boottime_seconds() + timeout_seconds
         with self._lock:
             self._check_stopping(urgency)
-            if not self._busy:
-                self._busy = True
-                if self._try_files():
-                    return
-                self._ask()
+            if not self._busy and self._take_free():
+                return
             waiter = _Waiter(urgency, next(self._numbers), threading.Condition(self._lock))
             heapq.heappush(self._waiting, waiter)
             try:
@@ -157,6 +155,21 @@ class Turns:
                     self._waiting.remove(waiter)
                     heapq.heapify(self._waiting)
                 raise
+
+    def _take_free(self) -> bool:
+        """Take the turn at once, or have the files waited for."""
+        self._busy = True
+        try:
+            if self._try_files():
+                return True
+        except BaseException:
+            # Ctrl-C of a user's own script; the next one must not find the turn taken by nobody.
+            self._gate_file.release()
+            self._turn_file.release()
+            self._busy = False
+            raise
+        self._ask()
+        return False
 
     def _wait(self, waiter: _Waiter, deadline: float, timeout_seconds: float) -> None:
         while not waiter.granted:
@@ -178,14 +191,14 @@ class Turns:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give the turn to our most urgent waiter, unless another process stands at the gate."""
+        """Give the turn to our most urgent waiter, unless it is another process's."""
         if not self._waiting:
-            self._release_files()
+            self._turn_file.release()
             self._busy = False
-        elif self._alone or not self._others_wait():
+        elif self._alone or self._ours_to_pass_on():
             self._grant()
         else:
-            self._release_files()
+            self._turn_file.release()
             self._ask()
 
     def _grant(self) -> None:
@@ -193,14 +206,17 @@ class Turns:
         waiter.granted = True
         waiter.woken.notify()
 
-    def _others_wait(self) -> bool:
+    def _ours_to_pass_on(self) -> bool:
+        """Whether our lock is on the file that others lock too, and no other process stands at the gate."""
         try:
+            if not self._turn_file.is_current():
+                return False
             free = self._gate_file.acquire(blocking=False)
         except OSError:
-            return False
+            return True
         if free:
             self._gate_file.release()
-        return not free
+        return free
 
     def _try_files(self) -> bool:
         try:
@@ -219,7 +235,12 @@ class Turns:
     def _ask(self) -> None:
         """Wait for the files in a thread, because a blocking `flock` knows no time-out and no signal."""
         arguments = (self._generation, self._turn_file, self._gate_file)
-        threading.Thread(target=self._fetch, args=arguments, name="kraken-turn", daemon=True).start()
+        try:
+            threading.Thread(target=self._fetch, args=arguments, name="kraken-turn", daemon=True).start()
+        except RuntimeError as error:
+            # Who waits gets TurnTimeout at the latest; the next one to ask tries again.
+            log.error("Cannot wait for the turn file %s: %s.", self.path, error)
+            self._busy = False
 
     def _fetch(self, generation: int, turn_file: _LockFile, gate_file: _LockFile) -> None:
         failure: OSError | None = None
@@ -239,11 +260,8 @@ class Turns:
             if self._waiting:
                 self._grant()
             else:
-                self._release_files()
+                self._turn_file.release()
                 self._busy = False
-
-    def _release_files(self) -> None:
-        self._turn_file.release()
 
     def _say_alone(self, error: OSError) -> None:
         if not self._alone:

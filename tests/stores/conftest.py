@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,13 @@ def follow_the_wall() -> Iterator[None]:
     """Let no test leave Kraken's clock behind."""
     yield
     clock.nonce_clock.follow_wall()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something that other threads or processes do has come true."""
+    pause = threading.Event()
+    for _ in range(4000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never came true")

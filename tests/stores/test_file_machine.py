@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -130,8 +131,8 @@ class FileMachine(RuleBasedStateMachine):
     def fork(self, who: int, count: int) -> None:
         """A process forks; the child draws and ends; the parent draws."""
         process = self.processes[who]
-        exhausted = max(process.highest, self.in_file() or 0) + FIRST_STEP_US + count + 1 >= LIMIT
-        if exhausted:
+        before = self.in_file()
+        if max(process.highest, before or 0) + FIRST_STEP_US + count + 1 >= LIMIT:
             return
         reader, writer = os.pipe()
         with warnings.catch_warnings():
@@ -143,15 +144,11 @@ class FileMachine(RuleBasedStateMachine):
             finally:
                 os._exit(0)
         os.close(writer)
-        before = self.in_file()
         with os.fdopen(reader) as pipe:
             drawn = [int(word) for word in pipe.read().split()]
         os.waitpid(pid, 0)
         assert len(drawn) == count
-        child = Process.__new__(Process)
-        child.highest = process.highest
-        # The child may have drawn before we looked.
-        before = None if before in drawn else before
+        child = copy.copy(process)
         for nonce in drawn:
             self.check(child, before, nonce, 0)
             before = nonce
