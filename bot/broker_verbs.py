@@ -145,7 +145,10 @@ class BrokerVerbs(ABC):
 
     def get_current_price(self, symbol: str) -> Decimal:
         """Return the last trade's price."""
-        return replies.read_price(self.public_call("Ticker", {"pair": self.pair(symbol).altname}))
+        pair = self.pair(symbol)
+        price = replies.read_price(self.public_call("Ticker", {"pair": pair.altname}))
+        # Ticker writes more decimals than the pair has.
+        return price.quantize(Decimal(1).scaleb(-pair.price_decimals))
 
     # Account
 

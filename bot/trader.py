@@ -141,6 +141,8 @@ class Trader:
         self._executor.cancel_entries()
 
     def _loop(self) -> str:
+        if self._clock.catching_up:
+            self._narrator.once("replay", "", "recent candles first, as fast as they go: these lines are of the past")
         while not (reason := self._end_reason()):
             trouble = self._try_pass()
             if self._end_reason():
@@ -175,7 +177,9 @@ class Trader:
 
     def _pass(self) -> None:
         self._passes += 1
-        self._ticks += not self._clock.catching_up
+        if not self._clock.catching_up:
+            self._ticks += 1
+            self._narrator.over("replay", "the replay is over: from here on at current prices")
         self._feed.refresh_status()
         self._know_history()
         for symbol in self._executor.settle():

@@ -55,14 +55,14 @@ def limit_order(
         "volume": as_text(volume),
         "price": as_text(price),
         "cl_ord_id": cl_ord_id,
+        # A sell would by default pay its fee in coins (Kraken: AddOrder page), and the books count it in money.
+        "oflags": "post,fciq" if post_only else "fciq",
     }
     if immediate_or_cancel:
         params["timeinforce"] = "IOC"
     elif expires_seconds is not None:
         params["timeinforce"] = "GTD"
         params["expiretm"] = str(expires_seconds)
-    if post_only:
-        params["oflags"] = "post"
     return params
 
 

@@ -69,8 +69,9 @@ class Narrator:
     def fill(self, fill: NewFill, quote: str) -> None:
         """Tell of what an order executed."""
         order = fill.order
+        price = (fill.cost / fill.quantity).quantize(order.price)
         self.say(
-            f"{order.symbol} {order.average_price:f}  filled: {order.side} {fill.quantity:f} for {fill.cost:.2f}"
+            f"{order.symbol} {price:f}  filled: {order.side} {fill.quantity:f} for {fill.cost:.2f}"
             f" {quote}, fee {fill.fee:.2f} ({order.txid})"
         )
 
