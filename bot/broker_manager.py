@@ -44,8 +44,9 @@ NONCE_FILE: str = config.default_nonce_file()
 
 JUMP_SECONDS = 60
 START_JITTER_SECONDS = 0.005
-# While the program stops there is no time to wait for a turn that a lost request is holding.
-LAST_CANCEL_SECONDS = 0.5
+# While the program stops there is no time to wait for a turn that a lost request is holding, and each resting
+# entry has to wait for it.
+LAST_CANCEL_SECONDS = 0.1
 
 _URGENCY = {
     "CancelOrder": Urgency.CANCEL,

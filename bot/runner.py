@@ -56,14 +56,16 @@ class Runner:
         return done.done()
 
     def _leave_behind(self, name: str, cancel_entries: bool) -> None:
-        self._report(
-            "A request is still unanswered. If it was an order, its outcome is unknown: the next start finds it"
-        )
-        self._report("at Kraken if it was placed, and it is never sent again.")
+        self._report("A request is still unanswered and is left behind.")
+        for order in self.broker.unknown_orders() if self.broker else ():
+            self._report(
+                f"{order.symbol}  unknown: {order.side} {order.volume:f} ({order.cl_ord_id}), never sent again;"
+            )
+            self._report("         the next start finds it at Kraken if it was placed.")
         if self.trader is not None and cancel_entries:
             worker = threading.Thread(target=self.trader.cancel_entries, name="last-cancels", daemon=True)
             worker.start()
             worker.join(CANCEL_SECONDS)
-        self._report(f"Ended: {name}, with a request unanswered; the account could not be read again.")
+        self._report(f"Ended: {name}, with a request unanswered; the account was not read again.")
         if self.broker is not None:
             self._report(f"refused nonces: {self.broker.refused_nonces}")

@@ -1,0 +1,158 @@
+"""A local Kraken in the test's own process, with drawn prices, for bots that trade on it as live ones do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+
+from bot.clock import MarketClock
+from bot.simulator.account import Order
+from bot.simulator.catalogue import Catalogue, PairRules, known_pairs
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.prices import Candle, Knot
+from bot.simulator.prices_recorded import CandlePath
+from bot.simulator.server import Simulator
+
+HOUR = 3600
+# The market's time; the nonces' is the wall clock, and has nothing to do with it.
+START = 1_780_000_000 // 86_400 * 86_400
+# Fast enough that waits of seconds take none, slow enough that an order's deadline of 8 s is kept.
+SPEED = 20.0
+
+# Falling, and then a jump that takes the 10 average above the 30 average within the last candle.
+FALLING = tuple(range(1000, 955, -1))
+CROSSING = (*FALLING, 1200)
+# The hour after it is above the last close, so that an entry at that close rests.
+RESTING = (*CROSSING, 1300, 1320, 1330)
+# It is below, so that the entry fills.
+FILLING = (*CROSSING, 1190, 1180, 1185)
+QUIET = (*FALLING, 955, 954, 953)
+
+
+class DrawnCandles:
+    """Candles through a row of closes, the same for every pair."""
+
+    def __init__(self, closes: Sequence[int], seconds: int, gap: bool = True) -> None:
+        """`gap`: a candle begins where it ends, not where the one before it ended."""
+        self.world = "drawn for a test"
+        self.finest_seconds = seconds
+        self._closes = closes
+        self._gap = gap
+        self._paths: dict[str, CandlePath] = {}
+
+    def _path(self, pair: PairRules) -> CandlePath:
+        if pair.pair_id not in self._paths:
+            self._paths[pair.pair_id] = CandlePath(pair, self._candles(), self.finest_seconds)
+        return self._paths[pair.pair_id]
+
+    def _candles(self) -> list[Candle]:
+        volume, candles = Decimal(1), []
+        for index, (before, now) in enumerate(pairwise(map(Decimal, self._closes))):
+            first = now if self._gap else before
+            low, high = min(first, now) - 2, max(first, now) + 2
+            begin = START + index * self.finest_seconds
+            candles.append(Candle(begin, first, high, low, now, volume, 1))
+        return candles
+
+    def status(self, now: float) -> str:
+        """Return online."""
+        return "online"
+
+    def price(self, pair: PairRules, now: float) -> Decimal:
+        """Return the price at `now`."""
+        return self._path(pair).price(now)
+
+    def knots(self, pair: PairRules, after: float, until: float) -> list[Knot]:
+        """Return the points of the line."""
+        return self._path(pair).knots(after, until)
+
+    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[Candle]:
+        """Return the candles from `first` on."""
+        return self._path(pair).candles(interval, first, now)
+
+
+class LocalKraken:
+    """A simulator with prices that make the strategy trade, and the settings of a bot on it."""
+
+    def __init__(self, simulator: Simulator, state: Path, speed: float, timeframe: str) -> None:
+        self.simulator = simulator
+        self.state = state
+        self._speed = speed
+        self._timeframe = timeframe
+
+    def settings(self, **more: str) -> dict[str, str]:
+        """Return the settings of a live bot on it; `more` wins."""
+        mine = {
+            "TRADING_MODE": "live",
+            "KRAKEN_API_URL": self.simulator.url,
+            "KRAKEN_API_KEY": self.simulator.key,
+            "KRAKEN_API_SECRET": self.simulator.secret,
+            "KRAKEN_TIER": "pro",
+            "STATE_DIR": str(self.state),
+            "MARKET_SPEED": f"{self._speed:g}",
+            "TIMEFRAME": self._timeframe,
+            "LOSS_PAUSE_SECONDS": "0",
+            "MAX_DAILY_LOSS": "100000",
+        }
+        return mine | more
+
+    @property
+    def methods(self) -> list[str]:
+        """The private requests that arrived, oldest first."""
+        return [row.method for row in list(self.simulator.log)]
+
+    @property
+    def refused_nonces(self) -> int:
+        """How many requests were refused for their nonce."""
+        return int(self.simulator.api.state()["refused_nonces"])
+
+    @property
+    def floor(self) -> int:
+        """The highest nonce that was accepted on the bot's key."""
+        return int(self.simulator.api.state()["floors"][self.simulator.key])
+
+    @property
+    def orders(self) -> list[Order]:
+        """All orders ever taken."""
+        with self.simulator.api.lock:
+            return list(self.simulator.exchange.account.orders.values())
+
+    def open_orders(self) -> list[Order]:
+        """Return the orders that are open."""
+        return [order for order in self.orders if order.status == "open"]
+
+    def place_foreign_order(self) -> str:
+        """Place an order as another program would; return its txid."""
+        params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
+        with self.simulator.api.lock:
+            return str(self.simulator.exchange.add_order(params)["txid"][0])
+
+    def check_account(self) -> None:
+        """Fail where the account does not add up, or where one client id was used for two orders."""
+        state = self.simulator.api.state()
+        assert state["audit"], state["problems"]
+        ids = [order.cl_ord_id for order in self.orders if order.cl_ord_id]
+        assert len(ids) == len(set(ids)), f"two orders under one id: {sorted(ids)}"
+
+
+@contextlib.contextmanager
+def local_kraken(
+    state: Path,
+    closes: Sequence[int] = QUIET,
+    *,
+    seconds: int = HOUR,
+    timeframe: str = "1h",
+    at_candle: int = len(CROSSING) - 1,
+    speed: float = SPEED,
+    gap: bool = True,
+    options: SimulatorOptions | None = None,
+) -> Iterator[LocalKraken]:
+    """Open a local Kraken whose market is a little after the close of candle number `at_candle`."""
+    clock = MarketClock(START + at_candle * seconds + seconds / 60, speed)
+    catalogue: Catalogue = known_pairs(["BTC/USD", "ETH/USD", "SOL/USD"])
+    options = options or SimulatorOptions(tier="pro")
+    with Simulator(options, clock, DrawnCandles(closes, seconds, gap), catalogue) as simulator:
+        yield LocalKraken(simulator, state, speed, timeframe)

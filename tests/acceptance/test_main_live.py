@@ -1,0 +1,226 @@
+"""`python main.py` in live mode, on a local Kraken: it trades, or says in one message why it does not."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from bot.clock import wall_us
+from bot.simulator.keys import ALL_TRADING
+from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken
+from tests.acceptance.processes import Bot, run, running, stored_nonce
+
+ACCOUNT_SAID = r"^account "
+# Any Base64 will do: no Kraken knows it.
+SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a state folder that is not there yet."""
+    return tmp_path / "state"
+
+
+def stopped(bot: Bot) -> str:
+    """Return the message that the bot ended with, which must be the only one."""
+    messages = [line for line in bot.lines if line.startswith("Stopped: ")]
+    assert len(messages) == 1, bot.text
+    return messages[0]
+
+
+def test_a_live_bot_says_so_and_trades(state: Path) -> None:
+    """Live mode says so in large letters, places the order of its signal once, and reports its fill."""
+    with local_kraken(state, FILLING) as kraken:
+        bot = run("--ticks", "1", settings=kraken.settings())
+        assert bot.lines[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
+        assert "1 placed, 0 refused, 0 unknown; fills 1" in bot.text
+        assert "refused nonces: 0" in bot.text
+        assert kraken.methods[0] == "GetApiKeyInfo"
+        assert kraken.methods.count("AddOrder") == 1
+        assert stored_nonce(state) == kraken.floor
+        kraken.check_account()
+
+
+def test_a_second_start_within_the_same_candle_does_not_repeat_the_order(state: Path) -> None:
+    """A signal that was placed before the restart is not placed again after it."""
+    with local_kraken(state, FILLING) as kraken:
+        run("--ticks", "1", settings=kraken.settings())
+        again = run("--ticks", "1", settings=kraken.settings())
+        assert "0 placed" in again.text
+        assert kraken.methods.count("AddOrder") == 1
+
+
+def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
+    """A state folder that was missing is made with mode 0700, and its nonce file has mode 0600."""
+    with local_kraken(state / "deeper") as kraken:
+        run("--ticks", "1", settings=kraken.settings())
+    assert (state / "deeper").stat().st_mode & 0o777 == 0o700
+    assert (state / "deeper" / "kraken_nonce.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_live_mode_without_keys_names_both(state: Path) -> None:
+    """Live mode without keys names the two variables, exits with 2, and leaves no state behind."""
+    bot = run(settings={"TRADING_MODE": "live", "STATE_DIR": str(state)}, code=2)
+    assert "KRAKEN_API_KEY" in stopped(bot)
+    assert "KRAKEN_API_SECRET" in stopped(bot)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("wrong", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET"])
+def test_a_wrong_key_or_secret_ends_with_exit_code_3(state: Path, wrong: str) -> None:
+    """A key or secret that Kraken does not know ends the start with one message and exit code 3."""
+    with local_kraken(state) as kraken:
+        bot = run(settings=kraken.settings(**{wrong: "d3Jvbmc="}), code=3)
+        assert ("EAPI:Invalid key" if wrong == "KRAKEN_API_KEY" else "EAPI:Invalid signature") in stopped(bot)
+        assert kraken.methods == ["GetApiKeyInfo"]
+
+
+@pytest.mark.parametrize(
+    ("permissions", "window", "words"),
+    [
+        ((*ALL_TRADING, "withdraw-funds"), 0, "withdraw"),
+        (ALL_TRADING, 1000, "nonce window of 1000"),
+        (("query-funds", "modify-trades"), 0, "Query closed orders & trades"),
+    ],
+    ids=["withdraw", "window", "missing"],
+)
+def test_a_key_that_may_not_be_used_ends_with_exit_code_3(
+    state: Path, permissions: tuple[str, ...], window: int, words: str
+) -> None:
+    """A key that may withdraw, has a nonce window or lacks permissions is named as such, and nothing is traded."""
+    with local_kraken(state, FILLING) as kraken:
+        key, secret = kraken.simulator.add_key(permissions, window)
+        bot = run(settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), code=3)
+        assert words in stopped(bot)
+        assert kraken.methods == ["GetApiKeyInfo"]
+
+
+def test_no_network_ends_with_exit_code_5(state: Path) -> None:
+    """Where nothing answers, the start ends with one message and exit code 5."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": url, "STATE_DIR": str(state), **SOME_KEY}
+        bot = run(settings=settings, code=5)
+    assert "no connection" in stopped(bot)
+
+
+BAD_SETTINGS = {
+    "TRADING_MODE": "lvie",
+    "KRAKEN_API_URL": "http://example.com",
+    "KRAKEN_TIER": "gold",
+    "NONCE_UNIT": "weeks",
+    "PRICES": "guessed",
+    "MARKET_SPEED": "fast",
+    "PAIRS": ",",
+    "TIMEFRAME": "7m",
+    "STRATEGY": "luck",
+    "ORDER_VALUE": "many",
+    "MAX_ORDER_VALUE": "1e5",
+    "MAX_POSITION_VALUE": "-3",
+    "MAX_DAILY_LOSS": "none",
+    "LOSS_PAUSE_SECONDS": "x",
+    "MARKET_COLLAR_PERCENT": "90",
+    "ENTRY_LIFETIME_SECONDS": "soon",
+    "CANCEL_ENTRIES_ON_STOP": "perhaps",
+    "ALLOW_WITHDRAW_KEY": "2",
+    "BOT_ID": "toolong",
+}
+
+
+def test_every_bad_setting_is_named_at_once(state: Path) -> None:
+    """All wrong settings are named in one message with exit code 2, and nothing is made or sent."""
+    bot = run(settings={**BAD_SETTINGS, "STATE_DIR": str(state)}, code=2)
+    assert stopped(bot)
+    assert [name for name in BAD_SETTINGS if name not in bot.text] == []
+    assert not state.exists()
+
+
+def test_a_pair_that_kraken_does_not_have_is_a_bad_setting(state: Path) -> None:
+    """An unknown pair is named with exit code 2, before any order."""
+    with local_kraken(state, FILLING) as kraken:
+        bot = run(settings=kraken.settings(PAIRS="BTC/USD,NO/SUCH"), code=2)
+        assert "NO/SUCH" in stopped(bot)
+        assert "AddOrder" not in kraken.methods
+
+
+def test_a_market_speed_for_the_real_kraken_is_refused(state: Path) -> None:
+    """MARKET_SPEED with a Kraken that is not on this machine is a bad setting."""
+    settings = {"TRADING_MODE": "live", "MARKET_SPEED": "2", "STATE_DIR": str(state), **SOME_KEY}
+    assert "MARKET_SPEED" in stopped(run(settings=settings, code=2))
+
+
+def test_a_key_burnt_in_nanoseconds_is_left_alone(state: Path) -> None:
+    """A key whose floor is in nanoseconds costs five refusals and exit code 4; the next start sends nothing at all."""
+    with local_kraken(state) as kraken:
+        key, secret = kraken.simulator.add_key(floor=wall_us() * 1000)
+        burnt = kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret)
+        first = run(settings=burnt, code=4)
+        assert "NONCE_UNIT=ns" in stopped(first)
+        assert (kraken.refused_nonces, len(kraken.methods)) == (5, 5)
+        again = run(settings=burnt, code=4)
+        assert "nothing is sent on this key" in stopped(again)
+        assert len(kraken.methods) == 5
+
+
+def test_a_lockout_is_waited_out_in_silence(state: Path) -> None:
+    """A lockout ends the start with exit code 4 after one request; the next start sends nothing at all."""
+    with local_kraken(state) as kraken:
+        kraken.simulator.faults.raise_next("GetApiKeyInfo", "EGeneral:Temporary lockout", times=99)
+        assert "Temporary lockout" in stopped(run(settings=kraken.settings(), code=4))
+        assert "locked" in stopped(run(settings=kraken.settings(), code=4))
+        assert kraken.methods == ["GetApiKeyInfo"]
+
+
+def test_a_nonce_file_far_ahead_stops_the_start(state: Path) -> None:
+    """A nonce file two days ahead of the clock ends the start with exit code 4 before any private call."""
+    state.mkdir()
+    (state / "kraken_nonce.txt").write_text(str(wall_us() + 2 * 86_400_000_000), "ascii")
+    with local_kraken(state) as kraken:
+        assert "2.0 days ahead" in stopped(run(settings=kraken.settings(), code=4))
+        assert kraken.methods == []
+
+
+def test_halt_mode_sends_no_order(state: Path) -> None:
+    """In halt mode a signal is refused by the kill switch, and no order is sent."""
+    with local_kraken(state, FILLING) as kraken:
+        bot = run("--ticks", "1", settings=kraken.settings(TRADING_MODE="halt"))
+        assert bot.lines[0].startswith("HALTED")
+        assert "entry refused (kill switch)" in bot.text
+        assert "AddOrder" not in kraken.methods
+
+
+def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
+    """With a file named halt in the state folder no order is sent; without it the same signal is."""
+    state.mkdir()
+    (state / "halt").touch()
+    with local_kraken(state, RESTING) as kraken:
+        bot = run("--ticks", "1", settings=kraken.settings())
+        assert "entry refused (kill switch)" in bot.text
+        assert "AddOrder" not in kraken.methods
+        (state / "halt").unlink()
+        run("--ticks", "1", settings=kraken.settings())
+        assert kraken.methods.count("AddOrder") == 1
+
+
+def test_a_second_bot_on_the_folder_is_refused(state: Path) -> None:
+    """A second bot is told the first one's process and host, with exit code 6, and sends nothing."""
+    with local_kraken(state) as kraken, running(settings=kraken.settings(), until=r"nothing to do") as first:
+        before = len(kraken.methods)
+        second = run(settings=kraken.settings(), code=6)
+        assert f"process {first.pid} on {socket.gethostname()}" in stopped(second)
+        assert len(kraken.methods) == before
+        assert first.stop() == 0
+
+
+def test_the_folder_of_a_killed_bot_is_free_at_once(state: Path) -> None:
+    """After SIGKILL of a bot the next one starts on its folder and goes on above its nonces."""
+    with local_kraken(state) as kraken:
+        with running(settings=kraken.settings(), until=r"nothing to do") as first:
+            first.kill()
+        floor = kraken.floor
+        run("--ticks", "1", settings=kraken.settings())
+        assert stored_nonce(state) > floor
+        assert kraken.refused_nonces == 0

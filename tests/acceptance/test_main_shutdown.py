@@ -1,0 +1,159 @@
+"""SIGTERM and Ctrl-C: `python main.py` ends with 0 within seconds, whatever it is doing, and loses nothing."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.clock import boottime_seconds, sleep
+from bot.simulator.options import SimulatorOptions
+from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
+from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX, Bot, run, running, stored_nonce
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+# Longer than any limit of the bot's own: a call that meets it hangs.
+HANGING = SimulatorOptions(tier="pro", slow_seconds=30.0)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a state folder that is not there yet."""
+    return tmp_path / "state"
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so in this process; only a failure takes the whole time."""
+    limit = boottime_seconds() + LIMIT_SECONDS
+    while not condition():
+        assert boottime_seconds() < limit, "it did not come to that"
+        sleep(0.01)
+
+
+def arrived(kraken: LocalKraken, method: str, times: int) -> Callable[[], bool]:
+    """Return whether so many requests of a method have reached Kraken."""
+    return lambda: kraken.methods.count(method) >= times
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C end a waiting bot with exit code 0 and the summary."""
+    with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy") as bot:
+        assert bot.stop(number) == 0
+        assert f"{number.name}: stopping" in bot.text
+        assert "Ended: stopped." in bot.text
+        assert "equity   10000.00 -> " in bot.text
+        assert "refused nonces: 0" in bot.text
+        kraken.check_account()
+
+
+def test_resting_entries_are_cancelled_by_id_and_foreign_orders_left(state: Path) -> None:
+    """On SIGTERM the bot cancels its own resting entry by its id; another sender's order stays."""
+    with local_kraken(state, RESTING) as kraken:
+        foreign = kraken.place_foreign_order()
+        with running(settings=kraken.settings(), until="accepted as") as bot:
+            assert bot.stop() == 0
+            assert "left alone" in bot.text
+        assert [order.txid for order in kraken.open_orders()] == [foreign]
+        assert kraken.methods.count("CancelOrder") == 1
+        assert "CancelAll" not in kraken.methods
+
+
+def test_resting_entries_stay_where_the_setting_says_so(state: Path) -> None:
+    """With CANCEL_ENTRIES_ON_STOP=0 the entry is still open after SIGTERM, and the next start adopts it."""
+    with local_kraken(state, RESTING) as kraken:
+        keeping = kraken.settings(CANCEL_ENTRIES_ON_STOP="0")
+        with running(settings=keeping, until="accepted as") as bot:
+            assert bot.stop() == 0
+        assert len(kraken.open_orders()) == 1
+        assert "CancelOrder" not in kraken.methods
+        again = run("--ticks", "1", settings=keeping)
+        assert "own order adopted" in again.text
+        assert kraken.methods.count("AddOrder") == 1
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_hanging_read_does_not_hold_the_bot(state: Path, number: signal.Signals) -> None:
+    """A signal while a read hangs ends the bot with exit code 0 in time, without a traceback."""
+    with local_kraken(state, options=HANGING) as kraken:
+        kraken.simulator.faults.fire_next("slow", "OpenOrders")
+        with Bot(settings=kraken.settings()) as bot:
+            wait_until(arrived(kraken, "OpenOrders", 1))
+            assert bot.stop(number) == 0
+            assert "refused nonces: 0" in bot.text
+        assert stored_nonce(state) == kraken.floor
+
+
+def test_an_order_in_flight_is_unknown_and_never_sent_twice(state: Path) -> None:
+    """SIGTERM while an order hangs: it is named as unknown; the next start finds it and does not send it again."""
+    with local_kraken(state, FILLING, options=HANGING) as kraken:
+        kraken.simulator.faults.fire_next("slow", "AddOrder")
+        with Bot(settings=kraken.settings()) as bot:
+            wait_until(arrived(kraken, "AddOrder", 1))
+            assert bot.stop() == 0
+        (order,) = kraken.orders
+        assert bot.wait_for(f"unknown: buy .*{order.cl_ord_id}")
+        again = run("--ticks", "1", settings=kraken.settings())
+        assert "holding 0.08333333" in again.text
+        assert kraken.methods.count("AddOrder") == 1
+        assert kraken.refused_nonces == 0
+        kraken.check_account()
+
+
+def test_entries_are_cancelled_also_while_an_order_hangs(state: Path) -> None:
+    """SIGTERM while the third pair's order hangs: the resting entries of the other two are cancelled by id."""
+    with local_kraken(state, RESTING, options=HANGING) as kraken:
+        run("--ticks", "1", settings=kraken.settings(PAIRS="BTC/USD,ETH/USD", CANCEL_ENTRIES_ON_STOP="0"))
+        two = {order.txid for order in kraken.open_orders()}
+        kraken.simulator.faults.fire_next("slow", "AddOrder")
+        with Bot(settings=kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")) as bot:
+            wait_until(arrived(kraken, "AddOrder", 3))
+            assert bot.stop() == 0
+        assert len(two) == 2
+        assert {order.txid for order in kraken.open_orders()} & two == set(), bot.text
+        assert kraken.methods.count("CancelOrder") == 2
+
+
+def test_a_signal_before_the_first_answer_ends_the_start(state: Path) -> None:
+    """SIGTERM while the very first call hangs ends the bot with exit code 0 in time."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf, local_kraken(state) as kraken:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with running(settings=kraken.settings(KRAKEN_API_URL=url, MARKET_SPEED="1"), until="LIVE TRADING") as bot:
+            with deaf.accept()[0]:
+                assert bot.stop() == 0
+            assert "SIGTERM: stopping" in bot.text
+
+
+def test_a_signal_while_the_start_repeats_a_refused_nonce_ends_it(state: Path) -> None:
+    """SIGTERM while the start waits to repeat a refused nonce ends the bot with exit code 0 in time."""
+    with local_kraken(state, speed=0.1) as kraken:  # a market as slow makes the 2 s twenty
+        kraken.simulator.faults.fire_next("spurious_nonce", "GetApiKeyInfo", times=9)
+        with running(settings=kraken.settings(), until="refusal 2") as bot:
+            assert bot.stop() == 0
+        assert kraken.methods == ["GetApiKeyInfo"] * 2
+
+
+def test_a_signal_during_the_replay_ends_it_with_a_summary(state: Path) -> None:
+    """SIGTERM in the middle of the replay ends the bot with exit code 0 and a summary; the account goes on later."""
+    settings = {"STATE_DIR": str(state)}
+    with running(settings=settings, until="replay .*filled: buy") as bot:
+        assert bot.stop() == 0
+        assert "Ended: stopped." in bot.text
+    end = bot.wait_for("^equity ")[0].split()[3]
+    again = run("--ticks", "1", settings=settings)
+    assert end != "unknown"
+    assert again.wait_for("^equity ")
+    assert "refused nonces: 0" in again.text
+
+
+def test_a_second_signal_changes_nothing(state: Path) -> None:
+    """An impatient second Ctrl-C neither prints a traceback nor keeps the bot from its orderly end."""
+    with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
+        bot.send(signal.SIGINT)
+        bot.send(signal.SIGINT)
+        assert bot.end(STOP_SECONDS_MAX) == 0
+        assert "Ended: stopped." in bot.text
+        assert kraken.open_orders() == []
