@@ -1,0 +1,96 @@
+"""What a nonce costs, against the bare system calls and against opening the file for every call."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.broker_manager import get_kraken_nonce
+from tests.benchmarks import machine
+
+ROUNDS = 21
+BARE_RATIO_MAX = 3.0
+PUBLISHED_RATIO_MIN = 15.0
+
+
+class BareCalls:
+    """One open descriptor and four system calls: the least that a file shared by processes can cost."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR)
+
+    def draw(self) -> None:
+        """Lock, read, write the same back, unlock."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        raw = os.pread(self._descriptor, 64, 0)
+        os.pwrite(self._descriptor, raw, 0)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._descriptor)
+
+
+class PublishedWay:
+    """The design that most bots copy: open and read, open and write, under a lock of the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def draw(self) -> int:
+        """Return the next nonce."""
+        with self._lock:
+            last = 0
+            if self._path.exists():
+                with open(self._path) as file:
+                    last = int(file.read().strip() or 0)
+            nonce = max(time.time_ns() // 1000, last + 1)
+            with open(self._path, "w") as file:
+                file.write(str(nonce))
+            return nonce
+
+
+def microseconds_each(draw: Callable[[], object], count: int) -> float:
+    """Return what one call costs, in microseconds."""
+    start = time.perf_counter_ns()
+    for _ in range(count):
+        draw()
+    return (time.perf_counter_ns() - start) / 1000 / count
+
+
+def verdict(met: bool) -> str:
+    """Return how a figure stands to its target."""
+    return "met" if met else "MISSED"
+
+
+@pytest.mark.bench
+def test_cost_of_a_nonce(nonce_file: Path, tmp_path: Path) -> None:
+    """Measured in turn, many times over, each round gives the ratios of the three ways; their medians are printed."""
+    get_kraken_nonce()
+    bare, published = BareCalls(nonce_file), PublishedWay(tmp_path / "published.txt")
+    rounds = []
+    for _ in range(ROUNDS):
+        ours_us = microseconds_each(get_kraken_nonce, 2000)
+        bare_us = microseconds_each(bare.draw, 2000)
+        published_us = microseconds_each(published.draw, 200)
+        rounds.append((ours_us, bare_us, published_us))
+    bare.close()
+    ours_us, bare_us, published_us = (statistics.median(column) for column in zip(*rounds, strict=True))
+    to_bare = statistics.median(ours / bare for ours, bare, _ in rounds)
+    to_published = statistics.median(published / ours for ours, _, published in rounds)
+    print(f"\nnonce: {machine.describe(nonce_file)}")
+    print(f"  get_kraken_nonce() {ours_us:.2f} us, bare flock + pread + pwrite {bare_us:.2f} us")
+    print(f"  ratio to bare {to_bare:.2f}, at most {BARE_RATIO_MAX:g}: {verdict(to_bare <= BARE_RATIO_MAX)}")
+    print(f"  open, read, open, write on every call {published_us:.1f} us")
+    print(f"  faster by {to_published:.1f}, at least {PUBLISHED_RATIO_MIN:g}: ", end="")
+    print(verdict(to_published >= PUBLISHED_RATIO_MIN))
+    assert len(rounds) == ROUNDS
+    assert int(nonce_file.read_text()) > 0
