@@ -1,0 +1,229 @@
+"""Faults on the wire: each does exactly what its name says, to the request that it was meant for."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+import requests
+
+from bot.simulator.errors import SimulatorError
+from bot.simulator.faults import NAMES, Faults
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
+from tests.simulator_parts import Client, DrawnPrices
+
+ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
+EXECUTED = {"answer_502", "reset", "half_body", "html", "slow"}
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """Return a simulator whose slow answers take half a second."""
+    options = SimulatorOptions(slow_seconds=0.5, redirect_url="http://127.0.0.1:9")
+    with Simulator(options, prices=DrawnPrices((0, "50000"))) as running:
+        yield running
+
+
+@pytest.fixture
+def client(simulator: Simulator) -> Iterator[Client]:
+    """Return krakenex on the simulator; it follows no redirect."""
+    made = Client(simulator)
+    made.api.session.max_redirects = 0
+    yield made
+    made.close()
+
+
+def orders(simulator: Simulator) -> int:
+    """Return how many orders the exchange has."""
+    return len(simulator.exchange.account.orders)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"spurious_nonce", "foreign_nonce", "slow"}])
+def test_a_fault_on_the_wire_leaves_no_readable_answer(simulator: Simulator, client: Client, name: str) -> None:
+    """krakenex raises; the order was executed exactly when the fault comes after execution; the next call works."""
+    simulator.faults.fire_next(name, "AddOrder")
+    with pytest.raises((requests.RequestException, ValueError)):
+        client.private("AddOrder", **ORDER)
+    assert orders(simulator) == (1 if name in EXECUTED else 0)
+    assert dict(simulator.faults.fired) == {name: 1}
+    assert client.private("AddOrder", **ORDER)["error"] == []
+
+
+def test_a_slow_answer_comes_after_the_clients_patience_and_was_executed(simulator: Simulator, client: Client) -> None:
+    """With a time-out of 0.1 s the read fails, and the order is there."""
+    simulator.faults.fire_next("slow", "AddOrder")
+    with pytest.raises(requests.ReadTimeout):
+        client.api.query_private("AddOrder", dict(ORDER), timeout=0.1)
+    answers = (client.private("OpenOrders")["result"]["open"] for _ in range(1000))
+    assert len(next(filter(None, answers), {})) == 1
+
+
+def test_a_refused_request_does_not_move_the_floor_and_a_lost_answer_does(simulator: Simulator, client: Client) -> None:
+    """refuse_502 leaves the nonce unused; answer_502 has used it."""
+    floors = []
+    for name in ("refuse_502", "answer_502"):
+        simulator.faults.fire_next(name, "Balance")
+        with pytest.raises(requests.HTTPError):
+            client.private("Balance")
+        floors.append(simulator.api.state()["floors"][simulator.key])
+    assert floors == ["0", "2"]
+
+
+def test_a_redirect_leads_to_the_address_that_was_given(simulator: Simulator) -> None:
+    """307 with the same path at another host, and nothing was executed."""
+    simulator.faults.fire_next("redirect_307", "Balance")
+    with requests.Session() as session:
+        session.trust_env = False
+        url = f"{simulator.url}/0/private/Balance"
+        answer = session.post(url, "nonce=1", allow_redirects=False, timeout=5)
+    assert (answer.status_code, answer.headers["Location"]) == (307, "http://127.0.0.1:9/0/private/Balance")
+    assert list(simulator.log) == []
+
+
+def test_a_spurious_refusal_leaves_the_floor_alone(simulator: Simulator, client: Client) -> None:
+    """A good nonce is refused, the floor stays, and it is not counted among the really refused."""
+    simulator.faults.fire_next("spurious_nonce", "Balance")
+    assert client.private("Balance") == {"error": ["EAPI:Invalid nonce"]}
+    state = simulator.api.state()
+    assert (state["floors"][simulator.key], state["refused_nonces"]) == ("0", 0)
+
+
+def test_a_foreign_sender_makes_the_nonce_stale(simulator: Simulator, client: Client) -> None:
+    """Somebody else had the same nonce accepted just before; the next one works."""
+    simulator.faults.fire_next("foreign_nonce", "Balance")
+    assert client.private("Balance") == {"error": ["EAPI:Invalid nonce"]}
+    assert client.private("Balance")["error"] == []
+
+
+def test_any_error_string_can_be_raised_before_or_after_execution(simulator: Simulator, client: Client) -> None:
+    """Twice before running, once after it, and then no more."""
+    simulator.faults.raise_next("AddOrder", "EService:Busy", times=2)
+    simulator.faults.raise_next("AddOrder", "EService:Timeout", executed=True)
+    answers, counts = [], []
+    for _ in range(4):
+        answers.append(client.private("AddOrder", **ORDER)["error"])
+        counts.append(orders(simulator))
+    assert answers == [["EService:Busy"], ["EService:Busy"], ["EService:Timeout"], []]
+    assert counts == [0, 0, 1, 2]
+
+
+def test_an_error_is_raised_on_a_public_method_too(simulator: Simulator, client: Client) -> None:
+    """The named method fails once, others do not."""
+    simulator.faults.raise_next("Ticker", "EGeneral:Too many requests")
+    assert client.public("Time")["error"] == []
+    assert client.public("Ticker") == {"error": ["EGeneral:Too many requests"]}
+    assert client.public("Ticker")["error"] == []
+
+
+def test_a_seed_gives_the_same_faults_again() -> None:
+    """Two sequences of one seed are equal, one of another seed is not, and rates are about kept."""
+
+    def drawn(seed: int) -> list[str]:
+        faults = Faults({"reset": 0.1, "html": 0.2}, seed)
+        found = [faults.draw("Balance", private=True) for _ in range(1000)]
+        return [fault.name if fault else "" for fault in found]
+
+    first = drawn(5)
+    assert first == drawn(5)
+    assert first != drawn(6)
+    assert 70 < first.count("reset") < 130
+    assert 140 < first.count("html") < 220
+
+
+def test_rates_leave_public_requests_alone() -> None:
+    """A rate of one hits every private request and no public one."""
+    faults = Faults({"reset": 1.0})
+    assert faults.draw("Time", private=False) is None
+    assert faults.draw("Balance", private=True) is not None
+
+
+def test_there_are_no_faults_unless_asked_for() -> None:
+    """By default ten thousand requests meet none."""
+    faults = Faults()
+    assert [faults.draw("AddOrder", private=True) for _ in range(10_000)] == [None] * 10_000
+
+
+def test_an_unknown_fault_is_refused() -> None:
+    """A misspelt name is an error, not a fault that never fires."""
+    with pytest.raises(SimulatorError, match="no fault rest"):
+        Faults().fire_next("rest", "AddOrder")
+
+
+def test_a_partial_fill_leaves_half_of_the_order(simulator: Simulator, client: Client) -> None:
+    """At a rate of one, an IOC limit order fills half and the rest is canceled."""
+    simulator.faults.set_rate("partial_fill", 1.0)
+    txid = client.private("AddOrder", **ORDER | {"price": "60000", "timeinforce": "IOC"})["result"]["txid"][0]
+    order = simulator.exchange.account.orders[txid]
+    assert (order.status, order.executed) == ("canceled", Decimal("0.0005"))
+    assert simulator.exchange.account.audit() == []
+
+
+def test_latency_lets_later_requests_overtake_earlier_ones() -> None:
+    """Eight senders on one key that draw rising nonces under a lock, but send without one: some are refused."""
+    options = SimulatorOptions(latency_seconds=(0.0, 0.01), seed=3)
+    with Simulator(options) as simulator:
+        lock, counter = threading.Lock(), iter(range(1, 1000))
+
+        def send() -> None:
+            client = Client(simulator)
+
+            def nonce() -> int:
+                with lock:
+                    return next(counter)
+
+            client.api._nonce = nonce
+            for _ in range(10):
+                client.private("Balance")
+            client.close()
+
+        threads = [threading.Thread(target=send) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert simulator.api.state()["refused_nonces"] > 0
+
+
+def test_the_latency_is_drawn_between_its_bounds() -> None:
+    """A hundred latencies of 10 to 20 ms lie there and differ; without bounds there is none."""
+    faults = Faults()
+    drawn = [faults.latency((0.01, 0.02)) for _ in range(100)]
+    assert 0.01 <= min(drawn) < max(drawn) <= 0.02
+    assert faults.latency((0.0, 0.0)) == 0.0
+
+
+def test_the_server_listens_on_loopback_only(simulator: Simulator) -> None:
+    """Its socket is bound to 127.0.0.1."""
+    assert simulator.url.startswith("http://127.0.0.1:")
+    port = int(simulator.url.rpartition(":")[2])
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+
+
+def test_a_stopped_simulator_leaves_no_connection_open() -> None:
+    """After the block ends, a kept-alive connection is closed by the server."""
+    with Simulator() as simulator:
+        port = int(simulator.url.rpartition(":")[2])
+        connection = socket.create_connection(("127.0.0.1", port), 5)
+        connection.sendall(b"GET /0/public/Time HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 200 OK")
+    with connection:
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST /0/private/Balance HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"POST /0/private/Balance HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
+    ],
+)
+def test_a_body_without_a_sane_length_is_not_read(simulator: Simulator, request_bytes: bytes) -> None:
+    """Such a request is answered with 413 and the connection ends."""
+    with socket.create_connection(("127.0.0.1", int(simulator.url.rpartition(":")[2])), 5) as connection:
+        connection.sendall(request_bytes)
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 413 ")
