@@ -88,7 +88,6 @@ class LivePrices:
     def __init__(self, names: Iterable[str], interval: int, url: str) -> None:
         self.world = "live prices"
         self.finest_seconds = interval
-        self._url = url
         self._api = PublicApi(url)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -96,8 +95,12 @@ class LivePrices:
         self._status = "online"
         self._status_at = 0.0
         self._asked_candle = False
-        self.catalogue = self._read_catalogue(list(names))
-        self._paths = {pair.pair_id: self._read_history(pair) for pair in self.catalogue.pairs}
+        try:
+            self.catalogue = self._read_catalogue(list(names))
+            self._paths = {pair.pair_id: self._read_history(pair) for pair in self.catalogue.pairs}
+        except SimulatorError:
+            self._api.close()
+            raise
         self._answered_at = wall_seconds()
 
     def _read_catalogue(self, names: list[str]) -> Catalogue:
