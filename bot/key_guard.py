@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bot import clock
-from bot.errors import InvalidNonceError, LockoutError, SilenceError
+from bot.errors import BotError, InvalidNonceError, LockoutError, RequestError, SilenceError
 from bot.kraken import recovery
 from bot.nonce.silence import Silence, SilenceFile
 
@@ -57,7 +57,8 @@ class KeyGuard:
     def check(self, probe: Callable[[], Any], last_nonce: Callable[[], int]) -> None:
         """Raise SilenceError while the key stands by; when its time is over, send the one probe.
 
-        `probe` asks GetApiKeyInfo, `last_nonce` gives the last nonce drawn.
+        `probe` asks GetApiKeyInfo, `last_nonce` gives the last nonce drawn. Raises SilenceError as well where the
+        probe is not answered: then nothing else was sent.
         """
         silence = self._silence.read()
         if silence is None:
@@ -72,11 +73,18 @@ class KeyGuard:
             info = probe()
         except (InvalidNonceError, LockoutError) as error:
             raise self._prolonged(silence, error) from error
+        except RequestError:
+            # Kraken does not know the probe, but it speaks to this key again.
+            info = None
+        except BotError as error:
+            raise SilenceError(
+                f"the probe was not answered, and nothing else was sent: {error}", clock.wall_seconds()
+            ) from error
         self._silence.end()
-        reported = int(info.get("nonce", 0))
+        reported = _nonce_in(info)
         if before < reported < last_nonce():
             log.warning("Kraken reports nonce %s, above our %s: another sender is on this key.", reported, before)
-        log.warning("The probe was accepted; the silence is over.")
+        log.warning("The probe was accepted; the silence is over (%s).", silence.reason)
 
     def _prolonged(self, silence: Silence, error: InvalidNonceError | LockoutError) -> SilenceError:
         seconds = recovery.longer(silence.seconds)
@@ -84,6 +92,11 @@ class KeyGuard:
         return SilenceError(
             f"the probe was refused ({'; '.join(error.strings)}): nothing is sent for {seconds:.0f} s", until
         )
+
+
+def _nonce_in(info: Any) -> int:
+    text = str(info.get("nonce")) if isinstance(info, dict) else ""
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _advice(step: recovery.BeSilent, sent: str) -> str:

@@ -115,7 +115,7 @@ def ask(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[
         envelope = query(method, params, timeout=(CONNECT_SECONDS_MAX, READ_SECONDS_MAX))
     except requests.RequestException as error:
         raise _translate(method, error) from error
-    except (ValueError, OSError, http.client.HTTPException) as error:
+    except (ValueError, ArithmeticError, RecursionError, OSError, http.client.HTTPException) as error:
         raise NoAnswerError(f"{method}: the answer could not be read ({error})") from error
     if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):
         raise NoAnswerError(f"{method}: the answer is not one of Kraken's")

@@ -34,12 +34,14 @@ class SilenceFile:
 
     def read(self) -> Silence | None:
         """Return the silence of the key, or None. A damaged file counts as a full silence that is over."""
+        # What could not be written down is newer than what the file holds.
+        return self._memory or self._read_file()
+
+    def _read_file(self) -> Silence | None:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return self._memory
         except OSError:
-            return self._memory
+            return None
         try:
             fields = json.loads(os.read(descriptor, 4096))
             return Silence(float(fields["until_seconds"]), float(fields["seconds"]), str(fields["reason"]))
@@ -61,6 +63,7 @@ class SilenceFile:
             finally:
                 os.close(descriptor)
             os.replace(aside, self.path)
+            self._memory = None
         except OSError:
             self._memory = silence
         return silence

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,19 +32,19 @@ def pass_time(clock: MarketClock, seconds: float) -> None:
     clock.wait(seconds, threading.Event())
 
 
-@dataclass
 class Desk:
     """A local Kraken and a broker on it."""
 
-    simulator: Simulator
-    clock: MarketClock
-    broker: KrakenBroker
+    def __init__(self, simulator: Simulator, clock: MarketClock, settings: dict[str, Any]) -> None:
+        self.simulator = simulator
+        self.clock = clock
+        self.broker = self.open_broker(**settings)
 
     def open_broker(self, key: tuple[str, str] | None = None, **settings: Any) -> KrakenBroker:
         """Return one more broker: what a restart, or another key, would have."""
         pair = key or (self.simulator.key, self.simulator.secret)
-        settings = {"api_url": self.simulator.url, "tier": UNLIMITED, "market": self.clock} | settings
-        return KrakenBroker(*pair, **settings)
+        given: dict[str, Any] = {"api_url": self.simulator.url, "tier": UNLIMITED, "market": self.clock, **settings}
+        return KrakenBroker(*pair, **given)
 
     def rows(self, key: str = "") -> list[LoggedRequest]:
         """Return the private requests that arrived on a key, oldest first."""
@@ -71,8 +70,7 @@ def open_desk(
     """Open a local Kraken with a broker on it; `settings` are the broker's."""
     clock = clock or still_clock()
     with Simulator(options or SimulatorOptions(), clock) as simulator:
-        desk = Desk(simulator, clock, None)  # type: ignore[arg-type] - set in the next line
-        desk.broker = desk.open_broker(**settings)
+        desk = Desk(simulator, clock, settings)
         try:
             yield desk
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import krakenex
@@ -11,7 +12,7 @@ import pytest
 
 from bot import broker_manager
 from bot.clock import MarketClock, wall_seconds
-from bot.errors import BotError, SettingsError, StoppingError
+from bot.errors import RateLimitError, SettingsError, StoppingError
 from bot.kraken.limits import STARTER
 from bot.nonce.turns import Urgency
 from bot.simulator.options import SimulatorOptions
@@ -50,9 +51,9 @@ def test_four_processes_on_one_key_are_never_refused(tmp_path: Path, full_size: 
     count = 100 if full_size else 25
     with open_desk(JITTER) as desk:
         words = ("reads", str(count), "8")
-        with child(tmp_path, desk, *words) as a, child(tmp_path, desk, *words) as b:
-            with child(tmp_path, desk, *words) as c, child(tmp_path, desk, *words) as d:
-                answers = [line for process in (a, b, c, d) for line in process.rest()[1:]]
+        with ExitStack() as stack:
+            processes = [stack.enter_context(child(tmp_path, desk, *words)) for _ in range(4)]
+            answers = [line for process in processes for line in process.rest()[1:]]
         assert answers == ["ok"] * (4 * 8 * count)
         assert desk.refused() == 0
 
@@ -84,9 +85,9 @@ def test_forty_quick_reads_fit_the_starter_tier() -> None:
 
 def test_without_the_counter_forty_quick_reads_are_refused() -> None:
     """The starter tier of the simulator refuses forty reads of a broker that does not wait."""
-    with open_desk(SimulatorOptions(tier="starter")) as desk, pytest.raises(BotError, match="Rate limit exceeded"):
-        for _ in range(40):
-            desk.broker.private_call("BalanceEx")
+    with open_desk(SimulatorOptions(tier="starter")) as desk:
+        raised = in_threads(1, lambda: [desk.broker.private_call("BalanceEx") for _ in range(40)])
+        assert [type(error) for error in raised] == [RateLimitError]
 
 
 def test_orders_leave_room_for_cancels() -> None:
