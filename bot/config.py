@@ -37,6 +37,12 @@ class Secret(str):
     def __repr__(self) -> str:
         return "Secret('[hidden]')" if self else "Secret('')"
 
+    def __str__(self) -> str:
+        return "[hidden]" if self else ""
+
+    def __format__(self, format_spec: str) -> str:
+        return format(str(self), format_spec)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -46,7 +52,7 @@ class Settings:
     api_key: Secret
     api_secret: Secret
     api_url: str
-    proxy: str
+    proxy: Secret
     state_dir: Path
     nonce_unit: str
     prices: str
@@ -121,7 +127,12 @@ def state_folder(values: Mapping[str, str]) -> Path:
 
 def default_nonce_file() -> str:
     """Return where the nonce file is: `kraken_nonce.txt` in the state folder."""
-    return str(state_folder(read_environment()) / "kraken_nonce.txt")
+    try:
+        values = read_environment()
+    except SettingsError:
+        # Asked for on import, where nobody could tell the user; `load_settings` will.
+        values = dict(os.environ)
+    return str(state_folder(values) / "kraken_nonce.txt")
 
 
 def load_settings(values: Mapping[str, str] | None = None, strategies: Iterable[str] = ()) -> Settings:
@@ -162,7 +173,7 @@ class _Reader:
             api_key=key,
             api_secret=secret,
             api_url=url,
-            proxy=self._text("KRAKEN_PROXY"),
+            proxy=self._proxy(),
             state_dir=state_folder(self._values),
             nonce_unit=self._one_of("NONCE_UNIT", UNITS),
             prices=self._prices(),
@@ -222,7 +233,8 @@ class _Reader:
         try:
             return Secret(Path(path).read_text(encoding="ascii").strip())
         except (OSError, UnicodeDecodeError) as error:
-            self._problems.append(f"{name}_FILE names {path}, which cannot be read: {error.__class__.__name__}.")
+            # Not shown: it may be the secret itself, put in the wrong line.
+            self._problems.append(f"{name}_FILE names a file that cannot be read ({error.__class__.__name__}).")
             return Secret("")
 
     def _check_credentials(self, key: Secret, secret: Secret) -> None:
@@ -234,6 +246,18 @@ class _Reader:
             )
         else:
             self._problems += credential_problems(key, secret)
+
+    def _proxy(self) -> Secret:
+        text = self._text("KRAKEN_PROXY")
+        try:
+            parts = urllib.parse.urlsplit(text)
+            usable = parts.scheme in ("http", "https") and _is_host(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if text and not usable:
+            # Not shown: it may hold a password.
+            self._problems.append("KRAKEN_PROXY must look like http://proxy.example:3128.")
+        return Secret(text)
 
     def _prices(self) -> str:
         value = self._text("PRICES")
@@ -284,17 +308,22 @@ def credential_problems(key: str, secret: str) -> list[str]:
 
 def url_problems(name: str, url: str) -> list[str]:
     """Return what is wrong with an API address: https only, or http on loopback."""
+    if "@" in url:
+        return [f"{name} has a user name or password in it; it must look like https://api.kraken.com."]
     try:
         parts = urllib.parse.urlsplit(url)
-        host = parts.hostname or ""
-        plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username) and parts.port != 0
+        plain = parts.path in ("", "/") and not (parts.query or parts.fragment) and parts.port != 0
     except ValueError:
         return [f"{name} is {url!r}, which is not an address."]
-    if parts.scheme not in ("http", "https") or not host or not plain:
+    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or not plain:
         return [f"{name} is {url!r}; it must look like https://api.kraken.com."]
     if parts.scheme == "http" and not is_loopback(url):
         return [f"{name} is {url!r}; without https only this machine itself (127.0.0.1) may be named."]
     return []
+
+
+def _is_host(host: str | None) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9._:-]+", host or "") is not None
 
 
 def is_loopback(url: str) -> bool:

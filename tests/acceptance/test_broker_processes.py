@@ -43,12 +43,13 @@ def test_a_killed_holder_leaves_the_turn_at_once(tmp_path: Path) -> None:
     """When the process with the turn is killed, the one that waits gets it, and its nonce is accepted."""
     with open_desk(SLOW) as desk:
         desk.simulator.faults.fire_next("slow", "BalanceEx")
-        with child(tmp_path, desk, "one") as holder, child(tmp_path, desk, "one") as waiter:
+        with child(tmp_path, desk, "one") as holder:
             let_it_take_the_turn(desk, holder)
-            waiter.expect("ready")
-            wait_for(lambda: somebody_waits(desk))
-            holder.kill()
-            assert waiter.rest() == ["ok"]
+            with child(tmp_path, desk, "one") as waiter:
+                waiter.expect("ready")
+                wait_for(lambda: somebody_waits(desk))
+                holder.kill()
+                assert waiter.rest() == ["ok"]
         assert (len(desk.rows()), desk.refused()) == (2, 0)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bot.broker_manager import KrakenBroker
 from bot.clock import boottime_seconds
+from bot.config import Secret
 from bot.errors import NoAnswerError, NotSentError, OrderUnknownError, TransportError
 from bot.kraken import transport
 from bot.simulator.options import SimulatorOptions
@@ -133,12 +134,21 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_proxy_that_is_set_is_used() -> None:
-    """With KRAKEN_PROXY the request goes to the proxy, with its whole address."""
+    """With KRAKEN_PROXY the request goes to the proxy, with its whole address; as a Secret, which settings hold."""
     with raw_server(says(body(b'{"error":[],"result":{"Z":"1"}}'))) as proxy:
-        broker = KrakenBroker(KEY, SECRET, api_url="http://127.0.0.1:9", proxy=proxy.url)
+        broker = KrakenBroker(KEY, SECRET, api_url="http://127.0.0.1:9", proxy=Secret(proxy.url))
         assert broker.private_call("Balance") == {"Z": "1"}
         broker.close()
         assert proxy.received[0].startswith(b"POST http://127.0.0.1:9/0/private/Balance ")
+
+
+def test_secrets_sign_as_plain_texts_do() -> None:
+    """A key and secret that do not print are sent and sign like any other."""
+    with open_desk() as desk:
+        broker = desk.open_broker((Secret(desk.simulator.key), Secret(desk.simulator.secret)))
+        broker.private_call("BalanceEx")
+        broker.close()
+        assert [row.error for row in desk.rows()] == [""]
 
 
 # Answers that are none

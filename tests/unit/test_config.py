@@ -1,0 +1,260 @@
+"""Settings: every problem at once and by name, the right `.env`, secrets that do not print."""
+
+from __future__ import annotations
+
+import base64
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from bot import config
+from bot.errors import SettingsError
+from bot.kraken.limits import STARTER
+
+KEY = "an/api+key=="
+SECRET = base64.b64encode(b"the secret of a key").decode()
+LIVE = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET": SECRET}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let a folder of this test's own be the one that main.py is in."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setattr(config, "HOME", folder)
+    for name in (*config.DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def problems_of(values: dict[str, str]) -> list[str]:
+    """Return what is wrong with these settings."""
+    with pytest.raises(SettingsError) as caught:
+        config.load_settings(values)
+    return caught.value.problems
+
+
+def test_nothing_given_is_paper_trading() -> None:
+    """Without any setting the mode is paper, BTC/USD, at most 250 an order, on the starter tier."""
+    settings = config.load_settings({})
+    assert (settings.trading_mode, settings.pairs, settings.tier) == ("paper", ("BTC/USD",), STARTER)
+    assert (settings.order_value, settings.max_order_value) == (Decimal(100), Decimal(250))
+    assert (settings.allow_withdraw_key, settings.cancel_entries_on_stop) == (False, True)
+
+
+WRONG = {
+    "TRADING_MODE": "real",
+    "KRAKEN_API_URL": "http://api.kraken.com",
+    "KRAKEN_PROXY": "no address",
+    "KRAKEN_TIER": "gold",
+    "NONCE_UNIT": "ms",
+    "PRICES": "replay:/no/such/file.csv",
+    "MARKET_SPEED": "fast",
+    "PAIRS": ",",
+    "TIMEFRAME": "7m",
+    "ORDER_VALUE": "1e3",
+    "MAX_ORDER_VALUE": "-1",
+    "MAX_POSITION_VALUE": "NaN",
+    "MAX_DAILY_LOSS": "0",
+    "LOSS_PAUSE_SECONDS": "-5",
+    "MARKET_COLLAR_PERCENT": "50",
+    "ENTRY_LIFETIME_SECONDS": "1 hour",
+    "CANCEL_ENTRIES_ON_STOP": "maybe",
+    "ALLOW_WITHDRAW_KEY": "2",
+    "BOT_ID": "toolong",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_is_told_by_name(name: str) -> None:
+    """A wrong value brings a problem that begins with the setting's name."""
+    assert any(problem.startswith(name) for problem in problems_of({name: WRONG[name]}))
+
+
+def test_every_problem_is_told_at_once() -> None:
+    """With every setting wrong, each is named in one SettingsError."""
+    told = "\n".join(problems_of(WRONG))
+    assert [name for name in WRONG if name not in told] == []
+
+
+def test_an_unknown_strategy_is_told() -> None:
+    """A strategy that is not among those given is a problem, named with those that are."""
+    with pytest.raises(SettingsError, match="STRATEGY is 'luck'; it can be moving_average"):
+        config.load_settings({"STRATEGY": "luck"}, ["moving_average"])
+
+
+def test_an_order_above_the_largest_is_told() -> None:
+    """ORDER_VALUE above MAX_ORDER_VALUE is a problem."""
+    assert "above MAX_ORDER_VALUE" in problems_of({"ORDER_VALUE": "300"})[0]
+
+
+@pytest.mark.parametrize("mode", ["live", "halt"])
+@pytest.mark.parametrize("missing", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET"])
+def test_the_live_account_needs_key_and_secret(mode: str, missing: str) -> None:
+    """live and halt without the key or the secret are told which one is missing."""
+    values = {name: value for name, value in {**LIVE, "TRADING_MODE": mode}.items() if name != missing}
+    (problem,) = problems_of(values)
+    assert f"needs {missing}:" in problem
+
+
+def test_live_with_both_is_fine() -> None:
+    """live with key and secret gives both, unchanged."""
+    settings = config.load_settings(LIVE)
+    assert settings.api_key == KEY
+    assert settings.api_secret == SECRET
+
+
+def test_a_secret_that_is_not_base64_is_told_without_printing_it() -> None:
+    """A secret that no key has is a problem, and the problem does not contain it."""
+    told = "\n".join(problems_of({**LIVE, "KRAKEN_API_SECRET": "hunter2!"}))
+    assert "KRAKEN_API_SECRET" in told
+    assert "hunter2" not in told
+
+
+def test_secrets_do_not_print() -> None:
+    """Neither the settings nor a secret in a sentence show key or secret."""
+    settings = config.load_settings(LIVE)
+    text = f"{settings} {settings!r} {settings.api_key} {settings.api_secret!s} " + f"{settings.api_secret:>40}"
+    text += "%s %r" % (settings.api_key, settings.api_secret)  # noqa: UP031 - as logging does
+    assert KEY not in text
+    assert SECRET not in text
+
+
+def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
+    """KRAKEN_API_KEY_FILE and KRAKEN_API_SECRET_FILE name files, whose last line end does not count."""
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    files = {"KRAKEN_API_KEY_FILE": str(tmp_path / "key"), "KRAKEN_API_SECRET_FILE": str(tmp_path / "secret")}
+    settings = config.load_settings({"TRADING_MODE": "live", **files})
+    assert (settings.api_key == KEY, settings.api_secret == SECRET) == (True, True)
+
+
+def test_a_secret_in_two_places_is_told() -> None:
+    """A secret given directly and as a file is a problem."""
+    assert "both set" in problems_of({**LIVE, "KRAKEN_API_KEY_FILE": "/some/file"})[0]
+
+
+def test_a_secret_in_the_place_of_its_files_name_is_not_printed() -> None:
+    """Where the secret itself stands in KRAKEN_API_SECRET_FILE, the problem names the setting and not the secret."""
+    values = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET_FILE": SECRET}
+    told = "\n".join(problems_of(values))
+    assert "KRAKEN_API_SECRET_FILE" in told
+    assert SECRET not in told
+
+
+def test_the_dotenv_beside_main_is_read_and_no_other(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings come from the .env beside main.py, whatever the working directory and its .env are."""
+    (home / ".env").write_text("PAIRS=ETH/USD\n")
+    (tmp_path / ".env").write_text("PAIRS=SOL/USD\nTIMEFRAME=1d\n")
+    monkeypatch.chdir(tmp_path)
+    settings = config.load_settings()
+    assert (settings.pairs, settings.timeframe) == (("ETH/USD",), "1h")
+
+
+def test_the_environment_wins_over_the_dotenv(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of the environment wins over the .env, and an empty one counts as not given."""
+    (home / ".env").write_text("PAIRS=ETH/USD\nTIMEFRAME=4h\n")
+    monkeypatch.setenv("PAIRS", "SOL/USD")
+    monkeypatch.setenv("STRATEGY", "  ")
+    settings = config.load_settings()
+    assert (settings.pairs, settings.timeframe, settings.strategy) == (("SOL/USD",), "4h", "moving_average")
+
+
+def test_a_misspelled_setting_is_told(home: Path) -> None:
+    """A name in .env that is nearly one of ours is a problem that names ours."""
+    (home / ".env").write_text("MAX_ORDER_VALU=10\n")
+    with pytest.raises(SettingsError, match="MAX_ORDER_VALUE is meant"):
+        config.load_settings()
+
+
+def test_a_dotenv_with_a_byte_order_mark_is_read(home: Path) -> None:
+    """The mark that some editors put first does not hide the first setting."""
+    (home / ".env").write_bytes(b"\xef\xbb\xbfPAIRS=ETH/USD\n")
+    assert config.load_settings().pairs == ("ETH/USD",)
+
+
+def test_an_unreadable_dotenv_is_a_problem_and_not_a_crash_on_import(home: Path) -> None:
+    """A .env that is not UTF-8 is a SettingsError for load_settings, and the nonce file is found all the same."""
+    (home / ".env").write_bytes(b"PAIRS=\xff\xfe\n")
+    assert config.default_nonce_file() == str(home / "bot" / "kraken_nonce.txt")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        config.load_settings()
+
+
+@pytest.mark.parametrize(
+    ("values", "folder"),
+    [
+        ({}, "home/bot"),
+        ({"STATE_DIR": "state"}, "home/state"),
+        ({"RAILWAY_VOLUME_MOUNT_PATH": "/volume"}, "/volume"),
+        ({"STATE_DIR": "/given", "RAILWAY_VOLUME_MOUNT_PATH": "/volume"}, "/given"),
+    ],
+)
+def test_where_the_state_is(values: dict[str, str], folder: str, home: Path) -> None:
+    """STATE_DIR (from main.py's folder), else a mounted volume, else bot/ holds the nonce file."""
+    assert config.state_folder(values) == home.parent / folder
+
+
+def test_the_nonce_file_is_in_the_state_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nonce file of a script in another folder is that of the running bot."""
+    monkeypatch.chdir("/")
+    (home / ".env").write_text("STATE_DIR=somewhere\n")
+    assert config.default_nonce_file() == str(home / "somewhere" / "kraken_nonce.txt")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.kraken.com",
+        "https://api.kraken.com/",
+        "https://api.kraken.com:443",
+        "HTTPS://API.KRAKEN.COM",
+        "http://127.0.0.1:8000",
+        "http://localhost:1",
+        "http://[::1]:8000",
+        "http://127.8.9.10",
+    ],
+)
+def test_addresses_that_are_allowed(url: str) -> None:
+    """https to anywhere and http to this machine are allowed."""
+    assert config.url_problems("URL", url) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.kraken.com",
+        "ftp://api.kraken.com",
+        "http://api.kraken.com",
+        "http://10.0.0.1",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://[::2]",
+        "https://",
+        "https://user:hunter2@api.kraken.com",
+        "https://:hunter2@api.kraken.com",
+        "https://api.kraken.com/0/private",
+        "https://api.kraken.com?x=1",
+        "https://api.kraken.com#x",
+        "https://api.kraken.com:0",
+        "https://api.kraken.com:99999",
+        "https://api.kraken.com:port",
+        "https://api.kra ken.com",
+        "https://[broken",
+    ],
+)
+def test_addresses_that_are_refused(url: str) -> None:
+    """Anything else is one problem, which names the setting and shows no password."""
+    (problem,) = config.url_problems("KRAKEN_API_URL", url)
+    assert problem.startswith("KRAKEN_API_URL")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:3128", "https://proxy.example:8080", "http://user:word@proxy:1"])
+def test_proxies_that_are_allowed(proxy: str) -> None:
+    """A proxy is an http or https address, with a user name if need be."""
+    assert config.load_settings({"KRAKEN_PROXY": proxy}).proxy == proxy
