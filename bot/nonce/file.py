@@ -21,7 +21,7 @@ from bot.nonce import forks
 log = logging.getLogger(__name__)
 
 LOCK_SECONDS_MAX = 5.0
-SYNC_SECONDS = 1.0
+SYNC_US = 1_000_000
 _LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
 _UNLOCK = fcntl.LOCK_UN
 # After a power loss the file may lack the last second's draws: a process that starts while the file is
@@ -57,7 +57,7 @@ class FileStore:
         self.problem: str | None = None
         self._floor = 0
         self._first = True
-        self._last_sync_seconds = float("-inf")
+        self._sync_due = 0
         self._descriptor = -1
         self._forget()
         forks.forget_in_child(self)
@@ -126,11 +126,12 @@ class FileStore:
         return nonce
 
     def _next(self, last: int, now: int, at_least: int) -> int:
-        if at_least > now + self._day:
+        if at_least and at_least > now + self._day:
             raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
         if self._first and last >= now:
             last += FIRST_STEP_US * self._ticks
-        nonce = max(now, last + 1, at_least)
+        nonce = now if last < now else last + 1
+        nonce = max(nonce, at_least) if at_least else nonce
         if nonce >= self._limit:
             raise NonceStoreError(f"{self.path} holds {last}: there is no higher nonce of {self._digits} digits")
         return nonce
@@ -171,10 +172,9 @@ class FileStore:
             os.ftruncate(descriptor, len(data))
         # Against power loss the clock is the second witness, so once a second is enough; ahead of the
         # clock the file is the only one.
-        boot_seconds = clock.boottime_seconds()
-        if nonce > now or boot_seconds - self._last_sync_seconds >= SYNC_SECONDS:
+        if nonce > now or now >= self._sync_due:
             os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
-            self._last_sync_seconds = boot_seconds
+            self._sync_due = now + SYNC_US * self._ticks
         if self._created:
             self._sync_folder()
 
@@ -268,15 +268,15 @@ class FileStore:
             self._descriptor = -1
 
 
-_stores: dict[tuple[str, str], FileStore] = {}
+_stores: dict[tuple[str | os.PathLike[str], str], FileStore] = {}
 
 
 def store_at(path: str | os.PathLike[str], unit: Unit = MICROSECONDS) -> FileStore:
     """Return this process's store for a path: one per file, however its path is spelled."""
-    key = (os.fspath(path), unit.name)
+    key = (path, unit.name)
     store = _stores.get(key)
     if store is None:
-        real = (os.path.realpath(key[0]), unit.name)
+        real = (os.path.realpath(path), unit.name)
         # `setdefault` is one step for all threads.
-        store = _stores.setdefault(key, _stores.setdefault(real, FileStore(key[0], unit)))
+        store = _stores.setdefault(key, _stores.setdefault(real, FileStore(os.fspath(path), unit)))
     return store

@@ -226,6 +226,6 @@ class FileMachine(RuleBasedStateMachine):
 
 def test_the_file_store_keeps_its_promise(full_size: bool) -> None:
     """Over any sequence of draws, crashes, damage, forks and clock steps, FileMachine's promise holds."""
-    sizes = settings(max_examples=2000 if full_size else 120, stateful_step_count=60 if full_size else 40)
+    sizes = settings(max_examples=2000 if full_size else 60, stateful_step_count=60 if full_size else 40)
     FileMachine.TestCase.settings = settings(sizes, deadline=None, derandomize=True)
     FileMachine.TestCase("runTest").debug()
