@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -162,30 +161,18 @@ def test_a_partial_fill_leaves_half_of_the_order(simulator: Simulator, client: C
     assert simulator.exchange.account.audit() == []
 
 
-def test_latency_lets_later_requests_overtake_earlier_ones() -> None:
-    """Eight senders on one key that draw rising nonces under a lock, but send without one: some are refused."""
-    options = SimulatorOptions(latency_seconds=(0.0, 0.01), seed=3)
+def test_every_request_waits_for_its_own_latency_before_it_is_processed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three calls wait for the seed's three latencies, each at a moment when the exchange has not yet seen it."""
+    waits: list[tuple[float, int]] = []
+    options = SimulatorOptions(latency_seconds=(0.01, 0.02), seed=3)
     with Simulator(options) as simulator:
-        lock, counter = threading.Lock(), iter(range(1, 1000))
-
-        def send() -> None:
-            client = Client(simulator)
-
-            def nonce() -> int:
-                with lock:
-                    return next(counter)
-
-            client.api._nonce = nonce
-            for _ in range(10):
-                client.private("Balance")
-            client.close()
-
-        threads = [threading.Thread(target=send) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert simulator.api.state()["refused_nonces"] > 0
+        monkeypatch.setattr("bot.simulator.wire.sleep", lambda seconds: waits.append((seconds, len(simulator.log))))
+        client = Client(simulator)
+        for _ in range(3):
+            client.private("Balance")
+        client.close()
+    drawn = Faults(seed=3)
+    assert waits == [(drawn.latency((0.01, 0.02)), seen) for seen in range(3)]
 
 
 def test_the_latency_is_drawn_between_its_bounds() -> None:

@@ -67,6 +67,14 @@ def test_a_resting_buy_fills_at_its_own_price_as_maker_when_the_path_touches_it(
     assert exchange.account.held["ZUSD"] == 0
 
 
+def test_a_resting_buy_fills_when_the_path_only_just_touches_it() -> None:
+    """The path turns at exactly 49000 and the order at 49000 is filled there."""
+    exchange = make_exchange((0, "50000"), (50, "49000"), (100, "50000"))
+    place(exchange, price="49000")
+    exchange.advance(START + 100)
+    assert [trade.time for trade in exchange.account.trades] == [START + 50]
+
+
 def test_a_resting_buy_does_not_fill_a_tick_above_its_price() -> None:
     """The path turns at 49000.1 and the order at 49000 goes on resting."""
     exchange = make_exchange((0, "50000"), (50, "49000.1"), (100, "50000"))
@@ -229,11 +237,14 @@ def test_a_market_buy_by_value_spends_that_much() -> None:
     assert exchange.account.trades[0].volume == D("0.01999996")
 
 
-def test_a_partly_filled_order_keeps_holding_for_the_rest() -> None:
-    """Half of 0.02 fills on the first touch, and 0.01 at 49000 stays held with the taker's fee."""
-    exchange = make_exchange((0, "50000"), (100, "48000"), portion=lambda order: min(order.remaining, D("0.01")))
-    txid = place(exchange, price="49000", volume="0.02")
+def test_a_partly_filled_order_keeps_holding_for_the_rest_and_fills_it_at_its_own_price() -> None:
+    """Half of 0.02 fills on the first touch; the rest, held with the taker's fee, fills at 49000 below 49000."""
+    points = ((0.0, "50000"), (100.0, "48000"), (200.0, "47000"))
+    exchange = make_exchange(*points, portion=lambda order: min(order.remaining, D("0.01")))
+    order = exchange.account.orders[place(exchange, price="49000", volume="0.02")]
     exchange.advance(START + 100)
-    order = exchange.account.orders[txid]
     assert (order.executed, order.status, exchange.account.held["ZUSD"]) == (D("0.01"), "open", D("493.92"))
     assert exchange.account.audit() == []
+    exchange.advance(START + 200)
+    assert [(t.price, t.maker) for t in exchange.account.trades] == [(D("49000"), True)] * 2
+    assert order.status == "closed"

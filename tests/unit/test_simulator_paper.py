@@ -253,12 +253,13 @@ class Source:
 
 
 def test_live_history_is_krakens_own() -> None:
-    """The closed candles are those that Kraken serves, value for value."""
+    """The closed candles are those that Kraken serves, value for value, and the price is where Kraken's is."""
     clock = Clock()
     with Simulator(SimulatorOptions(pairs=("BTC/USD", "SOL/USD")), clock) as kraken:
         source, now = Source(kraken), clock.time
         ours = source.live.candles(source.pair, 60, int(now) - 600, now)[:-1]
         theirs = kraken.exchange.prices.candles(source.pair, 60, int(now) - 600, now)[:-1]
+        assert source.live.price(source.pair, wall_seconds()) == kraken.exchange.prices.price(source.pair, now)
         source.live.close()
     assert [(c.time, c.open, c.high, c.low, c.close) for c in ours] == [
         (c.time, c.open, c.high, c.low, c.close) for c in theirs

@@ -100,6 +100,17 @@ def test_an_account_survives_sigkill_at_any_moment(tmp_path: Path, full_size: bo
     assert len(keys) == 1
 
 
+def test_a_new_account_is_kept_before_the_first_request(tmp_path: Path) -> None:
+    """Killed as soon as it has named its key, the program names the same one in its next run."""
+    keys = []
+    for _ in range(2):
+        with Child("bot.simulator", "--port", "0", "--state", tmp_path / "account.db") as child:
+            program = Program(child)
+            keys.append((program.key, program.secret))
+            child.kill()
+    assert keys[0] == keys[1]
+
+
 def test_a_kept_account_goes_on_where_it_was(tmp_path: Path) -> None:
     """Balances, the open order, the key and its floor are the same in the next run, and the account is not new."""
     path = tmp_path / "account.db"
