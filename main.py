@@ -219,6 +219,7 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         timeframe=settings.timeframe,
         order_value=settings.order_value,
         limits=limits,
+        entry_lifetime_seconds=settings.entry_lifetime_seconds or None,
         cancel_entries_on_stop=settings.cancel_entries_on_stop,
         max_ticks=max_ticks,
     )

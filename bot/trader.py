@@ -40,6 +40,8 @@ HEARTBEAT_SECONDS = 60.0
 BACK_OFF_SECONDS_MAX = 60.0
 # A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
+# An entry lives one candle and a little, so that the next decision finds it still there or finds its fill.
+ENTRY_EXTRA_SECONDS = 60
 
 _ENDS_THE_RUN = (
     CredentialsError,
@@ -59,12 +61,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TraderSettings:
-    """What to trade and how. `max_ticks` ends the run after so many passes at current prices; None never does."""
+    """What to trade and how. `max_ticks` ends the run after so many passes at current prices; None never does.
+
+    After `entry_lifetime_seconds` a resting entry expires at Kraken; None means one candle and a minute.
+    """
 
     symbols: tuple[str, ...]
     timeframe: str
     order_value: Decimal
     limits: RiskLimits
+    entry_lifetime_seconds: int | None = None
     cancel_entries_on_stop: bool = True
     max_ticks: int | None = None
 
@@ -111,7 +117,8 @@ class Trader:
         self._narrator = Narrator(report, clock, broker.now)
         self._timeframe_seconds = seconds_of(settings.timeframe)
         self._feed = Feed(broker, settings.timeframe)
-        self._executor = Executor(broker, strategy.name, self._timeframe_seconds, self._narrator)
+        lifetime_seconds = settings.entry_lifetime_seconds or self._timeframe_seconds + ENTRY_EXTRA_SECONDS
+        self._executor = Executor(broker, strategy.name, lifetime_seconds, self._narrator)
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
         self._decided: dict[str, int] = {}
         self._symbols: tuple[str, ...] = ()

@@ -19,8 +19,6 @@ from bot.trading.broker import Broker
 from bot.trading.narrator import Narrator
 from bot.trading.own_orders import NewFill, OwnOrders
 
-# An entry lives one candle and a little, so that the next decision finds it still there or finds its fill.
-ENTRY_EXTRA_SECONDS = 60
 # Final answers to an order: the signal has had its chance.
 _FINAL_NO = (OrderRefusedError, OrderRuleError, OrderBlockedError, RequestError)
 
@@ -38,10 +36,10 @@ class Counts:
 class Executor:
     """Places orders under the identity of their signal, so that no signal is ever placed twice."""
 
-    def __init__(self, broker: Broker, strategy_name: str, timeframe_seconds: int, narrator: Narrator) -> None:
+    def __init__(self, broker: Broker, strategy_name: str, entry_lifetime_seconds: int, narrator: Narrator) -> None:
         self._broker = broker
         self._strategy_name = strategy_name
-        self._timeframe_seconds = timeframe_seconds
+        self._entry_lifetime_seconds = entry_lifetime_seconds
         self._narrator = narrator
         self._balances: dict[str, Balance] | None = None
         self._not_placed: set[str] = set()
@@ -184,7 +182,7 @@ class Executor:
             order.quantity,
             order.price,
             cl_ord_id=cl_ord_id,
-            expire_seconds=self._timeframe_seconds + ENTRY_EXTRA_SECONDS,
+            expire_seconds=self._entry_lifetime_seconds,
         )
 
     def _count_fills(self, fills: Sequence[NewFill]) -> None:

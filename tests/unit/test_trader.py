@@ -136,6 +136,13 @@ def test_an_entry_lives_one_candle_and_a_minute() -> None:
     assert broker.expire_seconds == [120]
 
 
+def test_an_entry_lives_as_long_as_the_setting_says() -> None:
+    """With a lifetime of 300 s, an entry at a timeframe of 60 s expires after 300 s."""
+    broker, clock = market(FLAT)
+    run_trader(broker, clock, Script({180: buy("1")}), entry_lifetime_seconds=300)
+    assert broker.expire_seconds == [300]
+
+
 def test_passes_of_a_replay_that_catches_up_are_no_ticks() -> None:
     """With one tick wanted, three replayed candles are passed through first, and the wait at the end is a second."""
     now = int(wall_seconds()) // 3600 * 3600 + 1.0
