@@ -1,0 +1,54 @@
+"""Which keys may trade."""
+
+from __future__ import annotations
+
+import pytest
+
+from bot.errors import KeyRuleError
+from bot.kraken.key_rules import check_key
+from bot.models import KeyInfo
+
+FIT = frozenset({"query-funds", "query-open-trades", "query-closed-trades", "modify-trades"})
+
+
+def key(permissions: frozenset[str] = FIT, nonce_window: int = 0) -> KeyInfo:
+    """Return what Kraken says of a key."""
+    return KeyInfo("bot", 1, nonce_window, permissions, 0)
+
+
+def refusal(info: KeyInfo, allow_withdraw: bool = False) -> str:
+    """Return why a key may not be used, in words."""
+    with pytest.raises(KeyRuleError) as caught:
+        check_key(info, allow_withdraw)
+    return str(caught.value)
+
+
+def test_a_fit_key_may_trade() -> None:
+    """A key with the four permissions and no window passes, with more permissions too."""
+    check_key(key(), allow_withdraw=False)
+    check_key(key(FIT | {"close-trades", "query-ledger"}), allow_withdraw=False)
+
+
+@pytest.mark.parametrize("window", [1, 5000, 10_000_000])
+def test_a_nonce_window_is_refused(window: int) -> None:
+    """Any window above 0 is refused, and named."""
+    assert f"nonce window of {window}" in refusal(key(nonce_window=window))
+
+
+@pytest.mark.parametrize("missing", sorted(FIT))
+def test_a_missing_permission_is_refused(missing: str) -> None:
+    """Each of the four permissions is needed."""
+    assert "lacks" in refusal(key(FIT - {missing}))
+
+
+def test_a_key_that_may_withdraw_needs_leave() -> None:
+    """A key that may withdraw is refused unless that is allowed."""
+    info = key(FIT | {"withdraw-funds"})
+    assert "ALLOW_WITHDRAW_KEY=1" in refusal(info)
+    check_key(info, allow_withdraw=True)
+
+
+def test_every_reason_is_told_at_once() -> None:
+    """A key that is wrong in three ways is told all three."""
+    words = refusal(key(frozenset({"withdraw-funds"}), nonce_window=9))
+    assert all(part in words for part in ("window of 9", "Query open orders", "Create & modify", "withdraw"))
