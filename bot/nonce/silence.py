@@ -22,7 +22,8 @@ class Silence:
         """Whether a probe may be sent."""
         # A clock that was set back must not prolong the silence by more than its length.
         remaining = self.until_seconds - clock.wall_seconds()
-        return remaining <= 0 or remaining > self.seconds + 1
+        # Said this way round, a damaged file that holds "not a number" is over, too.
+        return not 0 < remaining <= self.seconds + 1
 
 
 class SilenceFile:
@@ -45,7 +46,7 @@ class SilenceFile:
         try:
             fields = json.loads(os.read(descriptor, 4096))
             return Silence(float(fields["until_seconds"]), float(fields["seconds"]), str(fields["reason"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return Silence(0.0, 900.0, "the silence file is damaged")
         finally:
             os.close(descriptor)
