@@ -48,6 +48,9 @@ class Runner:
     def _stopped(self, done: Future[int], name: str) -> bool:
         self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:.0f} s.")
         self.stop.set()
+        if self.broker is not None and self.trader is None:
+            # Nothing of the start needs an end of its own.
+            self.broker.stop()
         wait([done], GRACE_SECONDS)
         if not done.done() and self.broker is not None:
             # What waits for a turn or a rate counter gives up now; only a lost request does not.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 
-from bot.clock import MarketClock
+from bot.clock import MarketClock, boottime_seconds, sleep
 from bot.simulator.account import Order
 from bot.simulator.catalogue import Catalogue, PairRules, known_pairs
 from bot.simulator.options import SimulatorOptions
@@ -21,6 +21,10 @@ HOUR = 3600
 START = 1_780_000_000 // 86_400 * 86_400
 # Fast enough that waits of seconds take none, slow enough that an order's deadline of 8 s is kept.
 SPEED = 20.0
+WAIT_SECONDS_MAX = 60.0
+
+# A fault of this Kraken's makes a call hang for longer than any limit of the bot's own.
+HANGING = SimulatorOptions(tier="pro", slow_seconds=30.0)
 
 # Falling, and then a jump that takes the 10 average above the 30 average within the last candle.
 FALLING = tuple(range(1000, 955, -1))
@@ -30,6 +34,14 @@ RESTING = (*CROSSING, 1300, 1320, 1330)
 # It is below, so that the entry fills.
 FILLING = (*CROSSING, 1190, 1180, 1185)
 QUIET = (*FALLING, 955, 954, 953)
+
+# For bots that have to trade again and again: one-minute candles up and down, in which the averages cross in every
+# wave of 16. Four candles a second; an order's deadline of 8 s is 33 ms away.
+WAVE = (1000, 1010, 1020, 1030, 1040, 1030, 1020, 1010, 1000, 990, 980, 970, 960, 970, 980, 990)
+WAVE_SPEED = 240.0
+WAVE_CANDLES = 60_000
+# The first crossing is two candles later.
+WAVE_HISTORY = 211
 
 
 class DrawnCandles:
@@ -104,6 +116,13 @@ class LocalKraken:
         """The private requests that arrived, oldest first."""
         return [row.method for row in list(self.simulator.log)]
 
+    def wait_for(self, method: str, times: int = 1) -> None:
+        """Wait until so many requests of a method have arrived; only a failure takes the whole time."""
+        limit = boottime_seconds() + WAIT_SECONDS_MAX
+        while self.methods.count(method) < times:
+            assert boottime_seconds() < limit, f"no {method} number {times} after {self.methods}"
+            sleep(0.01)
+
     @property
     def refused_nonces(self) -> int:
         """How many requests were refused for their nonce."""
@@ -156,3 +175,13 @@ def local_kraken(
     options = options or SimulatorOptions(tier="pro")
     with Simulator(options, clock, DrawnCandles(closes, seconds, gap), catalogue) as simulator:
         yield LocalKraken(simulator, state, speed, timeframe)
+
+
+@contextlib.contextmanager
+def waving_kraken(state: Path) -> Iterator[LocalKraken]:
+    """Open a local Kraken whose market makes the strategy buy and sell every few seconds."""
+    closes = tuple(islice(cycle(WAVE), WAVE_CANDLES))
+    with local_kraken(
+        state, closes, seconds=60, timeframe="1m", at_candle=WAVE_HISTORY, speed=WAVE_SPEED, gap=False
+    ) as kraken:
+        yield kraken

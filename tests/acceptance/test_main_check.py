@@ -47,25 +47,15 @@ def test_check_in_live_mode_looks_at_everything_and_trades_nothing(state: Path) 
         assert set(kraken.methods) == {"GetApiKeyInfo", "BalanceEx"}
 
 
-@pytest.mark.parametrize(
-    ("permissions", "window", "words"),
-    [
-        ((*ALL_TRADING, "withdraw-funds"), 0, "withdraw"),
-        (ALL_TRADING, 1000, "nonce window of 1000"),
-        (("query-funds", "modify-trades"), 0, "Query closed orders & trades"),
-    ],
-    ids=["withdraw", "window", "missing"],
-)
-def test_check_names_what_is_wrong_with_the_key(
-    state: Path, permissions: tuple[str, ...], window: int, words: str
-) -> None:
-    """For a key that may not be used check says what is wrong with it and ends with 3."""
+def test_check_names_what_is_wrong_with_the_key(state: Path) -> None:
+    """For a key with a nonce window that may withdraw check names both and ends with 3."""
     with local_kraken(state) as kraken:
-        key, secret = kraken.simulator.add_key(permissions, window)
+        key, secret = kraken.simulator.add_key((*ALL_TRADING, "withdraw-funds"), nonce_window=1000)
         bot = run("check", settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), code=3)
     (problem,) = bot.wait_for("^PROBLEM")
     assert problem.startswith("PROBLEM  key: ")
-    assert words in problem
+    assert "nonce window of 1000" in problem
+    assert "withdraw" in problem
 
 
 def test_check_names_a_wrong_secret(state: Path) -> None:
@@ -131,9 +121,7 @@ def test_help_lists_every_word_and_exit_code(state: Path) -> None:
     assert not state.exists()
 
 
-@pytest.mark.parametrize(
-    "words", [("trade",), ("nonce",), ("nonce", "lower"), ("--ticks", "many"), ("--ticks",), ("run", "fast")], ids=str
-)
+@pytest.mark.parametrize("words", [("trade",), ("nonce",), ("nonce", "lower"), ("--ticks", "many")], ids=str)
 def test_unknown_words_end_with_2(state: Path, words: tuple[str, ...]) -> None:
     """A word that does not exist ends with exit code 2 and the usage, and nothing is started."""
     bot = run(*words, settings={"STATE_DIR": str(state)}, code=2)

@@ -9,7 +9,7 @@ import pytest
 
 from bot.clock import wall_us
 from bot.simulator.keys import ALL_TRADING
-from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken
+from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, waving_kraken
 from tests.acceptance.processes import Bot, run, running, stored_nonce
 
 ACCOUNT_SAID = r"^account "
@@ -203,6 +203,19 @@ def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
         (state / "halt").unlink()
         run("--ticks", "1", settings=kraken.settings())
         assert kraken.methods.count("AddOrder") == 1
+
+
+def test_the_kill_switch_works_while_the_bot_runs(state: Path) -> None:
+    """From the first refusal by the kill switch no order is sent, not even an exit; without the file it goes on."""
+    with waving_kraken(state) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
+        (state / "halt").touch()
+        bot.wait_for(r"exit refused \(kill switch\)")
+        sent = kraken.methods.count("AddOrder")
+        bot.wait_for(r"exit refused \(kill switch\)", times=3)
+        assert kraken.methods.count("AddOrder") == sent
+        (state / "halt").unlink()
+        bot.wait_for("exit: sell .* accepted as")
+        assert bot.stop() == 0
 
 
 def test_a_second_bot_on_the_folder_is_refused(state: Path) -> None:

@@ -134,7 +134,8 @@ def test_auto_takes_live_prices_where_kraken_answers(tmp_path: Path) -> None:
     with local_kraken(tmp_path, speed=1.0) as kraken:
         url = kraken.simulator.url
         settings = {"STATE_DIR": str(tmp_path / "state"), "PRICES": "auto", "KRAKEN_API_URL": url}
-        bot = run("--ticks", "1", settings=settings)
+        with running(settings=settings, until="^account") as bot:
+            assert bot.stop() == 0
         assert bot.lines[0].startswith("PAPER TRADING")
         assert f"live prices from {url}" in bot.lines[3]
         assert kraken.methods == []

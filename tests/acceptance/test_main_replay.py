@@ -1,0 +1,127 @@
+"""`PRICES=replay:FILE python main.py`: recorded prices from start to end, also when the bot is killed on the way."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from bot.simulator.account import Trade
+from bot.simulator.catalogue import known_pairs
+from bot.simulator.prices_recorded import RecordedPrices
+from bot.simulator.storage import Storage
+from tests.acceptance.processes import Bot, run, running, stored_nonce
+
+# At full size the file has 20,160 candles.
+SHORT_LINES = 1_500
+SEED = 20_261_122
+
+
+@pytest.fixture(scope="module")
+def recording(shared: Path, full_size: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of real one-minute candles: all of them at full size, else the first ones."""
+    source = shared / "data" / "XBTUSD_1.csv"
+    if full_size:
+        return source
+    copy = tmp_path_factory.mktemp("recording") / "XBTUSD_1.csv"
+    copy.write_text("".join(source.read_text("ascii").splitlines(keepends=True)[:SHORT_LINES]), "ascii")
+    return copy
+
+
+def settings_for(recording: Path, state: Path) -> dict[str, str]:
+    """Return the settings of a bot that replays a recording minute by minute."""
+    return {"PRICES": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state)}
+
+
+def trades(recording: Path, state: Path) -> list[Trade]:
+    """Return the fills of the account in a folder, having checked that it adds up."""
+    prices = RecordedPrices(known_pairs(["BTC/USD"]).pairs[0], recording)
+    storage = Storage(state / f"paper_replay_{prices.short_name}.db", prices.world)
+    try:
+        kept = storage.load()
+    finally:
+        storage.close()
+    assert kept is not None
+    assert kept.account.audit() == []
+    ids = [order.cl_ord_id for order in kept.account.orders.values()]
+    assert len(ids) == len(set(ids))
+    return kept.account.trades
+
+
+def facts(fills: list[Trade]) -> list[tuple[object, ...]]:
+    """Return what of each fill depends on the market and the strategy alone."""
+    return [(fill.time, fill.side, fill.price, fill.volume, fill.cost, fill.fee) for fill in fills]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bot, list[Trade]]:
+    """Return a replay from start to end, and its fills."""
+    state = tmp_path_factory.mktemp("undisturbed")
+    bot = run(settings=settings_for(recording, state))
+    return bot, trades(recording, state)
+
+
+def test_a_recording_is_replayed_from_start_to_end(
+    recording: Path, undisturbed: tuple[Bot, list[Trade]], full_size: bool
+) -> None:
+    """A recording of real prices runs to its end, with fills, a summary and no refused nonce."""
+    bot, fills = undisturbed
+    assert f"recorded prices of BTC/USD from {recording}" in bot.lines[3]
+    assert len(fills) >= (200 if full_size else 20)
+    assert len(bot.wait_for("filled: (buy|sell)")) == len(fills)
+    assert "Ended: the market's prices have ended." in bot.text
+    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused, 0 unknown; fills {len(fills)}$")
+    assert bot.lines[-1] == "refused nonces: 0"
+
+
+def test_a_replay_that_is_killed_on_the_way_ends_with_the_same_fills(
+    recording: Path, undisturbed: tuple[Bot, list[Trade]], full_size: bool, tmp_path: Path
+) -> None:
+    """Killed again and again and started again, the replay goes on where it was and ends with the same fills."""
+    chance = random.Random(SEED)
+    settings = settings_for(recording, tmp_path)
+    last_nonce = 0
+    for _ in range(12 if full_size else 3):
+        with running(settings=settings, until="filled: ") as bot:
+            bot.wait_for("replay", times=chance.randrange(8, 80 if full_size else 16))
+            bot.kill()
+        assert stored_nonce(tmp_path) > last_nonce, f"seed {SEED}"
+        last_nonce = stored_nonce(tmp_path)
+    bot = run(settings=settings)
+    assert bot.lines[-1] == "refused nonces: 0"
+    assert facts(trades(recording, tmp_path)) == facts(undisturbed[1]), f"seed {SEED}"
+
+
+def test_a_replay_that_reached_its_end_begins_anew(recording: Path, tmp_path: Path) -> None:
+    """The start after a finished replay begins again with the money of the start."""
+    few = tmp_path / "few.csv"
+    few.write_text("".join(recording.read_text("ascii").splitlines(keepends=True)[:200]), "ascii")
+    for _ in range(2):
+        bot = run(settings=settings_for(few, tmp_path))
+        assert bot.lines[4].startswith("account  10000 USD; ")
+        assert bot.wait_for("filled: buy")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("time,open,high,low,close,volume,trades", "is not unix,open,high,low,close,volume,trades"),
+        ("1640991660,1,1,1,1,1,1", "is not in order of time"),
+    ],
+    ids=["header", "order"],
+)
+def test_a_damaged_recording_is_named_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
+    """A line that is no candle ends the start with exit code 2 and one message with the line's number."""
+    rows = [f"{1640991660 + 60 * index},46319.0,46385.0,46319.0,46377.0,49.6,992" for index in range(3)]
+    path = tmp_path / "damaged.csv"
+    path.write_text("\n".join([*rows, line]) + "\n", "ascii")
+    bot = run(settings=settings_for(path, tmp_path / "state"), code=2)
+    assert bot.lines[-1].startswith("Stopped: ")
+    assert f"line 4: '{line}' {problem}" in bot.lines[-1]
+
+
+def test_a_recording_that_is_not_there_is_a_bad_setting(tmp_path: Path) -> None:
+    """A file that does not exist is named with exit code 2."""
+    bot = run(settings=settings_for(tmp_path / "none.csv", tmp_path / "state"), code=2)
+    assert "none.csv" in bot.lines[-1]
