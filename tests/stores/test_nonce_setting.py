@@ -75,6 +75,17 @@ def test_a_path_object_is_as_good_as_a_string(tmp_path: Path, monkeypatch: pytes
     assert get_kraken_nonce() == last + 1
 
 
+def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative NONCE_FILE goes on naming what it named first, wherever the process goes."""
+    monkeypatch.setattr(bot.broker_manager, "NONCE_FILE", f"{tmp_path.name}.txt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = get_kraken_nonce()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert get_kraken_nonce() > first
+    assert [path.name for path in tmp_path.rglob("*.txt")] == [f"{tmp_path.name}.txt"]
+
+
 def test_the_default_follows_the_environment(tmp_path: Path, program: Path) -> None:
     """STATE_DIR decides over a mounted Railway volume, and that over bot/ beside main.py."""
     state, volume = str(tmp_path / "state"), str(tmp_path / "volume")
@@ -162,3 +173,14 @@ def test_the_key_does_not_stand_in_file_names(nonce_file: Path) -> None:
     path = Path(key_file(nonce_file, "SECRET-KEY", "lock"))
     assert path.name == "kraken_nonce.04eda6b4.lock"
     assert path.parent == nonce_file.parent
+
+
+def test_a_file_more_than_a_day_ahead_is_told_before_the_first_call(nonce_file: Path) -> None:
+    """`check_nonce_file` raises for a file two days ahead, naming it and a way out, and not for one an hour ahead."""
+    nonce_file.write_text(str(clock.wall_us() + clock.DAY_US // 24))
+    broker = KrakenBroker("KEY-A", SECRET, api_url="http://127.0.0.1:9")
+    broker.check_nonce_file()
+    nonce_file.write_text(str(clock.wall_us() + 2 * clock.DAY_US))
+    with pytest.raises(NonceAheadError, match="new API key") as caught:
+        broker.check_nonce_file()
+    assert str(nonce_file) in str(caught.value)
