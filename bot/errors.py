@@ -1,32 +1,32 @@
 """Every error this program raises on purpose.
 
-    BotError
-    |-- SettingsError           a setting is wrong; nothing was started
-    |-- AnotherBotError         another bot holds the state folder
-    |-- SymbolError             no such pair or asset at Kraken
-    |-- NonceError
-    |   |-- NonceStoreError     a nonce beyond the clock could not be written down
-    |   |-- NonceAheadError     the nonce file is more than a day ahead of the clock
-    |   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
-    |-- KeyRuleError            the key works, but it may not be used to trade
-    |-- SilenceError            the key stands by; nothing was sent
-    |-- StoppingError           the program is shutting down; nothing was sent
-    |-- TransportError
-    |   |-- NotSentError        no connection: the request did not leave
-    |   `-- NoAnswerError       the request may have arrived; no readable answer came back
-    |-- KrakenError             Kraken answered with an error
-    |   |-- InvalidNonceError
-    |   |-- LockoutError        temporarily locked out
-    |   |-- CredentialsError    wrong key or signature, or an account that may not trade
-    |   |-- PermissionDeniedError
-    |   |-- RateLimitError
-    |   |-- ServiceError        Kraken is unavailable, busy or in a restricted mode
-    |   |-- RequestError        the request itself is wrong
-    |   |-- OrderRefusedError   a final no to an order (or to a cancel)
-    |   `-- UnknownKrakenError  a string that is not in the table: the action stops
-    |-- OrderRuleError          refused before sending: precision, minimum or a limit of our own
-    |-- OrderBlockedError       the pair has an order with an unknown outcome
-    `-- OrderUnknownError       an order was sent and its fate is not known
+BotError
+|-- SettingsError           a setting is wrong; nothing was started
+|-- AnotherBotError         another bot holds the state folder
+|-- SymbolError             no such pair or asset at Kraken
+|-- NonceError
+|   |-- NonceStoreError     a nonce beyond the clock could not be written down
+|   |-- NonceAheadError     the nonce file is more than a day ahead of the clock
+|   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
+|-- KeyRuleError            the key works, but it may not be used to trade
+|-- SilenceError            the key stands by; nothing was sent
+|-- StoppingError           the program is shutting down; nothing was sent
+|-- TransportError
+|   |-- NotSentError        no connection: the request did not leave
+|   `-- NoAnswerError       the request may have arrived; no readable answer came back
+|-- KrakenError             Kraken answered with an error
+|   |-- InvalidNonceError
+|   |-- LockoutError        temporarily locked out
+|   |-- CredentialsError    wrong key or signature, or an account that may not trade
+|   |-- PermissionDeniedError
+|   |-- RateLimitError
+|   |-- ServiceError        Kraken is unavailable, busy or in a restricted mode
+|   |-- RequestError        the request itself is wrong
+|   |-- OrderRefusedError   a final no to an order (or to a cancel)
+|   `-- UnknownKrakenError  a string that is not in the table: the action stops
+|-- OrderRuleError          refused before sending: precision, minimum or a limit of our own
+|-- OrderBlockedError       the pair has an order with an unknown outcome
+`-- OrderUnknownError       an order was sent and its fate is not known
 """
 
 from __future__ import annotations
