@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -314,3 +315,52 @@ def test_plain_words_on_an_encrypted_port_are_a_transport_error() -> None:
         with pytest.raises(TransportError):
             call(server.url.replace("http:", "https:"))
         assert all(KEY.encode() not in text for text in server.received)
+
+
+# Connections that live on
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
+    """Where the server hangs up between two calls, the second one goes over a new connection and is answered."""
+    closed = threading.Semaphore(0)
+
+    def answer_once(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(body(b'{"error":[],"result":{}}'))
+        connection.shutdown(socket.SHUT_RDWR)
+        closed.release()
+
+    with raw_server(answer_once) as server:
+        broker = KrakenBroker(KEY, SECRET, api_url=server.url)
+        for _ in range(3):
+            assert broker.private_call("Balance") == {}
+            closed.acquire()
+        broker.close()
+        assert server.connections == 3
+
+
+def test_calls_share_one_connection() -> None:
+    """Several private calls go over one connection."""
+    with open_desk() as desk:
+        opened = desk.simulator._server
+        assert opened is not None
+        for _ in range(5):
+            desk.broker.private_call("BalanceEx")
+        assert len(opened._connections) == 1
+
+
+def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """At the finest level of logging, neither key nor secret nor a signature is in the log."""
+    caplog.set_level(logging.DEBUG)
+    with open_desk() as desk:
+        broker = desk.broker
+        broker.connect()
+        broker.private_call("AddOrder", ORDER)
+        desk.simulator.faults.fire_next("reset", "BalanceEx")
+        with pytest.raises(NoAnswerError) as caught:
+            broker.private_call("BalanceEx")
+        desk.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
+        broker.private_call("BalanceEx")
+        text = caplog.text + str(caught.value) + repr(caught.value.__cause__)
+        assert "BalanceEx" in text
+        for secret in (desk.simulator.key, desk.simulator.secret, "API-Sign"):
+            assert secret not in text
