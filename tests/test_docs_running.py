@@ -132,7 +132,9 @@ def test_the_table_of_commands_is_what_main_takes() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Return what a newcomer's run says until it is stopped by Ctrl-C, and its state folder."""
     folder = tmp_path_factory.mktemp("state")
-    with Child("main", environment={"STATE_DIR": str(folder), "PRICES": "synthetic"}) as child:
+    # The defaults in so many words, because a .env of the person who runs this is read as well.
+    settings = {name: value for name, value in DEFAULTS.items() if value}
+    with Child("main", environment={**settings, "STATE_DIR": str(folder), "PRICES": "synthetic"}) as child:
         lines = [child.line()]
         while lines[-1] and "watching:" not in lines[-1]:
             lines.append(child.line())
