@@ -22,7 +22,7 @@ from bot.errors import (
     SilenceError,
     StoppingError,
 )
-from bot.kraken import error_table, orders
+from bot.kraken import error_table, orders, replies
 from bot.kraken.limits import Action, EngineCounter, Tier
 from bot.kraken.orders import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
 from bot.kraken.pairs import as_text
@@ -112,6 +112,7 @@ class OrderDesk:
         self.unknown.add(order)
         try:
             result: dict[str, Any] = self._call("AddOrder", params)
+            txid = replies.read_placed(result)
         except NOTHING_SENT:
             self.unknown.remove(order.cl_ord_id)
             raise
@@ -126,14 +127,11 @@ class OrderDesk:
         finally:
             # It may have waited for its turn: deadline and fence count from the last moment it could have left.
             self.unknown.left(order.cl_ord_id, self._time.now())
-        txids = result.get("txid") if isinstance(result, dict) else None
-        if not isinstance(txids, list) or not txids:
-            raise self._unknown_error(order, "an answer without a txid")
         self.unknown.remove(order.cl_ord_id)
-        self._placed_seconds[str(txids[0])] = self._time.now()
+        self._placed_seconds[txid] = self._time.now()
         return result
 
-    def _unknown_error(self, order: UnknownOrder, cause: object) -> OrderUnknownError:
+    def _unknown_error(self, order: UnknownOrder, cause: BotError) -> OrderUnknownError:
         return OrderUnknownError(
             f"the outcome of the order {order.cl_ord_id} ({order.side} {as_text(order.volume)} {order.symbol}) is "
             f"unknown: {cause}. It is not sent again; {order.symbol} gets no new order until it is settled",
@@ -200,7 +198,7 @@ class OrderDesk:
                 self._note_limit(symbol, error)
             raise
         self._placed_seconds.pop(txid, None)
-        return int(result.get("count", 0)) > 0
+        return replies.read_cancel_count(result) > 0
 
     def _note_limit(self, symbol: str, error: KrakenError) -> None:
         if any("ate limit exceeded" in string for string in error.strings):

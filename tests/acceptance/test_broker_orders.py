@@ -421,6 +421,42 @@ def test_a_cancel_of_what_is_gone_says_so() -> None:
         assert [desk.broker.cancel_order(txid, "BTC/USD"), desk.broker.cancel_order(txid)] == [True, False]
 
 
+ODD_TXIDS = [b"", b',"result":null', b',"result":{}', b',"result":{"txid":[]}', b',"result":{"txid":[null]}']
+
+
+@pytest.mark.parametrize("result", [*ODD_TXIDS, b',"result":{"txid":["OA","OB"]}', b',"result":{"txid":"OA"}'])
+def test_an_odd_answer_to_an_order_leaves_it_unknown(result: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer to AddOrder without exactly one txid leaves the order unknown and its pair blocked."""
+    with open_desk() as desk:
+        handle = desk.simulator.api.handle
+
+        def odd(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
+            answer = handle(method, target, *arguments)
+            return (200, b'{"error":[]' + result + b"}") if target.endswith("AddOrder") else answer
+
+        monkeypatch.setattr(desk.simulator.api, "handle", odd)
+        with pytest.raises(OrderUnknownError):
+            desk.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
+        (settled,) = desk.broker.settle_unknown()
+        assert settled.order is not None
+
+
+@pytest.mark.parametrize("result", [b"", b',"result":null', b',"result":{"count":"x"}', b',"result":[]'])
+def test_an_odd_answer_to_a_cancel_is_no_answer(result: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer to CancelOrder that cannot be read raises NoAnswerError, and not a fault of the program."""
+    with open_desk() as desk:
+        handle = desk.simulator.api.handle
+
+        def odd(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
+            answer = handle(method, target, *arguments)
+            return (200, b'{"error":[]' + result + b"}") if target.endswith("CancelOrder") else answer
+
+        monkeypatch.setattr(desk.simulator.api, "handle", odd)
+        txid = desk.broker.private_call("AddOrder", ORDER)["txid"][0]
+        with pytest.raises(NoAnswerError):
+            desk.broker.cancel_order(txid)
+
+
 def test_only_own_orders_are_cancelled() -> None:
     """cancel_all_orders cancels the orders of this bot's id and leaves those of others."""
     with open_desk() as desk:
