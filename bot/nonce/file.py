@@ -68,7 +68,6 @@ class FileStore:
         self._lock = threading.RLock()
         self._drawing = False
         self._inode = self._device = 0
-        self._writable = False
         self._created = False
         self._close()
 
@@ -163,8 +162,6 @@ class FileStore:
         return value if value < self._limit else None
 
     def _write(self, descriptor: int, nonce: int, length_before: int, now: int) -> None:
-        if not self._writable:
-            raise OSError(errno.EACCES, "the file is read-only")
         data = b"%d" % nonce
         if os.pwrite(descriptor, data, 0) != len(data):
             raise OSError(errno.EIO, "the write was cut short")
@@ -232,16 +229,9 @@ class FileStore:
         real = os.path.realpath(self.path)
         if os.path.dirname(real) != os.path.realpath(folder):
             raise OSError(errno.ELOOP, "it is a symbolic link out of its folder")
-        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         existed = os.path.lexists(real)
-        try:
-            self._descriptor = os.open(real, flags | os.O_RDWR | os.O_CREAT, 0o600)
-            self._writable = True
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not existed:
-                raise
-            self._descriptor = os.open(real, flags | os.O_RDONLY)
-            self._writable = False
+        self._descriptor = os.open(real, flags, 0o600)
         self._created = not existed
         self._check_opened()
 
@@ -250,7 +240,7 @@ class FileStore:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         self._inode, self._device = status.st_ino, status.st_dev
-        if self._writable and status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
             os.fchmod(self._descriptor, 0o600)
 
     def _sync_folder(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,14 @@ def make_socket(path: Path) -> None:
         os.chdir(before)
 
 
+def make_device(path: Path) -> None:
+    """Put a device that swallows everything where the file should be."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except OSError:
+        pytest.skip("no right to make devices here")
+
+
 def make_link_outside(path: Path) -> None:
     """Put a link to another folder's file where the file should be."""
     outside = path.parent / "elsewhere" / "notes.txt"
@@ -146,7 +155,7 @@ def make_parent_a_file(path: Path) -> None:
     path.parent.write_text("no folder")
 
 
-OBSTACLES = [make_directory, make_fifo, make_socket, make_link_outside, make_loop, make_parent_a_file]
+OBSTACLES = [make_directory, make_fifo, make_socket, make_device, make_link_outside, make_loop, make_parent_a_file]
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda one: one.__name__)

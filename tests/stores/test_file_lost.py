@@ -177,6 +177,15 @@ def test_a_read_only_file_still_counts(open_path: Path) -> None:
 
 
 @needs_root
+def test_a_pipe_that_may_only_be_read_blocks_nobody(open_path: Path) -> None:
+    """A named pipe in place of the file, of which only reading is allowed, is refused and not waited for."""
+    os.mkfifo(open_path, 0o444)
+    *lines, problem = ask_nobody(open_path, 0)
+    assert all(map(within_the_clock, lines))
+    assert problem == "True"
+
+
+@needs_root
 def test_a_writable_folder_of_others_is_enough(open_path: Path) -> None:
     """A process that may write the folder, whoever owns it, draws and writes as usual."""
     open_path.parent.chmod(0o777)
