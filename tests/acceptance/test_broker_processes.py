@@ -71,7 +71,10 @@ def test_a_stopped_holder_bounds_what_others_wait(
             with pytest.raises(TurnTimeout):
                 broker.private_call("AddOrder", ORDER)
             assert broker.unknown_orders() == []
+            of_the_holder = broker.api.response
             assert broker.cancel_order(txid, "BTC/USD")
+            # A thread of ours that has the turn reads its answer there.
+            assert broker.api.response is of_the_holder
             assert "goes without the key's turn" in caplog.text
             assert desk.methods()[-2:] == ["BalanceEx", "CancelOrder"]
             holder.signal(signal.SIGCONT)
