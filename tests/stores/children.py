@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -108,6 +109,26 @@ def leave_fork_behind(path: str) -> None:
     _in_fork(child)
     while True:
         store.draw()
+
+
+def fork_in_a_draw(path: str) -> None:
+    """Fork in the middle of a draw, wait until the child has ended, and say whether the file is still locked."""
+    store = store_at(path)
+    store.draw()
+    pwrite = os.pwrite
+
+    def fork_and_write(descriptor: int, data: bytes, offset: int) -> int:
+        _reap([_in_fork(lambda: None)])
+        with open(path, "rb") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                say("unlocked")
+            except BlockingIOError:
+                say("still locked")
+        return pwrite(descriptor, data, offset)
+
+    os.pwrite = fork_and_write  # type: ignore[assignment]
+    store.draw()
 
 
 def draw_as_nobody(path: str, at_least_ahead_us: str) -> None:
@@ -239,6 +260,7 @@ TASKS: dict[str, Callable[..., None]] = {
         draw_for_ever,
         draw_in_forks,
         leave_fork_behind,
+        fork_in_a_draw,
         draw_as_nobody,
         draw_on_a_full_disk,
         hold_turn,

@@ -29,7 +29,7 @@ def check(path: Path, sequences: list[list[int]]) -> None:
 def test_eight_processes(path: Path, full_size: bool, ahead_us: int) -> None:
     """8 processes that draw at once get different nonces, each rising, and leave the highest in the file."""
     # Ahead of the clock every draw is synced to the disk, which costs a hundredfold.
-    count = (5000 if full_size else 1000) // (10 if ahead_us else 1)
+    count = (20_000 if full_size else 5000) // (10 if ahead_us else 1)
     if ahead_us:
         path.write_text(str(clock.wall_us() + ahead_us))
     with ExitStack() as stack:
@@ -58,7 +58,7 @@ def test_eight_processes_start_on_no_file_at_once(path: Path) -> None:
 
 def test_forked_children(path: Path, tmp_path: Path, full_size: bool) -> None:
     """Children forked from a process that has drawn, while a thread of it draws, get nonces of their own."""
-    count = 5000 if full_size else 1500
+    count = 20_000 if full_size else 5000
     with Child(CHILDREN, "draw_in_forks", path, 8, count, tmp_path) as child:
         child.rest()
     names = [*(f"fork{number}" for number in range(8)), "main", "thread"]
@@ -79,3 +79,9 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, full
                 assert store.draw() > before
             finally:
                 os.kill(grandchild, signal.SIGKILL)
+
+
+def test_a_forked_child_does_not_unlock_the_parents_file(path: Path) -> None:
+    """A child forked in the middle of a draw leaves the lock of that draw alone."""
+    with Child(CHILDREN, "fork_in_a_draw", path, limit_seconds=20) as child:
+        assert child.rest() == ["still locked"]

@@ -176,6 +176,32 @@ def test_the_most_urgent_goes_first_after_another_process(turns: Turns, lock_pat
     assert served == [Urgency.CANCEL, Urgency.ORDER, Urgency.READ]
 
 
+def test_nobody_overtakes_at_the_gate(turns: Turns, lock_path: Path) -> None:
+    """A free turn is not taken while another process stands at the gate."""
+    with turns.turn(Urgency.READ):
+        gate_path = lock_path.with_suffix(".gate")
+    with gate_path.open("rb") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        with pytest.raises(TurnTimeout), turns.turn(Urgency.CANCEL, 0.05):
+            raise AssertionError("overtook")
+    with turns.turn(Urgency.READ):
+        assert not is_free(lock_path)
+
+
+def test_the_turn_is_let_go_for_who_stands_at_the_gate(turns: Turns, lock_path: Path) -> None:
+    """With another process at the gate the turn is let go, though one of our own waits for it, who comes after."""
+    served: list[object] = []
+    with turns.turn(Urgency.READ):
+        (waiter,) = start_waiters(turns, [Urgency.CANCEL], served)
+        gate = lock_path.with_suffix(".gate").open("rb")
+        fcntl.flock(gate, fcntl.LOCK_EX)
+    with gate, lock_path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert served == []
+    assert waiter.end() is None
+    assert served == [Urgency.CANCEL]
+
+
 def test_stop_ends_waiting(turns: Turns) -> None:
     """`stop` ends the waiting of the less urgent while the turn is still held; the urgent are served later."""
     served: list[object] = []
