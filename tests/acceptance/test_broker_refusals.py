@@ -1,39 +1,24 @@
-"""Refused nonces, lockouts, error strings and unfit keys, counted in requests by the simulator's own log."""
+"""Refused nonces and lockouts, counted in requests by the simulator's own log."""
 
 from __future__ import annotations
 
 import json
 import logging
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from freezegun import freeze_time
 
 from bot import broker_manager
-from bot.clock import MarketClock, nonce_clock, wall_seconds, wall_us
+from bot.clock import wall_seconds, wall_us
 from bot.errors import (
     BotError,
-    CredentialsError,
     InvalidNonceError,
-    KeyRuleError,
     LockoutError,
-    NonceAheadError,
-    OrderBlockedError,
-    OrderRefusedError,
     OrderUnknownError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestError,
-    ServiceError,
     SilenceError,
-    UnknownKrakenError,
 )
-from bot.kraken.error_table import ERROR_TABLE
-from bot.kraken.limits import STARTER
 from bot.nonce.paths import key_file
-from bot.simulator.keys import ALL_TRADING
 from tests.acceptance.broker_tools import ORDER, Desk, child, open_desk
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
@@ -270,212 +255,3 @@ def test_a_refused_cancel_is_repeated() -> None:
         desk.simulator.faults.fire_next("spurious_nonce", "CancelOrder")
         assert desk.broker.cancel_order(txid, "BTC/USD")
         assert desk.methods()[-2:] == ["CancelOrder", "CancelOrder"]
-
-
-# Every string of the table
-
-EXPECTED: dict[type[BotError], str] = {
-    CredentialsError: """
-        EAPI:Invalid key|EAPI:Invalid signature|EAuth:Account temporary disabled|EAuth:Account unconfirmed|EAuth:Failed
-        ETrade:Locked|ETrade:User Locked|EAPI:Invalid token|ESession:Invalid session""",
-    InvalidNonceError: "EAPI:Invalid nonce",
-    LockoutError: "EGeneral:Temporary lockout",
-    PermissionDeniedError: """
-        EGeneral:Permission denied|EAPI:Permission denied|EAccount:Invalid permissions|EBM:limit exceeded:CAL""",
-    RateLimitError: """
-        EAuth:Rate limit exceeded|EAuth:Too many requests|EAPI:Rate limit exceeded|EGeneral:Too many requests
-        EService:Throttled""",
-    ServiceError: """
-        EService:Unavailable|EService:Busy|EService:Timeout|EService:Deadline elapsed|EGeneral:Internal error
-        EDatabase:Internal error|EService:Market in cancel_only mode|EService:Market in post_only mode
-        EService:Market in limit_only mode""",
-    RequestError: """
-        EAPI:Bad request|EAPI:Feature disabled|EGeneral:Unknown method|EGeneral:Invalid arguments
-        EGeneral:Invalid arguments:volume minimum not met|EGeneral:Invalid arguments:Index unavailable
-        EGeneral:Invalid timeout argument|EQuery:Unknown asset pair|EQuery:Invalid asset pair|EQuery:Unknown asset
-        ETrade:Invalid request|Limit_price(s) not found|Price(s) not found|Symbol(s) not found|EFunding:""",
-    UnknownKrakenError: "EOrder:Reduce only:Position is closed",
-}
-FINAL = """EGeneral:Unknown method|EGeneral:Invalid arguments|EGeneral:Invalid arguments:volume minimum not met
-    EGeneral:Invalid timeout argument|EQuery:Unknown asset pair|EQuery:Invalid asset pair|EQuery:Unknown asset
-    ETrade:Invalid request"""
-STRINGS = [row.prefix for row in ERROR_TABLE] + [
-    "EService: Throttled: 1741500000",
-    "EOrder:Something that Kraken invents tomorrow",
-    "EOrder:Duplicate order",
-    "EGeneral:Something that Kraken invents tomorrow",
-]
-
-
-def words(text: str) -> set[str]:
-    """Return the strings of a list above."""
-    return {part.strip() for line in text.splitlines() for part in line.split("|") if part.strip()}
-
-
-def expected_class(string: str) -> type[BotError]:
-    """Return the class that the facts give a string."""
-    for kind, listed in EXPECTED.items():
-        if string.replace(": ", ":").replace(":1741500000", "") in words(listed):
-            return kind
-    plain_order = string.startswith("EOrder:") and "Duplicate" not in string
-    return OrderRefusedError if plain_order else UnknownKrakenError
-
-
-def is_final(string: str) -> bool:
-    """Tell whether the facts make a string the last word on an order."""
-    return string in words(FINAL) or expected_class(string) is OrderRefusedError
-
-
-@pytest.fixture(scope="module")
-def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give one simulator for all strings; each takes a key of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(broker_manager, "NONCE_FILE", str(tmp_path_factory.mktemp("nonce") / "kraken_nonce.txt"))
-        with open_desk() as desk:
-            yield desk
-
-
-@pytest.mark.parametrize("string", STRINGS)
-def test_every_string_has_its_class(shared_desk: Desk, string: str) -> None:
-    """A private call that is answered with the string raises the class that the facts give it, with Kraken's words."""
-    key = shared_desk.simulator.add_key()
-    broker = shared_desk.open_broker(key)
-    broker.private_call("BalanceEx")
-    shared_desk.simulator.faults.raise_next("TradeVolume", string, times=3 if string == NONCE_REFUSED else 1)
-    with pytest.raises(expected_class(string)) as caught:
-        broker.private_call("TradeVolume")
-    broker.close()
-    assert caught.value.strings == [string]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("string", STRINGS)
-def test_every_string_settles_an_order_or_leaves_it_unknown(shared_desk: Desk, string: str) -> None:
-    """An AddOrder answered with a final string is refused and its pair free; with any other, unknown and blocked."""
-    broker = shared_desk.open_broker(shared_desk.simulator.add_key(), tier=STARTER)
-    broker.private_call("BalanceEx")
-    shared_desk.simulator.faults.raise_next("AddOrder", string)
-    with pytest.raises(OrderRefusedError if is_final(string) else OrderUnknownError):
-        broker.private_call("AddOrder", ORDER)
-    if is_final(string):
-        assert broker.unknown_orders() == []
-        broker.private_call("AddOrder", ORDER)
-    else:
-        with pytest.raises(OrderBlockedError):
-            broker.private_call("AddOrder", ORDER)
-    broker.close()
-
-
-# Keys that may not trade
-
-
-def test_the_first_private_call_of_connect_is_getapikeyinfo() -> None:
-    """connect() of a fit key asks GetApiKeyInfo first, and then reads the account."""
-    with open_desk() as desk:
-        desk.broker.connect()
-        assert desk.methods() == ["GetApiKeyInfo", "BalanceEx"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "words_of_error"),
-    [
-        ({"nonce_window": 1}, "nonce window of 1"),
-        ({"permissions": (*ALL_TRADING, "withdraw-funds")}, "may withdraw"),
-        ({"permissions": ("query-funds", "query-closed-trades", "modify-trades")}, "Query open orders"),
-        ({"permissions": ("query-funds", "query-open-trades", "modify-trades")}, "Query closed orders"),
-        ({"permissions": ("query-funds", "query-open-trades", "query-closed-trades")}, "Create & modify"),
-        ({"permissions": ("query-open-trades", "query-closed-trades", "modify-trades")}, "Funds: Query"),
-    ],
-)
-def test_connect_refuses_a_key_that_is_not_fit(fields: dict[str, Any], words_of_error: str) -> None:
-    """connect() raises KeyRuleError with the reason, after GetApiKeyInfo and nothing else."""
-    with open_desk() as desk:
-        key = desk.simulator.add_key(**fields)
-        broker = desk.open_broker(key)
-        with pytest.raises(KeyRuleError, match=words_of_error):
-            broker.connect()
-        broker.close()
-        assert desk.methods(key[0]) == ["GetApiKeyInfo"]
-
-
-def test_a_key_that_may_withdraw_can_be_allowed() -> None:
-    """With ALLOW_WITHDRAW_KEY a key that may withdraw connects."""
-    with open_desk() as desk:
-        key = desk.simulator.add_key(permissions=(*ALL_TRADING, "withdraw-funds"))
-        broker = desk.open_broker(key, allow_withdraw_key=True)
-        broker.connect()
-        broker.close()
-        assert desk.methods(key[0]) == ["GetApiKeyInfo", "BalanceEx"]
-
-
-def test_connect_goes_on_without_getapikeyinfo(caplog: pytest.LogCaptureFixture) -> None:
-    """Where Kraken does not know GetApiKeyInfo, connect() warns and goes on."""
-    with open_desk() as desk:
-        desk.simulator.faults.raise_next("GetApiKeyInfo", "EGeneral:Unknown method")
-        desk.broker.connect()
-        assert "could not be checked" in caplog.text
-        assert desk.methods() == ["GetApiKeyInfo", "BalanceEx"]
-
-
-@pytest.mark.parametrize("wrong", ["key", "secret"])
-def test_a_wrong_key_or_secret_costs_one_request(wrong: str) -> None:
-    """A wrong key or secret raises CredentialsError at connect, after one private request."""
-    with open_desk() as desk:
-        key, secret = desk.simulator.key, desk.simulator.secret
-        pair = ("unknown", secret) if wrong == "key" else (key, "d3Jvbmc=")
-        broker = desk.open_broker(pair)
-        with pytest.raises(CredentialsError):
-            broker.connect()
-        broker.close()
-        assert desk.methods(pair[0]) == ["GetApiKeyInfo"]
-
-
-def test_a_nonce_file_far_ahead_stops_connect(nonce_file: Path) -> None:
-    """A nonce file two days ahead of the clock stops connect() before any private call, and stays as it was."""
-    with open_desk() as desk:
-        ahead = str(wall_us() + 2 * 86_400_000_000)
-        nonce_file.write_text(ahead)
-        with pytest.raises(NonceAheadError, match="days ahead"):
-            desk.broker.connect()
-        assert desk.methods() == []
-        assert nonce_file.read_text() == ahead
-
-
-def test_a_broker_can_be_made_on_a_nonce_file_far_ahead(nonce_file: Path) -> None:
-    """A new broker on a nonce file two days ahead can be made, so that connect() can say what is wrong."""
-    with open_desk() as desk:
-        nonce_file.write_text(str(wall_us() + 2 * 86_400_000_000))
-        broker = desk.open_broker()
-        with pytest.raises(NonceAheadError, match="days ahead"):
-            broker.connect()
-        broker.close()
-        assert desk.methods() == []
-
-
-# A clock that is wrong
-
-
-@pytest.mark.parametrize(("offset_seconds", "side"), [(-3600, "behind"), (3600, "ahead of")])
-def test_a_wrong_clock_is_told_and_nonces_follow_kraken(
-    offset_seconds: int, side: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where the machine's clock is an hour off, a warning says so, and new nonces are at Kraken's time or above."""
-    kraken = MarketClock(wall_seconds())
-    with open_desk(clock=kraken) as desk:
-        with freeze_time(datetime.fromtimestamp(wall_seconds() + offset_seconds, UTC)):
-            broker = desk.open_broker(market=MarketClock())
-            broker.connect()
-            broker.close()
-        assert f" s {side} Kraken's: nonces follow Kraken's time" in caplog.text
-        assert nonce_clock.follows_kraken
-        assert int(desk.rows()[0].nonce) >= int(kraken.now() - 60) * 1_000_000
-        assert desk.refused() == 0
-        assert int(desk.rows()[0].nonce) < (kraken.now() + max(0, offset_seconds) + 60) * 1_000_000
-
-
-def test_a_clock_within_ten_seconds_is_kept() -> None:
-    """A clock that is less than ten seconds from Kraken's stays the clock of the nonces."""
-    with open_desk() as desk:
-        broker = desk.open_broker(market=MarketClock(desk.clock.now() - 9))
-        broker.connect()
-        broker.close()
-        assert not nonce_clock.follows_kraken
