@@ -238,6 +238,28 @@ def fork_in_turn(path: str, parents_end: str) -> None:
     os._exit(0)
 
 
+def take_own_turn_in_fork(path: str) -> None:
+    """Fork in a turn; the child takes a turn of its own in the block, leaves the block, and looks at the lock."""
+    turns = Turns(path)
+    pid = 0
+    own_turn = turns.turn(Urgency.READ)
+    with turns.turn(Urgency.READ):
+        pid = os.fork()
+        if not pid:
+            signal.alarm(60)
+            own_turn.__enter__()
+    if pid:
+        _reap([pid])
+        return
+    with open(path, "rb") as other:
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            say("let go")
+        except BlockingIOError:
+            say("still held")
+    os._exit(0)
+
+
 def draw_default() -> None:
     """Say where the nonce file is by default, before anything is drawn."""
     import bot.broker_manager
@@ -268,6 +290,7 @@ TASKS: dict[str, Callable[..., None]] = {
         take_turns_for_ever,
         wait_for_turn,
         fork_in_turn,
+        take_own_turn_in_fork,
         draw_default,
         draw_from,
     )

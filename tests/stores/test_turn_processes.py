@@ -158,6 +158,12 @@ def test_a_forked_child_neither_holds_nor_releases_the_turn(lock_path: Path) -> 
         assert parent.rest() == ["parent gives back", "child has the turn"]
 
 
+def test_a_forked_child_keeps_its_own_turn(lock_path: Path) -> None:
+    """A forked child that leaves the block of its parent's turn does not give back a turn of its own."""
+    with Child(CHILDREN, "take_own_turn_in_fork", lock_path, limit_seconds=20) as child:
+        assert child.rest() == ["still held"]
+
+
 def test_a_forked_child_does_not_hold_the_turn_of_a_dead_parent(lock_path: Path) -> None:
     """When the parent is killed in its turn, a child that it forked in it does not keep the turn locked."""
     with Child(CHILDREN, "fork_in_turn", lock_path, "killed") as parent:
