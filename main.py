@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +59,12 @@ EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong s
 
 def say(text: str) -> None:
     """Write one line for the person who started the bot."""
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever read this is gone (`| head`): end in good order, and say the rest to nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +80,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the command and its options."""
     parser = argparse.ArgumentParser(prog="main.py", description="A Kraken trading bot.", epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--ticks", type=int, metavar="N", help="stop after N ticks at current prices")
+    parser.add_argument("--ticks", type=ticks, metavar="N", help="stop after N ticks at current prices")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run_command = commands.add_parser("run", help="trade (also without any word)")
-    run_command.add_argument("--ticks", type=int, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
+    run_command.add_argument("--ticks", type=ticks, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
     commands.add_parser("check", help="look at settings, clock, nonce store and key, without trading")
     nonce_command = commands.add_parser("nonce", help="about the nonce")
     nonce_command.add_argument("what", choices=["show"], help="show: the last nonce, its lead and its file")
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
     simulator.add_argument("options", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
+
+
+def ticks(word: str) -> int:
+    """Read a number of ticks, at least one."""
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def main(arguments: list[str]) -> int:
@@ -247,7 +261,8 @@ def say_account(settings: Settings, market: Market) -> None:
 def say_summary(summary: Summary) -> int:
     """Write how the run went; return the exit code."""
     counts = summary.orders
-    say(f"Ended: {summary.reason}.")
+    if summary.error is None:
+        say(f"Ended: {summary.reason}.")
     say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
     say(f"orders   {counts.placed} placed, {counts.refused} refused, {counts.unknown} unknown; fills {counts.fills}")
     say(f"realised {summary.realised:.2f} {summary.quote}")

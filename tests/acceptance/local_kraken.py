@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bot.clock import MarketClock, boottime_seconds, sleep
 from bot.simulator.account import Order
-from bot.simulator.catalogue import Catalogue, PairRules, known_pairs
+from bot.simulator.catalogue import PairRules, known_pairs
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import Candle, Knot
 from bot.simulator.prices_recorded import CandlePath
@@ -168,12 +168,12 @@ def local_kraken(
     speed: float = SPEED,
     gap: bool = True,
     options: SimulatorOptions | None = None,
+    pairs: Sequence[str] = ("BTC/USD", "ETH/USD", "SOL/USD"),
 ) -> Iterator[LocalKraken]:
     """Open a local Kraken whose market is a little after the close of candle number `at_candle`."""
     clock = MarketClock(START + at_candle * seconds + seconds / 60, speed)
-    catalogue: Catalogue = known_pairs(["BTC/USD", "ETH/USD", "SOL/USD"])
     options = options or SimulatorOptions(tier="pro")
-    with Simulator(options, clock, DrawnCandles(closes, seconds, gap), catalogue) as simulator:
+    with Simulator(options, clock, DrawnCandles(closes, seconds, gap), known_pairs(pairs)) as simulator:
         yield LocalKraken(simulator, state, speed, timeframe)
 
 

@@ -44,11 +44,11 @@ def test_a_live_bot_says_so_and_trades(state: Path) -> None:
 
 
 def test_a_second_start_within_the_same_candle_does_not_repeat_the_order(state: Path) -> None:
-    """A signal that was placed before the restart is not placed again after it."""
-    with local_kraken(state, FILLING) as kraken:
+    """A signal whose entry was placed, and cancelled at the stop, is not placed again by the next start."""
+    with local_kraken(state, RESTING) as kraken:
         run("--ticks", "1", settings=kraken.settings())
         again = run("--ticks", "1", settings=kraken.settings())
-        assert "0 placed" in again.text
+        assert "this signal was placed before" in again.text
         assert kraken.methods.count("AddOrder") == 1
 
 
@@ -143,6 +143,15 @@ def test_a_pair_that_kraken_does_not_have_is_a_bad_setting(state: Path) -> None:
     with local_kraken(state, FILLING) as kraken:
         bot = run(settings=kraken.settings(PAIRS="BTC/USD,NO/SUCH"), code=2)
         assert "NO/SUCH" in stopped(bot)
+        assert "AddOrder" not in kraken.methods
+
+
+def test_pairs_of_two_quote_currencies_are_a_bad_setting(state: Path) -> None:
+    """Pairs that have no quote currency in common end the run with one message and exit code 2, and no order."""
+    with local_kraken(state, FILLING, pairs=("BTC/USD", "BTC/EUR")) as kraken:
+        bot = run(settings=kraken.settings(PAIRS="BTC/USD,BTC/EUR"), code=2)
+        assert stopped(bot) == bot.lines[-1]
+        assert bot.text.count("one quote currency") == 1
         assert "AddOrder" not in kraken.methods
 
 

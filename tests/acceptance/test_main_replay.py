@@ -15,6 +15,7 @@ from tests.acceptance.processes import Bot, run, running, stored_nonce
 
 # At full size the file has 20,160 candles.
 SHORT_LINES = 1_500
+WHOLE_FILE_SECONDS_MAX = 600.0
 SEED = 20_261_122
 
 
@@ -58,7 +59,7 @@ def facts(fills: list[Trade]) -> list[tuple[object, ...]]:
 def undisturbed(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bot, list[Trade]]:
     """Return a replay from start to end, and its fills."""
     state = tmp_path_factory.mktemp("undisturbed")
-    bot = run(settings=settings_for(recording, state))
+    bot = run(settings=settings_for(recording, state), limit_seconds=WHOLE_FILE_SECONDS_MAX)
     return bot, trades(recording, state)
 
 
@@ -88,7 +89,7 @@ def test_a_replay_that_is_killed_on_the_way_ends_with_the_same_fills(
             bot.kill()
         assert stored_nonce(tmp_path) > last_nonce, f"seed {SEED}"
         last_nonce = stored_nonce(tmp_path)
-    bot = run(settings=settings)
+    bot = run(settings=settings, limit_seconds=WHOLE_FILE_SECONDS_MAX)
     assert bot.lines[-1] == "refused nonces: 0"
     assert facts(trades(recording, tmp_path)) == facts(undisturbed[1]), f"seed {SEED}"
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.local_kraken import FILLING, HANGING, RESTING, local_kraken
-from tests.acceptance.processes import STOP_SECONDS_MAX, Bot, run, running, stored_nonce
+from tests.acceptance.local_kraken import FILLING, HANGING, RESTING, local_kraken, waving_kraken
+from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX, Bot, only, run, running, stored_nonce
+from tests.conftest import ROOT
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -71,8 +76,7 @@ def test_a_hanging_read_does_not_hold_the_bot(state: Path) -> None:
 
 
 def test_an_order_in_flight_holds_nothing_up_and_is_never_sent_twice(state: Path) -> None:
-    """SIGTERM while the third pair's order hangs: it is named as unknown; the entries of the other two are cancelled
-    by id; the next start finds it and sends none of the three again."""
+    """SIGTERM while a third order hangs: it is called unknown, the two entries are cancelled, none is repeated."""
     with local_kraken(state, RESTING, options=HANGING) as kraken:
         run("--ticks", "1", settings=kraken.settings(PAIRS="BTC/USD,ETH/USD", CANCEL_ENTRIES_ON_STOP="0"))
         three = kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")
@@ -122,6 +126,17 @@ def test_a_signal_during_the_replay_ends_it_with_a_summary(state: Path) -> None:
     assert "refused nonces: 0" in again.text
 
 
+def test_a_signal_while_kraken_is_away_ends_the_bot(state: Path) -> None:
+    """SIGTERM after Kraken went away ends the bot with exit code 0, and says that the account could not be read."""
+    with contextlib.ExitStack() as stack:
+        kraken = stack.enter_context(local_kraken(state))
+        bot = stack.enter_context(running(settings=kraken.settings(), until="nothing to do"))
+        kraken.simulator.__exit__(None, None, None)
+        assert bot.stop() == 0
+        assert "the account could not be read at the end" in bot.text
+        assert "equity   10000.00 -> unknown USD" in bot.text
+
+
 def test_a_second_signal_changes_nothing(state: Path) -> None:
     """An impatient second Ctrl-C neither prints a traceback nor keeps the bot from its orderly end."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
@@ -129,4 +144,19 @@ def test_a_second_signal_changes_nothing(state: Path) -> None:
         bot.send(signal.SIGINT)
         assert bot.end(STOP_SECONDS_MAX) == 0
         assert "Ended: stopped." in bot.text
+        assert kraken.open_orders() == []
+
+
+def test_a_reader_that_goes_away_ends_the_bot_in_good_order(state: Path, tmp_path: Path) -> None:
+    """When nobody reads its output any more (`| head`) the bot ends with exit code 0 and leaves no entry open."""
+    errors = tmp_path / "errors"
+    with waving_kraken(state) as kraken, errors.open("w") as stderr:
+        environment = {**os.environ, **only(kraken.settings())}
+        words = [sys.executable, str(ROOT / "main.py")]
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as bot:
+            assert bot.stdout is not None
+            next(line for line in bot.stdout if "accepted as" in line)
+            bot.stdout.close()
+            assert bot.wait(LIMIT_SECONDS) == 0
+        assert errors.read_text() == ""
         assert kraken.open_orders() == []
