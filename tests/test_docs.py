@@ -226,7 +226,7 @@ def test_other_clients_draw_from_the_same_file(nonce_file: Path) -> None:
         api._nonce = get_kraken_nonce
         exchange = ccxt.kraken({"apiKey": simulator.key, "secret": simulator.secret, "enableRateLimit": False})
         exchange.urls["api"] = {"public": simulator.url, "private": simulator.url}
-        exchange.incrementing_nonce = get_kraken_nonce
+        exchange.nonce = get_kraken_nonce
         for _ in range(3):
             assert api.query_private("Balance")["error"] == []
             assert exchange.fetch_balance()["USD"]["total"] == 10_000
