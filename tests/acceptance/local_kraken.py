@@ -40,8 +40,8 @@ QUIET = (*FALLING, 955, 954, 953)
 WAVE = (1000, 1010, 1020, 1030, 1040, 1030, 1020, 1010, 1000, 990, 980, 970, 960, 970, 980, 990)
 WAVE_SPEED = 240.0
 WAVE_CANDLES = 60_000
-# The first crossing is two candles later.
-WAVE_HISTORY = 211
+# The first crossing is five candles later: more than a second, in which a bot can start.
+WAVE_HISTORY = 208
 
 
 class DrawnCandles:

@@ -174,7 +174,9 @@ def test_an_account_of_a_killed_bot_goes_on(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with running(settings={"STATE_DIR": str(state)}, until="filled: (buy|sell)") as bot:
         bot.kill()
+    (state / "halt").touch()  # an exit would take its time in the present
     again = run("--ticks", "1", settings={"STATE_DIR": str(state)})
+    assert "account  10000 USD" not in again.text
     assert again.lines[-1] == "refused nonces: 0"
     assert account_problems(state) == []
     with sqlite3.connect(state / "paper_synthetic.db") as account:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bot.simulator.account import Trade
 from bot.simulator.catalogue import known_pairs
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.storage import Storage
@@ -32,11 +31,12 @@ def recording(shared: Path, full_size: bool, tmp_path_factory: pytest.TempPathFa
 
 def settings_for(recording: Path, state: Path) -> dict[str, str]:
     """Return the settings of a bot that replays a recording minute by minute."""
-    return {"PRICES": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state)}
+    # With a bot id of their own, the orders of the same signals have the same ids on every account.
+    return {"PRICES": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state), "BOT_ID": "tests"}
 
 
-def trades(recording: Path, state: Path) -> list[Trade]:
-    """Return the fills of the account in a folder, having checked that it adds up."""
+def filled_orders(recording: Path, state: Path) -> list[str]:
+    """Return the client ids of the orders that filled, oldest first, having checked that the account adds up."""
     prices = RecordedPrices(known_pairs(["BTC/USD"]).pairs[0], recording)
     storage = Storage(state / f"paper_replay_{prices.short_name}.db", prices.world)
     try:
@@ -45,41 +45,38 @@ def trades(recording: Path, state: Path) -> list[Trade]:
         storage.close()
     assert kept is not None
     assert kept.account.audit() == []
-    ids = [order.cl_ord_id for order in kept.account.orders.values()]
+    orders = sorted(kept.account.orders.values(), key=lambda order: order.opened)
+    ids = [order.cl_ord_id for order in orders]
     assert len(ids) == len(set(ids))
-    return kept.account.trades
-
-
-def facts(fills: list[Trade]) -> list[tuple[object, ...]]:
-    """Return what of each fill depends on the market and the strategy alone."""
-    return [(fill.time, fill.side, fill.price, fill.volume, fill.cost, fill.fee) for fill in fills]
+    return [order.cl_ord_id for order in orders if order.executed]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bot, list[Trade]]:
-    """Return a replay from start to end, and its fills."""
+def undisturbed(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bot, list[str]]:
+    """Return a replay from start to end, and the ids of the orders that filled in it."""
     state = tmp_path_factory.mktemp("undisturbed")
     bot = run(settings=settings_for(recording, state), limit_seconds=WHOLE_FILE_SECONDS_MAX)
-    return bot, trades(recording, state)
+    return bot, filled_orders(recording, state)
 
 
 def test_a_recording_is_replayed_from_start_to_end(
-    recording: Path, undisturbed: tuple[Bot, list[Trade]], full_size: bool
+    recording: Path, undisturbed: tuple[Bot, list[str]], full_size: bool
 ) -> None:
     """A recording of real prices runs to its end, with fills, a summary and no refused nonce."""
     bot, fills = undisturbed
     assert f"recorded prices of BTC/USD from {recording}" in bot.lines[3]
     assert len(fills) >= (200 if full_size else 20)
-    assert len(bot.wait_for("filled: (buy|sell)")) == len(fills)
+    said = len(bot.wait_for("filled: (buy|sell)"))
+    assert said >= len(fills)
     assert "Ended: the market's prices have ended." in bot.text
-    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused, 0 unknown; fills {len(fills)}$")
+    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused, 0 unknown; fills {said}$")
     assert bot.lines[-1] == "refused nonces: 0"
 
 
-def test_a_replay_that_is_killed_on_the_way_ends_with_the_same_fills(
-    recording: Path, undisturbed: tuple[Bot, list[Trade]], full_size: bool, tmp_path: Path
+def test_a_replay_that_is_killed_on_the_way_fills_the_same_orders(
+    recording: Path, undisturbed: tuple[Bot, list[str]], full_size: bool, tmp_path: Path
 ) -> None:
-    """Killed again and again and started again, the replay goes on where it was and ends with the same fills."""
+    """Killed again and again and started again, the replay goes on where it was and fills the same orders."""
     chance = random.Random(SEED)
     settings = settings_for(recording, tmp_path)
     last_nonce = 0
@@ -91,7 +88,8 @@ def test_a_replay_that_is_killed_on_the_way_ends_with_the_same_fills(
         last_nonce = stored_nonce(tmp_path)
     bot = run(settings=settings, limit_seconds=WHOLE_FILE_SECONDS_MAX)
     assert bot.lines[-1] == "refused nonces: 0"
-    assert facts(trades(recording, tmp_path)) == facts(undisturbed[1]), f"seed {SEED}"
+    # Not to the cent: after a start a pair's first order waits some seconds, until no earlier one can be on its way.
+    assert filled_orders(recording, tmp_path) == undisturbed[1], f"seed {SEED}"
 
 
 def test_a_replay_that_reached_its_end_begins_anew(recording: Path, tmp_path: Path) -> None:
