@@ -35,7 +35,7 @@ from bot.kraken.limits import STARTER, RestCounter, Tier
 from bot.nonce import forks
 from bot.nonce.file import MICROSECONDS, UNITS, store_at
 from bot.nonce.paths import key_file
-from bot.nonce.turns import WAIT_SECONDS_MAX, Urgency, turns_at
+from bot.nonce.turns import WAIT_SECONDS_MAX, Turns, Urgency
 from bot.settling import DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
@@ -106,14 +106,15 @@ class KrakenBroker(BrokerVerbs):
             stopping=self._stopping,
         )
         self._unit = UNITS[nonce_unit]
-        self._turns = turns_at(key_file(NONCE_FILE, api_key, "lock"))
+        self._turns = Turns(key_file(NONCE_FILE, api_key, "lock"))
         self._guard = KeyGuard(key_file(NONCE_FILE, api_key, "silence"))
         self._key_nonce_file = key_file(NONCE_FILE, api_key, "txt")
         self._rest = RestCounter(tier)
         # Two instances that a platform starts in the same instant draw apart.
         clock.sleep(random.uniform(0, START_JITTER_SECONDS))
-        self._last_nonce = 0
-        self._nonce_monotonic()
+        # Nothing is drawn yet: `connect` may find that the clock is wrong.
+        self._last_nonce = clock.nonce_clock.now_us() * self._unit.ticks
+        self._has_drawn = False
         forks.forget_in_child(self)
 
     def _open_connections(self) -> None:
@@ -144,7 +145,8 @@ class KrakenBroker(BrokerVerbs):
             common = get_kraken_nonce(at_least_us)
             nonce = store_at(self._key_nonce_file, self._unit).draw(common * self._unit.ticks)
         with self._nonce_lock:
-            self._last_nonce = max(self._last_nonce, nonce)
+            self._last_nonce = max(self._last_nonce, nonce) if self._has_drawn else nonce
+            self._has_drawn = True
         return nonce
 
     def _nonce_monotonic(self) -> str:
@@ -153,8 +155,8 @@ class KrakenBroker(BrokerVerbs):
 
     def _immediate_nonce_jump(self) -> int:
         """Move the nonce to max(clock, last) + 60 s, written down; return it."""
-        floor_us = max(clock.nonce_clock.now_us(), self._last_nonce // self._unit.ticks)
-        return self._draw(floor_us + JUMP_SECONDS * 1_000_000)
+        stored_us = store_at(NONCE_FILE).peek() or 0
+        return self._draw(max(clock.nonce_clock.now_us(), stored_us) + JUMP_SECONDS * 1_000_000)
 
     def _climb(self, climb: recovery.Climb) -> None:
         if climb is recovery.Climb.JUMP:
@@ -178,8 +180,8 @@ class KrakenBroker(BrokerVerbs):
     def private_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """Call a private endpoint; return its `result`. `params` is not changed.
 
-        AddOrder is sent once and never again, whatever happens (see `OrderDesk.send`); any other call is
-        repeated after a refused nonce, by the rules in `bot/kraken/recovery.py`.
+        AddOrder is sent once and never again, whatever happens (see `OrderDesk.send`). Reads and cancels are repeated
+        after a refused nonce, by the rules in `bot/kraken/recovery.py`; what is neither is sent once.
         Raises a KrakenError, NotSentError, NoAnswerError, SilenceError, TurnTimeout or StoppingError.
         """
         given = dict(params or {})
@@ -188,7 +190,8 @@ class KrakenBroker(BrokerVerbs):
         return self._call(method, given)
 
     def _call(self, method: str, params: dict[str, Any]) -> Any:
-        may_repeat = not self._desk.takes(method, params)
+        # An AddOrder that is not for the desk is one with `validate`: a read.
+        may_repeat = method in recovery.REPEATABLE or (method == "AddOrder" and not self._desk.takes(method, params))
         urgency = _URGENCY.get(method, Urgency.READ)
         while True:
             self._wait_for_room(method, urgency)
@@ -231,7 +234,7 @@ class KrakenBroker(BrokerVerbs):
             raise self._guard.refused(refused, f"nonce {self._last_nonce} ({self._unit.name})") from refused
         except OrderRefusedError:
             # The engine's no: the nonce was accepted.
-            self._guard.accepted()
+            self._accepted()
             raise
         except LockoutError:
             self._guard.locked_out()
@@ -240,8 +243,12 @@ class KrakenBroker(BrokerVerbs):
             with self._rest_lock:
                 self._rest.saturate(self.now())
             raise
-        self._guard.accepted()
+        self._accepted()
         return result
+
+    def _accepted(self) -> None:
+        self._guard.accepted()
+        self._desk.fenced()
 
     def _result(self, method: str, envelope: dict[str, Any]) -> Any:
         strings = [str(string) for string in envelope["error"]]
@@ -259,8 +266,9 @@ class KrakenBroker(BrokerVerbs):
         if ahead_us > clock.DAY_US:
             raise NonceAheadError(
                 f"the nonce file {os.path.abspath(NONCE_FILE)} holds {stored}, {ahead_us / clock.DAY_US:.1f} days "
-                "ahead of the clock. Check the clock of this machine. If it is right, the file was written by one that "
-                "was wrong: make a new API key, then delete the file"
+                "ahead of the clock. Check the clock of this machine. If it is right, the file was written while it "
+                "was wrong: delete the file. If Kraken then refuses every nonce, the key has seen these high ones: "
+                "make a new API key"
             )
 
     # Waiting and stopping
@@ -284,7 +292,8 @@ class KrakenBroker(BrokerVerbs):
         self._turns.stop(above=Urgency.CANCEL)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections and the lock files."""
+        self._turns.close()
         self.api.close()
         self._public_api.close()
 

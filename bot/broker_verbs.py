@@ -53,8 +53,8 @@ class BrokerVerbs(ABC):
         self._desk = OrderDesk(
             self._call,
             self.pair,
-            self._market_price,
-            self.find_order,
+            self._highest_price,
+            (self.find_open_order, self.find_closed_order),
             bot_id=self.bot_id,
             tier=tier,
             max_order_value=max_order_value,
@@ -179,13 +179,16 @@ class BrokerVerbs(ABC):
             if not new or len(rows) >= total or len(page) < HISTORY_PAGE_ROWS:
                 return sorted(rows.values(), key=lambda order: -order.closed_seconds)
 
-    def find_order(self, cl_ord_id: str) -> Order | None:
-        """Look one order up by its client id, open first, then closed; None where Kraken shows it in neither."""
-        params = {"cl_ord_id": cl_ord_id}
-        found = replies.read_open_orders(self.private_call("OpenOrders", params), self._pairs())
-        if not found:
-            found, _total = replies.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
-        return next((order for order in found if order.cl_ord_id == cl_ord_id), None)
+    def find_open_order(self, cl_ord_id: str) -> Order | None:
+        """Look an open order up by its client id."""
+        return _named(cl_ord_id, replies.read_open_orders(self._by_id("OpenOrders", cl_ord_id), self._pairs()))
+
+    def find_closed_order(self, cl_ord_id: str) -> Order | None:
+        """Look an order that is no longer open up by its client id."""
+        return _named(cl_ord_id, replies.read_closed_orders(self._by_id("ClosedOrders", cl_ord_id), self._pairs())[0])
+
+    def _by_id(self, method: str, cl_ord_id: str) -> Any:
+        return self.private_call(method, {"cl_ord_id": cl_ord_id})
 
     def owns(self, order: Order) -> bool:
         """Whether this bot placed the order, on this host or another."""
@@ -225,7 +228,7 @@ class BrokerVerbs(ABC):
     ) -> PlacedOrder:
         """Buy or sell at once: a limit order, immediate or cancel, no worse than the collar around the price.
 
-        `size_type` says what `quantity` counts: "base" (coins) or "quote" (money, never more than this is spent).
+        `size_type` says what `quantity` counts: "base" (coins) or "quote" (money: a buy never spends more than this).
         Raises as `place_limit_order`.
         """
         if size_type not in ("base", "quote"):
@@ -233,14 +236,17 @@ class BrokerVerbs(ABC):
         pair, side = self.pair(symbol), Side(side)
         if not isinstance(quantity, Decimal):
             raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
-        price = self._market_price(pair, side)
-        volume = quantity if size_type == "base" else round_volume(pair, quantity / price)
+        current = self.get_current_price(symbol)
+        price = orders.collared_price(pair, side, current, self._collar_percent)
+        volume = quantity if size_type == "base" else round_volume(pair, quantity / max(price, current))
         check_order(pair, side, volume, price)
         params = orders.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
         return self._place(pair, side, volume, price, params)
 
-    def _market_price(self, pair: Pair, side: Side) -> Decimal:
-        return orders.collared_price(pair, side, self.get_current_price(pair.symbol), self._collar_percent)
+    def _highest_price(self, pair: Pair, side: Side) -> Decimal:
+        """Return what a coin may be worth in a market order: a buy may go up to its collar."""
+        current = self.get_current_price(pair.symbol)
+        return max(current, orders.collared_price(pair, side, current, self._collar_percent))
 
     def _place(self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]) -> PlacedOrder:
         txid = replies.read_placed(self._desk.send(params))
@@ -262,3 +268,7 @@ class BrokerVerbs(ABC):
     def settle_unknown(self) -> list[Settled]:
         """Make the next look-up for unknown orders, if one is due; return those whose fate is known now."""
         return self._desk.settle(self.get_open_orders, self.get_closed_orders)
+
+
+def _named(cl_ord_id: str, rows: list[Order]) -> Order | None:
+    return next((order for order in rows if order.cl_ord_id == cl_ord_id), None)

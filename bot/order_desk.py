@@ -27,7 +27,7 @@ from bot.kraken.limits import Action, EngineCounter, Tier
 from bot.kraken.orders import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
 from bot.kraken.pairs import as_text
 from bot.models import ZERO, Order, Pair, Side
-from bot.settling import DEADLINE_SECONDS, Settled, Step, UnknownOrder, UnknownOrders
+from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS, Settled, Step, UnknownOrder, UnknownOrders
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ _NOT_OFFERED = ("AddOrderBatch", "AmendOrder", "EditOrder")
 class OrderDesk:
     """The only place that AddOrder and CancelOrder leave from.
 
-    `call` sends one private request, `market_price` gives the worst price of a market order now, `find_order` looks a
-    `cl_ord_id` up at Kraken.
+    `call` sends one private request, `market_price` gives the highest price of a market order now, `look_ups` find a
+    `cl_ord_id` among the open and among the closed orders.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class OrderDesk:
         call: Callable[[str, dict[str, Any]], Any],
         pair_of: Callable[[str], Pair],
         market_price: Callable[[Pair, Side], Decimal],
-        find_order: Callable[[str], Order | None],
+        look_ups: tuple[Callable[[str], Order | None], Callable[[str], Order | None]],
         *,
         bot_id: str,
         tier: Tier,
@@ -61,7 +61,7 @@ class OrderDesk:
         self._call = call
         self._pair_of = pair_of
         self._market_price = market_price
-        self._find_order = find_order
+        self._find_open, self._find_closed = look_ups
         self._bot_id = bot_id
         self._max_order_value = max_order_value
         self._time = time
@@ -72,6 +72,7 @@ class OrderDesk:
         self._order_lock = threading.Lock()
         self._placed_seconds: dict[str, float] = {}
         self._looked_up: set[str] = set()
+        self._fence_seconds: float | None = None
         self.unknown = UnknownOrders()
 
     def after_fork_in_child(self) -> None:
@@ -93,7 +94,8 @@ class OrderDesk:
         over MAX_ORDER_VALUE, and NotSentError, SilenceError, TurnTimeout or StoppingError where nothing was sent.
         """
         orders.check_fields(params)
-        if not params.get("cl_ord_id"):
+        is_new = not params.get("cl_ord_id")
+        if is_new:
             params["cl_ord_id"] = self._bot_id + secrets.token_hex(8)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
         # One order at a time, or two of a blocked pair could pass the check together.
         with self._order_lock:
@@ -101,7 +103,7 @@ class OrderDesk:
             order = self._as_unknown(pair, params)
             self._check_blocked(pair)
             self._check_value(pair, order, params["ordertype"])
-            placed = self._placed_before(order)
+            placed = None if is_new else self._placed_before(order)
             if placed is not None:
                 return {"txid": [placed.txid], "descr": {"order": "placed before"}}
             self._wait_for_engine(pair.symbol, Action.ADD)
@@ -174,15 +176,34 @@ class OrderDesk:
                 as_text(self._max_order_value),
             )
 
+    def fenced(self) -> None:
+        """Kraken has accepted a nonce of ours: no order of an earlier process can be accepted any more."""
+        if self._fence_seconds is None:
+            self._fence_seconds = self._time.now()
+
     def _placed_before(self, order: UnknownOrder) -> Order | None:
-        """Look a pair's first order after a start up: the same signal may have placed it before a crash."""
+        """Look a pair's first order after a start up: the same signal may have placed it before a crash.
+
+        With the same patience as a settlement (bot/settling.py): an order that was accepted just before the crash may
+        be missing from Kraken's rows for some seconds.
+        """
         if order.symbol in self._looked_up:
             return None
-        placed = self._find_order(order.cl_ord_id)
+        placed = self._find_open(order.cl_ord_id)
+        if placed is None and self._fence_seconds is not None:
+            self._wait_until(self._fence_seconds + DEADLINE_SECONDS + MARGIN_SECONDS)
+            placed = self._find_open(order.cl_ord_id)
+            self._wait_until(self._time.now() + GAP_SECONDS)
+        placed = placed or self._find_closed(order.cl_ord_id)
         self._looked_up.add(order.symbol)
         if placed is not None:
             log.warning("The order %s was placed before (%s); it is not sent again.", order.cl_ord_id, placed.txid)
         return placed
+
+    def _wait_until(self, when_seconds: float) -> None:
+        wait_seconds = when_seconds - self._time.now()
+        if wait_seconds > 0 and self._market.wait(wait_seconds, self._stopping):
+            raise StoppingError("the program is stopping; nothing was sent")
 
     def cancel(self, txid: str, symbol: str | None) -> bool:
         """Cancel one order; return False where Kraken had it no more (it may have filled)."""

@@ -12,6 +12,31 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+# What does no harm when it is done twice: reads, cancels and the dead man's switch. Anything else is sent once.
+REPEATABLE = frozenset(
+    {
+        "Balance",
+        "BalanceEx",
+        "TradeBalance",
+        "OpenOrders",
+        "ClosedOrders",
+        "QueryOrders",
+        "TradesHistory",
+        "QueryTrades",
+        "OpenPositions",
+        "Ledgers",
+        "QueryLedgers",
+        "TradeVolume",
+        "OrderAmends",
+        "GetApiKeyInfo",
+        "GetWebSocketsToken",
+        "CancelOrder",
+        "CancelOrderBatch",
+        "CancelAll",
+        "CancelAllOrdersAfter",
+    }
+)
+
 RETRY_SECONDS = (0.1, 2.0)
 LONG_CLIMB_SECONDS = 600
 WINDOW_SECONDS = 60.0

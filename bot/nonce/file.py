@@ -7,14 +7,16 @@ locked inode stays the same. `docs/nonces.md` has the measurements.
 from __future__ import annotations
 
 import errno
-import fcntl
+import functools
 import logging
 import os
 import stat
 import threading
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 from bot import clock
+from bot.clock import nonce_clock
 from bot.errors import NonceAheadError, NonceError, NonceStoreError
 from bot.nonce import forks
 
@@ -22,8 +24,7 @@ log = logging.getLogger(__name__)
 
 LOCK_SECONDS_MAX = 5.0
 SYNC_US = 1_000_000
-_LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
-_UNLOCK = fcntl.LOCK_UN
+_LOCK_NOW = LOCK_EX | LOCK_NB
 # After a power loss the file may lack the last second's draws: a process that starts while the file is
 # ahead of the clock steps over them.
 FIRST_STEP_US = 1_000_000
@@ -52,11 +53,12 @@ class FileStore:
     def __init__(self, path: str, unit: Unit = MICROSECONDS) -> None:
         self.path = os.path.abspath(path)
         self.unit = unit
+        # Bytes, because encoding the path is a measurable part of a draw.
+        self._path_bytes = os.fsencode(self.path)
         self._ticks, self._digits, self._limit = unit.ticks, unit.digits, min(int(10**unit.digits), 2**63)
         self._day = clock.DAY_US * unit.ticks
         self.problem: str | None = None
         self._floor = 0
-        self._first = True
         self._sync_due = 0
         self._descriptor = -1
         self._forget()
@@ -87,9 +89,15 @@ class FileStore:
                 raise NonceError("a nonce was asked for in the middle of drawing one (from a signal handler?)")
             self._drawing = True
             try:
-                return self._draw(at_least)
+                nonce = self._draw(at_least)
+            except OSError as error:
+                nonce = self._draw_without_file(at_least, error)
             finally:
                 self._drawing = False
+                if self._descriptor >= 0:
+                    flock(self._descriptor, LOCK_UN)
+            self._floor = nonce
+            return nonce
 
     def peek(self) -> int | None:
         """Return what the file holds now, or None where there is none or it is damaged."""
@@ -106,28 +114,43 @@ class FileStore:
             os.close(descriptor)
 
     def _draw(self, at_least: int) -> int:
+        descriptor = self._descriptor
         try:
-            descriptor = self._lock_file()
-            now = clock.nonce_clock.now_us() * self._ticks
-            raw = os.pread(descriptor, 64, 0)
-            nonce = self._next(self._read(raw), now, at_least)
-            self._write(descriptor, nonce, len(raw), now)
-        except OSError as error:
-            return self._draw_without_file(at_least, error)
-        finally:
-            if self._descriptor >= 0:
-                fcntl.flock(self._descriptor, _UNLOCK)
-        self._floor = nonce
-        self._first = False
+            flock(descriptor, _LOCK_NOW)
+            named = os.stat(self._path_bytes)
+            if named.st_ino != self._inode or named.st_dev != self._device:
+                descriptor = self._lock_anew()
+        except (ValueError, BlockingIOError, FileNotFoundError):
+            # Not open yet, held by another process, or deleted.
+            descriptor = self._lock_anew()
+        now = nonce_clock.now_us() * self._ticks
+        raw = os.pread(descriptor, 64, 0)
+        last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
+        usual = self._floor <= last < now and not at_least
+        nonce = now if usual else self._next(self._read(raw), now, at_least)
+        data = b"%d" % nonce
+        if os.pwrite(descriptor, data, 0) != len(data):
+            raise OSError(errno.EIO, "the write was cut short")
+        # Against power loss the clock is the second witness, so once a second is enough; ahead of the
+        # clock the file is the only one.
+        if nonce > now or now >= self._sync_due or len(raw) > len(data):
+            self._make_durable(descriptor, len(data), now)
+        return nonce
+
+    def _make_durable(self, descriptor: int, length: int, now: int) -> None:
+        os.ftruncate(descriptor, length)
+        os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
+        self._sync_due = now + SYNC_US * self._ticks
+        if self._created:
+            self._sync_folder()
         if self.problem is not None:
             log.info("The nonce file %s can be written again.", self.path)
             self.problem = None
-        return nonce
 
     def _next(self, last: int, now: int, at_least: int) -> int:
         if at_least and at_least > now + self._day:
             raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
-        if self._first and last >= now:
+        if not self._floor and last >= now:
             last += FIRST_STEP_US * self._ticks
         nonce = now if last < now else last + 1
         nonce = max(nonce, at_least) if at_least else nonce
@@ -136,22 +159,15 @@ class FileStore:
         return nonce
 
     def _read(self, raw: bytes) -> int:
-        last = int(raw) if len(raw) == self._digits and raw.isdigit() else self._limit
-        if last >= self._limit:
-            last = self._read_unusual(raw)
+        parsed = self._parse(raw)
+        if parsed is None and self.problem is None and not (self._created and raw == b""):
+            log.warning("The nonce file %s is damaged (%r): starting from the clock.", self.path, raw[:40])
+        last = parsed or 0
         if last < self._floor:
             # While it cannot be written it stays behind, which has been said.
             if not self._created and self.problem is None:
                 log.warning("The nonce file %s went back to %s; going on above %s.", self.path, last, self._floor)
             last = self._floor
-        return last
-
-    def _read_unusual(self, raw: bytes) -> int:
-        last = self._parse(raw)
-        if last is None:
-            if self.problem is None and not (self._created and raw == b""):
-                log.warning("The nonce file %s is damaged (%r): starting from the clock.", self.path, raw[:40])
-            return 0
         return last
 
     def _parse(self, raw: bytes) -> int | None:
@@ -161,52 +177,32 @@ class FileStore:
         value = int(text)
         return value if value < self._limit else None
 
-    def _write(self, descriptor: int, nonce: int, length_before: int, now: int) -> None:
-        data = b"%d" % nonce
-        if os.pwrite(descriptor, data, 0) != len(data):
-            raise OSError(errno.EIO, "the write was cut short")
-        if length_before > len(data):
-            os.ftruncate(descriptor, len(data))
-        # Against power loss the clock is the second witness, so once a second is enough; ahead of the
-        # clock the file is the only one.
-        if nonce > now or now >= self._sync_due:
-            os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
-            self._sync_due = now + SYNC_US * self._ticks
-        if self._created:
-            self._sync_folder()
-
     def _draw_without_file(self, at_least: int, error: OSError) -> int:
         problem = f"The nonce file {self.path} cannot be written ({error.strerror or error})"
         if self.problem is None:
             log.error("%s. Nonces up to the clock go on; it is tried again with every nonce.", problem)
         self.problem = problem
         self._close()
-        now = clock.nonce_clock.now_us() * self._ticks
+        now = nonce_clock.now_us() * self._ticks
         nonce = self._next(max(self._floor, self.peek() or 0), now, at_least)
         if nonce > now:
             raise NonceStoreError(f"{problem}, and the next nonce is ahead of the clock. Free the file or its disk.")
-        self._floor = nonce
-        self._first = False
         return nonce
 
-    def _lock_file(self) -> int:
-        """Lock the file that the path names now; a file that was deleted or replaced is opened anew."""
-        attempts = 8
-        while attempts:
+    def _lock_anew(self) -> int:
+        """Wait for the lock of the file that the path names now; a file that was deleted or replaced is opened anew."""
+        for _attempt in range(8):
             if self._descriptor < 0:
                 self._open()
-            try:
-                fcntl.flock(self._descriptor, _LOCK_NOW)
-            except BlockingIOError:
-                self._wait_for_lock()
+            self._wait_for_lock()
             try:
                 named = os.stat(self.path)
-                if named.st_ino == self._inode and named.st_dev == self._device:
-                    return self._descriptor
             except FileNotFoundError:
-                pass
+                self._close()
+                continue
+            if (named.st_ino, named.st_dev) == (self._inode, self._device):
+                return self._descriptor
             self._close()
-            attempts -= 1
         raise OSError(errno.ESTALE, "the file is replaced faster than it can be opened")
 
     def _wait_for_lock(self) -> None:
@@ -214,13 +210,15 @@ class FileStore:
         # Held for microseconds at a time: asking again soon is fair enough here, and it has a limit, which
         # a blocking flock behind a stopped process would not have.
         pause_seconds = 20e-6
-        while clock.boottime_seconds() < deadline:
-            clock.sleep(pause_seconds)
+        while True:
             try:
-                fcntl.flock(self._descriptor, _LOCK_NOW)
+                flock(self._descriptor, _LOCK_NOW)
                 return
             except BlockingIOError:
-                pause_seconds = min(pause_seconds * 2, 1e-3)
+                if clock.boottime_seconds() >= deadline:
+                    break
+            clock.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, 1e-3)
         raise NonceStoreError(f"another process has held the nonce file {self.path} for {LOCK_SECONDS_MAX:.0f} s")
 
     def _open(self) -> None:
@@ -233,6 +231,8 @@ class FileStore:
         existed = os.path.lexists(real)
         self._descriptor = os.open(real, flags, 0o600)
         self._created = not existed
+        # What is new or was replaced is made durable with its first nonce.
+        self._sync_due = 0
         self._check_opened()
 
     def _check_opened(self) -> None:
@@ -258,15 +258,11 @@ class FileStore:
             self._descriptor = -1
 
 
-_stores: dict[tuple[str | os.PathLike[str], str], FileStore] = {}
+_stores: dict[tuple[str, Unit], FileStore] = {}
 
 
+@functools.cache
 def store_at(path: str | os.PathLike[str], unit: Unit = MICROSECONDS) -> FileStore:
     """Return this process's store for a path: one per file, however its path is spelled."""
-    key = (path, unit.name)
-    store = _stores.get(key)
-    if store is None:
-        real = (os.path.realpath(path), unit.name)
-        # `setdefault` is one step for all threads.
-        store = _stores.setdefault(key, _stores.setdefault(real, FileStore(os.fspath(path), unit)))
-    return store
+    # `setdefault` is one step for all threads; the cache is not.
+    return _stores.setdefault((os.path.realpath(path), unit), FileStore(os.fspath(path), unit))

@@ -91,7 +91,7 @@ class _Waiter:
 
 
 class Turns:
-    """The turns of one key in this process."""
+    """The turns of one sender on a key: its own threads by urgency, and the other senders by the files."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
@@ -130,6 +130,12 @@ class Turns:
         finally:
             if generation == self._generation:
                 self._give_back()
+
+    def close(self) -> None:
+        """Close the files, which also gives back what is held."""
+        with self._lock:
+            self._turn_file.forget()
+            self._gate_file.forget()
 
     def stop(self, above: Urgency) -> None:
         """Refuse turns less urgent than `above` from now on, those that wait included."""
@@ -276,15 +282,3 @@ class Turns:
         if self._alone:
             log.info("The turn file %s can be used again.", self.path)
         self._alone = False
-
-
-_turns: dict[str, Turns] = {}
-
-
-def turns_at(path: str) -> Turns:
-    """Return this process's turns for a lock file: one object per file."""
-    real = os.path.realpath(path)
-    turns = _turns.get(real)
-    if turns is None:
-        turns = _turns.setdefault(real, Turns(real))
-    return turns

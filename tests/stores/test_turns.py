@@ -15,7 +15,7 @@ import pytest
 from bot.broker_manager import get_kraken_nonce
 from bot.errors import StoppingError, TurnTimeout
 from bot.nonce.paths import key_file
-from bot.nonce.turns import Turns, Urgency, turns_at
+from bot.nonce.turns import Turns, Urgency
 from tests.stores.conftest import wait_until
 
 LIMIT_SECONDS = 20.0
@@ -307,7 +307,7 @@ def test_ctrl_c_while_taking_the_turn(
 
 def test_a_nonce_alone_needs_no_turn(nonce_file: Path) -> None:
     """While somebody holds a key's turn beside the nonce file, `get_kraken_nonce` goes on, in any thread."""
-    turns = turns_at(key_file(nonce_file, "KEY", "lock"))
+    turns = Turns(key_file(nonce_file, "KEY", "lock"))
     drawn: list[int] = []
     with turns.turn(Urgency.ORDER):
         thread = threading.Thread(target=lambda: drawn.append(get_kraken_nonce()), daemon=True)
@@ -317,10 +317,16 @@ def test_a_nonce_alone_needs_no_turn(nonce_file: Path) -> None:
         assert get_kraken_nonce() > drawn[0]
 
 
-def test_one_object_for_each_lock_file(lock_path: Path) -> None:
-    """Two brokers with one key share their turns in a process, however the path is spelled."""
-    assert turns_at(str(lock_path)) is turns_at(f"{lock_path.parent}/./{lock_path.name}")
-    assert turns_at(str(lock_path)) is not turns_at(str(lock_path.with_name("other.lock")))
+def test_two_senders_of_one_process(lock_path: Path) -> None:
+    """Two senders on one key in one process exclude each other, and one that is stopped stops nobody else."""
+    first, second = Turns(str(lock_path)), Turns(str(lock_path))
+    with first.turn(Urgency.READ), pytest.raises(TurnTimeout), second.turn(Urgency.READ, 0.05):
+        raise AssertionError("both have the turn")
+    first.stop(above=Urgency.CANCEL)
+    with second.turn(Urgency.READ, 5):
+        assert True
+    with pytest.raises(StoppingError), first.turn(Urgency.READ):
+        raise AssertionError("a stopped sender has the turn")
 
 
 def block_folder(path: Path) -> None:
