@@ -130,7 +130,7 @@ def run_check(settings: Settings) -> int:
     """Print a line for each thing that was looked at; return the first problem's exit code."""
     code = 0
     for finding in check(settings, lambda: open_live_broker(settings, live_clock(settings))):
-        say(f"{'PROBLEM' if finding.error else 'ok':<8} {finding.subject}: {finding.text}")
+        say(f"{finding.verdict:<8} {finding.subject}: {finding.text}")
         if finding.error and code == 0:
             code = next(code for code, kinds in EXIT_CODES if isinstance(finding.error, kinds))
     return code

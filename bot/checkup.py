@@ -16,11 +16,20 @@ from bot.nonce.file import store_at
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `error` is what is wrong with it, and `text` says what to know or do."""
+    """One thing that was looked at; `error` is what is wrong with it, and `text` says what to know or do.
+
+    A `warning` does not keep the bot from running.
+    """
 
     subject: str
     text: str
     error: BotError | None = None
+    warning: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """One word for the beginning of a line."""
+        return "PROBLEM" if self.error else "WARNING" if self.warning else "ok"
 
 
 def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterator[Finding]:
@@ -31,8 +40,10 @@ def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterat
         yield Finding("mode", "paper: no key and no internet are needed")
         yield _attempt("nonce", _nonce)
         return
-    yield _attempt("clock", lambda: _clock(settings))
-    yield _attempt("nonce", _nonce)
+    of_clock = _clock(settings)
+    yield of_clock
+    # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
+    yield _attempt("nonce", nonce_line if of_clock.error else _nonce)
     yield _attempt("key", lambda: _key(open_broker))
 
 
@@ -61,13 +72,19 @@ def kraken_seconds(settings: Settings) -> float:
     return replies.read_time(transport.ask(api.query_public, "Time", {}).get("result"))
 
 
-def _clock(settings: Settings) -> str:
-    ahead = clock.wall_seconds() - kraken_seconds(settings)
-    if abs(ahead) > clock.ServerTime.WRONG_SECONDS:
-        return (
-            f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} Kraken's: set it. Nonces follow Kraken's time"
-        )
-    return "agrees with Kraken's"
+def _clock(settings: Settings) -> Finding:
+    try:
+        kraken = kraken_seconds(settings)
+    except BotError as error:
+        return Finding("clock", str(error), error)
+    if settings.market_speed != 1:
+        return Finding("clock", "not compared: the market's time runs faster than the wall clock")
+    ahead = clock.wall_seconds() - kraken
+    if abs(ahead) <= clock.ServerTime.WRONG_SECONDS:
+        return Finding("clock", "agrees with Kraken's")
+    clock.nonce_clock.follow_kraken(kraken)
+    where = "ahead of" if ahead > 0 else "behind"
+    return Finding("clock", f"{abs(ahead):.0f} s {where} Kraken's: set it. Nonces follow Kraken's time", warning=True)
 
 
 def _nonce() -> str:

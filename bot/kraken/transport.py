@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import krakenex
 import requests
@@ -131,5 +132,6 @@ def _translate(method: str, error: requests.RequestException) -> TransportError:
     if isinstance(cause, MaxRetryError):
         cause = cause.reason
     if isinstance(cause, NewConnectionError | ConnectTimeoutError):
-        return NotSentError(f"{method}: no connection to the server ({type(cause).__name__})")
+        host = urlsplit(error.request.url or "").netloc if error.request is not None else "the server"
+        return NotSentError(f"{method}: no connection to {host} ({type(cause).__name__}). Look at the network")
     return NoAnswerError(f"{method}: no readable answer ({type(error).__name__})")

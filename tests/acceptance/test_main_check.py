@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import wall_us
+from bot.clock import MarketClock, wall_seconds, wall_us
 from bot.simulator.keys import ALL_TRADING
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
 from tests.acceptance.local_kraken import FILLING, local_kraken
 from tests.acceptance.processes import run, running, stored_nonce
 
@@ -45,6 +47,23 @@ def test_check_in_live_mode_looks_at_everything_and_trades_nothing(state: Path) 
         ]
         assert "modify-trades" in bot.lines[-1]
         assert set(kraken.methods) == {"GetApiKeyInfo", "BalanceEx"}
+
+
+def test_check_warns_of_a_wrong_clock_and_draws_no_nonce_from_it(state: Path) -> None:
+    """Where Kraken's Time is three days behind this machine's clock, check warns and the nonce follows Kraken's."""
+    clock = MarketClock(wall_seconds() - 3 * 86_400)
+    with Simulator(SimulatorOptions(), clock) as simulator:
+        live = {"TRADING_MODE": "live", "KRAKEN_API_URL": simulator.url, "STATE_DIR": str(state)}
+        run("check", settings=live | {"KRAKEN_API_KEY": simulator.key, "KRAKEN_API_SECRET": simulator.secret})
+        assert stored_nonce(state) < wall_us() - 2 * 86_400_000_000
+
+
+def test_check_draws_no_nonce_while_the_clock_is_not_known(state: Path) -> None:
+    """In live mode, where Kraken does not answer, check leaves the nonce file alone and ends with 5."""
+    live = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state)}
+    bot = run("check", settings=live | {"KRAKEN_API_KEY": "Nobody0Home", "KRAKEN_API_SECRET": "bm9ib2R5"}, code=5)
+    assert "127.0.0.1:9" in bot.wait_for("^PROBLEM  clock")[0]
+    assert not (state / "kraken_nonce.txt").exists()
 
 
 def test_check_names_what_is_wrong_with_the_key(state: Path) -> None:
