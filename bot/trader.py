@@ -17,6 +17,7 @@ from bot.errors import (
     BotError,
     CredentialsError,
     KeyRuleError,
+    KrakenError,
     NonceError,
     PermissionDeniedError,
     SettingsError,
@@ -269,6 +270,8 @@ class Trader:
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
         seconds = min(self._back_off_seconds, BACK_OFF_SECONDS_MAX)
         self._back_off_seconds = seconds * 2
+        if isinstance(problem, KrakenError):
+            seconds = max(seconds, problem.wait_seconds)
         # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
         self._stop.wait(seconds)
 

@@ -182,6 +182,17 @@ def test_trouble_that_passes_is_said_once_and_waited_out(trouble: BotError) -> N
     assert summary.error is None
 
 
+def test_trouble_is_waited_out_for_as_long_as_krakens_answer_asks() -> None:
+    """After Kraken's answer that asks for 30 s the wait is 30 s and not 1; the next trouble waits 2 s as ever."""
+    broker, clock = present(FLAT)
+    trouble = ServiceError("SystemStatus", ["EService:Market in cancel_only mode"])
+    trouble.wait_seconds = 30.0
+    broker.fail("system_status", trouble, NotSentError("no connection"))
+    stop = PatientEvent()
+    run_trader(broker, clock, Script({}), stop=stop, max_ticks=3)
+    assert stop.waits_seconds == [30.0, 2.0]
+
+
 def test_the_back_off_ends_at_a_minute() -> None:
     """The eighth failure in a row waits 60 s, not 128; after the last there is nothing to wait for."""
     broker, clock = present(FLAT)
