@@ -48,6 +48,8 @@ class _LockFile:
         flags = fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB
         while True:
             if self._descriptor < 0:
+                # The first turn comes before the first nonce, which makes the folder too.
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(self._descriptor, flags)
@@ -87,7 +89,6 @@ class _Waiter:
     number: int
     woken: threading.Condition = field(compare=False)
     granted: bool = field(default=False, compare=False)
-    failure: OSError | None = field(default=None, compare=False)
 
 
 class Turns:

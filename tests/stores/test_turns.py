@@ -329,6 +329,15 @@ def test_two_senders_of_one_process(lock_path: Path) -> None:
         raise AssertionError("a stopped sender has the turn")
 
 
+def test_a_missing_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the folder of the lock file is missing it is made for its owner, and the first turn is held by file."""
+    path = tmp_path / "state" / "key.lock"
+    with Turns(str(path)).turn(Urgency.READ):
+        assert not is_free(path)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert caplog.records == []
+
+
 def block_folder(path: Path) -> None:
     """Put a file where the folder of the lock file should be."""
     path.parent.rmdir()
@@ -363,10 +372,12 @@ def test_a_lock_file_that_can_be_used_again(tmp_path: Path, caplog: pytest.LogCa
     """Once the lock file can be made, turns are held across processes again, and that is said once."""
     caplog.set_level(logging.INFO)
     path = tmp_path / "state" / "key.lock"
+    path.parent.mkdir()
+    block_folder(path)
     turns = Turns(str(path))
     with turns.turn(Urgency.READ):
         assert not path.exists()
-    path.parent.mkdir()
+    path.parent.unlink()
     for _ in range(2):
         with turns.turn(Urgency.READ):
             assert not is_free(path)
