@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from bot.clock import MarketClock, ServerTime, nonce_clock
-from bot.errors import OrderRuleError, RequestError, UnknownKrakenError
+from bot.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
 from bot.kraken import orders, replies
 from bot.kraken.key_rules import check_key
 from bot.kraken.limits import Tier
@@ -157,12 +157,18 @@ class BrokerVerbs(ABC):
         return replies.read_balance_ex(self.private_call("BalanceEx"), self._pairs())
 
     def get_positions(self) -> list[Position]:
-        """Return the coins that the account holds; fiat money is not a position."""
+        """Return the coins that the account holds; fiat money, also where it earns interest (USD.M), is none."""
         return [
-            Position(f"{asset}/USD", asset, balance.total)
+            Position(self._symbol_in_usd(asset), asset, balance.total)
             for asset, balance in self.get_account_balance().items()
-            if balance.total > 0 and asset not in _FIAT
+            if balance.total > 0 and asset.partition(".")[0] not in _FIAT
         ]
+
+    def _symbol_in_usd(self, asset: str) -> str:
+        try:
+            return self.pair(f"{asset}/USD").symbol
+        except SymbolError:
+            return ""
 
     def get_open_orders(self) -> list[Order]:
         """Return all open orders of the account, those of other programs too."""

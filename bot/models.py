@@ -75,7 +75,7 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A coin that the account holds, and the pair it trades in."""
+    """A coin that the account holds; `symbol` is its pair with USD, "" where Kraken has none (BTC.F, KFEE)."""
 
     symbol: str
     asset: str

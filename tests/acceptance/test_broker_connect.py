@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from bot.errors import (
     KeyRuleError,
     NonceAheadError,
 )
+from bot.models import Position
 from bot.simulator.keys import ALL_TRADING
-from tests.acceptance.broker_tools import open_desk
+from bot.simulator.options import SimulatorOptions
+from tests.acceptance.broker_tools import open_desk, pass_time
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -104,7 +108,39 @@ def test_a_broker_can_be_made_on_a_nonce_file_far_ahead(nonce_file: Path) -> Non
         assert desk.methods() == []
 
 
+# What the account holds
+
+
+def test_positions_are_coins_and_the_pairs_that_trade_them() -> None:
+    """Coins come with their pair, coins that cannot be traded come without one, and fiat money does not come."""
+    held = {"ZUSD": "1000", "USD.M": "5", "XXBT": "1", "XBT.F": "2", "KFEE": "7", "SOL": "0"}
+    with open_desk(SimulatorOptions(balances=held)) as desk:
+        assert desk.broker.get_positions() == [
+            Position("BTC/USD", "BTC", Decimal(1)),
+            Position("", "BTC.F", Decimal(2)),
+            Position("", "KFEE", Decimal(7)),
+        ]
+
+
 # A clock that is wrong
+
+
+def test_krakens_time_is_asked_for_once_an_hour() -> None:
+    """Of looks at the system status, the first and one an hour later ask for Kraken's Time, and none in between."""
+    with open_desk() as desk:
+        asked: list[float] = []
+        methods = desk.simulator.api._market.methods
+        answer, start = methods["Time"], desk.clock.now()
+
+        def seen(params: Mapping[str, str], now: float) -> dict[str, Any]:
+            asked.append(now)
+            return answer(params, now)
+
+        methods["Time"] = seen
+        for seconds in (0, 3599, 1, 3599, 1):
+            pass_time(desk.clock, seconds)
+            desk.broker.system_status()
+        assert [round(now - start) for now in asked] == [0, 3600, 7200]
 
 
 @pytest.mark.parametrize(("offset_seconds", "side"), [(-3600, "behind"), (3600, "ahead of")])

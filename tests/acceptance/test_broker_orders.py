@@ -140,6 +140,15 @@ def test_a_market_order_is_a_limit_order_within_the_collar(side: Side, monkeypat
         assert abs(Decimal(order["price"]) - worst) <= Decimal("0.1")
 
 
+def test_the_collar_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a collar of 5 percent a market sell goes out five percent below the current price."""
+    with open_desk(RICH, market_collar_percent=Decimal(5)) as desk:
+        arrived = sent_orders(desk, monkeypatch)
+        worst = price(desk) * Decimal("0.95")
+        desk.broker.place_market_order("BTC/USD", "sell", Decimal("0.01"), "base")
+        assert abs(Decimal(arrived[0]["price"]) - worst) <= Decimal("0.1")
+
+
 def test_a_hundred_dollars_never_buy_more_than_a_hundred_dollars() -> None:
     """A market buy of 100 in quote costs at most 100, and more than 98."""
     with open_desk() as desk:
