@@ -195,8 +195,10 @@ class OrderDesk:
             placed = self._find_open(order.cl_ord_id)
             self._wait_until(self._time.now() + GAP_SECONDS)
         placed = placed or self._find_closed(order.cl_ord_id)
-        self._looked_up.add(order.symbol)
-        if placed is not None:
+        if placed is None:
+            self._looked_up.add(order.symbol)
+        else:
+            # The next one, say the second part of an exit, may have been placed as well.
             log.warning("The order %s was placed before (%s); it is not sent again.", order.cl_ord_id, placed.txid)
         return placed
 

@@ -71,6 +71,20 @@ def test_an_order_of_an_earlier_life_is_not_sent_again(clears: str) -> None:
 
 
 @pytest.mark.usefixtures("nonce_file")
+def test_all_orders_of_an_earlier_life_are_not_sent_again() -> None:
+    """After a restart two market orders of one pair, the parts of an exit, are both found, and none is sent."""
+    with open_desk() as desk:
+        names = ("abcde1234567890123", "abcde1234567890124")
+        for name in names:
+            desk.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
+        again = desk.open_broker()
+        for name in names:
+            again.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
+        again.close()
+        assert desk.orders_placed() == 2
+
+
+@pytest.mark.usefixtures("nonce_file")
 def test_what_is_neither_read_nor_cancel_is_sent_once() -> None:
     """A refused nonce on a method that could do something twice is raised and not repeated."""
     with open_desk() as desk:
