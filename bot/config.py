@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 
 from bot.errors import SettingsError
 from bot.kraken.limits import TIERS, Tier
@@ -110,11 +110,17 @@ def read_environment() -> dict[str, str]:
 
 
 def _dotenv() -> dict[str, str]:
+    return {line.key: line.value or "" for line in _dotenv_lines() if line.key}
+
+
+def _dotenv_lines() -> list[Binding]:
     path = HOME / ".env"
     if not path.is_file():
-        return {}
+        return []
     try:
-        return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
+        # The mark that some editors put first is no part of the first name.
+        with path.open(encoding="utf-8-sig") as stream:
+            return list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path} cannot be read: {error}"]) from error
 
@@ -141,11 +147,17 @@ def load_settings(values: Mapping[str, str] | None = None, strategies: Iterable[
     `values` stands in for the environment. `strategies` are the names that STRATEGY can be (none: any).
     """
     given = read_environment() if values is None else values
-    return _Reader(given, _misspelled() if values is None else [], tuple(strategies)).settings()
+    return _Reader(given, _dotenv_problems() if values is None else [], tuple(strategies)).settings()
 
 
-def _misspelled() -> list[str]:
-    problems = []
+def _dotenv_problems() -> list[str]:
+    # Not shown: the line may hold a secret. The blank lines before it are counted to it.
+    problems = [
+        f"Line {line.original.line + line.original.string.rstrip().count(chr(10))} of .env cannot be read; "
+        "it must look like NAME=value."
+        for line in _dotenv_lines()
+        if line.error or (line.key in DEFAULTS and line.value is None)
+    ]
     for name in _dotenv():
         close = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.85)
         if close and name not in DEFAULTS:

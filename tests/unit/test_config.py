@@ -170,6 +170,16 @@ def test_a_misspelled_setting_is_told(home: Path) -> None:
         config.load_settings()
 
 
+@pytest.mark.parametrize(
+    "line", ["MAX_ORDER_VALUE: 50", "MAX_ORDER_VALUE 50", "MAX_ORDER_VALUE", 'MAX_ORDER_VALUE="50']
+)
+def test_a_line_of_the_dotenv_that_sets_nothing_is_told(home: Path, line: str) -> None:
+    """A line of .env that cannot be read is a problem with its number, so that no limit is silently the default."""
+    (home / ".env").write_text(f"# sizes\n\nORDER_VALUE=20\n\n{line}\n")
+    with pytest.raises(SettingsError, match=r"Line 5 of \.env cannot be read"):
+        config.load_settings()
+
+
 def test_a_dotenv_with_a_byte_order_mark_is_read(home: Path) -> None:
     """The mark that some editors put first does not hide the first setting."""
     (home / ".env").write_bytes(b"\xef\xbb\xbfPAIRS=ETH/USD\n")
