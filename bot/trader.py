@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from bot.clock import MarketClock, wall_seconds
@@ -252,7 +252,11 @@ class Trader:
         limits = self._settings.limits
         orders: list[WantedOrder] = []
         for order in self._wanted(symbol):
-            orders += exit_parts(order, state, limits) if order.kind == "exit" else [order]
+            if order.kind == "entry":
+                orders.append(order)
+                continue
+            left = order.quantity - self._executor.sold_by_exits(symbol, order.candle_seconds)
+            orders += exit_parts(replace(order, quantity=left), state, limits) if left > 0 else []
         return check(orders, state, limits)
 
     def _wait(self) -> None:

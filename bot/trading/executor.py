@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import count, islice
 
 from bot.errors import (
     BotError,
@@ -18,6 +19,9 @@ from bot.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
 from bot.trading.broker import Broker
 from bot.trading.narrator import Narrator
 from bot.trading.own_orders import NewFill, OwnOrders
+
+# How often one signal can be proved not placed and still be known after a restart.
+ATTEMPTS_MAX = 10
 
 # Final answers to an order: the signal has had its chance.
 _FINAL_NO = (OrderRefusedError, OrderRuleError, OrderBlockedError, RequestError)
@@ -110,8 +114,8 @@ class Executor:
 
     def execute(self, orders: Sequence[WantedOrder], price: Decimal) -> None:
         """Place orders one after the other, until one of them is refused or unknown."""
-        for part, order in enumerate(orders):
-            if not self._place(order, part, price):
+        for order in orders:
+            if not self._place(order, price):
                 break
         if orders:
             self.follow()
@@ -137,11 +141,20 @@ class Executor:
                 else:
                     self._narrator.open_order("canceled", order)
 
-    def _place(self, order: WantedOrder, part: int, price: Decimal) -> bool:
-        cl_ord_id = self._identity(order, part)
-        if self.own.has(cl_ord_id):
-            self._narrator.not_placed(order, f"this signal was placed before, as {cl_ord_id}")
+    def sold_by_exits(self, symbol: str, candle_seconds: int) -> Decimal:
+        """Return what the exits of a candle have sold so far."""
+        placed = self._placed_exits(symbol, candle_seconds)
+        return sum((self.own.executed(cl_ord_id) for cl_ord_id in placed), ZERO)
+
+    def _place(self, order: WantedOrder, price: Decimal) -> bool:
+        kind = order.kind
+        if kind == "exit":
+            # What the exits before it have sold is no longer wanted, so it is the next part.
+            kind = _exit_kind(len(self._placed_exits(order.symbol, order.candle_seconds)))
+        elif placed_before := self._placed_as(order.symbol, order.candle_seconds, kind):
+            self._narrator.not_placed(order, f"this signal was placed before, as {placed_before}")
             return True
+        cl_ord_id = self._new_identity(order, kind)
         try:
             placed = self._send(order, cl_ord_id)
         except OrderUnknownError as problem:
@@ -161,15 +174,24 @@ class Executor:
         self._narrator.placed(price, order, placed)
         return True
 
-    def _identity(self, order: WantedOrder, part: int) -> str:
-        kind = f"{order.kind}{part + 1}" if part else order.kind
-        attempt = 0
-        while (identity := self._identity_of(order, kind, attempt)) in self._not_placed:
-            attempt += 1
-        return identity
+    def _placed_exits(self, symbol: str, candle_seconds: int) -> list[str]:
+        placed: list[str] = []
+        while cl_ord_id := self._placed_as(symbol, candle_seconds, _exit_kind(len(placed))):
+            placed.append(cl_ord_id)
+        return placed
 
-    def _identity_of(self, order: WantedOrder, kind: str, attempt: int) -> str:
-        return self._broker.client_order_id(order.symbol, self._strategy_name, order.candle_seconds, kind, attempt)
+    def _placed_as(self, symbol: str, candle_seconds: int, kind: str) -> str:
+        """Return the identity a signal was placed under, by this process or an earlier one; empty if it was not."""
+        identities = self._identities(symbol, candle_seconds, kind)
+        return next((identity for identity in islice(identities, ATTEMPTS_MAX) if self.own.has(identity)), "")
+
+    def _new_identity(self, order: WantedOrder, kind: str) -> str:
+        identities = self._identities(order.symbol, order.candle_seconds, kind)
+        return next(identity for identity in identities if identity not in self._not_placed)
+
+    def _identities(self, symbol: str, candle_seconds: int, kind: str) -> Iterator[str]:
+        for attempt in count():
+            yield self._broker.client_order_id(symbol, self._strategy_name, candle_seconds, kind, attempt)
 
     def _send(self, order: WantedOrder, cl_ord_id: str) -> PlacedOrder:
         if order.price is None:
@@ -197,3 +219,7 @@ class Executor:
             if txid not in self._foreign_shown:
                 self._foreign_shown.add(txid)
                 self._narrator.open_order("an order of another sender, left alone", order)
+
+
+def _exit_kind(number: int) -> str:
+    return f"exit{number + 1}" if number else "exit"

@@ -90,6 +90,10 @@ class OwnOrders:
         """Tell whether an order with this identity was ever placed."""
         return cl_ord_id in self._ids
 
+    def executed(self, cl_ord_id: str) -> Decimal:
+        """Return what the order with this identity has executed."""
+        return sum((row.executed for row in self._rows.values() if row.cl_ord_id == cl_ord_id), ZERO)
+
     def open_orders(self) -> list[Order]:
         """Return the own orders that are open."""
         return [self._rows[txid] for txid in sorted(self._open_txids)]

@@ -29,13 +29,16 @@ class Situation:
             # Kraken may show the coins of a fill a moment later than the fill.
             self._executor.forget_balances()
         held = _on_lot_grid(pair, min(holding.quantity, self._executor.balance(pair.base).total))
+        candles = self._feed.candles(symbol)
+        # A candle that is decided again, after trouble or a restart, is seen as it was the first time.
+        sold = self._executor.sold_by_exits(symbol, candles[-1].time_seconds) if held and candles else ZERO
         quote_free = self._executor.balance(pair.quote).free - self._executor.unknown_buys()[1]
         return MarketView(
             pair=pair,
             timeframe_seconds=self._timeframe_seconds,
-            candles=self._feed.candles(symbol),
+            candles=candles,
             # What is too little to sell is no position: it would ask for an exit for ever.
-            position_quantity=held if held >= pair.order_minimum else ZERO,
+            position_quantity=held + sold if held >= pair.order_minimum else ZERO,
             average_price=holding.average_price,
             entry_seconds=holding.entry_seconds,
             has_open_entry=bool(own.resting_entries(symbol)),

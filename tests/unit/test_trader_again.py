@@ -1,0 +1,121 @@
+"""A signal that is decided again in its candle, after trouble or a restart: what was placed is never placed twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+from bot.errors import NotSentError, OrderUnknownError
+from bot.models import ZERO, Side, WantedOrder
+from bot.settling import Settled
+from bot.strategies.base import MarketView
+from tests.trading_fakes import (
+    WIDE,
+    FakeBroker,
+    Script,
+    SteppedClock,
+    buy,
+    make_candles,
+    make_order,
+    run_trader,
+    sell_all,
+)
+
+ENTRY_ID, EXIT_ID = "bot01|BTC/USD|script|180|entry|0", "bot01|BTC/USD|script|300|exit|0"
+SECOND_ID = EXIT_ID.replace("exit", "exit2")
+TWO_PARTS = replace(WIDE, largest_order_value=Decimal(60))
+
+
+def present(start_seconds: float) -> tuple[FakeBroker, SteppedClock]:
+    """Return a broker over a flat market at current prices."""
+    clock = SteppedClock(start_seconds)
+    return FakeBroker(clock, {"BTC/USD": make_candles([100] * 12)}), clock
+
+
+def holding_one() -> tuple[FakeBroker, SteppedClock]:
+    """Return a market just after the candle of 300, and a coin that the bot bought at 100."""
+    broker, clock = present(361.0)
+    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
+    broker.totals["BTC"] = Decimal(1)
+    return broker, clock
+
+
+def fail_second_sale(broker: FakeBroker, error: Exception) -> None:
+    """Let the second sale fail."""
+    place, sales = broker.place_market_order, iter([False, True])
+
+    def failing(*args: object, **kwargs: object) -> object:
+        if next(sales, False):
+            broker.fail("place_sell", error)
+        return place(*args, **kwargs)  # type: ignore[arg-type]
+
+    broker.place_market_order = failing  # type: ignore[method-assign,assignment]
+
+
+def prove_absent(broker: FakeBroker) -> None:
+    """Let the next look-up prove that unknown orders were not placed."""
+    settle = broker.settle_unknown
+
+    def proved() -> list[Settled]:
+        broker.fates = [Settled(one, None) for one in broker.unknown]
+        return settle()
+
+    broker.settle_unknown = proved  # type: ignore[method-assign]
+
+
+def sell_half(market: MarketView) -> list[WantedOrder]:
+    """Want an exit from half of what is held."""
+    return [replace(order, quantity=order.quantity / 2) for order in sell_all(market)]
+
+
+def test_the_rest_of_an_exit_goes_out_after_the_connection_was_lost() -> None:
+    """Where the second of two parts was not sent, it is sent at the next pass, and the first is not sent again."""
+    broker, clock = holding_one()
+    fail_second_sale(broker, NotSentError("no connection"))
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=4, limits=TWO_PARTS)
+    assert broker.sent_ids == [EXIT_ID, SECOND_ID, SECOND_ID]
+    assert broker.totals["BTC"] == ZERO
+
+
+def test_the_rest_of_an_exit_goes_out_after_its_absence_was_proved() -> None:
+    """Where the second of two parts is unknown and then proved absent, it is sent under a new attempt."""
+    broker, clock = holding_one()
+    fail_second_sale(broker, OrderUnknownError("no answer", SECOND_ID))
+    prove_absent(broker)
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=4, limits=TWO_PARTS)
+    assert broker.sent_ids == [EXIT_ID, SECOND_ID, SECOND_ID.replace("|0", "|1")]
+    assert broker.totals["BTC"] == ZERO
+
+
+def test_the_rest_of_an_exit_goes_out_after_a_restart() -> None:
+    """A bot that died between two parts sells the rest in the same candle, as the second part."""
+    broker, clock = holding_one()
+    broker.rows["S"] = make_order(
+        "S", Side.SELL, "0.5", "50", cl_ord_id=EXIT_ID, opened_seconds=361, closed_seconds=361
+    )
+    broker.totals["BTC"] = Decimal("0.5")
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=1, limits=TWO_PARTS)
+    assert broker.sent_ids == [SECOND_ID]
+    assert broker.totals["BTC"] == ZERO
+
+
+def test_an_exit_from_half_is_not_sold_again_after_a_restart() -> None:
+    """A strategy that sells half in a candle is asked again after a restart, and nothing more is sold."""
+    broker, clock = holding_one()
+    for _life in range(3):
+        run_trader(broker, clock, Script({300: sell_half}), max_ticks=1)
+        clock.time_seconds = 362.0
+    assert broker.placed()[1:] == [("sell", "0.50000000", "100")]
+
+
+def test_a_second_attempt_is_known_after_a_restart() -> None:
+    """An entry that was proved absent, placed by a second attempt and cancelled is not placed by the next life."""
+    broker, clock = present(241.0)
+    broker.fills_limits = False
+    broker.fail("place_buy", OrderUnknownError("no answer", ENTRY_ID))
+    prove_absent(broker)
+    strategy = Script({180: buy("1")})
+    run_trader(broker, clock, strategy, max_ticks=4)
+    clock.time_seconds = 285.0
+    run_trader(broker, clock, strategy, max_ticks=1)
+    assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
