@@ -66,6 +66,19 @@ def get_kraken_nonce(at_least: int = 0) -> int:
     return store_at(NONCE_FILE).draw(at_least)
 
 
+def check_nonce_file() -> None:
+    """Raise NonceAheadError where NONCE_FILE is more than a day ahead of the clock."""
+    stored = store_at(NONCE_FILE).peek() or 0
+    ahead_us = stored - clock.nonce_clock.now_us()
+    if ahead_us > clock.DAY_US:
+        raise NonceAheadError(
+            f"the nonce file {os.path.abspath(NONCE_FILE)} holds {stored}, {ahead_us / clock.DAY_US:.1f} days "
+            "ahead of the clock. Check the clock of this machine. If it is right, the file was written while it "
+            "was wrong: delete the file. If Kraken then refuses every nonce, the key has seen these high ones: "
+            "make a new API key"
+        )
+
+
 class KrakenBroker(BrokerVerbs):
     """One account at Kraken, by one API key. Safe to share between threads.
 
@@ -261,15 +274,7 @@ class KrakenBroker(BrokerVerbs):
 
     def check_nonce_file(self) -> None:
         """Raise NonceAheadError where the nonce file is more than a day ahead of the clock."""
-        stored = store_at(NONCE_FILE).peek() or 0
-        ahead_us = stored - clock.nonce_clock.now_us()
-        if ahead_us > clock.DAY_US:
-            raise NonceAheadError(
-                f"the nonce file {os.path.abspath(NONCE_FILE)} holds {stored}, {ahead_us / clock.DAY_US:.1f} days "
-                "ahead of the clock. Check the clock of this machine. If it is right, the file was written while it "
-                "was wrong: delete the file. If Kraken then refuses every nonce, the key has seen these high ones: "
-                "make a new API key"
-            )
+        check_nonce_file()
 
     # Waiting and stopping
 

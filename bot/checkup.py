@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bot import broker_manager, clock
-from bot.broker_manager import KrakenBroker, get_kraken_nonce
+from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
 from bot.config import Settings
 from bot.errors import BotError, NonceStoreError
 from bot.instance import InstanceLock, describe_owner, is_running
@@ -88,6 +89,8 @@ def _clock(settings: Settings) -> Finding:
 
 
 def _nonce() -> str:
+    # Before the draw, which would lift the file further still.
+    check_nonce_file()
     get_kraken_nonce()
     problem = store_at(broker_manager.NONCE_FILE).problem
     if problem:
@@ -99,7 +102,8 @@ def nonce_line() -> str:
     """Return the last nonce, its lead over the clock and its file, in words."""
     stored = store_at(broker_manager.NONCE_FILE).peek()
     if stored is None:
-        return f"none yet in {broker_manager.NONCE_FILE}"
+        there = os.path.lexists(broker_manager.NONCE_FILE)
+        return f"none {'that can be read' if there else 'yet'} in {broker_manager.NONCE_FILE}"
     lead_seconds = (stored - clock.nonce_clock.now_us()) / 1_000_000
     where = f"{lead_seconds:.1f} s ahead of the clock" if lead_seconds > 0 else "not ahead of the clock"
     return f"{stored}, {where}, in {broker_manager.NONCE_FILE}"

@@ -36,6 +36,8 @@ class InstanceLock:
             aside.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
             os.replace(aside, self._note)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
             raise SettingsError(
                 [f"STATE_DIR is {folder}, where nothing can be written: {error.strerror}. Free it or name another."]
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from bot.simulator.private import Private
 PUBLIC = "/0/public/"
 PRIVATE = "/0/private/"
 LOG_ROWS = 10_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Api:
             self._keep()
         except StateFileError as error:
             self.failure = str(error)
+            log.error("The local Kraken stands still until it is started again: %s", error)
             raise Refusal("EService:Unavailable") from error
 
     def state(self) -> dict[str, Any]:

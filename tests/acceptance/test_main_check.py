@@ -109,6 +109,18 @@ def test_check_names_a_nonce_file_that_cannot_be_written(state: Path) -> None:
     assert "kraken_nonce.txt" in bot.wait_for("^PROBLEM  nonce")[0]
 
 
+@pytest.mark.parametrize("mode", ["paper", "live"])
+def test_check_names_a_nonce_file_far_ahead_and_leaves_it(state: Path, mode: str) -> None:
+    """For a file 30 days ahead check says what the run would say, ends with 4, and does not lift the file further."""
+    state.mkdir()
+    ahead = wall_us() + 30 * 86_400_000_000
+    (state / "kraken_nonce.txt").write_text(str(ahead), "ascii")
+    with local_kraken(state) as kraken:
+        bot = run("check", settings=kraken.settings(TRADING_MODE=mode), code=4)
+    assert "30.0 days ahead of the clock" in bot.wait_for("^PROBLEM  nonce")[0]
+    assert stored_nonce(state) == ahead
+
+
 def test_check_sees_a_running_bot(state: Path) -> None:
     """While a bot runs on the folder check says which process it is, and disturbs it in nothing."""
     with local_kraken(state) as kraken, running(settings=kraken.settings(), until="nothing to do") as bot:
@@ -130,6 +142,14 @@ def test_nonce_show_tells_value_lead_and_file_and_draws_none(state: Path) -> Non
     lead = re.fullmatch(rf"{ahead}, (3\d\d\d\.\d) s ahead of the clock, in {state / 'kraken_nonce.txt'}", text)
     assert lead
     assert stored_nonce(state) == ahead
+
+
+def test_nonce_show_tells_a_damaged_file_from_none(state: Path) -> None:
+    """`nonce show` does not call a file that holds no number missing."""
+    state.mkdir()
+    (state / "kraken_nonce.txt").write_text("junk", "ascii")
+    text = run("nonce", "show", settings={"STATE_DIR": str(state)}).text
+    assert text == f"none that can be read in {state / 'kraken_nonce.txt'}"
 
 
 def test_help_lists_every_word_and_exit_code(state: Path) -> None:

@@ -212,8 +212,8 @@ def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
             Simulator(options(path))
 
 
-def test_an_exchange_that_cannot_write_stands_still(tmp_path: Path) -> None:
-    """When the file can no longer be written, every answer is a refusal and nothing is pretended."""
+def test_an_exchange_that_cannot_write_stands_still(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When the file can no longer be written, every answer is a refusal, and the log says why, once."""
     path = tmp_path / "account.db"
     with Simulator(options(path)) as simulator:
         client = Client(simulator)
@@ -225,6 +225,9 @@ def test_an_exchange_that_cannot_write_stands_still(tmp_path: Path) -> None:
         client.close()
     assert answers == [{"error": ["EService:Unavailable"]}] * 2
     assert "cannot be used" in failure
+    assert [record.getMessage() for record in caplog.records if failure in record.getMessage()] == [
+        f"The local Kraken stands still until it is started again: {failure}"
+    ]
     with Simulator(options(path)) as simulator:
         assert simulator.exchange.account.balances == {"ZUSD": Decimal(10000)}
 
