@@ -22,7 +22,9 @@ import main
 from bot import errors
 from bot.broker_manager import get_kraken_nonce
 from bot.errors import BotError, KrakenError
+from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Ran, Repeat, error_for
+from bot.nonce.turns import WAIT_SECONDS_MAX
 from bot.simulator import faults
 from bot.simulator.api import PUBLIC
 from bot.simulator.catalogue import KNOWN_PAIRS
@@ -264,6 +266,16 @@ def test_the_limits_on_the_page_are_the_limits() -> None:
     text = section("docs/contributing.md", "House rules")
     limits = (house_rules.MODULE_LINES, house_rules.FUNCTION_LINES, house_rules.CLASS_LINES)
     assert re.findall(r"(?:module|function|class) at most (\d+) lines", text) == [str(limit) for limit in limits]
+
+
+def test_the_bounds_of_a_turn_on_the_page_are_the_bounds() -> None:
+    """docs/nonces.md gives the bounds of a turn, of connecting, of the answer and of waiting as the code has them."""
+    connect, answer = transport.CONNECT_SECONDS_MAX, transport.ANSWER_SECONDS_MAX
+    text = " ".join(section("docs/nonces.md", "Turns").split())
+    assert f"A turn ends within {connect + answer:g} s" in text
+    assert f"{connect:g} s to connect, {answer:g} s for the answer" in text
+    assert f"longer than {WAIT_SECONDS_MAX:g} s gets `TurnTimeout`" in text
+    assert answer > transport.READ_SECONDS_MAX
 
 
 # Code on the pages

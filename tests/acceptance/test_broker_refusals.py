@@ -76,6 +76,17 @@ def test_a_floor_ahead_of_the_clock_is_climbed_over(ahead_seconds: int, refusals
         assert [row.error for row in desk.rows(key[0])] == [NONCE_REFUSED] * refusals + [""] * 3
 
 
+def test_a_floor_eleven_minutes_ahead_is_not_climbed_over() -> None:
+    """A key whose floor is 11 minutes ahead costs five refusals, of nonces that are 10 minutes ahead at most."""
+    with open_desk() as desk:
+        key = burnt_key(desk, 660_000_000)
+        assert isinstance(raises_on_read(desk, key), InvalidNonceError)
+        assert [row.error for row in desk.rows(key[0])] == [NONCE_REFUSED] * 5
+        ahead_us = [int(row.nonce) - wall_us() for row in desk.rows(key[0])]
+        assert 590_000_000 < max(ahead_us) <= 600_000_000
+        assert 50_000_000 < ahead_us[3] <= 60_000_000
+
+
 def nanosecond_key(desk: Desk) -> Key:
     """Return a key that another tool has used with nanoseconds."""
     return desk.simulator.add_key(floor=wall_us() * 1000)

@@ -1,0 +1,136 @@
+"""What main.py makes of the settings: each one reaches the part that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+import main
+from bot.broker_manager import KrakenBroker
+from bot.clock import MarketClock
+from bot.config import Settings, load_settings
+from bot.errors import OrderRuleError
+from bot.risk import RiskLimits
+from bot.runner import Runner
+from bot.simulator.keys import ALL_TRADING
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
+from bot.trader import TraderSettings
+from tests.acceptance.broker_tools import still_clock
+
+pytestmark = pytest.mark.usefixtures("nonce_file")
+
+PROXY = "http://127.0.0.1:3128"
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A local Kraken whose market stands still."""
+    with Simulator(SimulatorOptions(), still_clock()) as simulator:
+        yield simulator
+
+
+def settings_for(simulator: Simulator, **more: str) -> Settings:
+    """Return the settings of a live bot on it; its key may withdraw."""
+    key, secret = simulator.add_key((*ALL_TRADING, "withdraw-funds"))
+    mine = {
+        "TRADING_MODE": "live",
+        "KRAKEN_API_URL": simulator.url,
+        "KRAKEN_API_KEY": key,
+        "KRAKEN_API_SECRET": secret,
+        "ALLOW_WITHDRAW_KEY": "1",
+    }
+    return load_settings(mine | more)
+
+
+def broker_for(simulator: Simulator, **more: str) -> KrakenBroker:
+    """Return the broker that main.py makes of the settings, connected."""
+    broker = main.open_live_broker(settings_for(simulator, **more), simulator.clock)
+    broker.connect()
+    return broker
+
+
+def test_a_key_that_may_withdraw_connects_where_the_setting_allows_it(simulator: Simulator) -> None:
+    """ALLOW_WITHDRAW_KEY=1 reaches the broker."""
+    broker = broker_for(simulator)
+    assert broker.key_info is not None
+    assert "withdraw-funds" in broker.key_info.permissions
+
+
+def test_the_nonce_unit_reaches_the_broker(simulator: Simulator) -> None:
+    """With NONCE_UNIT=ns all nonces that arrive have 19 digits."""
+    broker_for(simulator, NONCE_UNIT="ns")
+    assert {len(row.nonce) for row in simulator.log} == {19}
+
+
+def test_the_bot_id_reaches_the_orders(simulator: Simulator) -> None:
+    """With BOT_ID=abcde an order's client id begins with it."""
+    broker = broker_for(simulator, BOT_ID="abcde")
+    assert broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000)).cl_ord_id.startswith("abcde")
+
+
+def test_the_largest_order_reaches_the_broker(simulator: Simulator) -> None:
+    """With MAX_ORDER_VALUE=120 an order of 120 is placed and one of 121 is not."""
+    broker = broker_for(simulator, MAX_ORDER_VALUE="120")
+    broker.place_limit_order("BTC/USD", "buy", Decimal("0.12"), Decimal(1000))
+    with pytest.raises(OrderRuleError, match="MAX_ORDER_VALUE"):
+        broker.place_limit_order("BTC/USD", "buy", Decimal("0.121"), Decimal(1000))
+
+
+def test_the_collar_reaches_the_orders(simulator: Simulator) -> None:
+    """With MARKET_COLLAR_PERCENT=3 a market buy may pay three percent more than the current price."""
+    broker = broker_for(simulator, MARKET_COLLAR_PERCENT="3")
+    placed = broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
+    assert abs(placed.price - broker.get_current_price("BTC/USD") * Decimal("1.03")) <= Decimal("0.1")
+
+
+@pytest.mark.parametrize(("tier", "waits"), [("starter", True), ("pro", False)])
+def test_the_tier_reaches_the_rate_counters(simulator: Simulator, tier: str, waits: bool) -> None:
+    """After connect() fourteen more reads wait on the starter tier, and do not on the pro tier."""
+    broker = broker_for(simulator, KRAKEN_TIER=tier)
+    before = simulator.clock.now()
+    for _ in range(14):
+        broker.private_call("BalanceEx")
+    assert (simulator.clock.now() > before) is waits
+
+
+def test_the_proxy_is_for_kraken_alone(simulator: Simulator) -> None:
+    """KRAKEN_PROXY is used for KRAKEN_API_URL, and not for the local Kraken of a paper account."""
+    settings = settings_for(simulator, KRAKEN_PROXY=PROXY)
+    live = main.open_live_broker(settings, MarketClock())
+    assert set(live.api.session.proxies.values()) == {settings.proxy}
+    paper = main.open_broker(settings, simulator.key, simulator.secret, "http://127.0.0.1:9", MarketClock())
+    assert not paper.api.session.proxies
+
+
+def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
+    """Every limit and size of the settings is the trader's, none in the place of another."""
+    settings = settings_for(
+        simulator,
+        PAIRS="XBTUSD,ETH/USD",
+        TIMEFRAME="5m",
+        ORDER_VALUE="11",
+        MAX_ORDER_VALUE="12",
+        MAX_POSITION_VALUE="13",
+        MAX_DAILY_LOSS="14",
+        LOSS_PAUSE_SECONDS="15",
+        ENTRY_LIFETIME_SECONDS="160",
+        CANCEL_ENTRIES_ON_STOP="0",
+    )
+    market = main.Market(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
+    assert main.open_trader(settings, market, Runner(print), 17)._settings == TraderSettings(
+        symbols=("BTC/USD", "ETH/USD"),
+        timeframe="5m",
+        order_value=Decimal(11),
+        limits=RiskLimits(
+            largest_order_value=Decimal(12),
+            largest_position_value=Decimal(13),
+            largest_daily_loss=Decimal(14),
+            cool_down_seconds=15.0,
+        ),
+        entry_lifetime_seconds=160,
+        cancel_entries_on_stop=False,
+        max_ticks=17,
+    )
