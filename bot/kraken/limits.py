@@ -30,13 +30,12 @@ class Tier:
     rest_decay_per_second: float
     engine_threshold: float
     engine_decay_per_second: float
-    open_orders_maximum: int
 
 
-STARTER = Tier("starter", 15, 0.33, 60, 1.0, 60)
-INTERMEDIATE = Tier("intermediate", 20, 0.5, 125, 2.34, 80)
-PRO = Tier("pro", 20, 1.0, 180, 3.75, 225)
-UNLIMITED = Tier("unlimited", 1e12, 1e9, 1e12, 1e9, 1_000_000)
+STARTER = Tier("starter", 15, 0.33, 60, 1.0)
+INTERMEDIATE = Tier("intermediate", 20, 0.5, 125, 2.34)
+PRO = Tier("pro", 20, 1.0, 180, 3.75)
+UNLIMITED = Tier("unlimited", 1e12, 1e9, 1e12, 1e9)
 
 TIERS = {tier.name: tier for tier in (STARTER, INTERMEDIATE, PRO, UNLIMITED)}
 

@@ -20,10 +20,7 @@ SWITCH_MAXIMUM_SECONDS = 86400
 
 
 class Exchange:
-    """Places, cancels and matches orders. Not thread-safe: the server's lock is around it.
-
-    `duplicate_error` is the answer to a client id that is already open; Kraken does not publish its words.
-    """
+    """Places, cancels and matches orders. Not thread-safe: the server's lock is around it."""
 
     def __init__(
         self,
@@ -32,7 +29,6 @@ class Exchange:
         prices: PriceSource,
         tier: Tier,
         now: float,
-        duplicate_error: str = "EOrder:Duplicate order",
         portion: Callable[[Order], Decimal] = whole,
     ) -> None:
         self.account = account
@@ -40,7 +36,6 @@ class Exchange:
         self.prices = prices
         self.limits = Limits(tier)
         self._matching = Matching(account, catalogue, prices, now, portion)
-        self._duplicate_error = duplicate_error
         self._status = "online"
 
     @property
@@ -128,7 +123,8 @@ class Exchange:
         on_pair = [o for o in self.account.open_orders.values() if o.pair_id == request.pair.pair_id]
         self.limits.check_open_orders(len(on_pair))
         if request.cl_ord_id and any(o.cl_ord_id == request.cl_ord_id for o in self.account.open_orders.values()):
-            raise Refusal(self._duplicate_error)
+            # Kraken does not publish its words for this.
+            raise Refusal("EOrder:Duplicate order")
 
     def cancel(self, params: Params) -> dict[str, Any]:
         """Answer CancelOrder by txid, userref or client id. Raises Refusal when nothing of that name is open."""

@@ -28,5 +28,3 @@ class SimulatorOptions:
     redirect_url: str = "http://127.0.0.1:9"
     slow_seconds: float = 15.0
     lockout_after: int = 0
-    window_repeats: bool = False
-    duplicate_error: str = "EOrder:Duplicate order"

@@ -43,7 +43,7 @@ class Simulator:
         self.options = options or SimulatorOptions()
         self.clock = clock or MarketClock()
         self.faults = Faults(self.options.fault_rates, self.options.seed)
-        self.keys = KeyRing(self.options.lockout_after, self.options.window_repeats)
+        self.keys = KeyRing(self.options.lockout_after)
         prices = prices or SyntheticPrices(self.options.seed)
         catalogue = catalogue or known_pairs(self.options.pairs)
         tier = tier_named(self.options.tier)
@@ -55,9 +55,7 @@ class Simulator:
             self.is_new = kept is None
             account = kept.account if kept else Account(start, token_hex(8))
             now = kept.now if kept else self.clock.now()
-            self.exchange = Exchange(
-                account, catalogue, prices, tier, now, self.options.duplicate_error, self.faults.portion
-            )
+            self.exchange = Exchange(account, catalogue, prices, tier, now, self.faults.portion)
             self._restore(kept)
             self.api = Api(self.exchange, self.keys, self.clock.now, self._keep)
             self._main = self._main_key()
