@@ -32,6 +32,7 @@ from bot.errors import (
     TurnTimeout,
 )
 from bot.instance import InstanceLock
+from bot.models import common_quote
 from bot.risk import RiskLimits
 from bot.runner import Runner
 from bot.simulator.__main__ import main as run_simulator
@@ -84,7 +85,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run_command = commands.add_parser("run", help="trade (also without any word)")
     run_command.add_argument("--ticks", type=ticks, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
-    commands.add_parser("check", help="look at settings, clock, nonce store and key, without trading")
+    commands.add_parser("check", help="look at settings, clock, nonce store, pairs and key, without trading")
     nonce_command = commands.add_parser("nonce", help="about the nonce")
     nonce_command.add_argument("what", choices=["show"], help="show: the last nonce, its lead and its file")
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
@@ -220,7 +221,9 @@ def open_broker(settings: Settings, key: str, secret: str, url: str, clock: Mark
 
 
 def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: int | None) -> Trader:
-    """Return the trader for these settings."""
+    """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
+    pairs = [market.broker.pair(name) for name in settings.pairs]
+    common_quote(pairs)
     halt_file = settings.state_dir / "halt"
     limits = RiskLimits(
         settings.max_order_value,
@@ -229,7 +232,7 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         settings.loss_pause_seconds,
     )
     trader_settings = TraderSettings(
-        symbols=tuple(market.broker.pair(name).symbol for name in settings.pairs),
+        symbols=tuple(pair.symbol for pair in pairs),
         timeframe=settings.timeframe,
         order_value=settings.order_value,
         limits=limits,

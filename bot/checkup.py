@@ -12,6 +12,7 @@ from bot.config import Settings
 from bot.errors import BotError, NonceStoreError
 from bot.instance import InstanceLock, describe_owner, is_running
 from bot.kraken import replies, transport
+from bot.models import common_quote
 from bot.nonce.file import store_at
 
 
@@ -34,7 +35,7 @@ class Finding:
 
 
 def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterator[Finding]:
-    """Look at settings, state folder, clock, nonce store, key and permissions, in this order."""
+    """Look at settings, state folder, clock, nonce store, pairs, key and permissions, in this order."""
     yield _attempt("settings", lambda: _settings(settings))
     yield _attempt("state", lambda: _state(settings))
     if settings.trading_mode == "paper":
@@ -45,6 +46,8 @@ def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterat
     yield of_clock
     # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
     yield _attempt("nonce", nonce_line if of_clock.error else _nonce)
+    if not of_clock.error:
+        yield _attempt("pairs", lambda: _pairs(settings, open_broker))
     yield _attempt("key", lambda: _key(open_broker))
 
 
@@ -107,6 +110,15 @@ def nonce_line() -> str:
     lead_seconds = (stored - clock.nonce_clock.now_us()) / 1_000_000
     where = f"{lead_seconds:.1f} s ahead of the clock" if lead_seconds > 0 else "not ahead of the clock"
     return f"{stored}, {where}, in {broker_manager.NONCE_FILE}"
+
+
+def _pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
+    broker = open_broker()
+    try:
+        pairs = [broker.pair(name) for name in settings.pairs]
+        return f"{', '.join(pair.symbol for pair in pairs)}, in {common_quote(pairs)}"
+    finally:
+        broker.close()
 
 
 def _key(open_broker: Callable[[], KrakenBroker]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+
+from bot.errors import SettingsError
 
 ZERO = Decimal(0)
 
@@ -45,6 +48,14 @@ class Pair:
     order_minimum: Decimal
     cost_minimum: Decimal
     status: str
+
+
+def common_quote(pairs: Iterable[Pair]) -> str:
+    """Return the one quote currency of these pairs. Raises SettingsError where they have several."""
+    quotes = sorted({pair.quote for pair in pairs})
+    if len(quotes) != 1:
+        raise SettingsError([f"PAIRS has to have one quote currency for its limits and sums, not {', '.join(quotes)}."])
+    return quotes[0]
 
 
 @dataclass(frozen=True, slots=True)

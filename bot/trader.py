@@ -25,7 +25,7 @@ from bot.errors import (
     SymbolError,
     TurnTimeout,
 )
-from bot.models import ZERO, Candle, WantedOrder
+from bot.models import ZERO, Candle, WantedOrder, common_quote
 from bot.risk import RiskLimits, Verdict, check, exit_parts
 from bot.strategies.base import Strategy
 from bot.timeframes import seconds_of
@@ -299,10 +299,7 @@ class Trader:
     def _open_pairs(self) -> None:
         # Order rows bear the pair's own name, whatever name the settings use.
         pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
-        quotes = sorted({pair.quote for pair in pairs.values()})
-        if len(quotes) != 1:
-            raise SettingsError([f"PAIRS has to have one quote currency for its limits and sums, not {quotes}"])
-        self._symbols, self._quote = tuple(pairs), quotes[0]
+        self._symbols, self._quote = tuple(pairs), common_quote(pairs.values())
 
     def _equity(self) -> Decimal:
         return self._situation.equity(self._symbols, self._quote)

@@ -35,7 +35,7 @@ def test_check_in_paper_mode_needs_nothing(state: Path) -> None:
 
 
 def test_check_in_live_mode_looks_at_everything_and_trades_nothing(state: Path) -> None:
-    """With a good key check says ok to settings, state, clock, nonce and key, and sends no order."""
+    """With a good key check says ok to settings, state, clock, nonce, pairs and key, and sends no order."""
     with local_kraken(state, FILLING) as kraken:
         bot = run("check", settings=kraken.settings())
         assert [line.split(":")[0].split() for line in bot.lines if line.startswith("ok")] == [
@@ -43,6 +43,7 @@ def test_check_in_live_mode_looks_at_everything_and_trades_nothing(state: Path) 
             ["ok", "state"],
             ["ok", "clock"],
             ["ok", "nonce"],
+            ["ok", "pairs"],
             ["ok", "key"],
         ]
         assert "modify-trades" in bot.lines[-1]
@@ -75,6 +76,14 @@ def test_check_names_what_is_wrong_with_the_key(state: Path) -> None:
     assert problem.startswith("PROBLEM  key: ")
     assert "nonce window of 1000" in problem
     assert "withdraw" in problem
+
+
+@pytest.mark.parametrize(("pairs", "named"), [("BTC/USD,NO/SUCH", "NO/SUCH"), ("BTC/USD,BTC/EUR", "EUR, USD")])
+def test_check_names_pairs_that_cannot_be_traded(state: Path, pairs: str, named: str) -> None:
+    """For a pair that Kraken does not have, or two quote currencies, check names them and ends with 2, as run does."""
+    with local_kraken(state, pairs=("BTC/USD", "BTC/EUR")) as kraken:
+        bot = run("check", settings=kraken.settings(PAIRS=pairs), code=2)
+    assert named in bot.wait_for("^PROBLEM  pairs")[0]
 
 
 def test_check_names_a_wrong_secret(state: Path) -> None:

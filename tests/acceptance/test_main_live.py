@@ -152,6 +152,7 @@ def test_pairs_of_two_quote_currencies_are_a_bad_setting(state: Path) -> None:
         bot = run(settings=kraken.settings(PAIRS="BTC/USD,BTC/EUR"), code=2)
         assert stopped(bot) == bot.lines[-1]
         assert bot.text.count("one quote currency") == 1
+        assert "equity" not in bot.text
         assert "AddOrder" not in kraken.methods
 
 
