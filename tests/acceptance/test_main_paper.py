@@ -6,6 +6,7 @@ import re
 import socket
 import sqlite3
 import sys
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -179,5 +180,5 @@ def test_an_account_of_a_killed_bot_goes_on(tmp_path: Path) -> None:
     assert "account  10000 USD" not in again.text
     assert again.lines[-1] == "refused nonces: 0"
     assert account_problems(state) == []
-    with sqlite3.connect(state / "paper_synthetic.db") as account:
+    with closing(sqlite3.connect(state / "paper_synthetic.db")) as account, account:
         assert account.execute("PRAGMA integrity_check").fetchone() == ("ok",)
