@@ -105,8 +105,9 @@ class BrokerVerbs(ABC):
         """Compare our clock with Kraken's, once an hour; use Kraken's for nonces where ours is wrong."""
         if not self._time.needs_sync(CLOCK_CHECK_SECONDS):
             return
+        asked = self._market.elapsed()
         kraken_seconds = replies.read_time(self.public_call("Time"))
-        ahead = self._time.sync(kraken_seconds)
+        ahead = self._time.sync(kraken_seconds, self._market.elapsed() - asked)
         if abs(ahead) > ServerTime.WRONG_SECONDS:
             log.warning(
                 "The clock of this machine is %.0f s %s Kraken's: nonces follow Kraken's time. Set the clock.",

@@ -183,14 +183,19 @@ class ServerTime:
             return self._market.now()
         return self._kraken_minus_elapsed + self._market.elapsed()
 
-    def sync(self, kraken_seconds: float) -> float:
-        """Take Kraken's Time; return by how many seconds our clock is ahead of it (0.0 within tolerance)."""
+    def sync(self, kraken_seconds: float, took_seconds: float = 0.0) -> float:
+        """Take Kraken's Time, whose answer took so long; return by how many seconds our clock is ahead of it (0.0
+        within tolerance)."""
         elapsed = self._market.elapsed()
         ahead = self._market.now() - kraken_seconds
+        was_late = took_seconds > self.TOLERANCE_SECONDS
+        if was_late and ahead > 0:
+            # The answer may be that old; taken at its word, it would end every order's deadline before its order.
+            ahead = max(0.0, ahead - took_seconds)
         if abs(ahead) < self.TOLERANCE_SECONDS:
             ahead = 0.0
         self._kraken_minus_elapsed = self._market.now() - ahead - elapsed
-        self.synced_elapsed_seconds = elapsed
+        self.synced_elapsed_seconds = None if was_late else elapsed
         return ahead
 
     def needs_sync(self, interval_seconds: float) -> bool:

@@ -20,7 +20,7 @@ from bot.errors import (
 from bot.models import Position
 from bot.simulator.keys import ALL_TRADING
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import open_desk, pass_time
+from tests.acceptance.broker_tools import ORDER, open_desk, pass_time
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -168,3 +168,17 @@ def test_a_clock_within_ten_seconds_is_kept() -> None:
         broker.connect()
         broker.close()
         assert not nonce_clock.follows_kraken
+
+
+def test_a_late_answer_to_time_does_not_spoil_deadlines() -> None:
+    """With an answer to Time that is nine seconds old an order is placed, and Time is asked again at the next look."""
+    # Nine seconds of the market's.
+    market = MarketClock(wall_seconds(), 10.0)
+    with open_desk(SimulatorOptions(slow_seconds=0.9), clock=market) as desk:
+        desk.simulator.faults.fire_next("slow", "Time")
+        desk.broker.connect()
+        assert desk.broker.private_call("AddOrder", ORDER)["txid"]
+        asked = desk.simulator.faults.fired["slow"]
+        desk.simulator.faults.fire_next("slow", "Time")
+        desk.broker.system_status()
+        assert desk.simulator.faults.fired["slow"] == asked + 1
