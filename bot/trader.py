@@ -234,6 +234,10 @@ class Trader:
             return True
         self._executor.forget_balances()
         verdict = self._judge(symbol, candle)
+        if verdict.allowed and self._executor.own.late_seconds() > 0:
+            if self._await_the_past():
+                return False
+            verdict = self._judge(symbol, candle)
         if any(order.kind == "exit" for order in verdict.allowed) and self._executor.own.resting_entries(symbol):
             if not self._executor.clear_entries(symbol):
                 return False
@@ -242,6 +246,14 @@ class Trader:
             self._narrator.refusal(candle.close, refusal)
         self._executor.execute(verdict.allowed, candle.close)
         return not any(one.order.kind == "exit" and one.rule in _PASSING_RULES for one in verdict.refusals)
+
+    def _await_the_past(self) -> bool:
+        """Before the first order: let what an earlier life sent turn up; return whether it was stopped meanwhile."""
+        if self._clock.wait(self._executor.own.late_seconds(), self._stop):
+            return True
+        self._executor.follow()
+        self._executor.forget_balances()
+        return False
 
     def _wanted(self, symbol: str) -> list[WantedOrder]:
         return self._strategy.decide(self._situation.view(symbol, self._settings.order_value))

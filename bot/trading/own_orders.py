@@ -7,10 +7,13 @@ from decimal import Decimal
 
 from bot.models import ZERO, Order, OrderStatus, PlacedOrder, Side
 from bot.position import EMPTY_BOOK, Book, fold
+from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.trading.broker import Broker
 
 # Rows are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
 LOOK_BACK_SECONDS = 60.0
+# An order that an earlier life sent just before its end may arrive so late: its deadline, and the lag of Kraken's rows.
+LATE_SECONDS = DEADLINE_SECONDS + MARGIN_SECONDS + GAP_SECONDS
 _WORKING = (OrderStatus.PENDING, OrderStatus.OPEN)
 
 
@@ -47,27 +50,46 @@ class OwnOrders:
         self._awaited: dict[str, _Awaited] = {}
         self._open_txids: set[str] = set()
         self._doubt_seconds: float | None = None
+        self._rebuilt_seconds: float | None = None
         self.foreign: dict[str, Order] = {}
         self.known = False
         self.book: Book = EMPTY_BOOK
 
     def rebuild(self) -> None:
         """Read every own row that Kraken has; adopt the open ones."""
+        asked_seconds = self._broker.now()
         # Open before closed: an order that closes in between is then in both, and never in neither.
         opened = self._broker.get_open_orders()
         closed = self._broker.get_closed_orders(0)
         self._take(opened, closed)
         self.known = True
+        self._rebuilt_seconds = asked_seconds
 
     def refresh(self) -> list[NewFill]:
-        """Follow the working orders; return what they filled. Asks nothing if none is working."""
-        if not self._awaited and self._doubt_seconds is None:
+        """Follow the working orders; return what they filled. Asks nothing if none is working or can be late."""
+        asked_seconds = self._broker.now()
+        doubts = self._doubts(asked_seconds)
+        if not self._awaited and not doubts:
             return []
         opened = self._broker.get_open_orders()
-        since_seconds = self._closed_since({order.txid for order in opened})
+        since_seconds = self._closed_since({order.txid for order in opened}, doubts)
         closed = [] if since_seconds is None else self._broker.get_closed_orders(since_seconds)
         self._doubt_seconds = None
+        if self._rebuilt_seconds is not None and asked_seconds >= self._rebuilt_seconds + LATE_SECONDS:
+            self._rebuilt_seconds = None
         return self._take(opened, closed)
+
+    def late_seconds(self) -> float:
+        """Return for how long orders of an earlier life, which the rebuilt history lacks, may still turn up."""
+        if self._rebuilt_seconds is None:
+            return 0.0
+        return max(0.0, self._rebuilt_seconds + LATE_SECONDS - self._broker.now())
+
+    def _doubts(self, now: float) -> list[float]:
+        doubts = [] if self._doubt_seconds is None else [self._doubt_seconds]
+        if self._rebuilt_seconds is not None and now >= self._rebuilt_seconds + GAP_SECONDS:
+            doubts.append(self._rebuilt_seconds)
+        return doubts
 
     def adopt(self, order: Order) -> list[NewFill]:
         """Take in an own order that was found elsewhere; return what it filled."""
@@ -114,10 +136,8 @@ class OwnOrders:
         """Return how many coins the resting entries of a pair may still buy."""
         return sum((order.volume - order.executed for order in self.resting_entries(symbol)), ZERO)
 
-    def _closed_since(self, open_txids: set[str]) -> float | None:
-        moments = [one.since_seconds for txid, one in self._awaited.items() if txid not in open_txids]
-        if self._doubt_seconds is not None:
-            moments.append(self._doubt_seconds)
+    def _closed_since(self, open_txids: set[str], doubts: list[float]) -> float | None:
+        moments = [one.since_seconds for txid, one in self._awaited.items() if txid not in open_txids] + doubts
         return min(moments) - LOOK_BACK_SECONDS if moments else None
 
     def _take(self, opened: list[Order], closed: list[Order]) -> list[NewFill]:

@@ -6,15 +6,17 @@ from dataclasses import replace
 from decimal import Decimal
 
 from bot.errors import NotSentError, OrderUnknownError
-from bot.models import ZERO, Side, WantedOrder
+from bot.models import ZERO, Order, Side, WantedOrder
 from bot.settling import Settled
 from bot.strategies.base import MarketView
 from tests.trading_fakes import (
     WIDE,
     FakeBroker,
+    PatientEvent,
     Script,
     SteppedClock,
     buy,
+    look,
     make_candles,
     make_order,
     run_trader,
@@ -119,3 +121,60 @@ def test_a_second_attempt_is_known_after_a_restart() -> None:
     clock.time_seconds = 285.0
     run_trader(broker, clock, strategy, max_ticks=1)
     assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
+
+
+def late_order(broker: FakeBroker, clock: SteppedClock, row: Order, coins: str) -> None:
+    """Let an order of an earlier life turn up in Kraken's rows at the moment it was opened, and change the balance."""
+    opened, closed = broker.get_open_orders, broker.get_closed_orders
+
+    def arrive() -> None:
+        if clock.now() >= row.opened_seconds and row.txid not in broker.rows:
+            broker.rows[row.txid] = row
+            broker.totals["BTC"] = Decimal(coins)
+
+    def read_open() -> list[Order]:
+        arrive()
+        return opened()
+
+    def read_closed(since_seconds: float = 0) -> list[Order]:
+        arrive()
+        return closed(since_seconds)
+
+    broker.get_open_orders = read_open  # type: ignore[method-assign]
+    broker.get_closed_orders = read_closed  # type: ignore[method-assign]
+
+
+def test_an_entry_that_arrives_after_the_start_is_found() -> None:
+    """A buy of the life before that fills five seconds after the history was read is a position at the next candle."""
+    broker, clock = present(305.0)
+    row = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=310.0, closed_seconds=310.0)
+    late_order(broker, clock, row, "1")
+    seen: list[Decimal] = []
+    summary, _ = run_trader(
+        broker, clock, Script({300: look(lambda view: seen.append(view.position_quantity))}), max_ticks=9
+    )
+    assert set(seen) == {Decimal(1)}
+    assert summary.orders.fills == 1
+
+
+def test_an_exit_that_arrives_after_the_start_is_not_sold_again() -> None:
+    """A sale of the candle before that fills five seconds after the start leaves nothing to sell."""
+    broker, clock = holding_one()
+    broker.totals["BTC"] = Decimal(5)
+    sold = make_order("L", Side.SELL, "1", "100", cl_ord_id="bot01-240", opened_seconds=366.0, closed_seconds=366.0)
+    late_order(broker, clock, sold, "4")
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=3)
+    assert broker.sent_ids == []
+
+
+def test_a_bot_that_is_stopped_while_it_waits_for_the_past_orders_nothing() -> None:
+    """Stopped between its start and its first order, the bot sends no exit."""
+    broker, clock = holding_one()
+    stop = PatientEvent()
+
+    def stop_now(market: MarketView) -> list[WantedOrder]:
+        stop.set()
+        return sell_all(market)
+
+    run_trader(broker, clock, Script({300: stop_now}), max_ticks=3, stop=stop)
+    assert broker.sent_ids == []
