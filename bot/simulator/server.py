@@ -100,9 +100,10 @@ class Simulator:
     def __enter__(self) -> Self:
         try:
             self._server = WireServer(self.api, self.faults, self.options)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             self._close_storage()
-            raise SimulatorError(f"Port {self.options.port} cannot be used ({error.strerror}).") from error
+            why = error.strerror if isinstance(error, OSError) else "there is no such port"
+            raise SimulatorError(f"Port {self.options.port} cannot be used ({why}).") from error
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="simulator", daemon=True).start()
         return self
 

@@ -248,6 +248,17 @@ def test_wrong_options_are_one_sentence() -> None:
             Simulator(one)
 
 
+def test_a_port_that_cannot_be_used_is_one_sentence() -> None:
+    """A port that does not exist and one that is taken are refused by name."""
+    with Simulator() as running:
+        for port in (99_999, int(running.url.rpartition(":")[2])):
+            with (
+                pytest.raises(SimulatorError, match=f"Port {port} cannot be used"),
+                Simulator(SimulatorOptions(port=port)),
+            ):
+                pass
+
+
 def test_the_program_ends_well_on_sigterm_and_says_what_is_wrong() -> None:
     """SIGTERM: exit 0. A wrong pair: exit 2 and one line on the error stream."""
     with Child("bot.simulator", "--port", "0") as child:
