@@ -64,7 +64,7 @@ def test_a_recording_is_replayed_from_start_to_end(
 ) -> None:
     """A recording of real prices runs to its end, with fills, a summary and no refused nonce."""
     bot, fills = undisturbed
-    assert f"recorded prices of BTC/USD from {recording}" in bot.lines[3]
+    assert f"recorded prices of BTC/USD from {recording.resolve()}" in bot.lines[3]
     assert len(fills) >= (200 if full_size else 20)
     said = len(bot.wait_for("filled: (buy|sell)"))
     assert said >= len(fills)
