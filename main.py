@@ -142,7 +142,7 @@ def run(settings: Settings, max_ticks: int | None) -> int:
     lock = InstanceLock(settings.state_dir)
     try:
         runner = Runner(say)
-        return runner.run(lambda: trade(settings, runner, max_ticks), settings.cancel_entries_on_stop)
+        return runner.run(lambda: trade(settings, runner, max_ticks), cancels_on_stop(settings))
     finally:
         lock.release()
 
@@ -220,6 +220,11 @@ def open_broker(settings: Settings, key: str, secret: str, url: str, clock: Mark
     )
 
 
+def cancels_on_stop(settings: Settings) -> bool:
+    """Return whether resting entries go at the end: not those of an account that is only watched."""
+    return settings.cancel_entries_on_stop and settings.trading_mode != "halt"
+
+
 def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: int | None) -> Trader:
     """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
     pairs = [market.broker.pair(name) for name in settings.pairs]
@@ -237,7 +242,7 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         order_value=settings.order_value,
         limits=limits,
         entry_lifetime_seconds=settings.entry_lifetime_seconds or None,
-        cancel_entries_on_stop=settings.cancel_entries_on_stop,
+        cancel_entries_on_stop=cancels_on_stop(settings),
         max_ticks=max_ticks,
     )
     return Trader(

@@ -199,7 +199,10 @@ class KrakenBroker(BrokerVerbs):
         """
         given = dict(params or {})
         if self._desk.takes(method, given):
-            return self._desk.send(given)
+            return self._send_order(given)
+        if given.get("validate"):
+            # In Kraken's spelling, whatever was meant as yes.
+            given["validate"] = True
         return self._call(method, given)
 
     def _call(self, method: str, params: dict[str, Any]) -> Any:

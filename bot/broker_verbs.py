@@ -160,16 +160,10 @@ class BrokerVerbs(ABC):
     def get_positions(self) -> list[Position]:
         """Return the coins that the account holds; fiat money, also where it earns interest (USD.M), is none."""
         return [
-            Position(self._symbol_in_usd(asset), asset, balance.total)
+            Position(_symbol_in_usd(self._pairs(), asset), asset, balance.total)
             for asset, balance in self.get_account_balance().items()
             if balance.total > 0 and asset.partition(".")[0] not in _FIAT
         ]
-
-    def _symbol_in_usd(self, asset: str) -> str:
-        try:
-            return self.pair(f"{asset}/USD").symbol
-        except SymbolError:
-            return ""
 
     def get_open_orders(self) -> list[Order]:
         """Return all open orders of the account, those of other programs too."""
@@ -256,8 +250,13 @@ class BrokerVerbs(ABC):
         return max(current, orders.collared_price(pair, side, current, self._collar_percent))
 
     def _place(self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]) -> PlacedOrder:
-        txid = replies.read_placed(self._desk.send(params))
+        txid = replies.read_placed(self._send_order(params))
         return PlacedOrder(txid, params["cl_ord_id"], pair.symbol, side, volume, price)
+
+    def _send_order(self, params: dict[str, Any]) -> dict[str, Any]:
+        # Its deadline is in Kraken's time.
+        self.keep_time()
+        return self._desk.send(params)
 
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
         """Cancel one order. True: Kraken has cancelled it. False: it was gone already, and may have filled."""
@@ -279,3 +278,10 @@ class BrokerVerbs(ABC):
 
 def _named(cl_ord_id: str, rows: list[Order]) -> Order | None:
     return next((order for order in rows if order.cl_ord_id == cl_ord_id), None)
+
+
+def _symbol_in_usd(table: PairTable, asset: str) -> str:
+    try:
+        return table.find(f"{asset}/USD").symbol
+    except SymbolError:
+        return ""

@@ -10,7 +10,7 @@ import pytest
 from freezegun import freeze_time
 
 from bot.broker_manager import get_kraken_nonce
-from bot.clock import wall_seconds
+from bot.clock import MarketClock, wall_seconds
 from bot.errors import InvalidNonceError
 from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from tests.acceptance.broker_tools import ORDER, open_desk, pass_time, price
@@ -101,3 +101,21 @@ def test_a_sell_for_money_is_sized_by_the_current_price() -> None:
         desk.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base")
         placed = desk.broker.place_market_order("BTC/USD", "sell", Decimal(100), "quote")
         assert Decimal("99.5") < placed.volume * price(desk) <= 100
+
+
+@pytest.mark.usefixtures("nonce_file")
+def test_an_order_without_connect_has_its_deadline_in_krakens_time() -> None:
+    """A broker that never connected, on a clock a minute behind Kraken's, still has its order placed."""
+    with open_desk() as desk:
+        late = desk.open_broker(market=MarketClock(desk.clock.now() - 60, 1.0))
+        assert late.private_call("AddOrder", ORDER)["txid"]
+        late.close()
+
+
+@pytest.mark.usefixtures("nonce_file")
+@pytest.mark.parametrize("yes", [True, "true", "1", "TRUE"])
+def test_a_validated_order_is_only_checked(yes: object) -> None:
+    """However `validate` is spelt, nothing is placed."""
+    with open_desk() as desk:
+        desk.broker.private_call("AddOrder", ORDER | {"validate": yes})
+        assert desk.orders_placed() == 0
