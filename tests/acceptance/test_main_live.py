@@ -202,6 +202,17 @@ def test_halt_mode_sends_no_order(state: Path) -> None:
         assert "AddOrder" not in kraken.methods
 
 
+def test_halt_mode_leaves_resting_entries_alone(state: Path) -> None:
+    """An entry that rests when the bot is killed is still there after a run in halt mode, which cancels nothing."""
+    with local_kraken(state, RESTING) as kraken:
+        with running(settings=kraken.settings(), until="accepted as") as bot:
+            bot.kill()
+        run("--ticks", "1", settings=kraken.settings(TRADING_MODE="halt"))
+        assert "CancelOrder" not in kraken.methods
+        run("--ticks", "1", settings=kraken.settings())
+        assert "CancelOrder" in kraken.methods
+
+
 def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
     """With a file named halt in the state folder no order is sent; without it the same signal is."""
     state.mkdir()
