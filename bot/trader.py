@@ -249,7 +249,10 @@ class Trader:
 
     def _await_the_past(self) -> bool:
         """Before the first order: let what an earlier life sent turn up; return whether it was stopped meanwhile."""
-        if self._clock.wait(self._executor.own.late_seconds(), self._stop):
+        seconds = self._executor.own.late_seconds()
+        if not self._clock.replaying:
+            self._narrator.say(f"the first order waits {seconds:.0f} s: one from before the start may still turn up")
+        if self._clock.wait(seconds, self._stop):
             return True
         self._executor.follow()
         self._executor.forget_balances()

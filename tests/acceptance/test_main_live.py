@@ -35,7 +35,7 @@ def test_a_live_bot_says_so_and_trades(state: Path) -> None:
     with local_kraken(state, FILLING) as kraken:
         bot = run("--ticks", "1", settings=kraken.settings())
         assert bot.lines[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
-        assert "1 placed, 0 refused, 0 unknown; fills 1" in bot.text
+        assert "1 placed, 0 refused by Kraken, 0 unknown; fills 1" in bot.text
         assert "refused nonces: 0" in bot.text
         assert kraken.methods[0] == "GetApiKeyInfo"
         assert kraken.methods.count("AddOrder") == 1

@@ -85,7 +85,7 @@ def test_the_summary_tells_equity_orders_and_refused_nonces(first: Bot) -> None:
     start, end = money(first)
     assert (start, first.lines[-1]) == ("10000.00", "refused nonces: 0")
     assert Decimal(end) > 0
-    assert first.wait_for(rf"^orders   \d+ placed, 0 refused, 0 unknown; fills {fills}$")
+    assert first.wait_for(rf"^orders   \d+ placed, 0 refused by Kraken, 0 unknown; fills {fills}$")
 
 
 def test_the_account_of_the_first_start_adds_up(state: Path, first: Bot) -> None:

@@ -69,7 +69,7 @@ def test_a_recording_is_replayed_from_start_to_end(
     said = len(bot.wait_for("filled: (buy|sell)"))
     assert said >= len(fills)
     assert "Ended: the market's prices have ended." in bot.text
-    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused, 0 unknown; fills {said}$")
+    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused by Kraken, 0 unknown; fills {said}$")
     assert bot.lines[-1] == "refused nonces: 0"
 
 
