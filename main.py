@@ -272,9 +272,8 @@ def say_summary(summary: Summary) -> int:
     if summary.error is None:
         say(f"Ended: {summary.reason}.")
     say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
-    say(
-        f"orders   {counts.placed} placed, {counts.refused} refused by Kraken, {counts.unknown} unknown; fills {counts.fills}"
-    )
+    outcomes = f"{counts.placed} placed, {counts.refused} refused by Kraken, {counts.unknown} unknown"
+    say(f"orders   {outcomes}; fills {counts.fills}")
     say(f"realised {summary.realised:.2f} {summary.quote}")
     say(f"refused nonces: {summary.refused_nonces}")
     return 0 if summary.error is None else fail(summary.error)

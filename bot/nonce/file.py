@@ -133,7 +133,7 @@ class FileStore:
             raise OSError(errno.EIO, "the write was cut short")
         # Against power loss the clock is the second witness, so once a second is enough; ahead of the
         # clock the file is the only one.
-        if nonce > now or now >= self._sync_due or len(raw) > len(data):
+        if not usual or now >= self._sync_due:
             self._make_durable(descriptor, len(data), now)
         return nonce
 
