@@ -32,7 +32,7 @@ from bot.errors import (
     TurnTimeout,
 )
 from bot.instance import InstanceLock
-from bot.models import common_quote
+from bot.models import Balance, common_quote
 from bot.risk import RiskLimits
 from bot.runner import Runner
 from bot.simulator.__main__ import main as run_simulator
@@ -153,8 +153,7 @@ def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
     with open_market(settings) as market:
         runner.broker = market.broker
         try:
-            market.broker.connect()
-            say_account(settings, market)
+            say_account(settings, market, market.broker.connect())
             runner.trader = open_trader(settings, market, runner, max_ticks)
         except StoppingError:
             say("Ended: stopped before trading began.")
@@ -256,12 +255,11 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
     )
 
 
-def say_account(settings: Settings, market: Market) -> None:
+def say_account(settings: Settings, market: Market, balances: dict[str, Balance]) -> None:
     """Write the first lines: nonce, pairs, prices, account."""
     say(f"nonce    {nonce_line()}")
     say(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
     say(f"prices   {market.prices}")
-    balances = market.broker.get_account_balance()
     held = [f"{balance.total.normalize():f} {asset}" for asset, balance in balances.items() if balance.total > 0]
     say(f"account  {', '.join(held) or 'empty'}; bot id {market.broker.bot_id}")
 

@@ -81,8 +81,8 @@ class BrokerVerbs(ABC):
 
     # Start and time
 
-    def connect(self) -> None:
-        """Set the clock by Kraken's, check the nonce file and the key, and read the account once.
+    def connect(self) -> dict[str, Balance]:
+        """Set the clock by Kraken's, check the nonce file and the key, and read the account once; return its balances.
 
         The first private call is GetApiKeyInfo, so that no order ever learns the key's floor. Raises
         NonceAheadError, KeyRuleError, or what `private_call` raises.
@@ -95,7 +95,7 @@ class BrokerVerbs(ABC):
             log.warning("The key could not be checked (%s): its permissions and nonce window are unknown.", error)
         else:
             check_key(self.key_info, self._allow_withdraw_key)
-        self.get_account_balance()
+        return self.get_account_balance()
 
     def now(self) -> float:
         """Return Kraken's time in Unix seconds, carried forward from the last `keep_time`."""
