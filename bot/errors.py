@@ -3,6 +3,7 @@
 BotError
 |-- SettingsError           a setting is wrong; nothing was started
 |-- AnotherBotError         another bot holds the state folder
+|-- JournalError            the journal cannot be read or written: no new order is sent
 |-- SymbolError             no such pair or asset at Kraken
 |-- NonceError
 |   |-- NonceStoreError     a nonce beyond the clock could not be written down
@@ -49,6 +50,10 @@ class SettingsError(BotError):
 
 class AnotherBotError(BotError):
     """Another bot is running on the same state folder."""
+
+
+class JournalError(BotError):
+    """The journal cannot be read or written; no new order is sent, those that were are still followed."""
 
 
 class SymbolError(BotError):

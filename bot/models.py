@@ -29,6 +29,9 @@ class OrderStatus(StrEnum):
     EXPIRED = "expired"
 
 
+OPEN_STATUSES = (OrderStatus.PENDING, OrderStatus.OPEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One row of AssetPairs. `symbol` is our name for it, such as BTC/USD."""
@@ -117,6 +120,11 @@ class Order:
     closed_seconds: float
     expires_seconds: float
     reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still fill."""
+        return self.status in OPEN_STATUSES
 
 
 @dataclass(frozen=True, slots=True)

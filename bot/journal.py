@@ -1,0 +1,252 @@
+"""The journal: every order that this bot means to place, written down before its first byte leaves, and what became
+of it.
+
+One fsync an order, for the intent. Everything else is Kraken's to tell again: an outcome that is lost costs a look-up.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from decimal import Decimal
+from typing import Any
+
+from bot.errors import OrderBlockedError
+from bot.journal_file import JournalFile
+from bot.models import OPEN_STATUSES, Fill, Order, OrderStatus, Side
+from bot.order_life import PLACED, UNSETTLED, WORKING, Intent, OrderState, state_of
+
+_INTENT = ", ".join(field.name for field in fields(Intent))
+_ORDER = ", ".join(field.name for field in fields(Order))
+_FILL = ", ".join(field.name for field in fields(Fill))
+
+
+@dataclass(frozen=True, slots=True)
+class EquityPoint:
+    """What the account's money and coins were worth, in `quote`, at a moment (Unix seconds of the market)."""
+
+    time_seconds: float
+    quote: str
+    value: Decimal
+
+
+class Journal:
+    """The orders of one API key on this disk. Every method raises JournalError where the disk does not let it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = JournalFile(path)
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._file.close()
+
+    # Intents
+
+    def intend(self, intent: Intent) -> None:
+        """Write an order down that is going to be sent. Raises OrderBlockedError where the same one was sent before."""
+        with self._file.write() as connection:
+            # Intended and not sent, for want of a connection or a turn: it is intended anew.
+            connection.execute(
+                "DELETE FROM intents WHERE cl_ord_id = ? AND state = ?", (intent.cl_ord_id, OrderState.INTENDED)
+            )
+            if _rows(connection, "SELECT 1 FROM intents WHERE cl_ord_id = ?", (intent.cl_ord_id,)):
+                raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before; it is not sent again")
+            connection.execute(f"INSERT INTO intents ({_INTENT}) VALUES ({_marks(Intent)})", _values(intent))
+
+    def leave(self, cl_ord_id: str, nonce: str, sent_seconds: float, deadline_seconds: float) -> None:
+        """Commit an intent to the disk, with its nonce and deadline: from here on its first byte may leave.
+
+        Raises OrderBlockedError where another order of the pair, by this process or another, has no known fate.
+        """
+        with self._file.write(durable=True) as connection:
+            other = connection.execute(
+                "SELECT other.cl_ord_id FROM intents AS other JOIN intents AS own USING (symbol) "
+                f"WHERE own.cl_ord_id = ? AND other.cl_ord_id <> own.cl_ord_id AND other.state IN ({_UNSETTLED})",
+                (cl_ord_id,),
+            ).fetchone()
+            if other is not None:
+                raise OrderBlockedError(f"its pair has an order whose outcome is unknown ({other[0]}); it was not sent")
+            changed = connection.execute(
+                "UPDATE intents SET state = ?, nonce = ?, sent_seconds = ?, deadline_seconds = ? "
+                "WHERE cl_ord_id = ? AND state = ?",
+                (OrderState.SENT, nonce, sent_seconds, deadline_seconds, cl_ord_id, OrderState.INTENDED),
+            )
+            if changed.rowcount != 1:
+                raise OrderBlockedError(f"another process has given up the order {cl_ord_id}; it was not sent")
+
+    def set_state(self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "") -> None:
+        """Write down what became of an intent: a lawful step of its life, or sqlite3.IntegrityError."""
+        with self._file.write() as connection:
+            connection.execute(
+                "UPDATE intents SET state = ?, reason = ?, txid = max(txid, ?) WHERE cl_ord_id = ? AND state <> ?",
+                (state, reason, txid, cl_ord_id, state),
+            )
+
+    def drop_intended(self) -> None:
+        """Nothing of what is only intended has left, and whoever intended it is gone."""
+        with self._file.write() as connection:
+            connection.execute(
+                "UPDATE intents SET state = ?, reason = 'nothing of it had left' WHERE state = ?",
+                (OrderState.NOT_PLACED, OrderState.INTENDED),
+            )
+
+    def intent(self, cl_ord_id: str) -> Intent | None:
+        """Return an intent by its id."""
+        return next(iter(self._intents("WHERE cl_ord_id = ?", cl_ord_id)), None)
+
+    def intents(self) -> list[Intent]:
+        """Return all intents, oldest first."""
+        return self._intents("ORDER BY intended_seconds, cl_ord_id")
+
+    def unsettled(self) -> list[Intent]:
+        """Return the intents that were sent and whose fate is not known."""
+        return self._intents(f"WHERE state IN ({_UNSETTLED}) ORDER BY sent_seconds")
+
+    def working(self) -> list[Intent]:
+        """Return the intents that were accepted and whose last row has not been seen."""
+        return self._intents(f"WHERE state IN ({_WORKING}) ORDER BY sent_seconds")
+
+    def _intents(self, where: str, *values: object) -> list[Intent]:
+        with self._file.read() as connection:
+            return [_intent(row) for row in _rows(connection, f"SELECT {_INTENT} FROM intents {where}", values)]
+
+    # Kraken's rows
+
+    def take_rows(self, rows: Iterable[Order]) -> None:
+        """Write Kraken's rows of own orders down. An order that the journal did not know is adopted."""
+        with self._file.write() as connection:
+            for row in rows:
+                kept = connection.execute("SELECT status, executed FROM orders WHERE txid = ?", (row.txid,)).fetchone()
+                ended = kept is not None and kept[0] not in OPEN_STATUSES
+                if kept is not None and (
+                    Decimal(kept[1]) > row.executed or (row.is_open and kept[0] not in OPEN_STATUSES)
+                ):
+                    continue  # an answer from before; a final row stays final
+                connection.execute(f"INSERT OR REPLACE INTO orders ({_ORDER}) VALUES ({_marks(Order)})", _values(row))
+                self._take_state(connection, row)
+
+    @staticmethod
+    def _take_state(connection: sqlite3.Connection, row: Order) -> None:
+        adopted = Intent(
+            row.cl_ord_id,
+            row.symbol,
+            row.side,
+            row.kind,
+            row.volume,
+            row.price,
+            intended_seconds=row.opened_seconds,
+            state=state_of(row),
+            sent_seconds=row.opened_seconds,
+            txid=row.txid,
+            reason=row.reason,
+        )
+        connection.execute(
+            f"INSERT INTO intents ({_INTENT}) VALUES ({_marks(Intent)}) ON CONFLICT (cl_ord_id) DO UPDATE SET "
+            "state = excluded.state, txid = excluded.txid, reason = excluded.reason "
+            # A second order of the same id is for `journal check` to find; it changes nothing of the first one's life.
+            f"WHERE intents.state NOT IN ({_ENDED}) AND intents.txid IN ('', excluded.txid)",
+            _values(adopted),
+        )
+
+    def orders(self) -> list[Order]:
+        """Return Kraken's last rows of the own orders, oldest first."""
+        with self._file.read() as connection:
+            return [_order(row) for row in _rows(connection, f"SELECT {_ORDER} FROM orders ORDER BY opened_seconds")]
+
+    def known_until(self, bot_id: str) -> float:
+        """Return up to when the journal has every order of a bot and every row of those that ended; 0.0: nothing."""
+        with self._file.read() as connection:
+            if not _rows(connection, "SELECT 1 FROM sqlite_master WHERE name = 'known'"):
+                return 0.0
+            found = _rows(connection, "SELECT until_seconds FROM known WHERE bot_id = ?", (bot_id,))
+            return float(found[0][0]) if found else 0.0
+
+    def set_known_until(self, bot_id: str, until_seconds: float) -> None:
+        """Write down that nothing of a bot is missing up to a moment."""
+        with self._file.write() as connection:
+            connection.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (bot_id, until_seconds))
+
+    # Fills and equity
+
+    def add_fills(self, fills: Iterable[Fill]) -> None:
+        """Write fills down; those that are there already stay as they are."""
+        with self._file.write() as connection:
+            statement = f"INSERT OR IGNORE INTO fills ({_FILL}) VALUES ({_marks(Fill)})"
+            connection.executemany(statement, [_values(fill) for fill in fills])
+
+    def fills(self) -> list[Fill]:
+        """Return all fills, oldest first."""
+        with self._file.read() as connection:
+            rows = _rows(connection, f"SELECT {_FILL} FROM fills ORDER BY time_seconds, trade_id")
+            return [_fill(row) for row in rows]
+
+    def without_fills(self) -> list[Order]:
+        """Return the orders that have executed more, or less, than their fills say, oldest first."""
+        executed: dict[str, Decimal] = {}
+        for fill in self.fills():
+            executed[fill.order_txid] = executed.get(fill.order_txid, Decimal(0)) + fill.volume
+        return [order for order in self.orders() if order.executed != executed.get(order.txid, Decimal(0))]
+
+    def add_equity(self, point: EquityPoint) -> None:
+        """Write down what the account was worth."""
+        with self._file.write() as connection:
+            values = (point.time_seconds, point.quote, f"{point.value:f}")
+            connection.execute("INSERT INTO equity VALUES (?, ?, ?)", values)
+
+    def equity(self) -> list[EquityPoint]:
+        """Return what the account was worth, oldest first."""
+        with self._file.read() as connection:
+            rows = _rows(connection, "SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
+            return [EquityPoint(time_seconds, quote, Decimal(value)) for time_seconds, quote, value in rows]
+
+
+_UNSETTLED = ", ".join(f"'{state}'" for state in sorted(UNSETTLED))
+_WORKING = ", ".join(f"'{state}'" for state in sorted(WORKING))
+_ENDED = ", ".join(f"'{state}'" for state in sorted(PLACED - WORKING))
+
+
+def _rows(connection: sqlite3.Connection, statement: str, values: Iterable[object] = ()) -> list[tuple[Any, ...]]:
+    return connection.execute(statement, tuple(values)).fetchall()
+
+
+def _marks(kind: type) -> str:
+    return ", ".join("?" for _ in fields(kind))
+
+
+def _values(value: Intent | Order | Fill) -> tuple[object, ...]:
+    return tuple(f"{one:f}" if isinstance(one, Decimal) else one for one in astuple(value))
+
+
+def _intent(row: tuple[Any, ...]) -> Intent:
+    cl_ord_id, symbol, side, kind, volume, price, intended, state, *rest = row
+    return Intent(
+        cl_ord_id, symbol, Side(side), kind, Decimal(volume), Decimal(price), intended, OrderState(state), *rest
+    )
+
+
+def _order(row: tuple[Any, ...]) -> Order:
+    txid, cl_ord_id, symbol, side, kind, status, price, volume, executed, cost, fee, average, *rest = row
+    return Order(
+        txid,
+        cl_ord_id,
+        symbol,
+        Side(side),
+        kind,
+        OrderStatus(status),
+        Decimal(price),
+        Decimal(volume),
+        Decimal(executed),
+        Decimal(cost),
+        Decimal(fee),
+        Decimal(average),
+        *rest,
+    )
+
+
+def _fill(row: tuple[Any, ...]) -> Fill:
+    trade_id, txid, symbol, side, price, volume, cost, fee, time_seconds = row
+    return Fill(
+        trade_id, txid, symbol, Side(side), Decimal(price), Decimal(volume), Decimal(cost), Decimal(fee), time_seconds
+    )
