@@ -125,6 +125,10 @@ class BrokerVerbs(ABC):
         self.keep_time()
         return replies.read_system_status(self.public_call("SystemStatus"), self.now())
 
+    def pair_status(self, symbol: str) -> str:
+        """Ask for the status of one pair, as Kraken has it now (`bot/kraken/trading_status.py`). Raises SymbolError."""
+        return replies.read_pair_status(self.public_call("AssetPairs", {"pair": self.pair(symbol).altname}))
+
     def pair(self, symbol: str) -> Pair:
         """Return a pair by any of its names: BTC/USD, XBTUSD, XXBTZUSD. Raises SymbolError."""
         return self._pairs().find(symbol)
@@ -266,6 +270,13 @@ class BrokerVerbs(ABC):
         """Cancel this bot's open orders one by one, never those of anybody else; return how many were."""
         own = [order for order in self.get_open_orders() if self.owns(order)]
         return sum(self.cancel_order(order.txid, order.symbol) for order in own)
+
+    def arm_dead_man_switch(self, timeout_seconds: int) -> None:
+        """Let Kraken cancel every order of the account, whoever's, after so many seconds, unless armed again; 0: never.
+
+        At most a day (Kraken: CancelAllOrdersAfter page). May be repeated, and is after a refused nonce.
+        """
+        self.private_call("CancelAllOrdersAfter", {"timeout": timeout_seconds})
 
     def unknown_orders(self) -> list[UnknownOrder]:
         """Return the orders whose outcome is not known; each blocks its pair."""

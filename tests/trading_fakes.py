@@ -170,6 +170,8 @@ class FakeBroker:
         self.unknown: list[UnknownOrder] = []
         self.fates: list[Settled] = []
         self.refused_nonces = 0
+        self.status = "online"
+        self.pair_statuses: dict[str, str] = {}
         self.calls: list[str] = []
         self.sent_ids: list[str] = []
         self.expire_seconds: list[int | None] = []
@@ -196,7 +198,11 @@ class FakeBroker:
 
     def system_status(self) -> SystemStatus:
         self._call("system_status")
-        return SystemStatus("online", self.now())
+        return SystemStatus(self.status, self.now())
+
+    def pair_status(self, symbol: str) -> str:
+        self._call("pair_status")
+        return self.pair_statuses.get(symbol, "online")
 
     def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
         self._call("get_candles")
@@ -289,6 +295,9 @@ class FakeBroker:
         if was_open:
             self.rows[txid] = replace(self.rows[txid], status=OrderStatus.CANCELED, closed_seconds=self.now())
         return was_open
+
+    def arm_dead_man_switch(self, timeout_seconds: int) -> None:
+        self._call(f"switch {timeout_seconds}")
 
     def unknown_orders(self) -> list[UnknownOrder]:
         return list(self.unknown)

@@ -93,6 +93,15 @@ def read_system_status(result: object, checked_seconds: float) -> SystemStatus:
     return SystemStatus(_Row("SystemStatus", result).text("status"), checked_seconds)
 
 
+def read_pair_status(result: object) -> str:
+    """AssetPairs of one pair: the status as Kraken gave it, and online where it gave none, which may be."""
+    row = _Row("AssetPairs", result)
+    values = [value for _, value in row.items()]
+    if len(values) != 1:
+        raise row.unreadable("one pair was expected")
+    return _Row("AssetPairs", values[0]).text_or_empty("status") or "online"
+
+
 def read_price(result: object) -> Decimal:
     """Ticker of one pair: the price of the last trade."""
     row = _Row("Ticker", result)

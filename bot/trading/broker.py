@@ -26,6 +26,9 @@ class Broker(Protocol):
     def system_status(self) -> SystemStatus:
         """Ask for the exchange's status."""
 
+    def pair_status(self, symbol: str) -> str:
+        """Ask for the status of one pair."""
+
     def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
         """Return the latest closed candles, oldest first."""
 
@@ -66,6 +69,9 @@ class Broker(Protocol):
 
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
         """Cancel one order; False if it was already gone."""
+
+    def arm_dead_man_switch(self, timeout_seconds: int) -> None:
+        """Let the exchange cancel every order of the account after so many seconds, unless armed again; 0: never."""
 
     def unknown_orders(self) -> Sequence[UnknownOrder]:
         """Return the orders whose fate is unknown."""

@@ -31,6 +31,14 @@ def test_the_recorded_status_is_read(shared: Path) -> None:
     assert replies.read_system_status(recorded(shared, "system_status"), 5.0) == SystemStatus("online", 5.0)
 
 
+@pytest.mark.parametrize(
+    ("row", "status"), [({"status": "post_only"}, "post_only"), ({"status": None}, "online"), ({}, "online")]
+)
+def test_the_status_of_a_pair_is_read(row: dict[str, str | None], status: str) -> None:
+    """A pair's status is Kraken's word, and online where there is none."""
+    assert replies.read_pair_status({"XXBTZUSD": row}) == status
+
+
 def test_the_recorded_ticker_is_read(shared: Path) -> None:
     """The recorded Ticker gives the price of the last trade."""
     assert replies.read_price(recorded(shared, "ticker")) == Decimal("105899.40000")

@@ -14,6 +14,7 @@ from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, TABLE, TRADE, chang
 READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "time": (replies.read_time, {"unixtime": 1762820224}),
     "status": (lambda result: replies.read_system_status(result, 0.0), {"status": "online"}),
+    "pair_status": (replies.read_pair_status, {"XXBTZEUR": {"status": "online"}}),
     "price": (replies.read_price, {"XXBTZEUR": {"c": ["51234.5", "0.1"]}}),
     "candles": (lambda result: replies.read_candles(result, 60, 1790000180.0), OHLC),
     "balance": (lambda result: replies.read_balance(result, TABLE), {"ZEUR": "812.3300"}),
@@ -35,6 +36,9 @@ DAMAGES = [
     ("time", "unixtime", True),
     ("time", "unixtime", "soon"),
     ("status", "status", ...),
+    ("pair_status", "XXBTZEUR", None),
+    ("pair_status", "XETHZEUR", {"status": "online"}),
+    ("pair_status", "XXBTZEUR/status", 1),
     ("price", "XXBTZEUR", None),
     ("price", "XXBTZEUR/c", []),
     ("price", "XXBTZEUR/c/0", "0.0"),
