@@ -1,8 +1,8 @@
 """Which wanted orders may be sent: each rule is a function that returns a reason to refuse, or nothing.
 
 Exits are refused by fewer rules than entries. No limit on sizes, losses or pauses ever keeps the
-bot in a position; what does is not knowing (stale prices, a system that is not online, an order
-whose fate is open) and the kill switch, which means that no order at all is sent.
+bot in a position; what does is not knowing (stale prices, an order whose fate is open), an exchange or a pair
+that is not open for it, and the kill switch, which means that no order at all is sent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 
+from bot.kraken import trading_status
+from bot.kraken.trading_status import What
 from bot.models import Pair, Side, SystemStatus, WantedOrder
 
 STATUS_AGE_SECONDS = 60.0
@@ -36,7 +38,8 @@ class RiskState:
     `price` is the last close and `closed_seconds` when that candle closed. `held_quantity` is what
     could be sold; `committed_quantity` is what is held plus whatever resting entries may still buy.
     `day_loss` is today's net realised loss and `last_loss_seconds` the time of the last losing exit,
-    both over all pairs. `unsettled` says which order of the pair has an open fate, or is empty.
+    both over all pairs. `unsettled` says which order of the pair has an open fate, or is empty. `pair_status` is
+    Kraken's word for the pair, "" where it is not known.
     """
 
     pair: Pair
@@ -45,6 +48,7 @@ class RiskState:
     price: Decimal
     closed_seconds: float
     status: SystemStatus | None
+    pair_status: str
     halted: bool
     stopping: bool
     history_known: bool
@@ -124,15 +128,15 @@ def _kill_switch(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> 
     return "the kill switch is on: no order is sent" if state.halted else ""
 
 
-def _system_status(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+def _trading_status(order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
     if state.status is None:
         return "the system status is not known"
     age_seconds = state.now_seconds - state.status.checked_seconds
     if age_seconds > STATUS_AGE_SECONDS:
         return f"the system status is {age_seconds:.0f} s old, more than {STATUS_AGE_SECONDS:.0f} s"
-    if state.status.status != "online":
-        return f"the system is not online but {state.status.status}"
-    return ""
+    # With a price or without, it leaves as a limit order.
+    what = What.LIMIT if order.side is Side.BUY else What.CLOSING_SELL
+    return trading_status.refusal(state.status.status, state.pair_status, what)
 
 
 def _stale_prices(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
@@ -207,7 +211,7 @@ Rule = Callable[[WantedOrder, RiskState, RiskLimits], str]
 # The first rule that refuses gives the reason.
 _ALL_ORDERS: dict[str, Rule] = {
     "kill switch": _kill_switch,
-    "system status": _system_status,
+    "trading status": _trading_status,
     "stale prices": _stale_prices,
     "unsettled order": _unsettled,
 }

@@ -54,7 +54,7 @@ _ENDS_THE_RUN = (
     SymbolError,
 )
 # An exit refused by one of these rules is wanted again at the next pass, not at the next candle.
-_PASSING_RULES = frozenset({"system status", "stale prices", "unsettled order", "kill switch"})
+_PASSING_RULES = frozenset({"trading status", "stale prices", "unsettled order", "kill switch"})
 STOPPED = "stopped"
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Trader:
         self._halted = halted
         self._narrator = Narrator(report, clock, broker.now)
         self._timeframe_seconds = seconds_of(settings.timeframe)
-        self._feed = Feed(broker, settings.timeframe)
+        self._feed = Feed(broker, settings.timeframe, self._narrator)
         lifetime_seconds = settings.entry_lifetime_seconds or self._timeframe_seconds + ENTRY_EXTRA_SECONDS
         self._executor = Executor(broker, strategy.name, lifetime_seconds, self._narrator)
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
@@ -200,6 +200,7 @@ class Trader:
     def _try_pair(self, symbol: str) -> BotError | None:
         # Trouble with one pair must not keep the bot in a position in another.
         try:
+            self._feed.refresh_pair_status(symbol)
             self._feed.refresh_candles(symbol)
             candle = self._feed.newest(symbol)
             if candle is not None and self._decided.get(symbol) != candle.time_seconds and self._decide(symbol, candle):

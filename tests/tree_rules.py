@@ -26,13 +26,13 @@ ARROWS: dict[str, frozenset[str]] = {
     "journal": LEAVES | {"journal_file", "order_life"},
     "strategies": frozenset({"models", "errors"}),
     "position": frozenset({"models", "errors"}),
-    "risk": frozenset({"models", "errors"}),
+    "risk": frozenset({"models", "errors", "kraken"}),  # what a status of Kraken's lets through
     "key_guard": LEAVES | {"kraken", "nonce"},
     "order_desk": LEAVES | {"kraken", "settling", "order_life", "journal"},
     "broker_verbs": LEAVES | {"order_desk", "journal", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
     | {"broker_verbs", "order_desk", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
-    "trading": LEAVES | {"strategies", "position", "risk", "settling", "timeframes", "journal", "order_life"},
+    "trading": LEAVES | {"kraken", "strategies", "position", "risk", "settling", "timeframes", "journal", "order_life"},
     "trader": LEAVES | {"broker_manager", "trading", "strategies", "position", "risk", "settling", "timeframes"},
     "instance": LEAVES,
     "checkup": LEAVES | {"broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},

@@ -1,30 +1,70 @@
-"""What the trader knows of the market: the system's status and closed candles, asked for only when due."""
+"""What the trader knows of the market: what may be traded, and closed candles, asked for only when due."""
 
 from __future__ import annotations
 
+from bot import risk
+from bot.kraken import trading_status
+from bot.kraken.trading_status import What
 from bot.models import Candle, SystemStatus
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
+from bot.trading.narrator import Narrator
 
 # OHLC has 720 rows, the last of them still running (Kraken: OHLC page).
 CANDLES_KEPT = 719
 STATUS_AGE_SECONDS = 30.0
+PAIR_STATUS_AGE_SECONDS = 300.0
 
 
 class Feed:
-    """Caches of the market's public data, for the trader's pairs and timeframe."""
+    """Caches of the market's public data, for the trader's pairs and timeframe.
 
-    def __init__(self, broker: Broker, timeframe: str) -> None:
+    It tells once when a status of the exchange or of a pair holds trading up, and once when trading goes on.
+    """
+
+    def __init__(self, broker: Broker, timeframe: str, narrator: Narrator) -> None:
         self._broker = broker
+        self._narrator = narrator
         self._timeframe = timeframe
         self._timeframe_seconds = seconds_of(timeframe)
         self._candles: dict[str, list[Candle]] = {}
+        self._pair_statuses: dict[str, str] = {}
+        self._pair_asked_seconds: dict[str, float] = {}
         self.status: SystemStatus | None = None
 
     def refresh_status(self) -> None:
         """Ask for the system's status if the last answer is getting old."""
-        if self.status is None or self._broker.now() - self.status.checked_seconds >= STATUS_AGE_SECONDS:
+        if self.status is None or self._age_seconds(self.status) >= STATUS_AGE_SECONDS:
             self.status = self._broker.system_status()
+            self._tell("the exchange", self.status.status)
+
+    def refresh_pair_status(self, symbol: str) -> None:
+        """Ask for a pair's status if the last answer is getting old."""
+        asked_seconds, now = self._pair_asked_seconds.get(symbol), self._broker.now()
+        if asked_seconds is None or now - asked_seconds >= PAIR_STATUS_AGE_SECONDS:
+            self._pair_statuses[symbol] = self._broker.pair_status(symbol)
+            self._pair_asked_seconds[symbol] = now
+            self._tell(symbol, self._pair_statuses[symbol])
+
+    def pair_status(self, symbol: str) -> str:
+        """Return Kraken's last word for a pair; "" where it has not been asked yet."""
+        return self._pair_statuses.get(symbol, "")
+
+    def no_cancels(self) -> str:
+        """Say why a cancel would only be refused now; "" where it would not, or where nothing fresh is known."""
+        if self.status is None or self._age_seconds(self.status) > risk.STATUS_AGE_SECONDS:
+            return ""
+        return trading_status.refusal(self.status.status, "", What.CANCEL)
+
+    def _age_seconds(self, status: SystemStatus) -> float:
+        return self._broker.now() - status.checked_seconds
+
+    def _tell(self, who: str, status: str) -> None:
+        topic = f"status of {who}"
+        if status == trading_status.ONLINE:
+            self._narrator.over(topic, f"trading goes on: {who}'s status is online again")
+        else:
+            self._narrator.once(topic, status, f"trading is held up: {trading_status.held_up(who, status)}")
 
     def refresh_candles(self, symbol: str) -> None:
         """Ask for the candles that have closed since the last ones known, if any can have."""

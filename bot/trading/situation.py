@@ -57,6 +57,7 @@ class Situation:
             price=candle.close,
             closed_seconds=candle.time_seconds + self._timeframe_seconds,
             status=self._feed.status,
+            pair_status=self._feed.pair_status(symbol),
             halted=halted,
             stopping=stopping,
             history_known=own.known,

@@ -24,6 +24,7 @@ CALM = RiskState(
     price=Decimal(10),
     closed_seconds=9_999.0,
     status=SystemStatus("online", 9_990.0),
+    pair_status="online",
     halted=False,
     stopping=False,
     history_known=True,
@@ -38,7 +39,7 @@ EXIT = WantedOrder("BTC/USD", Side.SELL, Decimal(5), None, "exit", 9_900, "the t
 
 REFUSES_ALL: dict[str, dict[str, object]] = {
     "kill switch": {"halted": True},
-    "system status": {"status": SystemStatus("maintenance", 9_990.0)},
+    "trading status": {"status": SystemStatus("maintenance", 9_990.0)},
     "stale prices": {"closed_seconds": 9_879.0},
     "unsettled order": {"unsettled": "X, sent 3 s ago, was not answered"},
 }
@@ -78,17 +79,35 @@ def test_limits_refuse_entries_and_never_an_exit(rule: str) -> None:
     assert verdict_on(EXIT, **REFUSES_ENTRIES[rule]) == []
 
 
-@pytest.mark.parametrize("status", ["maintenance", "cancel_only", "post_only", "limit_only", "a new word"])
-def test_any_status_but_online_refuses(status: str) -> None:
-    """No order is sent while the system is not online, whatever else it is."""
-    assert verdict_on(EXIT, status=SystemStatus(status, 9_990.0)) == ["system status"]
+@pytest.mark.parametrize(
+    ("status", "entry", "exit_"),
+    [
+        ("maintenance", False, False),
+        ("cancel_only", False, False),
+        ("post_only", False, False),
+        ("limit_only", True, True),
+        ("reduce_only", False, True),
+        ("a new word", False, False),
+    ],
+)
+def test_an_order_goes_where_exchange_and_pair_are_open_for_it(status: str, entry: bool, exit_: bool) -> None:
+    """Of the exchange or the pair, the status decides: entries are limit orders, exits sales of what is held."""
+    for order, allowed in ((ENTRY, entry), (EXIT, exit_)):
+        refused = [] if allowed else ["trading status"]
+        assert verdict_on(order, status=SystemStatus(status, 9_990.0)) == refused
+        assert verdict_on(order, pair_status=status) == refused
+
+
+def test_a_pair_without_a_status_is_traded() -> None:
+    """Where Kraken gives no status for a pair, an entry is allowed."""
+    assert verdict_on(ENTRY, pair_status="") == []
 
 
 def test_an_old_or_missing_system_status_refuses() -> None:
     """A status of 60 s ago is good, one of 61 s ago or none at all is not."""
     assert verdict_on(EXIT, status=SystemStatus("online", 9_940.0)) == []
-    assert verdict_on(EXIT, status=SystemStatus("online", 9_939.0)) == ["system status"]
-    assert verdict_on(EXIT, status=None) == ["system status"]
+    assert verdict_on(EXIT, status=SystemStatus("online", 9_939.0)) == ["trading status"]
+    assert verdict_on(EXIT, status=None) == ["trading status"]
 
 
 def test_a_last_candle_older_than_two_timeframes_refuses() -> None:

@@ -79,12 +79,14 @@ def test_the_same_market_gives_the_same_orders_with_the_same_identities() -> Non
 
 
 def test_a_quiet_pass_makes_at_most_two_calls() -> None:
-    """A hundred passes without a signal ask a hundred times for candles, no more often for the status, and no more."""
+    """A hundred passes without a signal ask a hundred times for candles, no more often for the exchange's status, every
+    five minutes for the pair's, and no more."""
     broker, clock = market([100] * 101)
     run_trader(broker, clock, Script({}))
     counted = Counter(broker.calls)
     assert counted.pop("get_candles") == 100
     assert counted.pop("system_status") <= 100
+    assert counted.pop("pair_status") == 20
     # The start and the summary at the end: history (once more for what an earlier life had sent late) and equity.
     assert counted == {"get_open_orders": 2, "get_closed_orders": 2, "get_account_balance": 2, "get_current_price": 2}
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
+
+from bot.errors import NoAnswerError
 from bot.models import OrderStatus, PlacedOrder, Side
 from bot.trading.feed import CANDLES_KEPT, Feed
+from bot.trading.narrator import Narrator
 from bot.trading.own_orders import OwnOrders
 from tests.trading_fakes import BOT_ID, FakeBroker, SteppedClock, make_candles, make_order
 
@@ -17,10 +21,16 @@ def broker_at(seconds: float, candles: int = 10) -> tuple[FakeBroker, SteppedClo
     return FakeBroker(clock, {"BTC/USD": make_candles([100] * candles)}), clock
 
 
+def feed_of(broker: FakeBroker, clock: SteppedClock) -> tuple[Feed, list[str]]:
+    """Return a feed of one-minute candles, and the lines that it writes."""
+    lines: list[str] = []
+    return Feed(broker, "1m", Narrator(lines.append, clock, broker.now)), lines
+
+
 def test_candles_join_up_whatever_the_answer_repeats() -> None:
     """An answer that brings a candle known already adds only the new one."""
     broker, clock = broker_at(121)
-    feed = Feed(broker, "1m")
+    feed = feed_of(broker, clock)[0]
     feed.refresh_candles("BTC/USD")
     clock.time_seconds = 181
     ask = broker.get_candles
@@ -32,7 +42,7 @@ def test_candles_join_up_whatever_the_answer_repeats() -> None:
 def test_a_hole_in_the_candles_is_filled_from_a_long_answer() -> None:
     """When an answer does not join what is known, all candles are asked for, and none is missing after it."""
     broker, clock = broker_at(121)
-    feed = Feed(broker, "1m")
+    feed = feed_of(broker, clock)[0]
     feed.refresh_candles("BTC/USD")
     clock.time_seconds = 361
     ask, counts = broker.get_candles, []
@@ -50,12 +60,72 @@ def test_a_hole_in_the_candles_is_filled_from_a_long_answer() -> None:
 def test_no_more_candles_are_kept_than_kraken_serves() -> None:
     """After 750 candles, one by one, the last 719 are kept."""
     broker, clock = broker_at(61, 750)
-    feed = Feed(broker, "1m")
+    feed = feed_of(broker, clock)[0]
     for minute in range(1, 751):
         clock.time_seconds = minute * 60 + 1
         feed.refresh_candles("BTC/USD")
     times = [candle.time_seconds for candle in feed.candles("BTC/USD")]
     assert (len(times), times[0], times[-1]) == (719, 31 * 60, 749 * 60)
+
+
+def test_statuses_are_asked_for_when_they_are_old() -> None:
+    """In 300 s of looks every second, the exchange is asked every 30 s and the pair at the start and at the end."""
+    broker, clock = broker_at(1000)
+    feed, _ = feed_of(broker, clock)
+    asked: list[tuple[str, float]] = []
+    for second in range(301):
+        clock.time_seconds = 1000.0 + second
+        feed.refresh_status()
+        feed.refresh_pair_status("BTC/USD")
+        asked += [(verb, second) for verb in broker.calls]
+        broker.calls.clear()
+    assert [second for verb, second in asked if verb == "system_status"] == list(range(0, 301, 30))
+    assert [second for verb, second in asked if verb == "pair_status"] == [0, 300]
+
+
+def test_a_failed_look_at_a_pairs_status_is_made_again_at_once() -> None:
+    """A look that was not answered leaves the status unknown and is due again."""
+    broker, clock = broker_at(1000)
+    feed, _ = feed_of(broker, clock)
+    broker.fail("pair_status", NoAnswerError("half an answer"))
+    with pytest.raises(NoAnswerError):
+        feed.refresh_pair_status("BTC/USD")
+    assert feed.pair_status("BTC/USD") == ""
+    feed.refresh_pair_status("BTC/USD")
+    assert feed.pair_status("BTC/USD") == "online"
+
+
+def test_a_person_sees_when_a_status_holds_trading_up_and_when_it_goes_on() -> None:
+    """Of six looks, three in each of two statuses, exchange and pair make one line each, and one when it is over."""
+    broker, clock = broker_at(0)
+    feed, lines = feed_of(broker, clock)
+    for system, pair in [("maintenance", "post_only")] * 3 + [("online", "online")] * 3:
+        broker.status, broker.pair_statuses = system, {"BTC/USD": pair}
+        clock.time_seconds += 300
+        feed.refresh_status()
+        feed.refresh_pair_status("BTC/USD")
+    assert [line.split("  ", 1)[1] for line in lines] == [
+        "trading is held up: the exchange's status is maintenance: nothing is sent",
+        "trading is held up: BTC/USD's status is post_only: cancels, post-only limit orders and nothing else",
+        "trading goes on: the exchange's status is online again",
+        "trading goes on: BTC/USD's status is online again",
+    ]
+
+
+def test_cancels_wait_only_for_a_maintenance_that_is_known_to_last() -> None:
+    """A maintenance seen up to 60 s ago speaks against a cancel; an older one, cancel_only and no status do not."""
+    broker, clock = broker_at(1000)
+    feed, _ = feed_of(broker, clock)
+    assert feed.no_cancels() == ""
+    broker.status = "maintenance"
+    feed.refresh_status()
+    clock.time_seconds = 1060.0
+    assert feed.no_cancels() == "the exchange's status is maintenance: nothing is sent"
+    clock.time_seconds = 1061.0
+    assert feed.no_cancels() == ""
+    broker.status = "cancel_only"
+    feed.refresh_status()
+    assert feed.no_cancels() == ""
 
 
 def test_of_two_rows_of_one_order_the_final_one_holds() -> None:
