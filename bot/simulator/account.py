@@ -169,6 +169,14 @@ class Account:
         self._recent.append(trade)
         self._recent_cost += trade.cost
 
+    def orders_by_client_id(self) -> dict[str, list[str]]:
+        """Return the txids of all orders ever accepted by the client id they came with; one txid each, one hopes."""
+        found: dict[str, list[str]] = {}
+        for order in self.orders.values():
+            if order.cl_ord_id:
+                found.setdefault(order.cl_ord_id, []).append(order.txid)
+        return found
+
     def volume_30_days(self, now: float) -> Decimal:
         """Return the traded value of the last 30 days, in quote units (every quote counts as dollars here)."""
         while self._recent and self._recent[0].time <= now - FEE_WINDOW_SECONDS:

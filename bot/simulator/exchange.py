@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
@@ -11,12 +13,34 @@ from bot.simulator.catalogue import Catalogue, PairRules
 from bot.simulator.errors import Refusal, SimulatorError
 from bot.simulator.limits import Limits, Tier, cancel_penalty
 from bot.simulator.matching import Matching, whole
-from bot.simulator.orders import OrderRequest, Params, check_deadline, find_pair, invalid, read_order
+from bot.simulator.orders import OrderRequest, Params, check_deadline, find_pair, invalid, read_order, truth
 from bot.simulator.prices import PriceSource
 from bot.simulator.rows import describe
 
 STATUSES = ("online", "maintenance", "cancel_only", "post_only")
+PAIR_STATUSES = ("online", "cancel_only", "post_only", "limit_only", "reduce_only")
 SWITCH_MAXIMUM_SECONDS = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineRules:
+    """Whether orders are refused after their deadline, and whether the engine looks at it again after its queue.
+
+    `clock_offset_seconds`: how far the clock of deadlines and of Time is ahead of the market's.
+    """
+
+    enforced: bool = True
+    at_engine: bool = True
+    clock_offset_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """An order that the gateway has let through. `due`: when the engine comes to it, in market time."""
+
+    due: float
+    request: OrderRequest
+    params: Params
 
 
 class Exchange:
@@ -30,13 +54,17 @@ class Exchange:
         tier: Tier,
         now: float,
         portion: Callable[[Order], Decimal] = whole,
+        deadlines: DeadlineRules | None = None,
     ) -> None:
         self.account = account
         self.catalogue = catalogue
         self.prices = prices
         self.limits = Limits(tier)
         self._matching = Matching(account, catalogue, prices, now, portion)
+        self._deadlines = deadlines or DeadlineRules()
+        self._queue: list[_Queued] = []
         self._status = "online"
+        self._pair_statuses: dict[str, str] = {}
 
     @property
     def now(self) -> float:
@@ -48,8 +76,20 @@ class Exchange:
         """When the dead man's switch fires, if it is armed."""
         return self._matching.switch_at
 
+    @property
+    def time(self) -> float:
+        """What the exchange's own clock shows."""
+        return self.now + self._deadlines.clock_offset_seconds
+
     def advance(self, now: float) -> None:
-        """Move along the price path to `now` and match everything on the way."""
+        """Move along the price path to `now`, match everything on the way and place what was queued until then."""
+        while self._queue and self._queue[0].due <= now:
+            queued = self._queue.pop(0)
+            self._matching.advance(queued.due)
+            with suppress(Refusal):
+                if self._deadlines.at_engine:
+                    self._check_deadline(queued.params)
+                self._place(queued.request)
         self._matching.advance(now)
 
     def status(self, now: float) -> str:
@@ -61,6 +101,19 @@ class Exchange:
         if status not in STATUSES:
             raise SimulatorError(f"There is no system status {status}; there are {', '.join(STATUSES)}.")
         self._status = status
+
+    def pair_status(self, pair: PairRules) -> str:
+        """Return the status of a pair."""
+        return self._pair_statuses.get(pair.pair_id, "online")
+
+    def set_pair_status(self, name: str, status: str) -> None:
+        """Set the status of a pair, by any of its names (Kraken: AssetPairs page)."""
+        pair = self.catalogue.find(name)
+        if pair is None:
+            raise SimulatorError(f"There is no pair {name}.")
+        if status not in PAIR_STATUSES:
+            raise SimulatorError(f"There is no status {status} of a pair; there are {', '.join(PAIR_STATUSES)}.")
+        self._pair_statuses[pair.pair_id] = status
 
     def arm_switch(self, seconds: int) -> float | None:
         """Cancel everything after so many seconds unless armed again; 0 disarms. Return when it fires."""
@@ -75,21 +128,37 @@ class Exchange:
 
     def add_order(self, params: Params) -> dict[str, Any]:
         """Answer AddOrder. Raises Refusal."""
+        request = self._pass_gateway(params)
+        if not request.validate:
+            return self._place(request)
+        return {"descr": {"order": describe(self._order(request), request.pair)}}
+
+    def queue_order(self, params: Params, seconds: float) -> dict[str, Any]:
+        """Take in an AddOrder that the engine comes to so much later. Raises Refusal where the gateway refuses it."""
+        request = self._pass_gateway(params)
+        if not request.validate:
+            self._queue.append(_Queued(self.now + seconds, request, params))
+        return {}
+
+    def _pass_gateway(self, params: Params) -> OrderRequest:
         pair = find_pair(self.catalogue, params.get("pair", ""))
-        validate = params.get("validate", "").lower() in ("true", "1")
-        if not validate:
+        if not truth(params.get("validate", "")):
             # The fixed part is charged even if the order is refused (Kraken: matching-engine limits page).
             self.limits.spend_engine(pair.pair_id, 1, self.now)
         request = read_order(pair, params, self.now)
-        check_deadline(params, self.now)
+        self._check_deadline(params)
+        return request
+
+    def _check_deadline(self, params: Params) -> None:
+        if self._deadlines.enforced:
+            check_deadline(params, self.time)
+
+    def _place(self, request: OrderRequest) -> dict[str, Any]:
         order = self._order(request)
-        description = {"order": describe(order, pair)}
-        if validate:
-            return {"descr": description}
         self._check_status(request)
         self._check_engine(request)
         self._matching.submit(order)
-        return {"descr": description, "txid": [order.txid]}
+        return {"descr": {"order": describe(order, request.pair)}, "txid": [order.txid]}
 
     def _order(self, request: OrderRequest) -> Order:
         pair, volume = request.pair, request.volume
@@ -116,8 +185,15 @@ class Exchange:
         status = self.status(self.now)
         if status == "maintenance":
             raise Refusal("EService:Unavailable")
-        if status == "cancel_only" or (status == "post_only" and "post" not in request.flags):
-            raise Refusal(f"EService:Market in {status} mode")
+        for mode in (status, self.pair_status(request.pair)):
+            # Orders that reduce a position are margin orders, which there are none of here.
+            allowed = {
+                "online": True,
+                "post_only": "post" in request.flags,
+                "limit_only": request.kind == "limit",
+            }
+            if not allowed.get(mode, False):
+                raise Refusal(f"EService:Market in {mode} mode")
 
     def _check_engine(self, request: OrderRequest) -> None:
         on_pair = [o for o in self.account.open_orders.values() if o.pair_id == request.pair.pair_id]
@@ -128,22 +204,30 @@ class Exchange:
 
     def cancel(self, params: Params) -> dict[str, Any]:
         """Answer CancelOrder by txid, userref or client id. Raises Refusal when nothing of that name is open."""
-        name, client_id = params.get("txid", ""), params.get("cl_ord_id", "")
-        if not name and not client_id:
+        if not params.get("txid", "") and not params.get("cl_ord_id", ""):
             raise invalid("txid")
         if self.status(self.now) == "maintenance":
             raise Refusal("EService:Unavailable")
-        chosen = [
-            order
-            for order in self.account.open_orders.values()
-            if (client_id and order.cl_ord_id == client_id)
-            or (name and (order.txid == name or str(order.userref) == name))
-        ]
+        chosen = self._named(params)
         if not chosen:
             raise Refusal("EOrder:Invalid order")
         for order in chosen:
             self.limits.spend_engine(order.pair_id, cancel_penalty(self.now - order.opened), self.now)
         return self._cancel(chosen)
+
+    def fill_named(self, params: Params) -> None:
+        """Fill the open orders that a CancelOrder names."""
+        for order in self._named(params):
+            self._matching.fill_now(order)
+
+    def _named(self, params: Params) -> list[Order]:
+        name, client_id = params.get("txid", ""), params.get("cl_ord_id", "")
+        return [
+            order
+            for order in self.account.open_orders.values()
+            if (client_id and order.cl_ord_id == client_id)
+            or (name and (order.txid == name or str(order.userref) == name))
+        ]
 
     def cancel_all(self) -> dict[str, Any]:
         """Answer CancelAll; each order attracts its penalty, but nothing is refused for it."""

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from bot.simulator.catalogue import Catalogue, PairRules
+from bot.simulator.catalogue import PairRules
 from bot.simulator.errors import Refusal
+from bot.simulator.exchange import Exchange
 from bot.simulator.orders import Params, find_pair, invalid
-from bot.simulator.prices import Candle, PriceSource
+from bot.simulator.prices import Candle
 from bot.simulator.rows import asset_row, fixed, pair_row
 
 INTERVALS_MINUTES = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
@@ -22,12 +23,12 @@ Result = dict[str, Any]
 
 
 class Market:
-    """Answers what anyone may ask. `status` gives the system status of the moment."""
+    """Answers what anyone may ask."""
 
-    def __init__(self, catalogue: Catalogue, prices: PriceSource, status: Callable[[float], str]) -> None:
-        self._catalogue = catalogue
-        self._prices = prices
-        self._status = status
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._catalogue = exchange.catalogue
+        self._prices = exchange.prices
         self.methods: dict[str, Callable[[Params, float], Result]] = {
             "Time": self._time,
             "SystemStatus": self._system_status,
@@ -41,10 +42,11 @@ class Market:
         }
 
     def _time(self, params: Params, now: float) -> Result:
-        return {"unixtime": int(now), "rfc1123": _moment(now, "%a, %d %b %y %H:%M:%S +0000")}
+        moment = self._exchange.time
+        return {"unixtime": int(moment), "rfc1123": _moment(moment, "%a, %d %b %y %H:%M:%S +0000")}
 
     def _system_status(self, params: Params, now: float) -> Result:
-        return {"status": self._status(now), "timestamp": _moment(now, "%Y-%m-%dT%H:%M:%SZ")}
+        return {"status": self._exchange.status(now), "timestamp": _moment(now, "%Y-%m-%dT%H:%M:%SZ")}
 
     def _assets(self, params: Params, now: float) -> Result:
         names = _names(params.get("asset", ""))
@@ -56,7 +58,7 @@ class Market:
         return {asset.asset_id: asset_row(asset) for asset in found if asset is not None}
 
     def _asset_pairs(self, params: Params, now: float) -> Result:
-        return {pair.pair_id: pair_row(pair) for pair in self._pairs(params)}
+        return {pair.pair_id: pair_row(pair, self._exchange.pair_status(pair)) for pair in self._pairs(params)}
 
     def _ticker(self, params: Params, now: float) -> Result:
         return {pair.pair_id: self._ticker_row(pair, now) for pair in self._pairs(params)}

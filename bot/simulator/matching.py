@@ -76,6 +76,14 @@ class Matching:
             if self._falls(order) == (last <= order.price) or last == order.price:
                 self._trigger(order, pair, last, self.now)
 
+    def fill_now(self, order: Order) -> None:
+        """Fill all that is left of a resting order at its own price, as if the path had just touched it."""
+        pair = self.catalogue.get(order.pair_id)
+        if order.kind == "limit":
+            self._fill(order, pair, order.price, order.remaining, self.now, maker=True)
+        else:
+            self._trigger(order, pair, order.price, self.now)
+
     def needed_to_rest(self, order: Order, pair: PairRules) -> Decimal:
         """Return what a resting order ties up: quote with the taker's fee for a buy, base for a sell."""
         return self._needed(order, pair, order.price, ROUND_UP)

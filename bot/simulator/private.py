@@ -13,6 +13,7 @@ from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.fees import LADDER, next_tier, tier_at
 from bot.simulator.keys import ApiKey
+from bot.simulator.lag import Lag
 from bot.simulator.orders import Params, find_pair, invalid, truth
 from bot.simulator.rows import fixed, key_row, order_row, trade_row
 
@@ -43,8 +44,9 @@ PERMISSIONS: dict[str, frozenset[str]] = {
 class Private:
     """Answers what only the account's keys may ask."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, lag: Lag) -> None:
         self._exchange = exchange
+        self._lag = lag
         self._account = exchange.account
         self.methods: dict[str, Callable[[Params, ApiKey], Result]] = {
             "Balance": self._balance,
@@ -62,15 +64,14 @@ class Private:
             "GetApiKeyInfo": lambda params, key: key_row(key),
         }
 
-    def call(self, method: str, params: Params, key: ApiKey) -> Result:
-        """Answer one authenticated request. Raises Refusal."""
+    def admit(self, method: str, key: ApiKey) -> None:
+        """Check that there is such a method, and the key's permission and rate limit. Raises Refusal."""
         if method not in self.methods:
             raise Refusal("EGeneral:Unknown method")
         needed = PERMISSIONS.get(method)
         if needed and not needed & set(key.permissions):
             raise Refusal("EGeneral:Permission denied")
         self._exchange.limits.spend_rest(key.key, method, self._exchange.now)
-        return self.methods[method](params, key)
 
     def _balance(self, params: Params, key: ApiKey) -> Result:
         return {asset: self._amount(asset, amount) for asset, amount in self._account.balances.items()}
@@ -102,7 +103,8 @@ class Private:
         return order_row(order, self._exchange.pair_of(order), trades)
 
     def _open_orders(self, params: Params, key: ApiKey) -> Result:
-        chosen = _by_reference(reversed(list(self._account.open_orders.values())), params)
+        now, newest_first = self._exchange.now, reversed(list(self._account.open_orders.values()))
+        chosen = _by_reference((order for order in newest_first if not self._lag.hides_open(order, now)), params)
         return {"open": {order.txid: self._order_row(order, params) for order in chosen}}
 
     def _closed_orders(self, params: Params, key: ApiKey) -> Result:
@@ -115,8 +117,11 @@ class Private:
         found = [
             order
             for order in _by_reference(recent, params)
-            if (which != "close" and _within(order.opened, start, end))
-            or (which != "open" and _within(order.closed, start, end))
+            if (
+                (which != "close" and _within(order.opened, start, end))
+                or (which != "open" and _within(order.closed, start, end))
+            )
+            and not self._lag.hides_closed(order, self._exchange.now)
         ]
         page = _page(found, params)
         rows = {order.txid: self._order_row(order, params) for order in page}

@@ -111,7 +111,7 @@ def asset_row(asset: AssetRules) -> Row:
     }
 
 
-def pair_row(pair: PairRules) -> Row:
+def pair_row(pair: PairRules, status: str) -> Row:
     """Return a row of AssetPairs. The fee arrays are empty, as Kraken's are since 8 September 2026."""
     return {
         "altname": pair.altname,
@@ -136,7 +136,7 @@ def pair_row(pair: PairRules) -> Row:
         "ordermin": f"{pair.order_minimum:f}",
         "costmin": f"{pair.cost_minimum:f}",
         "tick_size": f"{pair.tick_size:f}",
-        "status": "online",
+        "status": status,
     }
 
 

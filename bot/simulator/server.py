@@ -14,7 +14,7 @@ from bot.simulator.account import Account
 from bot.simulator.api import Api, LoggedRequest
 from bot.simulator.catalogue import Catalogue, known_pairs
 from bot.simulator.errors import SimulatorError
-from bot.simulator.exchange import Exchange
+from bot.simulator.exchange import DeadlineRules, Exchange
 from bot.simulator.faults import Faults
 from bot.simulator.keys import ALL_TRADING, ApiKey, KeyRing, new_key
 from bot.simulator.limits import tier_named
@@ -43,7 +43,7 @@ class Simulator:
         self.options = options or SimulatorOptions()
         self.clock = clock or MarketClock()
         self.faults = Faults(self.options.fault_rates, self.options.seed)
-        self.keys = KeyRing(self.options.lockout_after)
+        self.keys = KeyRing(self.options.lockout_after, self.options.nonce_window_repeats)
         prices = prices or SyntheticPrices(self.options.seed)
         catalogue = catalogue or known_pairs(self.options.pairs)
         tier = tier_named(self.options.tier)
@@ -55,9 +55,11 @@ class Simulator:
             self.is_new = kept is None
             account = kept.account if kept else Account(start, token_hex(8))
             now = kept.now if kept else self.clock.now()
-            self.exchange = Exchange(account, catalogue, prices, tier, now, self.faults.portion)
+            self.exchange = Exchange(
+                account, catalogue, prices, tier, now, self.faults.portion, _deadlines(self.options)
+            )
             self._restore(kept)
-            self.api = Api(self.exchange, self.keys, self.clock.now, self._keep)
+            self.api = Api(self.exchange, self.keys, self.clock.now, self._keep, self.options)
             self._main = self._main_key()
             self._keep()
         except SimulatorError:
@@ -87,6 +89,12 @@ class Simulator:
         """The last private requests, oldest first."""
         return self.api.log
 
+    def orders_by_client_id(self) -> dict[str, list[str]]:
+        """Return the txids of all orders ever accepted, by the client id that they came with."""
+        with self.api.lock:
+            self.api.catch_up()
+            return self.exchange.account.orders_by_client_id()
+
     def add_key(
         self, permissions: tuple[str, ...] = ALL_TRADING, nonce_window: int = 0, floor: int = 0
     ) -> tuple[str, str]:
@@ -99,7 +107,7 @@ class Simulator:
 
     def __enter__(self) -> Self:
         try:
-            self._server = WireServer(self.api, self.faults, self.options)
+            self._server = WireServer(self.api, self.faults, self.options, self.clock)
         except (OSError, OverflowError) as error:
             self._close_storage()
             why = error.strerror if isinstance(error, OSError) else "there is no such port"
@@ -115,7 +123,9 @@ class Simulator:
             self._server.hang_up()
             self._server.server_close()
             self._server = None
-            self._keep_time()
+            with self.api.lock:
+                self.api.close()
+                self._keep_time()
         self._close_storage()
 
     def _restore(self, kept: Kept | None) -> None:
@@ -131,8 +141,9 @@ class Simulator:
         wanted = self.options.key
         for key in self.keys.keys.values():
             if key.name == MAIN_KEY and wanted in ("", key.key):
+                key.nonce_window = self.options.nonce_window
                 return key
-        made = new_key(self.exchange.now, MAIN_KEY)
+        made = new_key(self.exchange.now, MAIN_KEY, nonce_window=self.options.nonce_window)
         if wanted:
             made.key, made.secret = wanted, self.options.secret
         self.keys.add(made)
@@ -150,10 +161,8 @@ class Simulator:
 
     def _keep_time(self) -> None:
         """Write down how far the market has come, so that the next run goes on from there."""
-        with self.api.lock:
-            if self._storage is not None and not self.api.failure:
-                self.exchange.advance(self.clock.now())
-                self._save(self._storage)
+        if self._storage is not None and not self.api.failure:
+            self._save(self._storage)
 
     def _save(self, storage: Storage) -> None:
         keys = list(self.keys.changed.values())
@@ -162,6 +171,12 @@ class Simulator:
     def _close_storage(self) -> None:
         if self._storage is not None:
             self._storage.close()
+
+
+def _deadlines(options: SimulatorOptions) -> DeadlineRules:
+    if options.deadline_at not in ("engine", "gateway"):
+        raise SimulatorError(f"Deadlines are kept at the engine or the gateway, not at {options.deadline_at}.")
+    return DeadlineRules(options.enforce_deadline, options.deadline_at == "engine", options.clock_offset_seconds)
 
 
 def _amounts(options: SimulatorOptions) -> dict[str, Decimal]:

@@ -9,9 +9,9 @@ import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from bot.clock import sleep
+from bot.clock import MarketClock, sleep
 from bot.simulator.api import PRIVATE, Api
-from bot.simulator.faults import Faults
+from bot.simulator.faults import NO_FAULT, Answer, Arrival, Fault, Faults
 from bot.simulator.options import SimulatorOptions
 
 MAXIMUM_BODY_BYTES = 1_000_000
@@ -44,33 +44,48 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, body: bytes) -> None:
         options, faults = self.server.options, self.server.faults
-        delay = faults.latency(options.latency_seconds)
-        if delay:
-            sleep(delay)
+        latency = faults.latency(options.latency_seconds)
+        if latency:
+            sleep(latency)
         path = self.path.partition("?")[0]
-        fault = faults.draw(path.rpartition("/")[2], path.startswith(PRIVATE))
-        name = fault.name if fault else ""
-        if name == "refuse_502":
-            self._send(502, _HTML, "text/html")
-        elif name == "redirect_307":
-            self._send(307, b"", "text/html", f"Location: {options.redirect_url}{self.path}\r\n")
-        else:
-            headers = {name: self.headers.get(name) or "" for name in ("API-Key", "API-Sign")}
-            status, answer = self.server.api.handle(self.command, self.path, headers, body, fault)
-            self._answer(status, answer, name)
+        fault = faults.draw(path.rpartition("/")[2], path.startswith(PRIVATE)) or NO_FAULT
+        status, answer = self._deliver(body, fault)
+        self._answer(status, answer, fault.answer)
 
-    def _answer(self, status: int, answer: bytes, fault: str) -> None:
-        """Send the answer, or what the fault makes of it."""
-        if fault == "slow":
+    def _deliver(self, body: bytes, fault: Fault) -> tuple[int, bytes]:
+        """Hand the request to the exchange as the fault has it arrive; return its status and body."""
+        server = self.server
+        headers = {name: self.headers.get(name) or "" for name in ("API-Key", "API-Sign")}
+        if fault.arrival in (Arrival.AT_ONCE, Arrival.TWICE):
+            answered = server.api.handle(self.command, self.path, headers, body, fault)
+        else:
+            answered = 200, b""
+        if fault.arrival not in (Arrival.LATE, Arrival.TWICE):
+            return answered
+        delay = server.faults.delay(fault, server.options.delay_seconds)
+        if fault.answer is not Answer.LAST:
+            server.api.handle_later(delay, self.command, self.path, headers, body)
+            return answered
+        if server.clock.wait(delay, server.stopped):
+            raise ConnectionAbortedError("stopped before the second copy arrived")
+        return server.api.handle(self.command, self.path, headers, body)
+
+    def _answer(self, status: int, answer: bytes, fate: Answer) -> None:
+        """Send the answer, or what becomes of it."""
+        if fate is Answer.SLOW:
             sleep(self.server.options.slow_seconds)
-        if fault == "reset":
+        if fate is Answer.RESET:
             self._reset()
-        elif fault == "half_body":
+        elif fate is Answer.NOTHING:
+            self.close_connection = True
+        elif fate is Answer.HALF:
             self._send(status, answer, "application/json", cut=len(answer) // 2)
-        elif fault == "answer_502":
+        elif fate is Answer.HTTP_502:
             self._send(502, _HTML, "text/html")
-        elif fault == "html":
+        elif fate is Answer.HTML:
             self._send(200, _HTML, "text/html")
+        elif fate is Answer.REDIRECT:
+            self._send(307, b"", "text/html", f"Location: {self.server.options.redirect_url}{self.path}\r\n")
         else:
             self._send(status, answer, "application/json; charset=utf-8")
 
@@ -99,10 +114,12 @@ class WireServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, api: Api, faults: Faults, options: SimulatorOptions) -> None:
+    def __init__(self, api: Api, faults: Faults, options: SimulatorOptions, clock: MarketClock) -> None:
         self.api = api
         self.faults = faults
         self.options = options
+        self.clock = clock
+        self.stopped = threading.Event()
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
         super().__init__(("127.0.0.1", options.port), _Handler)
@@ -126,6 +143,7 @@ class WireServer(ThreadingHTTPServer):
 
     def hang_up(self) -> None:
         """End the connections that clients keep alive; each one's thread then closes its socket."""
+        self.stopped.set()
         with self._connections_lock:
             for connection in self._connections:
                 with suppress(OSError):

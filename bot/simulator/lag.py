@@ -1,0 +1,34 @@
+"""How far the look-ups lie behind the engine: OpenOrders and ClosedOrders, each order by a lag of its own."""
+
+from __future__ import annotations
+
+import random
+
+from bot.simulator.account import Order
+from bot.simulator.options import SimulatorOptions
+
+
+class Lag:
+    """Decides which orders a look-up does not show yet.
+
+    An order that closes leaves OpenOrders at once, so for a while it may be in neither answer. A lag depends on the
+    seed and on the order's id (the client's, if there is one) alone: it is the same after a restart.
+    """
+
+    def __init__(self, options: SimulatorOptions) -> None:
+        self._seed = options.seed
+        self._open_seconds = options.open_lag_seconds
+        self._closed_seconds = options.closed_lag_seconds
+
+    def hides_open(self, order: Order, now: float) -> bool:
+        """Whether OpenOrders does not show an order yet."""
+        return now < order.opened + self._drawn(order, "open", self._open_seconds)
+
+    def hides_closed(self, order: Order, now: float) -> bool:
+        """Whether ClosedOrders does not show an order yet."""
+        return now < order.closed + self._drawn(order, "closed", self._closed_seconds)
+
+    def _drawn(self, order: Order, what: str, seconds_max: float) -> float:
+        if not seconds_max:
+            return 0.0
+        return random.Random(f"{self._seed} {what} {order.cl_ord_id or order.txid}").uniform(0.0, seconds_max)
