@@ -29,13 +29,15 @@ from bot.errors import (
     StoppingError,
     TurnTimeout,
 )
+from bot.journal import Journal
 from bot.key_guard import KeyGuard, NonceRefusedError
 from bot.kraken import error_table, recovery, transport
 from bot.kraken.limits import STARTER, RestCounter, Tier
 from bot.nonce import forks
 from bot.nonce.file import MICROSECONDS, UNITS, store_at
-from bot.nonce.paths import key_file
+from bot.nonce.paths import journal_file, key_file
 from bot.nonce.turns import WAIT_SECONDS_MAX, Turns, Urgency
+from bot.order_desk import Leave
 from bot.settling import DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
@@ -117,6 +119,7 @@ class KrakenBroker(BrokerVerbs):
             allow_withdraw_key=allow_withdraw_key,
             market=market or clock.MarketClock(),
             stopping=self._stopping,
+            journal=Journal(journal_file(NONCE_FILE, api_key)),
         )
         self._unit = UNITS[nonce_unit]
         self._turns = Turns(key_file(NONCE_FILE, api_key, "lock"))
@@ -147,6 +150,7 @@ class KrakenBroker(BrokerVerbs):
         """A forked child must not write into the parent's connections."""
         self._open_connections()
         self._desk.after_fork_in_child()
+        self._settlement.after_fork_in_child()
 
     # Nonces: these three and the retry loop below all write through get_kraken_nonce().
 
@@ -160,6 +164,12 @@ class KrakenBroker(BrokerVerbs):
         with self._nonce_lock:
             self._last_nonce = max(self._last_nonce, nonce) if self._has_drawn else nonce
             self._has_drawn = True
+        return nonce
+
+    def _nonce_written_down(self, leave: Leave, deadline_seconds: float) -> str:
+        """Return the next nonce once the order that goes with it is on the disk."""
+        nonce = self._nonce_monotonic()
+        leave(nonce, deadline_seconds)
         return nonce
 
     def _nonce_monotonic(self) -> str:
@@ -205,14 +215,14 @@ class KrakenBroker(BrokerVerbs):
             given["validate"] = True
         return self._call(method, given)
 
-    def _call(self, method: str, params: dict[str, Any]) -> Any:
+    def _call(self, method: str, params: dict[str, Any], leave: Leave | None = None) -> Any:
         # An AddOrder that is not for the desk is one with `validate`: a read.
         may_repeat = method in recovery.REPEATABLE or (method == "AddOrder" and not self._desk.takes(method, params))
         urgency = _URGENCY.get(method, Urgency.READ)
         while True:
             self._wait_for_room(method, urgency)
             try:
-                return self._take_turn(method, params, urgency)
+                return self._take_turn(method, params, urgency, leave)
             except NonceRefusedError as refused:
                 if not may_repeat:
                     raise
@@ -220,12 +230,12 @@ class KrakenBroker(BrokerVerbs):
             self._pause(again.wait_seconds, urgency)
             self._climb(again.climb)
 
-    def _take_turn(self, method: str, params: dict[str, Any], urgency: Urgency) -> Any:
+    def _take_turn(self, method: str, params: dict[str, Any], urgency: Urgency, leave: Leave | None) -> Any:
         hurried = urgency is Urgency.CANCEL and self._stopping.is_set()
         try:
             with self._turns.turn(urgency, LAST_CANCEL_SECONDS if hurried else WAIT_SECONDS_MAX):
                 self._check_silence(self.api)
-                return self._send(self.api, method, params)
+                return self._send(self.api, method, params, leave)
         except TurnTimeout:
             if urgency is not Urgency.CANCEL:
                 raise
@@ -238,19 +248,25 @@ class KrakenBroker(BrokerVerbs):
     def _check_silence(self, api: krakenex.API) -> None:
         self._guard.check(lambda: self._send(api, "GetApiKeyInfo", {}), lambda: self._last_nonce)
 
-    def _send(self, api: krakenex.API, method: str, params: dict[str, Any]) -> Any:
+    def _send(self, api: krakenex.API, method: str, params: dict[str, Any], leave: Leave | None = None) -> Any:
         # krakenex writes the nonce into the dictionary that it is given.
         data = {name: _as_field(value) for name, value in params.items() if value is not None}
         if method == "AddOrder":
-            data.setdefault("deadline", clock.rfc3339(self.now() + DEADLINE_SECONDS))
-        envelope = transport.ask(api.query_private, method, data)
+            deadline_seconds = self.now() + DEADLINE_SECONDS
+            data["deadline"] = clock.rfc3339(deadline_seconds)
+            if leave is not None:
+                api._nonce = partial(self._nonce_written_down, leave, deadline_seconds)
+        try:
+            envelope = transport.ask(api.query_private, method, data)
+        finally:
+            api._nonce = self._nonce_monotonic
         try:
             result = self._result(method, envelope)
         except InvalidNonceError as refused:
             raise self._guard.refused(refused, f"nonce {self._last_nonce} ({self._unit.name})") from refused
         except OrderRefusedError:
             # The engine's no: the nonce was accepted.
-            self._accepted()
+            self._guard.accepted()
             raise
         except LockoutError:
             self._guard.locked_out()
@@ -259,12 +275,8 @@ class KrakenBroker(BrokerVerbs):
             with self._rest_lock:
                 self._rest.saturate(self.now())
             raise
-        self._accepted()
-        return result
-
-    def _accepted(self) -> None:
         self._guard.accepted()
-        self._desk.fenced()
+        return result
 
     def _result(self, method: str, envelope: dict[str, Any]) -> Any:
         strings = [str(string) for string in envelope["error"]]
@@ -302,6 +314,7 @@ class KrakenBroker(BrokerVerbs):
     def close(self) -> None:
         """Close the connections and the lock files."""
         self._turns.close()
+        self.journal.close()
         self.api.close()
         self._public_api.close()
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from bot.clock import MarketClock, ServerTime, nonce_clock
 from bot.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
+from bot.journal import Journal
 from bot.kraken import orders, replies
 from bot.kraken.key_rules import check_key
 from bot.kraken.limits import Tier
 from bot.kraken.pairs import PairTable, check_order, round_volume
-from bot.models import Balance, Candle, KeyInfo, Order, Pair, PlacedOrder, Position, Side, SystemStatus
-from bot.order_desk import OrderDesk
+from bot.models import Balance, Candle, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side, SystemStatus
+from bot.order_desk import Leave, OrderDesk
+from bot.settlement import LookUps, Settlement
 from bot.settling import Settled, UnknownOrder
 from bot.timeframes import seconds_of
 
@@ -42,7 +44,9 @@ class BrokerVerbs(ABC):
         allow_withdraw_key: bool,
         market: MarketClock,
         stopping: threading.Event,
+        journal: Journal,
     ) -> None:
+        self.journal = journal
         self.bot_id = bot_id or orders.bot_id_of(api_key)
         self.key_info: KeyInfo | None = None
         self._collar_percent = market_collar_percent
@@ -50,11 +54,14 @@ class BrokerVerbs(ABC):
         self._market = market
         self._time = ServerTime(market)
         self._pair_table: PairTable | None = None
+        look_ups = LookUps(self.get_open_orders, self.get_closed_orders, self.owns)
+        self._settlement = Settlement(journal, look_ups, self.bot_id, self._time)
         self._desk = OrderDesk(
             self._call,
             self.pair,
             self._highest_price,
-            (self.find_open_order, self.find_closed_order),
+            journal,
+            self._settlement,
             bot_id=self.bot_id,
             tier=tier,
             max_order_value=max_order_value,
@@ -72,8 +79,8 @@ class BrokerVerbs(ABC):
         """Call a private endpoint; return its result."""
 
     @abstractmethod
-    def _call(self, method: str, params: dict[str, Any]) -> Any:
-        """Send a private request as it is."""
+    def _call(self, method: str, params: dict[str, Any], leave: Leave | None = None) -> Any:
+        """Send a private request as it is; `leave` is called before its first byte leaves."""
 
     @abstractmethod
     def check_nonce_file(self) -> None:
@@ -184,16 +191,16 @@ class BrokerVerbs(ABC):
             if not new or len(rows) >= total or len(page) < HISTORY_PAGE_ROWS:
                 return sorted(rows.values(), key=lambda order: -order.closed_seconds)
 
-    def find_open_order(self, cl_ord_id: str) -> Order | None:
-        """Look an open order up by its client id."""
-        return _named(cl_ord_id, replies.read_open_orders(self._by_id("OpenOrders", cl_ord_id), self._pairs()))
-
-    def find_closed_order(self, cl_ord_id: str) -> Order | None:
-        """Look an order that is no longer open up by its client id."""
-        return _named(cl_ord_id, replies.read_closed_orders(self._by_id("ClosedOrders", cl_ord_id), self._pairs())[0])
-
-    def _by_id(self, method: str, cl_ord_id: str) -> Any:
-        return self.private_call(method, {"cl_ord_id": cl_ord_id})
+    def get_trades(self, since_seconds: float = 0.0) -> list[Fill]:
+        """Return the fills of the account after `since_seconds`, newest first, from all pages."""
+        fills: dict[str, Fill] = {}
+        while True:
+            params = {"start": int(since_seconds), "ofs": len(fills)}
+            page, total = replies.read_trades(self.private_call("TradesHistory", params), self._pairs())
+            new = {fill.trade_id: fill for fill in page if fill.trade_id not in fills}
+            fills |= new
+            if not new or len(fills) >= total or len(page) < HISTORY_PAGE_ROWS:
+                return sorted(fills.values(), key=lambda fill: -fill.time_seconds)
 
     def owns(self, order: Order) -> bool:
         """Whether this bot placed the order, on this host or another."""
@@ -280,15 +287,21 @@ class BrokerVerbs(ABC):
 
     def unknown_orders(self) -> list[UnknownOrder]:
         """Return the orders whose outcome is not known; each blocks its pair."""
-        return self._desk.unknown.all()
+        return self._settlement.unknown_orders()
+
+    def knows_the_past(self) -> bool:
+        """Whether the journal has every order of this bot. Where it is new or of a former disk, `settle_unknown` finds
+        what is missing, within 16 s of Kraken's answering."""
+        return self._settlement.knows_the_past()
 
     def settle_unknown(self) -> list[Settled]:
         """Make the next look-up for unknown orders, if one is due; return those whose fate is known now."""
-        return self._desk.settle(self.get_open_orders, self.get_closed_orders)
+        return self._settlement.settle()
 
-
-def _named(cl_ord_id: str, rows: list[Order]) -> Order | None:
-    return next((order for order in rows if order.cl_ord_id == cl_ord_id), None)
+    def next_look_up_seconds(self) -> float | None:
+        """Return in how many seconds `settle_unknown` has something to ask; None where nothing is unknown."""
+        due_seconds = self._settlement.due_seconds()
+        return None if due_seconds is None else max(0.0, due_seconds - self.now())
 
 
 def _symbol_in_usd(table: PairTable, asset: str) -> str:

@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -13,26 +14,26 @@ from bot.clock import MarketClock, ServerTime
 from bot.errors import (
     BotError,
     KrakenError,
-    NonceError,
     NotSentError,
     OrderBlockedError,
     OrderRefusedError,
     OrderRuleError,
     OrderUnknownError,
-    SilenceError,
     StoppingError,
 )
+from bot.journal import Journal
 from bot.kraken import error_table, orders, replies
 from bot.kraken.limits import Action, EngineCounter, Tier
 from bot.kraken.orders import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
 from bot.kraken.pairs import as_text
-from bot.models import ZERO, Order, Pair, Side
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS, Settled, Step, UnknownOrder, UnknownOrders
+from bot.models import ZERO, Pair, Side
+from bot.order_life import PLACED, Intent, OrderState
+from bot.settlement import Settlement
 
 log = logging.getLogger(__name__)
 
-# After these errors no byte of the order has left.
-NOTHING_SENT = (NotSentError, SilenceError, StoppingError, NonceError)
+# Called with the nonce and the deadline (Unix seconds) of an order, before its first byte leaves.
+Leave = Callable[[str, float], None]
 
 _NOT_OFFERED = ("AddOrderBatch", "AmendOrder", "EditOrder")
 
@@ -40,16 +41,17 @@ _NOT_OFFERED = ("AddOrderBatch", "AmendOrder", "EditOrder")
 class OrderDesk:
     """The only place that AddOrder and CancelOrder leave from.
 
-    `call` sends one private request, `market_price` gives the highest price of a market order now, `look_ups` find a
-    `cl_ord_id` among the open and among the closed orders.
+    `call` sends one private request; it calls what it is given as third argument with the nonce and the deadline,
+    after they are drawn and before the first byte leaves. `market_price` gives the highest price of a market order now.
     """
 
     def __init__(
         self,
-        call: Callable[[str, dict[str, Any]], Any],
+        call: Callable[[str, dict[str, Any], Leave | None], Any],
         pair_of: Callable[[str], Pair],
         market_price: Callable[[Pair, Side], Decimal],
-        look_ups: tuple[Callable[[str], Order | None], Callable[[str], Order | None]],
+        journal: Journal,
+        settlement: Settlement,
         *,
         bot_id: str,
         tier: Tier,
@@ -61,24 +63,21 @@ class OrderDesk:
         self._call = call
         self._pair_of = pair_of
         self._market_price = market_price
-        self._find_open, self._find_closed = look_ups
+        self._journal = journal
+        self._settlement = settlement
         self._bot_id = bot_id
         self._max_order_value = max_order_value
         self._time = time
         self._market = market
         self._stopping = stopping
         self._engine = EngineCounter(tier)
-        self._engine_lock = threading.Lock()
-        self._order_lock = threading.Lock()
         self._placed_seconds: dict[str, float] = {}
-        self._looked_up: set[str] = set()
-        self._fence_seconds: float | None = None
-        self.unknown = UnknownOrders()
+        self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
         """A lock that a thread of the parent holds is never given back in the child."""
         self._engine_lock = threading.Lock()
-        self._order_lock = threading.Lock()
+        self._pair_locks: dict[str, threading.Lock] = {}
 
     def takes(self, method: str, params: dict[str, Any]) -> bool:
         """Whether a private call is an order, which must not be repeated."""
@@ -91,81 +90,91 @@ class OrderDesk:
 
         Raises OrderRefusedError where Kraken's no is final, OrderUnknownError where the outcome is not known
         (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
-        over MAX_ORDER_VALUE, and NotSentError, SilenceError, TurnTimeout or StoppingError where nothing was sent.
+        over MAX_ORDER_VALUE, and JournalError, NotSentError, SilenceError, TurnTimeout or StoppingError where nothing
+        was sent.
         """
         orders.check_fields(params)
         is_new = not params.get("cl_ord_id")
         if is_new:
             params["cl_ord_id"] = self._bot_id + secrets.token_hex(8)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
-        # One order at a time, or two of a blocked pair could pass the check together.
-        with self._order_lock:
-            pair = self._pair_of(str(params.get("pair")))
-            order = self._as_unknown(pair, params)
+        else:
+            self._await_the_past()
+        pair = self._pair_of(str(params.get("pair")))
+        # One order of a pair at a time, or two could pass the checks together.
+        with self._pair_locks.setdefault(pair.symbol, threading.Lock()):
+            intent = self._intent(pair, params)
+            before = None if is_new else self._journal.intent(intent.cl_ord_id)
+            if before is not None and before.state is not OrderState.INTENDED:
+                return _placed_before(before)
             self._check_blocked(pair)
-            self._check_value(pair, order, params["ordertype"])
-            placed = None if is_new else self._placed_before(order)
-            if placed is not None:
-                return {"txid": [placed.txid], "descr": {"order": "placed before"}}
+            self._check_value(pair, intent)
+            self._journal.intend(intent)
             self._wait_for_engine(pair.symbol, Action.ADD)
-            return self._send_once(order, params)
+            return self._send_once(intent, params)
 
-    def _send_once(self, order: UnknownOrder, params: dict[str, Any]) -> dict[str, Any]:
-        # Unknown from before the first byte, so that whatever happens now cannot lose it.
-        self.unknown.add(order)
+    def _send_once(self, intent: Intent, params: dict[str, Any]) -> dict[str, Any]:
+        def leave(nonce: str, deadline_seconds: float) -> None:
+            now = self._time.now()
+            self._journal.leave(intent.cl_ord_id, nonce, now, deadline_seconds)
+            # Unknown from before the first byte, so that whatever happens now cannot lose it.
+            self._settlement.add(replace(intent, sent_seconds=now, deadline_seconds=deadline_seconds))
+
         try:
-            result: dict[str, Any] = self._call("AddOrder", params)
+            result: dict[str, Any] = self._call("AddOrder", params, leave)
             txid = replies.read_placed(result)
-        except NOTHING_SENT:
-            self.unknown.remove(order.cl_ord_id)
-            raise
-        except KrakenError as error:
-            if error_table.is_final_for_order(error.strings):
-                self.unknown.remove(order.cl_ord_id)
-                self._note_limit(order.symbol, error)
-                raise OrderRefusedError("AddOrder", error.strings) from error
-            raise self._unknown_error(order, error) from error
         except BotError as error:
-            raise self._unknown_error(order, error) from error
-        finally:
-            # It may have waited for its turn: deadline and fence count from the last moment it could have left.
-            self.unknown.left(order.cl_ord_id, self._time.now())
-        self.unknown.remove(order.cl_ord_id)
+            if intent.cl_ord_id not in self._settlement:
+                raise
+            if isinstance(error, NotSentError):
+                self._note(intent, OrderState.INTENDED)
+                raise
+            if isinstance(error, KrakenError) and error_table.is_final_for_order(error.strings):
+                self._note(intent, OrderState.REFUSED, "; ".join(error.strings))
+                self._note_limit(intent.symbol, error)
+                raise OrderRefusedError("AddOrder", error.strings) from error
+            self._settlement.write(intent.cl_ord_id, OrderState.UNKNOWN, str(error))
+            raise self._unknown_error(intent, error) from error
+        self._note(intent, OrderState.OPEN, txid=txid)
         self._placed_seconds[txid] = self._time.now()
         return result
 
-    def _unknown_error(self, order: UnknownOrder, cause: BotError) -> OrderUnknownError:
+    def _note(self, intent: Intent, state: OrderState, reason: str = "", txid: str = "") -> None:
+        self._settlement.write(intent.cl_ord_id, state, reason, txid)
+        self._settlement.remove(intent.cl_ord_id)
+
+    @staticmethod
+    def _unknown_error(order: Intent, cause: BotError) -> OrderUnknownError:
         return OrderUnknownError(
             f"the outcome of the order {order.cl_ord_id} ({order.side} {as_text(order.volume)} {order.symbol}) is "
             f"unknown: {cause}. It is not sent again; {order.symbol} gets no new order until it is settled",
             order.cl_ord_id,
         )
 
-    def _as_unknown(self, pair: Pair, params: dict[str, Any]) -> UnknownOrder:
-        now = self._time.now()
-        price = ZERO if params["ordertype"] == "market" else Decimal(str(params["price"]))
-        return UnknownOrder(
+    def _intent(self, pair: Pair, params: dict[str, Any]) -> Intent:
+        kind = str(params["ordertype"])
+        return Intent(
             cl_ord_id=str(params["cl_ord_id"]),
             symbol=pair.symbol,
             side=Side(params["type"]),
+            kind=kind,
             volume=Decimal(str(params["volume"])),
-            price=price,
-            sent_seconds=now,
-            deadline_seconds=now + DEADLINE_SECONDS,
+            price=ZERO if kind == "market" else Decimal(str(params["price"])),
+            intended_seconds=self._time.now(),
         )
 
     def _check_blocked(self, pair: Pair) -> None:
-        blocking = self.unknown.of_pair(pair.symbol)
+        blocking = self._settlement.of_pair(pair.symbol)
         if blocking:
             raise OrderBlockedError(
                 f"{pair.symbol} has an order whose outcome is unknown ({blocking[0].cl_ord_id}); no new order is sent "
                 "for it until that is settled"
             )
 
-    def _check_value(self, pair: Pair, order: UnknownOrder, kind: str) -> None:
+    def _check_value(self, pair: Pair, order: Intent) -> None:
         if self._max_order_value is None:
             return
         price = order.price
-        if kind != "limit" or order.side is Side.SELL:
+        if order.kind != "limit" or order.side is Side.SELL:
             # Only a limit on a buy bounds what the order can be worth.
             price = max(price, self._market_price(pair, order.side))
         if price * order.volume > self._max_order_value:
@@ -176,44 +185,13 @@ class OrderDesk:
                 as_text(self._max_order_value),
             )
 
-    def fenced(self) -> None:
-        """Kraken has accepted a nonce of ours: no order of an earlier process can be accepted any more."""
-        if self._fence_seconds is None:
-            self._fence_seconds = self._time.now()
-
-    def _placed_before(self, order: UnknownOrder) -> Order | None:
-        """Look a pair's first order after a start up: the same signal may have placed it before a crash.
-
-        With the same patience as a settlement (bot/settling.py): an order that was accepted just before the crash may
-        be missing from Kraken's rows for some seconds.
-        """
-        if order.symbol in self._looked_up:
-            return None
-        placed = self._find_open(order.cl_ord_id)
-        if placed is None and self._fence_seconds is not None:
-            self._wait_until(self._fence_seconds + DEADLINE_SECONDS + MARGIN_SECONDS)
-            placed = self._find_open(order.cl_ord_id)
-            self._wait_until(self._time.now() + GAP_SECONDS)
-        placed = placed or self._find_closed(order.cl_ord_id)
-        if placed is None:
-            self._looked_up.add(order.symbol)
-        else:
-            # The next one, say the second part of an exit, may have been placed as well.
-            log.warning("The order %s was placed before (%s); it is not sent again.", order.cl_ord_id, placed.txid)
-        return placed
-
-    def _wait_until(self, when_seconds: float) -> None:
-        wait_seconds = when_seconds - self._time.now()
-        if wait_seconds > 0 and self._market.wait(wait_seconds, self._stopping):
-            raise StoppingError("the program is stopping; nothing was sent")
-
     def cancel(self, txid: str, symbol: str | None) -> bool:
         """Cancel one order; return False where Kraken had it no more (it may have filled)."""
         if symbol is not None:
             age_seconds = self._time.now() - self._placed_seconds.get(txid, self._time.now())
             self._wait_for_engine(symbol, Action.CANCEL, age_seconds)
         try:
-            result = self._call("CancelOrder", {"txid": txid})
+            result = self._call("CancelOrder", {"txid": txid}, None)
         except OrderRefusedError as error:
             if any("Unknown order" in string or "Invalid order" in string for string in error.strings):
                 return False
@@ -240,21 +218,20 @@ class OrderDesk:
             if self._market.wait(wait_seconds, self._stopping) and action is not Action.CANCEL:
                 raise StoppingError("the program is stopping; nothing was sent")
 
-    def settle(
-        self, open_orders: Callable[[], list[Order]], closed_orders: Callable[[float], list[Order]]
-    ) -> list[Settled]:
-        """Make the look-up that is due for unknown orders, if one is; return those that it settled."""
-        step = self.unknown.next_step(self._time.now())
-        if step is Step.WAIT:
-            return []
-        asked = self._time.now()
-        since = min(order.sent_seconds for order in self.unknown.all()) - 60
-        try:
-            rows = closed_orders(since) if step is Step.CLOSED else open_orders()
-            if step is Step.FENCE:
-                # Not a proof yet, but found anywhere at any time is placed.
-                rows = rows + closed_orders(since)
-        except BotError:
-            self.unknown.look_up_failed()
-            raise
-        return self.unknown.looked_up(step, rows, asked, self._time.now())
+    def _await_the_past(self) -> None:
+        """An order with a signal's name may have been sent before, by a life that this journal knows nothing of."""
+        while not self._settlement.knows_the_past():
+            self._settlement.settle()
+            wait_seconds = (self._settlement.due_seconds() or 0.0) - self._time.now()
+            if wait_seconds > 0 and self._market.wait(wait_seconds, self._stopping):
+                raise StoppingError("the program is stopping; nothing was sent")
+
+
+def _placed_before(intent: Intent) -> dict[str, Any]:
+    """Answer for an order that has left before, in this life or an earlier one: it is not sent again."""
+    if intent.state in PLACED:
+        log.warning("The order %s was placed before (%s); it is not sent again.", intent.cl_ord_id, intent.txid)
+        return {"txid": [intent.txid], "descr": {"order": "placed before"}}
+    if intent.state is OrderState.REFUSED:
+        raise OrderRefusedError("AddOrder", [intent.reason])
+    raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before and is {intent.state}; it is not sent again")

@@ -13,6 +13,7 @@ Found anywhere at any time: placed. Never by time alone: while Kraken does not a
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
@@ -23,12 +24,16 @@ DEADLINE_SECONDS = 8.0
 MARGIN_SECONDS = 5.0
 GAP_SECONDS = 3.0
 
+# Stands for every order that an earlier life may have sent.
+THE_PAST = ""
+
 
 @dataclass(frozen=True, slots=True)
 class UnknownOrder:
     """An order that was sent and not answered. Times are Kraken's, in Unix seconds.
 
-    `price` is zero where it is not known (a market order sent by hand).
+    `price` is zero where it is not known (a market order sent by hand). `sent_seconds` is when it was written down,
+    the moment before its first byte could leave.
     """
 
     cl_ord_id: str
@@ -42,18 +47,26 @@ class UnknownOrder:
     open_answered_seconds: float | None = None
 
     @property
-    def left_seconds(self) -> float:
-        """The last moment at which it could have left."""
-        return self.deadline_seconds - DEADLINE_SECONDS
+    def due_seconds(self) -> float:
+        """When its next look-up may be sent."""
+        if self.open_answered_seconds is not None:
+            return self.open_answered_seconds + GAP_SECONDS
+        if self.fence_seconds is None:
+            return self.sent_seconds
+        return max(self.deadline_seconds, self.fence_seconds) + MARGIN_SECONDS
 
     def step(self, now: float) -> Step:
         """Return what may be asked next."""
-        if self.open_answered_seconds is not None:
-            return Step.CLOSED if now >= self.open_answered_seconds + GAP_SECONDS else Step.WAIT
+        if now < self.due_seconds:
+            return Step.WAIT
         if self.fence_seconds is None:
             return Step.FENCE
-        ready = max(self.deadline_seconds, self.fence_seconds) + MARGIN_SECONDS
-        return Step.OPEN if now >= ready else Step.WAIT
+        return Step.OPEN if self.open_answered_seconds is None else Step.CLOSED
+
+
+def the_past(now: float) -> UnknownOrder:
+    """Return what stands for all orders that an earlier life, of which nothing is known, may have sent until now."""
+    return UnknownOrder(THE_PAST, "", Side.BUY, Decimal(0), Decimal(0), now, now + DEADLINE_SECONDS)
 
 
 class Step(Enum):
@@ -74,38 +87,46 @@ class Settled:
 
 
 class UnknownOrders:
-    """The unknown orders of one account, by `cl_ord_id`. The journal will make them outlive the process."""
+    """The unknown orders of one account, by `cl_ord_id`. Thread-safe. The journal makes them outlive the process."""
 
     def __init__(self) -> None:
         self._orders: dict[str, UnknownOrder] = {}
+        self._lock = threading.Lock()
+
+    def after_fork_in_child(self) -> None:
+        """A lock that a thread of the parent holds is never given back in the child."""
+        self._lock = threading.Lock()
 
     def add(self, order: UnknownOrder) -> None:
-        """Count an order as unknown, from before it is sent."""
-        self._orders[order.cl_ord_id] = order
+        """Count an order as unknown, from before it is sent; one that is counted already keeps its progress."""
+        with self._lock:
+            self._orders.setdefault(order.cl_ord_id, order)
 
-    def left(self, cl_ord_id: str, now: float) -> None:
-        """The order, if it is still unknown, has left at the latest now; no look-up before that counts."""
-        order = self._orders.get(cl_ord_id)
-        if order is not None:
-            self._orders[cl_ord_id] = replace(
-                order, deadline_seconds=now + DEADLINE_SECONDS, fence_seconds=None, open_answered_seconds=None
-            )
+    def __contains__(self, cl_ord_id: str) -> bool:
+        """Whether the fate of this order is unknown."""
+        return cl_ord_id in self._orders
 
     def remove(self, cl_ord_id: str) -> None:
         """The order's fate is known."""
-        self._orders.pop(cl_ord_id, None)
+        with self._lock:
+            self._orders.pop(cl_ord_id, None)
 
     def all(self) -> list[UnknownOrder]:
         """Return them, oldest first."""
-        return list(self._orders.values())
+        with self._lock:
+            return list(self._orders.values())
 
     def of_pair(self, symbol: str) -> list[UnknownOrder]:
         """Return those that block a pair."""
-        return [order for order in self._orders.values() if order.symbol == symbol]
+        return [order for order in self.all() if order.symbol == symbol]
+
+    def due_seconds(self) -> float | None:
+        """Return when the next look-up may be sent; None while nothing is unknown."""
+        return min((order.due_seconds for order in self.all()), default=None)
 
     def next_step(self, now: float) -> Step:
         """Return the look-up that is due: one of each kind settles all orders that are ready for it."""
-        steps = {order.step(now) for order in self._orders.values()}
+        steps = {order.step(now) for order in self.all()}
         return next((step for step in (Step.FENCE, Step.CLOSED, Step.OPEN) if step in steps), Step.WAIT)
 
     def looked_up(self, step: Step, rows: list[Order], asked: float, answered: float) -> list[Settled]:
@@ -117,13 +138,13 @@ class UnknownOrders:
         settled: list[Settled] = []
         for order in self.all():
             # What was asked before an order left says nothing of it.
-            due = order.step(asked) is step and asked >= order.left_seconds
+            due = order.step(asked) is step
             if order.cl_ord_id in found:
                 settled.append(Settled(order, found[order.cl_ord_id]))
             elif due and step is Step.FENCE:
-                self._orders[order.cl_ord_id] = replace(order, fence_seconds=answered)
+                self._go_on(replace(order, fence_seconds=answered))
             elif due and step is Step.OPEN:
-                self._orders[order.cl_ord_id] = replace(order, open_answered_seconds=answered)
+                self._go_on(replace(order, open_answered_seconds=answered))
             elif due and step is Step.CLOSED:
                 settled.append(Settled(order, None))
         for each in settled:
@@ -133,4 +154,10 @@ class UnknownOrders:
     def look_up_failed(self) -> None:
         """A look-up was not answered: the pair of look-ups starts again."""
         for order in self.all():
-            self._orders[order.cl_ord_id] = replace(order, open_answered_seconds=None)
+            self._go_on(replace(order, open_answered_seconds=None))
+
+    def _go_on(self, order: UnknownOrder) -> None:
+        with self._lock:
+            # It may have been answered meanwhile.
+            if order.cl_ord_id in self._orders:
+                self._orders[order.cl_ord_id] = order

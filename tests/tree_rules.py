@@ -28,8 +28,10 @@ ARROWS: dict[str, frozenset[str]] = {
     "position": frozenset({"models", "errors"}),
     "risk": frozenset({"models", "errors", "kraken"}),  # what a status of Kraken's lets through
     "key_guard": LEAVES | {"kraken", "nonce"},
-    "order_desk": LEAVES | {"kraken", "settling", "order_life", "journal"},
-    "broker_verbs": LEAVES | {"order_desk", "journal", "kraken", "settling", "timeframes"},
+    "key_budget": LEAVES | {"kraken", "nonce"},
+    "settlement": LEAVES | {"settling", "order_life", "journal"},
+    "order_desk": LEAVES | {"kraken", "settlement", "order_life", "journal"},
+    "broker_verbs": LEAVES | {"order_desk", "settlement", "journal", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
     | {"broker_verbs", "order_desk", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
     "trading": LEAVES | {"kraken", "strategies", "position", "risk", "settling", "timeframes", "journal", "order_life"},

@@ -15,3 +15,9 @@ def key_file(nonce_file: str | os.PathLike[str], api_key: str, kind: str) -> str
     """Return the path of a key's own file, such as `kraken_nonce.0a1b2c3d.lock`."""
     folder = os.path.dirname(os.path.abspath(nonce_file))
     return os.path.join(folder, f"kraken_nonce.{key_hash(api_key)}.{kind}")
+
+
+def journal_file(nonce_file: str | os.PathLike[str], api_key: str) -> str:
+    """Return the path of a key's journal, such as `journal.0a1b2c3d.sqlite`, beside the nonce file."""
+    folder = os.path.dirname(os.path.abspath(nonce_file))
+    return os.path.join(folder, f"journal.{key_hash(api_key)}.sqlite")

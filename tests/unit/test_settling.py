@@ -107,20 +107,20 @@ def test_a_look_up_from_before_an_order_left_is_no_fence() -> None:
     assert orders.next_step(SENT + 2) is Step.FENCE
 
 
-def test_an_order_that_leaves_late_loses_what_was_known_before() -> None:
-    """left() moves the deadline and throws away a fence from before it."""
+def test_what_was_asked_before_an_order_was_written_down_says_nothing_of_it() -> None:
+    """A fence that was asked before the order could leave is none."""
     orders = holding(unknown())
+    orders.looked_up(Step.FENCE, [], SENT - 0.1, SENT + 1)
+    assert orders.next_step(SENT + 1) is Step.FENCE
+
+
+def test_a_look_up_does_not_bring_a_settled_order_back() -> None:
+    """An order that was answered while it was being looked up stays settled."""
+    orders = holding(unknown())
+    taken = orders.all
+    orders.all = lambda: [taken(), orders.remove("bot01-a")][0]  # type: ignore[method-assign,func-returns-value]
     orders.looked_up(Step.FENCE, [], SENT, SENT + 1)
-    orders.left("bot01-a", SENT + 20)
-    (order,) = orders.all()
-    assert (order.deadline_seconds, order.fence_seconds) == (SENT + 20 + DEADLINE_SECONDS, None)
-
-
-def test_leaving_does_not_bring_a_settled_order_back() -> None:
-    """left() of an order that is known by now changes nothing."""
-    orders = holding()
-    orders.left("bot01-a", SENT)
-    assert orders.all() == []
+    assert "bot01-a" not in orders
 
 
 def test_a_failed_look_up_starts_the_pair_again_and_keeps_the_fence() -> None:

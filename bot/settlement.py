@@ -1,0 +1,163 @@
+"""Finding out what became of the orders whose fate is unknown: the look-ups that bot/settling.py asks for, made."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bot.clock import ServerTime
+from bot.errors import BotError, JournalError
+from bot.journal import Journal
+from bot.models import Order
+from bot.order_life import Intent, OrderState
+from bot.settling import THE_PAST, Settled, Step, UnknownOrder, UnknownOrders, the_past
+
+log = logging.getLogger(__name__)
+
+# Rows are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
+LOOK_BACK_SECONDS = 60.0
+# A journal that was kept up to date so recently knows all that this bot has sent: no other host can have taken over
+# in between and be gone again.
+CURRENT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LookUps:
+    """How orders are found: all open ones, those that closed since a time, and which of them are this bot's."""
+
+    open_orders: Callable[[], list[Order]]
+    closed_orders: Callable[[float], list[Order]]
+    owns: Callable[[Order], bool]
+
+
+class Settlement:
+    """The unknown orders of one key, in memory and in the journal. Thread-safe."""
+
+    def __init__(self, journal: Journal, look_ups: LookUps, bot_id: str, time: ServerTime) -> None:
+        self._journal = journal
+        self._look_ups = look_ups
+        self._bot_id = bot_id
+        self._time = time
+        self._loaded = False
+        self._known_until_seconds = 0.0
+        self._unknown = UnknownOrders()
+        self._lock = threading.Lock()
+
+    def after_fork_in_child(self) -> None:
+        """A lock that a thread of the parent holds is never given back in the child."""
+        self._lock = threading.Lock()
+        self._unknown.after_fork_in_child()
+
+    def add(self, intent: Intent) -> None:
+        """Count an order as unknown, from before its first byte leaves."""
+        self._unknown.add(_as_unknown(intent))
+
+    def remove(self, cl_ord_id: str) -> None:
+        """The fate of an order is known."""
+        self._unknown.remove(cl_ord_id)
+
+    def __contains__(self, cl_ord_id: str) -> bool:
+        """Whether the fate of an order is unknown."""
+        return cl_ord_id in self._unknown
+
+    def of_pair(self, symbol: str) -> list[UnknownOrder]:
+        """Return the unknown orders that block a pair."""
+        self._load()
+        return self._unknown.of_pair(symbol)
+
+    def write(self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "") -> None:
+        """Write down what became of an order. Where that fails nothing is lost: it will be looked up."""
+        try:
+            self._journal.set_state(cl_ord_id, state, reason, txid)
+        except JournalError as error:
+            log.error("The order %s is %s, which could not be written down: %s", cl_ord_id, state, error)
+
+    def unknown_orders(self) -> list[UnknownOrder]:
+        """Return the orders whose fate is unknown: our own, an earlier life's, and those another process left so."""
+        self._load()
+        return self._named()
+
+    def _named(self) -> list[UnknownOrder]:
+        return [order for order in self._unknown.all() if order.cl_ord_id != THE_PAST]
+
+    def knows_the_past(self) -> bool:
+        """Whether the journal has every order that this bot has sent; one that is new or from a former disk has not."""
+        self._load()
+        return THE_PAST not in self._unknown
+
+    def due_seconds(self) -> float | None:
+        """Return when the next look-up may be sent (Kraken's time); None while there is nothing to look up."""
+        return self._unknown.due_seconds()
+
+    def settle(self) -> list[Settled]:
+        """Make the look-up that is due for unknown orders, if one is; return those that it settled."""
+        with self._lock:
+            self._load()
+            asked = self._time.now()
+            step = self._unknown.next_step(asked)
+            if step is Step.WAIT:
+                return []
+            try:
+                rows = self._look_up(step)
+            except BotError:
+                self._unknown.look_up_failed()
+                raise
+            ours = [row for row in rows if self._look_ups.owns(row) or row.cl_ord_id in self._unknown]
+            settled = self._unknown.looked_up(step, rows, asked, self._time.now())
+            self._write_found(ours, settled, asked)
+            return [fate for fate in settled if fate.unknown.cl_ord_id != THE_PAST]
+
+    def _look_up(self, step: Step) -> list[Order]:
+        rows = [] if step is Step.CLOSED else self._look_ups.open_orders()
+        since = [order.sent_seconds for order in self._named()]
+        if step is Step.CLOSED and THE_PAST in self._unknown:
+            since.append(self._known_until_seconds)
+        # Not a proof yet at the fence, but found anywhere at any time is placed.
+        if step is not Step.OPEN and since:
+            rows = rows + self._look_ups.closed_orders(max(0.0, min(since) - LOOK_BACK_SECONDS))
+        return rows
+
+    def _write_found(self, rows: list[Order], settled: list[Settled], asked: float) -> None:
+        try:
+            self._journal.take_rows(rows)
+            if any(fate.unknown.cl_ord_id == THE_PAST for fate in settled):
+                self._journal.set_known_until(self._bot_id, asked)
+        except JournalError as error:
+            log.error("Orders that were found could not be written down; they will be looked up again: %s", error)
+        for fate in settled:
+            if fate.order is None and fate.unknown.cl_ord_id != THE_PAST:
+                self.write(fate.unknown.cl_ord_id, OrderState.NOT_PLACED, "in none of Kraken's rows")
+
+    def _load(self) -> None:
+        """Take over what the journal has as unsettled."""
+        now = self._time.now()
+        first = not self._loaded
+        try:
+            if first:
+                self._known_until_seconds = self._journal.known_until(self._bot_id)
+            unsettled = self._journal.unsettled()
+        except JournalError:
+            if first:
+                raise
+            return  # our own are in memory
+        if first and now - self._known_until_seconds > CURRENT_SECONDS:
+            self._unknown.add(the_past(now))
+        for intent in unsettled:
+            # Before its deadline another process may still be waiting for the answer.
+            if first or now > intent.deadline_seconds:
+                self._unknown.add(_as_unknown(intent))
+        self._loaded = True
+
+
+def _as_unknown(intent: Intent) -> UnknownOrder:
+    return UnknownOrder(
+        cl_ord_id=intent.cl_ord_id,
+        symbol=intent.symbol,
+        side=intent.side,
+        volume=intent.volume,
+        price=intent.price,
+        sent_seconds=intent.sent_seconds,
+        deadline_seconds=intent.deadline_seconds,
+    )
