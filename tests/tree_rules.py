@@ -26,6 +26,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "journal": LEAVES | {"journal_file", "order_life"},
     "strategies": frozenset({"models", "errors"}),
     "position": frozenset({"models", "errors"}),
+    "exit_steps": frozenset({"models", "errors"}),
     "risk": frozenset({"models", "errors", "kraken"}),  # what a status of Kraken's lets through
     "key_guard": LEAVES | {"kraken", "nonce"},
     "key_budget": LEAVES | {"kraken", "nonce"},
@@ -34,8 +35,10 @@ ARROWS: dict[str, frozenset[str]] = {
     "broker_verbs": LEAVES | {"order_desk", "settlement", "journal", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
     | {"broker_verbs", "order_desk", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
-    "trading": LEAVES | {"kraken", "strategies", "position", "risk", "settling", "timeframes", "journal", "order_life"},
-    "trader": LEAVES | {"broker_manager", "trading", "strategies", "position", "risk", "settling", "timeframes"},
+    "trading": LEAVES
+    | {"kraken", "strategies", "position", "risk", "exit_steps", "settling", "timeframes", "journal", "order_life"},
+    "trader": LEAVES
+    | {"broker_manager", "trading", "strategies", "position", "risk", "exit_steps", "settling", "timeframes"},
     "instance": LEAVES,
     "checkup": LEAVES | {"broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
     "runner": LEAVES
