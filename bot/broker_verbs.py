@@ -255,6 +255,19 @@ class BrokerVerbs(ABC):
         params = orders.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
         return self._place(pair, side, volume, price, params)
 
+    def place_stop_order(
+        self, symbol: str, side: Side | str, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Place a stop that rests at Kraken: once the last price meets `stop_price` it is a market order there.
+
+        Then no collar bounds its price: the bot may be down, and this is what the stop is for. Raises as
+        `place_limit_order`.
+        """
+        pair, side = self.pair(symbol), Side(side)
+        check_order(pair, side, quantity, stop_price)
+        params = orders.stop_order(pair, side, quantity, stop_price, cl_ord_id)
+        return self._place(pair, side, quantity, stop_price, params)
+
     def _highest_price(self, pair: Pair, side: Side) -> Decimal:
         """Return what a coin may be worth in a market order: a buy may go up to its collar."""
         current = self.get_current_price(pair.symbol)

@@ -48,22 +48,33 @@ def limit_order(
     immediate_or_cancel: bool = False,
 ) -> dict[str, str]:
     """Return AddOrder's parameters for a limit order (Kraken: AddOrder page)."""
-    params = {
-        "pair": pair.altname,
-        "type": str(side),
-        "ordertype": "limit",
-        "volume": as_text(volume),
-        "price": as_text(price),
-        "cl_ord_id": cl_ord_id,
-        # A sell would by default pay its fee in coins (Kraken: AddOrder page), and the books count it in money.
-        "oflags": "post,fciq" if post_only else "fciq",
-    }
+    params = _order("limit", pair, side, volume, price, cl_ord_id)
+    if post_only:
+        params["oflags"] = f"post,{params['oflags']}"
     if immediate_or_cancel:
         params["timeinforce"] = "IOC"
     elif expires_seconds is not None:
         params["timeinforce"] = "GTD"
         params["expiretm"] = str(expires_seconds)
     return params
+
+
+def stop_order(pair: Pair, side: Side, volume: Decimal, stop_price: Decimal, cl_ord_id: str) -> dict[str, str]:
+    """Return AddOrder's parameters for a stop that rests until it is triggered or cancelled (Kraken: AddOrder page)."""
+    return _order("stop-loss", pair, side, volume, stop_price, cl_ord_id)
+
+
+def _order(kind: str, pair: Pair, side: Side, volume: Decimal, price: Decimal, cl_ord_id: str) -> dict[str, str]:
+    return {
+        "pair": pair.altname,
+        "type": str(side),
+        "ordertype": kind,
+        "volume": as_text(volume),
+        "price": as_text(price),
+        "cl_ord_id": cl_ord_id,
+        # A sell would by default pay its fee in coins (Kraken: AddOrder page), and the books count it in money.
+        "oflags": "fciq",
+    }
 
 
 def check_fields(params: Mapping[str, Any]) -> None:
