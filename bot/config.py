@@ -66,6 +66,7 @@ class Settings:
     max_daily_loss: Decimal
     loss_pause_seconds: float
     market_collar_percent: Decimal
+    stop_percent: Decimal
     entry_lifetime_seconds: int
     cancel_entries_on_stop: bool
     allow_withdraw_key: bool
@@ -95,6 +96,7 @@ DEFAULTS: dict[str, str] = {
     "MAX_DAILY_LOSS": "50",
     "LOSS_PAUSE_SECONDS": "3600",
     "MARKET_COLLAR_PERCENT": "1",
+    "STOP_PERCENT": "0",
     "ENTRY_LIFETIME_SECONDS": "0",
     "CANCEL_ENTRIES_ON_STOP": "1",
     "ALLOW_WITHDRAW_KEY": "0",
@@ -199,6 +201,7 @@ class _Reader:
             max_daily_loss=self._number("MAX_DAILY_LOSS"),
             loss_pause_seconds=float(self._number("LOSS_PAUSE_SECONDS", Decimal(0))),
             market_collar_percent=self._number("MARKET_COLLAR_PERCENT", Decimal("0.01"), Decimal(20)),
+            stop_percent=self._number("STOP_PERCENT", Decimal(0), Decimal(90)),
             entry_lifetime_seconds=int(self._number("ENTRY_LIFETIME_SECONDS", Decimal(0), Decimal(2_592_000))),
             cancel_entries_on_stop=self._switch("CANCEL_ENTRIES_ON_STOP"),
             allow_withdraw_key=self._switch("ALLOW_WITHDRAW_KEY"),

@@ -59,6 +59,7 @@ WRONG = {
     "MAX_DAILY_LOSS": "0",
     "LOSS_PAUSE_SECONDS": "-5",
     "MARKET_COLLAR_PERCENT": "50",
+    "STOP_PERCENT": "100",
     "ENTRY_LIFETIME_SECONDS": "1 hour",
     "CANCEL_ENTRIES_ON_STOP": "maybe",
     "ALLOW_WITHDRAW_KEY": "2",
