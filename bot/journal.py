@@ -119,7 +119,6 @@ class Journal:
         with self._file.write() as connection:
             for row in rows:
                 kept = connection.execute("SELECT status, executed FROM orders WHERE txid = ?", (row.txid,)).fetchone()
-                ended = kept is not None and kept[0] not in OPEN_STATUSES
                 if kept is not None and (
                     Decimal(kept[1]) > row.executed or (row.is_open and kept[0] not in OPEN_STATUSES)
                 ):
@@ -182,18 +181,29 @@ class Journal:
             rows = _rows(connection, f"SELECT {_FILL} FROM fills ORDER BY time_seconds, trade_id")
             return [_fill(row) for row in rows]
 
+    def filled(self, txids: Iterable[str] | None = None) -> dict[str, Decimal]:
+        """Return what the fills of these orders sum up to, in base units; of all orders where none are named."""
+        sums: dict[str, Decimal] = {}
+        with self._file.read() as connection:
+            if txids is None:
+                rows = _rows(connection, "SELECT order_txid, volume FROM fills")
+            else:
+                statement = "SELECT order_txid, volume FROM fills WHERE order_txid = ?"
+                rows = [row for txid in txids for row in _rows(connection, statement, (txid,))]
+        for txid, volume in rows:
+            sums[txid] = sums.get(txid, Decimal(0)) + Decimal(volume)
+        return sums
+
     def without_fills(self) -> list[Order]:
         """Return the orders that have executed more, or less, than their fills say, oldest first."""
-        executed: dict[str, Decimal] = {}
-        for fill in self.fills():
-            executed[fill.order_txid] = executed.get(fill.order_txid, Decimal(0)) + fill.volume
-        return [order for order in self.orders() if order.executed != executed.get(order.txid, Decimal(0))]
+        filled = self.filled()
+        return [order for order in self.orders() if order.executed != filled.get(order.txid, Decimal(0))]
 
     def add_equity(self, point: EquityPoint) -> None:
         """Write down what the account was worth."""
         with self._file.write() as connection:
             values = (point.time_seconds, point.quote, f"{point.value:f}")
-            connection.execute("INSERT INTO equity VALUES (?, ?, ?)", values)
+            connection.execute("INSERT OR REPLACE INTO equity VALUES (?, ?, ?)", values)
 
     def equity(self) -> list[EquityPoint]:
         """Return what the account was worth, oldest first."""

@@ -2,6 +2,13 @@
 
 Write-ahead log: a commit costs one fsync where it must survive a power failure, and none where it need only survive
 the death of the process.
+
+What befalls the file, and the answer:
+
+- the disk is full or read-only: nothing is written (JournalError), what is there is still read; heals by itself;
+- damaged: moved aside, and a new one is begun, also while the bot runs;
+- deleted or replaced while it is open: what this process knows of the old one is written into the new one;
+- written by a newer version of this program: refused, and left as it is.
 """
 
 from __future__ import annotations
@@ -11,18 +18,18 @@ import logging
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from bot.clock import wall_seconds
+from bot.clock import boottime_seconds, sleep, wall_seconds
 from bot.errors import JournalError
-from bot.journal_schema import MIGRATIONS, fill_steps
+from bot.journal_schema import MIGRATIONS, TABLES, fill_steps
 from bot.nonce import forks
 
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS_MAX = 5.0
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class JournalFile:
@@ -31,9 +38,11 @@ class JournalFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
+        self._inode = (0, 0)
         self._lock = threading.RLock()
         self._left_to_parent: list[sqlite3.Connection] = []
         forks.forget_in_child(self)
+        _files.add(self)
 
     def after_fork_in_child(self) -> None:
         """SQLite forbids the use of a connection in a forked child, and closing it there as well."""
@@ -42,18 +51,33 @@ class JournalFile:
         self._connection = None
         self._lock = threading.RLock()
 
+    def hold(self) -> None:
+        """Wait until no other thread is at work in the file, and let none begin."""
+        self._lock.acquire()
+
+    def let_go(self) -> None:
+        """Let others work in the file again."""
+        self._lock.release()
+
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection for reading. Raises JournalError."""
-        with self._lock, self._in_words("read"):
+        """Give the connection for reading. Raises JournalError.
+
+        A ValueError or an ArithmeticError that the reader raises means that a row has been damaged.
+        """
+        with self._lock, self._in_words("read"), contextlib.ExitStack() as stack:
             try:
                 connection = self._opened()
             except sqlite3.OperationalError:
                 # What was sent has to be followed also where nothing can be written.
-                with contextlib.closing(self._open_to_read()) as connection:
-                    yield connection
-                return
-            yield connection
+                connection = self._connection or stack.enter_context(contextlib.closing(self._open_to_read()))
+            try:
+                yield connection
+            except (ValueError, ArithmeticError) as error:
+                damage = sqlite3.DatabaseError(f"a damaged row: {error}")
+                self.close()
+                self._move_aside(damage)
+                raise damage from error
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
@@ -63,15 +87,8 @@ class JournalFile:
         """
         with self._lock, self._in_words("written"):
             connection = self._opened()
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(connection, durable):
                 yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -87,33 +104,64 @@ class JournalFile:
         except sqlite3.IntegrityError:
             # No trouble of the disk: this program wanted to write what must not be.
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
+            if _is_damage(error):
+                self.close()  # so that the next use looks through the whole file
             raise JournalError(
                 f"the journal {self.path} could not be {what} ({error}). No new order is sent until it can; free the "
                 "disk or its permissions. What was sent before is still followed"
             ) from error
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
+        """Return the connection to the file that the path names now."""
+        left = self._connection
+        if left is not None and _inode(self.path) == self._inode:
+            return left
+        try:
+            connection = self._open()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self._move_aside(error)
+            connection = self._open()
+        if left is not None:
             try:
-                self._connection = self._open()
-            except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
-                    raise
-                self._move_aside(error)
-                self._connection = self._open()
-        return self._connection
+                self._carry_over(left, connection)
+            except sqlite3.DatabaseError:
+                connection.close()
+                raise
+        self._connection, self._inode = connection, _inode(self.path)
+        return connection
+
+    def _carry_over(self, left: sqlite3.Connection, connection: sqlite3.Connection) -> None:
+        log.warning("The journal %s was deleted or replaced while it was in use: its rows are written anew.", self.path)
+        with _transaction(connection, durable=True):
+            for table in TABLES:
+                try:
+                    rows = left.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a name of our own
+                except (sqlite3.DatabaseError, ValueError) as error:
+                    log.warning("Its %s cannot be read any more (%s).", table, error)
+                    continue
+                for row in rows:
+                    marks = ", ".join("?" for _ in row)
+                    connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608 - as above
+        left.close()
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS_MAX, isolation_level=None, check_same_thread=False)
+        with contextlib.suppress(OSError):  # where it cannot be made, SQLite says why
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        connection = _connect(self.path)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _log_ahead(connection)
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 damage = sqlite3.DatabaseError(found)
                 damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
                 raise damage
             self._migrate(connection)
+            # One that could only read would stay so after the disk has healed.
+            with _transaction(connection, durable=False):
+                pass
         except BaseException:
             connection.close()
             raise
@@ -123,28 +171,33 @@ class JournalFile:
         wal = self.path + "-wal"
         # Without a log beside it the file is whole, and needs none of the files that cannot be made now.
         whole = not os.path.exists(wal) or os.path.getsize(wal) == 0
-        uri = f"{Path(self.path).absolute().as_uri()}?mode=ro{'&immutable=1' if whole else ''}"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS_MAX, isolation_level=None, check_same_thread=False)
+        connection = _connect(f"{Path(self.path).absolute().as_uri()}?mode=ro{'&immutable=1' if whole else ''}")
+        try:
+            self._version(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    def _version(self, connection: sqlite3.Connection) -> int:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > len(MIGRATIONS):
             raise JournalError(
                 f"the journal {self.path} was written by a newer version of this program (schema {version}, this one "
                 f"knows {len(MIGRATIONS)}). Use that version; nothing was changed"
             )
-        if version == len(MIGRATIONS):
+        return version
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        if self._version(connection) == len(MIGRATIONS):
             return
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        # Another process may have been first.
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        for statements in MIGRATIONS[version:]:
-            for statement in statements:
-                connection.execute(statement)
-        fill_steps(connection)
-        connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
-        connection.execute("COMMIT")
+        with _transaction(connection, durable=True):
+            # Another process may have been first.
+            for statements in MIGRATIONS[self._version(connection) :]:
+                for statement in statements:
+                    connection.execute(statement)
+            fill_steps(connection)
+            connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     def _move_aside(self, error: Exception) -> None:
         aside = f"{self.path}.damaged.{int(wall_seconds())}"
@@ -157,3 +210,82 @@ class JournalFile:
             error,
             aside,
         )
+
+
+def _connect(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        address, uri=True, timeout=BUSY_SECONDS_MAX, isolation_level=None, check_same_thread=False
+    )
+    # Bytes that are no text are damage, and are to be told from trouble of the disk: UnicodeDecodeError.
+    connection.text_factory = bytes.decode
+    return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection, durable: bool) -> Iterator[None]:
+    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log. SQLite does not wait here for another process that does the same."""
+    deadline = boottime_seconds() + BUSY_SECONDS_MAX
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or boottime_seconds() > deadline:
+                raise
+        sleep(0.005)
+
+
+def _is_damage(error: Exception) -> bool:
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: Exception) -> int:
+    # The lowest byte says what kind, the others which one of it (SQLite: result codes).
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _inode(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+class _Held(threading.local):
+    """The files that the thread which forks holds meanwhile."""
+
+    def __init__(self) -> None:
+        self.files: list[JournalFile] = []
+
+
+_files: weakref.WeakSet[JournalFile] = weakref.WeakSet()
+_held = _Held()
+
+
+def _hold_all() -> None:
+    # A child that is forked while another thread is within SQLite would wait for that thread's mutex for ever.
+    _held.files = list(_files)
+    for file in _held.files:
+        file.hold()
+
+
+def _let_go_of_all() -> None:
+    for file in _held.files:
+        file.let_go()
+    _held.files = []
+
+
+os.register_at_fork(before=_hold_all, after_in_parent=_let_go_of_all)

@@ -9,6 +9,8 @@ import sqlite3
 
 from bot.order_life import NEXT
 
+# What has to outlive a file that is taken away while the bot runs.
+TABLES = ("intents", "orders", "fills", "equity", "known")
 MIGRATIONS: list[tuple[str, ...]] = [
     (
         # What we meant to do, and the state of it.
@@ -64,7 +66,12 @@ MIGRATIONS: list[tuple[str, ...]] = [
             time_seconds REAL NOT NULL
         ) WITHOUT ROWID
         """,
-        "CREATE TABLE equity (time_seconds REAL NOT NULL, quote TEXT NOT NULL, value TEXT NOT NULL)",
+        "CREATE INDEX fills_by_order ON fills (order_txid)",
+        """
+        CREATE TABLE equity (
+            time_seconds REAL NOT NULL, quote TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (time_seconds, quote)
+        ) WITHOUT ROWID
+        """,
         # Up to when every order of a bot is in this journal.
         "CREATE TABLE known (bot_id TEXT PRIMARY KEY, until_seconds REAL NOT NULL) WITHOUT ROWID",
         "CREATE TABLE steps (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID",
@@ -73,6 +80,10 @@ MIGRATIONS: list[tuple[str, ...]] = [
         WHEN NEW.state <> OLD.state
             AND NOT EXISTS (SELECT 1 FROM steps WHERE before = OLD.state AND after = NEW.state)
         BEGIN SELECT RAISE(ABORT, 'this step is not in the life of an order'); END
+        """,
+        """
+        CREATE TRIGGER no_forgetting BEFORE DELETE ON intents WHEN OLD.state <> 'intended'
+        BEGIN SELECT RAISE(ABORT, 'an order that may have left is not forgotten'); END
         """,
     ),
 ]

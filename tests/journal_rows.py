@@ -1,0 +1,63 @@
+"""Intents, rows and fills for tests of the journal: usual ones, of which a test changes what it is about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from bot.models import Fill, Order, OrderStatus, Side
+from bot.order_life import Intent
+
+BOT_ID = "mybot"
+
+
+def intent(cl_ord_id: str = "mybot0000000000001", **more: Any) -> Intent:
+    """Return an order that is meant to be sent."""
+    usual = Intent(cl_ord_id, "BTC/USD", Side.BUY, "limit", Decimal("0.01000000"), Decimal("50000.0"), 100.0)
+    return replace(usual, **more)
+
+
+def row(cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **more: Any) -> Order:
+    """Return Kraken's row of an order that filled at its limit price."""
+    usual = Order(
+        txid,
+        cl_ord_id,
+        "BTC/USD",
+        Side.BUY,
+        "limit",
+        OrderStatus.CLOSED,
+        price=Decimal("50000.0"),
+        volume=Decimal("0.01000000"),
+        executed=Decimal("0.01000000"),
+        cost=Decimal("500.00000"),
+        fee=Decimal("1.25000"),
+        average_price=Decimal("50000.0"),
+        opened_seconds=101.0,
+        closed_seconds=102.0,
+        expires_seconds=0.0,
+        reason="",
+    )
+    return replace(usual, **more)
+
+
+def open_row(cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **more: Any) -> Order:
+    """Return Kraken's row of an order that rests untouched."""
+    nothing = dict.fromkeys(("executed", "cost", "fee", "average_price"), Decimal(0))
+    return row(cl_ord_id, txid, **{"status": OrderStatus.OPEN, "closed_seconds": 0.0, **nothing, **more})
+
+
+def fill(trade_id: str = "TAAAAA-AAAAA-AAAAAA", order_txid: str = "OAAAAA-AAAAA-AAAAAA", **more: Any) -> Fill:
+    """Return the one fill of `row()`."""
+    usual = Fill(
+        trade_id,
+        order_txid,
+        "BTC/USD",
+        Side.BUY,
+        price=Decimal("50000.0"),
+        volume=Decimal("0.01000000"),
+        cost=Decimal("500.00000"),
+        fee=Decimal("1.25000"),
+        time_seconds=102.0,
+    )
+    return replace(usual, **more)
