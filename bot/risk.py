@@ -105,7 +105,7 @@ def exit_parts(order: WantedOrder, state: RiskState, limits: RiskLimits) -> list
 
 
 def _refusal(order: WantedOrder, state: RiskState, limits: RiskLimits) -> Refusal | None:
-    rules = ENTRY_RULES if order.kind == "entry" else EXIT_RULES
+    rules = {"entry": ENTRY_RULES, "stop": STOP_RULES}.get(order.kind, EXIT_RULES)
     for name, rule in rules.items():
         reason = rule(order, state, limits)
         if reason:
@@ -134,8 +134,11 @@ def _trading_status(order: WantedOrder, state: RiskState, _limits: RiskLimits) -
     age_seconds = state.now_seconds - state.status.checked_seconds
     if age_seconds > STATUS_AGE_SECONDS:
         return f"the system status is {age_seconds:.0f} s old, more than {STATUS_AGE_SECONDS:.0f} s"
-    # With a price or without, it leaves as a limit order.
-    what = What.LIMIT if order.side is Side.BUY else What.CLOSING_SELL
+    if order.kind == "stop":
+        what = What.OTHER
+    else:
+        # With a price or without, it leaves as a limit order.
+        what = What.LIMIT if order.side is Side.BUY else What.CLOSING_SELL
     return trading_status.refusal(state.status.status, state.pair_status, what)
 
 
@@ -216,6 +219,12 @@ _ALL_ORDERS: dict[str, Rule] = {
     "unsettled order": _unsettled,
 }
 EXIT_RULES: dict[str, Rule] = {**_ALL_ORDERS, "own coins": _own_coins, "minimum": _minimum}
+# A stop sells at a price to come: the last one may be old. What is open or unknown is looked at by bot/exit_steps.py.
+STOP_RULES: dict[str, Rule] = {
+    "kill switch": _kill_switch,
+    "trading status": _trading_status,
+    "own coins": _own_coins,
+}
 ENTRY_RULES: dict[str, Rule] = {
     **_ALL_ORDERS,
     "long only": _long_only,

@@ -103,6 +103,17 @@ def test_a_pair_without_a_status_is_traded() -> None:
     assert verdict_on(ENTRY, pair_status="") == []
 
 
+def test_a_stop_is_refused_where_it_could_not_rest() -> None:
+    """The kill switch, any status but online, and more coins than are held refuse a stop; nothing else does."""
+    stop = replace(EXIT, kind="stop", price=Decimal(9))
+    assert verdict_on(stop, halted=True) == ["kill switch"]
+    for status in ("maintenance", "cancel_only", "post_only", "limit_only", "reduce_only"):
+        assert verdict_on(stop, pair_status=status) == ["trading status"]
+    assert verdict_on(stop, held_quantity=Decimal("4.9")) == ["own coins"]
+    for fields in ({"closed_seconds": 0.0}, {"unsettled": "X"}, *REFUSES_ENTRIES.values()):
+        assert verdict_on(stop, **fields) == []
+
+
 def test_an_old_or_missing_system_status_refuses() -> None:
     """A status of 60 s ago is good, one of 61 s ago or none at all is not."""
     assert verdict_on(EXIT, status=SystemStatus("online", 9_940.0)) == []
