@@ -134,12 +134,14 @@ def _trading_status(order: WantedOrder, state: RiskState, _limits: RiskLimits) -
     age_seconds = state.now_seconds - state.status.checked_seconds
     if age_seconds > STATUS_AGE_SECONDS:
         return f"the system status is {age_seconds:.0f} s old, more than {STATUS_AGE_SECONDS:.0f} s"
+    return trading_status.refusal(state.status.status, state.pair_status, _what(order))
+
+
+def _what(order: WantedOrder) -> What:
     if order.kind == "stop":
-        what = What.OTHER
-    else:
-        # With a price or without, it leaves as a limit order.
-        what = What.LIMIT if order.side is Side.BUY else What.CLOSING_SELL
-    return trading_status.refusal(state.status.status, state.pair_status, what)
+        return What.OTHER
+    # With a price or without, it leaves as a limit order.
+    return What.LIMIT if order.side is Side.BUY else What.CLOSING_SELL
 
 
 def _stale_prices(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:

@@ -110,7 +110,8 @@ def test_a_stop_is_refused_where_it_could_not_rest() -> None:
     for status in ("maintenance", "cancel_only", "post_only", "limit_only", "reduce_only"):
         assert verdict_on(stop, pair_status=status) == ["trading status"]
     assert verdict_on(stop, held_quantity=Decimal("4.9")) == ["own coins"]
-    for fields in ({"closed_seconds": 0.0}, {"unsettled": "X"}, *REFUSES_ENTRIES.values()):
+    others: dict[str, object] = {"closed_seconds": 0.0, "unsettled": "X"}
+    for fields in (others, *REFUSES_ENTRIES.values()):
         assert verdict_on(stop, **fields) == []
 
 
