@@ -142,7 +142,7 @@ def run(settings: Settings, max_ticks: int | None) -> int:
     lock = InstanceLock(settings.state_dir)
     try:
         runner = Runner(say)
-        return runner.run(lambda: trade(settings, runner, max_ticks), cancels_on_stop(settings))
+        return runner.run(lambda: trade(settings, runner, max_ticks))
     finally:
         lock.release()
 
@@ -219,16 +219,12 @@ def open_broker(settings: Settings, key: str, secret: str, url: str, clock: Mark
     )
 
 
-def cancels_on_stop(settings: Settings) -> bool:
-    """Return whether resting entries go at the end: not those of an account that is only watched."""
-    return settings.cancel_entries_on_stop and settings.trading_mode != "halt"
-
-
 def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: int | None) -> Trader:
     """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
     pairs = [market.broker.pair(name) for name in settings.pairs]
     common_quote(pairs)
     halt_file = settings.state_dir / "halt"
+    is_trading = settings.trading_mode != "halt"
     limits = RiskLimits(
         settings.max_order_value,
         settings.max_position_value,
@@ -241,7 +237,9 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         order_value=settings.order_value,
         limits=limits,
         entry_lifetime_seconds=settings.entry_lifetime_seconds or None,
-        cancel_entries_on_stop=cancels_on_stop(settings),
+        cancel_entries_on_stop=settings.cancel_entries_on_stop and is_trading,
+        # Not even disarmed where the account is only watched: it may be somebody else's.
+        dead_man_switch_seconds=settings.dead_man_switch_seconds if is_trading else 0,
         max_ticks=max_ticks,
     )
     return Trader(
@@ -251,7 +249,7 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         clock=market.clock,
         stop=runner.stop,
         report=say,
-        halted=lambda: settings.trading_mode == "halt" or halt_file.exists(),
+        halted=lambda: not is_trading or halt_file.exists(),
     )
 
 

@@ -195,12 +195,16 @@ class BrokerVerbs(ABC):
         """Return the fills of the account after `since_seconds`, newest first, from all pages."""
         fills: dict[str, Fill] = {}
         while True:
-            params = {"start": int(since_seconds), "ofs": len(fills)}
-            page, total = replies.read_trades(self.private_call("TradesHistory", params), self._pairs())
+            page, total = self.get_trades_page(since_seconds, len(fills))
             new = {fill.trade_id: fill for fill in page if fill.trade_id not in fills}
             fills |= new
             if not new or len(fills) >= total or len(page) < HISTORY_PAGE_ROWS:
                 return sorted(fills.values(), key=lambda fill: -fill.time_seconds)
+
+    def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
+        """Return one page of the account's fills, newest first, and how many there are after `since_seconds`."""
+        params = {"start": int(since_seconds), "ofs": offset}
+        return replies.read_trades(self.private_call("TradesHistory", params), self._pairs())
 
     def owns(self, order: Order) -> bool:
         """Whether this bot placed the order, on this host or another."""

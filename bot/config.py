@@ -69,6 +69,7 @@ class Settings:
     stop_percent: Decimal
     entry_lifetime_seconds: int
     cancel_entries_on_stop: bool
+    dead_man_switch_seconds: int
     allow_withdraw_key: bool
     bot_id: str
     tier: Tier
@@ -99,6 +100,7 @@ DEFAULTS: dict[str, str] = {
     "STOP_PERCENT": "0",
     "ENTRY_LIFETIME_SECONDS": "0",
     "CANCEL_ENTRIES_ON_STOP": "1",
+    "DEAD_MAN_SWITCH_SECONDS": "0",
     "ALLOW_WITHDRAW_KEY": "0",
     "BOT_ID": "",
 }
@@ -204,6 +206,7 @@ class _Reader:
             stop_percent=self._number("STOP_PERCENT", Decimal(0), Decimal(90)),
             entry_lifetime_seconds=int(self._number("ENTRY_LIFETIME_SECONDS", Decimal(0), Decimal(2_592_000))),
             cancel_entries_on_stop=self._switch("CANCEL_ENTRIES_ON_STOP"),
+            dead_man_switch_seconds=self._dead_man_switch_seconds(),
             allow_withdraw_key=self._switch("ALLOW_WITHDRAW_KEY"),
             bot_id=self._bot_id(),
             tier=TIERS[self._one_of("KRAKEN_TIER", TIERS)],
@@ -291,6 +294,12 @@ class _Reader:
         if not pairs:
             self._problems.append("PAIRS is empty; name at least one pair, such as BTC/USD.")
         return pairs
+
+    def _dead_man_switch_seconds(self) -> int:
+        name = "DEAD_MAN_SWITCH_SECONDS"
+        # Off, or what Kraken takes (CancelAllOrdersAfter page) and what a slow answer or two do not use up.
+        least = Decimal(0) if self._text(name) == "0" else Decimal(30)
+        return int(self._number(name, least, Decimal(86_400)))
 
     def _bot_id(self) -> str:
         value = self._text("BOT_ID")

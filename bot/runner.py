@@ -33,7 +33,7 @@ class Runner:
         # The one thing of Python's that a signal handler may put into safely.
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def run(self, work: Callable[[], int], cancel_entries: bool) -> int:
+    def run(self, work: Callable[[], int]) -> int:
         """Return what `work` returns, or raise what it raises; 0 where a call was lost on the way out."""
         for number in _SIGNALS:
             signal.signal(number, lambda signum, _frame: self._news.put(signal.Signals(signum).name))
@@ -41,7 +41,7 @@ class Runner:
         done.add_done_callback(lambda _done: self._news.put(""))
         name = self._news.get()
         if name and not self._stopped(done, name):
-            self._leave_behind(name, cancel_entries)
+            self._leave_behind(name)
             return 0
         return done.result()
 
@@ -58,15 +58,15 @@ class Runner:
             wait([done], UNWIND_SECONDS)
         return done.done()
 
-    def _leave_behind(self, name: str, cancel_entries: bool) -> None:
+    def _leave_behind(self, name: str) -> None:
         self._report("A request is still unanswered and is left behind.")
         for order in self.broker.unknown_orders() if self.broker else ():
             self._report(
                 f"{order.symbol}  unknown: {order.side} {order.volume:f} ({order.cl_ord_id}), never sent again;"
             )
             self._report("         the next start finds it at Kraken if it was placed.")
-        if self.trader is not None and cancel_entries:
-            worker = threading.Thread(target=self.trader.cancel_entries, name="last-cancels", daemon=True)
+        if self.trader is not None:
+            worker = threading.Thread(target=self.trader.clear_up, name="last-cancels", daemon=True)
             worker.start()
             worker.join(CANCEL_SECONDS)
         self._report(f"Ended: {name}, with a request unanswered; the account was not read again.")

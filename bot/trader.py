@@ -6,16 +6,19 @@ Everything it knows of itself comes from Kraken's rows of its orders, so it may 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 from bot.clock import MarketClock, wall_seconds
 from bot.errors import (
     BotError,
     CredentialsError,
+    JournalError,
     KeyRuleError,
     KrakenError,
     NonceError,
@@ -25,11 +28,13 @@ from bot.errors import (
     SymbolError,
     TurnTimeout,
 )
+from bot.journal import EquityPoint
 from bot.models import ZERO, Candle, WantedOrder, common_quote
 from bot.risk import RiskLimits, Verdict, check, exit_parts
 from bot.strategies.base import Strategy
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
+from bot.trading.dead_man import DeadManSwitch
 from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
 from bot.trading.narrator import Narrator
@@ -64,7 +69,8 @@ logger = logging.getLogger(__name__)
 class TraderSettings:
     """What to trade and how. `max_ticks` ends the run after so many passes at current prices; None never does.
 
-    After `entry_lifetime_seconds` a resting entry expires at Kraken; None means one candle and a minute.
+    After `entry_lifetime_seconds` a resting entry expires at Kraken; None means one candle and a minute. The dead man's
+    switch is armed for `dead_man_switch_seconds`; 0 means never.
     """
 
     symbols: tuple[str, ...]
@@ -73,6 +79,7 @@ class TraderSettings:
     limits: RiskLimits
     entry_lifetime_seconds: int | None = None
     cancel_entries_on_stop: bool = True
+    dead_man_switch_seconds: int = 0
     max_ticks: int | None = None
 
 
@@ -120,11 +127,13 @@ class Trader:
         self._feed = Feed(broker, settings.timeframe, self._narrator)
         lifetime_seconds = settings.entry_lifetime_seconds or self._timeframe_seconds + ENTRY_EXTRA_SECONDS
         self._executor = Executor(broker, strategy.name, lifetime_seconds, self._narrator)
+        self._switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._narrator)
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
         self._decided: dict[str, int] = {}
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
         self._equity_start: Decimal | None = None
+        self._equity_due = False
         self._realised_before = ZERO
         self._heartbeat_seconds = broker.now()
         self._back_off_seconds = 1.0
@@ -144,9 +153,15 @@ class Trader:
             reason, error = f"an error in the program: {problem!r}", problem
         return self._finish(reason, error)
 
-    def cancel_entries(self) -> None:
-        """Cancel this bot's resting entries by txid; also from another thread, while `run` hangs in a call."""
-        self._executor.cancel_entries()
+    def clear_up(self) -> None:
+        """Disarm the switch, cancel resting entries (a setting); also from another thread, while `run` hangs."""
+        self._switch.stop()
+        if not self._settings.cancel_entries_on_stop:
+            return
+        if reason := self._feed.no_cancels():
+            self._narrator.say(f"resting entries are not canceled, but expire by themselves: {reason}")
+        else:
+            self._executor.cancel_entries()
 
     def _loop(self) -> str:
         if self._clock.catching_up:
@@ -189,32 +204,46 @@ class Trader:
             self._ticks += 1
             self._narrator.over("replay", "the replay is over: from here on at current prices")
         self._feed.refresh_status()
+        troubles = [_attempt(self._keep_switch)]
         self._know_history()
         for symbol in self._executor.settle():
             self._decided.pop(symbol, None)
-        troubles = [trouble for trouble in map(self._try_pair, self._symbols) if trouble is not None]
-        if troubles:
-            raise troubles[0]
+        troubles += [_attempt(partial(self._follow_pair, symbol)) for symbol in self._symbols]
+        for trouble in filter(None, troubles):
+            raise trouble
+        if self._equity_due:
+            self._keep_equity()
         self._heartbeat()
 
-    def _try_pair(self, symbol: str) -> BotError | None:
-        # Trouble with one pair must not keep the bot in a position in another.
-        try:
-            self._feed.refresh_pair_status(symbol)
-            self._feed.refresh_candles(symbol)
-            candle = self._feed.newest(symbol)
-            if candle is not None and self._decided.get(symbol) != candle.time_seconds and self._decide(symbol, candle):
-                self._decided[symbol] = candle.time_seconds
-        except BotError as problem:
-            if _ends_the_run(problem):
-                raise
-            return problem
-        return None
+    def _keep_switch(self) -> None:
+        # The time that a replay jumps over is no silence of the bot's.
+        if not self._clock.replaying:
+            self._switch.keep("the kill switch is on" if self._halted() else self._feed.held_up())
+
+    def _follow_pair(self, symbol: str) -> None:
+        self._feed.refresh_pair_status(symbol)
+        self._feed.refresh_candles(symbol)
+        candle = self._feed.newest(symbol)
+        if candle is not None and self._decided.get(symbol) != candle.time_seconds and self._decide(symbol, candle):
+            self._decided[symbol] = candle.time_seconds
+            self._equity_due = True
+
+    def _keep_equity(self) -> None:
+        """Write down what the account is worth at the candles' closes."""
+        if not self._clock.replaying:
+            self._executor.forget_balances()
+        value = self._situation.equity(self._symbols, self._quote, self._feed.close)
+        # Where it cannot be written, the executor says so; a point of a curve is no loss.
+        with contextlib.suppress(JournalError):
+            self._broker.journal.add_equity(EquityPoint(self._broker.now(), self._quote, value))
+        self._equity_due = False
 
     def _know_history(self) -> None:
         own = self._executor.own
         if not own.known:
             try:
+                if self._await_the_past():
+                    return
                 self._executor.rebuild()
             except BotError as problem:
                 if _ends_the_run(problem):
@@ -226,7 +255,18 @@ class Trader:
             self._realised_before = own.book.realised_total()
             self._show_holdings()
         if self._equity_start is None:
-            self._equity_start = self._equity()
+            self._equity_start = self._situation.equity(self._symbols, self._quote, self._broker.get_current_price)
+
+    def _await_the_past(self) -> bool:
+        """Let turn up what an earlier life sent that the journal knows nothing of; return whether it was stopped."""
+        while not self._broker.knows_the_past():
+            if not self._clock.replaying:
+                text = "the journal is new or old: orders from before the start may still turn up, wait 16 s"
+                self._narrator.once("past", "", text)
+            self._executor.settle()
+            if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, self._stop):
+                return True
+        return False
 
     def _decide(self, symbol: str, candle: Candle) -> bool:
         """Decide one candle; return whether that is done, or has to be tried again at the next pass."""
@@ -235,10 +275,6 @@ class Trader:
             return True
         self._executor.forget_balances()
         verdict = self._judge(symbol, candle)
-        if verdict.allowed and self._executor.own.late_seconds() > 0:
-            if self._await_the_past():
-                return False
-            verdict = self._judge(symbol, candle)
         if any(order.kind == "exit" for order in verdict.allowed) and self._executor.own.resting_entries(symbol):
             if not self._executor.clear_entries(symbol):
                 return False
@@ -247,17 +283,6 @@ class Trader:
             self._narrator.refusal(candle.close, refusal)
         self._executor.execute(verdict.allowed, candle.close)
         return not any(one.order.kind == "exit" and one.rule in _PASSING_RULES for one in verdict.refusals)
-
-    def _await_the_past(self) -> bool:
-        """Before the first order: let what an earlier life sent turn up; return whether it was stopped meanwhile."""
-        seconds = self._executor.own.late_seconds()
-        if not self._clock.replaying:
-            self._narrator.say(f"the first order waits {seconds:.0f} s: one from before the start may still turn up")
-        if self._clock.wait(seconds, self._stop):
-            return True
-        self._executor.follow()
-        self._executor.forget_balances()
-        return False
 
     def _wanted(self, symbol: str) -> list[WantedOrder]:
         return self._strategy.decide(self._situation.view(symbol, self._settings.order_value))
@@ -283,12 +308,18 @@ class Trader:
             # The last jump ends at the present, not at a candle that is still to come.
             when_seconds = min(when_seconds, wall_seconds() + CANDLE_GRACE_SECONDS)
         elif not self._clock.replaying:
-            when_seconds = min(when_seconds, self._clock.now() + POLL_SECONDS * self._clock.speed)
+            look_up_seconds = self._broker.next_look_up_seconds()
+            wait_seconds = min(POLL_SECONDS * self._clock.speed, self._switch.due_seconds - now)
+            if look_up_seconds is not None:
+                wait_seconds = min(wait_seconds, look_up_seconds)
+            when_seconds = min(when_seconds, self._clock.now() + wait_seconds)
         self._clock.wait_until(when_seconds, self._stop)
 
     def _back_off(self, problem: BotError) -> None:
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
-        seconds = min(self._back_off_seconds, BACK_OFF_SECONDS_MAX)
+        # An order of unknown fate is looked up soon after Kraken answers again.
+        most_seconds = POLL_SECONDS if self._broker.unknown_orders() else BACK_OFF_SECONDS_MAX
+        seconds = min(self._back_off_seconds, most_seconds)
         self._back_off_seconds = seconds * 2
         if isinstance(problem, KrakenError):
             seconds = max(seconds, problem.wait_seconds)
@@ -317,18 +348,16 @@ class Trader:
         pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
         self._symbols, self._quote = tuple(pairs), common_quote(pairs.values())
 
-    def _equity(self) -> Decimal:
-        return self._situation.equity(self._symbols, self._quote)
-
     def _finish(self, reason: str, error: Exception | None) -> Summary:
         equity_end = None
-        if error is None:
-            if self._settings.cancel_entries_on_stop:
-                self.cancel_entries()
+        if error is not None:
+            self._switch.stop()
+        else:
+            self.clear_up()
             try:
                 self._executor.follow()
                 self._executor.forget_balances()
-                equity_end = self._equity()
+                equity_end = self._situation.equity(self._symbols, self._quote, self._broker.get_current_price)
             except BotError as problem:
                 self._narrator.say(f"the account could not be read at the end: {problem}")
         return Summary(
@@ -342,6 +371,17 @@ class Trader:
             refused_nonces=self._broker.refused_nonces,
             passes=self._passes,
         )
+
+
+def _attempt(work: Callable[[], None]) -> BotError | None:
+    # Trouble with one pair, or with the switch, must not keep the bot in a position in another.
+    try:
+        work()
+    except BotError as problem:
+        if _ends_the_run(problem):
+            raise
+        return problem
+    return None
 
 
 def _ends_the_run(problem: BotError) -> bool:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
 from bot.clock import MarketClock
 from bot.errors import OrderUnknownError
-from bot.models import ZERO, Balance, Candle, Order, OrderStatus, Pair, PlacedOrder, Side, SystemStatus, WantedOrder
+from bot.journal import Journal
+from bot.models import (
+    ZERO,
+    Balance,
+    Candle,
+    Fill,
+    Order,
+    OrderStatus,
+    Pair,
+    PlacedOrder,
+    Side,
+    SystemStatus,
+    WantedOrder,
+)
 from bot.risk import RiskLimits
 from bot.settling import Settled, UnknownOrder
 from bot.strategies.base import MarketView, Strategy
@@ -154,6 +170,11 @@ def sell_all(market: MarketView) -> list[WantedOrder]:
     return [WantedOrder(symbol, Side.SELL, market.position_quantity, None, "exit", seconds, "the test")]
 
 
+def _clear_up(journal: Journal, folder: str) -> None:
+    journal.close()
+    shutil.rmtree(folder)
+
+
 class FakeBroker:
     """The broker's verbs over a list of candles: a market order fills at the last close, a limit order when
     `fills_limits` says so. `fail` makes the next call of a verb raise; `calls` has every request there would be.
@@ -170,6 +191,11 @@ class FakeBroker:
         self.unknown: list[UnknownOrder] = []
         self.fates: list[Settled] = []
         self.refused_nonces = 0
+        self.bot_id = BOT_ID
+        self.past_until_seconds = 0.0
+        folder = tempfile.mkdtemp()
+        self.journal = Journal(f"{folder}/journal.sqlite")
+        weakref.finalize(self, _clear_up, self.journal, folder)
         self.status = "online"
         self.pair_statuses: dict[str, str] = {}
         self.calls: list[str] = []
@@ -227,6 +253,16 @@ class FakeBroker:
         self._call("get_closed_orders")
         rows = [row for row in self.rows.values() if row.status is not OrderStatus.OPEN]
         return [row for row in reversed(rows) if row.closed_seconds >= since_seconds]
+
+    def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
+        self._call("get_trades_page")
+        return [], 0
+
+    def knows_the_past(self) -> bool:
+        return self.now() >= self.past_until_seconds
+
+    def next_look_up_seconds(self) -> float | None:
+        return None if self.knows_the_past() else self.past_until_seconds - self.now()
 
     def owns(self, order: Order) -> bool:
         return order.cl_ord_id.startswith(BOT_ID)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal, Protocol
 
-from bot.models import Balance, Candle, Order, Pair, PlacedOrder, Side, SystemStatus
+from bot.journal import Journal
+from bot.models import Balance, Candle, Fill, Order, Pair, PlacedOrder, Side, SystemStatus
 from bot.settling import Settled, UnknownOrder
 
 
@@ -16,6 +17,14 @@ class Broker(Protocol):
     @property
     def refused_nonces(self) -> int:
         """How many requests were refused for their nonce since the start."""
+
+    @property
+    def journal(self) -> Journal:
+        """Where orders are written down."""
+
+    @property
+    def bot_id(self) -> str:
+        """What the `cl_ord_id` of every order of this bot begins with."""
 
     def now(self) -> float:
         """Return the market's time."""
@@ -43,6 +52,9 @@ class Broker(Protocol):
 
     def get_closed_orders(self, since_seconds: float = 0) -> list[Order]:
         """Return the orders of the whole account that are no longer open."""
+
+    def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
+        """Return a page of the account's fills, newest first, and how many there are."""
 
     def owns(self, order: Order) -> bool:
         """Tell whether an order is this bot's."""
@@ -78,3 +90,9 @@ class Broker(Protocol):
 
     def settle_unknown(self) -> Sequence[Settled]:
         """Look the unknown orders up, if it is time to; return those whose fate is now known."""
+
+    def knows_the_past(self) -> bool:
+        """Tell whether the journal has every order of this bot; `settle_unknown` finds what is missing."""
+
+    def next_look_up_seconds(self) -> float | None:
+        """Return in how many seconds `settle_unknown` has something to ask; None where nothing is unknown."""

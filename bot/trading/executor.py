@@ -17,6 +17,7 @@ from bot.errors import (
 )
 from bot.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
 from bot.trading.broker import Broker
+from bot.trading.fills import Fills
 from bot.trading.narrator import Narrator
 from bot.trading.own_orders import NewFill, OwnOrders
 
@@ -46,14 +47,15 @@ class Executor:
         self._entry_lifetime_seconds = entry_lifetime_seconds
         self._narrator = narrator
         self._balances: dict[str, Balance] | None = None
-        self._not_placed: set[str] = set()
         self._foreign_shown: set[str] = set()
+        self._fills = Fills(broker)
         self.own = OwnOrders(broker)
         self.counts = Counts()
 
     def rebuild(self) -> None:
         """Read the bot's history; adopt its open orders, and show those of others once."""
         self.own.rebuild()
+        self._fills.load()
         for order in self.own.open_orders():
             self._narrator.open_order("own order adopted", order)
         self._show_foreign()
@@ -64,11 +66,12 @@ class Executor:
         Return the pairs in which an order is now known not to have been placed.
         """
         free_again = set()
-        fates = self._broker.settle_unknown() if self._broker.unknown_orders() else ()
+        doubt = self._broker.unknown_orders() or not self._broker.knows_the_past()
+        fates = self._broker.settle_unknown() if doubt else ()
         for fate in fates:
             unknown = fate.unknown
             if fate.order is None:
-                self._not_placed.add(unknown.cl_ord_id)
+                self.own.not_placed.add(unknown.cl_ord_id)
                 free_again.add(unknown.symbol)
                 self._narrator.say(f"{unknown.symbol}  settled: order {unknown.cl_ord_id} was not placed")
             else:
@@ -81,7 +84,12 @@ class Executor:
     def follow(self) -> None:
         """Ask after the working orders, and tell of their fills."""
         self._count_fills(self.own.refresh())
+        self._fills.fetch()
         self._show_foreign()
+        if self.own.trouble:
+            self._narrator.once("journal", "", self.own.trouble)
+        else:
+            self._narrator.over("journal", "the journal can be written again")
 
     def balances(self) -> dict[str, Balance]:
         """Return the balances as they were after the last own fill, or later."""
@@ -165,10 +173,6 @@ class Executor:
             self.counts.refused += 1
             self._narrator.not_placed(order, f"refused: {problem}")
             return False
-        except BotError:
-            # By the broker's word nothing was sent. The signal is tried again, but not without looking first.
-            self.own.doubt(self._broker.now())
-            raise
         self.counts.placed += 1
         self.own.expect(placed)
         self._narrator.placed(price, order, placed)
@@ -187,7 +191,7 @@ class Executor:
 
     def _new_identity(self, order: WantedOrder, kind: str) -> str:
         identities = self._identities(order.symbol, order.candle_seconds, kind)
-        return next(identity for identity in identities if identity not in self._not_placed)
+        return next(identity for identity in identities if identity not in self.own.not_placed)
 
     def _identities(self, symbol: str, candle_seconds: int, kind: str) -> Iterator[str]:
         for attempt in count():
@@ -211,6 +215,7 @@ class Executor:
         for fill in fills:
             self._narrator.fill(fill, self._broker.pair(fill.order.symbol).quote)
         self.counts.fills += len(fills)
+        self._fills.expect(fill.order for fill in fills)
         if fills:
             self.forget_balances()
 

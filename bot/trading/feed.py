@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from bot import risk
 from bot.kraken import trading_status
 from bot.kraken.trading_status import What
-from bot.models import Candle, SystemStatus
+from bot.models import ZERO, Candle, SystemStatus
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
 from bot.trading.narrator import Narrator
@@ -50,6 +52,12 @@ class Feed:
         """Return Kraken's last word for a pair; "" where it has not been asked yet."""
         return self._pair_statuses.get(symbol, "")
 
+    def held_up(self) -> str:
+        """Say that the exchange is not online, and what it allows; "" where it is."""
+        if self.status is None or self.status.status == trading_status.ONLINE:
+            return ""
+        return trading_status.held_up("the exchange", self.status.status)
+
     def no_cancels(self) -> str:
         """Say why a cancel would only be refused now; "" where it would not, or where nothing fresh is known."""
         if self.status is None or self._age_seconds(self.status) > risk.STATUS_AGE_SECONDS:
@@ -88,6 +96,11 @@ class Feed:
         """Return the last closed candle known."""
         kept = self._candles.get(symbol)
         return kept[-1] if kept else None
+
+    def close(self, symbol: str) -> Decimal:
+        """Return the close of the last closed candle known; zero where there is none."""
+        candle = self.newest(symbol)
+        return candle.close if candle else ZERO
 
     def _missing(self, kept: list[Candle]) -> int:
         if not kept:

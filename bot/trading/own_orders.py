@@ -1,20 +1,18 @@
-"""The bot's own orders, as Kraken's rows tell of them. Nothing here is kept in a file."""
+"""The bot's own orders, followed by Kraken's rows of them and kept in the journal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
 
-from bot.models import ZERO, Order, OrderStatus, PlacedOrder, Side
+from bot.errors import JournalError
+from bot.models import ZERO, Order, PlacedOrder, Side
+from bot.order_life import PLACED, OrderState
 from bot.position import EMPTY_BOOK, Book, fold
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.trading.broker import Broker
 
 # Rows are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
 LOOK_BACK_SECONDS = 60.0
-# An order that an earlier life sent just before its end may arrive so late: its deadline, and the lag of Kraken's rows.
-LATE_SECONDS = DEADLINE_SECONDS + MARGIN_SECONDS + GAP_SECONDS
-_WORKING = (OrderStatus.PENDING, OrderStatus.OPEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,8 @@ class OwnOrders:
     """Own order rows, followed from the open orders into the closed ones.
 
     `known` is False until the history has been read once. An accepted order is working until its
-    final row is seen; when it is in neither list it is unsettled, never gone.
+    final row is seen; when it is in neither list it is unsettled, never gone. `trouble` says why the journal
+    cannot be written, or is empty.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -49,47 +48,46 @@ class OwnOrders:
         self._ids: set[str] = set()
         self._awaited: dict[str, _Awaited] = {}
         self._open_txids: set[str] = set()
-        self._doubt_seconds: float | None = None
-        self._rebuilt_seconds: float | None = None
+        self._unwritten: dict[str, Order] = {}
+        self.not_placed: set[str] = set()
         self.foreign: dict[str, Order] = {}
         self.known = False
+        self.trouble = ""
         self.book: Book = EMPTY_BOOK
 
     def rebuild(self) -> None:
-        """Read every own row that Kraken has; adopt the open ones."""
-        asked_seconds = self._broker.now()
+        """Take over what the journal has, and what Kraken has had since it was written; adopt the open orders."""
+        journal = self._broker.journal
+        for intent in journal.intents():
+            if not intent.cl_ord_id.startswith(self._broker.bot_id):
+                continue
+            if intent.state in PLACED:
+                self._ids.add(intent.cl_ord_id)
+            elif intent.state is OrderState.NOT_PLACED:
+                self.not_placed.add(intent.cl_ord_id)
+        for row in filter(self._broker.owns, journal.orders()):
+            self._update(row)
+        self._unwritten.clear()
+        for intent in journal.working():
+            if intent.cl_ord_id in self._ids:
+                self._awaited[intent.txid] = _Awaited(intent.symbol, intent.side, intent.sent_seconds)
+        since_seconds = self._closed_since(set(), [journal.known_until(self._broker.bot_id)])
         # Open before closed: an order that closes in between is then in both, and never in neither.
         opened = self._broker.get_open_orders()
-        closed = self._broker.get_closed_orders(0)
-        self._take(opened, closed)
+        closed = self._broker.get_closed_orders(since_seconds or 0.0)
         self.known = True
-        self._rebuilt_seconds = asked_seconds
+        self._take(opened, closed)
+        self.book = fold(self._rows.values())
 
     def refresh(self) -> list[NewFill]:
-        """Follow the working orders; return what they filled. Asks nothing if none is working or can be late."""
-        asked_seconds = self._broker.now()
-        doubts = self._doubts(asked_seconds)
-        if not self._awaited and not doubts:
+        """Follow the working orders; return what they filled. Asks Kraken for nothing if none is working."""
+        if not self._awaited:
+            self._write()
             return []
         opened = self._broker.get_open_orders()
-        since_seconds = self._closed_since({order.txid for order in opened}, doubts)
+        since_seconds = self._closed_since({order.txid for order in opened}, [])
         closed = [] if since_seconds is None else self._broker.get_closed_orders(since_seconds)
-        self._doubt_seconds = None
-        if self._rebuilt_seconds is not None and asked_seconds >= self._rebuilt_seconds + LATE_SECONDS:
-            self._rebuilt_seconds = None
         return self._take(opened, closed)
-
-    def late_seconds(self) -> float:
-        """Return for how long orders of an earlier life, which the rebuilt history lacks, may still turn up."""
-        if self._rebuilt_seconds is None:
-            return 0.0
-        return max(0.0, self._rebuilt_seconds + LATE_SECONDS - self._broker.now())
-
-    def _doubts(self, now: float) -> list[float]:
-        doubts = [] if self._doubt_seconds is None else [self._doubt_seconds]
-        if self._rebuilt_seconds is not None and now >= self._rebuilt_seconds + GAP_SECONDS:
-            doubts.append(self._rebuilt_seconds)
-        return doubts
 
     def adopt(self, order: Order) -> list[NewFill]:
         """Take in an own order that was found elsewhere; return what it filled."""
@@ -102,11 +100,6 @@ class OwnOrders:
         """Remember an order that Kraken has accepted."""
         self._ids.add(placed.cl_ord_id)
         self._awaited[placed.txid] = _Awaited(placed.symbol, placed.side, self._broker.now())
-
-    def doubt(self, since_seconds: float) -> None:
-        """Something may have been placed that we were not told of: the next refresh reads both lists from then on."""
-        earlier = since_seconds if self._doubt_seconds is None else self._doubt_seconds
-        self._doubt_seconds = min(since_seconds, earlier)
 
     def has(self, cl_ord_id: str) -> bool:
         """Tell whether an order with this identity was ever placed."""
@@ -136,30 +129,48 @@ class OwnOrders:
         """Return how many coins the resting entries of a pair may still buy."""
         return sum((order.volume - order.executed for order in self.resting_entries(symbol)), ZERO)
 
-    def _closed_since(self, open_txids: set[str], doubts: list[float]) -> float | None:
-        moments = [one.since_seconds for txid, one in self._awaited.items() if txid not in open_txids] + doubts
-        return min(moments) - LOOK_BACK_SECONDS if moments else None
+    def _closed_since(self, open_txids: set[str], moments: list[float]) -> float | None:
+        moments = [one.since_seconds for txid, one in self._awaited.items() if txid not in open_txids] + moments
+        return max(0.0, min(moments) - LOOK_BACK_SECONDS) if moments else None
 
     def _take(self, opened: list[Order], closed: list[Order]) -> list[NewFill]:
         self._open_txids = set()
         fills = []
         for order in opened + closed:
             if not self._broker.owns(order):
-                if order.status in _WORKING:
+                if order.is_open:
                     self.foreign[order.txid] = order
                 continue
             fills += self._update(order)
         if fills:
             self.book = fold(self._rows.values())
+        self._write()
         return fills
+
+    def _write(self) -> None:
+        """Keep the journal up to date: what it lacks, and the moment up to which it lacks nothing."""
+        if not self.known:
+            return
+        journal = self._broker.journal
+        try:
+            if self._unwritten:
+                journal.take_rows(self._unwritten.values())
+                self._unwritten.clear()
+            journal.set_known_until(self._broker.bot_id, self._broker.now())
+        except JournalError as error:
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
 
     def _update(self, order: Order) -> list[NewFill]:
         before = self._rows.get(order.txid)
-        if before is not None and order.status in _WORKING and before.status not in _WORKING:
+        if before is not None and order.is_open and not before.is_open:
             return []  # an answer from before the end of the order; a final row stays final
+        if order != before:
+            self._unwritten[order.txid] = order
         self._rows[order.txid] = order
         self._ids.add(order.cl_ord_id)
-        if order.status in _WORKING:
+        if order.is_open:
             self._open_txids.add(order.txid)
             self._awaited[order.txid] = _Awaited(order.symbol, order.side, order.opened_seconds)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import ROUND_DOWN, Decimal
 
 from bot.models import ZERO, Candle, Pair
@@ -68,12 +69,9 @@ class Situation:
             last_loss_seconds=own.book.last_loss_seconds(),
         )
 
-    def equity(self, symbols: tuple[str, ...], quote: str) -> Decimal:
-        """Return the quote balance and the coins of the pairs at their current prices."""
-        coins = [
-            self._executor.balance(self._broker.pair(symbol).base).total * self._broker.get_current_price(symbol)
-            for symbol in symbols
-        ]
+    def equity(self, symbols: tuple[str, ...], quote: str, price: Callable[[str], Decimal]) -> Decimal:
+        """Return the quote balance and the coins of the pairs, each at its price."""
+        coins = [self._executor.balance(self._broker.pair(symbol).base).total * price(symbol) for symbol in symbols]
         return self._executor.balance(quote).total + sum(coins, ZERO)
 
 

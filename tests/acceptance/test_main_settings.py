@@ -118,6 +118,7 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         LOSS_PAUSE_SECONDS="15",
         ENTRY_LIFETIME_SECONDS="160",
         CANCEL_ENTRIES_ON_STOP="0",
+        DEAD_MAN_SWITCH_SECONDS="61",
     )
     market = main.Market(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
     assert main.open_trader(settings, market, Runner(print), 17)._settings == TraderSettings(
@@ -132,5 +133,6 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         ),
         entry_lifetime_seconds=160,
         cancel_entries_on_stop=False,
+        dead_man_switch_seconds=61,
         max_ticks=17,
     )

@@ -62,6 +62,7 @@ WRONG = {
     "STOP_PERCENT": "100",
     "ENTRY_LIFETIME_SECONDS": "1 hour",
     "CANCEL_ENTRIES_ON_STOP": "maybe",
+    "DEAD_MAN_SWITCH_SECONDS": "29",
     "ALLOW_WITHDRAW_KEY": "2",
     "BOT_ID": "toolong",
 }
@@ -77,6 +78,17 @@ def test_every_problem_is_told_at_once() -> None:
     """With every setting wrong, each is named in one SettingsError."""
     told = "\n".join(problems_of(WRONG))
     assert [name for name in WRONG if name not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"), [("0", True), ("29", False), ("30", True), ("86400", True), ("86401", False)]
+)
+def test_the_dead_mans_switch_is_off_or_of_a_length_that_kraken_takes(text: str, allowed: bool) -> None:
+    """DEAD_MAN_SWITCH_SECONDS is 0, or from 30 to 86400."""
+    if allowed:
+        assert config.load_settings({"DEAD_MAN_SWITCH_SECONDS": text}).dead_man_switch_seconds == int(text)
+    else:
+        assert "must be from 30 to 86400" in problems_of({"DEAD_MAN_SWITCH_SECONDS": text})[0]
 
 
 def test_an_unknown_strategy_is_told() -> None:

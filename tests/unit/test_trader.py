@@ -87,8 +87,8 @@ def test_a_quiet_pass_makes_at_most_two_calls() -> None:
     assert counted.pop("get_candles") == 100
     assert counted.pop("system_status") <= 100
     assert counted.pop("pair_status") == 20
-    # The start and the summary at the end: history (once more for what an earlier life had sent late) and equity.
-    assert counted == {"get_open_orders": 2, "get_closed_orders": 2, "get_account_balance": 2, "get_current_price": 2}
+    # The start and the summary at the end: history and equity.
+    assert counted == {"get_open_orders": 1, "get_closed_orders": 1, "get_account_balance": 2, "get_current_price": 2}
 
 
 def test_between_candles_at_current_prices_nothing_is_asked_for_that_is_not_due() -> None:

@@ -145,21 +145,20 @@ def late_order(broker: FakeBroker, clock: SteppedClock, row: Order, coins: str) 
 
 
 def test_an_entry_that_arrives_after_the_start_is_found() -> None:
-    """A buy of the life before that fills five seconds after the history was read is a position at the next candle."""
+    """A buy of an earlier life that fills five seconds after the start is a position at the first decision."""
     broker, clock = present(305.0)
+    broker.past_until_seconds = 321.0
     row = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=310.0, closed_seconds=310.0)
     late_order(broker, clock, row, "1")
     seen: list[Decimal] = []
-    summary, _ = run_trader(
-        broker, clock, Script({300: look(lambda view: seen.append(view.position_quantity))}), max_ticks=9
-    )
+    run_trader(broker, clock, Script({300: look(lambda view: seen.append(view.position_quantity))}), max_ticks=9)
     assert set(seen) == {Decimal(1)}
-    assert summary.orders.fills == 1
 
 
 def test_an_exit_that_arrives_after_the_start_is_not_sold_again() -> None:
-    """A sale of the candle before that fills five seconds after the start leaves nothing to sell."""
+    """A sale of an earlier life that fills five seconds after the start leaves nothing to sell."""
     broker, clock = holding_one()
+    broker.past_until_seconds = 377.0
     broker.totals["BTC"] = Decimal(5)
     sold = make_order("L", Side.SELL, "1", "100", cl_ord_id="bot01-240", opened_seconds=366.0, closed_seconds=366.0)
     late_order(broker, clock, sold, "4")
@@ -168,13 +167,16 @@ def test_an_exit_that_arrives_after_the_start_is_not_sold_again() -> None:
 
 
 def test_a_bot_that_is_stopped_while_it_waits_for_the_past_orders_nothing() -> None:
-    """Stopped between its start and its first order, the bot sends no exit."""
+    """Stopped between its start and the moment from which it knows its past, the bot sends no exit."""
     broker, clock = holding_one()
+    broker.past_until_seconds = 377.0
     stop = PatientEvent()
+    knows = broker.knows_the_past
 
-    def stop_now(market: MarketView) -> list[WantedOrder]:
+    def asked() -> bool:
         stop.set()
-        return sell_all(market)
+        return knows()
 
-    run_trader(broker, clock, Script({300: stop_now}), max_ticks=3, stop=stop)
+    broker.knows_the_past = asked  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=3, stop=stop)
     assert broker.sent_ids == []

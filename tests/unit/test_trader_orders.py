@@ -6,11 +6,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from bot.clock import ReplayClock
 from bot.errors import NoAnswerError, OrderRefusedError, OrderUnknownError, SilenceError
-from bot.models import ZERO, Balance, Order, OrderStatus, Side, WantedOrder
+from bot.models import ZERO, Balance, OrderStatus, Side, WantedOrder
 from bot.settling import Settled
 from bot.strategies.base import MarketView
 from tests.trading_fakes import (
@@ -85,24 +83,6 @@ def test_an_order_that_was_not_sent_is_sent_later_under_the_same_identity() -> N
     summary, _ = run_trader(broker, clock, Script({180: buy("1")}), max_ticks=3)
     assert broker.sent_ids == [ENTRY_ID] * 3
     assert (summary.orders.placed, summary.orders.fills) == (1, 1)
-
-
-@pytest.mark.parametrize("status", [OrderStatus.OPEN, OrderStatus.CLOSED])
-def test_an_order_that_turns_out_to_be_placed_after_all_is_not_sent_again(status: OrderStatus) -> None:
-    """When placing fails and the order is there at the next look, open or closed, it is not sent again."""
-    broker, clock = present()
-    broker.fail("place_buy", NoAnswerError("half an answer"))
-    read = broker.get_open_orders
-
-    def appears() -> list[Order]:
-        if broker.sent_ids:
-            row = make_order("X", Side.BUY, cl_ord_id=ENTRY_ID, status=status, closed_seconds=242.0)
-            broker.rows.setdefault("X", row)
-        return read()
-
-    broker.get_open_orders = appears  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({180: buy("1")}), max_ticks=3)
-    assert broker.sent_ids == [ENTRY_ID]
 
 
 def test_an_unknown_order_blocks_its_pair() -> None:

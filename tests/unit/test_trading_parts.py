@@ -149,7 +149,7 @@ def test_a_final_row_stays_final() -> None:
     own.rebuild()
     del broker.rows["A"]
     broker.get_open_orders = lambda: [replace(row, status=OrderStatus.OPEN, executed=Decimal("0.5"))]  # type: ignore[method-assign]
-    own.doubt(90.0)
+    own.expect(PlacedOrder("B", BOT_ID + "B", "BTC/USD", Side.BUY, Decimal(1), Decimal(100)))
     assert own.refresh() == []
     assert own.open_orders() == []
     assert own.book.holding("BTC/USD").quantity == 1

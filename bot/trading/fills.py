@@ -1,0 +1,59 @@
+"""The fills of the bot's own orders, fetched from Kraken's trade history into the journal, a page at a time.
+
+For the books only: what the bot holds and has earned it folds from its order rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from bot.errors import JournalError
+from bot.models import ZERO, Order
+from bot.trading.broker import Broker
+
+# A trade may be in the history a moment later than in the order's row.
+LOOK_BACK_SECONDS = 60.0
+AGAIN_SECONDS = 30.0
+
+
+class Fills:
+    """Keeps the fills in the journal equal to what the order rows say was executed."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._missing: dict[str, tuple[float, Decimal]] = {}
+        self._offset = 0
+        self._since_seconds = 0.0
+        self._due_seconds = 0.0
+
+    def load(self) -> None:
+        """Begin with the orders whose fills the journal lacks. Raises JournalError."""
+        self.expect(self._broker.journal.without_fills())
+
+    def expect(self, orders: Iterable[Order]) -> None:
+        """These have executed something since their fills were last fetched."""
+        for order in orders:
+            self._missing[order.txid] = order.opened_seconds, order.executed
+            self._offset, self._due_seconds = 0, 0.0
+
+    def fetch(self) -> None:
+        """Fetch one page of what is missing, if something is. Raises BotError; then it is fetched later."""
+        if not self._missing or self._broker.now() < self._due_seconds:
+            return
+        if self._offset == 0:
+            self._since_seconds = min(opened for opened, _ in self._missing.values()) - LOOK_BACK_SECONDS
+        page, total = self._broker.get_trades_page(max(0.0, self._since_seconds), self._offset)
+        own = [fill for fill in page if fill.order_txid in self._missing]
+        try:
+            self._broker.journal.add_fills(own)
+            kept = self._broker.journal.filled(self._missing)
+        except JournalError:
+            self._due_seconds = self._broker.now() + AGAIN_SECONDS
+            return
+        for txid, (_, executed) in list(self._missing.items()):
+            if kept.get(txid, ZERO) == executed:
+                del self._missing[txid]
+        self._offset += len(page)
+        if not page or self._offset >= total:
+            self._offset, self._due_seconds = 0, self._broker.now() + AGAIN_SECONDS
