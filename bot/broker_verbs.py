@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import logging
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from decimal import Decimal
 from typing import Any
 
-from bot.clock import MarketClock, ServerTime, nonce_clock
+from bot.clock import MarketClock
 from bot.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
 from bot.journal import Journal
 from bot.kraken import orders, replies
 from bot.kraken.key_rules import check_key
 from bot.kraken.limits import Tier
 from bot.kraken.pairs import PairTable, check_order, round_volume
-from bot.models import Balance, Candle, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side, SystemStatus
+from bot.market_verbs import MarketVerbs
+from bot.models import Balance, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side
 from bot.order_desk import Leave, OrderDesk
 from bot.settlement import LookUps, Settlement
 from bot.settling import Settled, UnknownOrder
-from bot.timeframes import seconds_of
 
 log = logging.getLogger(__name__)
 
-CLOCK_CHECK_SECONDS = 3600.0
-# Kraken serves 720 rows, the last of which is still running (Kraken: OHLC page).
-CANDLES_MAX = 719
 HISTORY_PAGE_ROWS = 50
 _FIAT = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
 
 
-class BrokerVerbs(ABC):
+class BrokerVerbs(MarketVerbs):
     """The verbs of KrakenBroker, over its two calls."""
 
     def __init__(
@@ -51,15 +48,14 @@ class BrokerVerbs(ABC):
         self.key_info: KeyInfo | None = None
         self._collar_percent = market_collar_percent
         self._allow_withdraw_key = allow_withdraw_key
-        self._market = market
-        self._time = ServerTime(market)
-        self._pair_table: PairTable | None = None
+        super().__init__(market)
         look_ups = LookUps(self.get_open_orders, self.get_closed_orders, self.owns)
         self._settlement = Settlement(journal, look_ups, self.bot_id, self._time)
         self._desk = OrderDesk(
             self._call,
             self.pair,
             self._highest_price,
+            self._status_refusal,
             journal,
             self._settlement,
             bot_id=self.bot_id,
@@ -69,10 +65,6 @@ class BrokerVerbs(ABC):
             market=market,
             stopping=stopping,
         )
-
-    @abstractmethod
-    def public_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """Call a public endpoint; return its result."""
 
     @abstractmethod
     def private_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
@@ -103,64 +95,6 @@ class BrokerVerbs(ABC):
         else:
             check_key(self.key_info, self._allow_withdraw_key)
         return self.get_account_balance()
-
-    def now(self) -> float:
-        """Return Kraken's time in Unix seconds, carried forward from the last `keep_time`."""
-        return self._time.now()
-
-    def keep_time(self) -> None:
-        """Compare our clock with Kraken's, once an hour; use Kraken's for nonces where ours is wrong."""
-        if not self._time.needs_sync(CLOCK_CHECK_SECONDS):
-            return
-        asked = self._market.elapsed()
-        kraken_seconds = replies.read_time(self.public_call("Time"))
-        ahead = self._time.sync(kraken_seconds, self._market.elapsed() - asked)
-        if abs(ahead) > ServerTime.WRONG_SECONDS:
-            log.warning(
-                "The clock of this machine is %.0f s %s Kraken's: nonces follow Kraken's time. Set the clock.",
-                abs(ahead),
-                "ahead of" if ahead > 0 else "behind",
-            )
-            nonce_clock.follow_kraken(kraken_seconds)
-        else:
-            nonce_clock.follow_wall()
-
-    # Market
-
-    def system_status(self) -> SystemStatus:
-        """Return Kraken's system status; keeps the time as well."""
-        self.keep_time()
-        return replies.read_system_status(self.public_call("SystemStatus"), self.now())
-
-    def pair_status(self, symbol: str) -> str:
-        """Ask for the status of one pair, as Kraken has it now (`bot/kraken/trading_status.py`). Raises SymbolError."""
-        return replies.read_pair_status(self.public_call("AssetPairs", {"pair": self.pair(symbol).altname}))
-
-    def pair(self, symbol: str) -> Pair:
-        """Return a pair by any of its names: BTC/USD, XBTUSD, XXBTZUSD. Raises SymbolError."""
-        return self._pairs().find(symbol)
-
-    def _pairs(self) -> PairTable:
-        if self._pair_table is None:
-            self._pair_table = PairTable(self.public_call("AssetPairs"), self.public_call("Assets"))
-        return self._pair_table
-
-    def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
-        """Return the last `count` closed candles (at most 719), oldest first."""
-        seconds = seconds_of(timeframe)
-        params = {"pair": self.pair(symbol).altname, "interval": seconds // 60}
-        if count < CANDLES_MAX:
-            # Kraken answers with what began after `since`.
-            params["since"] = int(self.now()) // seconds * seconds - (count + 1) * seconds
-        candles = replies.read_candles(self.public_call("OHLC", params), seconds, self.now())
-        return candles[-count:]
-
-    def get_current_price(self, symbol: str) -> Decimal:
-        """Return the last trade's price."""
-        pair = self.pair(symbol)
-        price = replies.read_price(self.public_call("Ticker", {"pair": pair.altname}))
-        # Ticker writes more decimals than the pair has.
-        return price.quantize(Decimal(1).scaleb(-pair.price_decimals))
 
     # Account
 

@@ -26,6 +26,7 @@ BotError
 |   |-- OrderRefusedError   a final no to an order (or to a cancel)
 |   `-- UnknownKrakenError  a string that is not in the table: the action stops
 |-- OrderRuleError          refused before sending: precision, minimum or a limit of our own
+|-- MarketStatusError       the exchange or the pair is not open for it now; nothing was sent
 |-- OrderBlockedError       the pair has an order with an unknown outcome
 `-- OrderUnknownError       an order was sent and its fate is not known
 """
@@ -169,6 +170,10 @@ class OrderRuleError(BotError):
         super().__init__(message)
         self.rule = rule
         self.nearest = nearest
+
+
+class MarketStatusError(BotError):
+    """The status of the exchange or of the pair does not let it through now; nothing was sent."""
 
 
 class OrderBlockedError(BotError):

@@ -14,6 +14,7 @@ from bot.clock import MarketClock, ServerTime
 from bot.errors import (
     BotError,
     KrakenError,
+    MarketStatusError,
     NotSentError,
     OrderBlockedError,
     OrderRefusedError,
@@ -26,6 +27,7 @@ from bot.kraken import error_table, orders, replies
 from bot.kraken.limits import Action, EngineCounter, Tier
 from bot.kraken.orders import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
 from bot.kraken.pairs import as_text
+from bot.kraken.trading_status import What
 from bot.models import ZERO, Pair, Side
 from bot.order_life import PLACED, Intent, OrderState
 from bot.settlement import Settlement
@@ -42,7 +44,8 @@ class OrderDesk:
     """The only place that AddOrder and CancelOrder leave from.
 
     `call` sends one private request; it calls what it is given as third argument with the nonce and the deadline,
-    after they are drawn and before the first byte leaves. `market_price` gives the highest price of a market order now.
+    after they are drawn and before the first byte leaves. `market_price` gives the highest price of a market order now,
+    `status_refusal` says why the status of exchange or pair keeps something from being sent, or "".
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class OrderDesk:
         call: Callable[[str, dict[str, Any], Leave | None], Any],
         pair_of: Callable[[str], Pair],
         market_price: Callable[[Pair, Side], Decimal],
+        status_refusal: Callable[[str, What], str],
         journal: Journal,
         settlement: Settlement,
         *,
@@ -63,6 +67,7 @@ class OrderDesk:
         self._call = call
         self._pair_of = pair_of
         self._market_price = market_price
+        self._status_refusal = status_refusal
         self._journal = journal
         self._settlement = settlement
         self._bot_id = bot_id
@@ -90,8 +95,8 @@ class OrderDesk:
 
         Raises OrderRefusedError where Kraken's no is final, OrderUnknownError where the outcome is not known
         (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
-        over MAX_ORDER_VALUE, and JournalError, NotSentError, SilenceError, TurnTimeout or StoppingError where nothing
-        was sent.
+        over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, SilenceError, TurnTimeout or
+        StoppingError where nothing was sent.
         """
         orders.check_fields(params)
         is_new = not params.get("cl_ord_id")
@@ -107,6 +112,7 @@ class OrderDesk:
             if before is not None and before.state is not OrderState.INTENDED:
                 return _placed_before(before)
             self._check_blocked(pair)
+            self._check_status(intent, params)
             self._check_value(pair, intent)
             self._journal.intend(intent)
             self._wait_for_engine(pair.symbol, Action.ADD)
@@ -170,6 +176,16 @@ class OrderDesk:
                 "for it until that is settled"
             )
 
+    def _check_status(self, intent: Intent, params: dict[str, Any]) -> None:
+        if intent.kind != "limit":
+            what = What.OTHER
+        elif intent.side is Side.SELL:
+            what = What.CLOSING_SELL
+        else:
+            what = What.POST_ONLY if "post" in str(params.get("oflags")) else What.LIMIT
+        if reason := self._status_refusal(intent.symbol, what):
+            raise MarketStatusError(f"{reason}; the order was not sent")
+
     def _check_value(self, pair: Pair, order: Intent) -> None:
         if self._max_order_value is None:
             return
@@ -188,6 +204,8 @@ class OrderDesk:
     def cancel(self, txid: str, symbol: str | None) -> bool:
         """Cancel one order; return False where Kraken had it no more (it may have filled)."""
         if symbol is not None:
+            if reason := self._status_refusal(symbol, What.CANCEL):
+                raise MarketStatusError(f"{reason}; the cancel was not sent")
             age_seconds = self._time.now() - self._placed_seconds.get(txid, self._time.now())
             self._wait_for_engine(symbol, Action.CANCEL, age_seconds)
         try:

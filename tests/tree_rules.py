@@ -32,13 +32,26 @@ ARROWS: dict[str, frozenset[str]] = {
     "key_budget": LEAVES | {"kraken", "nonce"},
     "settlement": LEAVES | {"settling", "order_life", "journal"},
     "order_desk": LEAVES | {"kraken", "settlement", "order_life", "journal"},
-    "broker_verbs": LEAVES | {"order_desk", "settlement", "journal", "kraken", "settling", "timeframes"},
+    "market_verbs": LEAVES | {"kraken", "timeframes"},
+    "broker_verbs": LEAVES
+    | {"market_verbs"}
+    | {"order_desk", "settlement", "journal", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
     | {"broker_verbs", "order_desk", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
     "trading": LEAVES
     | {"kraken", "strategies", "position", "risk", "exit_steps", "settling", "timeframes", "journal", "order_life"},
     "trader": LEAVES
-    | {"broker_manager", "trading", "strategies", "position", "risk", "exit_steps", "settling", "timeframes"},
+    | {
+        "broker_manager",
+        "journal",
+        "trading",
+        "strategies",
+        "position",
+        "risk",
+        "exit_steps",
+        "settling",
+        "timeframes",
+    },
     "instance": LEAVES,
     "checkup": LEAVES | {"broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
     "runner": LEAVES
