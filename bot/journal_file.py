@@ -30,6 +30,7 @@ from bot.nonce import forks
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS_MAX = 5.0
+_ENDINGS = ("", "-wal", "-shm")
 
 
 class JournalFile:
@@ -38,7 +39,7 @@ class JournalFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
-        self._inode = (0, 0)
+        self._inodes: dict[str, tuple[int, int]] = {}
         self._lock = threading.RLock()
         self._left_to_parent: list[sqlite3.Connection] = []
         forks.forget_in_child(self)
@@ -115,8 +116,10 @@ class JournalFile:
     def _opened(self) -> sqlite3.Connection:
         """Return the connection to the file that the path names now."""
         left = self._connection
-        if left is not None and _inode(self.path) == self._inode:
-            return left
+        if left is not None:
+            if _inode(self.path) == self._inodes[""]:
+                return left
+            self._unlink_beside()
         try:
             connection = self._open()
         except sqlite3.DatabaseError as error:
@@ -130,8 +133,16 @@ class JournalFile:
             except sqlite3.DatabaseError:
                 connection.close()
                 raise
-        self._connection, self._inode = connection, _inode(self.path)
+        self._connection = connection
+        self._inodes = {ending: _inode(self.path + ending) for ending in _ENDINGS}
         return connection
+
+    def _unlink_beside(self) -> None:
+        """Unlink the log of a file that is gone from here, or it would be taken for the new one's."""
+        for ending in ("-wal", "-shm"):
+            if _inode(self.path + ending) == self._inodes[ending] != (0, 0):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path + ending)
 
     def _carry_over(self, left: sqlite3.Connection, connection: sqlite3.Connection) -> None:
         log.warning("The journal %s was deleted or replaced while it was in use: its rows are written anew.", self.path)
@@ -159,9 +170,7 @@ class JournalFile:
                 damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
                 raise damage
             self._migrate(connection)
-            # One that could only read would stay so after the disk has healed.
-            with _transaction(connection, durable=False):
-                pass
+            _try_to_write(connection)
         except BaseException:
             connection.close()
             raise
@@ -201,7 +210,7 @@ class JournalFile:
 
     def _move_aside(self, error: Exception) -> None:
         aside = f"{self.path}.damaged.{int(wall_seconds())}"
-        for ending in ("", "-wal", "-shm"):
+        for ending in _ENDINGS:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.path + ending, aside + ending)
         log.warning(
@@ -232,6 +241,13 @@ def _transaction(connection: sqlite3.Connection, durable: bool) -> Iterator[None
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _try_to_write(connection: sqlite3.Connection) -> None:
+    """Raise where the connection can only read: it would stay so after the disk has healed."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+    connection.execute("ROLLBACK")
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,261 @@
+"""What the child processes of the journal's tests do: `python -m tests.stores.journal_children TASK ARGUMENTS`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+
+from bot.errors import JournalError, OrderBlockedError
+from bot.journal import Journal
+from bot.models import OrderStatus
+from bot.order_life import OrderState
+from tests.journal_rows import intent, open_row, row
+
+MODULE = "tests.stores.journal_children"
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+_SMALL_DISK = 'mount -t tmpfs -o size=400k tmpfs "$0" && exec "$@"'
+
+
+def say(text: object) -> None:
+    """Tell the parent a line, in one write."""
+    os.write(1, f"{text}\n".encode())
+
+
+def bound(*words: str) -> None:
+    """Do a task in a process that file modes count for, also where root runs it."""
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+    os.execv(sys.executable, [sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
+
+
+def on_small_disk(folder: str, *words: str) -> None:
+    """Do a task where `folder` is a disk of 400 KiB, which is gone with the process."""
+    child = [sys.executable, "-m", MODULE, *words]
+    own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
+    os.execvp("unshare", [*own_mounts, "sh", "-c", _SMALL_DISK, folder, *child])  # noqa: S606 - this program again
+
+
+def counted(log: str, *words: str) -> None:
+    """Do a task with each of its fsyncs written to `log`."""
+    trace = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]
+    os.execvp("strace", [*trace, sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
+
+
+def send(journal: Journal, cl_ord_id: str, symbol: str = "BTC/USD") -> None:
+    """Write an order down and let it leave."""
+    journal.intend(intent(cl_ord_id, symbol=symbol))
+    journal.leave(cl_ord_id, "1790000000000000", 103.0, 111.0)
+
+
+class Serve:
+    """Do what the parent says, one line a word, and answer each with a line."""
+
+    def __init__(self, path: str) -> None:
+        self.journal = Journal(path)
+        self.path = path
+        self.number = 0
+
+    def send(self, cl_ord_id: str) -> str:
+        """Send an order in a pair of its own."""
+        send(self.journal, cl_ord_id, f"{cl_ord_id}/USD")
+        return "sent"
+
+    def send_btc(self, cl_ord_id: str) -> str:
+        """Send an order in the one pair that all share."""
+        send(self.journal, cl_ord_id)
+        return "sent"
+
+    def settle(self, cl_ord_id: str) -> str:
+        """Write down that an order was not placed."""
+        self.journal.set_state(cl_ord_id, OrderState.NOT_PLACED)
+        return "settled"
+
+    def unsettled(self) -> str:
+        """Return the ids of the orders without a known fate."""
+        return " ".join(sorted(one.cl_ord_id for one in self.journal.unsettled()))
+
+    def reopen(self) -> str:
+        """Go on as a new process would."""
+        self.journal.close()
+        self.journal = Journal(self.path)
+        return "reopened"
+
+    def room(self, size: str) -> str:
+        """Take no more than `size` bytes of a file from here on; `all`: as many as before."""
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most if size == "all" else int(size), most))
+        return "set"
+
+    def crash(self, cl_ord_id: str) -> str:
+        """Let another process send an order, and end it by SIGKILL."""
+        self.journal.close()
+        pid = os.fork()
+        if pid == 0:
+            send(Journal(self.path), cl_ord_id, f"{cl_ord_id}/USD")
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        self.journal = Journal(self.path)
+        return "crashed"
+
+    def fill_disk(self) -> str:
+        """Fill the disk to its last byte."""
+        with contextlib.suppress(OSError), open(self.path + ".fill", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 64)
+        return "full"
+
+    def free_disk(self) -> str:
+        """Undo that."""
+        os.unlink(self.path + ".fill")
+        return "free"
+
+    def send_until_refused(self) -> str:
+        """Send orders until one is refused; return those that were not."""
+        done = []
+        with contextlib.suppress(JournalError):
+            while True:
+                self.number += 1
+                self.send(f"n{self.number}")
+                done.append(f"n{self.number}")
+        return " ".join(done)
+
+
+def serve(path: str) -> None:
+    """Answer the parent's words until it has no more."""
+    served = Serve(path)
+    say("ready")
+    for line in sys.stdin:
+        word, *arguments = line.split()
+        try:
+            say(getattr(served, word)(*arguments))
+        except (JournalError, OrderBlockedError) as error:
+            say(f"{type(error).__name__}: {error}")
+
+
+def send_for_ever(path: str, prefix: str) -> None:
+    """Send and settle one order after the other; say the id of each when `leave` has returned."""
+    journal = Journal(path)
+    number = 0
+    while True:
+        cl_ord_id = f"{prefix}{number:08d}"
+        send(journal, cl_ord_id)
+        say(cl_ord_id)
+        journal.take_rows([row(cl_ord_id, f"O{cl_ord_id}")])
+        number += 1
+
+
+def live_and_die(path: str) -> None:
+    """Fork a child for every statement of an order's life, that dies before it; `path` and a number is its journal.
+
+    Each child says its number and what has been written; the last one lives to the end.
+    """
+    number, status = 0, 1
+    while status:
+        pid = os.fork()
+        if pid == 0:
+            _live(f"{path}{number}", number)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        number += 1
+
+
+def _live(path: str, statements: int) -> None:
+    journal = Journal(path)
+    journal.intents()
+    left = statements
+
+    def count(_statement: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with journal._file.read() as connection:
+        connection.set_trace_callback(count)
+    say(f"{statements} nothing")
+    journal.intend(intent())
+    say(f"{statements} intended")
+    journal.leave(intent().cl_ord_id, "1790000000000000", 103.0, 111.0)
+    say(f"{statements} sent")
+    journal.set_state(intent().cl_ord_id, OrderState.UNKNOWN)
+    say(f"{statements} unknown")
+    journal.take_rows([open_row(executed=Decimal("0.001"))])
+    say(f"{statements} partly filled")
+    journal.take_rows([row(status=OrderStatus.CANCELED)])
+    say(f"{statements} cancelled")
+
+
+def send_many(path: str, count: str) -> None:
+    """Send and settle so many orders."""
+    journal = Journal(path)
+    for number in range(int(count)):
+        send(journal, f"n{number}")
+        journal.set_state(f"n{number}", OrderState.REFUSED)
+        journal.take_rows([row(f"n{number}", f"O{number}")])
+
+
+def write_at_once(path: str, prefix: str, count: str) -> None:
+    """Wait for the parent's word; send so many orders, each in a pair of its own; say those that were sent."""
+    journal = Journal(path)
+    say("ready")
+    sys.stdin.readline()
+    for number in range(int(count)):
+        send(journal, f"{prefix}{number}", f"{prefix}{number}/USD")
+    say(f"sent {count}")
+
+
+def fork_while_threads_write(path: str, forks: str) -> None:
+    """Send orders in threads and, meanwhile, in forked children; say how many of each were sent."""
+    journal = Journal(path)
+    stop = threading.Event()
+    sent: list[str] = []
+
+    def work(name: str) -> None:
+        number = 0
+        while not stop.wait(0.001):
+            number += 1
+            send(journal, f"{name}-{number}", f"{name}-{number}/USD")
+            sent.append(name)
+
+    threads = [threading.Thread(target=work, args=(f"thread{number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(int(forks)):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)
+            send(journal, f"fork-{number}", f"fork-{number}/USD")
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            say(f"fork {number} ended with {status}")
+            os._exit(1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    say(f"{len(sent)} {forks}")
+
+
+TASKS: dict[str, Callable[..., None]] = {
+    task.__name__: task
+    for task in (
+        bound,
+        on_small_disk,
+        counted,
+        serve,
+        send_for_ever,
+        live_and_die,
+        send_many,
+        write_at_once,
+        fork_while_threads_write,
+    )
+}
+
+if __name__ == "__main__":
+    TASKS[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,225 @@
+"""A damaged journal is moved aside or told of; one of another version is brought up to date, or left alone."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bot import journal_file
+from bot.errors import JournalError, OrderBlockedError
+from bot.journal import Journal
+from bot.journal_schema import MIGRATIONS
+from bot.order_life import OrderState
+from tests.child_process import Child
+from tests.journal_rows import fill, intent, row
+from tests.stores.journal_children import MODULE, send
+from tests.stores.journal_tools import ask, ids
+
+SEED = 20261122
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the test's journal is to be, in a folder of its own."""
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state" / "journal.sqlite"
+
+
+# Damaged
+
+
+def filled_journal(path: Path) -> None:
+    """Write a journal with some of everything, and close it."""
+    journal = Journal(str(path))
+    for number in range(40):
+        journal.intend(intent(f"mybot{number:013d}", symbol=f"{number}/USD"))
+        journal.leave(f"mybot{number:013d}", "1790000000000000", 103.0, 111.0)
+    journal.take_rows([row(f"mybot{number:013d}", f"O{number}") for number in range(30)])
+    journal.add_fills([fill(f"T{number}", f"O{number}") for number in range(30)])
+    journal.close()
+
+
+def damaged_files(path: Path) -> list[Path]:
+    """Return what was moved aside."""
+    return [one for one in path.parent.iterdir() if re.search(r"\.damaged\.\d+$", one.name)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no journal at all" * 1000, b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8176],
+    ids=["garbage", "zeros", "a head and garbage"],
+)
+def test_a_damaged_file_is_moved_aside(path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+    """What is no journal is moved aside as it is, with a warning, and a new one is begun."""
+    path.write_bytes(content)
+    journal = Journal(str(path))
+    assert journal.unsettled() == []
+    send(journal, "new")
+    journal.close()
+    (aside,) = damaged_files(path)
+    assert aside.read_bytes() == content
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert ids(path) == ["new"]
+
+
+def test_a_truncated_file_is_moved_aside(path: Path) -> None:
+    """A journal cut by pages is moved aside and a new one is begun; one cut to nothing is a new one."""
+    filled_journal(path)
+    whole = path.read_bytes()
+    for size in (0, 50, 1000, 4096, 4097, len(whole) // 2, len(whole) - 4096):
+        path.write_bytes(whole[:size])
+        journal = Journal(str(path))
+        assert journal.unsettled() == []
+        send(journal, "new")
+        journal.close()
+        assert len(damaged_files(path)) == (size > 0), size
+        for one in path.parent.iterdir():
+            one.unlink()
+
+
+def test_damage_that_is_met_while_it_is_open(path: Path) -> None:
+    """Damage met in a file that is open is told once; the next use moves it aside and goes on."""
+    filled_journal(path)
+    journal = Journal(str(path))
+    assert len(journal.unsettled()) == 10
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    again = Journal(str(path))
+    assert again.unsettled() == []
+    again.close()
+    assert len(damaged_files(path)) == 1
+    send(journal, "new")
+    journal.close()
+    assert "new" in ids(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("volume", b"0.0I"), ("state", b"sant"), ("side", b"bux"), ("price", b"\xff\xfe"), ("cl_ord_id", b"\xff")],
+)
+def test_a_damaged_row_is_damage(path: Path, column: str, value: bytes) -> None:
+    """A row that cannot be read is told in one sentence, the journal is moved aside, and the next use begins one."""
+    journal = Journal(str(path))
+    send(journal, "old")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DROP TRIGGER no_illegal_step")
+        other.execute(f"UPDATE intents SET {column} = CAST(? AS TEXT)", (value,))  # noqa: S608
+    with pytest.raises(JournalError, match="damaged row"):
+        journal.intents()
+    assert len(damaged_files(path)) == 1
+    send(journal, "new")
+    journal.close()
+    assert ids(path) == ["new"]
+
+
+def test_a_byte_flipped_anywhere(path: Path, full_size: bool) -> None:
+    """With any byte of the file changed the journal is read, or moved aside, or refused in one sentence, each time."""
+    filled_journal(path)
+    whole = path.read_bytes()
+    chance = random.Random(SEED)
+    places = range(len(whole)) if full_size else [*range(0, 100, 3), *chance.sample(range(len(whole)), 150)]
+    told = []
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        journal = Journal(str(path))
+        try:
+            journal.unsettled(), journal.orders(), journal.fills()
+            send(journal, "new")
+        except JournalError as error:
+            told.append(str(error))
+        except OrderBlockedError:
+            pass  # the pair of an unsettled order was changed into that of the new one
+        journal.close()
+        for one in path.parent.iterdir():
+            one.unlink()
+    assert all(str(path) in one for one in told)
+    assert len(told) < len(places) / 2
+
+
+# Versions
+
+
+NEWER = "schema 99, this one knows"
+
+
+def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
+    """A journal of a newer program is neither read nor written, in one sentence, and stays as it is."""
+    filled_journal(path)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    journal = Journal(str(path))
+    for use in (journal.unsettled, journal.drop_intended):
+        with pytest.raises(JournalError, match=NEWER):
+            use()
+    journal.close()
+    assert path.read_bytes() == before
+    assert damaged_files(path) == []
+
+
+def test_a_newer_journal_on_a_read_only_disk_is_refused(path: Path) -> None:
+    """Where nothing can be written, too, a journal of a newer program is not read."""
+    filled_journal(path)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 99")
+        other.execute("PRAGMA journal_mode = DELETE")
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    try:
+        with Child(MODULE, "bound", "serve", path) as child:
+            child.expect("ready")
+            assert NEWER in ask(child, "unsettled")
+    finally:
+        path.parent.chmod(0o755)
+
+
+VERSION_1 = (Path(__file__).parent / "journal_version_1.sql").read_text("ascii")
+
+
+def test_a_journal_of_version_1_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with one more migration opens a journal of version 1, with all its rows, and writes on in it."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(VERSION_1)
+    newer = [*MIGRATIONS, ("ALTER TABLE equity ADD COLUMN note TEXT", "CREATE TABLE added (one INTEGER)")]
+    monkeypatch.setattr(journal_file, "MIGRATIONS", newer)
+    journal = Journal(str(path))
+    assert [one.cl_ord_id for one in journal.unsettled()] == ["mybot0000000000002"]
+    assert (journal.orders(), journal.fills()) == ([row()], [fill()])
+    assert journal.known_until("mybot") == 100.5
+    journal.set_state("mybot0000000000002", OrderState.NOT_PLACED)
+    send(journal, "new")
+    journal.close()
+    with closing(sqlite3.connect(path)) as after:
+        assert after.execute("PRAGMA user_version").fetchone() == (len(newer),)
+        assert after.execute("SELECT count(*) FROM added").fetchone() == (0,)
+
+
+def test_version_1_is_what_the_first_migration_makes(path: Path, tmp_path: Path) -> None:
+    """The first migration still makes the tables of version 1: a change of the journal is a new migration."""
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(tmp_path / "new")) as new:
+        old.executescript(VERSION_1)
+        for statement in MIGRATIONS[0]:
+            new.execute(statement)
+        schema = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
+        assert old.execute(schema).fetchall() == new.execute(schema).fetchall()
+
+
+def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration that cannot be done leaves the journal at its version, for the program before it."""
+    filled_journal(path)
+    monkeypatch.setattr(journal_file, "MIGRATIONS", [*MIGRATIONS, ("CREATE TABLE added (one)", "DROP TABLE nothing")])
+    with pytest.raises(JournalError):
+        Journal(str(path)).drop_intended()
+    monkeypatch.undo()
+    assert len(ids(path)) == 10
+    with closing(sqlite3.connect(path)) as after:
+        assert after.execute("SELECT name FROM sqlite_master WHERE name = 'added'").fetchall() == []

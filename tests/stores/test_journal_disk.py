@@ -1,0 +1,304 @@
+"""The journal on a disk: killed, full, read-only, taken away, damaged, shared, and of another version."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+from threading import Barrier, Thread
+
+import pytest
+
+from bot.errors import JournalError, OrderBlockedError
+from bot.journal import Journal
+from bot.order_life import OrderState
+from tests.child_process import Child
+from tests.journal_rows import fill, intent, row
+from tests.stores.journal_children import MODULE, send
+from tests.stores.journal_tools import ask, ids, is_whole
+
+SEED = 20261122
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the means of this test are Linux's")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the test's journal is to be, in a folder of its own."""
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state" / "journal.sqlite"
+
+
+# Killed
+
+
+def test_killed_between_any_two_statements(path: Path) -> None:
+    """Killed before any statement of an order's life, the file is whole and has every step that had returned."""
+    steps = ["nothing", "intended", "sent", "unknown", "partly filled", "cancelled"]
+    with Child(MODULE, "live_and_die", path) as child:
+        returned = dict(line.split(" ", 1) for line in child.rest())
+    for number, step in returned.items():
+        journal = Journal(f"{path}{number}")
+        found = next(iter(journal.intents()), None)
+        state = "nothing" if found is None else str(found.state)
+        # The step in which the kill came may be there or not.
+        assert state in steps[steps.index(step) :][:2], f"killed before statement {number}"
+        assert (found is not None and found.nonce == "1790000000000000") == (steps.index(state) >= 2)
+        assert bool(journal.orders()) == (steps.index(state) >= 4)
+        journal.close()
+        assert is_whole(Path(f"{path}{number}"))
+    assert len(returned) > 20
+    assert set(returned.values()) == set(steps)
+
+
+def test_killed_at_random(path: Path, full_size: bool) -> None:
+    """After each SIGKILL at a random moment the file opens, and every order whose `leave` had returned is there."""
+    kills = 200 if full_size else 12
+    moments = random.Random(SEED)
+    sent: set[str] = set()
+    for kill in range(kills):
+        with Child(MODULE, "send_for_ever", path, f"k{kill:03d}-", limit_seconds=20) as child:
+            for _ in range(moments.randrange(1, 40)):
+                sent.add(child.line())
+            child.kill()
+            sent |= {line for line in child.unread() if len(line) == 13}
+        journal = Journal(str(path))
+        for one in journal.unsettled():
+            journal.set_state(one.cl_ord_id, OrderState.NOT_PLACED)  # its pair is free for the next child
+        known = {one.cl_ord_id: one for one in journal.intents()}
+        journal.close()
+        assert sent <= known.keys(), f"kill {kill}, seed {SEED}"
+        assert {known[one].nonce for one in sent} == {"1790000000000000"}, f"kill {kill}, seed {SEED}"
+        # One order, not more, may have been written down and not told of.
+        assert len([one for one in known.values() if one.nonce]) - len(sent) <= kill + 1
+    assert is_whole(path)
+
+
+@linux_only
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace, which counts what reaches the disk")
+def test_an_order_costs_one_fsync(path: Path, tmp_path: Path) -> None:
+    """Sixty orders more, with intent, outcome and row, cost sixty fsyncs more."""
+    counts = []
+    for orders in (1, 61):
+        log = tmp_path / f"log{orders}"
+        with Child(MODULE, "counted", log, "send_many", f"{path}{orders}", orders) as child:
+            child.rest()
+        counts.append(len(log.read_text().splitlines()))
+    assert counts[1] - counts[0] == 60, counts
+
+
+# Full or read-only
+
+
+@linux_only
+@pytest.mark.parametrize("before", ["send old", "crash old"], ids=["written by this process", "left by a killed one"])
+@pytest.mark.parametrize("after", ["unsettled", "reopen"], ids=["kept open", "opened on the full disk"])
+def test_a_full_disk(path: Path, before: str, after: str) -> None:
+    """On a full disk no order leaves, what was sent is still read, and with room again it goes on by itself."""
+    with Child(MODULE, "on_small_disk", path.parent, "serve", path) as child:
+        if child.line() != "ready":
+            pytest.skip("no disk can be made here")
+        assert ask(child, before) in {"sent", "crashed"}
+        ask(child, "unsettled")
+        ask(child, "fill_disk")
+        ask(child, after)
+        done = ask(child, "send_until_refused").split()
+        assert ask(child, "send more").startswith("JournalError: the journal ")
+        assert ask(child, "unsettled") == " ".join(sorted(["old", *done]))
+        ask(child, "free_disk")
+        assert ask(child, "send more") == "sent"
+        assert ask(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
+
+
+def test_a_file_that_may_not_grow(path: Path) -> None:
+    """Where the file may not grow no order leaves, what was sent is read, and it heals by itself."""
+    with Child(MODULE, "serve", path) as child:
+        child.expect("ready")
+        ask(child, "send old")
+        ask(child, "room 40000")
+        done = ask(child, "send_until_refused").split()
+        assert ask(child, "unsettled") == " ".join(sorted(["old", *done]))
+        ask(child, "room all")
+        assert ask(child, "send more") == "sent"
+        assert ask(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("before", "folder", "file"),
+    [
+        ("send old", 0o755, 0o444),
+        ("send old", 0o555, 0o444),
+        ("send old", 0o555, 0o644),
+        ("crash old", 0o755, 0o444),
+        ("crash old", 0o555, 0o444),
+    ],
+    ids=["file", "both", "folder", "file, after a kill", "both, after a kill"],
+)
+def test_read_only(path: Path, before: str, folder: int, file: int) -> None:
+    """Where file or folder are read-only no order leaves, what was sent is read, and it heals by itself."""
+    with Child(MODULE, "serve", path) as child:
+        child.expect("ready")
+        assert ask(child, before) in {"sent", "crashed"}
+        if before == "send old":
+            ask(child, "reopen")  # closes it: a log beside it is left only by a kill
+    for one in path.parent.iterdir():
+        one.chmod(file)
+    path.parent.chmod(folder)
+    try:
+        with Child(MODULE, "bound", "serve", path) as child:
+            child.expect("ready")
+            assert ask(child, "unsettled") == "old"
+            assert ask(child, "send more").startswith(f"JournalError: the journal {path} could not be written")
+            assert ask(child, "unsettled") == "old"
+            path.parent.chmod(0o755)
+            for one in path.parent.iterdir():
+                one.chmod(0o644)
+            assert ask(child, "send late") == "sent"
+            assert ask(child, "unsettled") == "late old"
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_a_folder_that_is_not_there(path: Path) -> None:
+    """Without its folder the journal can be neither read nor written, each in one sentence; with it, it is begun."""
+    path.parent.rmdir()
+    journal = Journal(str(path))
+    with pytest.raises(JournalError, match=f"the journal {path} could not be read"):
+        journal.unsettled()
+    with pytest.raises(JournalError, match=f"the journal {path} could not be written"):
+        journal.intend(intent())
+    path.parent.mkdir()
+    send(journal, "later")
+    journal.close()
+    assert ids(path) == ["later"]
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    """The journal and the files beside it are made with mode 0600."""
+    journal = Journal(str(path))
+    send(journal, "one")
+    assert {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()} == {
+        path.name + ending: 0o600 for ending in ("", "-wal", "-shm")
+    }
+    journal.close()
+
+
+# Taken away
+
+
+@pytest.mark.parametrize("endings", [("",), ("", "-wal", "-shm")], ids=["the file", "with its log"])
+def test_deleted_while_open(path: Path, caplog: pytest.LogCaptureFixture, endings: tuple[str, ...]) -> None:
+    """A journal that is deleted while it is open is written anew with all that it had, and that is said."""
+    journal = Journal(str(path))
+    send(journal, "old")
+    journal.take_rows([row("filled")])
+    journal.add_fills([fill()])
+    journal.set_known_until("mybot", 100.0)
+    for ending in endings:
+        Path(f"{path}{ending}").unlink()
+    with pytest.raises(OrderBlockedError):
+        send(journal, "more")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    again = Journal(str(path))
+    assert [one.cl_ord_id for one in again.unsettled()] == ["old"]
+    assert (again.orders(), again.fills(), again.known_until("mybot")) == ([row("filled")], [fill()], 100.0)
+    again.close()
+    journal.close()
+    assert is_whole(path)
+
+
+def test_replaced_while_open(path: Path) -> None:
+    """A journal in whose place an older copy is put gets what this process knows and the copy does not."""
+    journal = Journal(str(path))
+    send(journal, "one")
+    journal.close()
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    journal.set_state("one", OrderState.UNKNOWN)
+    send(journal, "two", "ETH/USD")
+    os.replace(copy, path)
+    assert len(journal.unsettled()) == 2
+    journal.close()
+    assert ids(path) == ["one", "two"]
+    assert is_whole(path)
+
+
+def test_the_folder_taken_away_while_open(path: Path) -> None:
+    """While the folder is gone no order leaves and what was sent is still read; back again, nothing is lost."""
+    journal = Journal(str(path))
+    send(journal, "old")
+    elsewhere = path.parent.with_name("elsewhere")
+    path.parent.rename(elsewhere)
+    with pytest.raises(JournalError):
+        journal.intend(intent("more"))
+    assert [one.cl_ord_id for one in journal.unsettled()] == ["old"]
+    path.parent.mkdir()
+    journal.intend(intent("more"))
+    journal.close()
+    assert ids(path) == ["old"]
+
+
+# Shared
+
+
+def test_another_process_keeps_the_pair(path: Path) -> None:
+    """An unsettled order of another process keeps this one's from leaving, until it is settled."""
+    with Child(MODULE, "serve", path) as first, Child(MODULE, "serve", path) as second:
+        first.expect("ready")
+        second.expect("ready")
+        assert ask(first, "send_btc first") == "sent"
+        assert "OrderBlockedError" in ask(second, "send_btc second")
+        assert ask(second, "unsettled") == "first"
+        assert ask(first, "settle first") == "settled"
+        assert ask(second, "send_btc second") == "sent"
+        assert "OrderBlockedError" in ask(first, "send_btc third")
+
+
+def test_several_processes_begin_and_write_at_once(path: Path) -> None:
+    """Processes that begin the same journal and write into it at once lose nothing and are not refused."""
+    children = [Child(MODULE, "write_at_once", path, f"p{number}-", 50) for number in range(4)]
+    for child in children:
+        child.expect("ready")
+    for child in children:
+        child.tell("go")
+    for child in children:
+        with child:
+            assert child.rest() == ["sent 50"]
+    assert len(ids(path)) == 200
+    assert is_whole(path)
+
+
+def test_threads_share_a_journal(path: Path) -> None:
+    """Of threads that send orders of one pair at once exactly one has its way, and nothing else is raised."""
+    journal = Journal(str(path))
+    outcomes: list[str] = []
+    gate = Barrier(8)
+
+    def work(number: int) -> None:
+        gate.wait()
+        try:
+            send(journal, f"n{number}")
+            outcomes.append("sent")
+        except OrderBlockedError:
+            outcomes.append("blocked")
+
+    threads = [Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["blocked"] * 7 + ["sent"]
+    assert len(journal.unsettled()) == 1
+    journal.close()
+
+
+@linux_only
+def test_forks_while_threads_write(path: Path, full_size: bool) -> None:
+    """A child forked while threads write opens the file for itself, waits for nobody, and loses nobody's orders."""
+    with Child(MODULE, "fork_while_threads_write", path, 200 if full_size else 30, limit_seconds=90) as child:
+        threads, forks = map(int, child.rest()[-1].split())
+    assert len(ids(path)) == threads + forks
+    assert is_whole(path)
