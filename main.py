@@ -240,6 +240,7 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         cancel_entries_on_stop=settings.cancel_entries_on_stop and is_trading,
         # Not even disarmed where the account is only watched: it may be somebody else's.
         dead_man_switch_seconds=settings.dead_man_switch_seconds if is_trading else 0,
+        stop_percent=settings.stop_percent,
         max_ticks=max_ticks,
     )
     return Trader(

@@ -312,6 +312,10 @@ class _Reader:
             self._problems.append(
                 f"ORDER_VALUE ({settings.order_value}) is above MAX_ORDER_VALUE ({settings.max_order_value})."
             )
+        if settings.stop_percent and settings.dead_man_switch_seconds:
+            self._problems.append(
+                "STOP_PERCENT and DEAD_MAN_SWITCH_SECONDS are both set; the switch would cancel the stops. Keep one."
+            )
         if settings.trading_mode != "paper" and settings.market_speed != 1 and not is_loopback(settings.api_url):
             self._problems.append("MARKET_SPEED is for paper trading, and for a simulator on this machine.")
 

@@ -96,12 +96,20 @@ def exit_parts(order: WantedOrder, state: RiskState, limits: RiskLimits) -> list
     A position may have grown beyond what one order may be worth; it must be sellable all the same.
     """
     quantity = min(order.quantity, state.held_quantity)
-    largest = limits.largest_order_value * _EXIT_PART
-    parts = (quantity * state.price / largest).to_integral_value(rounding=ROUND_CEILING) if largest > 0 else 1
-    count = max(1, int(parts))
+    count = max(1, int((quantity / largest_part(state, limits)).to_integral_value(rounding=ROUND_CEILING)))
     lot = Decimal(1).scaleb(-state.pair.lot_decimals)
     part = (quantity / count).quantize(lot, rounding=ROUND_DOWN)
     return [replace(order, quantity=one) for one in [part] * (count - 1) + [quantity - part * (count - 1)]]
+
+
+def largest_part(state: RiskState, limits: RiskLimits) -> Decimal:
+    """Return how many coins one order may sell."""
+    return limits.largest_order_value * _EXIT_PART / state.price
+
+
+def comes_again(refusal: Refusal) -> bool:
+    """Whether an exit or a stop was refused for something that passes: it is wanted again at the next pass."""
+    return refusal.order.kind != "entry" and refusal.rule in _PASSING_RULES
 
 
 def _refusal(order: WantedOrder, state: RiskState, limits: RiskLimits) -> Refusal | None:
@@ -210,6 +218,9 @@ def _cool_down(_order: WantedOrder, state: RiskState, limits: RiskLimits) -> str
     left_seconds = state.last_loss_seconds + limits.cool_down_seconds - state.now_seconds
     return f"it cools down after a loss, {left_seconds:.0f} s to go" if left_seconds > 0 else ""
 
+
+# What may be over at the next pass, and not only at the next candle.
+_PASSING_RULES = frozenset({"kill switch", "trading status", "stale prices", "unsettled order"})
 
 Rule = Callable[[WantedOrder, RiskState, RiskLimits], str]
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 
@@ -30,7 +30,7 @@ from bot.errors import (
 )
 from bot.journal import EquityPoint
 from bot.models import ZERO, Candle, WantedOrder, common_quote
-from bot.risk import RiskLimits, Verdict, check, exit_parts
+from bot.risk import RiskLimits, RiskState, comes_again
 from bot.strategies.base import Strategy
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
@@ -38,10 +38,13 @@ from bot.trading.dead_man import DeadManSwitch
 from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
 from bot.trading.narrator import Narrator
+from bot.trading.position_keeper import PositionKeeper
 from bot.trading.situation import Situation
 
 # Of real time: a market that runs faster is not asked more often.
 POLL_SECONDS = 10.0
+# While an exit or a stop is between two steps. Kraken's lists may be so late.
+UNDER_WAY_POLL_SECONDS = 3.0
 HEARTBEAT_SECONDS = 60.0
 BACK_OFF_SECONDS_MAX = 60.0
 # A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
@@ -58,8 +61,6 @@ _ENDS_THE_RUN = (
     StoppingError,
     SymbolError,
 )
-# An exit refused by one of these rules is wanted again at the next pass, not at the next candle.
-_PASSING_RULES = frozenset({"trading status", "stale prices", "unsettled order", "kill switch"})
 STOPPED = "stopped"
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class TraderSettings:
     """What to trade and how. `max_ticks` ends the run after so many passes at current prices; None never does.
 
     After `entry_lifetime_seconds` a resting entry expires at Kraken; None means one candle and a minute. The dead man's
-    switch is armed for `dead_man_switch_seconds`; 0 means never.
+    switch is armed for `dead_man_switch_seconds`; 0 means never. A position has a stop at Kraken `stop_percent` below
+    its average entry price; 0 means none.
     """
 
     symbols: tuple[str, ...]
@@ -80,6 +82,7 @@ class TraderSettings:
     entry_lifetime_seconds: int | None = None
     cancel_entries_on_stop: bool = True
     dead_man_switch_seconds: int = 0
+    stop_percent: Decimal = ZERO
     max_ticks: int | None = None
 
 
@@ -129,7 +132,11 @@ class Trader:
         self._executor = Executor(broker, strategy.name, lifetime_seconds, self._narrator)
         self._switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._narrator)
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
+        self._keeper = PositionKeeper(
+            broker, self._situation, self._executor, self._narrator, settings.limits, settings.stop_percent
+        )
         self._decided: dict[str, int] = {}
+        self._under_way = False
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
         self._equity_start: Decimal | None = None
@@ -200,6 +207,7 @@ class Trader:
 
     def _pass(self) -> None:
         self._passes += 1
+        self._under_way = False
         if not self._clock.catching_up:
             self._ticks += 1
             self._narrator.over("replay", "the replay is over: from here on at current prices")
@@ -224,9 +232,16 @@ class Trader:
         self._feed.refresh_pair_status(symbol)
         self._feed.refresh_candles(symbol)
         candle = self._feed.newest(symbol)
-        if candle is not None and self._decided.get(symbol) != candle.time_seconds and self._decide(symbol, candle):
+        if candle is None:
+            return
+        if self._decided.get(symbol) != candle.time_seconds:
+            if not self._decide(symbol, candle):
+                self._under_way = True
+                return
             self._decided[symbol] = candle.time_seconds
             self._equity_due = True
+        if not self._keeper.protect(partial(self._state, symbol, candle)):
+            self._under_way = True
 
     def _keep_equity(self) -> None:
         """Write down what the account is worth at the candles' closes."""
@@ -274,31 +289,19 @@ class Trader:
             self._narrator.hold(symbol, candle.close)
             return True
         self._executor.forget_balances()
-        verdict = self._judge(symbol, candle)
-        if any(order.kind == "exit" for order in verdict.allowed) and self._executor.own.resting_entries(symbol):
-            if not self._executor.clear_entries(symbol):
-                return False
-            verdict = self._judge(symbol, candle)
+        verdict = self._keeper.judge(self._state(symbol, candle), self._wanted(symbol))
         for refusal in verdict.refusals:
             self._narrator.refusal(candle.close, refusal)
+        if any(order.kind == "exit" for order in verdict.allowed):
+            return self._keeper.leave(partial(self._state, symbol, candle), partial(self._wanted, symbol))
         self._executor.execute(verdict.allowed, candle.close)
-        return not any(one.order.kind == "exit" and one.rule in _PASSING_RULES for one in verdict.refusals)
+        return not any(map(comes_again, verdict.refusals))
 
     def _wanted(self, symbol: str) -> list[WantedOrder]:
         return self._strategy.decide(self._situation.view(symbol, self._settings.order_value))
 
-    def _judge(self, symbol: str, candle: Candle) -> Verdict:
-        halted, stopping = self._halted(), self._stop.is_set()
-        state = self._situation.risk_state(symbol, candle, halted=halted, stopping=stopping)
-        limits = self._settings.limits
-        orders: list[WantedOrder] = []
-        for order in self._wanted(symbol):
-            if order.kind == "entry":
-                orders.append(order)
-                continue
-            left = order.quantity - self._executor.sold_by_exits(symbol, order.candle_seconds)
-            orders += exit_parts(replace(order, quantity=left), state, limits) if left > 0 else []
-        return check(orders, state, limits)
+    def _state(self, symbol: str, candle: Candle) -> RiskState:
+        return self._situation.risk_state(symbol, candle, halted=self._halted(), stopping=self._stop.is_set())
 
     def _wait(self) -> None:
         now = self._broker.now()
@@ -310,6 +313,8 @@ class Trader:
         elif not self._clock.replaying:
             look_up_seconds = self._broker.next_look_up_seconds()
             wait_seconds = min(POLL_SECONDS * self._clock.speed, self._switch.due_seconds - now)
+            if self._under_way:
+                wait_seconds = min(wait_seconds, UNDER_WAY_POLL_SECONDS)
             if look_up_seconds is not None:
                 wait_seconds = min(wait_seconds, look_up_seconds)
             when_seconds = min(when_seconds, self._clock.now() + wait_seconds)

@@ -243,7 +243,12 @@ class FakeBroker:
 
     def get_account_balance(self) -> dict[str, Balance]:
         self._call("get_account_balance")
-        return {name: Balance(name, total, self.held.get(name, ZERO)) for name, total in self.totals.items()}
+        return {name: Balance(name, total, self._held(name)) for name, total in self.totals.items()}
+
+    def _held(self, asset: str) -> Decimal:
+        sells = [row for row in self.rows.values() if row.is_open and row.side is Side.SELL]
+        own = [row.volume - row.executed for row in sells if row.symbol.split("/")[0] == asset]
+        return self.held.get(asset, ZERO) + sum(own, ZERO)
 
     def get_open_orders(self) -> list[Order]:
         self._call("get_open_orders")
@@ -289,8 +294,21 @@ class FakeBroker:
         assert size_type == "base"
         return self._place(symbol, side, quantity, self._closed(symbol)[-1].close, cl_ord_id, fills=True)
 
+    def place_stop_order(
+        self, symbol: str, side: Side, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        return self._place(symbol, side, quantity, stop_price, cl_ord_id, fills=False, kind="stop-loss")
+
     def _place(
-        self, symbol: str, side: Side, quantity: Decimal, price: Decimal, cl_ord_id: str, *, fills: bool
+        self,
+        symbol: str,
+        side: Side,
+        quantity: Decimal,
+        price: Decimal,
+        cl_ord_id: str,
+        *,
+        fills: bool,
+        kind: str = "limit",
     ) -> PlacedOrder:
         self.sent_ids.append(cl_ord_id)
         try:
@@ -299,7 +317,7 @@ class FakeBroker:
             self.unknown.append(UnknownOrder(cl_ord_id, symbol, side, quantity, price, self.now(), self.now() + 8))
             raise
         txid = f"O{len(self.rows) + 1}"
-        order = make_order(txid, side, cl_ord_id=cl_ord_id, symbol=symbol, volume=quantity, price=price)
+        order = make_order(txid, side, cl_ord_id=cl_ord_id, symbol=symbol, volume=quantity, price=price, kind=kind)
         self.rows[txid] = replace(order, status=OrderStatus.OPEN, opened_seconds=self.now())
         if fills:
             self.execute(txid, quantity)

@@ -79,6 +79,11 @@ class Broker(Protocol):
     ) -> PlacedOrder:
         """Send an order that fills now or not at all, within the broker's collar."""
 
+    def place_stop_order(
+        self, symbol: str, side: Side, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Send a stop that rests at Kraken, also while the bot is gone."""
+
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
         """Cancel one order; False if it was already gone."""
 

@@ -15,7 +15,9 @@ from bot.errors import (
     OrderUnknownError,
     RequestError,
 )
+from bot.exit_steps import Role
 from bot.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
+from bot.order_life import OrderState
 from bot.trading.broker import Broker
 from bot.trading.fills import Fills
 from bot.trading.narrator import Narrator
@@ -111,32 +113,29 @@ class Executor:
             if unknown.symbol == symbol:
                 age_seconds = self._broker.now() - unknown.sent_seconds
                 return f"{unknown.cl_ord_id}, sent {age_seconds:.0f} s ago, was not answered"
-        if self.own.is_unsettled(symbol):
+        working = self.own.working(symbol)
+        if not all(order.is_open for order in working):
             return "an accepted order is neither open nor closed yet"
-        return "an exit is still open" if self.own.has_working(symbol, Side.SELL) else ""
+        return "an exit is still open" if any(order.role is Role.EXIT for order in working) else ""
 
     def unknown_buys(self, symbol: str | None = None) -> tuple[Decimal, Decimal]:
         """Return quantity and value of the buys whose fate is unknown: they count as filled."""
         buys = [one for one in self._broker.unknown_orders() if one.side is Side.BUY and symbol in {None, one.symbol}]
         return sum((one.volume for one in buys), ZERO), sum((one.volume * one.price for one in buys), ZERO)
 
-    def execute(self, orders: Sequence[WantedOrder], price: Decimal) -> None:
-        """Place orders one after the other, until one of them is refused or unknown."""
-        for order in orders:
-            if not self._place(order, price):
-                break
+    def execute(self, orders: Sequence[WantedOrder], price: Decimal) -> bool:
+        """Place orders one after the other, until one of them is refused or unknown; return whether none was."""
+        placed_all = all(self._place(order, price) for order in orders)
         if orders:
             self.follow()
+        return placed_all
 
-    def clear_entries(self, symbol: str) -> bool:
-        """Cancel the resting entries of a pair; return whether none is working any more.
-
-        A canceled order may have filled before; its row says so.
-        """
-        for order in self.own.resting_entries(symbol):
-            self._broker.cancel_order(order.txid, order.symbol)
+    def cancel(self, symbol: str, txids: Sequence[str]) -> None:
+        """Cancel orders of a pair and look what became of them: one may have filled before, and its row says so."""
+        for txid in txids:
+            self._broker.cancel_order(txid, symbol)
+        self.forget_balances()
         self.follow()
-        return not self.own.has_working(symbol, Side.BUY)
 
     def cancel_entries(self) -> None:
         """Cancel every resting entry of this bot, by its txid, for the end of a run."""
@@ -158,7 +157,9 @@ class Executor:
         kind = order.kind
         if kind == "exit":
             # What the exits before it have sold is no longer wanted, so it is the next part.
-            kind = _exit_kind(len(self._placed_exits(order.symbol, order.candle_seconds)))
+            kind = _numbered(kind, len(self._placed_exits(order.symbol, order.candle_seconds)))
+        elif kind == "stop":
+            kind = self._next_stop(order)
         elif placed_before := self._placed_as(order.symbol, order.candle_seconds, kind):
             self._narrator.not_placed(order, f"this signal was placed before, as {placed_before}")
             return True
@@ -180,9 +181,22 @@ class Executor:
 
     def _placed_exits(self, symbol: str, candle_seconds: int) -> list[str]:
         placed: list[str] = []
-        while cl_ord_id := self._placed_as(symbol, candle_seconds, _exit_kind(len(placed))):
+        while cl_ord_id := self._placed_as(symbol, candle_seconds, _numbered("exit", len(placed))):
             placed.append(cl_ord_id)
         return placed
+
+    def _next_stop(self, order: WantedOrder) -> str:
+        """Return the kind of the next stop of an entry: one that Kraken refused is not tried again under its name."""
+        number = 0
+        while self._is_used(self._identity(order.symbol, order.candle_seconds, _numbered("stop", number))):
+            number += 1
+        return _numbered("stop", number)
+
+    def _is_used(self, cl_ord_id: str) -> bool:
+        if self.own.has(cl_ord_id) or cl_ord_id in self.own.not_placed:
+            return True
+        intent = self._broker.journal.intent(cl_ord_id)
+        return intent is not None and intent.state is not OrderState.INTENDED
 
     def _placed_as(self, symbol: str, candle_seconds: int, kind: str) -> str:
         """Return the identity a signal was placed under, by this process or an earlier one; empty if it was not."""
@@ -195,12 +209,19 @@ class Executor:
 
     def _identities(self, symbol: str, candle_seconds: int, kind: str) -> Iterator[str]:
         for attempt in count():
-            yield self._broker.client_order_id(symbol, self._strategy_name, candle_seconds, kind, attempt)
+            yield self._identity(symbol, candle_seconds, kind, attempt)
+
+    def _identity(self, symbol: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
+        return self._broker.client_order_id(symbol, self._strategy_name, candle_seconds, kind, attempt)
 
     def _send(self, order: WantedOrder, cl_ord_id: str) -> PlacedOrder:
         if order.price is None:
             return self._broker.place_market_order(
                 order.symbol, order.side, order.quantity, "base", cl_ord_id=cl_ord_id
+            )
+        if order.kind == "stop":
+            return self._broker.place_stop_order(
+                order.symbol, order.side, order.quantity, order.price, cl_ord_id=cl_ord_id
             )
         return self._broker.place_limit_order(
             order.symbol,
@@ -226,5 +247,5 @@ class Executor:
                 self._narrator.open_order("an order of another sender, left alone", order)
 
 
-def _exit_kind(number: int) -> str:
-    return f"exit{number + 1}" if number else "exit"
+def _numbered(kind: str, number: int) -> str:
+    return f"{kind}{number + 1}" if number else kind

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from bot.errors import JournalError
+from bot.exit_steps import Role, WorkingOrder
 from bot.models import ZERO, Order, PlacedOrder, Side
 from bot.order_life import PLACED, OrderState
 from bot.position import EMPTY_BOOK, Book, fold
@@ -117,17 +118,28 @@ class OwnOrders:
         """Return the own buy orders of a pair that are open."""
         return [order for order in self.open_orders() if order.symbol == symbol and order.side is Side.BUY]
 
-    def has_working(self, symbol: str, side: Side) -> bool:
-        """Tell whether an own order may still fill."""
-        return any(one.symbol == symbol and one.side is side for one in self._awaited.values())
+    def working(self, symbol: str) -> tuple[WorkingOrder, ...]:
+        """Return the own orders of a pair that were accepted and may still fill."""
+        return tuple(
+            self._working(txid, awaited.side) for txid, awaited in self._awaited.items() if awaited.symbol == symbol
+        )
 
-    def is_unsettled(self, symbol: str) -> bool:
-        """Tell whether an own order of the pair was accepted and is now in neither list."""
-        return any(one.symbol == symbol and txid not in self._open_txids for txid, one in self._awaited.items())
+    def stopped_quantity(self, symbol: str) -> Decimal:
+        """Return how many coins of a pair the own stops tie up."""
+        return sum((order.left for order in self.working(symbol) if order.role is Role.STOP), ZERO)
 
     def resting_quantity(self, symbol: str) -> Decimal:
         """Return how many coins the resting entries of a pair may still buy."""
         return sum((order.volume - order.executed for order in self.resting_entries(symbol)), ZERO)
+
+    def _working(self, txid: str, side: Side) -> WorkingOrder:
+        role = Role.ENTRY if side is Side.BUY else Role.EXIT
+        row = self._rows.get(txid)
+        if row is None:
+            return WorkingOrder(txid, role, ZERO, ZERO, is_open=False)
+        if role is Role.EXIT and row.kind.startswith("stop"):
+            role = Role.STOP
+        return WorkingOrder(txid, role, row.volume - row.executed, row.price, txid in self._open_txids)
 
     def _closed_since(self, open_txids: set[str], moments: list[float]) -> float | None:
         moments = [one.since_seconds for txid, one in self._awaited.items() if txid not in open_txids] + moments

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 
+from bot.exit_steps import PairFacts
 from bot.models import ZERO, Candle, Pair
-from bot.risk import RiskState
+from bot.risk import RiskLimits, RiskState, largest_part
 from bot.strategies.base import MarketView
 from bot.trading.broker import Broker
 from bot.trading.executor import Executor
@@ -63,10 +64,28 @@ class Situation:
             stopping=stopping,
             history_known=own.known,
             unsettled=self._executor.unsettled(symbol),
-            held_quantity=_on_lot_grid(pair, min(held, self._executor.balance(pair.base).free)),
+            # The coins of an own stop are free once it is cancelled, and an exit begins with that.
+            held_quantity=_on_lot_grid(
+                pair, min(held, self._executor.balance(pair.base).free + own.stopped_quantity(symbol))
+            ),
             committed_quantity=held + own.resting_quantity(symbol) + self._executor.unknown_buys(symbol)[0],
             day_loss=own.book.day_loss(self._broker.now()),
             last_loss_seconds=own.book.last_loss_seconds(),
+        )
+
+    def facts(self, state: RiskState, price: Decimal, limits: RiskLimits) -> PairFacts:
+        """Return what the next step is decided by, where what is sold is sold at about this price."""
+        pair, own = state.pair, self._executor.own
+        lot = Decimal(1).scaleb(-pair.lot_decimals)
+        cost_minimum = (pair.cost_minimum / price).quantize(lot, rounding=ROUND_UP) if price else ZERO
+        return PairFacts(
+            held=own.book.holding(pair.symbol).quantity,
+            free=self._executor.balance(pair.base).free,
+            minimum=max(pair.order_minimum, cost_minimum),
+            largest=largest_part(state, limits),
+            lot=lot,
+            working=own.working(pair.symbol),
+            unknown=any(order.symbol == pair.symbol for order in self._broker.unknown_orders()),
         )
 
     def equity(self, symbols: tuple[str, ...], quote: str, price: Callable[[str], Decimal]) -> Decimal:

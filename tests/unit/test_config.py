@@ -97,6 +97,15 @@ def test_an_unknown_strategy_is_told() -> None:
         config.load_settings({"STRATEGY": "luck"}, ["moving_average"])
 
 
+def test_stops_and_the_switch_that_cancels_them_are_told() -> None:
+    """STOP_PERCENT with DEAD_MAN_SWITCH_SECONDS is one problem that names both; each alone is none."""
+    both = {"STOP_PERCENT": "5", "DEAD_MAN_SWITCH_SECONDS": "60"}
+    (problem,) = problems_of(both)
+    assert all(name in problem for name in both)
+    for name, value in both.items():
+        config.load_settings({name: value})
+
+
 def test_an_order_above_the_largest_is_told() -> None:
     """ORDER_VALUE above MAX_ORDER_VALUE is a problem."""
     assert "above MAX_ORDER_VALUE" in problems_of({"ORDER_VALUE": "300"})[0]

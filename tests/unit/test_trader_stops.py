@@ -1,0 +1,275 @@
+"""The stop that rests under a position: when it is placed, kept, replaced and taken away. The broker is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+from bot.errors import OrderRefusedError, OrderUnknownError
+from bot.models import ZERO, Order, OrderStatus, PlacedOrder, Side, WantedOrder
+from bot.settling import Settled
+from bot.strategies.base import MarketView
+from tests.trading_fakes import (
+    WIDE,
+    FakeBroker,
+    Script,
+    SteppedClock,
+    buy,
+    look,
+    make_candles,
+    make_order,
+    run_trader,
+    sell_all,
+)
+
+TEN = Decimal(10)
+STOP_ID = "bot01|BTC/USD|script|1|stop|0"
+EXIT_ID = "bot01|BTC/USD|script|300|exit|0"
+REFUSED = OrderRefusedError("AddOrder", ["EOrder:Insufficient funds"])
+
+
+def present(start_seconds: float = 361.0, closes: list[int] | None = None) -> tuple[FakeBroker, SteppedClock]:
+    """Return a broker over a market at current prices, just after the candle of 300 has closed."""
+    clock = SteppedClock(start_seconds)
+    return FakeBroker(clock, {"BTC/USD": make_candles(closes or [100] * 30)}), clock
+
+
+def holding_one(start_seconds: float = 361.0) -> tuple[FakeBroker, SteppedClock]:
+    """Return the same with one coin that the bot bought at 100 by an order of second 1."""
+    broker, clock = present(start_seconds)
+    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
+    broker.totals["BTC"] = Decimal(1)
+    return broker, clock
+
+
+def stops(broker: FakeBroker) -> list[Order]:
+    """Return all stops that were ever placed."""
+    return [row for row in broker.rows.values() if row.kind == "stop-loss"]
+
+
+def resting(broker: FakeBroker) -> list[tuple[str, str]]:
+    """Return quantity and trigger of the stops that are open."""
+    return [(f"{row.volume - row.executed:f}", f"{row.price:f}") for row in stops(broker) if row.is_open]
+
+
+def at_cancel(broker: FakeBroker, happens: Callable[[str], object]) -> None:
+    """Let something happen in the moment before each cancel arrives."""
+    cancel = broker.cancel_order
+
+    def late_cancel(txid: str, symbol: str | None = None) -> bool:
+        happens(txid)
+        return cancel(txid, symbol)
+
+    broker.cancel_order = late_cancel  # type: ignore[method-assign]
+
+
+def of(lines: list[str], part: str) -> list[str]:
+    """Return what the lines with a part in them say after the time."""
+    return [line.split("  ", 1)[1] for line in lines if part in line]
+
+
+def test_an_entry_that_fills_gets_a_stop_and_keeps_it_after_the_run() -> None:
+    """A coin bought at 100 with STOP_PERCENT 10 has one stop at 90 under it, still open after the run."""
+    broker, clock = present()
+    run_trader(broker, clock, Script({300: buy("1")}), stop_percent=TEN, max_ticks=4)
+    assert resting(broker) == [("1", "90.0")]
+    assert broker.sent_ids == [EXIT_ID.replace("exit", "entry"), STOP_ID.replace("|1|", "|361|")]
+
+
+def test_without_the_setting_there_is_no_stop() -> None:
+    """With STOP_PERCENT 0 nothing but the entry is sent."""
+    broker, clock = present()
+    run_trader(broker, clock, Script({300: buy("1")}), max_ticks=4)
+    assert len(broker.sent_ids) == 1
+
+
+def test_a_stop_is_adopted_by_the_next_start() -> None:
+    """A second run over the same account places no second stop."""
+    broker, clock = holding_one()
+    for _ in range(2):
+        run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2)
+    assert (broker.sent_ids, resting(broker)) == ([STOP_ID], [("1", "90.0")])
+
+
+def test_a_stop_at_another_percentage_is_placed_anew() -> None:
+    """After a restart with STOP_PERCENT 20 the stop at 90 is gone and one at 80 rests, under the next name."""
+    broker, clock = holding_one()
+    for percent in (TEN, Decimal(20)):
+        run_trader(broker, clock, Script({}), stop_percent=percent, max_ticks=1)
+    assert broker.sent_ids == [STOP_ID, STOP_ID.replace("stop", "stop2")]
+    assert resting(broker) == [("1", "80.0")]
+
+
+def test_an_exit_takes_the_stop_away_first() -> None:
+    """A coin under a stop is sold in one pass: the stop is cancelled, and then the coin sold."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    assert broker.sent_ids == [STOP_ID, EXIT_ID.replace("300", "360")]
+    assert (resting(broker), broker.totals["BTC"]) == ([], ZERO)
+
+
+def test_what_the_stop_sells_before_its_cancel_is_not_sold_again() -> None:
+    """Of a coin of which the stop sells 0.3 in the moment of its cancel, the exit sells 0.7."""
+    broker, clock = holding_one()
+    at_cancel(broker, lambda txid: broker.execute(txid, Decimal("0.3")))
+    broker.totals["BTC"] = Decimal(5)
+    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    assert [(row.side, row.executed) for row in broker.rows.values()][1:] == [
+        (Side.SELL, Decimal("0.3")),
+        (Side.SELL, Decimal("0.7")),
+    ]
+    assert broker.totals["BTC"] == 4
+
+
+def test_a_stop_that_fills_before_its_cancel_leaves_nothing_to_sell() -> None:
+    """When the stop sells the coin in the moment of its cancel, no exit is sent, though others' coins are there."""
+    broker, clock = holding_one()
+    at_cancel(broker, lambda txid: broker.execute(txid, Decimal(1)))
+    broker.totals["BTC"] = Decimal(5)
+    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    assert broker.sent_ids == [STOP_ID]
+
+
+def test_an_exit_waits_for_the_last_row_of_its_stop() -> None:
+    """While the cancelled stop is in neither list nothing is sold; when its row comes, the exit goes out."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    hidden: list[Order] = []
+    closed, cancel = broker.get_closed_orders, broker.cancel_order
+
+    def cancel_and_hide(txid: str, symbol: str | None = None) -> bool:
+        done = cancel(txid, symbol)
+        hidden.append(broker.rows[txid])
+        return done
+
+    def without_the_hidden(since_seconds: float = 0) -> list[Order]:
+        late = clock.now() < 370
+        return [row for row in closed(since_seconds) if not (late and row in hidden)]
+
+    broker.cancel_order, broker.get_closed_orders = cancel_and_hide, without_the_hidden  # type: ignore[method-assign]
+    times: list[float] = []
+    place = broker.place_market_order
+
+    def timed(*args: object, **kwargs: object) -> PlacedOrder:
+        times.append(clock.now())
+        return place(*args, **kwargs)  # type: ignore[arg-type]
+
+    broker.place_market_order = timed  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({300: sell_all}), stop_percent=TEN, max_ticks=8)
+    assert times == [370.0]
+    assert broker.totals["BTC"] == ZERO
+
+
+def test_what_the_collar_leaves_is_sold_at_the_next_passes() -> None:
+    """An exit of 1 of which 0.4 fills, and then 0.4 of the rest, is over within the same candle."""
+    broker, clock = holding_one()
+    place = broker.place_market_order
+
+    def partly(*args: object, **kwargs: object) -> PlacedOrder:
+        before = broker.totals["BTC"]
+        placed = place(*args, **kwargs)  # type: ignore[arg-type]
+        row = broker.rows[placed.txid]
+        filled = min(row.volume, Decimal("0.4"))
+        status = OrderStatus.CLOSED if filled == row.volume else OrderStatus.CANCELED
+        broker.rows[placed.txid] = replace(row, executed=filled, cost=filled * row.price, status=status)
+        broker.totals["BTC"] = before - filled
+        return placed
+
+    broker.place_market_order = partly  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=6)
+    assert [f"{row.volume:f}" for row in broker.rows.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
+    assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
+    assert (broker.totals["BTC"], clock.now() < 420) == (ZERO, True)
+
+
+def test_a_refused_exit_gives_the_stop_back() -> None:
+    """When Kraken refuses the exit after the stop is gone, the coin has a stop again in the same pass."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    broker.fail("place_sell", REFUSED)
+    run_trader(broker, clock, Script({300: sell_all}), stop_percent=TEN, max_ticks=1)
+    assert broker.sent_ids == [STOP_ID, EXIT_ID, STOP_ID.replace("stop", "stop2")]
+    assert resting(broker) == [("1", "90.0")]
+
+
+def test_another_entry_that_fills_moves_the_stop() -> None:
+    """With a second coin bought at 80 the stop over one at 90 is replaced by one over two at 81."""
+    closes = [100] * 6 + [80] * 10
+    broker, clock = present(361.0, closes)
+    again = buy("1")
+
+    def more(view: MarketView) -> list[WantedOrder]:
+        return again(replace(view, position_quantity=ZERO))
+
+    run_trader(broker, clock, Script({300: more, 360: more}), stop_percent=TEN, max_ticks=12)
+    assert resting(broker) == [("2", "81.0")]
+    assert [row.status for row in stops(broker)] == [OrderStatus.CANCELED, OrderStatus.OPEN]
+
+
+def test_under_the_kill_switch_no_stop_is_sent_and_none_is_taken_away() -> None:
+    """With the kill switch on, no stop is placed, and one at another percentage stays."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=3, halted=lambda: True)
+    assert broker.sent_ids == []
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, Script({}), stop_percent=Decimal(20), max_ticks=3, halted=lambda: True)
+    assert resting(broker) == [("1", "90.0")]
+
+
+def test_a_refused_stop_is_tried_again_after_a_minute() -> None:
+    """A stop that Kraken refuses is sent again 60 s later, not at each pass."""
+    broker, clock = holding_one()
+    broker.fail("place_sell", REFUSED)
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=6)
+    assert len(broker.sent_ids) == 1
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=4)
+    assert len(resting(broker)) == 1
+
+
+def test_a_stop_of_unknown_fate_is_not_sent_twice() -> None:
+    """While the fate of a stop is unknown no other is sent; settled as open, it is the one stop there is."""
+    broker, clock = holding_one()
+    broker.fail("place_sell", OrderUnknownError("no answer", STOP_ID))
+    settle = broker.settle_unknown
+
+    def settle_later() -> list[Settled]:
+        if broker.unknown and broker.calls.count("settle_unknown") >= 3:
+            row = make_order("S", Side.SELL, cl_ord_id=STOP_ID, kind="stop-loss", status=OrderStatus.OPEN)
+            broker.rows["S"] = replace(row, volume=Decimal(1), price=Decimal("90.0"), opened_seconds=361.0)
+            broker.fates = [Settled(one, broker.rows["S"]) for one in broker.unknown]
+        return settle()
+
+    broker.settle_unknown = settle_later  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=8)
+    assert broker.sent_ids == [STOP_ID]
+    assert resting(broker) == [("1", "90.0")]
+
+
+def test_a_large_position_has_stops_in_parts() -> None:
+    """A coin worth 100 with at most 60 in an order has two stops of a half each, and both go for an exit."""
+    broker, clock = holding_one()
+    limits = replace(WIDE, largest_order_value=Decimal(60))
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2, limits=limits)
+    assert resting(broker) == [("0.5", "90.0")] * 2
+    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=9, limits=limits)
+    assert (resting(broker), broker.totals["BTC"]) == ([], ZERO)
+
+
+def test_the_fill_of_a_stop_is_told_and_counted() -> None:
+    """A stop that sells its coin at 90 makes a line, a fill, a loss of 10, and no position any more."""
+    broker, clock = holding_one()
+    seen: list[Decimal] = []
+    see = look(lambda view: seen.append(view.position_quantity))
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    (stop,) = stops(broker)
+    summary, lines = run_trader(
+        broker,
+        clock,
+        Script({300: look(lambda _view: broker.execute(stop.txid, Decimal(1))), 360: see}),
+        stop_percent=TEN,
+        max_ticks=9,
+    )
+    assert len(of(lines, "filled: sell 1")) == 1
+    assert (summary.orders.fills, summary.realised, seen[-1]) == (1, Decimal(-10), ZERO)
+    assert broker.sent_ids == [STOP_ID]
