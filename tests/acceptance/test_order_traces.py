@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-import requests
 
 from bot import broker_manager
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock, ReplayClock, nonce_clock, rfc3339
+from bot.clock import MarketClock, ReplayClock, nonce_clock
 from bot.errors import KeyRuleError, OrderUnknownError
-from bot.kraken.limits import UNLIMITED
+from bot.kraken.limits import PRO
 from bot.order_life import PLACED as ORDER_PLACED
 from bot.order_life import OrderState
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
+from tests.acceptance import order_peers as peers
 from tests.acceptance.broker_tools import YEARS_SECONDS, pass_time
+from tests.acceptance.order_peers import NOT_PLACED, PLACED, SENT, SIGNAL, VOLUME, Peer, WrongClient
 from tests.model.mutants import MUTANTS
 from tests.model.protocol import Bad
-from tests.simulator_parts import START, Client, DrawnPrices
+from tests.simulator_parts import START, DrawnPrices
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
 BOT_ID = "trace"
-SIGNAL = "trace0000000000001"
 SECOND_ATTEMPT = "trace0000000000002"
 # With this seed both look-ups lag behind the order of that name by more than 2.9 of at most 3 s.
 LATE_SEED = 910
-# When the order is sent; before it, a broker on a new disk has found out that there is no past.
-SENT = START + 100
 RESTS, FILLS = Decimal(40_000), Decimal(60_000)
-VOLUME = Decimal("0.01")
-
-PLACED, NOT_PLACED = "placed", "not placed"
 
 
 @dataclass(frozen=True)
@@ -83,168 +78,44 @@ class Exchange:
             yield simulator
 
 
-class Peer:
-    """A client of the kind that doubles or loses orders: krakenex, and what its author thought was enough."""
-
-    def __init__(self, simulator: Simulator, reading_key: tuple[str, str] | None = None) -> None:
-        self.simulator = simulator
-        self.sender = Client(simulator)
-        self.reader = Client(simulator, *reading_key) if reading_key else self.sender
-
-    def close(self) -> None:
-        """Hang up."""
-        self.sender.close()
-        self.reader.close()
-
-    def send(self, price: Decimal, name: str = SIGNAL) -> str:
-        """Send one order with a fresh nonce; return the error that it is answered with, "lost" for no answer."""
-        order = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": str(price), "volume": str(VOLUME)}
-        try:
-            answer = self.sender.private("AddOrder", **order, cl_ord_id=name, deadline=rfc3339(self._now() + 8))
-        except (requests.RequestException, ValueError):
-            return "lost"
-        return "".join(answer["error"])
-
-    def sees(self, where: str, name: str = SIGNAL) -> bool:
-        """Whether OpenOrders or ClosedOrders have an order of the name."""
-        result = self.reader.private(where, cl_ord_id=name)["result"]
-        return bool(result["open" if where == "OpenOrders" else "closed"])
-
-    def looks(self, first: float, second: float, name: str = SIGNAL, where: str = "OpenOrders ClosedOrders") -> str:
-        """Look up twice, so many seconds after the order was sent; return the verdict."""
-        for after, method in zip((first, second), where.split(), strict=True):
-            self.wait_until(after)
-            if self.sees(method, name):
-                return PLACED
-        return NOT_PLACED
-
-    def wait_until(self, after: float) -> None:
-        """Wait until so many seconds after the order was sent."""
-        self.simulator.clock.wait_until(SENT + after, threading.Event())
-
-    def _now(self) -> float:
-        return self.simulator.clock.now()
-
-
-def again_after_invalid_nonce(peer: Peer, price: Decimal) -> str:
-    """Take Invalid nonce for a reason to send again."""
-    while peer.send(price) == "EAPI:Invalid nonce":
-        pass
-    return PLACED
-
-
-def invalid_nonce_is_placed(peer: Peer, price: Decimal) -> str:
-    """Take Invalid nonce for the echo of a copy that was accepted."""
-    return PLACED if peer.send(price) in ("", "EAPI:Invalid nonce") else NOT_PLACED
-
-
-def a_refusal_is_not_placed(peer: Peer, price: Decimal) -> str:
-    """Take every refusal for a no."""
-    return NOT_PLACED if peer.send(price) else PLACED
-
-
-def looks_at_once(peer: Peer, price: Decimal) -> str:
-    """Look up right after the lost answer."""
-    peer.send(price)
-    return peer.looks(0, 0)
-
-
-def looks_before_the_deadline(peer: Peer, price: Decimal) -> str:
-    """Look up five and eight seconds after the fence, whatever the deadline."""
-    peer.send(price)
-    return peer.looks(5, 8)
-
-
-def looks_at_the_deadline(peer: Peer, price: Decimal) -> str:
-    """Leave the margin out."""
-    peer.send(price)
-    return peer.looks(8, 11)
-
-
-def closed_before_open(peer: Peer, price: Decimal) -> str:
-    """Look up in the wrong order."""
-    peer.send(price)
-    return peer.looks(13, 16, where="ClosedOrders OpenOrders")
-
-
-def no_gap(peer: Peer, price: Decimal) -> str:
-    """Make both look-ups together."""
-    peer.send(price)
-    return peer.looks(13, 13)
-
-
-def no_fence(peer: Peer, price: Decimal) -> str:
-    """Do everything right, but read with a key of its own, which fences nothing."""
-    with closing(Peer(peer.simulator, peer.simulator.add_key())) as reading:
-        reading.send(price)
-        return reading.looks(13, 16)
-
-
-def time_alone(peer: Peer, price: Decimal) -> str:
-    """Believe that what was not answered for 16 s is not there."""
-    if not peer.send(price):
-        return PLACED
-    peer.wait_until(16)
-    return NOT_PLACED
-
-
-def forgets_at_a_crash(peer: Peer, price: Decimal) -> str:
-    """Die, forget, and send the same signal under the same id."""
-    if peer.send(price) == "lost":
-        peer.send(price)
-    return PLACED
-
-
-def no_patience_on_a_new_disk(peer: Peer, price: Decimal) -> str:
-    """Die, look the id up as if no order could still be on its way, and send it again."""
-    peer.send(price)
-    if peer.looks(5, 8) == NOT_PLACED:
-        peer.send(price)
-    return PLACED
-
-
-def looks_at_open_orders_only(peer: Peer, price: Decimal) -> str:
-    """Look among the open orders, as if nothing filled at once."""
-    peer.send(price)
-    return PLACED if peer.sees("OpenOrders") else NOT_PLACED
-
-
-WrongClient = Callable[[Peer, Decimal], str]
-
 # By their names in tests/model/mutants.py: the wrong client, what it comes to, and what has to happen for it.
 TRACES: dict[str, tuple[WrongClient, Bad, Exchange]] = {
     "again with a fresh nonce after Invalid nonce": (
-        again_after_invalid_nonce,
+        peers.again_after_invalid_nonce,
         Bad.DOUBLED,
         Exchange("duplicated_second", FILLS),
     ),
     "Invalid nonce read as placed": (
-        invalid_nonce_is_placed,
+        peers.invalid_nonce_is_placed,
         Bad.IMAGINED,
         Exchange("foreign_nonce", ends=NOT_PLACED),
     ),
-    "Invalid nonce read as not placed": (a_refusal_is_not_placed, Bad.LOST, Exchange("duplicated_second")),
-    "a gateway's refusal read as not placed": (a_refusal_is_not_placed, Bad.LOST, Exchange("gateway_limit_executed")),
-    "look-ups at once": (looks_at_once, Bad.LOST, Exchange("queued")),
-    "look-ups before the deadline": (looks_before_the_deadline, Bad.LOST, Exchange("queued", queue=7.9)),
-    "look-ups at the deadline": (looks_at_the_deadline, Bad.LOST, Exchange("queued", queue=7.9, late_rows=True)),
-    "closed before open": (closed_before_open, Bad.LOST, Exchange("no_answer", dips=14, late_rows=True)),
-    "no gap": (no_gap, Bad.LOST, Exchange("no_answer", dips=12.9, late_rows=True)),
-    "open orders only": (looks_at_open_orders_only, Bad.LOST, Exchange("no_answer", FILLS)),
-    "no fence, deadline not enforced": (
-        no_fence,
+    "Invalid nonce read as not placed": (peers.a_refusal_is_not_placed, Bad.LOST, Exchange("duplicated_second")),
+    "a gateway's refusal read as not placed": (
+        peers.a_refusal_is_not_placed,
         Bad.LOST,
-        Exchange("delayed", delay=14, enforce_deadline=False, ends=NOT_PLACED),
+        Exchange("gateway_limit_executed"),
+    ),
+    "look-ups at once": (peers.looks_at_once, Bad.LOST, Exchange("queued")),
+    "look-ups before the deadline": (peers.looks_before_the_deadline, Bad.LOST, Exchange("queued", queue=7.9)),
+    "look-ups at the deadline": (peers.looks_at_the_deadline, Bad.LOST, Exchange("queued", queue=7.9, late_rows=True)),
+    "closed before open": (peers.closed_before_open, Bad.LOST, Exchange("no_answer", dips=14, late_rows=True)),
+    "no gap": (peers.no_gap, Bad.LOST, Exchange("no_answer", dips=12.9, late_rows=True)),
+    "open orders only": (peers.looks_at_open_orders_only, Bad.LOST, Exchange("no_answer", FILLS)),
+    "no fence, deadline not enforced": (
+        peers.no_fence,
+        Bad.LOST,
+        Exchange("delayed", delay=12.9, enforce_deadline=False, late_rows=True, ends=NOT_PLACED),
     ),
     "no fence, clock behind": (
-        no_fence,
+        peers.no_fence,
         Bad.LOST,
         Exchange("delayed", delay=10.9, clock_offset=-3, late_rows=True, ends=NOT_PLACED),
     ),
-    "by time alone": (time_alone, Bad.LOST, Exchange("no_answer")),
-    "an intent forgotten at a crash": (forgets_at_a_crash, Bad.DOUBLED, Exchange("no_answer", FILLS)),
+    "by time alone": (peers.time_alone, Bad.LOST, Exchange("no_answer")),
+    "an intent forgotten at a crash": (peers.forgets_at_a_crash, Bad.DOUBLED, Exchange("no_answer", FILLS)),
     "a new disk, no patience": (
-        no_patience_on_a_new_disk,
+        peers.no_patience_on_a_new_disk,
         Bad.DOUBLED,
         Exchange("queued", FILLS, queue=7.9, late_rows=True),
     ),
@@ -291,7 +162,7 @@ def test_the_wrong_client_doubles_or_loses_its_order(wrong: WrongClient, bad: Ba
 def broker_on(simulator: Simulator) -> Iterator[KrakenBroker]:
     """Open a broker: what a start has, with the journal that lies beside the nonce file."""
     broker = KrakenBroker(
-        simulator.key, simulator.secret, api_url=simulator.url, tier=UNLIMITED, market=simulator.clock, bot_id=BOT_ID
+        simulator.key, simulator.secret, api_url=simulator.url, tier=PRO, market=simulator.clock, bot_id=BOT_ID
     )
     try:
         broker.connect()
@@ -308,15 +179,14 @@ def settle(broker: KrakenBroker, clock: MarketClock) -> None:
         pass_time(clock, broker.next_look_up_seconds() or 0.0)
 
 
-def send_once(simulator: Simulator, exchange: Exchange, name: str = SIGNAL) -> None:
-    """Start, place the order whose answer does not come or is none, and die."""
-    with broker_on(simulator) as broker:
-        settle(broker, simulator.clock)
-        simulator.clock.wait_until(SENT, threading.Event())
-        simulator.faults.fire_next(exchange.fault, "AddOrder")
-        with pytest.raises(OrderUnknownError):
-            broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=name)
-        assert [order.cl_ord_id for order in broker.unknown_orders()] == [name]
+def send(broker: KrakenBroker, simulator: Simulator, exchange: Exchange, name: str = SIGNAL) -> None:
+    """Place the order whose answer does not come or is none."""
+    settle(broker, simulator.clock)
+    simulator.clock.wait_until(SENT, threading.Event())
+    simulator.faults.fire_next(exchange.fault, "AddOrder")
+    with pytest.raises(OrderUnknownError):
+        broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=name)
+    assert [order.cl_ord_id for order in broker.unknown_orders()] == [name]
 
 
 def verdict_of(broker: KrakenBroker, name: str = SIGNAL) -> str:
@@ -329,9 +199,21 @@ def verdict_of(broker: KrakenBroker, name: str = SIGNAL) -> str:
 
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 def test_the_broker_ends_with_the_right_verdict_where_they_do_not(exchange: Exchange) -> None:
-    """The same happens to the broker: it dies, reads its journal, and says of its one order what is true."""
+    """The same happens to the broker, and it says of its one order what is true."""
     with exchange.open() as simulator:
-        send_once(simulator, exchange)
+        with broker_on(simulator) as broker:
+            send(broker, simulator, exchange)
+            settle(broker, simulator.clock)
+            verdict = verdict_of(broker)
+        assert (verdict, orders_in_the_end(simulator)) == (exchange.ends, int(exchange.ends == PLACED))
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
+def test_a_broker_that_dies_ends_with_the_right_verdict(exchange: Exchange) -> None:
+    """The broker dies before it settles anything; the next one reads the journal and says what is true."""
+    with exchange.open() as simulator:
+        with broker_on(simulator) as broker:
+            send(broker, simulator, exchange)
         with broker_on(simulator) as broker:
             settle(broker, simulator.clock)
             verdict = verdict_of(broker)
@@ -344,7 +226,8 @@ def test_on_a_new_disk_the_same_signal_is_one_order(
 ) -> None:
     """The broker dies and starts on an empty disk; placing the same signal again leaves exactly one order."""
     with exchange.open() as simulator:
-        send_once(simulator, exchange)
+        with broker_on(simulator) as broker:
+            send(broker, simulator, exchange)
         monkeypatch.setattr(broker_manager, "NONCE_FILE", _new_disk(tmp_path))
         with broker_on(simulator) as broker:
             placed = broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=SIGNAL)
@@ -391,7 +274,8 @@ def test_a_new_disk_learns_of_every_attempt_before_the_past_is_known(
     """On an empty disk the past is known only when the journal has the second attempt, however late it shows."""
     exchange = Exchange("queued", FILLS, queue=7.9, late_rows=True)
     with exchange.open() as simulator:
-        send_once(simulator, exchange, SECOND_ATTEMPT)
+        with broker_on(simulator) as broker:
+            send(broker, simulator, exchange, SECOND_ATTEMPT)
         monkeypatch.setattr(broker_manager, "NONCE_FILE", _new_disk(tmp_path))
         with broker_on(simulator) as broker:
             assert not broker.knows_the_past()
