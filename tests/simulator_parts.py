@@ -1,24 +1,35 @@
-"""What the tests of the simulator share: a hand-drawn price path, and an exchange on it without HTTP."""
+"""What the tests of the simulator share: a hand-drawn price path, and an exchange on it without HTTP or with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import Any
 
 import krakenex
+import requests
 
+from bot.clock import MarketClock, ReplayClock
 from bot.simulator.account import Account, Order
 from bot.simulator.catalogue import PairRules, known_pairs
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.limits import tier_named
 from bot.simulator.matching import whole
+from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import Candle, Knot
 from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
 
 START = 1_790_000_000.0
+YEAR_SECONDS = 365 * 86_400
+
+# At a price of 50000 the one rests, and the other is filled at once.
+LIMIT = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
+TAKING = LIMIT | {"price": "60000", "timeinforce": "IOC"}
+
 Point = tuple[float, str]
 
 
@@ -113,3 +124,50 @@ class Client:
     def close(self) -> None:
         """Hang up."""
         self.api.close()
+
+
+class Desk:
+    """A local Kraken on a clock that moves only when told to, with krakenex on it."""
+
+    def __init__(self, simulator: Simulator, clock: MarketClock) -> None:
+        self.simulator = simulator
+        self.clock = clock
+        self.client = Client(simulator)
+        self.client.api.session.max_redirects = 0
+
+    def call(self, method: str, **params: object) -> Any:
+        """Return the result of a private call, or its error strings."""
+        answer = self.client.private(method, **params)
+        return answer["error"] or answer["result"]
+
+    def fail(self, fault: str, method: str, **params: object) -> Any:
+        """Let a fault happen to a private call; return its result, its error strings, or None without an answer."""
+        self.simulator.faults.fire_next(fault, method)
+        with suppress(requests.ConnectionError):
+            return self.call(method, **params)
+        return None
+
+    def pass_time(self, seconds: float) -> None:
+        """Let market time pass."""
+        self.clock.wait(seconds, threading.Event())
+
+    def orders(self) -> list[float]:
+        """Return when each order that was ever accepted was, in seconds after START."""
+        self.simulator.api.catch_up()
+        return [order.opened - START for order in self.simulator.exchange.account.orders.values()]
+
+    def floor(self) -> int:
+        """Return the highest nonce that was accepted."""
+        return int(self.simulator.api.state()["floors"][self.simulator.key])
+
+
+@contextmanager
+def open_desk(clock: MarketClock | None = None, **options: Any) -> Iterator[Desk]:
+    """Open a local Kraken at START and 50000."""
+    clock = clock or ReplayClock(START, START + YEAR_SECONDS)
+    with Simulator(SimulatorOptions(**options), clock, DrawnPrices((0, "50000"))) as simulator:
+        desk = Desk(simulator, clock)
+        try:
+            yield desk
+        finally:
+            desk.client.close()

@@ -105,7 +105,7 @@ class Account:
         """Take over the orders and trades of a kept account."""
         for trade in trades:
             self.book(trade)
-        for order in orders:
+        for order in sorted(orders, key=lambda kept: kept.opened):
             self.orders[order.txid] = order
             if order.status == "open":
                 self.open_orders[order.txid] = order

@@ -316,3 +316,14 @@ def test_every_endpoint_refuses_before_it_runs_when_the_counter_is_full() -> Non
         assert answers == [[]] * 20 + [["EAPI:Rate limit exceeded"]]
         assert client.private("AddOrder", **ORDER)["error"] == []
         client.close()
+
+
+def test_asset_pairs_show_the_status_of_each_pair(market: Market) -> None:
+    """A status that was set is in the row of its pair and in no other."""
+    market.simulator.exchange.set_pair_status("ETH/USD", "cancel_only")
+    rows = market.client.public("AssetPairs")["result"]
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "XXBTZUSD": "online",
+        "XETHZUSD": "cancel_only",
+        "SOLUSD": "online",
+    }

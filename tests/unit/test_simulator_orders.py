@@ -11,7 +11,8 @@ import pytest
 
 from bot.clock import rfc3339
 from bot.simulator.catalogue import KNOWN_PAIRS
-from bot.simulator.errors import Refusal
+from bot.simulator.errors import Refusal, SimulatorError
+from bot.simulator.exchange import PAIR_STATUSES
 from bot.simulator.orders import read_order
 from tests.simulator_parts import START, make_exchange, place, refusal_of
 
@@ -182,3 +183,44 @@ def test_the_system_status_decides_what_is_allowed(status: str, order: str, post
     assert refusal_of(exchange, price="49000", oflags="post") == post
     with pytest.raises(Refusal, match=f"^{cancel}$") if cancel else nullcontext():
         exchange.cancel({"txid": txid})
+
+
+ONLY = {mode: f"EService:Market in {mode} mode" for mode in PAIR_STATUSES}
+
+
+@pytest.mark.parametrize(
+    ("mode", "market", "limit", "post"),
+    [
+        ("online", "", "", ""),
+        ("cancel_only", *[ONLY["cancel_only"]] * 3),
+        ("post_only", ONLY["post_only"], ONLY["post_only"], ""),
+        ("limit_only", ONLY["limit_only"], "", ""),
+        ("reduce_only", *[ONLY["reduce_only"]] * 3),
+    ],
+)
+def test_the_status_of_a_pair_decides_what_is_allowed_on_it(mode: str, market: str, limit: str, post: str) -> None:
+    """Market, limit and post-only orders are refused or not; cancels work, and so does the other pair."""
+    exchange = make_exchange((0, "50000"))
+    txid = place(exchange, price="49000")
+    exchange.set_pair_status("BTC/USD", mode)
+    assert refusal_of(exchange, ordertype="market") == market
+    assert refusal_of(exchange, price="49000") == limit
+    assert refusal_of(exchange, price="49000", oflags="post") == post
+    assert refusal_of(exchange, pair="ETHUSD", ordertype="market") == ""
+    assert exchange.cancel({"txid": txid}) == {"count": 1}
+
+
+def test_the_stricter_of_the_two_statuses_counts() -> None:
+    """A post-only order on a pair that is limit_only is accepted by a system that is post_only, a limit order not."""
+    exchange = make_exchange((0, "50000"))
+    exchange.set_pair_status("XBTUSD", "limit_only")
+    exchange.set_status("post_only")
+    assert refusal_of(exchange, price="49000", oflags="post") == ""
+    assert refusal_of(exchange, price="49000") == ONLY["post_only"]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("XBTXYZ", "online"), ("XBTUSD", "maintenance")])
+def test_a_status_that_a_pair_cannot_have_is_refused(name: str, mode: str) -> None:
+    """An unknown pair and an unknown status are each an error."""
+    with pytest.raises(SimulatorError, match=name if mode == "online" else mode):
+        make_exchange((0, "50000")).set_pair_status(name, mode)
