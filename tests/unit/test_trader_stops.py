@@ -273,3 +273,28 @@ def test_the_fill_of_a_stop_is_told_and_counted() -> None:
     assert len(of(lines, "filled: sell 1")) == 1
     assert (summary.orders.fills, summary.realised, seen[-1]) == (1, Decimal(-10), ZERO)
     assert broker.sent_ids == [STOP_ID]
+
+
+def test_with_the_setting_back_at_nothing_a_stop_stays_until_an_exit() -> None:
+    """A stop of an earlier run stays with STOP_PERCENT 0, and an exit cancels it before it sells."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, Script({}), max_ticks=1)
+    assert resting(broker) == [("1", "90.0")]
+    run_trader(broker, clock, Script({360: sell_all}), max_ticks=9)
+    assert (resting(broker), broker.totals["BTC"]) == ([], ZERO)
+
+
+def test_a_candle_that_was_left_is_not_entered_again() -> None:
+    """A strategy that wants an entry as soon as it holds nothing buys at the next candle, not at that of its exit."""
+    broker, clock = holding_one()
+
+    def in_or_out(market: MarketView) -> list[WantedOrder]:
+        return sell_all(market) or buy("1")(market)
+
+    broker.rows["X"] = make_order("X", Side.SELL, "0.5", "50", cl_ord_id=EXIT_ID, closed_seconds=362.0)
+    broker.rows["X"] = replace(broker.rows["X"], status=OrderStatus.CANCELED, volume=Decimal(1))
+    broker.totals["BTC"] = Decimal("0.5")
+    run_trader(broker, clock, Script({300: in_or_out}), max_ticks=4)
+    assert broker.sent_ids == [EXIT_ID.replace("exit", "exit2")]
+    assert broker.totals["BTC"] == ZERO
