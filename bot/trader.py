@@ -163,11 +163,7 @@ class Trader:
     def clear_up(self) -> None:
         """Disarm the switch, cancel resting entries (a setting); also from another thread, while `run` hangs."""
         self._switch.stop()
-        if not self._settings.cancel_entries_on_stop:
-            return
-        if reason := self._feed.no_cancels():
-            self._narrator.say(f"resting entries are not canceled, but expire by themselves: {reason}")
-        else:
+        if self._settings.cancel_entries_on_stop:
             self._executor.cancel_entries()
 
     def _loop(self) -> str:

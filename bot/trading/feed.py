@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from bot import risk
 from bot.kraken import trading_status
-from bot.kraken.trading_status import What
 from bot.models import ZERO, Candle, SystemStatus
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
@@ -57,12 +55,6 @@ class Feed:
         if self.status is None or self.status.status == trading_status.ONLINE:
             return ""
         return trading_status.held_up("the exchange", self.status.status)
-
-    def no_cancels(self) -> str:
-        """Say why a cancel would only be refused now; "" where it would not, or where nothing fresh is known."""
-        if self.status is None or self._age_seconds(self.status) > risk.STATUS_AGE_SECONDS:
-            return ""
-        return trading_status.refusal(self.status.status, "", What.CANCEL)
 
     def _age_seconds(self, status: SystemStatus) -> float:
         return self._broker.now() - status.checked_seconds

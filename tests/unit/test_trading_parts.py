@@ -112,22 +112,6 @@ def test_a_person_sees_when_a_status_holds_trading_up_and_when_it_goes_on() -> N
     ]
 
 
-def test_cancels_wait_only_for_a_maintenance_that_is_known_to_last() -> None:
-    """A maintenance seen up to 60 s ago speaks against a cancel; an older one, cancel_only and no status do not."""
-    broker, clock = broker_at(1000)
-    feed, _ = feed_of(broker, clock)
-    assert feed.no_cancels() == ""
-    broker.status = "maintenance"
-    feed.refresh_status()
-    clock.time_seconds = 1060.0
-    assert feed.no_cancels() == "the exchange's status is maintenance: nothing is sent"
-    clock.time_seconds = 1061.0
-    assert feed.no_cancels() == ""
-    broker.status = "cancel_only"
-    feed.refresh_status()
-    assert feed.no_cancels() == ""
-
-
 def test_of_two_rows_of_one_order_the_final_one_holds() -> None:
     """An order that the first answer shows open and the second closed is closed, with its one fill."""
     broker, _ = broker_at(100)
