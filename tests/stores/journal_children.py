@@ -200,14 +200,30 @@ def send_many(path: str, count: str) -> None:
         journal.take_rows([row(f"n{number}", f"O{number}")])
 
 
-def write_at_once(path: str, prefix: str, count: str) -> None:
-    """Wait for the parent's word; send so many orders, each in a pair of its own; say those that were sent."""
-    journal = Journal(path)
+def begin_at_once(path: str, prefix: str, rounds: str) -> None:
+    """For each round wait for the parent's word, then begin a journal and send ten orders in it."""
     say("ready")
-    sys.stdin.readline()
-    for number in range(int(count)):
-        send(journal, f"{prefix}{number}", f"{prefix}{number}/USD")
-    say(f"sent {count}")
+    for number in range(int(rounds)):
+        sys.stdin.readline()
+        journal = Journal(f"{path}{number}")
+        for order in range(10):
+            send(journal, f"{prefix}{order}", f"{prefix}{order}/USD")
+        say(f"sent {number}")
+
+
+def fork_in_a_write(path: str) -> None:
+    """Fork in the middle of a write; say what the child sees, and then what is there."""
+    journal = Journal(path)
+    send(journal, "before")
+    with journal._file.write() as connection:
+        connection.execute("UPDATE intents SET symbol = 'ETH/USD'")
+        pid = os.fork()
+        if pid == 0:
+            say(f"child {journal.intents()[0].symbol}")
+            journal.close()
+            os._exit(0)
+        os.waitpid(pid, 0)
+    say(f"parent {journal.intents()[0].symbol}")
 
 
 def fork_while_threads_write(path: str, forks: str) -> None:
@@ -218,7 +234,7 @@ def fork_while_threads_write(path: str, forks: str) -> None:
 
     def work(name: str) -> None:
         number = 0
-        while not stop.wait(0.001):
+        while not stop.wait(0.02):  # a file that is never free is nobody else's
             number += 1
             send(journal, f"{name}-{number}", f"{name}-{number}/USD")
             sent.append(name)
@@ -252,7 +268,8 @@ TASKS: dict[str, Callable[..., None]] = {
         send_for_ever,
         live_and_die,
         send_many,
-        write_at_once,
+        begin_at_once,
+        fork_in_a_write,
         fork_while_threads_write,
     )
 }

@@ -83,20 +83,39 @@ def test_a_truncated_file_is_moved_aside(path: Path) -> None:
             one.unlink()
 
 
+def destroy(path: Path) -> None:
+    """Leave of a journal its first page, and overwrite the others."""
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+
 def test_damage_that_is_met_while_it_is_open(path: Path) -> None:
     """Damage met in a file that is open is told once; the next use moves it aside and goes on."""
     filled_journal(path)
     journal = Journal(str(path))
-    assert len(journal.unsettled()) == 10
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * (path.stat().st_size - 4096))
-    again = Journal(str(path))
-    assert again.unsettled() == []
-    again.close()
-    assert len(damaged_files(path)) == 1
+    with journal._file.read() as connection:
+        connection.execute("PRAGMA shrink_memory")  # nothing of it is read from memory
+    destroy(path)
+    with pytest.raises(JournalError, match="malformed"):
+        journal.unsettled()
+    assert damaged_files(path) == []
     send(journal, "new")
     journal.close()
+    assert len(damaged_files(path)) == 1
+    assert ids(path) == ["new"]
+
+
+def test_damage_that_another_process_has_met(path: Path) -> None:
+    """Where another process has moved a damaged journal aside, this one writes what it can still read into the new."""
+    filled_journal(path)
+    journal = Journal(str(path))
+    assert len(journal.unsettled()) == 10
+    destroy(path)
+    assert ids(path) == []
+    send(journal, "new")
+    journal.close()
+    assert len(damaged_files(path)) == 1
     assert "new" in ids(path)
 
 

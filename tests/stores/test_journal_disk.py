@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
 
+from bot import journal_file
 from bot.errors import JournalError, OrderBlockedError
 from bot.journal import Journal
 from bot.order_life import OrderState
@@ -259,16 +263,37 @@ def test_another_process_keeps_the_pair(path: Path) -> None:
 
 def test_several_processes_begin_and_write_at_once(path: Path) -> None:
     """Processes that begin the same journal and write into it at once lose nothing and are not refused."""
-    children = [Child(MODULE, "write_at_once", path, f"p{number}-", 50) for number in range(4)]
-    for child in children:
-        child.expect("ready")
-    for child in children:
-        child.tell("go")
-    for child in children:
-        with child:
-            assert child.rest() == ["sent 50"]
-    assert len(ids(path)) == 200
-    assert is_whole(path)
+    rounds = 3
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(Child(MODULE, "begin_at_once", path, f"p{number}-", rounds)) for number in range(4)
+        ]
+        for child in children:
+            child.expect("ready")
+        for number in range(rounds):
+            for child in children:
+                child.tell("go")
+            for child in children:
+                child.expect(f"sent {number}")
+            assert len(ids(Path(f"{path}{number}"))) == 40
+            assert is_whole(Path(f"{path}{number}"))
+
+
+def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process holds the file at its very beginning, which SQLite does not wait for, the journal does."""
+    journal = Journal(str(path))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(journal_file, "sleep", lambda _seconds: other.execute("COMMIT"))
+        assert journal.unsettled() == []
+        assert not other.in_transaction
+    journal.close()
+
+
+def test_a_fork_in_a_write(path: Path) -> None:
+    """A child forked in the middle of a write sees nothing of it, and does not disturb it."""
+    with Child(MODULE, "fork_in_a_write", path) as child:
+        assert child.rest() == ["child BTC/USD", "parent ETH/USD"]
 
 
 def test_threads_share_a_journal(path: Path) -> None:
