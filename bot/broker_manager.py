@@ -30,9 +30,10 @@ from bot.errors import (
     TurnTimeout,
 )
 from bot.journal import Journal
+from bot.key_budget import KeyBudget
 from bot.key_guard import KeyGuard, NonceRefusedError
 from bot.kraken import error_table, recovery, transport
-from bot.kraken.limits import STARTER, RestCounter, Tier
+from bot.kraken.limits import STARTER, Tier
 from bot.nonce import forks
 from bot.nonce.file import MICROSECONDS, UNITS, store_at
 from bot.nonce.paths import journal_file, key_file
@@ -110,6 +111,7 @@ class KrakenBroker(BrokerVerbs):
         self._stopping = threading.Event()
         self._open_api = partial(transport.open_api, api_key, api_secret, api_url, proxy)
         self._open_connections()
+        self._budget = KeyBudget(key_file(NONCE_FILE, api_key, "budget"), tier)
         super().__init__(
             api_key=api_key,
             bot_id=bot_id,
@@ -123,9 +125,8 @@ class KrakenBroker(BrokerVerbs):
         )
         self._unit = UNITS[nonce_unit]
         self._turns = Turns(key_file(NONCE_FILE, api_key, "lock"))
-        self._guard = KeyGuard(key_file(NONCE_FILE, api_key, "silence"))
+        self._guard = KeyGuard(key_file(NONCE_FILE, api_key, "silence"), key_file(NONCE_FILE, api_key, "refused"))
         self._key_nonce_file = key_file(NONCE_FILE, api_key, "txt")
-        self._rest = RestCounter(tier)
         # Two instances that a platform starts in the same instant draw apart.
         clock.sleep(random.uniform(0, START_JITTER_SECONDS))
         # Nothing is drawn yet: `connect` may find that the clock is wrong.
@@ -138,7 +139,6 @@ class KrakenBroker(BrokerVerbs):
         self.api = self._open_private_api()
         self._public_api = self._open_api()
         self._public_lock = threading.Lock()
-        self._rest_lock = threading.Lock()
         self._nonce_lock = threading.Lock()
 
     def _open_private_api(self) -> krakenex.API:
@@ -220,7 +220,6 @@ class KrakenBroker(BrokerVerbs):
         may_repeat = method in recovery.REPEATABLE or (method == "AddOrder" and not self._desk.takes(method, params))
         urgency = _URGENCY.get(method, Urgency.READ)
         while True:
-            self._wait_for_room(method, urgency)
             try:
                 return self._take_turn(method, params, urgency, leave)
             except NonceRefusedError as refused:
@@ -231,11 +230,16 @@ class KrakenBroker(BrokerVerbs):
             self._climb(again.climb)
 
     def _take_turn(self, method: str, params: dict[str, Any], urgency: Urgency, leave: Leave | None) -> Any:
-        hurried = urgency is Urgency.CANCEL and self._stopping.is_set()
         try:
-            with self._turns.turn(urgency, LAST_CANCEL_SECONDS if hurried else WAIT_SECONDS_MAX):
-                self._check_silence(self.api)
-                return self._send(self.api, method, params, leave)
+            while True:
+                hurried = urgency is Urgency.CANCEL and self._stopping.is_set()
+                with self._turns.turn(urgency, LAST_CANCEL_SECONDS if hurried else WAIT_SECONDS_MAX):
+                    self._check_silence(self.api)
+                    # Booked in the turn, or calls that were booked long before they leave would arrive all at once.
+                    wait_seconds = self._seconds_until_room(method, urgency)
+                    if wait_seconds <= 0:
+                        return self._send(self.api, method, params, leave)
+                self._pause(wait_seconds, urgency)
         except TurnTimeout:
             if urgency is not Urgency.CANCEL:
                 raise
@@ -243,6 +247,7 @@ class KrakenBroker(BrokerVerbs):
         log.warning("%s goes without the key's turn, which another sender is holding.", method)
         with closing(self._open_private_api()) as api:
             self._check_silence(api)
+            self._budget.spend_rest(method, self.now())
             return self._send(api, method, params)
 
     def _check_silence(self, api: krakenex.API) -> None:
@@ -263,20 +268,27 @@ class KrakenBroker(BrokerVerbs):
         try:
             result = self._result(method, envelope)
         except InvalidNonceError as refused:
-            raise self._guard.refused(refused, f"nonce {self._last_nonce} ({self._unit.name})") from refused
+            raise self._guard.refused(refused, self._last_nonce, self._unit.name) from refused
         except OrderRefusedError:
             # The engine's no: the nonce was accepted.
-            self._guard.accepted()
+            self._guard.accepted(self._last_nonce)
             raise
         except LockoutError:
             self._guard.locked_out()
             raise
-        except RateLimitError:
-            with self._rest_lock:
-                self._rest.saturate(self.now())
+        except RateLimitError as limited:
+            self._note_limit(limited)
             raise
-        self._guard.accepted()
+        self._guard.accepted(self._last_nonce)
         return result
+
+    def _note_limit(self, error: RateLimitError) -> None:
+        now = self.now()
+        rows = [error_table.look_up(string) for string in error.strings]
+        if any(row is not None and row.prefix == "EAPI:Rate limit exceeded" for row in rows):
+            self._budget.saturate_rest(now)
+        else:
+            self._budget.pause(now + error.wait_seconds, str(error))
 
     def _result(self, method: str, envelope: dict[str, Any]) -> Any:
         strings = [str(string) for string in envelope["error"]]
@@ -293,14 +305,13 @@ class KrakenBroker(BrokerVerbs):
 
     # Waiting and stopping
 
-    def _wait_for_room(self, method: str, urgency: Urgency) -> None:
-        while True:
-            with self._rest_lock:
-                wait_seconds = self._rest.wait_seconds(method, self.now())
-                if wait_seconds <= 0 or (urgency is Urgency.CANCEL and self._stopping.is_set()):
-                    self._rest.spend(method, self.now())
-                    return
-            self._pause(wait_seconds, urgency)
+    def _seconds_until_room(self, method: str, urgency: Urgency) -> float:
+        wait_seconds = self._budget.take_rest(method, self.now())
+        if wait_seconds > 0 and urgency is Urgency.CANCEL and self._stopping.is_set():
+            # An order that should be gone is the greater harm.
+            self._budget.spend_rest(method, self.now())
+            return 0.0
+        return wait_seconds
 
     def _pause(self, seconds: float, urgency: Urgency = Urgency.READ) -> None:
         if seconds > 0 and self._market.wait(seconds, self._stopping) and urgency is not Urgency.CANCEL:
@@ -312,8 +323,10 @@ class KrakenBroker(BrokerVerbs):
         self._turns.stop(above=Urgency.CANCEL)
 
     def close(self) -> None:
-        """Close the connections and the lock files."""
+        """Close the connections and the key's files."""
         self._turns.close()
+        self._budget.close()
+        self._guard.close()
         self.journal.close()
         self.api.close()
         self._public_api.close()

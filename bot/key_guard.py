@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bot import clock
 from bot.errors import BotError, InvalidNonceError, LockoutError, RequestError, SilenceError
 from bot.kraken import recovery
+from bot.nonce.shared import Fields, SharedFields
 from bot.nonce.silence import Silence, SilenceFile
 
 log = logging.getLogger(__name__)
+
+# How often the other processes are told that nonces are accepted: often enough for recovery.WINDOW_SECONDS.
+TELL_SECONDS = 20.0
 
 
 class NonceRefusedError(InvalidNonceError):
@@ -25,34 +30,60 @@ class NonceRefusedError(InvalidNonceError):
 class KeyGuard:
     """What this machine knows of a key's standing. Used inside the key's turn."""
 
-    def __init__(self, silence_path: str) -> None:
+    def __init__(self, silence_path: str, refusals_path: str) -> None:
         self._silence = SilenceFile(silence_path)
+        self._refusals = SharedFields(refusals_path)
         self._recovery = recovery.Recovery()
+        self._told_seconds: float | None = None
 
     @property
     def refused_total(self) -> int:
-        """How many nonces were refused since the start."""
+        """How many nonces this process has seen refused since the start."""
         return self._recovery.refused_total
 
-    def accepted(self) -> None:
-        """Kraken has accepted a nonce."""
+    def accepted(self, nonce: int) -> None:
+        """Kraken has accepted a nonce; the other processes are told now and then."""
         self._recovery.accepted()
+        now = clock.boottime_seconds()
+        if self._told_seconds is None or now - self._told_seconds >= TELL_SECONDS:
+            self._told_seconds = now
+            # As text: a shared number is a float, and a nonce has up to 19 digits.
+            self._refusals.change(lambda fields: fields.update(accepted=[now, str(nonce)]))
 
-    def refused(self, error: InvalidNonceError, sent: str) -> InvalidNonceError:
+    def refused(self, error: InvalidNonceError, nonce: int, unit: str) -> InvalidNonceError:
         """Return the error to raise: a NonceRefusedError, or the last word before a silence.
 
-        `sent` is the nonce and its unit, in words.
+        `nonce` is what was sent, `unit` its unit in words. What the other processes of this machine have met within
+        the last minute counts as well: their refusals, and that a nonce below this one was accepted.
         """
-        step = self._recovery.refused(clock.boottime_seconds())
+        step = self._refusals.change(partial(self._count, nonce))
+        sent = f"nonce {nonce} ({unit})"
         log.warning("Kraken refused %s of %s (refusal %s).", sent, error.method, self.refused_total)
         if isinstance(step, recovery.Again):
             return NonceRefusedError(error, step)
         self._silence.begin(step.seconds, step.reason)
         return InvalidNonceError(error.method, error.strings, _advice(step, sent))
 
+    def _count(self, nonce: int, fields: Fields) -> recovery.Again | recovery.BeSilent:
+        now = clock.boottime_seconds()
+        match fields.get("accepted"):
+            case [float(when), str(lower)] if recovery.is_recent(when, now) and _as_number(lower) < nonce:
+                # Below it, or the nonce file may have been lost since, and that is no foreign sender's doing.
+                self._recovery.in_sync = True
+        match fields.get("refused"):
+            case [*times]:
+                self._recovery.recent = [time for time in times if isinstance(time, float)]
+        step = self._recovery.refused(now)
+        fields["refused"] = self._recovery.recent
+        return step
+
     def locked_out(self) -> None:
         """Kraken answered with a lockout: be silent."""
         self._silence.begin(recovery.SILENCE_SECONDS_MAX, recovery.LOCKED_OUT)
+
+    def close(self) -> None:
+        """Close the file of the refusals; the next use opens it again."""
+        self._refusals.close()
 
     def check(self, probe: Callable[[], Any], last_nonce: Callable[[], int]) -> None:
         """Raise SilenceError while the key stands by; when its time is over, send the one probe.
@@ -95,8 +126,11 @@ class KeyGuard:
 
 
 def _nonce_in(info: Any) -> int:
-    text = str(info.get("nonce")) if isinstance(info, dict) else ""
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return _as_number(str(info.get("nonce"))) if isinstance(info, dict) else 0
+
+
+def _as_number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
 def _advice(step: recovery.BeSilent, sent: str) -> str:

@@ -31,13 +31,13 @@ ARROWS: dict[str, frozenset[str]] = {
     "key_guard": LEAVES | {"kraken", "nonce"},
     "key_budget": LEAVES | {"kraken", "nonce"},
     "settlement": LEAVES | {"settling", "order_life", "journal"},
-    "order_desk": LEAVES | {"kraken", "settlement", "order_life", "journal"},
+    "order_desk": LEAVES | {"key_budget", "kraken", "settlement", "order_life", "journal"},
     "market_verbs": LEAVES | {"kraken", "timeframes"},
     "broker_verbs": LEAVES
     | {"market_verbs"}
     | {"order_desk", "settlement", "journal", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
-    | {"broker_verbs", "order_desk", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
+    | {"broker_verbs", "order_desk", "key_budget", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
     "trading": LEAVES
     | {"kraken", "strategies", "position", "risk", "exit_steps", "settling", "timeframes", "journal", "order_life"},
     "trader": LEAVES

@@ -1,14 +1,17 @@
 """Kraken's decaying rate counters, kept on our side so that the bot waits instead of being refused.
 
-Pure: the time is an argument, in Unix seconds of the market's clock. Not thread-safe: hold one lock from
-`wait_seconds` to `spend`. Another program on the same key or account spends from the same counters at Kraken
-without being seen here; `saturate` is for the refusal that then comes.
+Pure: the time is an argument, in Unix seconds of the market's clock. Not thread-safe: `bot/key_budget.py` holds a lock
+from `wait_seconds` to `spend`, and shares the counters between processes. What another program on the key, or on the
+account from another machine, spends at Kraken is not seen here; `saturate` is for the refusal that then comes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 # Kraken lowers the REST counter "every couple of seconds", in steps (Kraken: REST rate limits page), so its counter
 # may stand above a steadily decaying one by what decays in a step.
@@ -17,8 +20,12 @@ REST_STEP_SECONDS = 3.0
 # Room that orders leave for cancels: two cancels of orders younger than five seconds.
 CANCEL_RESERVE_POINTS = 16
 
-# Seconds and points are floats; after a wait of exactly the time asked, rounding must not ask for another.
-_ROUNDING = 1e-6
+# How far the clocks of two processes that count together may be apart. Each follows Kraken's time, whose seconds are
+# whole (Kraken: Time page); the rest is room for a market that runs faster than the wall.
+CLOCKS_APART_SECONDS_MAX = 60.0
+
+# After a wait of exactly the time asked, rounding must not ask for another: one too short for a clock to move by.
+_ROUNDING_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +92,62 @@ def engine_points(action: Action, age_seconds: float = 0.0) -> int:
     return fixed + by_age
 
 
+class Standing(NamedTuple):
+    """What a counter stood at, and when (Unix seconds). The greater one has more points."""
+
+    points: float = 0.0
+    at_seconds: float = 0.0
+
+    @classmethod
+    def read(cls, value: object) -> Standing:
+        """Return the standing that a file holds as a list of two floats; zero for anything else."""
+        match value:
+            case [float(points), float(at_seconds)] if math.isfinite(points) and math.isfinite(at_seconds):
+                return cls(points, at_seconds)
+        return cls()
+
+
 class _DecayingCounter:
     """Points that decay steadily down to zero."""
 
-    def __init__(self, decay_per_second: float) -> None:
+    def __init__(self, maximum: float, decay_per_second: float) -> None:
+        # More than the maximum can be booked without being asked for; but nothing may be waited for without end.
+        self._ceiling = 2 * maximum
         self._decay_per_second = decay_per_second
-        self._points = 0.0
-        self._seen_seconds: float | None = None
+        self._standing = Standing()
 
-    def points(self, now: float) -> float:
-        """Return the points at `now`. A clock that was set back decays nothing, and goes on from there."""
-        if self._seen_seconds is not None:
-            elapsed = max(0.0, now - self._seen_seconds)
-            self._points = max(0.0, self._points - elapsed * self._decay_per_second)
-        self._seen_seconds = now
-        return self._points
+    def at(self, now: float) -> Standing:
+        """Return the standing at `now`."""
+        self._standing = self._moved(self._standing, now)
+        return self._standing
+
+    def _moved(self, standing: Standing, now: float) -> Standing:
+        points, at_seconds = standing
+        points = min(max(points, 0.0), self._ceiling)
+        ahead = at_seconds - now
+        if 0 < ahead <= CLOCKS_APART_SECONDS_MAX:
+            # Another process's clock is ahead of ours: what it has seen decay must not decay again.
+            return Standing(points, at_seconds)
+        # Further ahead it was another clock, or this one before it was set back: it decays nothing, and goes on here.
+        return Standing(max(0.0, points - max(0.0, -ahead) * self._decay_per_second), now)
+
+    def merge(self, other: Standing, now: float) -> None:
+        """Somebody else has counted, too: whoever has seen more is right."""
+        self._standing = max(self.at(now), self._moved(other, now))
 
     def add(self, points: float, now: float) -> None:
-        self._points = self.points(now) + points
+        before, at_seconds = self.at(now)
+        self._standing = Standing(min(before + points, self._ceiling), at_seconds)
 
     def raise_to(self, points: float, now: float) -> None:
-        self._points = max(self.points(now), points)
+        before, at_seconds = self.at(now)
+        self._standing = Standing(max(before, points), at_seconds)
 
     def seconds_until_room(self, points: float, limit: float, now: float) -> float:
-        over = self.points(now) + points - limit
-        return over / self._decay_per_second if over > _ROUNDING else 0.0
+        before, at_seconds = self.at(now)
+        over = before + points - limit
+        wait_seconds = at_seconds - now + over / self._decay_per_second
+        return wait_seconds if over > 0 and wait_seconds > _ROUNDING_SECONDS else 0.0
 
 
 class RestCounter:
@@ -118,7 +156,7 @@ class RestCounter:
     def __init__(self, tier: Tier) -> None:
         self._maximum = tier.rest_maximum
         self._limit = tier.rest_maximum - tier.rest_decay_per_second * REST_STEP_SECONDS
-        self._counter = _DecayingCounter(tier.rest_decay_per_second)
+        self._counter = _DecayingCounter(tier.rest_maximum, tier.rest_decay_per_second)
 
     def wait_seconds(self, method: str, now: float) -> float:
         """Return how long to wait before `method` may be sent. AddOrder and CancelOrder never wait here."""
@@ -133,6 +171,14 @@ class RestCounter:
         """Kraken said `EAPI:Rate limit exceeded`: its counter is at the maximum, whatever ours says."""
         self._counter.raise_to(self._maximum, now)
 
+    def standing(self, now: float) -> Standing:
+        """Return what the counter stands at."""
+        return self._counter.at(now)
+
+    def merge(self, other: Standing, now: float) -> None:
+        """Take over what somebody else on the same key has counted."""
+        self._counter.merge(other, now)
+
 
 class EngineCounter:
     """The matching engine's counters of one account, one for each pair (Kraken: trading rate limits page)."""
@@ -144,7 +190,7 @@ class EngineCounter:
 
     def points(self, symbol: str, now: float) -> float:
         """Return what the counter of the pair stands at."""
-        return self._counter(symbol).points(now)
+        return self._counter(symbol).at(now).points
 
     def wait_seconds(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
         """Return how long to wait before the action may be sent. Only cancels may use the reserve."""
@@ -160,5 +206,15 @@ class EngineCounter:
         """Kraken said `EOrder:Rate limit exceeded`: the pair's counter is at its threshold."""
         self._counter(symbol).raise_to(self._threshold, now)
 
+    def standings(self, now: float) -> dict[str, Standing]:
+        """Return what the counters stand at that have any points left."""
+        all_standings = {symbol: counter.at(now) for symbol, counter in self._counters.items()}
+        return {symbol: standing for symbol, standing in all_standings.items() if standing.points}
+
+    def merge(self, others: Mapping[str, Standing], now: float) -> None:
+        """Take over what somebody else on the same account has counted."""
+        for symbol, standing in others.items():
+            self._counter(symbol).merge(standing, now)
+
     def _counter(self, symbol: str) -> _DecayingCounter:
-        return self._counters.setdefault(symbol, _DecayingCounter(self._decay_per_second))
+        return self._counters.setdefault(symbol, _DecayingCounter(self._threshold, self._decay_per_second))

@@ -8,7 +8,6 @@ other for ever. Simulated for an hour with two senders on one key: a bot that ju
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
@@ -74,13 +73,17 @@ LOCKED_OUT = "Kraken has locked this key or address out"
 
 
 class Recovery:
-    """The refusals of one key, as one process has seen them. Not thread-safe: used inside the key's turn."""
+    """The refusals of one key. Not thread-safe: used inside the key's turn.
+
+    How to climb is counted by this process alone: processes that start together on a burnt key each have to try.
+    `in_sync` and `recent`, the moments of the last refusals, may also be told by others.
+    """
 
     def __init__(self) -> None:
         self.in_sync = False
         self.refused_total = 0
+        self.recent: list[float] = []
         self._in_a_row = 0
-        self._recent: deque[float] = deque(maxlen=3)
 
     def accepted(self) -> None:
         """Kraken has accepted a nonce."""
@@ -91,9 +94,10 @@ class Recovery:
         """Kraken has refused a nonce at this time (any clock that is not set back)."""
         self.refused_total += 1
         self._in_a_row += 1
-        self._recent.append(now_seconds)
+        before = [time for time in self.recent if is_recent(time, now_seconds)]
+        self.recent = [*before[-2:], now_seconds]
         if self.in_sync:
-            return self._refused_in_sync(now_seconds)
+            return self._refused_in_sync()
         match self._in_a_row:
             case 1 | 2 as attempt:
                 return Again(RETRY_SECONDS[attempt - 1], Climb.NONE)
@@ -104,13 +108,17 @@ class Recovery:
         self._in_a_row = 0
         return BeSilent(SILENCE_SECONDS_MAX, OUT_OF_SYNC)
 
-    def _refused_in_sync(self, now_seconds: float) -> Again | BeSilent:
-        crowded = len(self._recent) == 3 and now_seconds - self._recent[0] <= WINDOW_SECONDS
-        if self._in_a_row >= 3 or crowded:
+    def _refused_in_sync(self) -> Again | BeSilent:
+        if self._in_a_row >= 3 or len(self.recent) == 3:
             self._in_a_row = 0
-            self._recent.clear()
+            self.recent = []
             return BeSilent(FOREIGN_SILENCE_SECONDS, FOREIGN_SENDER)
         return Again(RETRY_SECONDS[self._in_a_row - 1], Climb.NONE)
+
+
+def is_recent(when_seconds: float, now_seconds: float) -> bool:
+    """Return whether something lies within the last minute; what lies ahead is from before the machine was started."""
+    return 0 <= now_seconds - when_seconds <= WINDOW_SECONDS
 
 
 def longer(seconds: float) -> float:

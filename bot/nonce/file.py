@@ -10,21 +10,20 @@ import errno
 import functools
 import logging
 import os
-import stat
 import threading
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from fcntl import LOCK_UN, flock
 
 from bot import clock
 from bot.clock import nonce_clock
 from bot.errors import NonceAheadError, NonceError, NonceStoreError
 from bot.nonce import forks
+from bot.nonce.locked import LOCK_NOW, LockedFile
 
 log = logging.getLogger(__name__)
 
 LOCK_SECONDS_MAX = 5.0
 SYNC_US = 1_000_000
-_LOCK_NOW = LOCK_EX | LOCK_NB
 # After a power loss the file may lack the last second's draws: a process that starts while the file is
 # ahead of the clock steps over them.
 FIRST_STEP_US = 1_000_000
@@ -44,23 +43,20 @@ NANOSECONDS = Unit("ns", 1000, 19)
 UNITS = {unit.name: unit for unit in (MICROSECONDS, NANOSECONDS)}
 
 
-class FileStore:
+class FileStore(LockedFile):
     """The next nonce, from one file shared by every thread and process that names it.
 
     `problem` is None, or one sentence on why the file cannot be written at the moment.
     """
 
     def __init__(self, path: str, unit: Unit = MICROSECONDS) -> None:
-        self.path = os.path.abspath(path)
+        super().__init__(path)
         self.unit = unit
-        # Bytes, because encoding the path is a measurable part of a draw.
-        self._path_bytes = os.fsencode(self.path)
         self._ticks, self._digits, self._limit = unit.ticks, unit.digits, min(int(10**unit.digits), 2**63)
         self._day = clock.DAY_US * unit.ticks
         self.problem: str | None = None
         self._floor = 0
         self._sync_due = 0
-        self._descriptor = -1
         self._forget()
         forks.forget_in_child(self)
 
@@ -69,7 +65,6 @@ class FileStore:
         # Re-entrant, so that a signal handler that draws is told off instead of waiting for itself.
         self._lock = threading.RLock()
         self._drawing = False
-        self._inode = self._device = 0
         self._created = False
         self._close()
 
@@ -116,13 +111,13 @@ class FileStore:
     def _draw(self, at_least: int) -> int:
         descriptor = self._descriptor
         try:
-            flock(descriptor, _LOCK_NOW)
+            flock(descriptor, LOCK_NOW)
             named = os.stat(self._path_bytes)
             if named.st_ino != self._inode or named.st_dev != self._device:
-                descriptor = self._lock_anew()
+                descriptor = self._lock_store()
         except (ValueError, BlockingIOError, FileNotFoundError):
             # Not open yet, held by another process, or deleted.
-            descriptor = self._lock_anew()
+            descriptor = self._lock_store()
         now = nonce_clock.now_us() * self._ticks
         raw = os.pread(descriptor, 64, 0)
         last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
@@ -189,59 +184,18 @@ class FileStore:
             raise NonceStoreError(f"{problem}, and the next nonce is ahead of the clock. Free the file or its disk.")
         return nonce
 
-    def _lock_anew(self) -> int:
-        """Wait for the lock of the file that the path names now; a file that was deleted or replaced is opened anew."""
-        for _attempt in range(8):
-            if self._descriptor < 0:
-                self._open()
-            self._wait_for_lock()
-            try:
-                named = os.stat(self.path)
-            except FileNotFoundError:
-                self._close()
-                continue
-            if (named.st_ino, named.st_dev) == (self._inode, self._device):
-                return self._descriptor
-            self._close()
-        raise OSError(errno.ESTALE, "the file is replaced faster than it can be opened")
-
-    def _wait_for_lock(self) -> None:
-        deadline = clock.boottime_seconds() + LOCK_SECONDS_MAX
-        # Held for microseconds at a time: asking again soon is fair enough here, and it has a limit, which
-        # a blocking flock behind a stopped process would not have.
-        pause_seconds = 20e-6
-        while True:
-            try:
-                flock(self._descriptor, _LOCK_NOW)
-                return
-            except BlockingIOError:
-                if clock.boottime_seconds() >= deadline:
-                    break
-            clock.sleep(pause_seconds)
-            pause_seconds = min(pause_seconds * 2, 1e-3)
-        raise NonceStoreError(f"another process has held the nonce file {self.path} for {LOCK_SECONDS_MAX:.0f} s")
+    def _lock_store(self) -> int:
+        try:
+            return self._lock_anew(LOCK_SECONDS_MAX)
+        except TimeoutError:
+            raise NonceStoreError(
+                f"another process has held the nonce file {self.path} for {LOCK_SECONDS_MAX:.0f} s"
+            ) from None
 
     def _open(self) -> None:
-        folder = os.path.dirname(self.path)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        real = os.path.realpath(self.path)
-        if os.path.dirname(real) != os.path.realpath(folder):
-            raise OSError(errno.ELOOP, "it is a symbolic link out of its folder")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        existed = os.path.lexists(real)
-        self._descriptor = os.open(real, flags, 0o600)
-        self._created = not existed
         # What is new or was replaced is made durable with its first nonce.
         self._sync_due = 0
-        self._check_opened()
-
-    def _check_opened(self) -> None:
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        self._inode, self._device = status.st_ino, status.st_dev
-        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
-            os.fchmod(self._descriptor, 0o600)
+        super()._open()
 
     def _sync_folder(self) -> None:
         """Make a new file's name durable; after its first write, so that others meet it empty for a moment only."""
@@ -251,11 +205,6 @@ class FileStore:
             os.fsync(folder_descriptor)
         finally:
             os.close(folder_descriptor)
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 _stores: dict[tuple[str, Unit], FileStore] = {}

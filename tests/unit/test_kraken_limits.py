@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bot.kraken.limits import (
     CANCEL_RESERVE_POINTS,
+    CLOCKS_APART_SECONDS_MAX,
     INTERMEDIATE,
     PRO,
     STARTER,
@@ -16,6 +17,7 @@ from bot.kraken.limits import (
     Action,
     EngineCounter,
     RestCounter,
+    Standing,
     Tier,
     engine_points,
     rest_points,
@@ -81,6 +83,20 @@ def test_a_refusal_by_kraken_fills_the_rest_counter(tier: Tier, expected: float)
     assert rest.wait_seconds("Balance", NOW) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_after_the_wait_that_was_asked_for_there_is_room(tier: Tier) -> None:
+    """A refusal is waited for once, at every tier and however the seconds round: no second wait follows the first."""
+    for step in range(100):
+        now = NOW + step * 0.123456789
+        rest, engine = RestCounter(tier), EngineCounter(tier)
+        rest.saturate(now)
+        engine.saturate("BTC/USD", now)
+        rest_seconds = rest.wait_seconds("Balance", now)
+        engine_seconds = engine.wait_seconds("BTC/USD", Action.ADD, now)
+        assert rest.wait_seconds("Balance", now + rest_seconds) == 0.0
+        assert engine.wait_seconds("BTC/USD", Action.ADD, now + engine_seconds) == 0.0
+
+
 def test_a_clock_that_is_set_back_neither_frees_nor_freezes_the_counter() -> None:
     """Time that goes back decays nothing, and decay goes on from there."""
     rest = RestCounter(PRO)
@@ -97,6 +113,58 @@ def test_the_unlimited_tier_never_waits_of_itself() -> None:
         engine.spend("BTC/USD", Action.CANCEL, NOW)
     assert rest.wait_seconds("TradesHistory", NOW) == 0.0
     assert engine.wait_seconds("BTC/USD", Action.ADD, NOW) == 0.0
+
+
+def test_two_clocks_that_are_apart_do_not_decay_twice() -> None:
+    """When two processes whose clocks are a minute apart count in turn, nothing decays before the later time."""
+    rest = RestCounter(PRO)
+    spend_until_full(rest, "Balance", NOW)
+    for _ in range(10):
+        for now in (NOW, NOW - CLOCKS_APART_SECONDS_MAX):
+            assert rest.wait_seconds("Balance", now) == pytest.approx(1.0 + NOW - now)
+    assert rest.wait_seconds("Balance", NOW + 1.0) == 0.0
+
+
+@pytest.mark.parametrize("ahead_seconds", [0.0, CLOCKS_APART_SECONDS_MAX, 3600.0, 1e9, 1e300])
+@pytest.mark.parametrize("points", [-5.0, 17.0, 1e300])
+@pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
+def test_no_standing_is_waited_for_without_end(tier: Tier, points: float, ahead_seconds: float) -> None:
+    """Whatever number of points at whatever time another one has counted, room comes within three minutes."""
+    rest, engine = RestCounter(tier), EngineCounter(tier)
+    rest.merge(Standing(points, NOW + ahead_seconds), NOW)
+    engine.merge({"BTC/USD": Standing(points, NOW + ahead_seconds)}, NOW)
+    wait_seconds = max(rest.wait_seconds("Ledgers", NOW), engine.wait_seconds("BTC/USD", Action.ADD, NOW))
+    assert wait_seconds <= 180.0
+    assert rest.wait_seconds("Ledgers", NOW + wait_seconds) == 0.0
+    assert engine.wait_seconds("BTC/USD", Action.ADD, NOW + wait_seconds) == 0.0
+
+
+def test_a_merge_takes_over_what_is_more() -> None:
+    """After a merge a counter stands at the greater of both, decayed to the same moment."""
+    mine, theirs = RestCounter(PRO), RestCounter(PRO)
+    for counter, calls in ((mine, 3), (theirs, 5)):
+        for _ in range(calls):
+            counter.spend("Balance", NOW)
+    for counter, other in ((mine, theirs), (theirs, mine)):
+        counter.merge(other.standing(NOW), NOW + 1.0)
+        assert counter.standing(NOW + 1.0) == (4.0, NOW + 1.0)
+
+
+@pytest.mark.parametrize(
+    "kept", [None, "x", 7.0, [], [1.0], [1, 2], ["1", "2"], [1.0, 2.0, 3.0], [float("nan"), 1.0], [1.0, float("inf")]]
+)
+def test_what_is_no_standing_is_read_as_zero(kept: object) -> None:
+    """Anything but two finite floats is read as no points."""
+    assert Standing.read(kept) == (0.0, 0.0)
+    assert Standing.read([1.5, 2.5]) == (1.5, 2.5)
+
+
+def test_pairs_that_have_decayed_are_not_kept() -> None:
+    """The standings to keep are those of pairs that have points left."""
+    engine = EngineCounter(STARTER)
+    engine.spend("BTC/USD", Action.ADD, NOW)
+    engine.spend("ETH/USD", Action.CANCEL, NOW)
+    assert engine.standings(NOW + 2.0) == {"ETH/USD": (6.0, NOW + 2.0)}
 
 
 @given(

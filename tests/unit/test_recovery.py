@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from freezegun import freeze_time
 
+from bot import clock
 from bot.clock import wall_seconds
 from bot.errors import InvalidNonceError, LockoutError, NoAnswerError, SilenceError
 from bot.key_guard import KeyGuard, NonceRefusedError
@@ -139,7 +141,93 @@ def guard_after(seconds_ago: float, path: Path, seconds: float = 100.0) -> KeyGu
     """Return the guard of a key whose silence ended so many seconds ago."""
     until = wall_seconds() - seconds_ago
     path.write_text(json.dumps({"until_seconds": until, "seconds": seconds, "reason": "another sender"}))
-    return KeyGuard(str(path))
+    return KeyGuard(str(path), str(path.with_suffix(".refused")))
+
+
+@pytest.fixture
+def guards(tmp_path: Path) -> Callable[[], KeyGuard]:
+    """Return what makes the guards of one key's processes."""
+    return lambda: KeyGuard(str(tmp_path / "silence"), str(tmp_path / "refused"))
+
+
+def steps(guard: KeyGuard, nonces: Iterable[int]) -> list[Again | None]:
+    """Let nonces be refused; return how the guard says to go on, None for not at all."""
+    answers = [guard.refused(REFUSED, nonce, "us") for nonce in nonces]
+    return [answer.again if isinstance(answer, NonceRefusedError) else None for answer in answers]
+
+
+@pytest.fixture
+def boot_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the time since boot, moved by hand only."""
+    now = [1000.0]
+    monkeypatch.setattr(clock, "boottime_seconds", lambda: now[0])
+    return now
+
+
+def test_refusals_of_three_processes_are_a_foreign_sender(
+    guards: Callable[[], KeyGuard], boot_clock: list[float]
+) -> None:
+    """Three refusals within 60 s bring the silence, whichever processes of the machine they happen to."""
+    one, other, third = guards(), guards(), guards()
+    for number, guard in enumerate((one, other, third)):
+        guard.accepted(100)
+        boot_clock[0] += 30.0
+        assert steps(guard, [200 + number]) == [Again(0.1, Climb.NONE) if guard is not third else None]
+        assert guard.refused_total == 1
+    with pytest.raises(SilenceError, match="another sender"):
+        one.check(lambda: None, lambda: 1)
+
+
+def test_refusals_of_other_processes_are_forgotten_after_a_minute(
+    guards: Callable[[], KeyGuard], boot_clock: list[float]
+) -> None:
+    """Refusals of other processes more than 60 s ago, or from before the machine was started, do not count."""
+    for moment in (1000.0, 1000.0, 1060.1, 5.0):
+        boot_clock[0] = moment
+        guard = guards()
+        guard.accepted(100)
+        assert steps(guard, [200]) == [Again(0.1, Climb.NONE)]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "later_seconds", "climbs"), [(199, 60.0, False), (1000, 0.0, True), (199, 60.1, True)]
+)
+def test_what_another_process_had_accepted_forbids_a_climb(
+    guards: Callable[[], KeyGuard], boot_clock: list[float], accepted: int, later_seconds: float, climbs: bool
+) -> None:
+    """A new process climbs, but not where another one had a lower nonce accepted within the last minute."""
+    guards().accepted(accepted)
+    boot_clock[0] += later_seconds
+    third = steps(guards(), [200, 201, 202])[2]
+    assert third == (Again(0.0, Climb.JUMP) if climbs else None)
+
+
+def test_accepted_nonces_are_told_every_twenty_seconds(
+    guards: Callable[[], KeyGuard], boot_clock: list[float], tmp_path: Path
+) -> None:
+    """The first accepted nonce is written down for the others, and then one in 20 s."""
+    guard, told = guards(), []
+    for nonce in range(5):
+        guard.accepted(nonce)
+        told.append(json.loads((tmp_path / "refused").read_text())["accepted"][1])
+        boot_clock[0] += 10.0
+    assert told == ["0", "0", "2", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"accepted": 1, "refused": 2}', '{"accepted": [1, 2], "refused": ["x", null, [], 1]}']
+)
+def test_damaged_refusals_are_none(guards: Callable[[], KeyGuard], tmp_path: Path, text: str) -> None:
+    """A file of refusals that cannot be read leaves a process to what it has seen itself."""
+    (tmp_path / "refused").write_text(text)
+    guard = guards()
+    assert steps(guard, [200, 201, 202]) == [
+        Again(0.1, Climb.NONE),
+        Again(2.0, Climb.NONE),
+        Again(0.0, Climb.JUMP),
+    ]
+    guard.accepted(300)
+    assert json.loads((tmp_path / "refused").read_text())["accepted"][1] == "300"
 
 
 def test_no_probe_is_sent_during_a_silence(tmp_path: Path) -> None:
@@ -204,10 +292,10 @@ def test_a_probe_with_an_odd_answer_ends_the_silence(info: object, tmp_path: Pat
     assert not path.exists()
 
 
-def test_the_guard_says_what_was_sent_and_which_tool_it_looks_like(tmp_path: Path) -> None:
+def test_the_guard_says_what_was_sent_and_which_tool_it_looks_like(guards: Callable[[], KeyGuard]) -> None:
     """The last word before the long silence names the nonce sent, nanoseconds, and the way out."""
-    guard = KeyGuard(str(tmp_path / "silence"))
-    steps = [guard.refused(REFUSED, "nonce 123 (us)") for _ in range(5)]
-    assert [isinstance(step, NonceRefusedError) for step in steps] == [True] * 4 + [False]
+    guard = guards()
+    answers = [guard.refused(REFUSED, 123, "us") for _ in range(5)]
+    assert [isinstance(answer, NonceRefusedError) for answer in answers] == [True] * 4 + [False]
     for word in ("nonce 123 (us)", "nanoseconds", "new API key", "NONCE_UNIT=ns"):
-        assert word in str(steps[-1])
+        assert word in str(answers[-1])
