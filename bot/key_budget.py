@@ -128,6 +128,6 @@ def _standings(value: object) -> dict[str, Standing]:
 
 def _pause(value: object) -> tuple[float, str]:
     match value:
-        case [float(until_seconds), str(reason)] if math.isfinite(until_seconds):
+        case [int() | float() as until_seconds, str(reason)] if math.isfinite(until_seconds):
             return until_seconds, reason
     return 0.0, ""

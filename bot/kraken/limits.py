@@ -100,10 +100,11 @@ class Standing(NamedTuple):
 
     @classmethod
     def read(cls, value: object) -> Standing:
-        """Return the standing that a file holds as a list of two floats; zero for anything else."""
+        """Return the standing that a file holds as a list of two numbers; zero for anything else."""
         match value:
-            case [float(points), float(at_seconds)] if math.isfinite(points) and math.isfinite(at_seconds):
-                return cls(points, at_seconds)
+            case [int() | float() as points, int() | float() as at_seconds]:
+                if math.isfinite(points) and math.isfinite(at_seconds):
+                    return cls(points, at_seconds)
         return cls()
 
 
@@ -118,7 +119,8 @@ class _DecayingCounter:
 
     def at(self, now: float) -> Standing:
         """Return the standing at `now`."""
-        self._standing = self._moved(self._standing, now)
+        if self._standing.at_seconds != now:
+            self._standing = self._moved(self._standing, now)
         return self._standing
 
     def _moved(self, standing: Standing, now: float) -> Standing:

@@ -37,7 +37,7 @@ class SharedFields(LockedFile):
         super().__init__(path)
         self.problem: str | None = None
         self._fields: Fields = {}
-        self._unwritten: bytes | None = None
+        self._known = b""
         self._told_damage = False
         self._thread_lock = threading.Lock()
         forks.forget_in_child(self)
@@ -87,8 +87,8 @@ class SharedFields(LockedFile):
         return self._lock_anew(timeout_seconds)
 
     def _parse(self, raw: bytes) -> Fields:
-        if not raw or raw == self._unwritten:
-            # New, lost, or left as it was when we could not write: what this process knows is all there is.
+        if not raw or raw == self._known:
+            # New, lost, or as we left it, be it that we could not write: what this process knows is all there is.
             return self._fields
         try:
             fields = _decode(raw.decode())
@@ -108,10 +108,10 @@ class SharedFields(LockedFile):
             if data != raw and os.pwrite(descriptor, data, 0) != len(data):
                 raise OSError(errno.EIO, "the write was cut short")
         except OSError as error:
-            self._unwritten = raw
+            self._known = raw
             self._say_alone(error)
             return
-        self._unwritten = None
+        self._known = data
         if self.problem is not None:
             log.info("The file %s can be used again.", self.path)
             self.problem = None

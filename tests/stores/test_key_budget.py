@@ -100,7 +100,7 @@ def test_a_pause_is_for_everything_and_everybody(path: str, caplog: pytest.LogCa
 def test_the_longer_of_two_pauses_holds(path: str) -> None:
     """A shorter pause does not end a longer one."""
     budget = KeyBudget(path, PRO)
-    budget.pause(NOW + 30.0, "long")
+    budget.pause(int(NOW) + 30, "long")
     budget.pause(NOW + 10.0, "short")
     assert budget.take_rest("BalanceEx", NOW + 10.0) == 20.0
 
