@@ -128,6 +128,12 @@ class Faults:
         with self._lock:
             self._rates[name] = rate
 
+    def clear(self) -> None:
+        """Let nothing go wrong any more."""
+        with self._lock:
+            self._rates.clear()
+            self._planned.clear()
+
     def fire_next(self, name: str, method: str, times: int = 1) -> None:
         """Let a named fault happen to the next request(s) of a method, such as AddOrder."""
         if name not in FAULTS:
