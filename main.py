@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
-from bot.broker_manager import KrakenBroker
+from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.checkup import check, kraken_seconds, nonce_line
 from bot.clock import MarketClock
 from bot.config import Settings, load_settings
@@ -32,7 +33,9 @@ from bot.errors import (
     TurnTimeout,
 )
 from bot.instance import InstanceLock
-from bot.models import Balance, common_quote
+from bot.journal import Journal
+from bot.models import Balance, Fill, Order, common_quote
+from bot.reports import check_journal, fills_report, find_journal, orders_report
 from bot.risk import RiskLimits
 from bot.runner import Runner
 from bot.simulator.__main__ import main as run_simulator
@@ -55,7 +58,10 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
 )
 
 EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, 3 the key may not be used,
-4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder"""
+4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder,
+7 journal and Kraken disagree (journal check)"""
+
+NO_JOURNAL = "No journal yet in {folder}: this bot has placed no order."
 
 
 def say(text: str) -> None:
@@ -88,9 +94,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("check", help="look at settings, clock, nonce store, pairs and key, without trading")
     nonce_command = commands.add_parser("nonce", help="about the nonce")
     nonce_command.add_argument("what", choices=["show"], help="show: the last nonce, its lead and its file")
+    add_reports(commands)
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
     simulator.add_argument("options", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
+
+
+def add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the words that tell what the journal has."""
+    orders = commands.add_parser("orders", help="the bot's orders, newest last")
+    orders.add_argument("--open", action="store_true", help="only those that may still fill, or whose fate is unknown")
+    fills = commands.add_parser("fills", help="the bot's fills, newest last, with their sums")
+    journal = commands.add_parser("journal", help="about the journal")
+    journal.add_argument("what", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")
+    for command in (orders, fills, journal):
+        form = command.add_mutually_exclusive_group()
+        for name in ("json", "csv"):
+            form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table")
 
 
 def ticks(word: str) -> int:
@@ -109,12 +129,14 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         settings = load_settings(strategies=STRATEGIES)
-        if options.command == "check":
-            return run_check(settings)
-        if options.command == "nonce":
-            say(nonce_line())
-            return 0
-        return run(settings, options.ticks)
+        words: dict[str, Callable[[], int]] = {
+            "check": lambda: run_check(settings),
+            "nonce": show_nonce,
+            "orders": lambda: run_report(settings, options),
+            "fills": lambda: run_report(settings, options),
+            "journal": lambda: run_journal_check(settings, options.form),
+        }
+        return words.get(options.command, lambda: run(settings, options.ticks))()
     except (BotError, SimulatorError) as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -127,6 +149,12 @@ def fail(error: Exception) -> int:
     return next((code for code, kinds in EXIT_CODES if isinstance(error, kinds)), 1)
 
 
+def show_nonce() -> int:
+    """Write the last nonce, its lead over the clock and its file."""
+    say(nonce_line())
+    return 0
+
+
 def run_check(settings: Settings) -> int:
     """Print a line for each thing that was looked at; return the first problem's exit code."""
     code = 0
@@ -135,6 +163,60 @@ def run_check(settings: Settings) -> int:
         if finding.error and code == 0:
             code = next(code for code, kinds in EXIT_CODES if isinstance(finding.error, kinds))
     return code
+
+
+def run_report(settings: Settings, options: argparse.Namespace) -> int:
+    """Write what the journal tells of orders or fills; a bot may be running."""
+    path = journal_path(settings)
+    note(NO_JOURNAL.format(folder=settings.state_dir) if path is None else f"# {path}")
+    with contextlib.ExitStack() as stack:
+        journal = None if path is None else stack.enter_context(contextlib.closing(Journal(str(path))))
+        if options.command == "orders":
+            say(orders_report(journal, options.form, options.open))
+        else:
+            say(fills_report(journal, options.form))
+    return 0
+
+
+def note(text: str) -> None:
+    """Write a line that is no part of a report, so that programs can read what is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def journal_path(settings: Settings) -> Path | None:
+    """Return the journal to read from, if there is one yet."""
+    return find_journal(NONCE_FILE, settings.api_key, settings.trading_mode == "paper")
+
+
+def run_journal_check(settings: Settings, form: str) -> int:
+    """Compare the journal with Kraken; return 0 where they agree, 7 where not."""
+    if journal_path(settings) is None:
+        note(NO_JOURNAL.format(folder=settings.state_dir))
+        return 0
+    with contextlib.ExitStack() as stack:
+        if settings.trading_mode == "paper":
+            check_paper_goes_on(settings)
+            # A running bot has the paper account in its own hands.
+            stack.callback(InstanceLock(settings.state_dir).release)
+        broker = stack.enter_context(open_market(settings)).broker
+        stack.callback(broker.close)
+        note(f"# {broker.journal.path}")
+        report, is_equal = check_journal(broker.journal, lambda: kraken_side(broker), form)
+    say(report)
+    return 0 if is_equal else 7
+
+
+def check_paper_goes_on(settings: Settings) -> None:
+    """Raise SettingsError for a recorded market: opening one that has ended begins its account anew."""
+    if settings.prices.startswith("replay:"):
+        raise SettingsError(["PRICES names a recorded market, whose account ends with it: there is nothing to check."])
+
+
+def kraken_side(broker: KrakenBroker) -> tuple[list[Order], list[Fill]]:
+    """Return every order of this bot that Kraken has, and the account's fills."""
+    # Open before closed: an order that closes in between is then in both, and never in neither.
+    rows = broker.get_open_orders() + broker.get_closed_orders(0)
+    return [order for order in rows if broker.owns(order)], broker.get_trades(0)
 
 
 def run(settings: Settings, max_ticks: int | None) -> int:
