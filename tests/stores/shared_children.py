@@ -40,11 +40,15 @@ def count_for_ever(path: str) -> None:
 
 
 def count_on_a_full_disk(path: str) -> None:
-    """Count one step, two on a full disk, and one after it has room again; say the count and whether all is well."""
+    """Count two steps on a full disk, after one of somebody else's, and one more when it has room again.
+
+    Say each count, and whether all is well.
+    """
+    SharedFields(path).change(step)
     fields = SharedFields(path)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit in (before[0], 0, 0, before[0]):
+    for limit in (0, 0, before[0]):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         say(f"{fields.change(step)} {fields.problem is None}")
 

@@ -159,10 +159,16 @@ def test_it_heals_by_itself(path: Path, caplog: pytest.LogCaptureFixture, what: 
 def test_a_full_disk_is_counted_over(path: Path) -> None:
     """On a full disk a process goes on counting, and when there is room again nothing that it counted is lost."""
     with Child(CHILDREN, "count_on_a_full_disk", path) as child:
-        lines = child.rest()
-    assert [line.split()[1] for line in lines] == ["True", "False", "False", "True"]
-    assert int(lines[2].split()[0]) == 3
-    assert json.loads(path.read_text())["count"] == int(lines[3].split()[0]) == 4
+        assert child.rest() == ["2 False", "3 False", "4 True"]
+    assert json.loads(path.read_text()) == {"count": 4}
+
+
+def test_a_new_file_is_not_damaged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is not there, or that another process has made and not written yet, is begun without a word."""
+    for _ in range(2):
+        assert SharedFields(str(path)).change(step) == 1
+        path.write_bytes(b"")
+    assert caplog.records == []
 
 
 def test_a_stopped_holder_does_not_stop_the_others(
