@@ -193,8 +193,6 @@ class Executor:
         return _numbered("stop", number)
 
     def _is_used(self, cl_ord_id: str) -> bool:
-        if self.own.has(cl_ord_id) or cl_ord_id in self.own.not_placed:
-            return True
         intent = self._broker.journal.intent(cl_ord_id)
         return intent is not None and intent.state is not OrderState.INTENDED
 
