@@ -115,9 +115,14 @@ class Journal:
     # Kraken's rows
 
     def take_rows(self, rows: Iterable[Order]) -> None:
-        """Write Kraken's rows of own orders down. An order that the journal did not know is adopted."""
+        """Write Kraken's rows of own orders down. An order that the journal did not know is adopted.
+
+        One without a `cl_ord_id` is somebody else's, and is left out.
+        """
         with self._file.write() as connection:
             for row in rows:
+                if not row.cl_ord_id:
+                    continue
                 kept = connection.execute("SELECT status, executed FROM orders WHERE txid = ?", (row.txid,)).fetchone()
                 if kept is not None and (
                     Decimal(kept[1]) > row.executed or (row.is_open and kept[0] not in OPEN_STATUSES)

@@ -226,6 +226,13 @@ def test_an_order_that_the_journal_did_not_know_is_adopted(journal: Journal, tak
     ]
 
 
+def test_an_order_without_an_id_is_nobodys(journal: Journal) -> None:
+    """A row without a cl_ord_id, which cannot be this bot's, is not taken."""
+    journal.take_rows([open_row(""), open_row()])
+    assert [order.cl_ord_id for order in journal.orders()] == [open_row().cl_ord_id]
+    assert len(journal.intents()) == 1
+
+
 @pytest.mark.parametrize(
     "late",
     [open_row(), open_row(executed=Decimal("0.005")), open_row(executed=Decimal("0.01"))],

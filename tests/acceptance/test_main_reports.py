@@ -1,0 +1,259 @@
+"""`python main.py orders`, `fills` and `journal check`: as their users run them, beside a bot and without one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from bot.journal import Journal
+from bot.nonce.paths import journal_file
+from bot.order_life import OrderState
+from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
+from tests.acceptance.processes import only, run, running
+from tests.conftest import ROOT
+from tests.journal_rows import intent, row
+
+SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a state folder that is not there yet."""
+    return tmp_path / "state"
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the state folder of a paper bot that has replayed its history and was stopped."""
+    folder = tmp_path_factory.mktemp("paper") / "state"
+    run("--ticks", "1", settings={"STATE_DIR": str(folder)})
+    return folder
+
+
+@pytest.fixture
+def copy(paper: Path, state: Path) -> Path:
+    """Return a copy of it that a test may change."""
+    shutil.copytree(paper, state)
+    return state
+
+
+def tell(*words: str, settings: Mapping[str, str], code: int = 0) -> str:
+    """Run main.py to its end, which must have this exit code; return what it wrote to its output alone."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        env={**os.environ, **only(settings)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def journal_of(folder: Path) -> Path:
+    """Return the only journal of a folder."""
+    (found,) = folder.glob("journal.*.sqlite")
+    return found
+
+
+def change(folder: Path, statement: str) -> None:
+    """Change the only journal of a folder by SQL."""
+    with closing(sqlite3.connect(journal_of(folder))) as connection, connection:
+        assert connection.execute(statement).rowcount == 1
+
+
+def add_order(kraken: LocalKraken, folder: Path, name: str) -> str:
+    """Place an order with this bot's own mark, past the bot; return its txid."""
+    with closing(sqlite3.connect(journal_of(folder))) as connection:
+        (bot_id,) = connection.execute("SELECT substr(cl_ord_id, 1, 5) FROM intents").fetchone()
+    params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
+    with kraken.simulator.api.lock:
+        return str(kraken.simulator.exchange.add_order({**params, "cl_ord_id": f"{bot_id}{name}"})["txid"][0])
+
+
+# Orders and fills
+
+
+def test_orders_and_fills_are_told_while_the_bot_runs(state: Path) -> None:
+    """While a bot runs, orders and fills tell what Kraken has of it, to the last decimal, and ask Kraken nothing."""
+    with (
+        local_kraken(state, FILLING) as kraken,
+        running(settings=kraken.settings(), until="filled: buy") as bot,
+    ):
+        kraken.wait_for("TradesHistory")
+        bot.kill()  # what it has written down is what is told
+        asked = len(kraken.methods)
+        with running(settings=kraken.settings(), until="^account"):
+            (told,) = json.loads(tell("orders", "--json", settings=kraken.settings()))
+            (theirs,) = kraken.orders
+            assert told["txid"] == theirs.txid
+            assert told["state"] == "filled"
+            wanted = (theirs.volume, theirs.executed, theirs.fee)
+            assert (Decimal(told["volume"]), Decimal(told["executed"]), Decimal(told["fee"])) == wanted
+            tell("fills", "--csv", settings=kraken.settings())
+        assert len(kraken.methods) > asked
+
+
+def test_a_resting_order_is_open(state: Path) -> None:
+    """An entry that rests at Kraken is told by `orders --open`; nothing of it is in `fills`."""
+    with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as"):
+        asked = kraken.methods.count("AddOrder")
+        kraken.wait_for("OpenOrders")
+        (told,) = json.loads(tell("orders", "--open", "--json", settings=kraken.settings()))
+        assert (told["state"], told["executed"]) in {("open", "0"), ("open", "0.00000000"), ("sent", "0")}
+        assert json.loads(tell("fills", "--json", settings=kraken.settings())) == []
+        assert kraken.methods.count("AddOrder") == asked == 1
+
+
+def test_reports_need_no_network(state: Path) -> None:
+    """Orders and fills of a live key are told where no Kraken answers, with the age of an unknown one."""
+    settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
+    state.mkdir()
+    journal = Journal(journal_file(state / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"]))
+    journal.intend(intent(state=OrderState.UNKNOWN))
+    journal.close()
+    assert "  unknown for " in tell("orders", "--open", settings=settings)
+    assert tell("fills", settings=settings).startswith("time (UTC)")
+    assert not (state / "kraken_nonce.txt").exists()
+
+
+@pytest.mark.parametrize("mode", ["paper", "live"])
+def test_no_journal_yet(state: Path, mode: str) -> None:
+    """Where no order was ever placed each word says so, ends with 0, and leaves nothing behind."""
+    settings = {"TRADING_MODE": mode, "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
+    for words in (("orders",), ("fills",), ("journal", "check")):
+        assert f"No journal yet in {state}" in run(*words, settings=settings).text
+    assert json.loads(tell("orders", "--json", settings=settings)) == []
+    assert not state.exists()
+
+
+def test_paper_names_the_journal_that_it_takes(copy: Path) -> None:
+    """On paper the first line names the journal, which is never that of the live key, however new that is."""
+    live = journal_file(copy / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"])
+    mine = journal_of(copy)
+    Journal(live).take_rows([row()])
+    bot = run("fills", settings={"STATE_DIR": str(copy), **SOME_KEY})
+    assert bot.lines[0] == f"# {mine}"
+    assert "OAAAAA-AAAAA-AAAAAA" not in bot.text
+
+
+def test_the_forms_agree(paper: Path) -> None:
+    """Table, JSON and CSV of a history have the same orders in the same order, and no line is over 100 characters."""
+    settings = {"STATE_DIR": str(paper)}
+    data = json.loads(tell("orders", "--json", settings=settings))
+    table = tell("orders", settings=settings).splitlines()
+    lines = list(csv.DictReader(tell("orders", "--csv", settings=settings).splitlines()))
+    assert len(data) > 5
+    assert [one["txid"] for one in data] == [one["txid"] for one in lines]
+    assert [one["txid"] for one in data] == [line.split()[1] for line in table[2::2]]
+    assert [one["time"] for one in data] == sorted(one["time"] for one in data)
+    assert max(map(len, table)) <= 100
+
+
+def test_a_damaged_setting_or_form_is_told(paper: Path) -> None:
+    """Both forms at once are a wrong word: exit code 2, and nothing is told."""
+    assert tell("orders", "--json", "--csv", settings={"STATE_DIR": str(paper)}, code=2) == ""
+
+
+def test_a_journal_of_a_newer_program_is_told_in_one_message(copy: Path) -> None:
+    """A journal that a newer program wrote ends each word with one message and exit code 5."""
+    with closing(sqlite3.connect(journal_of(copy))) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    for word in ("orders", "fills"):
+        assert tell(word, settings={"STATE_DIR": str(copy)}, code=5).startswith("Stopped: the journal ")
+
+
+# Journal check
+
+
+def test_journal_check_after_a_paper_run(copy: Path) -> None:
+    """After a paper bot's whole history journal and paper account agree on every order and fill: exit code 0."""
+    orders = len(json.loads(tell("orders", "--json", settings={"STATE_DIR": str(copy)})))
+    fills = len(json.loads(tell("fills", "--json", settings={"STATE_DIR": str(copy)})))
+    said = tell("journal", "check", settings={"STATE_DIR": str(copy)})
+    assert said == f"ok: {orders} orders, {fills} fills, all equal\n"
+    assert fills > 5
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        ("UPDATE orders SET fee = fee || '1' WHERE txid = (SELECT max(order_txid) FROM fills)", ": fee is "),
+        ("UPDATE fills SET price = price || '1' WHERE trade_id = (SELECT max(trade_id) FROM fills)", ": price is "),
+        ("DELETE FROM fills WHERE trade_id = (SELECT max(trade_id) FROM fills)", "is at Kraken and not in the journal"),
+        ("DELETE FROM orders WHERE txid = (SELECT max(order_txid) FROM fills)", "is at Kraken and not in the journal"),
+    ],
+    ids=["a fee", "a price", "a fill", "an order"],
+)
+def test_journal_check_finds_what_was_changed(copy: Path, statement: str, finding: str) -> None:
+    """A changed amount, a missing fill or a missing order in the journal is named, with exit code 7."""
+    change(copy, statement)
+    assert finding in tell("journal", "check", settings={"STATE_DIR": str(copy)}, code=7)
+    told = json.loads(tell("journal", "check", "--json", settings={"STATE_DIR": str(copy)}, code=7))
+    assert not told["equal"]
+    assert any(finding in one for one in told["findings"])
+
+
+def test_journal_check_on_paper_wants_the_account_for_itself(state: Path) -> None:
+    """While a paper bot runs, `journal check` names it and ends with exit code 6; orders and fills are told."""
+    with running(settings={"STATE_DIR": str(state)}, until="filled: buy"):
+        said = tell("journal", "check", settings={"STATE_DIR": str(state)}, code=6)
+        assert said.startswith("Stopped: Another bot (process ")
+        assert json.loads(tell("orders", "--json", settings={"STATE_DIR": str(state)}))
+        assert json.loads(tell("fills", "--json", settings={"STATE_DIR": str(state)})) is not None
+
+
+def test_journal_check_of_a_live_account(state: Path) -> None:
+    """Of a live account it compares this bot's orders alone; one that it did not write down is found."""
+    with local_kraken(state, FILLING) as kraken:
+        kraken.place_foreign_order()
+        run("--ticks", "1", settings=kraken.settings())
+        placed = kraken.methods.count("AddOrder")
+        assert tell("journal", "check", settings=kraken.settings()).startswith("ok: 1 orders, ")
+        txid = add_order(kraken, state, "0000000000001")
+        said = tell("journal", "check", settings=kraken.settings(), code=7)
+        assert f"the order {txid} is at Kraken and not in the journal" in said
+        assert kraken.methods.count("AddOrder") == placed
+        assert kraken.refused_nonces == 0
+
+
+def test_journal_check_finds_an_order_placed_twice(state: Path) -> None:
+    """Two orders of one id at Kraken are named as doubled."""
+    with local_kraken(state, FILLING) as kraken:
+        run("--ticks", "1", settings=kraken.settings())
+        (first,) = kraken.orders
+        with kraken.simulator.api.lock:
+            params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
+            kraken.simulator.exchange.add_order({**params, "cl_ord_id": first.cl_ord_id})
+        said = tell("journal", "check", settings=kraken.settings(), code=7)
+        assert f"doubled: {first.cl_ord_id} is 2 orders at Kraken" in said
+
+
+def test_journal_check_while_a_live_bot_runs(state: Path) -> None:
+    """Beside a running live bot with a resting order all is equal, and the bot's nonces are in order."""
+    with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
+        kraken.wait_for("OpenOrders", 2)
+        assert tell("journal", "check", settings=kraken.settings()) == "ok: 1 orders, 0 fills, all equal\n"
+        assert bot.stop() == 0
+        assert kraken.refused_nonces == 0
+
+
+def test_journal_check_of_recorded_prices(copy: Path, tmp_path: Path) -> None:
+    """A recorded market, whose account would begin anew, is not opened for a check: exit code 2."""
+    prices = tmp_path / "prices.csv"
+    prices.touch()
+    said = tell("journal", "check", settings={"STATE_DIR": str(copy), "PRICES": f"replay:{prices}"}, code=2)
+    assert said.startswith("Stopped: PRICES names a recorded market")
