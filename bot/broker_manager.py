@@ -115,7 +115,7 @@ class KrakenBroker(BrokerVerbs):
         super().__init__(
             api_key=api_key,
             bot_id=bot_id,
-            tier=tier,
+            budget=self._budget,
             max_order_value=max_order_value,
             market_collar_percent=market_collar_percent,
             allow_withdraw_key=allow_withdraw_key,

@@ -11,9 +11,9 @@ from typing import Any
 from bot.clock import MarketClock
 from bot.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
 from bot.journal import Journal
+from bot.key_budget import KeyBudget
 from bot.kraken import orders, replies
 from bot.kraken.key_rules import check_key
-from bot.kraken.limits import Tier
 from bot.kraken.pairs import PairTable, check_order, round_volume
 from bot.market_verbs import MarketVerbs
 from bot.models import Balance, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side
@@ -35,7 +35,7 @@ class BrokerVerbs(MarketVerbs):
         *,
         api_key: str,
         bot_id: str,
-        tier: Tier,
+        budget: KeyBudget,
         max_order_value: Decimal | None,
         market_collar_percent: Decimal,
         allow_withdraw_key: bool,
@@ -59,7 +59,7 @@ class BrokerVerbs(MarketVerbs):
             journal,
             self._settlement,
             bot_id=self.bot_id,
-            tier=tier,
+            budget=budget,
             max_order_value=max_order_value,
             time=self._time,
             market=market,

@@ -23,8 +23,9 @@ from bot.errors import (
     StoppingError,
 )
 from bot.journal import Journal
+from bot.key_budget import KeyBudget
 from bot.kraken import error_table, orders, replies
-from bot.kraken.limits import Action, EngineCounter, Tier
+from bot.kraken.limits import Action
 from bot.kraken.orders import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
 from bot.kraken.pairs import as_text
 from bot.kraken.trading_status import What
@@ -58,7 +59,7 @@ class OrderDesk:
         settlement: Settlement,
         *,
         bot_id: str,
-        tier: Tier,
+        budget: KeyBudget,
         max_order_value: Decimal | None,
         time: ServerTime,
         market: MarketClock,
@@ -75,13 +76,12 @@ class OrderDesk:
         self._time = time
         self._market = market
         self._stopping = stopping
-        self._engine = EngineCounter(tier)
+        self._budget = budget
         self._placed_seconds: dict[str, float] = {}
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
         """A lock that a thread of the parent holds is never given back in the child."""
-        self._engine_lock = threading.Lock()
         self._pair_locks: dict[str, threading.Lock] = {}
 
     def takes(self, method: str, params: dict[str, Any]) -> bool:
@@ -221,20 +221,16 @@ class OrderDesk:
 
     def _note_limit(self, symbol: str, error: KrakenError) -> None:
         if any("ate limit exceeded" in string for string in error.strings):
-            with self._engine_lock:
-                self._engine.saturate(symbol, self._time.now())
+            self._budget.saturate_engine(symbol, self._time.now())
 
     def _wait_for_engine(self, symbol: str, action: Action, age_seconds: float = 0.0) -> None:
-        while True:
-            with self._engine_lock:
-                now = self._time.now()
-                wait_seconds = self._engine.wait_seconds(symbol, action, now, age_seconds)
-                # While the program stops, an order that should be gone is the greater harm than a refusal.
-                if wait_seconds <= 0 or (action is Action.CANCEL and self._stopping.is_set()):
-                    self._engine.spend(symbol, action, now, age_seconds)
-                    return
-            if self._market.wait(wait_seconds, self._stopping) and action is not Action.CANCEL:
-                raise StoppingError("the program is stopping; nothing was sent")
+        # While the program stops, an order that should be gone is the greater harm than a refusal.
+        while wait_seconds := self._budget.take_engine(symbol, action, self._time.now(), age_seconds):
+            if self._market.wait(wait_seconds, self._stopping):
+                if action is not Action.CANCEL:
+                    raise StoppingError("the program is stopping; nothing was sent")
+                self._budget.spend_engine(symbol, action, self._time.now(), age_seconds)
+                return
 
     def _await_the_past(self) -> None:
         """An order with a signal's name may have been sent before, by a life that this journal knows nothing of."""

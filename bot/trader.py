@@ -6,7 +6,6 @@ Everything it knows of itself comes from Kraken's rows of its orders, so it may 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from bot.clock import MarketClock, wall_seconds
 from bot.errors import (
     BotError,
     CredentialsError,
-    JournalError,
     KeyRuleError,
     KrakenError,
     NonceError,
@@ -28,15 +26,16 @@ from bot.errors import (
     SymbolError,
     TurnTimeout,
 )
-from bot.journal import EquityPoint
 from bot.models import ZERO, Candle, WantedOrder, common_quote
 from bot.risk import RiskLimits, RiskState, comes_again
 from bot.strategies.base import Strategy
 from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
 from bot.trading.dead_man import DeadManSwitch
+from bot.trading.equity import Equity
 from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
+from bot.trading.history import History
 from bot.trading.narrator import Narrator
 from bot.trading.position_keeper import PositionKeeper
 from bot.trading.situation import Situation
@@ -132,6 +131,8 @@ class Trader:
         self._executor = Executor(broker, strategy.name, lifetime_seconds, self._narrator)
         self._switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._narrator)
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
+        self._history = History(broker, self._executor, self._narrator, clock)
+        self._equity = Equity(broker, self._feed, self._executor, self._situation, clock)
         self._keeper = PositionKeeper(
             broker, self._situation, self._executor, self._narrator, settings.limits, settings.stop_percent
         )
@@ -140,7 +141,6 @@ class Trader:
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
         self._equity_start: Decimal | None = None
-        self._equity_due = False
         self._realised_before = ZERO
         self._heartbeat_seconds = broker.now()
         self._back_off_seconds = 1.0
@@ -215,8 +215,7 @@ class Trader:
         troubles += [_attempt(partial(self._follow_pair, symbol)) for symbol in self._symbols]
         for trouble in filter(None, troubles):
             raise trouble
-        if self._equity_due:
-            self._keep_equity()
+        self._equity.keep(self._symbols, self._quote)
         self._heartbeat()
 
     def _keep_switch(self) -> None:
@@ -235,49 +234,25 @@ class Trader:
                 self._under_way = True
                 return
             self._decided[symbol] = candle.time_seconds
-            self._equity_due = True
+            self._equity.due = True
         if not self._keeper.protect(partial(self._state, symbol, candle)):
             self._under_way = True
 
-    def _keep_equity(self) -> None:
-        """Write down what the account is worth at the candles' closes."""
-        if not self._clock.replaying:
-            self._executor.forget_balances()
-        value = self._situation.equity(self._symbols, self._quote, self._feed.close)
-        # Where it cannot be written, the executor says so; a point of a curve is no loss.
-        with contextlib.suppress(JournalError):
-            self._broker.journal.add_equity(EquityPoint(self._broker.now(), self._quote, value))
-        self._equity_due = False
-
     def _know_history(self) -> None:
-        own = self._executor.own
-        if not own.known:
+        if not self._history.known:
             try:
-                if self._await_the_past():
-                    return
-                self._executor.rebuild()
+                self._history.read(self._symbols, self._stop)
             except BotError as problem:
                 if _ends_the_run(problem):
                     raise
                 text = f"the bot's own history could not be read, so it opens nothing: {problem}"
                 self._narrator.once("history", type(problem).__name__, text)
+            if not self._history.known:
                 return
             self._narrator.over("history", "the bot's own history has been read")
-            self._realised_before = own.book.realised_total()
-            self._show_holdings()
+            self._realised_before = self._executor.own.book.realised_total()
         if self._equity_start is None:
-            self._equity_start = self._situation.equity(self._symbols, self._quote, self._broker.get_current_price)
-
-    def _await_the_past(self) -> bool:
-        """Let turn up what an earlier life sent that the journal knows nothing of; return whether it was stopped."""
-        while not self._broker.knows_the_past():
-            if not self._clock.replaying:
-                text = "the journal is new or old: orders from before the start may still turn up, wait 16 s"
-                self._narrator.once("past", "", text)
-            self._executor.settle()
-            if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, self._stop):
-                return True
-        return False
+            self._equity_start = self._equity.now(self._symbols, self._quote)
 
     def _decide(self, symbol: str, candle: Candle) -> bool:
         """Decide one candle; return whether that is done, or has to be tried again at the next pass."""
@@ -339,11 +314,6 @@ class Trader:
         ]
         self._narrator.say(f"watching: {'; '.join(pairs)}; open orders: {len(own.open_orders())}")
 
-    def _show_holdings(self) -> None:
-        for symbol, holding in sorted(self._executor.own.book.holdings.items()):
-            what = "" if symbol in self._symbols else ", a pair that is not traded now: left alone"
-            self._narrator.say(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{what}")
-
     def _open_pairs(self) -> None:
         # Order rows bear the pair's own name, whatever name the settings use.
         pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
@@ -358,7 +328,7 @@ class Trader:
             try:
                 self._executor.follow()
                 self._executor.forget_balances()
-                equity_end = self._situation.equity(self._symbols, self._quote, self._broker.get_current_price)
+                equity_end = self._equity.now(self._symbols, self._quote)
             except BotError as problem:
                 self._narrator.say(f"the account could not be read at the end: {problem}")
         return Summary(

@@ -38,7 +38,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "market_verbs": LEAVES | {"kraken", "timeframes"},
     "broker_verbs": LEAVES
     | {"market_verbs"}
-    | {"order_desk", "settlement", "journal", "kraken", "settling", "timeframes"},
+    | {"order_desk", "settlement", "journal", "key_budget", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
     | {"broker_verbs", "order_desk", "key_budget", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
     "trading": LEAVES

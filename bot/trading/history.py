@@ -1,0 +1,49 @@
+"""What the bot has to know before it trades: every order of its own that there is, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from bot.clock import MarketClock
+from bot.trading.broker import Broker
+from bot.trading.executor import Executor
+from bot.trading.narrator import Narrator
+
+
+class History:
+    """Reads the bot's own history at the start."""
+
+    def __init__(self, broker: Broker, executor: Executor, narrator: Narrator, clock: MarketClock) -> None:
+        self._broker = broker
+        self._executor = executor
+        self._narrator = narrator
+        self._clock = clock
+
+    @property
+    def known(self) -> bool:
+        """Whether it has been read."""
+        return self._executor.own.known
+
+    def read(self, symbols: Iterable[str], stop: threading.Event) -> None:
+        """Await what an earlier life may have sent, unless the journal knows it all; then take everything over.
+
+        Raises BotError; then it is read later.
+        """
+        if self._await_the_past(stop):
+            return
+        self._executor.rebuild()
+        for symbol, holding in sorted(self._executor.own.book.holdings.items()):
+            what = "" if symbol in symbols else ", a pair that is not traded now: left alone"
+            self._narrator.say(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{what}")
+
+    def _await_the_past(self, stop: threading.Event) -> bool:
+        """Let turn up what an earlier life sent that the journal knows nothing of; return whether it was stopped."""
+        while not self._broker.knows_the_past():
+            if not self._clock.replaying:
+                text = "the journal is new or old: orders from before the start may still turn up, wait 16 s"
+                self._narrator.once("past", "", text)
+            self._executor.settle()
+            if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, stop):
+                return True
+        return False
