@@ -6,7 +6,8 @@ the death of the process.
 What befalls the file, and the answer:
 
 - the disk is full or read-only: nothing is written (JournalError), what is there is still read; heals by itself;
-- damaged: moved aside, and a new one is begun, also while the bot runs;
+- damaged: moved aside, and a new one is begun, also while the bot runs; a digit that was changed and still reads as
+  one is for `journal check` to find;
 - deleted or replaced while it is open: what this process knows of the old one is written into the new one;
 - written by a newer version of this program: refused, and left as it is.
 """

@@ -88,34 +88,23 @@ def add_order(kraken: LocalKraken, folder: Path, name: str) -> str:
 
 
 def test_orders_and_fills_are_told_while_the_bot_runs(state: Path) -> None:
-    """While a bot runs, orders and fills tell what Kraken has of it, to the last decimal, and ask Kraken nothing."""
-    with (
-        local_kraken(state, FILLING) as kraken,
-        running(settings=kraken.settings(), until="filled: buy") as bot,
-    ):
-        kraken.wait_for("TradesHistory")
-        bot.kill()  # what it has written down is what is told
-        asked = len(kraken.methods)
-        with running(settings=kraken.settings(), until="^account"):
-            (told,) = json.loads(tell("orders", "--json", settings=kraken.settings()))
-            (theirs,) = kraken.orders
-            assert told["txid"] == theirs.txid
-            assert told["state"] == "filled"
-            wanted = (theirs.volume, theirs.executed, theirs.fee)
-            assert (Decimal(told["volume"]), Decimal(told["executed"]), Decimal(told["fee"])) == wanted
-            tell("fills", "--csv", settings=kraken.settings())
-        assert len(kraken.methods) > asked
+    """While a bot runs, its filled order is told as Kraken has it, to the last decimal, and fills that are its own."""
+    with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy"):
+        (told,) = json.loads(tell("orders", "--json", settings=kraken.settings()))
+        (theirs,) = kraken.orders
+        assert (told["txid"], told["cl_ord_id"], told["state"]) == (theirs.txid, theirs.cl_ord_id, "filled")
+        wanted = (theirs.volume, theirs.executed, theirs.fee)
+        assert (Decimal(told["volume"]), Decimal(told["executed"]), Decimal(told["fee"])) == wanted
+        fills = csv.DictReader(tell("fills", "--csv", settings=kraken.settings()).splitlines())
+        assert {fill["order_txid"] for fill in fills} <= {theirs.txid}
 
 
 def test_a_resting_order_is_open(state: Path) -> None:
     """An entry that rests at Kraken is told by `orders --open`; nothing of it is in `fills`."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as"):
-        asked = kraken.methods.count("AddOrder")
-        kraken.wait_for("OpenOrders")
         (told,) = json.loads(tell("orders", "--open", "--json", settings=kraken.settings()))
-        assert (told["state"], told["executed"]) in {("open", "0"), ("open", "0.00000000"), ("sent", "0")}
+        assert (told["state"], Decimal(told["executed"])) == ("open", Decimal(0))
         assert json.loads(tell("fills", "--json", settings=kraken.settings())) == []
-        assert kraken.methods.count("AddOrder") == asked == 1
 
 
 def test_reports_need_no_network(state: Path) -> None:
@@ -163,7 +152,7 @@ def test_the_forms_agree(paper: Path) -> None:
     assert max(map(len, table)) <= 100
 
 
-def test_a_damaged_setting_or_form_is_told(paper: Path) -> None:
+def test_two_forms_at_once_are_refused(paper: Path) -> None:
     """Both forms at once are a wrong word: exit code 2, and nothing is told."""
     assert tell("orders", "--json", "--csv", settings={"STATE_DIR": str(paper)}, code=2) == ""
 
@@ -213,7 +202,7 @@ def test_journal_check_on_paper_wants_the_account_for_itself(state: Path) -> Non
         said = tell("journal", "check", settings={"STATE_DIR": str(state)}, code=6)
         assert said.startswith("Stopped: Another bot (process ")
         assert json.loads(tell("orders", "--json", settings={"STATE_DIR": str(state)}))
-        assert json.loads(tell("fills", "--json", settings={"STATE_DIR": str(state)})) is not None
+        assert tell("fills", settings={"STATE_DIR": str(state)}).startswith("time (UTC)")
 
 
 def test_journal_check_of_a_live_account(state: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_byte_flipped_anywhere(path: Path, full_size: bool) -> None:
     filled_journal(path)
     whole = path.read_bytes()
     chance = random.Random(SEED)
-    places = range(len(whole)) if full_size else [*range(0, 100, 3), *chance.sample(range(len(whole)), 150)]
+    places = range(0, len(whole), 13) if full_size else [*range(0, 100, 3), *chance.sample(range(len(whole)), 150)]
     told = []
     for place in places:
         changed = bytearray(whole)

@@ -280,7 +280,7 @@ def test_several_processes_begin_and_write_at_once(path: Path) -> None:
 
 
 def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another process writes the file at its very beginning, which SQLite does not wait for, the journal waits."""
+    """Where another process writes the file at its beginning, which SQLite does not wait for, the journal waits."""
     journal = Journal(str(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
