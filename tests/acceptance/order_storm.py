@@ -44,6 +44,10 @@ BALANCES = {"ZUSD": "5000000", "XXBT": "100", "XETH": "2000", "SOL": "40000"}
 # Silent for a quarter of an hour after a lockout, the storm would be over; a redirect is a test of its own.
 LEFT_OUT = frozenset({"gateway_lockout", "redirect_307"})
 
+TIMEOUTS = {
+    name: getattr(transport, name) for name in ("CONNECT_SECONDS_MAX", "READ_SECONDS_MAX", "ANSWER_SECONDS_MAX")
+}
+
 
 def rates(share: float) -> dict[str, float]:
     """Return the faults' rates; together they meet about that share of all requests."""
@@ -73,11 +77,16 @@ def options(share: float, seed: int, **more: object) -> SimulatorOptions:
 def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Let time-outs, and the silence after refused nonces, run as fast as the market; keep all state in a folder."""
     patch.setattr(broker_manager, "NONCE_FILE", str(folder / "kraken_nonce.txt"))
-    patch.setattr(transport, "CONNECT_SECONDS_MAX", transport.CONNECT_SECONDS_MAX / SPEED)
-    patch.setattr(transport, "READ_SECONDS_MAX", transport.READ_SECONDS_MAX / SPEED)
-    patch.setattr(transport, "ANSWER_SECONDS_MAX", transport.ANSWER_SECONDS_MAX / SPEED)
+    for name, seconds in TIMEOUTS.items():
+        patch.setattr(transport, name, seconds / SPEED)
     patch.setattr(recovery, "FOREIGN_SILENCE_SECONDS", 0.2)
     patch.setattr(recovery, "SILENCE_SECONDS_MAX", 0.4)
+
+
+def take_time(patch: pytest.MonkeyPatch) -> None:
+    """Let time-outs be what they are: the faults are over, and a long history takes its time."""
+    for name, seconds in TIMEOUTS.items():
+        patch.setattr(transport, name, seconds)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.order_books import check_books
-from tests.acceptance.order_storm import PAIRS, Outcome, Sky, Storm, options, prepare, resend_storm
+from tests.acceptance.order_storm import PAIRS, Outcome, Sky, Storm, options, prepare, resend_storm, take_time
 
 SEED = 20_261_123
 ORDERS, ORDERS_FULL = 300, 10_000
@@ -29,6 +29,7 @@ def weather(
         storm.strike(sky.simulator)
         assert len(sky.broker.unknown_orders()) == len(PAIRS)
         faults.clear()
+        take_time(patch)
         storm.calm()
         print(storm.outcome, dict(faults.fired))
         assert storm.outcome.wrong == []
