@@ -172,6 +172,16 @@ def test_killed_while_it_awaits_the_past_the_next_life_ends_with_one_order_a_sig
         world.check(IN_ALL)
 
 
+@pytest.mark.parametrize(("step", "orders_there"), [("written down", 0), ("half sent", 0), ("answered", 1)])
+def test_a_kill_comes_before_or_after_the_exchange_has_the_order(
+    tmp_path: Path, lives: Child, step: str, orders_there: int
+) -> None:
+    """Killed before the last byte of the order has left, the exchange has none; after the answer has come, it has."""
+    with open_world(tmp_path, lives) as world:
+        assert world.live(1, step=step) == "killed"
+        assert len(world.simulator.orders_by_client_id()) == orders_there
+
+
 def test_killed_at_random_it_doubles_nothing_and_loses_nothing(tmp_path: Path, lives: Child, full_size: bool) -> None:
     """Killed at random steps and moments, under faults, each fifth time losing its disk: one order a signal."""
     chance, kills_wanted = random.Random(SEED), 200 if full_size else 20
