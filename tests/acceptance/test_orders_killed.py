@@ -179,6 +179,8 @@ def test_a_kill_comes_before_or_after_the_exchange_has_the_order(
     """Killed before the last byte of the order has left, the exchange has none; after the answer has come, it has."""
     with open_world(tmp_path, lives) as world:
         assert world.live(1, step=step) == "killed"
+        # A life without signals, which only settles: whatever had left has arrived by then.
+        assert world.live(0) == "done"
         assert len(world.simulator.orders_by_client_id()) == orders_there
 
 
