@@ -223,7 +223,10 @@ _ENDED = ", ".join(f"'{state}'" for state in sorted(PLACED - WORKING))
 
 
 def _rows(connection: sqlite3.Connection, statement: str, values: Iterable[object] = ()) -> list[tuple[Any, ...]]:
-    return connection.execute(statement, tuple(values)).fetchall()
+    found = connection.execute(statement, tuple(values)).fetchall()
+    if any(isinstance(value, bytes) for row in found for value in row):
+        raise ValueError("bytes where a text should be")  # one flipped bit makes them of it
+    return found
 
 
 def _marks(kind: type) -> str:

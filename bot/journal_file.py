@@ -25,12 +25,14 @@ from pathlib import Path
 
 from bot.clock import boottime_seconds, sleep, wall_seconds
 from bot.errors import JournalError
-from bot.journal_schema import MIGRATIONS, TABLES, fill_steps
+from bot.journal_schema import MIGRATIONS, TABLES, fill_steps, has_steps
 from bot.nonce import forks
 
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS_MAX = 5.0
+# What a text that is not what it should be raises where it is read.
+_UNREADABLE = (ValueError, ArithmeticError)
 _ENDINGS = ("", "-wal", "-shm")
 
 
@@ -63,23 +65,14 @@ class JournalFile:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection for reading. Raises JournalError.
-
-        A ValueError or an ArithmeticError that the reader raises means that a row has been damaged.
-        """
+        """Give the connection for reading. Raises JournalError, also where a row cannot be read: that is damage."""
         with self._lock, self._in_words("read"), contextlib.ExitStack() as stack:
             try:
                 connection = self._opened()
             except sqlite3.OperationalError:
                 # What was sent has to be followed also where nothing can be written.
                 connection = self._connection or stack.enter_context(contextlib.closing(self._open_to_read()))
-            try:
-                yield connection
-            except (ValueError, ArithmeticError) as error:
-                damage = sqlite3.DatabaseError(f"a damaged row: {error}")
-                self.close()
-                self._move_aside(damage)
-                raise damage from error
+            yield connection
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
@@ -102,7 +95,8 @@ class JournalFile:
     @contextlib.contextmanager
     def _in_words(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with self._unreadable_is_damage():
+                yield
         except sqlite3.IntegrityError:
             # No trouble of the disk: this program wanted to write what must not be.
             raise
@@ -114,6 +108,15 @@ class JournalFile:
                 "disk or its permissions. What was sent before is still followed"
             ) from error
 
+    @contextlib.contextmanager
+    def _unreadable_is_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except _UNREADABLE as error:
+            self.close()
+            self._move_aside(error)
+            raise sqlite3.DatabaseError(f"a damaged row: {error}") from error
+
     def _opened(self) -> sqlite3.Connection:
         """Return the connection to the file that the path names now."""
         left = self._connection
@@ -123,7 +126,7 @@ class JournalFile:
             self._unlink_beside()
         try:
             connection = self._open()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, *_UNREADABLE) as error:
             if not _is_damage(error):
                 raise
             self._move_aside(error)
@@ -151,7 +154,7 @@ class JournalFile:
             for table in TABLES:
                 try:
                     rows = left.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a name of our own
-                except (sqlite3.DatabaseError, ValueError) as error:
+                except (sqlite3.DatabaseError, *_UNREADABLE) as error:
                     log.warning("Its %s cannot be read any more (%s).", table, error)
                     continue
                 for row in rows:
@@ -199,7 +202,7 @@ class JournalFile:
         return version
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == len(MIGRATIONS):
+        if self._version(connection) == len(MIGRATIONS) and has_steps(connection):
             return
         with _transaction(connection, durable=True):
             # Another process may have been first.
@@ -265,7 +268,7 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _is_damage(error: Exception) -> bool:
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(error, _UNREADABLE) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _code(error: Exception) -> int:

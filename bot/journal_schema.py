@@ -89,8 +89,15 @@ MIGRATIONS: list[tuple[str, ...]] = [
 ]
 
 
+_STEPS = {(str(before), str(after)) for before, follows in NEXT.items() for after in follows}
+
+
+def has_steps(connection: sqlite3.Connection) -> bool:
+    """Whether the table of lawful steps is that of this program."""
+    return set(connection.execute("SELECT before, after FROM steps")) == _STEPS
+
+
 def fill_steps(connection: sqlite3.Connection) -> None:
     """Write down which state of an order may follow which."""
     connection.execute("DELETE FROM steps")
-    pairs = [(before, after) for before, follows in NEXT.items() for after in sorted(follows)]
-    connection.executemany("INSERT INTO steps VALUES (?, ?)", pairs)
+    connection.executemany("INSERT INTO steps VALUES (?, ?)", sorted(_STEPS))

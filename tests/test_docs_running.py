@@ -124,7 +124,7 @@ def test_the_table_of_commands_is_what_main_takes() -> None:
     lines = quoted("".join(line[0] for line in rows(section("docs/configuration.md", "Commands"))))
     words = [line.removeprefix("python main.py").replace("N", "1").split() for line in lines]
     known = {main.parse(line).command for line in words if line != ["--help"]}
-    assert known == {None, "run", "check", "nonce", "simulator"}
+    assert known == {None, "run", "check", "nonce", "orders", "fills", "journal", "simulator"}
 
 
 # A run

@@ -138,6 +138,20 @@ def test_a_damaged_row_is_damage(path: Path, column: str, value: bytes) -> None:
     assert ids(path) == ["new"]
 
 
+def test_a_damaged_row_that_is_met_in_a_write(path: Path) -> None:
+    """A row that a write has to read and cannot is damage as well, and the next write begins a new journal."""
+    filled_journal(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE orders SET executed = '0.0I'")
+    journal = Journal(str(path))
+    with pytest.raises(JournalError, match="damaged row"):
+        journal.take_rows([row("mybot0000000000001", "O1")])
+    assert len(damaged_files(path)) == 1
+    journal.take_rows([row("mybot0000000000001", "O1")])
+    assert len(journal.orders()) == 1
+    journal.close()
+
+
 def test_a_byte_flipped_anywhere(path: Path, full_size: bool) -> None:
     """With any byte of the file changed the journal is read, or moved aside, or refused in one sentence, each time."""
     filled_journal(path)
@@ -230,6 +244,19 @@ def test_version_1_is_what_the_first_migration_makes(path: Path, tmp_path: Path)
             new.execute(statement)
         schema = "SELECT type, name, sql FROM sqlite_master ORDER BY name"
         assert old.execute(schema).fetchall() == new.execute(schema).fetchall()
+
+
+def test_the_steps_are_those_of_the_program(path: Path) -> None:
+    """A journal with another table of steps, of another program or damaged, gets this program's when it is opened."""
+    filled_journal(path)
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("DELETE FROM steps WHERE before = 'intended'")
+        other.execute("INSERT INTO steps VALUES ('filled', 'sent')")
+    journal = Journal(str(path))
+    send(journal, "new")
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.set_state("mybot0000000000001", OrderState.SENT)
+    journal.close()
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
