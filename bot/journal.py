@@ -84,14 +84,6 @@ class Journal:
                 (state, reason, txid, cl_ord_id, state),
             )
 
-    def drop_intended(self) -> None:
-        """Nothing of what is only intended has left, and whoever intended it is gone."""
-        with self._file.write() as connection:
-            connection.execute(
-                "UPDATE intents SET state = ?, reason = 'nothing of it had left' WHERE state = ?",
-                (OrderState.NOT_PLACED, OrderState.INTENDED),
-            )
-
     def intent(self, cl_ord_id: str) -> Intent | None:
         """Return an intent by its id."""
         return next(iter(self._intents("WHERE cl_ord_id = ?", cl_ord_id)), None)

@@ -104,7 +104,9 @@ class Settlement:
             except BotError:
                 self._unknown.look_up_failed()
                 raise
-            ours = [row for row in rows if self._look_ups.owns(row) or row.cl_ord_id in self._unknown]
+            ours = [
+                row for row in rows if self._look_ups.owns(row) or (row.cl_ord_id and row.cl_ord_id in self._unknown)
+            ]
             settled = self._unknown.looked_up(step, rows, asked, self._time.now())
             self._write_found(ours, settled, asked)
             return [fate for fate in settled if fate.unknown.cl_ord_id != THE_PAST]

@@ -191,7 +191,7 @@ def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
         other.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
     journal = Journal(str(path))
-    for use in (journal.unsettled, journal.drop_intended):
+    for use in (journal.unsettled, lambda: journal.set_known_until("mybot", 1.0)):
         with pytest.raises(JournalError, match=NEWER):
             use()
     journal.close()
@@ -264,7 +264,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
     filled_journal(path)
     monkeypatch.setattr(journal_file, "MIGRATIONS", [*MIGRATIONS, ("CREATE TABLE added (one)", "DROP TABLE nothing")])
     with pytest.raises(JournalError):
-        Journal(str(path)).drop_intended()
+        Journal(str(path)).set_known_until("mybot", 1.0)
     monkeypatch.undo()
     assert len(ids(path)) == 10
     with closing(sqlite3.connect(path)) as after:

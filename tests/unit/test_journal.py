@@ -150,21 +150,11 @@ def test_an_unsettled_order_keeps_no_other_pair(journal: Journal) -> None:
 
 
 def test_an_order_that_was_given_up_does_not_leave(journal: Journal) -> None:
-    """After `drop_intended` the intent is not placed, and it cannot leave any more."""
+    """An intent that somebody else has settled as not placed meanwhile cannot leave any more."""
     journal.intend(intent())
-    journal.drop_intended()
-    assert state(journal) is OrderState.NOT_PLACED
+    journal.set_state(intent().cl_ord_id, OrderState.NOT_PLACED)
     with pytest.raises(OrderBlockedError, match="given up"):
         journal.leave(intent().cl_ord_id, "1", 103.0, 111.0)
-
-
-def test_drop_intended_leaves_alone_what_may_have_left(journal: Journal) -> None:
-    """`drop_intended` changes no state but `intended`."""
-    for number, one in enumerate(OrderState):
-        journal.intend(intent(f"mybot{number:013d}", state=one))
-    journal.drop_intended()
-    changed = {OrderState.INTENDED: OrderState.NOT_PLACED}
-    assert [one.state for one in journal.intents()] == [changed.get(one, one) for one in OrderState]
 
 
 def test_a_state_that_is_there_already_changes_nothing(journal: Journal) -> None:
