@@ -19,12 +19,15 @@ import krakenex
 import pytest
 
 import main
-from bot import errors
+from bot import errors, order_life
 from bot.broker_manager import get_kraken_nonce
 from bot.errors import BotError, KrakenError
 from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Ran, Repeat, error_for
 from bot.nonce.turns import WAIT_SECONDS_MAX
+from bot.order_life import OrderState
+from bot.settlement import CURRENT_SECONDS
+from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.simulator import faults
 from bot.simulator.api import PUBLIC
 from bot.simulator.catalogue import KNOWN_PAIRS
@@ -178,6 +181,32 @@ def test_the_tables_of_krakens_errors_are_those_of_the_code(table: object) -> No
     assert wanted in page, "put this into docs/errors.md:\n" + "\n".join(
         difflib.unified_diff(page.splitlines(), wanted.splitlines(), lineterm="", n=0)
     )
+
+
+# Orders
+
+
+def test_the_life_of_an_order_is_the_one_in_the_code() -> None:
+    """docs/orders.md draws an order's life as the docstring of bot/order_life.py does, and names every state."""
+    text = section("docs/orders.md", "An order's life")
+    drawn = re.search(r"(?:^    .*\n)+", order_life.__doc__ or "", re.MULTILINE)
+    assert drawn is not None
+    assert blocks(text) == [textwrap.dedent(drawn[0])]
+    assert set(names_in(text)) == set(OrderState)
+
+
+def test_the_times_of_the_proof_on_the_page_are_the_times() -> None:
+    """docs/orders.md gives deadline, margin, gap, their sum, and the age of a current journal as the code has them."""
+    text = " ".join(section("docs/orders.md", "How an unknown order is settled").split())
+    assert f"a deadline, {DEADLINE_SECONDS:g} s after it leaves" in text
+    assert f"not earlier than {MARGIN_SECONDS:g} s after both the deadline and the fence" in text
+    assert f"at least {GAP_SECONDS:g} s after that answer" in text
+    whole = f"{DEADLINE_SECONDS + MARGIN_SECONDS + GAP_SECONDS:g} s"
+    assert f"unknown for {whole} at most" in text
+    current, old = rows(section("docs/orders.md", "At the start"))
+    assert f"within the last {CURRENT_SECONDS:g} s" in current[0]
+    assert f"older than {CURRENT_SECONDS:g} s" in old[0]
+    assert f"up to {whole}" in old[1]
 
 
 # The simulator
