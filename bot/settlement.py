@@ -84,7 +84,8 @@ class Settlement:
 
     def knows_the_past(self) -> bool:
         """Whether the journal has every order that this bot has sent; one that is new or from a former disk has not."""
-        self._load()
+        if not self._loaded:
+            self._load()
         return THE_PAST not in self._unknown
 
     def due_seconds(self) -> float | None:
