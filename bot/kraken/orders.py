@@ -106,4 +106,5 @@ def collared_price(pair: Pair, side: Side, price: Decimal, collar_percent: Decim
 
 
 def _base32(text: str) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()
+    # 16 characters, of which no id takes more than 13.
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:10]).decode().lower()
