@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import count, islice
+from itertools import count
 
 from bot.errors import (
     BotError,
-    OrderBlockedError,
+    KrakenError,
     OrderRefusedError,
     OrderRuleError,
     OrderUnknownError,
     RequestError,
+    TransportError,
 )
 from bot.exit_steps import Role
 from bot.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
@@ -26,8 +27,8 @@ from bot.trading.own_orders import NewFill, OwnOrders
 # How often one signal can be proved not placed and still be known after a restart.
 ATTEMPTS_MAX = 10
 
-# Final answers to an order: the signal has had its chance.
-_FINAL_NO = (OrderRefusedError, OrderRuleError, OrderBlockedError, RequestError)
+# Final answers to an order: the signal has had its chance. That another order blocks the pair is none.
+_FINAL_NO = (OrderRefusedError, OrderRuleError, RequestError)
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Executor:
         self._entry_lifetime_seconds = entry_lifetime_seconds
         self._narrator = narrator
         self._balances: dict[str, Balance] | None = None
+        self._free_again: set[str] = set()
         self._foreign_shown: set[str] = set()
         self._fills = Fills(broker)
         self.own = OwnOrders(broker)
@@ -67,31 +69,42 @@ class Executor:
 
         Return the pairs in which an order is now known not to have been placed.
         """
-        free_again = set()
         doubt = self._broker.unknown_orders() or not self._broker.knows_the_past()
         fates = self._broker.settle_unknown() if doubt else ()
         for fate in fates:
             unknown = fate.unknown
             if fate.order is None:
                 self.own.not_placed.add(unknown.cl_ord_id)
-                free_again.add(unknown.symbol)
+                self._free_again.add(unknown.symbol)
                 self._narrator.say(f"{unknown.symbol}  settled: order {unknown.cl_ord_id} was not placed")
             else:
                 text = f"order {unknown.cl_ord_id} was placed as {fate.order.txid} and is {fate.order.status}"
                 self._narrator.say(f"{unknown.symbol}  settled: {text}")
                 self._count_fills(self.own.adopt(fate.order))
         self.follow()
+        # Given away last: a look-up that failed on the way would take the signals with it.
+        free_again, self._free_again = self._free_again, set()
         return free_again
 
     def follow(self) -> None:
         """Ask after the working orders, and tell of their fills."""
         self._count_fills(self.own.refresh())
-        self._fills.fetch()
+        self._fetch_fills()
         self._show_foreign()
         if self.own.trouble:
             self._narrator.once("journal", "", self.own.trouble)
         else:
             self._narrator.over("journal", "the journal can be written again")
+
+    def _fetch_fills(self) -> None:
+        try:
+            asked = self._fills.fetch()
+        except (KrakenError, TransportError) as problem:
+            # They are for the books only, and must not keep the bot in a position.
+            self._narrator.once("fills", type(problem).__name__, f"the fills are fetched later: {problem}")
+        else:
+            if asked:
+                self._narrator.over("fills", "the fills can be fetched again")
 
     def balances(self) -> dict[str, Balance]:
         """Return the balances as they were after the last own fill, or later."""
@@ -198,8 +211,13 @@ class Executor:
 
     def _placed_as(self, symbol: str, candle_seconds: int, kind: str) -> str:
         """Return the identity a signal was placed under, by this process or an earlier one; empty if it was not."""
-        identities = self._identities(symbol, candle_seconds, kind)
-        return next((identity for identity in islice(identities, ATTEMPTS_MAX) if self.own.has(identity)), "")
+        for attempt, identity in enumerate(self._identities(symbol, candle_seconds, kind)):
+            if self.own.has(identity):
+                return identity
+            # On an empty disk nobody knows which were proved not placed.
+            if attempt >= ATTEMPTS_MAX - 1 and identity not in self.own.not_placed:
+                break
+        return ""
 
     def _new_identity(self, order: WantedOrder, kind: str) -> str:
         identities = self._identities(order.symbol, order.candle_seconds, kind)

@@ -37,23 +37,29 @@ class Fills:
             self._missing[order.txid] = order.opened_seconds, order.executed
             self._offset, self._due_seconds = 0, 0.0
 
-    def fetch(self) -> None:
-        """Fetch one page of what is missing, if something is. Raises BotError; then it is fetched later."""
+    def fetch(self) -> bool:
+        """Fetch one page of what is missing, if something is; return whether Kraken was asked.
+
+        Raises BotError; then it is fetched later.
+        """
         if not self._missing or self._broker.now() < self._due_seconds:
-            return
+            return False
         if self._offset == 0:
             self._since_seconds = min(opened for opened, _ in self._missing.values()) - LOOK_BACK_SECONDS
+        self._due_seconds = self._broker.now() + AGAIN_SECONDS  # where this is not answered
         page, total = self._broker.get_trades_page(max(0.0, self._since_seconds), self._offset)
+        self._due_seconds = 0.0
         own = [fill for fill in page if fill.order_txid in self._missing]
         try:
             self._broker.journal.add_fills(own)
             kept = self._broker.journal.filled(self._missing)
         except JournalError:
             self._due_seconds = self._broker.now() + AGAIN_SECONDS
-            return
+            return True
         for txid, (_, executed) in list(self._missing.items()):
             if kept.get(txid, ZERO) == executed:
                 del self._missing[txid]
         self._offset += len(page)
         if not page or self._offset >= total:
             self._offset, self._due_seconds = 0, self._broker.now() + AGAIN_SECONDS
+        return True

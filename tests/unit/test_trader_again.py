@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.errors import NotSentError, OrderUnknownError
-from bot.models import ZERO, Order, Side, WantedOrder
+from bot.errors import NoAnswerError, NotSentError, OrderBlockedError, OrderUnknownError
+from bot.models import ZERO, Order, OrderStatus, Side, WantedOrder
 from bot.settling import Settled
 from bot.strategies.base import MarketView
 from tests.trading_fakes import (
@@ -121,6 +121,55 @@ def test_a_second_attempt_is_known_after_a_restart() -> None:
     clock.time_seconds = 285.0
     run_trader(broker, clock, strategy, max_ticks=1)
     assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
+
+
+def test_a_signal_is_free_again_although_the_next_look_up_failed() -> None:
+    """An entry is sent again after its proof, also where the read that followed the proof was not answered."""
+    broker, clock = present(241.0)
+    broker.rows["E"] = make_order("E", Side.BUY, symbol="ETH/USD", status=OrderStatus.OPEN, volume=Decimal(1))
+    broker.fail("place_buy", OrderUnknownError("no answer", ENTRY_ID))
+    prove_absent(broker)
+    settle = broker.settle_unknown
+
+    def then_fail() -> list[Settled]:
+        fates = settle()
+        if fates:
+            broker.fail("get_open_orders", NoAnswerError("half an answer"))
+        return fates
+
+    broker.settle_unknown = then_fail  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({180: buy("1")}), max_ticks=4)
+    assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
+
+
+def test_an_exit_that_another_order_blocked_is_sent_later() -> None:
+    """Where another process's order keeps the pair, the exit of the candle goes out at a later pass."""
+    broker, clock = holding_one()
+    broker.fail("place_sell", OrderBlockedError("its pair has an order whose outcome is unknown"))
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=3)
+    assert broker.sent_ids == [EXIT_ID, EXIT_ID]
+    assert broker.totals["BTC"] == ZERO
+
+
+def test_no_fills_keep_the_bot_in_a_position() -> None:
+    """However often the trade history is not answered, the exit goes out; the trouble is told once."""
+    broker, clock = holding_one()
+    broker.fail("get_trades_page", *[NoAnswerError("half an answer")] * 100)
+    _, lines = run_trader(broker, clock, Script({300: sell_all}), max_ticks=6)
+    assert broker.sent_ids == [EXIT_ID]
+    assert sum("the fills are fetched later: half an answer" in line for line in lines) == 1
+
+
+def test_the_rest_of_an_exit_goes_out_however_many_attempts_the_first_part_took() -> None:
+    """Where a part of an exit was placed by its twelfth attempt, the next part is known to be the next."""
+    broker, clock = holding_one()
+    broker.fail("place_sell", *[OrderUnknownError("no answer", "")] * 11)
+    prove_absent(broker)
+    clock.wait_until = lambda when_seconds, stop: stop.is_set()  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({300: sell_all}), max_ticks=15, limits=TWO_PARTS)
+    attempts = [EXIT_ID.replace("|0", f"|{attempt}") for attempt in range(12)]
+    assert broker.sent_ids == [*attempts, SECOND_ID]
+    assert broker.totals["BTC"] == ZERO
 
 
 def late_order(broker: FakeBroker, clock: SteppedClock, row: Order, coins: str) -> None:
