@@ -13,7 +13,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any
 
-from bot.errors import OrderBlockedError
+from bot.errors import JournalError, OrderBlockedError
 from bot.journal_file import JournalFile
 from bot.models import OPEN_STATUSES, Fill, Order, OrderStatus, Side
 from bot.order_life import PLACED, UNSETTLED, WORKING, Intent, OrderState, state_of
@@ -58,12 +58,20 @@ class Journal:
                 raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before; it is not sent again")
             connection.execute(f"INSERT INTO intents ({_INTENT}) VALUES ({_marks(Intent)})", _values(intent))
 
-    def leave(self, cl_ord_id: str, nonce: str, sent_seconds: float, deadline_seconds: float) -> None:
+    def leave(
+        self, cl_ord_id: str, nonce: str, sent_seconds: float, deadline_seconds: float, *, bot_id: str = ""
+    ) -> None:
         """Commit an intent to the disk, with its nonce and deadline: from here on its first byte may leave.
 
         Raises OrderBlockedError where another order of the pair, by this process or another, has no known fate.
+        `bot_id` is given for an order that another life may have sent under the same id: raises JournalError where
+        the journal has been lost since it was read, and knows nothing of that bot.
         """
         with self._file.write(durable=True) as connection:
+            if bot_id and not _rows(connection, "SELECT 1 FROM known WHERE bot_id = ?", (bot_id,)):
+                raise JournalError(
+                    f"the journal {self.path} is new: what it lacks is looked for first; nothing was sent"
+                )
             other = connection.execute(
                 "SELECT other.cl_ord_id FROM intents AS other JOIN intents AS own USING (symbol) "
                 f"WHERE own.cl_ord_id = ? AND other.cl_ord_id <> own.cl_ord_id AND other.state IN ({_UNSETTLED})",
@@ -162,8 +170,13 @@ class Journal:
             found = _rows(connection, "SELECT until_seconds FROM known WHERE bot_id = ?", (bot_id,))
             return float(found[0][0]) if found else 0.0
 
+    def keep_known(self, bot_id: str, until_seconds: float) -> None:
+        """Move that moment on. A journal that knows nothing of the bot goes on knowing nothing."""
+        with self._file.write() as connection:
+            connection.execute("UPDATE known SET until_seconds = ? WHERE bot_id = ?", (until_seconds, bot_id))
+
     def set_known_until(self, bot_id: str, until_seconds: float) -> None:
-        """Write down that nothing of a bot is missing up to a moment."""
+        """Write down that nothing of a bot is missing up to a moment, after a look at all of its past."""
         with self._file.write() as connection:
             connection.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (bot_id, until_seconds))
 

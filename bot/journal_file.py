@@ -149,13 +149,17 @@ class JournalFile:
                     os.unlink(self.path + ending)
 
     def _carry_over(self, left: sqlite3.Connection, connection: sqlite3.Connection) -> None:
+        whole = True
         log.warning("The journal %s was deleted or replaced while it was in use: its rows are written anew.", self.path)
         with _transaction(connection, durable=True):
             for table in TABLES:
+                if table == "known" and not whole:
+                    continue  # what is missing has to be looked for
                 try:
                     rows = left.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a name of our own
                 except (sqlite3.DatabaseError, *_UNREADABLE) as error:
                     log.warning("Its %s cannot be read any more (%s).", table, error)
+                    whole = False
                     continue
                 for row in rows:
                     marks = ", ".join("?" for _ in row)

@@ -116,12 +116,12 @@ class OrderDesk:
             self._check_value(pair, intent)
             self._journal.intend(intent)
             self._wait_for_engine(pair.symbol, Action.ADD)
-            return self._send_once(intent, params)
+            return self._send_once(intent, params, "" if is_new else self._bot_id)
 
-    def _send_once(self, intent: Intent, params: dict[str, Any]) -> dict[str, Any]:
+    def _send_once(self, intent: Intent, params: dict[str, Any], bot_id: str) -> dict[str, Any]:
         def leave(nonce: str, deadline_seconds: float) -> None:
             now = self._time.now()
-            self._journal.leave(intent.cl_ord_id, nonce, now, deadline_seconds)
+            self._journal.leave(intent.cl_ord_id, nonce, now, deadline_seconds, bot_id=bot_id)
             # Unknown from before the first byte, so that whatever happens now cannot lose it.
             self._settlement.add(replace(intent, sent_seconds=now, deadline_seconds=deadline_seconds))
 
@@ -224,13 +224,13 @@ class OrderDesk:
             self._budget.saturate_engine(symbol, self._time.now())
 
     def _wait_for_engine(self, symbol: str, action: Action, age_seconds: float = 0.0) -> None:
-        # While the program stops, an order that should be gone is the greater harm than a refusal.
         while wait_seconds := self._budget.take_engine(symbol, action, self._time.now(), age_seconds):
-            if self._market.wait(wait_seconds, self._stopping):
-                if action is not Action.CANCEL:
-                    raise StoppingError("the program is stopping; nothing was sent")
+            if action is Action.CANCEL and self._stopping.is_set():
+                # An order that should be gone is the greater harm than a refusal.
                 self._budget.spend_engine(symbol, action, self._time.now(), age_seconds)
                 return
+            if self._market.wait(wait_seconds, self._stopping) and action is not Action.CANCEL:
+                raise StoppingError("the program is stopping; nothing was sent")
 
     def _await_the_past(self) -> None:
         """An order with a signal's name may have been sent before, by a life that this journal knows nothing of."""

@@ -123,29 +123,33 @@ class Settlement:
         return rows
 
     def _write_found(self, rows: list[Order], settled: list[Settled], asked: float) -> None:
+        past = any(fate.unknown.cl_ord_id == THE_PAST for fate in settled)
         try:
             self._journal.take_rows(rows)
-            if any(fate.unknown.cl_ord_id == THE_PAST for fate in settled):
+            if past:
                 self._journal.set_known_until(self._bot_id, asked)
         except JournalError as error:
             log.error("Orders that were found could not be written down; they will be looked up again: %s", error)
+            if past:
+                self._unknown.add(the_past(self._time.now()))
         for fate in settled:
             if fate.order is None and fate.unknown.cl_ord_id != THE_PAST:
                 self.write(fate.unknown.cl_ord_id, OrderState.NOT_PLACED, "in none of Kraken's rows")
 
     def _load(self) -> None:
-        """Take over what the journal has as unsettled."""
+        """Take over what the journal has as unsettled, and whether it knows the past."""
         now = self._time.now()
         first = not self._loaded
         try:
-            if first:
-                self._known_until_seconds = self._journal.known_until(self._bot_id)
+            known_until_seconds = self._journal.known_until(self._bot_id)
             unsettled = self._journal.unsettled()
         except JournalError:
             if first:
                 raise
             return  # our own are in memory
-        if first and now - self._known_until_seconds > CURRENT_SECONDS:
+        # A journal that was lost while the program runs knows nothing either.
+        if not known_until_seconds or (first and now - known_until_seconds > CURRENT_SECONDS):
+            self._known_until_seconds = known_until_seconds
             self._unknown.add(the_past(now))
         for intent in unsettled:
             # Before its deadline another process may still be waiting for the answer.

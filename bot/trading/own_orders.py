@@ -168,7 +168,7 @@ class OwnOrders:
             if self._unwritten:
                 journal.take_rows(self._unwritten.values())
                 self._unwritten.clear()
-            journal.set_known_until(self._broker.bot_id, self._broker.now())
+            journal.keep_known(self._broker.bot_id, self._broker.now())
         except JournalError as error:
             self.trouble = str(error)
         else:
