@@ -87,12 +87,18 @@ class Journal:
             if changed.rowcount != 1:
                 raise OrderBlockedError(f"another process has given up the order {cl_ord_id}; it was not sent")
 
-    def set_state(self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "") -> None:
-        """Write down what became of an intent: a lawful step of its life, or sqlite3.IntegrityError."""
+    def set_state(
+        self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "", sent_seconds: float | None = None
+    ) -> None:
+        """Write down what became of an intent. What is no lawful step of its life changes nothing: another process
+        has found out more. With `sent_seconds` it is only said of what left then and has no known fate.
+        """
         with self._file.write() as connection:
             connection.execute(
-                "UPDATE intents SET state = ?, reason = ?, txid = max(txid, ?) WHERE cl_ord_id = ? AND state <> ?",
-                (state, reason, txid, cl_ord_id, state),
+                "UPDATE intents SET state = :state, reason = :reason, txid = max(txid, :txid) WHERE cl_ord_id = :id "
+                "AND EXISTS (SELECT 1 FROM steps WHERE before = intents.state AND after = :state) "
+                f"AND (:sent IS NULL OR (sent_seconds = :sent AND state IN ({_UNSETTLED})))",
+                {"id": cl_ord_id, "state": state, "reason": reason, "txid": txid, "sent": sent_seconds},
             )
 
     def intent(self, cl_ord_id: str) -> Intent | None:

@@ -67,10 +67,12 @@ class Settlement:
         self._load()
         return self._unknown.of_pair(symbol)
 
-    def write(self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "") -> None:
+    def write(
+        self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "", sent_seconds: float | None = None
+    ) -> None:
         """Write down what became of an order. Where that fails nothing is lost: it will be looked up."""
         try:
-            self._journal.set_state(cl_ord_id, state, reason, txid)
+            self._journal.set_state(cl_ord_id, state, reason, txid, sent_seconds)
         except JournalError as error:
             log.error("The order %s is %s, which could not be written down: %s", cl_ord_id, state, error)
 
@@ -133,8 +135,11 @@ class Settlement:
             if past:
                 self._unknown.add(the_past(self._time.now()))
         for fate in settled:
-            if fate.order is None and fate.unknown.cl_ord_id != THE_PAST:
-                self.write(fate.unknown.cl_ord_id, OrderState.NOT_PLACED, "in none of Kraken's rows")
+            order = fate.unknown
+            if fate.order is None and order.cl_ord_id != THE_PAST:
+                # Another process may have sent it anew since, which these look-ups say nothing of.
+                reason = "in none of Kraken's rows"
+                self.write(order.cl_ord_id, OrderState.NOT_PLACED, reason, sent_seconds=order.sent_seconds)
 
     def _load(self) -> None:
         """Take over what the journal has as unsettled, and whether it knows the past."""
@@ -142,6 +147,8 @@ class Settlement:
         first = not self._loaded
         try:
             known_until_seconds = self._journal.known_until(self._bot_id)
+            if known_until_seconds > now + CURRENT_SECONDS:
+                known_until_seconds = 0.0  # a wrong clock has written it down, and it says nothing
             unsettled = self._journal.unsettled()
         except JournalError:
             if first:

@@ -43,6 +43,16 @@ def test_the_first_order_is_looked_up_with_patience() -> None:
 
 
 @pytest.mark.usefixtures("nonce_file")
+def test_a_journal_from_the_future_is_not_current() -> None:
+    """A journal that a wrong clock has called complete until tomorrow is one that may lack orders, and is set right."""
+    with open_desk() as desk:
+        desk.broker.journal.set_known_until(desk.broker.bot_id, desk.clock.now() + 86_400)
+        desk.broker.private_call("AddOrder", NAMED)
+        assert desk.methods() == ["OpenOrders", "OpenOrders", "ClosedOrders", "AddOrder"]
+        assert desk.broker.journal.known_until(desk.broker.bot_id) <= desk.clock.now()
+
+
+@pytest.mark.usefixtures("nonce_file")
 def test_later_orders_and_nameless_ones_are_not_looked_up() -> None:
     """A second order of the pair, and an order whose id was made just now, are sent without a look-up."""
     with open_desk() as desk:
