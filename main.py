@@ -22,6 +22,8 @@ from bot.errors import (
     BotError,
     CredentialsError,
     InvalidNonceError,
+    JournalError,
+    JournalVersionError,
     KeyRuleError,
     LockoutError,
     NonceError,
@@ -49,7 +51,7 @@ from bot.trader import Summary, Trader, TraderSettings
 # The first that fits. docs/errors.md says what to do about each.
 EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
     (5, (LiveError,)),
-    (2, (SettingsError, SymbolError, SimulatorError)),
+    (2, (SettingsError, SymbolError, SimulatorError, JournalError, JournalVersionError)),
     (3, (CredentialsError, PermissionDeniedError, KeyRuleError)),
     (5, (TurnTimeout,)),
     (4, (NonceError, InvalidNonceError, SilenceError, LockoutError)),

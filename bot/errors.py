@@ -4,6 +4,7 @@ BotError
 |-- SettingsError           a setting is wrong; nothing was started
 |-- AnotherBotError         another bot holds the state folder
 |-- JournalError            the journal cannot be read or written: no new order is sent
+|-- JournalVersionError     a newer version of this program has written the journal
 |-- SymbolError             no such pair or asset at Kraken
 |-- NonceError
 |   |-- NonceStoreError     a nonce beyond the clock could not be written down
@@ -55,6 +56,10 @@ class AnotherBotError(BotError):
 
 class JournalError(BotError):
     """The journal cannot be read or written; no new order is sent, those that were are still followed."""
+
+
+class JournalVersionError(BotError):
+    """A newer version of this program has written the journal; it is left alone."""
 
 
 class SymbolError(BotError):

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bot.clock import boottime_seconds, sleep, wall_seconds
-from bot.errors import JournalError
+from bot.errors import JournalError, JournalVersionError
 from bot.journal_schema import MIGRATIONS, TABLES, fill_steps, has_steps
 from bot.nonce import forks
 
@@ -199,7 +199,7 @@ class JournalFile:
     def _version(self, connection: sqlite3.Connection) -> int:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > len(MIGRATIONS):
-            raise JournalError(
+            raise JournalVersionError(
                 f"the journal {self.path} was written by a newer version of this program (schema {version}, this one "
                 f"knows {len(MIGRATIONS)}). Use that version; nothing was changed"
             )

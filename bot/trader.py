@@ -17,6 +17,7 @@ from bot.clock import MarketClock, wall_seconds
 from bot.errors import (
     BotError,
     CredentialsError,
+    JournalVersionError,
     KeyRuleError,
     KrakenError,
     NonceError,
@@ -53,6 +54,7 @@ ENTRY_EXTRA_SECONDS = 60
 
 _ENDS_THE_RUN = (
     CredentialsError,
+    JournalVersionError,
     KeyRuleError,
     NonceError,
     PermissionDeniedError,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from decimal import Decimal
 
-from bot.errors import JournalError, OrderBlockedError
+from bot.errors import JournalError, JournalVersionError, OrderBlockedError
 from bot.journal import Journal
 from bot.models import OrderStatus
 from bot.order_life import OrderState
@@ -134,7 +134,7 @@ def serve(path: str) -> None:
         word, *arguments = line.split()
         try:
             say(getattr(served, word)(*arguments))
-        except (JournalError, OrderBlockedError) as error:
+        except (JournalError, JournalVersionError, OrderBlockedError) as error:
             say(f"{type(error).__name__}: {error}")
 
 

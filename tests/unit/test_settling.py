@@ -118,7 +118,13 @@ def test_a_look_up_does_not_bring_a_settled_order_back() -> None:
     """An order that was answered while it was being looked up stays settled."""
     orders = holding(unknown())
     taken = orders.all
-    orders.all = lambda: [taken(), orders.remove("bot01-a")][0]  # type: ignore[method-assign,func-returns-value]
+
+    def answered_meanwhile() -> list[UnknownOrder]:
+        before = taken()
+        orders.remove("bot01-a")
+        return before
+
+    orders.all = answered_meanwhile  # type: ignore[method-assign]
     orders.looked_up(Step.FENCE, [], SENT, SENT + 1)
     assert "bot01-a" not in orders
 
