@@ -246,7 +246,10 @@ class BrokerVerbs(MarketVerbs):
         return self._settlement.knows_the_past()
 
     def settle_unknown(self) -> list[Settled]:
-        """Make the next look-up for unknown orders, if one is due; return those whose fate is known now."""
+        """Make the next look-up for unknown orders, if one is due; return those whose fate is known and not yet told.
+
+        An order that waits for what an earlier life sent makes look-ups as well.
+        """
         return self._settlement.settle()
 
     def next_look_up_seconds(self) -> float | None:

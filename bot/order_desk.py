@@ -235,7 +235,7 @@ class OrderDesk:
     def _await_the_past(self) -> None:
         """An order with a signal's name may have been sent before, by a life that this journal knows nothing of."""
         while not self._settlement.knows_the_past():
-            self._settlement.settle()
+            self._settlement.advance()
             wait_seconds = (self._settlement.due_seconds() or 0.0) - self._time.now()
             if wait_seconds > 0 and self._market.wait(wait_seconds, self._stopping):
                 raise StoppingError("the program is stopping; nothing was sent")

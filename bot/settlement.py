@@ -43,6 +43,7 @@ class Settlement:
         self._loaded = False
         self._known_until_seconds = 0.0
         self._unknown = UnknownOrders()
+        self._untold: list[Settled] = []
         self._lock = threading.Lock()
 
     def after_fork_in_child(self) -> None:
@@ -95,13 +96,20 @@ class Settlement:
         return self._unknown.due_seconds()
 
     def settle(self) -> list[Settled]:
-        """Make the look-up that is due for unknown orders, if one is; return those that it settled."""
+        """Make the look-up that is due for unknown orders, if one is; return what was settled and not yet told."""
+        self.advance()
+        with self._lock:
+            untold, self._untold = self._untold, []
+            return untold
+
+    def advance(self) -> None:
+        """Make the look-up that is due, if one is; what it settles is told by the next `settle`."""
         with self._lock:
             self._load()
             asked = self._time.now()
             step = self._unknown.next_step(asked)
             if step is Step.WAIT:
-                return []
+                return
             try:
                 rows = self._look_up(step)
             except BotError:
@@ -111,8 +119,8 @@ class Settlement:
                 row for row in rows if self._look_ups.owns(row) or (row.cl_ord_id and row.cl_ord_id in self._unknown)
             ]
             settled = self._unknown.looked_up(step, rows, asked, self._time.now())
+            self._untold += [fate for fate in settled if fate.unknown.cl_ord_id != THE_PAST]
             self._write_found(ours, settled, asked)
-            return [fate for fate in settled if fate.unknown.cl_ord_id != THE_PAST]
 
     def _look_up(self, step: Step) -> list[Order]:
         rows = [] if step is Step.CLOSED else self._look_ups.open_orders()

@@ -357,7 +357,8 @@ class FakeBroker:
         return list(self.unknown)
 
     def settle_unknown(self) -> list[Settled]:
-        self._call("settle_unknown")
+        if self.unknown or not self.knows_the_past():
+            self._call("settle_unknown")
         fates, self.fates = self.fates, []
         self.unknown = [one for one in self.unknown if one not in [fate.unknown for fate in fates]]
         return fates

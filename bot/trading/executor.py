@@ -69,9 +69,7 @@ class Executor:
 
         Return the pairs in which an order is now known not to have been placed.
         """
-        doubt = self._broker.unknown_orders() or not self._broker.knows_the_past()
-        fates = self._broker.settle_unknown() if doubt else ()
-        for fate in fates:
+        for fate in self._broker.settle_unknown():
             unknown = fate.unknown
             if fate.order is None:
                 self.own.not_placed.add(unknown.cl_ord_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.broker_manager import KrakenBroker
-from bot.errors import JournalError
+from bot.errors import JournalError, OrderUnknownError
 from bot.journal import Journal
 from bot.models import Order
 from bot.order_life import Intent
@@ -112,3 +112,22 @@ def test_the_past_is_not_known_before_it_is_written_down(monkeypatch: pytest.Mon
         assert buy(later) == txid
         assert desk.orders_placed() == 1
         later.close()
+
+
+def test_a_fate_that_an_order_of_another_pair_has_found_out_is_told() -> None:
+    """Where an order waits for the past of a lost journal, what its look-ups settle is told at the next settlement."""
+    with open_desk(bot_id=BOT_ID) as desk:
+        broker = desk.broker
+        await_the_past(desk, broker)
+        desk.simulator.faults.fire_next("answer_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            buy(broker)
+        broker.journal.close()
+        for path in Path(broker.journal.path).parent.glob("journal.*"):
+            path.unlink()
+        broker.unknown_orders()
+        broker.place_limit_order("ETH/USD", "buy", Decimal("0.1"), Decimal(10), cl_ord_id="lost10000000000002")
+        assert broker.unknown_orders() == []
+        (fate,) = broker.settle_unknown()
+        assert fate.order is not None
+        assert (fate.order.cl_ord_id, broker.settle_unknown()) == (NAME, [])

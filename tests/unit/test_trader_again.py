@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from bot.errors import NoAnswerError, NotSentError, OrderBlockedError, OrderUnknownError
 from bot.models import ZERO, Order, OrderStatus, Side, WantedOrder
-from bot.settling import Settled
+from bot.settling import Settled, UnknownOrder
 from bot.strategies.base import MarketView
 from tests.trading_fakes import (
     WIDE,
@@ -140,6 +140,26 @@ def test_a_signal_is_free_again_although_the_next_look_up_failed() -> None:
     broker.settle_unknown = then_fail  # type: ignore[method-assign]
     run_trader(broker, clock, Script({180: buy("1")}), max_ticks=4)
     assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
+
+
+def test_a_fate_that_another_orders_look_ups_settled_is_taken() -> None:
+    """An entry whose fate is told when nothing is unknown any more is the position of the next decision."""
+    broker, clock = present(301.0)
+    row = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=245.0, closed_seconds=245.0)
+    unknown = UnknownOrder(ENTRY_ID, "BTC/USD", Side.BUY, Decimal(1), Decimal(100), 245.0, 253.0)
+    settle = broker.settle_unknown
+
+    def told() -> list[Settled]:
+        if "L" not in broker.rows:
+            broker.rows["L"] = row
+            broker.totals["BTC"] = Decimal(1)
+            broker.fates = [Settled(unknown, row)]
+        return settle()
+
+    broker.settle_unknown = told  # type: ignore[method-assign]
+    seen: list[Decimal] = []
+    run_trader(broker, clock, Script({240: look(lambda view: seen.append(view.position_quantity))}), max_ticks=1)
+    assert set(seen) == {Decimal(1)}
 
 
 def test_an_exit_that_another_order_blocked_is_sent_later() -> None:
