@@ -67,9 +67,9 @@ class Exchange:
 
 
 @contextmanager
-def exchange(latency_ms: int = 0) -> Iterator[Exchange]:
-    """Run a local Kraken until the block ends."""
-    words = ("--port", "0", "--tier", "unlimited", "--latency-ms", f"{latency_ms}")
+def exchange(latency_ms: int = 0, *more: str) -> Iterator[Exchange]:
+    """Run a local Kraken, told `more`, until the block ends."""
+    words = ("--port", "0", "--tier", "unlimited", "--latency-ms", f"{latency_ms}", *more)
     with Child("bot.simulator", *words, limit_seconds=300) as process:
         url, key, secret = (process.line().split()[-1] for _ in range(3))
         yield Exchange(url, key, secret)

@@ -1,0 +1,174 @@
+"""What an order costs on its whole path through journal and broker, and what it costs to reach the disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+
+import krakenex
+import pytest
+
+from bot import broker_manager
+from bot.broker_manager import KrakenBroker
+from bot.clock import rfc3339, wall_seconds
+from bot.models import Side
+from tests.benchmarks import machine
+from tests.benchmarks.bench_broker import Exchange, exchange, microseconds, verdict
+from tests.child_process import Child
+
+ORDER_RATIO_MAX = 1.5
+ROUNDS = 400
+SEED = 20261123
+RICH = ("--balance", "ZUSD=1000000000")
+# Above every price, so that each order fills at once and none stays to slow the exchange down.
+TAKING_PRICE, VOLUME = Decimal(10_000_000), Decimal("0.0001")
+SYNCED_ORDERS = 200
+BLOCK = os.urandom(4096)
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+
+
+class OurWay:
+    """Orders through KrakenBroker. Its journal and its nonce file lie in one folder on the disk."""
+
+    def __init__(self, at: Exchange) -> None:
+        self.broker: KrakenBroker = at.broker()
+        self.broker.connect()
+        # Nothing was sent before: without this, the first named order waits 16 s for what may turn up.
+        self.broker.journal.set_known_until(self.broker.bot_id, self.broker.now())
+        self._numbers = count()
+
+    def named(self) -> None:
+        """Place an order under the name of a signal, as the trader does."""
+        name = self.broker.client_order_id("BTC/USD", "bench", next(self._numbers) * 60, "entry")
+        self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, TAKING_PRICE, cl_ord_id=name)
+
+    def unnamed(self) -> None:
+        """Place an order that gets a name of chance, as a script does."""
+        self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, TAKING_PRICE)
+
+
+class BareWay:
+    """The same AddOrder through krakenex, and one write to the same disk; the nonces are of the same key."""
+
+    def __init__(self, at: Exchange, folder: Path) -> None:
+        self.api = krakenex.API(at.key, at.secret)
+        self.api.uri = at.url
+        self.api._nonce = self._nonce
+        self._descriptor = os.open(folder / "block", os.O_RDWR | os.O_CREAT)
+        self._synced = False
+        self._numbers = count()
+
+    def _nonce(self) -> int:
+        if self._synced:
+            self.sync()
+        return int(wall_seconds() * 1_000_000)
+
+    def sync(self) -> None:
+        """Write 4 KiB in place, and wait for the disk."""
+        os.pwrite(self._descriptor, BLOCK, 0)
+        os.fdatasync(self._descriptor)
+
+    def order(self) -> None:
+        """Place the order."""
+        data = {
+            "pair": "XBTUSD",
+            "type": "buy",
+            "ordertype": "limit",
+            "volume": str(VOLUME),
+            "price": str(TAKING_PRICE),
+            "oflags": "fciq",
+            "cl_ord_id": f"bench{next(self._numbers):013d}",
+            "deadline": rfc3339(wall_seconds() + 8),
+        }
+        answer = self.api.query_private("AddOrder", data)
+        assert answer["error"] == [], answer
+
+    def order_synced(self) -> None:
+        """Place the order with the write between its nonce and its first byte, where the journal's is."""
+        self._synced = True
+        self.order()
+        self._synced = False
+
+    def close(self) -> None:
+        """Close connection and file."""
+        self.api.close()
+        os.close(self._descriptor)
+
+
+@pytest.mark.bench
+def test_cost_of_an_order(nonce_file: Path) -> None:
+    """Orders of ours, of krakenex, and fsyncs, in an order of chance: the ratio of their medians is printed."""
+    with exchange(0, *RICH) as at:
+        ours, bare = OurWay(at), BareWay(at, nonce_file.parent)
+        ways: dict[str, Callable[[], None]] = {
+            "named": ours.named,
+            "unnamed": ours.unnamed,
+            "krakenex": bare.order,
+            "fsync": bare.sync,
+            "krakenex, fsync within": bare.order_synced,
+        }
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        turns = random.Random(SEED)
+        for _ in range(ROUNDS):
+            # What comes after an fsync finds cold caches: each way does as often as the others.
+            for name in turns.sample(list(ways), len(ways)):
+                taken[name].append(microseconds(ways[name]))
+        unsettled, refused = ours.broker.unknown_orders(), at.state()["refused_nonces"]
+        ours.broker.close()
+        bare.close()
+    print_costs({name: statistics.median(column) for name, column in taken.items()}, nonce_file)
+    assert (unsettled, refused) == ([], 0)
+
+
+def print_costs(median_us: dict[str, float], path: Path) -> None:
+    """Print what each way costs, and what ours costs by it."""
+    least_us = median_us["krakenex"] + median_us["fsync"]
+    print(f"\norder: {machine.describe(path)}")
+    print("  " + ", ".join(f"{name} {cost_us:.0f} us" for name, cost_us in median_us.items()))
+    for name in ("named", "unnamed"):
+        ratio = median_us[name] / least_us
+        print(f"  {name} to krakenex + fsync {ratio:.2f}, at most {ORDER_RATIO_MAX:g}: ", end="")
+        print(verdict(ratio <= ORDER_RATIO_MAX), end="")
+        print(f"; to krakenex with the fsync within {median_us[name] / median_us['krakenex, fsync within']:.2f}")
+
+
+@linux_only
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace, which counts what reaches the disk")
+@pytest.mark.bench
+def test_fsyncs_of_an_order(nonce_file: Path) -> None:
+    """What a process syncs that places 200 orders more than another one is printed; each order is synced itself."""
+    counts = []
+    for orders in (1, SYNCED_ORDERS + 1):
+        folder = nonce_file.parent / f"{orders}" / "state"
+        folder.mkdir(parents=True)
+        log = folder / "log"
+        with exchange(0, *RICH) as at:
+            trace = (log, at.url, at.key, at.secret, folder / "kraken_nonce.txt", orders)
+            with Child("tests.benchmarks.order_child", *trace, limit_seconds=120) as child:
+                seconds = float(child.rest()[-1])
+        counts.append(Counter(line.partition("<")[2].partition(">")[0] for line in log.read_text().splitlines()))
+    few, many = ({Path(path).name: number for path, number in one.items()} for one in counts)
+    print(f"\nfsyncs: {machine.describe(nonce_file)}")
+    print(f"  {SYNCED_ORDERS} orders within {seconds:.1f} s, traced:")
+    more = {name: number - few.get(name, 0) for name, number in many.items() if number > few.get(name, 0)}
+    for name, number in sorted(more.items()):
+        print(f"  {name}: {number}, {number / SYNCED_ORDERS:.3f} an order")
+    assert next(number for name, number in more.items() if name.endswith("-wal")) >= SYNCED_ORDERS
+
+
+def place_orders(at: Exchange, nonce_path: Path, orders: int) -> None:
+    """Place so many orders with the journal beside `nonce_path`."""
+    broker_manager.NONCE_FILE = str(nonce_path)
+    ours = OurWay(at)
+    for _ in range(orders):
+        ours.named()
+    ours.broker.close()

@@ -1,0 +1,29 @@
+"""The process whose fsyncs are counted. Its arguments: LOG URL KEY SECRET NONCE_FILE ORDERS."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from bot.clock import boottime_seconds
+from tests.benchmarks.bench_broker import Exchange
+from tests.benchmarks.bench_orders import place_orders
+
+MODULE = "tests.benchmarks.order_child"
+
+
+def main(words: list[str]) -> None:
+    """Begin again under strace, or, told to, place the orders and say how long they took."""
+    if words[0] != "traced":
+        log, *rest = words
+        trace = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]
+        os.execvp("strace", [*trace, sys.executable, "-m", MODULE, "traced", *rest])  # noqa: S606 - this program again
+    _, url, key, secret, nonce_path, orders = words
+    begin_seconds = boottime_seconds()
+    place_orders(Exchange(url, key, secret), Path(nonce_path), int(orders))
+    print(boottime_seconds() - begin_seconds)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
