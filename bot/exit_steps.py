@@ -62,11 +62,6 @@ class PairFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Leave everything as it is."""
-
-
-@dataclass(frozen=True, slots=True)
 class Protect:
     """Keep stops on what is held, at a trigger price on the tick grid. Entries go on resting."""
 
@@ -114,15 +109,13 @@ class Done:
     """What is wanted is so, or as near to it as the pair's minimum allows."""
 
 
-Wanted = Hold | Protect | Leave
+Wanted = Protect | Leave
 Step = Cancel | Wait | Sell | PlaceStop | Done
 
 
 def next_step(facts: PairFacts, wanted: Wanted) -> Step:
     """Return the one step to take now towards what is wanted."""
     match wanted:
-        case Hold():
-            return Done()
         case Protect(stop_price):
             return _waiting(facts) or _protect(facts, stop_price)
         case Leave(quantity):

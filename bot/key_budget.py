@@ -86,10 +86,6 @@ class KeyBudget:
         """Close the file; the next use opens it again."""
         self._shared.close()
 
-    def after_fork_in_child(self) -> None:
-        """Let go of what belongs to the parent."""
-        self._shared.after_fork_in_child()
-
     def _change_rest(self, work: Callable[[Fields], Answer], now: float) -> Answer:
         def change(fields: Fields) -> Answer:
             self._rest.merge(Standing.read(fields.get("rest")), now)

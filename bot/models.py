@@ -50,7 +50,6 @@ class Pair:
     tick_size: Decimal
     order_minimum: Decimal
     cost_minimum: Decimal
-    status: str
 
 
 def common_quote(pairs: Iterable[Pair]) -> str:
@@ -162,7 +161,6 @@ class KeyInfo:
     nonce: int
     nonce_window: int
     permissions: frozenset[str]
-    valid_until_seconds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def test_the_strategy_of_the_page_works() -> None:
 
 def _view(opened: str, closed: str, held: str) -> MarketView:
     zero, tick = Decimal(0), Decimal("0.1")
-    pair = Pair("A/B", "AB", "AB", "A/B", "A", "B", "A", "B", 1, 2, 5, tick, tick, zero, "online")
+    pair = Pair("A/B", "AB", "AB", "A/B", "A", "B", "A", "B", 1, 2, 5, tick, tick, zero)
     prices = (Decimal(opened), max(Decimal(opened), Decimal(closed)), zero, Decimal(closed))
     candle = Candle(60, *prices, volume=zero)
     return MarketView(pair, 60, (candle,), Decimal(held), Decimal(100), 0.0, False, Decimal(100), Decimal(1000))

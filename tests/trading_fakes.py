@@ -53,7 +53,6 @@ def make_pair(symbol: str = "BTC/USD") -> Pair:
         tick_size=Decimal("0.1"),
         order_minimum=Decimal("0.01"),
         cost_minimum=Decimal("0.5"),
-        status="online",
     )
 
 

@@ -68,16 +68,12 @@ class Action(Enum):
     """What the engine counter of a pair counts."""
 
     ADD = "add"
-    AMEND = "amend"
-    EDIT = "edit"
     CANCEL = "cancel"
 
 
 # Points by the age of the order: (younger than so many seconds, points). (Kraken: trading rate limits page)
 _AGE_POINTS: dict[Action, tuple[tuple[float, int], ...]] = {
     Action.ADD: (),
-    Action.AMEND: ((5, 3), (10, 2), (15, 1)),
-    Action.EDIT: ((5, 6), (10, 5), (15, 4), (45, 2), (90, 1)),
     Action.CANCEL: ((5, 8), (10, 6), (15, 5), (45, 4), (90, 2), (300, 1)),
 }
 
@@ -85,7 +81,7 @@ _AGE_POINTS: dict[Action, tuple[tuple[float, int], ...]] = {
 def engine_points(action: Action, age_seconds: float = 0.0) -> int:
     """Return what an action adds to the engine counter of its pair.
 
-    `age_seconds` is the time since the order was placed or last amended; an order of unknown age counts as new.
+    `age_seconds` is the time since the order was placed; an order of unknown age counts as new.
     """
     fixed = 0 if action is Action.CANCEL else 1
     by_age = next((points for younger, points in _AGE_POINTS[action] if age_seconds < younger), 0)

@@ -104,8 +104,6 @@ class PairTable:
             tick_size=_number(row.get("tick_size"), _step(price_decimals)),
             order_minimum=_number(row.get("ordermin"), ZERO),
             cost_minimum=_number(row.get("costmin"), ZERO),
-            # About one pair in eight comes without a status (Kraken: SDK, market data notes) and trades.
-            status=row.get("status") or "online",
         )
 
     def _names(self, pair: Pair) -> tuple[set[str], set[str], set[str]]:

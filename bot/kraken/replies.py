@@ -7,7 +7,6 @@ zero, and a number is taken exactly as it was written or not at all. The shapes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -145,30 +144,18 @@ def _candle(row: _Row, fields: object) -> Candle:
     return Candle(int(began), opened, high, low, close, volume)
 
 
-def read_balance(result: object, table: PairTable) -> dict[str, Balance]:
-    """Balance: totals by asset name, with nothing known of what is held."""
-    row = _Row("Balance", result)
-    return _by_asset((table.asset_name(name), row.money(name), ZERO) for name, _ in row.items())
-
-
 def read_balance_ex(result: object, table: PairTable) -> dict[str, Balance]:
     """BalanceEx: totals by asset name, with what open orders hold.
 
     Free is balance + credit - credit_used - hold_trade (Kraken: BalanceEx page); the credit is part of the total.
     """
-    entries = []
+    balances: dict[str, Balance] = {}
     for name, value in _Row("BalanceEx", result).items():
         row = _Row("BalanceEx", value)
         total = row.money("balance") + row.money_or_zero("credit") - row.money_or_zero("credit_used")
-        entries.append((table.asset_name(name), total, row.money("hold_trade")))
-    return _by_asset(entries)
-
-
-def _by_asset(entries: Iterable[tuple[str, Decimal, Decimal]]) -> dict[str, Balance]:
-    balances: dict[str, Balance] = {}
-    for asset, total, held in entries:
+        asset = table.asset_name(name)
         before = balances.get(asset, Balance(asset, ZERO, ZERO))
-        balances[asset] = Balance(asset, before.total + total, before.held + held)
+        balances[asset] = Balance(asset, before.total + total, before.held + row.money("hold_trade"))
     return balances
 
 
@@ -181,11 +168,6 @@ def read_closed_orders(result: object, table: PairTable) -> tuple[list[Order], i
     """ClosedOrders: one page, newest first, and the number of all orders that match (not of this page)."""
     row = _Row("ClosedOrders", result)
     return _orders("ClosedOrders", row.row("closed"), table), row.integer("count")
-
-
-def read_queried_orders(result: object, table: PairTable) -> list[Order]:
-    """QueryOrders: the orders asked for that exist."""
-    return _orders("QueryOrders", _Row("QueryOrders", result), table)
 
 
 def _orders(method: str, rows: _Row, table: PairTable) -> list[Order]:
@@ -257,7 +239,6 @@ def read_key_info(result: object) -> KeyInfo:
         nonce=row.integer("nonce"),
         nonce_window=row.integer("nonceWindow"),
         permissions=frozenset(permissions),
-        valid_until_seconds=int(row.money_or_zero("validUntil")),
     )
 
 

@@ -28,19 +28,13 @@ LIVE_URL = "https://api.kraken.com"
 
 @dataclass(frozen=True, slots=True)
 class PaperMarket:
-    """An open paper account. `prices_label` says in a sentence where prices come from.
-
-    `fresh`: the account was made just now. `replay_until_seconds`: market times before it are history that is run
-    through fast (0: nothing is).
-    """
+    """An open paper account. `prices_label` says in a sentence where prices come from."""
 
     url: str
     key: str
     secret: str
     clock: MarketClock
     prices_label: str
-    fresh: bool
-    replay_until_seconds: float
     simulator: Simulator
 
 
@@ -75,20 +69,11 @@ def open_paper(
         if speed != 1.0 and not isinstance(world.prices, SyntheticPrices):
             raise SimulatorError("Only synthetic prices can run at another speed than the clock's.")
         path = state_dir / world.file_name
-        clock, replay_until = _choose_clock(world, path, timeframe_seconds, speed)
+        clock = _choose_clock(world, path, timeframe_seconds, speed)
         quote = world.catalogue.pairs[0].quote.asset_id
         options = SimulatorOptions(balances={quote: START_AMOUNT}, tier="pro", state_path=path)
         simulator = stack.enter_context(Simulator(options, clock, world.prices, world.catalogue))
-        yield PaperMarket(
-            simulator.url,
-            simulator.key,
-            simulator.secret,
-            clock,
-            world.label,
-            simulator.is_new,
-            replay_until,
-            simulator,
-        )
+        yield PaperMarket(simulator.url, simulator.key, simulator.secret, clock, world.label, simulator)
 
 
 def _open_world(stack: ExitStack, pairs: Sequence[str], prices: str, timeframe: int, live_url: str) -> _World:
@@ -135,8 +120,8 @@ def _recorded(pairs: Sequence[str], path: Path, timeframe: int) -> _World:
     return _World(prices, catalogue, name, f"recorded prices of {pair.symbol} from {path}", prices.begin, prices.end)
 
 
-def _choose_clock(world: _World, path: Path, timeframe: int, speed: float) -> tuple[MarketClock, float]:
-    """Return the market's clock, and until when it runs through history."""
+def _choose_clock(world: _World, path: Path, timeframe: int, speed: float) -> MarketClock:
+    """Return the market's clock: a new account first runs through history."""
     kept = peek(path, world.prices.world)
     wall = wall_seconds()
     if world.begin is not None and world.end is not None:
@@ -144,10 +129,10 @@ def _choose_clock(world: _World, path: Path, timeframe: int, speed: float) -> tu
             remove(path)
             kept = None
         warm_seconds = min(WARM_UP_CANDLES * timeframe, (world.end - world.begin) / 2)
-        return ReplayClock(kept.now if kept else world.begin + float(warm_seconds), world.end), world.end
+        return ReplayClock(kept.now if kept else world.begin + float(warm_seconds), world.end)
     if speed != 1.0 or (kept is not None and kept.now > wall):
         # An account that was run faster than the clock is ahead of it: its market goes on from there.
-        return MarketClock(max(wall, kept.now if kept else 0.0), speed), 0.0
+        return MarketClock(max(wall, kept.now if kept else 0.0), speed)
     if kept is not None:
-        return MarketClock(), 0.0
-    return ReplayClock(max(wall - HISTORY_CANDLES * timeframe, world.begin or 0.0)), wall
+        return MarketClock()
+    return ReplayClock(max(wall - HISTORY_CANDLES * timeframe, world.begin or 0.0))

@@ -11,7 +11,6 @@ import pytest
 from bot.exit_steps import (
     Cancel,
     Done,
-    Hold,
     Leave,
     PairFacts,
     PlaceStop,
@@ -163,11 +162,6 @@ def test_a_few_coins_more_join_the_smallest_stop_that_has_room() -> None:
     free = Decimal(9)
     assert next_step(with_stops("10", "6", held=Decimal(18), free=free), AT_90) == Cancel(("S1",))
     assert next_step(with_stops("10", "6", held=Decimal(21), free=free), AT_90) == PlaceStop(Decimal(5), Decimal(90))
-
-
-def test_holding_does_nothing() -> None:
-    """Where neither a stop nor an exit is wanted, no step is taken, and a stop placed by hand stays."""
-    assert next_step(STOPPED, Hold()) == Done()
 
 
 @pytest.mark.parametrize("bot", [ONE_STOP, PARTS], ids=["one stop", "parts"])

@@ -13,7 +13,7 @@ FIT = frozenset({"query-funds", "query-open-trades", "query-closed-trades", "mod
 
 def key(permissions: frozenset[str] = FIT, nonce_window: int = 0) -> KeyInfo:
     """Return what Kraken says of a key."""
-    return KeyInfo("bot", 1, nonce_window, permissions, 0)
+    return KeyInfo("bot", 1, nonce_window, permissions)
 
 
 def refusal(info: KeyInfo, allow_withdraw: bool = False) -> str:

@@ -191,19 +191,10 @@ def test_a_client_that_waits_is_never_refused(
         assert kraken <= tier.rest_maximum + 1e-3
 
 
-def test_the_worked_example_of_kraken() -> None:
-    """Adding an order, amending it after 7 s and cancelling it 36 s later costs 8 (Kraken: trading limits page)."""
-    costs = [engine_points(Action.ADD), engine_points(Action.AMEND, 7.0), engine_points(Action.CANCEL, 36.0)]
-    assert costs == [1, 3, 4]
-    assert sum(costs) == 8
-
-
 @pytest.mark.parametrize(
     ("action", "expected"),
     [
         (Action.ADD, [1, 1, 1, 1, 1, 1, 1]),
-        (Action.AMEND, [4, 3, 2, 1, 1, 1, 1]),
-        (Action.EDIT, [7, 6, 5, 3, 2, 1, 1]),
         (Action.CANCEL, [8, 6, 5, 4, 2, 1, 0]),
     ],
 )

@@ -132,9 +132,9 @@ def test_an_ambiguous_name_is_refused() -> None:
 
 
 def test_missing_fields_have_the_meaning_of_their_absence() -> None:
-    """Without tick_size a tick is one in the last decimal, without costmin there is none, without status it trades."""
+    """Without tick_size a tick is one in the last decimal, without costmin there is none."""
     pair = TABLE.find("SOL/USD")
-    assert (pair.tick_size, pair.cost_minimum, pair.status) == (Decimal("0.1"), Decimal(0), "online")
+    assert (pair.tick_size, pair.cost_minimum) == (Decimal("0.1"), Decimal(0))
 
 
 @pytest.mark.parametrize(

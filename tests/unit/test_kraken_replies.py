@@ -83,18 +83,18 @@ def test_a_pair_without_candles_has_none() -> None:
 
 
 def test_balances_have_common_names_and_exact_values() -> None:
-    """Balance gives the totals as written, by name, with suffixed and unknown assets apart."""
-    result = {"ZEUR": "812.3300", "XXBT": "0.0412000000", "XBT.F": "0.1", "SOL": "3.5000000000", "XNEW": "1"}
-    balances = replies.read_balance(result, TABLE)
+    """BalanceEx gives the totals as written, by name, with suffixed and unknown assets apart."""
+    totals = {"ZEUR": "812.3300", "XXBT": "0.0412000000", "XBT.F": "0.1", "SOL": "3.5000000000", "XNEW": "1"}
+    result = {name: {"balance": total, "hold_trade": "0"} for name, total in totals.items()}
+    balances = replies.read_balance_ex(result, TABLE)
     assert list(balances) == ["EUR", "BTC", "BTC.F", "SOL", "XNEW"]
     assert balances["BTC"] == Balance("BTC", Decimal("0.0412000000"), Decimal(0))
 
 
 def test_two_codes_of_one_asset_add_up() -> None:
     """Balances of two codes with one name are added, so that neither hides the other."""
-    assert replies.read_balance({"XXBT": "0.5", "XBT": "0.25"}, TABLE) == {
-        "BTC": Balance("BTC", Decimal("0.75"), Decimal(0))
-    }
+    result = {"XXBT": {"balance": "0.5", "hold_trade": "0.1"}, "XBT": {"balance": "0.25", "hold_trade": "0.2"}}
+    assert replies.read_balance_ex(result, TABLE) == {"BTC": Balance("BTC", Decimal("0.75"), Decimal("0.3"))}
 
 
 def test_extended_balances_have_what_is_held_and_credit() -> None:
@@ -110,7 +110,6 @@ def test_extended_balances_have_what_is_held_and_credit() -> None:
 
 def test_an_empty_account_has_no_balances() -> None:
     """An account without any asset answers with an empty object, and that is no error."""
-    assert replies.read_balance({}, TABLE) == {}
     assert replies.read_balance_ex({}, TABLE) == {}
 
 
@@ -150,7 +149,7 @@ def test_an_order_without_a_client_id_is_read(missing: dict[str, Any]) -> None:
 def test_times_are_read_however_they_were_parsed() -> None:
     """A time may come as float, whole number, Decimal or text."""
     for value in (1790000000.5, Decimal("1790000000.5"), "1790000000.5"):
-        [order] = replies.read_queried_orders({"O1": ORDER | {"opentm": value}}, TABLE)
+        [order] = replies.read_open_orders({"open": {"O1": ORDER | {"opentm": value}}}, TABLE)
         assert order.opened_seconds == 1790000000.5
 
 
@@ -167,21 +166,16 @@ def test_closed_orders_keep_their_order_and_the_grand_total() -> None:
     assert (orders[0].closed_seconds, orders[0].executed, count) == (1790000100.5, Decimal("0.0004"), 117)
 
 
-def test_queried_orders_are_read() -> None:
-    """QueryOrders answers with a bare map by txid."""
-    assert [order.txid for order in replies.read_queried_orders({"O1": ORDER, "O2": ORDER}, TABLE)] == ["O1", "O2"]
-
-
 def test_an_order_of_an_unlisted_pair_is_read() -> None:
     """An order of a pair that is no longer listed does not spoil the answer, and keeps Kraken's name for it."""
-    [order] = replies.read_queried_orders(changed({"O1": ORDER}, "O1/descr/pair", "GONEEUR"), TABLE)
+    [order] = replies.read_open_orders({"open": {"O1": changed(ORDER, "descr/pair", "GONEEUR")}}, TABLE)
     assert order.symbol == "GONEEUR"
 
 
 @pytest.mark.parametrize("offset", ["+1.5000%", "-20.0", "#5%"])
 def test_a_trailing_order_has_no_price_of_its_own(offset: str) -> None:
     """An order with an offset in place of a price is read with price zero."""
-    [order] = replies.read_queried_orders(changed({"O1": ORDER}, "O1/descr/price", offset), TABLE)
+    [order] = replies.read_open_orders({"open": {"O1": changed(ORDER, "descr/price", offset)}}, TABLE)
     assert order.price == 0
 
 
@@ -208,7 +202,7 @@ def test_trades_are_read() -> None:
 def test_key_info_is_read_without_the_key() -> None:
     """The name, nonce, window, permissions and expiry of the key are read, and the key itself is not."""
     info = replies.read_key_info(KEY_INFO)
-    assert info == KeyInfo("bot", 1790000000123456789, 0, frozenset(KEY_INFO["permissions"]), 0)
+    assert info == KeyInfo("bot", 1790000000123456789, 0, frozenset(KEY_INFO["permissions"]))
     assert "the key itself" not in repr(info)
 
 

@@ -51,12 +51,11 @@ def test_a_new_account_replays_720_candles_and_has_ten_thousand(tmp_path: Path) 
     begin = wall_seconds()
     with open_paper(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
         assert isinstance(paper.clock, ReplayClock)
-        assert paper.fresh
+        assert paper.simulator.is_new
         assert begin - 720 * HOUR <= paper.clock.now() <= wall_seconds() - 720 * HOUR
-        assert begin <= paper.replay_until_seconds <= wall_seconds()
         assert ask(paper, "Balance") == {"ZUSD": "10000.0000"}
         paper.clock.wait(720 * HOUR, NEVER)
-        assert paper.clock.now() >= paper.replay_until_seconds - 1
+        assert begin - 1 <= paper.clock.now() <= wall_seconds()
 
 
 def test_an_account_begins_with_the_quote_of_the_first_pair(tmp_path: Path) -> None:
@@ -71,7 +70,7 @@ def test_an_account_that_was_there_goes_on_at_the_wall_clock(tmp_path: Path) -> 
     for fresh in (True, False):
         with open_paper(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
             keys.append((paper.key, paper.secret))
-            assert (paper.fresh, isinstance(paper.clock, ReplayClock)) == (fresh, fresh)
+            assert (paper.simulator.is_new, isinstance(paper.clock, ReplayClock)) == (fresh, fresh)
     assert keys[0] == keys[1]
 
 
@@ -80,7 +79,7 @@ def test_open_orders_are_matched_through_the_time_the_program_was_off(tmp_path: 
     with open_paper(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
         begin = paper.clock.now()
         prices, pair = paper.simulator.exchange.prices, paper.simulator.exchange.catalogue.pairs[0]
-        low = min(price for _, price in prices.knots(pair, begin, paper.replay_until_seconds))
+        low = min(price for _, price in prices.knots(pair, begin, wall_seconds()))
         assert low < prices.price(pair, begin), "the seed's month has no dip to catch"
         txid = place_resting(paper, f"{low + 1:f}")
     with open_paper(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
@@ -96,7 +95,7 @@ def test_each_kind_of_prices_has_an_account_of_its_own(tmp_path: Path) -> None:
     with Simulator() as kraken:
         for prices in ("synthetic", "live", write_prices(tmp_path)):
             with open_paper(["BTC/USD"], prices, 60, tmp_path, live_url=kraken.url) as paper:
-                assert paper.fresh
+                assert paper.simulator.is_new
     names = sorted(path.name for path in tmp_path.glob("*.db"))
     assert names[:1] + names[2:] == ["paper_live.db", "paper_synthetic.db"]
     assert names[1].startswith("paper_replay_")
@@ -170,7 +169,7 @@ def test_a_replay_begins_after_sixty_candles_and_ends_with_the_file(tmp_path: Pa
     """There is history to begin with, and at the end the clock stands."""
     with open_paper(["BTC/USD"], write_prices(tmp_path), 60, tmp_path) as paper:
         assert isinstance(paper.clock, ReplayClock)
-        assert (paper.clock.now(), paper.replay_until_seconds) == (FIRST + 3600, FIRST + 36000)
+        assert paper.clock.now() == FIRST + 3600
         paper.clock.wait(1e9, NEVER)
         assert (paper.clock.now(), paper.clock.ended) == (FIRST + 36000, True)
 
@@ -182,7 +181,7 @@ def test_an_interrupted_replay_goes_on_and_a_finished_one_begins_anew(tmp_path: 
         with open_paper(["BTC/USD"], setting, 60, tmp_path) as paper:
             if not seen:
                 place_resting(paper, "50")
-            seen.append((paper.fresh, paper.clock.now(), len(paper.simulator.exchange.account.open_orders)))
+            seen.append((paper.simulator.is_new, paper.clock.now(), len(paper.simulator.exchange.account.open_orders)))
             paper.clock.wait(step, NEVER)
     assert seen == [(True, FIRST + 3600, 1), (False, FIRST + 9600, 1), (True, FIRST + 3600, 0)]
 
