@@ -169,22 +169,32 @@ class Journal:
             return [_order(row) for row in _rows(connection, f"SELECT {_ORDER} FROM orders ORDER BY opened_seconds")]
 
     def known_until(self, bot_id: str) -> float:
-        """Return up to when the journal has every order of a bot and every row of those that ended; 0.0: nothing."""
+        """Return up to when the journal has every order of a bot and every row of those that ended; 0.0: nothing.
+
+        It knows nothing either if it has fewer intents than when that was written: it was put together from an older
+        file and a newer log.
+        """
         with self._file.read() as connection:
             if not _rows(connection, "SELECT 1 FROM sqlite_master WHERE name = 'known'"):
                 return 0.0
-            found = _rows(connection, "SELECT until_seconds FROM known WHERE bot_id = ?", (bot_id,))
+            statement = "SELECT until_seconds FROM known WHERE bot_id = ? AND intents <= (SELECT count(*) FROM intents)"
+            found = _rows(connection, statement, (bot_id,))
             return float(found[0][0]) if found else 0.0
 
     def keep_known(self, bot_id: str, until_seconds: float) -> None:
         """Move that moment on. A journal that knows nothing of the bot goes on knowing nothing."""
         with self._file.write() as connection:
-            connection.execute("UPDATE known SET until_seconds = ? WHERE bot_id = ?", (until_seconds, bot_id))
+            connection.execute(
+                "UPDATE known SET until_seconds = ?, intents = (SELECT count(*) FROM intents) WHERE bot_id = ?",
+                (until_seconds, bot_id),
+            )
 
     def set_known_until(self, bot_id: str, until_seconds: float) -> None:
         """Write down that nothing of a bot is missing up to a moment, after a look at all of its past."""
         with self._file.write() as connection:
-            connection.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (bot_id, until_seconds))
+            connection.execute(
+                "INSERT OR REPLACE INTO known SELECT ?, ?, count(*) FROM intents", (bot_id, until_seconds)
+            )
 
     # Fills and equity
 

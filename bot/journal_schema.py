@@ -72,8 +72,12 @@ MIGRATIONS: list[tuple[str, ...]] = [
             time_seconds REAL NOT NULL, quote TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (time_seconds, quote)
         ) WITHOUT ROWID
         """,
-        # Up to when every order of a bot is in this journal.
-        "CREATE TABLE known (bot_id TEXT PRIMARY KEY, until_seconds REAL NOT NULL) WITHOUT ROWID",
+        # Up to when every order of a bot is in this journal, and how many intents it had then.
+        """
+        CREATE TABLE known (
+            bot_id TEXT PRIMARY KEY, until_seconds REAL NOT NULL, intents INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
         "CREATE TABLE steps (before TEXT NOT NULL, after TEXT NOT NULL, PRIMARY KEY (before, after)) WITHOUT ROWID",
         """
         CREATE TRIGGER no_illegal_step BEFORE UPDATE OF state ON intents

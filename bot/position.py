@@ -96,8 +96,10 @@ def fold(orders: Iterable[Order]) -> Book:
 
 
 def _when(order: Order) -> tuple[float, float, str]:
-    # An order that is still open may fill further, so it comes last.
-    return (order.closed_seconds or _UNFINISHED, order.opened_seconds, order.txid)
+    # A buy may fill on after its first coins have been sold by their stop, so it counts from when it was opened; an
+    # exit that is still open may sell on, so it comes last.
+    moment = order.opened_seconds if order.side is Side.BUY else order.closed_seconds or _UNFINISHED
+    return (moment, order.opened_seconds, order.txid)
 
 
 def _after_buy(held: Holding, order: Order) -> Holding:

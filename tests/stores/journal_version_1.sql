@@ -35,8 +35,11 @@ CREATE TABLE intents (
         ;
 INSERT INTO "intents" VALUES('mybot0000000000001','filled','BTC/USD','buy','limit','0.01000000','50000.0',100.0,'1790000000000000',103.0,111.0,'OAAAAA-AAAAA-AAAAAA','');
 INSERT INTO "intents" VALUES('mybot0000000000002','sent','BTC/USD','buy','limit','0.01000000','50000.0',100.0,'1790000000000001',113.0,121.0,'','');
-CREATE TABLE known (bot_id TEXT PRIMARY KEY, until_seconds REAL NOT NULL) WITHOUT ROWID;
-INSERT INTO "known" VALUES('mybot',100.5);
+CREATE TABLE known (
+            bot_id TEXT PRIMARY KEY, until_seconds REAL NOT NULL, intents INTEGER NOT NULL
+        ) WITHOUT ROWID
+        ;
+INSERT INTO "known" VALUES('mybot',100.5,2);
 CREATE TABLE orders (
             txid TEXT PRIMARY KEY,
             cl_ord_id TEXT NOT NULL,

@@ -263,6 +263,15 @@ def test_a_second_order_of_an_id_is_kept_and_changes_no_life(journal: Journal) -
     assert (state(journal), journal.intents()[0].txid) == (OrderState.OPEN, open_row().txid)
 
 
+def test_a_journal_with_fewer_intents_than_it_had_knows_nothing(journal: Journal) -> None:
+    """Where rows are missing that were there when the moment was written down, it says nothing."""
+    journal.intend(intent())
+    journal.set_known_until("mybot", 100.0)
+    with journal._file.write() as connection:
+        connection.execute("DELETE FROM intents")
+    assert journal.known_until("mybot") == 0.0
+
+
 def test_known_until_is_that_of_a_bot(journal: Journal) -> None:
     """Up to when a journal is complete is kept for each bot id, and is 0.0 for one that it never heard of."""
     journal.set_known_until("mybot", 100.0)

@@ -47,10 +47,28 @@ def test_a_canceled_or_open_row_counts_with_what_it_executed() -> None:
     assert fold(rows).holding("BTC/USD").quantity == Decimal("0.75")
 
 
+def test_a_stop_that_sells_while_its_entry_still_rests_leaves_nothing() -> None:
+    """Half an entry fills, its stop sells that half, and only then does the entry expire: nothing is held."""
+    half = make_order(
+        "A",
+        Side.BUY,
+        "0.5",
+        "50",
+        volume=Decimal(1),
+        status=OrderStatus.EXPIRED,
+        opened_seconds=1.0,
+        closed_seconds=60.0,
+    )
+    stop = make_order("B", Side.SELL, "0.5", "45", opened_seconds=10.0, closed_seconds=30.0)
+    book = fold([half, stop])
+    assert book.holdings == {}
+    assert [one.amount for one in book.realised] == [Decimal(-5)]
+
+
 def test_coins_that_the_bot_did_not_buy_are_not_its_position() -> None:
     """Selling 5 with 2 bought leaves nothing and earns from 2 of the 5 only; selling with none bought earns nothing."""
     early = make_order("A", Side.SELL, "1", "90", closed_seconds=1.0)
-    bought = make_order("B", Side.BUY, "2", "200", closed_seconds=2.0)
+    bought = make_order("B", Side.BUY, "2", "200", opened_seconds=2.0, closed_seconds=2.0)
     sold = make_order("C", Side.SELL, "5", "550", "5", closed_seconds=3.0)
     book = fold([early, bought, sold])
     assert book.holdings == {}
