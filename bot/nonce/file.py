@@ -56,6 +56,8 @@ class FileStore(LockedFile):
         self._day = clock.DAY_US * unit.ticks
         self.problem: str | None = None
         self._floor = 0
+        # What the file holds where nobody else has drawn since: then it is the floor, and need not be read as a number.
+        self._written: bytes | None = None
         self._sync_due = 0
         self._forget()
         forks.forget_in_child(self)
@@ -120,7 +122,9 @@ class FileStore(LockedFile):
             descriptor = self._lock_store()
         now = nonce_clock.now_us() * self._ticks
         raw = os.pread(descriptor, 64, 0)
-        last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
+        last = self._floor
+        if raw != self._written:
+            last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
         usual = self._floor <= last < now and not at_least
         nonce = now if usual else self._next(self._read(raw), now, at_least)
         data = b"%d" % nonce
@@ -130,6 +134,7 @@ class FileStore(LockedFile):
         # clock the file is the only one.
         if not usual or now >= self._sync_due:
             self._make_durable(descriptor, len(data), now)
+        self._written = data
         return nonce
 
     def _make_durable(self, descriptor: int, length: int, now: int) -> None:
@@ -195,6 +200,7 @@ class FileStore(LockedFile):
     def _open(self) -> None:
         # What is new or was replaced is made durable with its first nonce.
         self._sync_due = 0
+        self._written = None
         super()._open()
 
     def _sync_folder(self) -> None:
