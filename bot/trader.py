@@ -17,6 +17,7 @@ from bot.clock import MarketClock, wall_seconds
 from bot.errors import (
     BotError,
     CredentialsError,
+    JournalError,
     JournalVersionError,
     KeyRuleError,
     KrakenError,
@@ -296,13 +297,19 @@ class Trader:
     def _back_off(self, problem: BotError) -> None:
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
         # An order of unknown fate is looked up soon after Kraken answers again.
-        most_seconds = POLL_SECONDS if self._broker.unknown_orders() else BACK_OFF_SECONDS_MAX
+        most_seconds = POLL_SECONDS if self._may_be_unknown() else BACK_OFF_SECONDS_MAX
         seconds = min(self._back_off_seconds, most_seconds)
         self._back_off_seconds = seconds * 2
         if isinstance(problem, KrakenError):
             seconds = max(seconds, problem.wait_seconds)
         # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
         self._stop.wait(seconds)
+
+    def _may_be_unknown(self) -> bool:
+        try:
+            return bool(self._broker.unknown_orders())
+        except JournalError:
+            return True
 
     def _heartbeat(self) -> None:
         now = self._broker.now()

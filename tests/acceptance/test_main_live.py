@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 
 from bot.clock import wall_us
+from bot.nonce.paths import journal_file
 from bot.simulator.keys import ALL_TRADING
 from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, waving_kraken
 from tests.acceptance.processes import Bot, run, running, stored_nonce
@@ -50,6 +52,20 @@ def test_a_second_start_within_the_same_candle_does_not_repeat_the_order(state: 
         again = run("--ticks", "1", settings=kraken.settings())
         assert "this signal was placed before" in again.text
         assert kraken.methods.count("AddOrder") == 1
+
+
+def test_a_journal_that_cannot_be_opened_is_waited_for(state: Path) -> None:
+    """A start whose journal cannot be opened orders nothing and waits until it is stopped; the next one trades."""
+    with local_kraken(state, FILLING) as kraken:
+        blocked = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key))
+        blocked.mkdir(parents=True)
+        with running(settings=kraken.settings(), until="waiting: the journal") as bot:
+            bot.send(signal.SIGTERM)
+            bot.wait_for(r"^Ended: stopped\.$")
+        assert "AddOrder" not in kraken.methods
+        blocked.rmdir()
+        assert "1 placed" in run("--ticks", "1", settings=kraken.settings()).text
+        kraken.check_account()
 
 
 def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
