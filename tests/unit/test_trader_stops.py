@@ -161,27 +161,45 @@ def test_an_exit_waits_for_the_last_row_of_its_stop() -> None:
     assert broker.totals["BTC"] == ZERO
 
 
-def test_what_the_collar_leaves_is_sold_at_the_next_passes() -> None:
-    """An exit of 1 of which 0.4 fills, and then 0.4 of the rest, is over at the third pass of the same candle."""
-    broker, clock = holding_one()
+def fill_at_most(broker: FakeBroker, most: str) -> None:
+    """Let the collar leave of each sale what is above so many coins."""
     place = broker.place_market_order
 
     def partly(*args: object, **kwargs: object) -> PlacedOrder:
         before = broker.totals["BTC"]
         placed = place(*args, **kwargs)  # type: ignore[arg-type]
         row = broker.rows[placed.txid]
-        filled = min(row.volume, Decimal("0.4"))
+        filled = min(row.volume, Decimal(most))
         status = OrderStatus.CLOSED if filled == row.volume else OrderStatus.CANCELED
         broker.rows[placed.txid] = replace(row, executed=filled, cost=filled * row.price, status=status)
         broker.totals["BTC"] = before - filled
         return placed
 
     broker.place_market_order = partly  # type: ignore[method-assign]
+
+
+def test_what_the_collar_leaves_is_sold_at_the_next_passes() -> None:
+    """An exit of 1 of which 0.4 fills, and then 0.4 of the rest, is over at the third pass of the same candle."""
+    broker, clock = holding_one()
+    fill_at_most(broker, "0.4")
     run_trader(broker, clock, Script({300: sell_all}), max_ticks=6)
     assert [f"{row.volume:f}" for row in broker.rows.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
     assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
     assert [row.opened_seconds for row in broker.rows.values()][1:] == [361.0, 364.0, 367.0]
     assert broker.totals["BTC"] == ZERO
+
+
+def test_what_the_collar_leaves_of_a_half_is_sold_and_the_other_half_is_kept() -> None:
+    """An exit of 0.5 of which 0.3 fills sells the other 0.2 at the next pass, and then nothing more."""
+    broker, clock = holding_one()
+    fill_at_most(broker, "0.3")
+
+    def sell_half(view: MarketView) -> list[WantedOrder]:
+        return [replace(order, quantity=order.quantity / 2) for order in sell_all(view)]
+
+    run_trader(broker, clock, Script({300: sell_half}), max_ticks=6)
+    assert [f"{row.volume:f}" for row in broker.rows.values()][1:] == ["0.50000000", "0.20000000"]
+    assert broker.totals["BTC"] == Decimal("0.5")
 
 
 def test_a_refused_exit_gives_the_stop_back() -> None:
