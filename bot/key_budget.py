@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from bot.kraken.limits import Action, EngineCounter, RestCounter, Standing, Tier
+from bot.kraken.limits import Action, EngineCounter, RestCounter, Standing, Tier, rest_points
 from bot.nonce.shared import Answer, Fields, SharedFields
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class KeyBudget:
 
     def take_rest(self, method: str, now: float) -> float:
         """Book a private call and return 0.0, or return how many seconds to wait and book nothing."""
+        if not rest_points(method):
+            return self._shared.change(lambda fields: self._rest_of_pause(fields, now))
 
         def take(fields: Fields) -> float:
             wait_seconds = max(self._rest.wait_seconds(method, now), self._rest_of_pause(fields, now))

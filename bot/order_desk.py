@@ -13,6 +13,7 @@ from typing import Any
 from bot.clock import MarketClock, ServerTime
 from bot.errors import (
     BotError,
+    JournalError,
     KrakenError,
     MarketStatusError,
     NotSentError,
@@ -130,6 +131,8 @@ class OrderDesk:
             txid = replies.read_placed(result)
         except BotError as error:
             if intent.cl_ord_id not in self._settlement:
+                if isinstance(error, JournalError):
+                    self._settlement.read_again()
                 raise
             if isinstance(error, NotSentError):
                 self._note(intent, OrderState.INTENDED)

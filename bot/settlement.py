@@ -41,7 +41,7 @@ class Settlement:
         self._bot_id = bot_id
         self._time = time
         self._loaded = False
-        self._known_until_seconds = 0.0
+        self._known_until_seconds: float | None = None
         self._unknown = UnknownOrders()
         self._untold: list[Settled] = []
         self._lock = threading.Lock()
@@ -64,9 +64,12 @@ class Settlement:
         return cl_ord_id in self._unknown
 
     def of_pair(self, symbol: str) -> list[UnknownOrder]:
-        """Return the unknown orders that block a pair."""
-        self._load()
+        """Return the unknown orders that block a pair, as far as they are known here: `Journal.leave` knows of all."""
         return self._unknown.of_pair(symbol)
+
+    def read_again(self) -> None:
+        """The journal may have been lost: the next look into it is as the first one."""
+        self._loaded = False
 
     def write(
         self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "", sent_seconds: float | None = None
@@ -126,7 +129,7 @@ class Settlement:
         rows = [] if step is Step.CLOSED else self._look_ups.open_orders()
         since = [order.sent_seconds for order in self._named()]
         if step is Step.CLOSED and THE_PAST in self._unknown:
-            since.append(self._known_until_seconds)
+            since.append(self._known_until_seconds or 0.0)
         # Not a proof yet at the fence, but found anywhere at any time is placed.
         if step is not Step.OPEN and since:
             rows = rows + self._look_ups.closed_orders(max(0.0, min(since) - LOOK_BACK_SECONDS))
@@ -159,13 +162,15 @@ class Settlement:
                 known_until_seconds = 0.0  # a wrong clock has written it down, and it says nothing
             unsettled = self._journal.unsettled()
         except JournalError:
-            if first:
+            if self._known_until_seconds is None:
                 raise
             return  # our own are in memory
         # A journal that was lost while the program runs knows nothing either.
         if not known_until_seconds or (first and now - known_until_seconds > CURRENT_SECONDS):
             self._known_until_seconds = known_until_seconds
             self._unknown.add(the_past(now))
+        elif self._known_until_seconds is None:
+            self._known_until_seconds = known_until_seconds
         for intent in unsettled:
             # Before its deadline another process may still be waiting for the answer.
             if first or now > intent.deadline_seconds:

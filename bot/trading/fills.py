@@ -52,7 +52,7 @@ class Fills:
         own = [fill for fill in page if fill.order_txid in self._missing]
         try:
             self._broker.journal.add_fills(own)
-            kept = self._broker.journal.filled(self._missing)
+            kept = self._broker.journal.filled({fill.order_txid for fill in own})
         except JournalError:
             self._due_seconds = self._broker.now() + AGAIN_SECONDS
             return True
