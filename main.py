@@ -63,7 +63,7 @@ EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong s
 4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder,
 7 journal and Kraken disagree (journal check)"""
 
-NO_JOURNAL = "No journal yet in {folder}: this bot has placed no order."
+NO_JOURNAL = "No journal yet in {folder}: the next run begins one, with what Kraken has of this bot's orders."
 
 
 def say(text: str) -> None:
@@ -193,8 +193,8 @@ def journal_path(settings: Settings) -> Path | None:
 def run_journal_check(settings: Settings, form: str) -> int:
     """Compare the journal with Kraken; return 0 where they agree, 7 where not."""
     if journal_path(settings) is None:
-        note(NO_JOURNAL.format(folder=settings.state_dir))
-        return 0
+        # Not "all equal": a lost journal and a mistyped folder look like a bot that has never traded.
+        raise SettingsError([f"STATE_DIR is {settings.state_dir}, where there is no journal yet: nothing to check."])
     with contextlib.ExitStack() as stack:
         if settings.trading_mode == "paper":
             check_paper_goes_on(settings)

@@ -121,10 +121,12 @@ def test_reports_need_no_network(state: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
 def test_no_journal_yet(state: Path, mode: str) -> None:
-    """Where no order was ever placed each word says so, ends with 0, and leaves nothing behind."""
+    """Without a journal orders and fills are none, `journal check` ends with code 2, and nothing is left behind."""
     settings = {"TRADING_MODE": mode, "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
-    for words in (("orders",), ("fills",), ("journal", "check")):
-        assert f"No journal yet in {state}" in run(*words, settings=settings).text
+    for word in ("orders", "fills"):
+        assert f"No journal yet in {state}" in run(word, settings=settings).text
+    said = tell("journal", "check", "--json", settings=settings, code=2)
+    assert said == f"Stopped: STATE_DIR is {state}, where there is no journal yet: nothing to check.\n"
     assert json.loads(tell("orders", "--json", settings=settings)) == []
     assert not state.exists()
 
