@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 
@@ -165,3 +166,14 @@ def test_every_file_that_a_run_leaves_is_named(run: tuple[list[str], Path]) -> N
     left = sorted(path.name for path in run[1].iterdir())
     assert left
     assert [name for name in left if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_no_file_that_a_run_leaves_is_for_git(run: tuple[list[str], Path]) -> None:
+    """Git ignores every file that a run leaves, where the state folder is that of a newcomer, and no file of ours."""
+    left = [f"bot/{path.name}" for path in sorted(run[1].iterdir())]
+    words = ["git", "check-ignore", "--no-index"]
+    done = subprocess.run([*words, *left], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == left
+    ours = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "bot").rglob("*.py"))]
+    assert subprocess.run([*words, *ours], cwd=ROOT, capture_output=True, check=False).stdout == b""
