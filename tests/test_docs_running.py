@@ -21,6 +21,7 @@ from bot.nonce.file import UNITS
 from bot.strategies.base import MarketView, Strategy
 from bot.timeframes import TIMEFRAMES
 from tests.child_process import Child
+from tests.conftest import ROOT
 from tests.pages import blocks, names_in, quoted, rows, section, text_of
 
 # Settings
