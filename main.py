@@ -234,7 +234,7 @@ def run(settings: Settings, max_ticks: int | None) -> int:
 def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
     """Open the market and trade on it; return the exit code."""
     say(banner(settings))
-    with open_market(settings) as market:
+    with open_market(settings) as market, contextlib.closing(market.broker):
         runner.broker = market.broker
         try:
             say_account(settings, market, market.broker.connect())

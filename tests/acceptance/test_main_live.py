@@ -68,6 +68,14 @@ def test_a_journal_that_cannot_be_opened_is_waited_for(state: Path) -> None:
         kraken.check_account()
 
 
+def test_a_bot_that_was_stopped_leaves_its_journal_in_one_file(state: Path) -> None:
+    """Once a bot that has traded is stopped, its journal has no log beside it: a copy of the file alone is whole."""
+    with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy") as bot:
+        assert list(state.glob("journal.*.sqlite-wal"))
+        assert bot.stop() == 0
+        assert [path.suffix for path in state.glob("journal.*")] == [".sqlite"]
+
+
 def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
     """A state folder that was missing is made with mode 0700, and its nonce file has mode 0600."""
     with local_kraken(state / "deeper") as kraken:
