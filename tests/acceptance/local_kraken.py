@@ -86,11 +86,20 @@ class DrawnCandles:
         return self._path(pair).candles(interval, first, now)
 
 
+class DrawnClock(MarketClock):
+    """A market clock whose time can be made to pass."""
+
+    def skip(self, seconds: float) -> None:
+        """Let so much market time pass now."""
+        self._boot_start -= seconds / self.speed
+
+
 class LocalKraken:
     """A simulator with prices that make the strategy trade, and the settings of a bot on it."""
 
-    def __init__(self, simulator: Simulator, state: Path, speed: float, timeframe: str) -> None:
+    def __init__(self, simulator: Simulator, clock: DrawnClock, state: Path, speed: float, timeframe: str) -> None:
         self.simulator = simulator
+        self._clock = clock
         self.state = state
         self._speed = speed
         self._timeframe = timeframe
@@ -122,6 +131,11 @@ class LocalKraken:
         while self.methods.count(method) < times:
             assert boottime_seconds() < limit, f"no {method} number {times} after {self.methods}"
             sleep(0.01)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let so much of the market's time pass at the exchange; while a bot runs, its own clock would stay behind."""
+        self._clock.skip(seconds)
+        self.simulator.api.state()
 
     @property
     def refused_nonces(self) -> int:
@@ -171,10 +185,10 @@ def local_kraken(
     pairs: Sequence[str] = ("BTC/USD", "ETH/USD", "SOL/USD"),
 ) -> Iterator[LocalKraken]:
     """Open a local Kraken whose market is a little after the close of candle number `at_candle`."""
-    clock = MarketClock(START + at_candle * seconds + seconds / 60, speed)
+    clock = DrawnClock(START + at_candle * seconds + seconds / 60, speed)
     options = options or SimulatorOptions(tier="pro")
     with Simulator(options, clock, DrawnCandles(closes, seconds, gap), known_pairs(pairs)) as simulator:
-        yield LocalKraken(simulator, state, speed, timeframe)
+        yield LocalKraken(simulator, clock, state, speed, timeframe)
 
 
 @contextlib.contextmanager

@@ -193,9 +193,11 @@ def test_the_simulator_runs_alone_until_a_signal(state: Path) -> None:
 
 def test_a_bot_trades_on_the_simulator_command(state: Path) -> None:
     """A live bot with the address, key and secret that `simulator` prints is accepted by it."""
-    with running("simulator", "--port", "0", settings={"STATE_DIR": str(state)}, until="^secret ") as simulator:
+    words = ("simulator", "--port", "0", "--speed", "20")
+    with running(*words, settings={"STATE_DIR": str(state)}, until="^secret ") as simulator:
         url, key, secret = (line.split()[-1] for line in simulator.lines[:3])
         keys = {"KRAKEN_API_URL": url, "KRAKEN_API_KEY": key, "KRAKEN_API_SECRET": secret}
-        bot = run("--ticks", "1", settings={"TRADING_MODE": "live", "STATE_DIR": str(state), **keys})
+        settings = {"TRADING_MODE": "live", "STATE_DIR": str(state), "MARKET_SPEED": "20", **keys}
+        bot = run("--ticks", "1", settings=settings)
         assert bot.lines[-1] == "refused nonces: 0"
         simulator.kill()

@@ -63,7 +63,7 @@ def test_no_exchange_that_is_broken_in_one_way_doubles_or_loses_an_order(
 ) -> None:
     """The same on an exchange that does not do one of the things that the proof rests on."""
     made = options(0.2, SEED + 3, **BROKEN[broken])
-    weather(tmp_path, monkeypatch, made, 2000 if full_size else 30)
+    weather(tmp_path, monkeypatch, made, 2000 if full_size else 15)
 
 
 def test_a_restart_of_the_exchange_doubles_and_loses_nothing(

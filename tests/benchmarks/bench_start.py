@@ -31,7 +31,7 @@ from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.trading.fills import Fills
 from bot.trading.own_orders import OwnOrders
-from tests.acceptance.local_kraken import CROSSING, HOUR, RESTING, START, DrawnCandles, LocalKraken
+from tests.acceptance.local_kraken import CROSSING, HOUR, RESTING, START, DrawnCandles, DrawnClock, LocalKraken
 from tests.acceptance.processes import Bot
 from tests.benchmarks import machine
 from tests.benchmarks.bench_broker import BARE_START, exchange, seconds_to_first_call, verdict
@@ -150,8 +150,9 @@ def wait_until(done: Callable[[], bool]) -> None:
 def left_behind(template: Path, state: Path) -> Iterator[LocalKraken]:
     """Run the exchange on a copy of what a bot has left behind; its market is a minute after the signal."""
     shutil.copytree(template, state)
-    with open_simulator(state, MarketClock(NOW + 60, SPEED)) as simulator:
-        yield LocalKraken(simulator, state, SPEED, "1h")
+    clock = DrawnClock(NOW + 60, SPEED)
+    with open_simulator(state, clock) as simulator:
+        yield LocalKraken(simulator, clock, state, SPEED, "1h")
 
 
 def start(template: Path, state: Path) -> Started:
