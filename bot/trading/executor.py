@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import count
@@ -52,6 +52,7 @@ class Executor:
         self._balances: dict[str, Balance] | None = None
         self._free_again: set[str] = set()
         self._foreign_shown: set[str] = set()
+        self._cancelled: set[str] = set()
         self._fills = Fills(broker)
         self.own = OwnOrders(broker)
         self.counts = Counts()
@@ -63,6 +64,11 @@ class Executor:
         for order in self.own.open_orders():
             self._narrator.open_order("own order adopted", order)
         self._show_foreign()
+
+    def tell_ended(self, txids: Iterable[str]) -> None:
+        """Tell how these orders ended, if they did, while no bot was there to tell it."""
+        for order in self.own.final_rows(txids):
+            self._narrator.ended(order, self._broker.pair(order.symbol).quote, " while the bot was away")
 
     def settle(self) -> set[str]:
         """Look unknown orders up and follow the working ones.
@@ -87,6 +93,7 @@ class Executor:
     def follow(self) -> None:
         """Ask after the working orders, and tell of their fills."""
         self._count_fills(self.own.refresh())
+        self._tell_cut_short()
         self._fetch_fills()
         self._show_foreign()
         if self.own.trouble:
@@ -144,6 +151,7 @@ class Executor:
     def cancel(self, symbol: str, txids: Sequence[str]) -> None:
         """Cancel orders of a pair and look what became of them: one may have filled before, and its row says so."""
         for txid in txids:
+            self._cancelled.add(txid)
             self._broker.cancel_order(txid, symbol)
         self.forget_balances()
         self.follow()
@@ -152,6 +160,7 @@ class Executor:
         """Cancel every resting entry of this bot, by its txid, for the end of a run."""
         for order in self.own.open_orders():
             if order.side is Side.BUY:
+                self._cancelled.add(order.txid)
                 try:
                     self._broker.cancel_order(order.txid, order.symbol)
                 except BotError as problem:
@@ -253,6 +262,12 @@ class Executor:
         self._fills.expect(fill.order for fill in fills)
         if fills:
             self.forget_balances()
+
+    def _tell_cut_short(self) -> None:
+        for order in self.own.cut_short():
+            # What this bot cancels it tells itself.
+            if order.txid not in self._cancelled:
+                self._narrator.ended(order, self._broker.pair(order.symbol).quote)
 
     def _show_foreign(self) -> None:
         for txid, order in self.own.foreign.items():

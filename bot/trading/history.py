@@ -19,6 +19,7 @@ class History:
         self._executor = executor
         self._narrator = narrator
         self._clock = clock
+        self._working: list[str] | None = None
 
     @property
     def known(self) -> bool:
@@ -30,9 +31,13 @@ class History:
 
         Raises BotError; then it is read later.
         """
+        if self._working is None:
+            # Before the past is looked for, which already brings the journal up to date.
+            self._working = [intent.txid for intent in self._broker.journal.working()]
         if self._await_the_past(stop):
             return
         self._executor.rebuild()
+        self._executor.tell_ended(self._working)
         for symbol, holding in sorted(self._executor.own.book.holdings.items()):
             what = "" if symbol in symbols else ", a pair that is not traded now: left alone"
             self._narrator.say(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{what}")

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from bot.clock import MarketClock, rfc3339
 from bot.models import Order, PlacedOrder, WantedOrder
+from bot.order_life import state_of
 from bot.risk import Refusal
 from bot.trading.own_orders import NewFill
 
@@ -74,6 +75,15 @@ class Narrator:
             f"{order.symbol} {price:f}  filled: {order.side} {fill.quantity:f} for {fill.cost:.2f}"
             f" {quote}, fee {fill.fee:.2f} ({order.txid})"
         )
+
+    def ended(self, order: Order, quote: str, when: str = "") -> None:
+        """Tell of an order that is over, and of all that it executed."""
+        traded = f"{order.side} {order.executed:f} of {order.volume:f}"
+        if order.executed:
+            traded += f" for {order.cost:.2f} {quote}, fee {order.fee:.2f}"
+        price = order.average_price if order.executed else order.price
+        price = price.quantize(order.price)
+        self.say(f"{order.symbol} {price:f}  {state_of(order)}{when}: {traded} ({order.txid})")
 
     def open_order(self, what: str, order: Order) -> None:
         """Tell of an order that was found open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -50,6 +51,7 @@ class OwnOrders:
         self._awaited: dict[str, _Awaited] = {}
         self._open_txids: set[str] = set()
         self._unwritten: dict[str, Order] = {}
+        self._cut_short: list[Order] = []
         self.not_placed: set[str] = set()
         self.foreign: dict[str, Order] = {}
         self.known = False
@@ -78,6 +80,7 @@ class OwnOrders:
         closed = self._broker.get_closed_orders(since_seconds or 0.0)
         self.known = True
         self._take(opened, closed)
+        self._cut_short.clear()
         self.book = fold(self._rows.values())
 
     def refresh(self) -> list[NewFill]:
@@ -105,6 +108,15 @@ class OwnOrders:
     def has(self, cl_ord_id: str) -> bool:
         """Tell whether an order with this identity was ever placed."""
         return cl_ord_id in self._ids
+
+    def final_rows(self, txids: Iterable[str]) -> list[Order]:
+        """Return those of these orders that are over."""
+        return [row for txid in txids if (row := self._rows.get(txid)) is not None and not row.is_open]
+
+    def cut_short(self) -> list[Order]:
+        """Return the orders that were open and have ended since this was last asked, with something left unfilled."""
+        rows, self._cut_short = self._cut_short, []
+        return rows
 
     def executed(self, cl_ord_id: str) -> Decimal:
         """Return what the order with this identity has executed."""
@@ -188,6 +200,8 @@ class OwnOrders:
         else:
             self._open_txids.discard(order.txid)
             self._awaited.pop(order.txid, None)
+            if before is not None and before.is_open and order.executed < order.volume:
+                self._cut_short.append(order)
         executed, cost, fee = (before.executed, before.cost, before.fee) if before else (ZERO, ZERO, ZERO)
         if order.executed == executed:
             return []

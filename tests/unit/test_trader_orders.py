@@ -168,6 +168,19 @@ def test_own_open_orders_are_adopted_and_those_of_others_shown_and_left() -> Non
     assert of(lines, "another") == ["BTC/USD  an order of another sender, left alone: buy 1 at 90 (OTHER)"]
 
 
+def test_an_entry_that_ends_without_a_fill_is_told() -> None:
+    """An entry that expires while the bot runs is told once, with what it bought; one that the bot cancels is not."""
+    broker, clock = present()
+    broker.fills_limits = False
+
+    def expire(_market: MarketView) -> None:
+        broker.rows["O1"] = replace(broker.rows["O1"], status=OrderStatus.EXPIRED, closed_seconds=broker.now())
+
+    _, lines = run_trader(broker, clock, Script({180: buy("1"), 240: look(expire), 360: buy("1")}), max_ticks=60)
+    assert of(lines, "expired") == ["BTC/USD 100  expired: buy 0 of 1 (O1)"]
+    assert of(lines, "(O2)") == ["BTC/USD  canceled: buy 1 at 100 (O2)"]
+
+
 def test_entries_stay_at_the_end_where_the_setting_says_so() -> None:
     """Without cancel_entries_on_stop a resting entry is still open after the run."""
     broker, clock = replayed()

@@ -92,6 +92,16 @@ def test_a_stop_is_adopted_by_the_next_start() -> None:
     assert (broker.sent_ids, resting(broker)) == ([STOP_ID], [("1", "90.0")])
 
 
+def test_a_stop_that_sold_while_no_bot_ran_is_told_by_the_next_start() -> None:
+    """The next start says once what a stop has sold meanwhile; the start after that says nothing of it."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2)
+    broker.execute("O2", Decimal(1))
+    for told in (["BTC/USD 90.0  filled while the bot was away: sell 1 of 1 for 90.00 USD, fee 0.00 (O2)"], []):
+        _, lines = run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2)
+        assert [line.split("  ", 1)[1] for line in lines if "(O2)" in line] == told
+
+
 def test_a_stop_at_another_percentage_is_placed_anew() -> None:
     """After a restart with STOP_PERCENT 20 the stop at 90 is gone and one at 80 rests, under the next name."""
     broker, clock = holding_one()
