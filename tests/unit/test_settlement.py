@@ -1,0 +1,68 @@
+"""What a journal is worth when it is opened, and whose orders are looked up and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.clock import ServerTime
+from bot.journal import Journal
+from bot.models import Order
+from bot.settlement import CURRENT_SECONDS, LookUps, Settlement
+from tests.journal_rows import BOT_ID, intent, open_row
+from tests.trading_fakes import SteppedClock
+
+NOW = 10_000.0
+ID = f"{BOT_ID}0000000000001"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """Return a journal that has all of this bot's past."""
+    journal = Journal(str(tmp_path / "journal.sqlite"))
+    journal.set_known_until(BOT_ID, NOW)
+    return journal
+
+
+def settlement(journal: Journal, clock: SteppedClock, open_orders: Callable[[], list[Order]] = list) -> Settlement:
+    """Return the settlement of a process that has just started; closed orders there are none."""
+    look_ups = LookUps(open_orders, lambda _: [], lambda row: row.cl_ord_id.startswith(BOT_ID))
+    return Settlement(journal, look_ups, BOT_ID, ServerTime(clock))
+
+
+@pytest.mark.parametrize(("age_seconds", "known"), [(CURRENT_SECONDS, True), (CURRENT_SECONDS + 1, False)])
+def test_a_journal_knows_the_past_for_a_minute(journal: Journal, age_seconds: float, known: bool) -> None:
+    """Kept up to date a minute ago it has all orders of this bot; after a longer rest what it lacks is looked for."""
+    assert settlement(journal, SteppedClock(NOW + age_seconds)).knows_the_past() is known
+
+
+def test_an_order_that_another_process_is_sending_is_left_to_it_until_its_deadline(journal: Journal) -> None:
+    """An order that another process sends meanwhile is taken over once its deadline is past, and not before."""
+    clock = SteppedClock(NOW)
+    here = settlement(journal, clock)
+    assert here.unknown_orders() == []
+    journal.intend(intent(ID))
+    journal.leave(ID, "1", NOW, NOW + 8)
+    clock.time_seconds = NOW + 8
+    assert here.unknown_orders() == []
+    clock.time_seconds = NOW + 8.1
+    assert [order.cl_ord_id for order in here.unknown_orders()] == [ID]
+
+
+def test_what_an_earlier_life_was_sending_is_taken_over_at_once(journal: Journal) -> None:
+    """At the start an order without an answer is unknown, whatever its deadline: nobody waits for it any more."""
+    journal.intend(intent(ID))
+    journal.leave(ID, "1", NOW, NOW + 8)
+    assert [order.cl_ord_id for order in settlement(journal, SteppedClock(NOW)).unknown_orders()] == [ID]
+
+
+def test_of_the_rows_that_are_found_only_own_ones_are_written_down(journal: Journal) -> None:
+    """A look-up that finds the unknown order and one of another sender writes the first into the journal alone."""
+    journal.intend(intent(ID))
+    journal.leave(ID, "1", NOW, NOW + 8)
+    rows = [open_row(ID, "OMINE"), open_row("other0000000000001", "OTHEIRS")]
+    (fate,) = settlement(journal, SteppedClock(NOW), lambda: rows).settle()
+    assert fate.order == rows[0]
+    assert journal.orders() == rows[:1]
