@@ -176,7 +176,8 @@ class WantedOrder:
     """What a strategy would like to do.
 
     `quantity` is in base units; `price` is a limit price or None for a market order.
-    `kind` is "entry" or "exit"; `candle_seconds` is the candle that gave the signal.
+    `kind` is "entry", "exit" or "stop"; `candle_seconds` is the candle that gave the signal, for a stop when the
+    latest buy order of what it protects was opened.
     """
 
     symbol: str

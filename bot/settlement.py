@@ -12,12 +12,10 @@ from bot.errors import BotError, JournalError
 from bot.journal import Journal
 from bot.models import Order
 from bot.order_life import Intent, OrderState
-from bot.settling import THE_PAST, Settled, Step, UnknownOrder, UnknownOrders, the_past
+from bot.settling import LOOK_BACK_SECONDS, THE_PAST, Settled, Step, UnknownOrder, UnknownOrders, the_past
 
 log = logging.getLogger(__name__)
 
-# Rows are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
-LOOK_BACK_SECONDS = 60.0
 # A journal that was kept up to date so recently knows all that this bot has sent: no other host can have taken over
 # in between and be gone again.
 CURRENT_SECONDS = 60.0

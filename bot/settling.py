@@ -23,6 +23,8 @@ from bot.models import Order, Side
 DEADLINE_SECONDS = 8.0
 MARGIN_SECONDS = 5.0
 GAP_SECONDS = 3.0
+# Rows of the past are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
+LOOK_BACK_SECONDS = 60.0
 
 # Stands for every order that an earlier life may have sent.
 THE_PAST = ""

@@ -10,10 +10,10 @@ from decimal import Decimal
 
 from bot.errors import JournalError
 from bot.models import ZERO, Order
+from bot.settling import LOOK_BACK_SECONDS
 from bot.trading.broker import Broker
 
 # A trade may be in the history a moment later than in the order's row.
-LOOK_BACK_SECONDS = 60.0
 AGAIN_SECONDS = 30.0
 
 

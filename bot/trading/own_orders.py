@@ -11,10 +11,8 @@ from bot.exit_steps import Role, WorkingOrder
 from bot.models import ZERO, Order, PlacedOrder, Side
 from bot.order_life import PLACED, OrderState
 from bot.position import EMPTY_BOOK, Book, fold
+from bot.settling import LOOK_BACK_SECONDS
 from bot.trading.broker import Broker
-
-# Rows are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
-LOOK_BACK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
