@@ -10,7 +10,7 @@ import pytest
 
 from bot import broker_manager
 from bot.clock import MarketClock, boottime_seconds, wall_seconds, wall_us
-from bot.errors import RateLimitError
+from bot.errors import OrderRefusedError, RateLimitError
 from bot.kraken.limits import STARTER
 from bot.nonce.paths import key_file
 from bot.simulator.options import SimulatorOptions
@@ -179,3 +179,28 @@ def test_a_killed_prober_leaves_the_probe_to_the_next(tmp_path: Path) -> None:
             prober.kill()
         assert said_by_children(desk, tmp_path, ["one"], 1) == [["ok"]]
         assert desk.methods() == ["GetApiKeyInfo", "GetApiKeyInfo", "BalanceEx"]
+
+
+# The matching engine's counters
+
+
+def test_after_an_engine_limit_the_pair_waits_and_the_others_do_not() -> None:
+    """After `EOrder:Rate limit exceeded` the next order of the pair waits 17 s at one point a second, ETH/USD none."""
+    with open_desk(tier=STARTER) as desk:
+        desk.simulator.faults.raise_next("AddOrder", "EOrder:Rate limit exceeded")
+        with pytest.raises(OrderRefusedError):
+            desk.broker.private_call("AddOrder", ORDER)
+        begin = desk.clock.now()
+        desk.broker.private_call("AddOrder", ORDER | {"pair": "ETHUSD", "volume": "0.01", "price": "1000"})
+        assert desk.clock.now() == begin
+        desk.broker.private_call("AddOrder", ORDER)
+        assert desk.clock.now() - begin == pytest.approx(17.0)
+
+
+def test_cancels_of_new_orders_wait_for_the_engine() -> None:
+    """Twelve orders that are placed and cancelled at once are never refused: the cancels wait for the engine."""
+    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
+        txids = [desk.broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(12)]
+        begin = desk.clock.now()
+        assert all(desk.broker.cancel_order(txid, "BTC/USD") for txid in txids)
+        assert desk.clock.now() > begin

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from bot.errors import (
-    OrderRuleError,
-)
+from bot.errors import OrderBlockedError, OrderRefusedError, OrderRuleError, OrderUnknownError
 from bot.models import OrderStatus, Side
 from bot.nonce.turns import Urgency
 from bot.simulator.options import SimulatorOptions
@@ -21,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("nonce_file")
 
 RICH = SimulatorOptions(balances={"ZUSD": "1000000", "XXBT": "100"})
 LIMIT = Decimal(250)
+NAMED = ORDER | {"cl_ord_id": "abcde1234567890123"}
 
 
 def sent_orders(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
@@ -227,3 +226,40 @@ def test_an_order_that_a_crash_left_behind_is_not_sent_again(pair: str) -> None:
         again = restarted.place_market_order(pair, "buy", size, "base", cl_ord_id=names[pair])
         assert (again.txid, desk.orders_placed()) == (placed.txid, 2)
         restarted.close()
+
+
+def test_an_id_that_was_placed_is_answered_with_its_order_and_not_sent_again() -> None:
+    """The same id twice is one AddOrder, and both answers name the same order."""
+    with open_desk() as desk:
+        txids = [desk.broker.private_call("AddOrder", NAMED)["txid"] for _ in range(2)]
+        assert txids[0] == txids[1]
+        assert desk.methods().count("AddOrder") == 1
+
+
+def test_an_id_that_was_refused_is_refused_again_and_not_sent() -> None:
+    """Kraken's final no to an id is given again, word for word, without another AddOrder."""
+    with open_desk() as desk:
+        words = []
+        for _ in range(2):
+            with pytest.raises(OrderRefusedError) as refused:
+                desk.broker.private_call("AddOrder", NAMED | {"volume": "100000"})
+            words.append(refused.value.strings)
+        assert words[0] == words[1] == ["EOrder:Insufficient funds"]
+        assert desk.methods().count("AddOrder") == 1
+
+
+def test_an_id_that_was_proved_absent_is_not_sent_again() -> None:
+    """An id that was settled as not placed is blocked: its signal goes under the id of the next attempt."""
+    with open_desk() as desk:
+        desk.broker.private_call("AddOrder", NAMED | {"cl_ord_id": "abcde0000000000000"})
+        desk.simulator.faults.fire_next("refuse_502", "AddOrder")
+        with pytest.raises(OrderUnknownError):
+            desk.broker.private_call("AddOrder", NAMED)
+        while desk.broker.unknown_orders():
+            desk.broker.settle_unknown()
+            pass_time(desk.clock, desk.broker.next_look_up_seconds() or 0.0)
+        sent = desk.broker.journal.intent(NAMED["cl_ord_id"])
+        with pytest.raises(OrderBlockedError, match="was sent before and is not placed"):
+            desk.broker.private_call("AddOrder", NAMED)
+        assert desk.broker.journal.intent(NAMED["cl_ord_id"]) == sent
+        assert desk.orders_placed() == 1
