@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 from pathlib import Path
 
 from bot.errors import AnotherBotError, SettingsError
+
+log = logging.getLogger(__name__)
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class InstanceLock:
@@ -38,6 +44,13 @@ class InstanceLock:
         except OSError as error:
             with contextlib.suppress(OSError):
                 aside.unlink()
+            if error.errno in _DISK_TROUBLE and any(folder.glob("journal.*.sqlite")):
+                # What an earlier life has sent is followed all the same.
+                log.warning(
+                    "Nothing can be written in %s (%s): no new order is sent until it can.", folder, error.strerror
+                )
+                return
+            os.close(self._descriptor)
             raise SettingsError(
                 [f"STATE_DIR is {folder}, where nothing can be written: {error.strerror}. Free it or name another."]
             ) from error

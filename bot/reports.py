@@ -187,4 +187,6 @@ def _findings_text(findings: list[str], orders: int, fills: int, form: str) -> s
         return text_of([{"finding": one} for one in findings], ["finding"], form)
     if not findings:
         return f"ok: {orders} orders, {fills} fills, all equal"
-    return "\n".join([*findings, f"{len(findings)} differences; {orders} orders and {fills} fills in the journal"])
+    advice = "What is only newer at Kraken, the next run takes over; then check again"
+    counted = f"{len(findings)} differences; {orders} orders and {fills} fills in the journal. {advice}"
+    return "\n".join([*findings, counted])

@@ -108,8 +108,11 @@ def largest_part(state: RiskState, limits: RiskLimits) -> Decimal:
 
 
 def comes_again(refusal: Refusal) -> bool:
-    """Whether an exit or a stop was refused for something that passes: it is wanted again at the next pass."""
-    return refusal.order.kind != "entry" and refusal.rule in _PASSING_RULES
+    """Whether an order was refused for something that passes: it is wanted again at the next pass.
+
+    Of an entry that is the trading status alone: what else passes may take the price along.
+    """
+    return refusal.rule == _STATUS_RULE if refusal.order.kind == "entry" else refusal.rule in _PASSING_RULES
 
 
 def _refusal(order: WantedOrder, state: RiskState, limits: RiskLimits) -> Refusal | None:
@@ -220,14 +223,15 @@ def _cool_down(_order: WantedOrder, state: RiskState, limits: RiskLimits) -> str
 
 
 # What may be over at the next pass, and not only at the next candle.
-_PASSING_RULES = frozenset({"kill switch", "trading status", "stale prices", "unsettled order"})
+_STATUS_RULE = "trading status"
+_PASSING_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unsettled order"})
 
 Rule = Callable[[WantedOrder, RiskState, RiskLimits], str]
 
 # The first rule that refuses gives the reason.
 _ALL_ORDERS: dict[str, Rule] = {
     "kill switch": _kill_switch,
-    "trading status": _trading_status,
+    _STATUS_RULE: _trading_status,
     "stale prices": _stale_prices,
     "unsettled order": _unsettled,
 }
@@ -235,7 +239,7 @@ EXIT_RULES: dict[str, Rule] = {**_ALL_ORDERS, "own coins": _own_coins, "minimum"
 # A stop sells at a price to come: the last one may be old. What is open or unknown is looked at by bot/exit_steps.py.
 STOP_RULES: dict[str, Rule] = {
     "kill switch": _kill_switch,
-    "trading status": _trading_status,
+    _STATUS_RULE: _trading_status,
     "own coins": _own_coins,
 }
 ENTRY_RULES: dict[str, Rule] = {

@@ -234,7 +234,6 @@ class Trader:
             return
         if self._decided.get(symbol) != candle.time_seconds:
             if not self._decide(symbol, candle):
-                self._under_way = True
                 return
             self._decided[symbol] = candle.time_seconds
             self._equity.due = True
@@ -267,7 +266,9 @@ class Trader:
         for refusal in verdict.refusals:
             self._narrator.refusal(candle.close, refusal)
         if any(order.kind == "exit" for order in verdict.allowed):
-            return self._keeper.leave(partial(self._state, symbol, candle), partial(self._wanted, symbol))
+            done = self._keeper.leave(partial(self._state, symbol, candle), partial(self._wanted, symbol))
+            self._under_way = self._under_way or not done
+            return done
         self._executor.execute(verdict.allowed, candle.close)
         return not any(map(comes_again, verdict.refusals))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from bot.errors import NoAnswerError, NotSentError, OrderBlockedError, OrderUnknownError
-from bot.models import ZERO, Order, OrderStatus, Side, WantedOrder
+from bot.models import ZERO, Order, OrderStatus, Side, SystemStatus, WantedOrder
 from bot.settling import Settled, UnknownOrder
 from bot.strategies.base import MarketView
 from tests.trading_fakes import (
@@ -249,3 +249,19 @@ def test_a_bot_that_is_stopped_while_it_waits_for_the_past_orders_nothing() -> N
     broker.knows_the_past = asked  # type: ignore[method-assign]
     run_trader(broker, clock, Script({300: sell_all}), max_ticks=3, stop=stop)
     assert broker.sent_ids == []
+
+
+def test_an_entry_that_the_status_held_up_goes_out_in_its_candle() -> None:
+    """Refused while the exchange takes cancels only, the entry is sent when it is online again, in the same candle."""
+    broker, clock = present(241.0)
+    broker.status = "cancel_only"
+    asked = broker.system_status
+
+    def online_again() -> SystemStatus:
+        answer = asked()
+        broker.status = "online"
+        return answer
+
+    broker.system_status = online_again  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({180: buy("1")}), max_ticks=5)
+    assert broker.sent_ids == [ENTRY_ID]
