@@ -24,7 +24,7 @@ test: dev
 	$(python) -m pytest -n 3 --dist worksteal $(ARGS)
 
 soak: dev
-	$(python) -m pytest --full -m soak --timeout=3600 $(ARGS)
+	$(python) -m pytest -n 3 --dist worksteal --full -m soak --timeout=3600 $(ARGS)
 
 bench: dev
 	$(python) -m pytest -m bench -s $(ARGS)

@@ -234,6 +234,8 @@ class Trader:
             return
         if self._decided.get(symbol) != candle.time_seconds:
             if not self._decide(symbol, candle):
+                # What is only wanted need not be asked for as often as what is to be left.
+                self._under_way = self._under_way or self._executor.own.book.holding(symbol).quantity > 0
                 return
             self._decided[symbol] = candle.time_seconds
             self._equity.due = True
@@ -266,9 +268,7 @@ class Trader:
         for refusal in verdict.refusals:
             self._narrator.refusal(candle.close, refusal)
         if any(order.kind == "exit" for order in verdict.allowed):
-            done = self._keeper.leave(partial(self._state, symbol, candle), partial(self._wanted, symbol))
-            self._under_way = self._under_way or not done
-            return done
+            return self._keeper.leave(partial(self._state, symbol, candle), partial(self._wanted, symbol))
         self._executor.execute(verdict.allowed, candle.close)
         return not any(map(comes_again, verdict.refusals))
 
