@@ -92,6 +92,11 @@ class JournalFile:
                 self._connection.close()
                 self._connection = None
 
+    def __del__(self) -> None:
+        """Close the file with the last one who used it; Python warns of a connection that nobody has closed."""
+        if self._connection is not None:
+            self._connection.close()
+
     @contextlib.contextmanager
     def _in_words(self, what: str) -> Iterator[None]:
         try:
