@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from bot.clock import MarketClock
 from bot.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
@@ -24,6 +25,7 @@ from bot.settling import Settled, UnknownOrder
 log = logging.getLogger(__name__)
 
 HISTORY_PAGE_ROWS = 50
+Row = TypeVar("Row")
 _FIAT = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
 
 
@@ -116,24 +118,17 @@ class BrokerVerbs(MarketVerbs):
 
     def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
         """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
-        rows: dict[str, Order] = {}
-        while True:
-            params = {"start": int(since_seconds), "ofs": len(rows), "closetime": "close"}
-            page, total = replies.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
-            new = {order.txid: order for order in page if order.txid not in rows}
-            rows |= new
-            if not new or len(rows) >= total or len(page) < HISTORY_PAGE_ROWS:
-                return sorted(rows.values(), key=lambda order: -order.closed_seconds)
+
+        def page(offset: int) -> tuple[list[Order], int]:
+            params = {"start": int(since_seconds), "ofs": offset, "closetime": "close"}
+            return replies.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
+
+        return sorted(_all_pages(page, lambda order: order.txid), key=lambda order: -order.closed_seconds)
 
     def get_trades(self, since_seconds: float = 0.0) -> list[Fill]:
         """Return the fills of the account after `since_seconds`, newest first, from all pages."""
-        fills: dict[str, Fill] = {}
-        while True:
-            page, total = self.get_trades_page(since_seconds, len(fills))
-            new = {fill.trade_id: fill for fill in page if fill.trade_id not in fills}
-            fills |= new
-            if not new or len(fills) >= total or len(page) < HISTORY_PAGE_ROWS:
-                return sorted(fills.values(), key=lambda fill: -fill.time_seconds)
+        fills = _all_pages(lambda offset: self.get_trades_page(since_seconds, offset), lambda fill: fill.trade_id)
+        return sorted(fills, key=lambda fill: -fill.time_seconds)
 
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
         """Return one page of the account's fills, newest first, and how many there are after `since_seconds`."""
@@ -263,3 +258,14 @@ def _symbol_in_usd(table: PairTable, asset: str) -> str:
         return table.find(f"{asset}/USD").symbol
     except SymbolError:
         return ""
+
+
+def _all_pages(page_at: Callable[[int], tuple[list[Row], int]], name_of: Callable[[Row], str]) -> list[Row]:
+    """Return the rows of all pages of a history. What is new meanwhile moves the pages on, so a row may come twice."""
+    rows: dict[str, Row] = {}
+    while True:
+        page, total = page_at(len(rows))
+        new = {name_of(row): row for row in page if name_of(row) not in rows}
+        rows |= new
+        if not new or len(rows) >= total or len(page) < HISTORY_PAGE_ROWS:
+            return list(rows.values())
