@@ -8,13 +8,16 @@ BotError
 |-- SymbolError             no such pair or asset at Kraken
 |-- NonceError
 |   |-- NonceStoreError     a nonce beyond the clock could not be written down
-|   |-- NonceAheadError     the nonce file is more than a day ahead of the clock
+|   |-- NonceAheadError     the stored nonce is more than a day ahead of the clock
+|   |-- StoreUnavailableError   the shared nonce store cannot be used now; nothing was sent
 |   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
+|-- LeaseLostError          another instance leads this account now; nothing was sent
 |-- KeyRuleError            the key works, but it may not be used to trade
 |-- SilenceError            the key stands by; nothing was sent
 |-- StoppingError           the program is shutting down; nothing was sent
 |-- TransportError
 |   |-- NotSentError        no connection: the request did not leave
+|   |   `-- TurnLostError   the turn was over before the request could leave
 |   `-- NoAnswerError       the request may have arrived; no readable answer came back
 |-- KrakenError             Kraken answered with an error
 |   |-- InvalidNonceError
@@ -78,8 +81,16 @@ class NonceAheadError(NonceError):
     """The stored nonce is more than a day ahead of the clock."""
 
 
+class StoreUnavailableError(NonceError):
+    """The shared nonce store is unreachable, too slow, full or refuses; nothing was sent, and it is tried again."""
+
+
 class TurnTimeout(NonceError, TimeoutError):  # noqa: N818 - named by the design
     """The key's turn was not given within the time allowed; nothing was sent."""
+
+
+class LeaseLostError(BotError):
+    """This instance does not lead the account (any more); nothing was sent."""
 
 
 class KeyRuleError(BotError):
@@ -107,6 +118,10 @@ class TransportError(BotError):
 
 class NotSentError(TransportError):
     """No connection could be made, so Kraken never saw the request."""
+
+
+class TurnLostError(NotSentError):
+    """The turn's lifetime was over before the request could leave."""
 
 
 class NoAnswerError(TransportError):

@@ -1,0 +1,110 @@
+"""What a shared store can do for one key: the contract of Redis and PostgreSQL, one atomic step a call.
+
+The row of a key holds its last nonce, who has the turn, who is next, and who leads (the lease). Every time is the
+server's own clock, so that hosts need not agree. Every step may be repeated where its answer was lost: a nonce drawn
+twice is a gap, and the same owner takes the same turn or lease again.
+
+An expiry further away than its whole lifetime was written before the server's clock was set back: it counts as one
+lifetime from the moment that this is noticed, which is written down. The rules, in numbers of microseconds since the
+Unix epoch (`now` is the server's):
+
+- A nonce is max(now * ticks, last + 1, floor). Above `ceiling` nothing is written: AHEAD. With a `generation`, only
+  while the lease has this generation and has not expired, or nothing is written: STALE.
+- A turn is free when nobody has it, its lifetime is over, or its owner asks again. It is given to the one who is next,
+  while that reservation lives; whoever asks in vain becomes next, if nobody is. So a busy sender starves nobody.
+- A lease is granted when its owner has signed off or its lifetime is over; each grant has a new generation,
+  max(generation + 1, now), so that one that was lost with the store's data never comes again. A grant also takes away
+  the turn of the former owner, who is gone. `clean` says whether that owner signed off with nothing left unsettled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Outcome(Enum):
+    """What became of a wish for a nonce."""
+
+    DRAWN = "drawn"
+    BUSY = "busy"
+    STALE = "stale"
+    AHEAD = "ahead"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a nonce has to be: at least `floor`, at most `ceiling`, in units of 1/`ticks` microseconds.
+
+    With a `generation` it is drawn only under that lease; 0 is for senders that do not trade by a lease.
+    """
+
+    floor: int
+    ceiling: int
+    ticks: int = 1
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The answer to a wish: `nonce` where it was drawn, else 0; `last` is what the store held before, 0 if nothing."""
+
+    outcome: Outcome
+    nonce: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who leads: `owner` is "" where nobody does, `remaining_seconds` is 0.0 where the lease is over.
+
+    `clean` is of the last grant: whether the owner before had signed off with all orders settled.
+    """
+
+    owner: str = ""
+    generation: int = 0
+    remaining_seconds: float = 0.0
+    clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All that the store has of a key, for people to look at. `turn_owner` is "" where nobody has the turn."""
+
+    nonce: int
+    lease: Lease
+    turn_owner: str
+
+
+class Engine(Protocol):
+    """The steps on the row of one key. Thread-safe. Each raises StoreUnavailableError where the store does not do it.
+
+    `place` says where the store is, without user name and password.
+    """
+
+    place: str
+
+    def draw(self, wish: Wish) -> Drawn:
+        """Draw a nonce: DRAWN, STALE or AHEAD."""
+
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
+        """Take the turn and draw its nonce in one step, or neither: DRAWN, BUSY, STALE or AHEAD."""
+
+    def give_back(self, nonce: int) -> None:
+        """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
+
+    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+        """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
+
+    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+        """Let the lease of this generation live on from now; return False where it is another's or signed off."""
+
+    def sign_off(self, generation: int, settled: bool) -> None:
+        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
+
+    def look(self) -> Row | None:
+        """Return what the store has of the key, or None. Writes nothing."""
+
+    def close(self) -> None:
+        """Close the connections; the next use opens them again. Also in a forked child, whose they are not."""
