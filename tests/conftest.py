@@ -12,11 +12,14 @@ from typing import Any
 import hypothesis
 import pytest
 
+# By name: child processes import this file too, and need no servers.
+pytest_plugins = ["tests.server_fixtures"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 OUR_VARIABLES = tuple(
-    "ALLOW_ BOT_ID CANCEL_ DEAD_MAN_ ENTRY_ KRAKEN_ LOSS_ MARKET_ MAX_ NONCE_ ORDER_ PAIRS PORT PRICES RAILWAY_"
-    " RENDER STATE_DIR STATUS_TOKEN STOP_ STRATEGY TIMEFRAME TRADING_MODE".split()
+    "ALLOW_ BOT_ID CANCEL_ DEAD_MAN_ ENTRY_ KRAKEN_ LEASE_ LOSS_ MARKET_ MAX_ NONCE_ ORDER_ PAIRS PORT PRICES RAILWAY_"
+    " RENDER SINGLE_ STATE_DIR STATUS_TOKEN STOP_ STRATEGY TIMEFRAME TRADING_MODE".split()
 )
 
 # Before any module of the bot is imported: some settings are read on import.
