@@ -1,0 +1,184 @@
+"""The row of a key in Redis 6.2+ or Valkey: one hash, and one atomic script a step (redis/*.lua)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from bot.errors import StoreUnavailableError
+from bot.nonce import forks
+from bot.nonce.engine import Drawn, Lease, Outcome, Row, Wish
+
+TIMEOUT_SECONDS = 2.0
+# How long whoever asked in vain for the turn stays next without asking again.
+NEXT_SECONDS = 1.0
+
+_STEPS = ("draw", "take", "give_back", "acquire", "renew", "sign_off", "look")
+_FOLDER = Path(__file__).with_name("redis")
+_OPTION = re.compile(r"db|username|password|client_name|ssl_\w+")
+NO_URL = (
+    "The address of a Redis server must look like redis://user:password@host:6379/0, or rediss://... for TLS, with the"
+    " special characters of a password percent-encoded, and no options but db, client_name and ssl_..."
+)
+_CONNECTION: dict[str, Any] = {
+    "decode_responses": True,
+    "encoding_errors": "backslashreplace",
+    "socket_connect_timeout": TIMEOUT_SECONDS,
+    "socket_timeout": TIMEOUT_SECONDS,
+    "socket_keepalive": True,
+    # A pooled connection may be dead since the server was restarted, so once more on a new one; never after a time-out.
+    "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+    "protocol": 2,
+}
+
+# The first word of the server's error; within a script's error Redis 6.2 has it in the middle of the text.
+_TROUBLES = {
+    "OOM": "is full and evicts nothing (maxmemory, noeviction)",
+    "READONLY": "is a read-only replica: name the primary",
+    "WRONGPASS": "refuses the user name or password",
+    "NOAUTH": "wants a user name or password",
+    "NOPERM": "does not allow this user what the bot needs: TIME, EVALSHA, SCRIPT LOAD and hashes at kraken-bot:*",
+    "WRONGTYPE": "holds something else than a hash where this key's row belongs",
+    "LOADING": "is still loading its data",
+    "BUSY": "is kept busy by another client's script",
+    "MISCONF": "cannot write to its disk",
+    "NOREPLICAS": "has too few replicas to be allowed to write",
+    "MASTERDOWN": "is a replica that has lost its primary",
+    "CLUSTERDOWN": "is part of a cluster that is down",
+    "MOVED": "is a node of a cluster that does not hold this key's row: name the one that does",
+    "ASK": "is a node of a cluster that is moving this key's row",
+    "TRYAGAIN": "is a node of a cluster that is moving this key's row",
+}
+_WORD = re.compile(rf"\b({'|'.join(_TROUBLES)})\b")
+
+
+class RedisEngine:
+    """The Engine of the key whose hash is `name`, at `url`; connects when it is first asked. Raises ValueError for a
+    URL that cannot be used; the text does not have the URL, which may hold a password.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        # In braces, so that in a cluster all keys of one name would be on one node.
+        self._keys = [f"kraken-bot:{{{name}}}"]
+        self._texts = {step: _script(step) for step in _STEPS}
+        self._open()
+        options = self._pool.connection_kwargs
+        self._secrets = [str(options[one]) for one in ("username", "password") if options.get(one)]
+        host = options.get("host", "localhost")
+        scheme = "rediss" if self._pool.connection_class is redis.SSLConnection else "redis"
+        shown = f"[{host}]" if ":" in host else host
+        self.place = f"{scheme}://{shown}:{options.get('port', 6379)}/{options.get('db', 0)}"
+        forks.forget_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Leave the parent's connections and locks alone: have others."""
+        self._open()
+
+    def _open(self) -> None:
+        self._pool = _pool(self._url)
+        client = redis.Redis(connection_pool=self._pool)
+        self._scripts = {step: client.register_script(text) for step, text in self._texts.items()}
+
+    def draw(self, wish: Wish) -> Drawn:
+        """Draw a nonce: DRAWN, STALE or AHEAD."""
+        return _drawn(self._run("draw", *_wished(wish)))
+
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
+        """Take the turn and draw its nonce in one step, or neither: DRAWN, BUSY, STALE or AHEAD."""
+        lifetimes = _micros(lifetime_seconds), _micros(NEXT_SECONDS)
+        return _drawn(self._run("take", *_wished(wish), owner, *lifetimes))
+
+    def give_back(self, nonce: int) -> None:
+        """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
+        self._run("give_back", str(nonce))
+
+    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+        """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
+        return _lease(self._run("acquire", owner, _micros(lifetime_seconds)))
+
+    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+        """Let the lease of this generation live on from now; return False where it is another's or signed off."""
+        return bool(self._run("renew", str(generation), _micros(lifetime_seconds)) == "1")
+
+    def sign_off(self, generation: int, settled: bool) -> None:
+        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
+        self._run("sign_off", str(generation), "1" if settled else "0")
+
+    def look(self) -> Row | None:
+        """Return what the store has of the key, or None. Writes nothing."""
+        found = self._run("look")
+        return Row(int(found[0]), _lease(found[2:]), found[1]) if found else None
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next use opens them again."""
+        # One in use would be closed under another thread's hands.
+        self._pool.disconnect(inuse_connections=False)
+
+    def _run(self, step: str, *arguments: str) -> Any:
+        try:
+            return self._scripts[step](self._keys, arguments)
+        except redis.RedisError as error:
+            problem = self._problem(error)
+        # Outside of the handler: the driver's own errors may hold what was sent, password and all.
+        raise StoreUnavailableError(f"The nonce store {self.place} {problem}.")
+
+    def _problem(self, error: redis.RedisError) -> str:
+        word = _WORD.search(f"{error.status_code or ''} {error}")
+        if word:
+            return _TROUBLES[word[1]]
+        if isinstance(error, redis.AuthenticationError):
+            return _TROUBLES["WRONGPASS"]
+        if isinstance(error, redis.TimeoutError):
+            return f"did not answer within {TIMEOUT_SECONDS:g} s"
+        # A server that does not know a command repeats its arguments, which may be the password.
+        text = str(error).split(", with args", 1)[0]
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        if isinstance(error, redis.ConnectionError):
+            return f"is unreachable: {text.rstrip('.')}"
+        return f"refuses the step: {text.rstrip('.')}"
+
+
+def _script(step: str) -> str:
+    return "\n".join((_FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", step))
+
+
+def _pool(url: str) -> redis.ConnectionPool:
+    """Return a pool that has not connected yet."""
+    try:
+        parts = urlsplit(url)
+        # A password with a bare / ? or # in it ends the address early: its first half would be taken for the port.
+        whole = not parts.fragment and "@" not in parts.path + parts.query and re.fullmatch(r"(/\d*)?", parts.path)
+        if whole and all(_OPTION.fullmatch(name) for name, _value in parse_qsl(parts.query)):
+            pool = redis.ConnectionPool.from_url(url, **_CONNECTION)
+            pool.make_connection()  # not connected yet; what the options say is looked at here
+            return pool
+    except (ValueError, TypeError, redis.RedisError):
+        pass  # its text may have the URL in it
+    raise ValueError(NO_URL)
+
+
+def _wished(wish: Wish) -> tuple[str, ...]:
+    zeros = str(wish.ticks)[1:]
+    return str(wish.floor), str(wish.ceiling), zeros, str(wish.generation)
+
+
+def _micros(seconds: float) -> str:
+    return str(round(seconds * 1_000_000))
+
+
+def _drawn(answer: list[str]) -> Drawn:
+    outcome, nonce, last = answer
+    return Drawn(Outcome(outcome), int(nonce), int(last))
+
+
+def _lease(answer: list[str]) -> Lease:
+    owner, generation, remaining_us, clean = answer
+    return Lease(owner, int(generation), int(remaining_us) / 1_000_000, clean == "1")
