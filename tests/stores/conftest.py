@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot import clock
+from tests.stores.key_rows import KeyRow, MemoryRow, PostgresRow, RedisRow
 
 
 @pytest.fixture
@@ -62,3 +64,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         pause.wait(0.005)
     raise AssertionError("it never came true")
+
+
+@pytest.fixture(params=["memory", "redis", "postgres"])
+def key_row(request: pytest.FixtureRequest) -> Iterator[KeyRow]:
+    """Return the row of a key that nobody else uses, in a store of each kind."""
+    name = secrets.token_hex(8)
+    row: KeyRow = MemoryRow()
+    if request.param == "redis":
+        row = RedisRow(request.getfixturevalue("redis_url"), name)
+    elif request.param == "postgres":
+        row = PostgresRow(request.getfixturevalue("postgres_url"), name)
+    yield row
+    row.close()
