@@ -11,6 +11,7 @@ import pytest
 
 from bot import clock
 from tests.stores.key_rows import KeyRow, MemoryRow, PostgresRow, RedisRow
+from tests.stores.moved_clocks import MovedClock, MovedPostgres, MovedRedis
 
 
 @pytest.fixture
@@ -77,3 +78,12 @@ def key_row(request: pytest.FixtureRequest) -> Iterator[KeyRow]:
         row = PostgresRow(request.getfixturevalue("postgres_url"), name)
     yield row
     row.close()
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def moved_clock(request: pytest.FixtureRequest) -> Iterator[MovedClock]:
+    """Return a server of each kind whose clock is moved by hand, and a key that nobody else uses."""
+    url, name = request.getfixturevalue(f"{request.param}_url"), secrets.token_hex(8)
+    moved = MovedRedis(url, name) if request.param == "redis" else MovedPostgres(url, name)
+    yield moved
+    moved.close()

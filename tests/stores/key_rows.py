@@ -12,6 +12,8 @@ import redis
 
 from bot import clock
 from bot.nonce.engine import Drawn, Engine, Lease, Outcome, Wish
+from bot.nonce.postgres_engine import PostgresEngine
+from bot.nonce.redis_engine import RedisEngine
 from tests.stores.memory_engine import MemoryEngine
 
 # The highest nonce that fits into what Redis and PostgreSQL count with.
@@ -47,10 +49,6 @@ class KeyRow(ABC):
     def lose(self) -> None:
         """Lose the row, as a store does that is wiped."""
 
-    @abstractmethod
-    def is_there(self) -> bool:
-        """Whether the store has anything under the key's name."""
-
 
 class MemoryRow(KeyRow):
     """All clients are one object, by the machine's clock."""
@@ -70,10 +68,6 @@ class MemoryRow(KeyRow):
         """Begin anew."""
         self._engine.wipe()
 
-    def is_there(self) -> bool:
-        """Whether anything was written."""
-        return self._engine.look() is not None
-
 
 class RedisRow(KeyRow):
     """One key of a Redis."""
@@ -85,8 +79,6 @@ class RedisRow(KeyRow):
         self.raw: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
 
     def _connect(self) -> Engine:
-        from bot.nonce.redis_engine import RedisEngine
-
         return RedisEngine(self.url, self.name)
 
     def close(self) -> None:
@@ -102,10 +94,6 @@ class RedisRow(KeyRow):
     def lose(self) -> None:
         """Delete the key."""
         self.raw.delete(self.key)
-
-    def is_there(self) -> bool:
-        """Whether the key exists."""
-        return bool(self.raw.exists(self.key))
 
     def shift_times(self, microseconds: int) -> None:
         """Leave the row as a server would have, whose clock was so much ahead: every time, and every nonce, in it."""
@@ -124,8 +112,6 @@ class PostgresRow(KeyRow):
         self.raw = psycopg.connect(url, autocommit=True)
 
     def _connect(self) -> Engine:
-        from bot.nonce.postgres_engine import PostgresEngine
-
         mark = "&" if "?" in self.url else "?"
         return PostgresEngine(f"{self.url}{mark}options={self._options}" if self._options else self.url, self.name)
 
@@ -145,11 +131,6 @@ class PostgresRow(KeyRow):
         """Delete the row, if the table is there."""
         if self._has_table():
             self.raw.execute("DELETE FROM kraken_bot_keys WHERE name = %s", [self.name])
-
-    def is_there(self) -> bool:
-        """Whether there is a row."""
-        query = "SELECT FROM kraken_bot_keys WHERE name = %s"
-        return self._has_table() and self.raw.execute(query, [self.name]).fetchone() is not None
 
     def _has_table(self) -> bool:
         answer = self.raw.execute("SELECT to_regclass('kraken_bot_keys') IS NOT NULL").fetchone()

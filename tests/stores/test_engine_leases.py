@@ -29,7 +29,7 @@ def test_the_first_one_leads(key_row: KeyRow, engine: Engine) -> None:
     before = key_row.server_us()
     lease = lead(engine, "a")
     assert before <= lease.generation <= key_row.server_us()
-    assert 0.0 < HOUR_SECONDS - lease.remaining_seconds < 60.0 or lease.remaining_seconds == HOUR_SECONDS
+    assert HOUR_SECONDS - 60.0 < lease.remaining_seconds <= HOUR_SECONDS
     assert not lease.clean
     assert standing(engine).generation == lease.generation
 
@@ -58,7 +58,6 @@ def test_the_leader_asks_again(engine: Engine, is_over: bool) -> None:
 def test_a_lease_that_is_over_is_granted_to_another(engine: Engine) -> None:
     """When its lifetime is over another one leads, by a higher generation, and is told that nobody signed off."""
     former = lead(engine, "a", SOON_SECONDS)
-    assert engine.acquire("b", HOUR_SECONDS).owner == "a"
     until(lambda: lease_is_over(engine))
     assert standing(engine) == Lease("a", former.generation, 0.0, clean=False)
     lease = lead(engine, "b")
