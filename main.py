@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -30,15 +29,13 @@ from bot.errors import (
     PermissionDeniedError,
     SettingsError,
     SilenceError,
-    StoppingError,
     SymbolError,
     TurnTimeout,
 )
 from bot.instance import InstanceLock
 from bot.journal import Journal
-from bot.models import Balance, Fill, Order, common_quote
+from bot.models import Fill, Order
 from bot.reports import check_journal, fills_report, find_journal, orders_report
-from bot.risk import RiskLimits
 from bot.runner import Runner
 from bot.simulator.__main__ import main as run_simulator
 from bot.simulator.errors import SimulatorError
@@ -46,7 +43,8 @@ from bot.simulator.paper import open_paper
 from bot.simulator.prices_live import LiveError
 from bot.strategies import STRATEGIES
 from bot.timeframes import seconds_of
-from bot.trader import Summary, Trader, TraderSettings
+from bot.trader import Summary
+from bot.trading_session import Market, trade_when_leading
 
 # The first that fits. docs/errors.md says what to do about each.
 EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
@@ -63,6 +61,9 @@ EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong s
 4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder,
 7 journal and Kraken disagree (journal check)"""
 
+# Render lets the old instance live beside the new one for 60 s, and then for up to 30 s more (zero-downtime deploys).
+OVERLAP_SECONDS = 120.0
+
 NO_JOURNAL = "No journal yet in {folder}: the next run begins one, with what Kraken has of this bot's orders."
 
 
@@ -74,15 +75,6 @@ def say(text: str) -> None:
         # Whoever read this is gone (`| head`): end in good order, and say the rest to nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-@dataclass(frozen=True, slots=True)
-class Market:
-    """Where the bot trades: the broker, the market's clock, and what to say of the prices."""
-
-    broker: KrakenBroker
-    clock: MarketClock
-    prices: str
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -236,13 +228,11 @@ def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
     say(banner(settings))
     with open_market(settings) as market, contextlib.closing(market.broker):
         runner.broker = market.broker
-        try:
-            say_account(settings, market, market.broker.connect())
-            runner.trader = open_trader(settings, market, runner, max_ticks)
-        except StoppingError:
+        summary = trade_when_leading(settings, market, runner, max_ticks, say)
+        if summary is None:
             say("Ended: stopped before trading began.")
             return 0
-        return say_summary(runner.trader.run())
+        return say_summary(summary)
 
 
 def banner(settings: Settings) -> str:
@@ -299,52 +289,16 @@ def open_broker(settings: Settings, key: str, secret: str, url: str, clock: Mark
         max_order_value=settings.max_order_value,
         market_collar_percent=settings.market_collar_percent,
         allow_withdraw_key=settings.allow_withdraw_key,
+        overlap_seconds=overlap_seconds(settings),
         market=clock,
     )
 
 
-def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: int | None) -> Trader:
-    """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
-    pairs = [market.broker.pair(name) for name in settings.pairs]
-    common_quote(pairs)
-    halt_file = settings.state_dir / "halt"
-    is_trading = settings.trading_mode != "halt"
-    limits = RiskLimits(
-        settings.max_order_value,
-        settings.max_position_value,
-        settings.max_daily_loss,
-        settings.loss_pause_seconds,
-    )
-    trader_settings = TraderSettings(
-        symbols=tuple(pair.symbol for pair in pairs),
-        timeframe=settings.timeframe,
-        order_value=settings.order_value,
-        limits=limits,
-        entry_lifetime_seconds=settings.entry_lifetime_seconds or None,
-        cancel_entries_on_stop=settings.cancel_entries_on_stop and is_trading,
-        # Not even disarmed where the account is only watched: it may be somebody else's.
-        dead_man_switch_seconds=settings.dead_man_switch_seconds if is_trading else 0,
-        stop_percent=settings.stop_percent,
-        max_ticks=max_ticks,
-    )
-    return Trader(
-        market.broker,
-        STRATEGIES[settings.strategy](),
-        trader_settings,
-        clock=market.clock,
-        stop=runner.stop,
-        report=say,
-        halted=lambda: not is_trading or halt_file.exists(),
-    )
-
-
-def say_account(settings: Settings, market: Market, balances: dict[str, Balance]) -> None:
-    """Write the first lines: nonce, pairs, prices, account."""
-    say(f"nonce    {nonce_line()}")
-    say(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
-    say(f"prices   {market.prices}")
-    held = [f"{balance.total.normalize():f} {asset}" for asset, balance in balances.items() if balance.total > 0]
-    say(f"account  {', '.join(held) or 'empty'}; bot id {market.broker.bot_id}")
+def overlap_seconds(settings: Settings) -> float:
+    """Return for how long another instance, on a disk of its own, may still trade: a platform may start the new one
+    before it stops the old one."""
+    alone = settings.trading_mode == "paper" or settings.nonce_store or settings.single_instance
+    return 0.0 if alone else OVERLAP_SECONDS
 
 
 def say_summary(summary: Summary) -> int:

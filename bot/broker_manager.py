@@ -10,9 +10,10 @@ import logging
 import os
 import random
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import krakenex
@@ -36,14 +37,19 @@ from bot.kraken import error_table, recovery, transport
 from bot.kraken.limits import STARTER, Tier
 from bot.nonce import forks
 from bot.nonce.file import MICROSECONDS, UNITS, store_at
+from bot.nonce.host_turns import HostTurns
 from bot.nonce.paths import journal_file, key_file
+from bot.nonce.shared_store import SharedStore, shared_store_at
 from bot.nonce.turns import WAIT_SECONDS_MAX, Turns, Urgency
 from bot.order_desk import Leave
+from bot.setting_rules import credential_problems, url_problems
 from bot.settling import DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
 
 NONCE_FILE: str = config.default_nonce_file()
+# The address of a store that hosts share; "" for the file alone.
+NONCE_STORE: str = config.default_nonce_store()
 
 JUMP_SECONDS = 60
 START_JITTER_SECONDS = 0.005
@@ -59,14 +65,51 @@ _URGENCY = {
 }
 
 
-def get_kraken_nonce(at_least: int = 0) -> int:
-    """Return the next nonce: max(clock in microseconds, last + 1, at_least), written to NONCE_FILE first.
+def get_kraken_nonce(at_least: int = 0, *, api_key: str | None = None, unit: str = MICROSECONDS.name) -> int:
+    """Return the next nonce: max(clock in microseconds, last + 1, at_least), written down first.
 
-    The only source of nonces, for every thread, process and account that shares NONCE_FILE. Raises
-    NonceAheadError where `at_least` is more than a day ahead of the clock, NonceStoreError where the file
-    cannot be written and the clock does not cover the nonce.
+    The only source of nonces, for every thread, process and account that shares NONCE_FILE; where NONCE_STORE names a
+    store that hosts share, for every host that uses this key there. `api_key` is the settings' by default. `unit` is
+    "ns" for a key that was used in nanoseconds; `at_least` is in microseconds all the same.
+
+    Raises NonceAheadError where the nonce would be more than a day ahead of the clock; NonceStoreError where the file
+    cannot be written and the clock does not cover the nonce; with NONCE_STORE, StoreUnavailableError where it does not
+    answer, and LeaseLostError in a bot that does not lead.
     """
-    return store_at(NONCE_FILE).draw(at_least)
+    if not NONCE_STORE and unit == MICROSECONDS.name:
+        return store_at(NONCE_FILE).draw(at_least)
+    key, fine = api_key or config.default_api_key(), UNITS[unit]
+    if NONCE_STORE:
+        return _shared_store(key, unit).draw(at_least * fine.ticks)
+    # A key that was burnt in a finer unit has a file of its own, which starts from the common one.
+    common = store_at(NONCE_FILE).draw(at_least)
+    return store_at(key_file(NONCE_FILE, key, "txt"), fine).draw(common * fine.ticks)
+
+
+def _shared_store(api_key: str, unit: str) -> SharedStore:
+    return shared_store_at(NONCE_STORE, api_key, NONCE_FILE, UNITS[unit])
+
+
+@contextmanager
+def kraken_turn(
+    timeout_seconds: float = WAIT_SECONDS_MAX, *, api_key: str | None = None, unit: str = MICROSECONDS.name
+) -> Iterator[None]:
+    """Hold the key's turn for the length of a `with` block: draw one nonce in it, send the request, read the answer.
+
+    For programs that send by other means than KrakenBroker. `api_key` is the settings' by default; `unit` is what
+    `get_kraken_nonce` is given. Raises TurnTimeout where the turn was not given in time; with NONCE_STORE,
+    StoreUnavailableError.
+    """
+    with _script_turns(NONCE_FILE, NONCE_STORE, api_key or config.default_api_key(), unit).turn(
+        Urgency.READ, timeout_seconds
+    ):
+        yield
+
+
+@cache
+def _script_turns(nonce_file: str, nonce_store: str, api_key: str, unit: str) -> Turns | HostTurns:
+    local = Turns(key_file(nonce_file, api_key, "lock"))
+    return HostTurns(local, shared_store_at(nonce_store, api_key, nonce_file, UNITS[unit])) if nonce_store else local
 
 
 def check_nonce_file() -> None:
@@ -87,7 +130,8 @@ class KrakenBroker(BrokerVerbs):
 
     `max_order_value` is in quote currency, `market_collar_percent` how far from the current price a market
     order may fill. `market` is the market's clock, which also paces waits. `tier` is the account's
-    verification level, which decides Kraken's rate limits.
+    verification level, which decides Kraken's rate limits. For `overlap_seconds` after its start another instance that
+    nothing here knows of may still send orders, where there is no journal yet.
     """
 
     def __init__(
@@ -103,9 +147,10 @@ class KrakenBroker(BrokerVerbs):
         max_order_value: Decimal | None = None,
         market_collar_percent: Decimal = Decimal(1),
         allow_withdraw_key: bool = False,
+        overlap_seconds: float = 0.0,
         market: clock.MarketClock | None = None,
     ) -> None:
-        problems = config.credential_problems(api_key, api_secret) + config.url_problems("KRAKEN_API_URL", api_url)
+        problems = credential_problems(api_key, api_secret) + url_problems("KRAKEN_API_URL", api_url)
         if problems:
             raise SettingsError(problems)
         self._stopping = threading.Event()
@@ -119,14 +164,17 @@ class KrakenBroker(BrokerVerbs):
             max_order_value=max_order_value,
             market_collar_percent=market_collar_percent,
             allow_withdraw_key=allow_withdraw_key,
+            overlap_seconds=overlap_seconds,
             market=market or clock.MarketClock(),
             stopping=self._stopping,
             journal=Journal(journal_file(NONCE_FILE, api_key)),
         )
-        self._unit = UNITS[nonce_unit]
-        self._turns = Turns(key_file(NONCE_FILE, api_key, "lock"))
+        self._api_key, self._unit = api_key, UNITS[nonce_unit]
+        # None where the file alone holds the nonces.
+        self.shared_store = _shared_store(api_key, nonce_unit) if NONCE_STORE else None
+        local = Turns(key_file(NONCE_FILE, api_key, "lock"))
+        self._turns = HostTurns(local, self.shared_store) if self.shared_store else local
         self._guard = KeyGuard(key_file(NONCE_FILE, api_key, "silence"), key_file(NONCE_FILE, api_key, "refused"))
-        self._key_nonce_file = key_file(NONCE_FILE, api_key, "txt")
         # Two instances that a platform starts in the same instant draw apart.
         clock.sleep(random.uniform(0, START_JITTER_SECONDS))
         # Nothing is drawn yet: `connect` may find that the clock is wrong.
@@ -155,12 +203,7 @@ class KrakenBroker(BrokerVerbs):
     # Nonces: these three and the retry loop below all write through get_kraken_nonce().
 
     def _draw(self, at_least_us: int = 0) -> int:
-        if self._unit is MICROSECONDS:
-            nonce = get_kraken_nonce(at_least_us)
-        else:
-            # A key that was burnt in a finer unit has a file of its own, which starts from the common one.
-            common = get_kraken_nonce(at_least_us)
-            nonce = store_at(self._key_nonce_file, self._unit).draw(common * self._unit.ticks)
+        nonce = get_kraken_nonce(at_least_us, api_key=self._api_key, unit=self._unit.name)
         with self._nonce_lock:
             self._last_nonce = max(self._last_nonce, nonce) if self._has_drawn else nonce
             self._has_drawn = True
@@ -170,6 +213,8 @@ class KrakenBroker(BrokerVerbs):
         """Return the next nonce once the order that goes with it is on the disk."""
         nonce = self._nonce_monotonic()
         leave(nonce, deadline_seconds)
+        # The disk may have taken long.
+        self._turns.check()
         return nonce
 
     def _nonce_monotonic(self) -> str:
@@ -178,7 +223,8 @@ class KrakenBroker(BrokerVerbs):
 
     def _immediate_nonce_jump(self) -> int:
         """Move the nonce to max(clock, last) + 60 s, written down; return it."""
-        stored_us = store_at(NONCE_FILE).peek() or 0
+        store = self.shared_store or store_at(NONCE_FILE)
+        stored_us = (store.peek() or 0) // (self._unit.ticks if self.shared_store else 1)
         return self._draw(max(clock.nonce_clock.now_us(), stored_us) + JUMP_SECONDS * 1_000_000)
 
     def _climb(self, climb: recovery.Climb) -> None:
@@ -277,18 +323,10 @@ class KrakenBroker(BrokerVerbs):
             self._guard.locked_out()
             raise
         except RateLimitError as limited:
-            self._note_limit(limited)
+            self._budget.note_limit(limited, self.now())
             raise
         self._guard.accepted(self._last_nonce)
         return result
-
-    def _note_limit(self, error: RateLimitError) -> None:
-        now = self.now()
-        rows = [error_table.look_up(string) for string in error.strings]
-        if any(row is not None and row.prefix == "EAPI:Rate limit exceeded" for row in rows):
-            self._budget.saturate_rest(now)
-        else:
-            self._budget.pause(now + error.wait_seconds, str(error))
 
     def _result(self, method: str, envelope: dict[str, Any]) -> Any:
         strings = [str(string) for string in envelope["error"]]
@@ -302,6 +340,11 @@ class KrakenBroker(BrokerVerbs):
     def check_nonce_file(self) -> None:
         """Raise NonceAheadError where the nonce file is more than a day ahead of the clock."""
         check_nonce_file()
+
+    def check_lead(self) -> None:
+        """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
+        if self.shared_store is not None:
+            self.shared_store.check()
 
     # Waiting and stopping
 

@@ -41,6 +41,7 @@ class BrokerVerbs(MarketVerbs):
         max_order_value: Decimal | None,
         market_collar_percent: Decimal,
         allow_withdraw_key: bool,
+        overlap_seconds: float,
         market: MarketClock,
         stopping: threading.Event,
         journal: Journal,
@@ -52,7 +53,7 @@ class BrokerVerbs(MarketVerbs):
         self._allow_withdraw_key = allow_withdraw_key
         super().__init__(market)
         look_ups = LookUps(self.get_open_orders, self.get_closed_orders, self.owns)
-        self._settlement = Settlement(journal, look_ups, self.bot_id, self._time)
+        self._settlement = Settlement(journal, look_ups, self.bot_id, self._time, overlap_seconds)
         self._desk = OrderDesk(
             self._call,
             self.pair,
@@ -79,6 +80,10 @@ class BrokerVerbs(MarketVerbs):
     @abstractmethod
     def check_nonce_file(self) -> None:
         """Raise NonceAheadError where the nonce file is far ahead of the clock."""
+
+    @abstractmethod
+    def check_lead(self) -> None:
+        """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
 
     # Start and time
 
@@ -239,6 +244,21 @@ class BrokerVerbs(MarketVerbs):
         """Whether the journal has every order of this bot. Where it is new or of a former disk, `settle_unknown` finds
         what is missing, within 16 s of Kraken's answering."""
         return self._settlement.knows_the_past()
+
+    def past_wait_seconds(self) -> float:
+        """Return for how long orders of an earlier life may still turn up at least; 0.0 where none can."""
+        return self._settlement.past_wait_seconds()
+
+    def take_over(self, clean: bool) -> None:
+        """Another instance has traded: look for the orders that it has sent before any is sent here.
+
+        `clean`: it had signed off with every order settled, so none of them is still on its way.
+        """
+        self._settlement.take_over(clean)
+
+    def is_settled(self) -> bool:
+        """Whether no order of this bot has an unknown fate."""
+        return self._settlement.knows_the_past() and not self.unknown_orders()
 
     def settle_unknown(self) -> list[Settled]:
         """Make the next look-up for unknown orders, if one is due; return those whose fate is known and not yet told.

@@ -6,10 +6,7 @@ script in another folder draws from the running bot's nonces. docs/configuration
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
-import ipaddress
 import os
 import re
 import urllib.parse
@@ -22,26 +19,13 @@ from dotenv.parser import Binding, parse_stream
 
 from bot.errors import SettingsError
 from bot.kraken.limits import TIERS, Tier
+from bot.nonce.engines import url_problem
 from bot.nonce.file import UNITS
+from bot.setting_rules import Secret, credential_problems, is_host, is_loopback, url_problems
 from bot.timeframes import TIMEFRAMES
 
 HOME = Path(__file__).resolve().parent.parent
 MODES = ("paper", "live", "halt")
-
-
-class Secret(str):
-    """A text that does not print itself."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "Secret('[hidden]')" if self else "Secret('')"
-
-    def __str__(self) -> str:
-        return "[hidden]" if self else ""
-
-    def __format__(self, format_spec: str) -> str:
-        return format(str(self), format_spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +39,9 @@ class Settings:
     proxy: Secret
     state_dir: Path
     nonce_unit: str
+    nonce_store: Secret
+    lease_seconds: float
+    single_instance: bool
     prices: str
     market_speed: float
     pairs: tuple[str, ...]
@@ -86,6 +73,9 @@ DEFAULTS: dict[str, str] = {
     "KRAKEN_TIER": "starter",
     "STATE_DIR": "",
     "NONCE_UNIT": "us",
+    "NONCE_STORE": "",
+    "LEASE_SECONDS": "10",
+    "SINGLE_INSTANCE": "0",
     "PRICES": "auto",
     "MARKET_SPEED": "1",
     "PAIRS": "BTC/USD",
@@ -137,12 +127,34 @@ def state_folder(values: Mapping[str, str]) -> Path:
 
 def default_nonce_file() -> str:
     """Return where the nonce file is: `kraken_nonce.txt` in the state folder."""
+    return str(state_folder(_environment_on_import()) / "kraken_nonce.txt")
+
+
+def default_nonce_store() -> Secret:
+    """Return NONCE_STORE, the address of the store that hosts share; "" for the file alone."""
+    return Secret(_environment_on_import().get("NONCE_STORE", ""))
+
+
+def default_nonce_unit() -> str:
+    """Return NONCE_UNIT."""
+    return _environment_on_import().get("NONCE_UNIT", DEFAULTS["NONCE_UNIT"]).lower()
+
+
+def default_api_key() -> Secret:
+    """Return the key of the settings, for scripts that share it. Raises SettingsError where there is none."""
+    problems: list[str] = []
+    key = _Reader(read_environment(), problems, ()).secret("KRAKEN_API_KEY")
+    if not key:
+        raise SettingsError([*problems, "KRAKEN_API_KEY is not set, and turns and shared nonces belong to a key."])
+    return key
+
+
+def _environment_on_import() -> dict[str, str]:
     try:
-        values = read_environment()
+        return read_environment()
     except SettingsError:
         # Asked for on import, where nobody could tell the user; `load_settings` will.
-        values = dict(os.environ)
-    return str(state_folder(values) / "kraken_nonce.txt")
+        return dict(os.environ)
 
 
 def load_settings(values: Mapping[str, str] | None = None, strategies: Iterable[str] = ()) -> Settings:
@@ -179,7 +191,7 @@ class _Reader:
 
     def settings(self) -> Settings:
         mode = self._one_of("TRADING_MODE", MODES)
-        key, secret = self._secret("KRAKEN_API_KEY"), self._secret("KRAKEN_API_SECRET")
+        key, secret = self.secret("KRAKEN_API_KEY"), self.secret("KRAKEN_API_SECRET")
         if mode != "paper":
             self._check_credentials(key, secret)
         url = self._text("KRAKEN_API_URL")
@@ -192,6 +204,9 @@ class _Reader:
             proxy=self._proxy(),
             state_dir=state_folder(self._values),
             nonce_unit=self._one_of("NONCE_UNIT", UNITS),
+            nonce_store=self._nonce_store(),
+            lease_seconds=float(self._number("LEASE_SECONDS", Decimal(3), Decimal(300))),
+            single_instance=self._switch("SINGLE_INSTANCE"),
             prices=self._prices(),
             market_speed=float(self._number("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
             pairs=self._pairs(),
@@ -242,7 +257,8 @@ class _Reader:
             self._problems.append(f"{name} is {value!r}; it can be 0 or 1.")
         return value in ("1", "yes", "true", "on")
 
-    def _secret(self, name: str) -> Secret:
+    def secret(self, name: str) -> Secret:
+        """Read a secret, from its variable or from the file that NAME_FILE names."""
         direct, path = self._text(name), self._text(f"{name}_FILE")
         if direct and path:
             self._problems.append(f"{name} and {name}_FILE are both set; keep one of them.")
@@ -269,12 +285,18 @@ class _Reader:
         text = self._text("KRAKEN_PROXY")
         try:
             parts = urllib.parse.urlsplit(text)
-            usable = parts.scheme in ("http", "https") and _is_host(parts.hostname) and parts.port != 0
+            usable = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
         if text and not usable:
             # Not shown: it may hold a password.
             self._problems.append("KRAKEN_PROXY must look like http://proxy.example:3128.")
+        return Secret(text)
+
+    def _nonce_store(self) -> Secret:
+        text = self._text("NONCE_STORE")
+        if text and (problem := url_problem(text)):
+            self._problems.append(f"NONCE_STORE {problem}")
         return Secret(text)
 
     def _prices(self) -> str:
@@ -318,46 +340,3 @@ class _Reader:
             )
         if settings.trading_mode != "paper" and settings.market_speed != 1 and not is_loopback(settings.api_url):
             self._problems.append("MARKET_SPEED is for paper trading, and for a simulator on this machine.")
-
-
-def credential_problems(key: str, secret: str) -> list[str]:
-    """Return what is wrong with the form of a key and secret, without printing either."""
-    problems = []
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        problems.append("KRAKEN_API_KEY is empty or has characters that no key has; copy it again.")
-    try:
-        usable = len(base64.b64decode(secret, validate=True)) > 0
-    except (binascii.Error, ValueError):
-        usable = False
-    if not usable:
-        problems.append("KRAKEN_API_SECRET is empty or not Base64, as Kraken's private keys are; copy it again.")
-    return problems
-
-
-def url_problems(name: str, url: str) -> list[str]:
-    """Return what is wrong with an API address: https only, or http on loopback."""
-    if "@" in url:
-        return [f"{name} has a user name or password in it; it must look like https://api.kraken.com."]
-    try:
-        parts = urllib.parse.urlsplit(url)
-        plain = parts.path in ("", "/") and not (parts.query or parts.fragment) and parts.port != 0
-    except ValueError:
-        return [f"{name} is {url!r}, which is not an address."]
-    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or not plain:
-        return [f"{name} is {url!r}; it must look like https://api.kraken.com."]
-    if parts.scheme == "http" and not is_loopback(url):
-        return [f"{name} is {url!r}; without https only this machine itself (127.0.0.1) may be named."]
-    return []
-
-
-def _is_host(host: str | None) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9._:-]+", host or "") is not None
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address names this machine itself."""
-    try:
-        host = urllib.parse.urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

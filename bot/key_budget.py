@@ -10,6 +10,8 @@ import logging
 import math
 from collections.abc import Callable
 
+from bot.errors import RateLimitError
+from bot.kraken import error_table
 from bot.kraken.limits import Action, EngineCounter, RestCounter, Standing, Tier, rest_points
 from bot.nonce.shared import Answer, Fields, SharedFields
 
@@ -52,6 +54,14 @@ class KeyBudget:
     def saturate_rest(self, now: float) -> None:
         """Kraken said `EAPI:Rate limit exceeded`: whatever was counted, its counter is at the maximum."""
         self._change_rest(lambda _: self._rest.saturate(now), now)
+
+    def note_limit(self, error: RateLimitError, now: float) -> None:
+        """Kraken has refused a call for a limit: count it as reached, or leave Kraken alone for a while."""
+        rows = [error_table.look_up(string) for string in error.strings]
+        if any(row is not None and row.prefix == "EAPI:Rate limit exceeded" for row in rows):
+            self.saturate_rest(now)
+        else:
+            self.pause(now + error.wait_seconds, str(error))
 
     def take_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
         """Book an order or a cancel of a pair and return 0.0, or return how many seconds to wait and book nothing.

@@ -7,14 +7,17 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 from bot.broker_manager import KrakenBroker
+from bot.nonce.lease import Leadership
 from bot.trader import Trader
 
 # Together under five seconds.
 GRACE_SECONDS = 3.0
 UNWIND_SECONDS = 0.5
 CANCEL_SECONDS = 1.0
+SIGN_OFF_SECONDS = 0.3
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,6 +33,7 @@ class Runner:
         self.stop = threading.Event()
         self.broker: KrakenBroker | None = None
         self.trader: Trader | None = None
+        self.leadership: Leadership | None = None
         # The one thing of Python's that a signal handler may put into safely.
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -66,9 +70,15 @@ class Runner:
             )
             self._report("         the next start finds it at Kraken if it was placed.")
         if self.trader is not None:
-            worker = threading.Thread(target=self.trader.clear_up, name="last-cancels", daemon=True)
-            worker.start()
-            worker.join(CANCEL_SECONDS)
+            _try_for(CANCEL_SECONDS, self.trader.clear_up)
+        if self.leadership is not None:
+            _try_for(SIGN_OFF_SECONDS, partial(self.leadership.sign_off, settled=False))
         self._report(f"Ended: {name}, with a request unanswered; the account was not read again.")
         if self.broker is not None:
             self._report(f"refused nonces: {self.broker.refused_nonces}")
+
+
+def _try_for(seconds: float, work: Callable[[], object]) -> None:
+    worker = threading.Thread(target=work, name="last-words", daemon=True)
+    worker.start()
+    worker.join(seconds)

@@ -12,7 +12,18 @@ from bot.errors import BotError, JournalError
 from bot.journal import Journal
 from bot.models import Order
 from bot.order_life import Intent, OrderState
-from bot.settling import LOOK_BACK_SECONDS, THE_PAST, Settled, Step, UnknownOrder, UnknownOrders, the_past
+from bot.settling import (
+    DEADLINE_SECONDS,
+    GAP_SECONDS,
+    LOOK_BACK_SECONDS,
+    MARGIN_SECONDS,
+    THE_PAST,
+    Settled,
+    Step,
+    UnknownOrder,
+    UnknownOrders,
+    the_past,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +44,17 @@ class LookUps:
 class Settlement:
     """The unknown orders of one key, in memory and in the journal. Thread-safe."""
 
-    def __init__(self, journal: Journal, look_ups: LookUps, bot_id: str, time: ServerTime) -> None:
+    def __init__(
+        self, journal: Journal, look_ups: LookUps, bot_id: str, time: ServerTime, overlap_seconds: float = 0.0
+    ) -> None:
+        """For `overlap_seconds` after the start another instance may send orders, where the journal is new."""
         self._journal = journal
         self._look_ups = look_ups
         self._bot_id = bot_id
         self._time = time
+        # Until when, from the first look into the journal, others may have sent orders.
+        self._others_seconds: float | None = max(overlap_seconds, DEADLINE_SECONDS)
+        self._taken_over = False
         self._loaded = False
         self._known_until_seconds: float | None = None
         self._unknown = UnknownOrders()
@@ -92,6 +109,28 @@ class Settlement:
             self._load()
         return THE_PAST not in self._unknown
 
+    def take_over(self, clean: bool) -> None:
+        """Another instance has traded on this account: whatever the journal has, the past is looked for.
+
+        `clean`: none of its orders is still on its way.
+        """
+        self._taken_over, self._others_seconds = True, 0.0 if clean else DEADLINE_SECONDS
+        self._unknown.remove(THE_PAST)
+        self._loaded = False
+
+    def past_wait_seconds(self) -> float:
+        """Return for how long at least orders of an earlier life may still turn up; 0.0 where none can."""
+        past = next((order for order in self._unknown.all() if order.cl_ord_id == THE_PAST), None)
+        if past is None:
+            return 0.0
+        known_seconds = max(past.deadline_seconds, past.sent_seconds) + MARGIN_SECONDS + GAP_SECONDS
+        return max(0.0, known_seconds - self._time.now())
+
+    def _look_for_the_past(self, seconds: float) -> None:
+        """Orders with a deadline up to `seconds` from now may turn up."""
+        now = self._time.now()
+        self._unknown.add(the_past(now, now + seconds))
+
     def due_seconds(self) -> float | None:
         """Return when the next look-up may be sent (Kraken's time); None while there is nothing to look up."""
         return self._unknown.due_seconds()
@@ -142,7 +181,7 @@ class Settlement:
         except JournalError as error:
             log.error("Orders that were found could not be written down; they will be looked up again: %s", error)
             if past:
-                self._unknown.add(the_past(self._time.now()))
+                self._look_for_the_past(DEADLINE_SECONDS)
         for fate in settled:
             order = fate.unknown
             if fate.order is None and order.cl_ord_id != THE_PAST:
@@ -164,11 +203,16 @@ class Settlement:
                 raise
             return  # our own are in memory
         # A journal that was lost while the program runs knows nothing either.
-        if not known_until_seconds or (first and now - known_until_seconds > CURRENT_SECONDS):
+        is_current = known_until_seconds > 0 and not (first and now - known_until_seconds > CURRENT_SECONDS)
+        if self._others_seconds is not None and (self._taken_over or not known_until_seconds):
             self._known_until_seconds = known_until_seconds
-            self._unknown.add(the_past(now))
+            self._look_for_the_past(self._others_seconds)
+        elif not is_current:
+            self._known_until_seconds = known_until_seconds
+            self._look_for_the_past(DEADLINE_SECONDS)
         elif self._known_until_seconds is None:
             self._known_until_seconds = known_until_seconds
+        self._others_seconds = None
         for intent in unsettled:
             # Before its deadline another process may still be waiting for the answer.
             if first or now > intent.deadline_seconds:

@@ -66,9 +66,12 @@ class UnknownOrder:
         return Step.OPEN if self.open_answered_seconds is None else Step.CLOSED
 
 
-def the_past(now: float) -> UnknownOrder:
-    """Return what stands for all orders that an earlier life, of which nothing is known, may have sent until now."""
-    return UnknownOrder(THE_PAST, "", Side.BUY, Decimal(0), Decimal(0), now, now + DEADLINE_SECONDS)
+def the_past(now: float, deadline_seconds: float) -> UnknownOrder:
+    """Return what stands for all orders that another life, of which nothing is known, may have sent.
+
+    The last of them has its deadline at `deadline_seconds`.
+    """
+    return UnknownOrder(THE_PAST, "", Side.BUY, Decimal(0), Decimal(0), now, deadline_seconds)
 
 
 class Step(Enum):

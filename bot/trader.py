@@ -21,10 +21,12 @@ from bot.errors import (
     JournalVersionError,
     KeyRuleError,
     KrakenError,
+    LeaseLostError,
     NonceError,
     PermissionDeniedError,
     SettingsError,
     StoppingError,
+    StoreUnavailableError,
     SymbolError,
     TurnTimeout,
 )
@@ -57,12 +59,15 @@ _ENDS_THE_RUN = (
     CredentialsError,
     JournalVersionError,
     KeyRuleError,
+    LeaseLostError,
     NonceError,
     PermissionDeniedError,
     SettingsError,
     StoppingError,
     SymbolError,
 )
+# Of those, what passes.
+_GOES_ON = (StoreUnavailableError, TurnTimeout)
 STOPPED = "stopped"
 
 logger = logging.getLogger(__name__)
@@ -366,4 +371,4 @@ def _attempt(work: Callable[[], None]) -> BotError | None:
 
 
 def _ends_the_run(problem: BotError) -> bool:
-    return isinstance(problem, _ENDS_THE_RUN) and not isinstance(problem, TurnTimeout)
+    return isinstance(problem, _ENDS_THE_RUN) and not isinstance(problem, _GOES_ON)

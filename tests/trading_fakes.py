@@ -265,6 +265,11 @@ class FakeBroker:
     def knows_the_past(self) -> bool:
         return self.now() >= self.past_until_seconds
 
+    def past_wait_seconds(self) -> float:
+        return max(0.0, self.past_until_seconds - self.now())
+
+    def check_lead(self) -> None: ...
+
     def next_look_up_seconds(self) -> float | None:
         return None if self.knows_the_past() else self.past_until_seconds - self.now()
 

@@ -18,7 +18,8 @@ ARROWS: dict[str, frozenset[str]] = {
     "models": frozenset({"errors"}),
     "kraken": LEAVES,
     "nonce": LEAVES,
-    "config": frozenset({"errors", "timeframes", "kraken", "nonce"}),  # what a setting may say is known there
+    "setting_rules": frozenset(),
+    "config": frozenset({"errors", "setting_rules", "timeframes", "kraken", "nonce"}),  # what a setting may say
     "settling": frozenset({"models", "errors", "order_life"}),
     "order_life": frozenset({"models"}),
     "journal_schema": frozenset({"order_life"}),
@@ -40,7 +41,18 @@ ARROWS: dict[str, frozenset[str]] = {
     | {"market_verbs"}
     | {"order_desk", "settlement", "journal", "key_budget", "kraken", "settling", "timeframes"},
     "broker_manager": LEAVES
-    | {"broker_verbs", "order_desk", "key_budget", "key_guard", "kraken", "nonce", "settling", "config", "journal"},
+    | {
+        "broker_verbs",
+        "order_desk",
+        "key_budget",
+        "key_guard",
+        "kraken",
+        "nonce",
+        "settling",
+        "config",
+        "journal",
+        "setting_rules",
+    },
     "trading": LEAVES
     | {"kraken", "strategies", "position", "risk", "exit_steps", "settling", "timeframes", "journal", "order_life"},
     "trader": LEAVES
@@ -58,7 +70,9 @@ ARROWS: dict[str, frozenset[str]] = {
     "instance": LEAVES,
     "checkup": LEAVES | {"broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
     "runner": LEAVES
-    | {"trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
+    | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
+    "trading_session": LEAVES
+    | {"runner", "trader", "broker_manager", "checkup", "nonce", "strategies", "risk", "config"},
     "simulator": frozenset({"clock"}),
 }
 TOP_LEVEL = frozenset(

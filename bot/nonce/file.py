@@ -96,6 +96,20 @@ class FileStore(LockedFile):
             self._floor = nonce
             return nonce
 
+    def keep(self, nonce: int) -> None:
+        """Hold at least this nonce, which a shared store has handed out. Where it cannot be written, that is said."""
+        with self._lock:
+            try:
+                descriptor = self._lock_store()
+                if nonce > self._read(os.pread(descriptor, 64, 0)):
+                    self._write(descriptor, nonce, nonce_clock.now_us() * self._ticks, ahead=False)
+                self._floor = max(self._floor, nonce)
+            except (OSError, NonceStoreError) as error:
+                self._say_unwritable(error)
+            finally:
+                if self._descriptor >= 0:
+                    flock(self._descriptor, LOCK_UN)
+
     def peek(self) -> int | None:
         """Return what the file holds now, or None where there is none or it is damaged."""
         try:
@@ -127,15 +141,18 @@ class FileStore(LockedFile):
             last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
         usual = self._floor <= last < now and not at_least
         nonce = now if usual else self._next(self._read(raw), now, at_least)
+        # Against power loss the clock is the second witness, so once a second is enough; ahead of the
+        # clock the file is the only one.
+        self._write(descriptor, nonce, now, ahead=not usual)
+        return nonce
+
+    def _write(self, descriptor: int, nonce: int, now: int, *, ahead: bool) -> None:
         data = b"%d" % nonce
         if os.pwrite(descriptor, data, 0) != len(data):
             raise OSError(errno.EIO, "the write was cut short")
-        # Against power loss the clock is the second witness, so once a second is enough; ahead of the
-        # clock the file is the only one.
-        if not usual or now >= self._sync_due:
+        if ahead or now >= self._sync_due:
             self._make_durable(descriptor, len(data), now)
         self._written = data
-        return nonce
 
     def _make_durable(self, descriptor: int, length: int, now: int) -> None:
         os.ftruncate(descriptor, length)
@@ -178,16 +195,20 @@ class FileStore(LockedFile):
         return value if value < self._limit else None
 
     def _draw_without_file(self, at_least: int, error: OSError) -> int:
-        problem = f"The nonce file {self.path} cannot be written ({error.strerror or error})"
-        if self.problem is None:
-            log.error("%s. Nonces up to the clock go on; it is tried again with every nonce.", problem)
-        self.problem = problem
-        self._close()
+        problem = self._say_unwritable(error)
         now = nonce_clock.now_us() * self._ticks
         nonce = self._next(max(self._floor, self.peek() or 0), now, at_least)
         if nonce > now:
             raise NonceStoreError(f"{problem}, and the next nonce is ahead of the clock. Free the file or its disk.")
         return nonce
+
+    def _say_unwritable(self, error: OSError | NonceStoreError) -> str:
+        problem = f"The nonce file {self.path} cannot be written ({getattr(error, 'strerror', None) or error})"
+        if self.problem is None:
+            log.error("%s. Nonces up to the clock go on; it is tried again with every nonce.", problem)
+        self.problem = problem
+        self._close()
+        return problem
 
     def _lock_store(self) -> int:
         try:

@@ -6,9 +6,9 @@ import hashlib
 import os
 
 
-def key_hash(api_key: str) -> str:
-    """Return eight hexadecimal digits that stand for a key in file names."""
-    return hashlib.sha256(api_key.encode()).hexdigest()[:8]
+def key_hash(api_key: str, digits: int = 8) -> str:
+    """Return hexadecimal digits that stand for a key in the names of files and of rows in a shared store."""
+    return hashlib.sha256(api_key.encode()).hexdigest()[:digits]
 
 
 def key_file(nonce_file: str | os.PathLike[str], api_key: str, kind: str) -> str:

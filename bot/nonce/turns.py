@@ -148,7 +148,7 @@ class Turns:
     def _take(self, urgency: Urgency, timeout_seconds: float) -> None:
         deadline = clock.boottime_seconds() + timeout_seconds
         with self._lock:
-            self._check_stopping(urgency)
+            self.check_stopping(urgency)
             if not self._busy and self._take_free():
                 return
             waiter = _Waiter(urgency, next(self._numbers), threading.Condition(self._lock))
@@ -180,7 +180,7 @@ class Turns:
 
     def _wait(self, waiter: _Waiter, deadline: float, timeout_seconds: float) -> None:
         while not waiter.granted:
-            self._check_stopping(waiter.urgency)
+            self.check_stopping(waiter.urgency)
             remaining = deadline - clock.boottime_seconds()
             if remaining <= 0:
                 raise TurnTimeout(
@@ -189,7 +189,11 @@ class Turns:
                 )
             waiter.woken.wait(remaining)
 
-    def _check_stopping(self, urgency: Urgency) -> None:
+    def check(self) -> None:
+        """A turn of this machine alone has no lifetime: what waits long before it leaves still leaves in its turn."""
+
+    def check_stopping(self, urgency: Urgency) -> None:
+        """Raise StoppingError where this is less urgent than what still goes."""
         if self._stopping_above is not None and urgency > self._stopping_above:
             raise StoppingError("the program is stopping; nothing was sent")
 

@@ -93,6 +93,12 @@ class Broker(Protocol):
     def unknown_orders(self) -> Sequence[UnknownOrder]:
         """Return the orders whose fate is unknown."""
 
+    def past_wait_seconds(self) -> float:
+        """Return for how long orders of an earlier life may still turn up at least."""
+
+    def check_lead(self) -> None:
+        """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
+
     def settle_unknown(self) -> Sequence[Settled]:
         """Look the unknown orders up, if it is time to; return those whose fate is now known."""
 

@@ -46,8 +46,9 @@ class History:
         """Let turn up what an earlier life sent that the journal knows nothing of; return whether it was stopped."""
         while not self._broker.knows_the_past():
             if not self._clock.replaying:
-                text = "the journal is new or old: orders from before the start may still turn up, wait 16 s"
-                self._narrator.once("past", "", text)
+                seconds = self._broker.past_wait_seconds()
+                text = "orders that this journal does not know may still turn up, so none is sent for another"
+                self._narrator.once("past", "", f"{text} {seconds:.0f} s")
             self._executor.settle()
             if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, stop):
                 return True

@@ -174,11 +174,14 @@ class OwnOrders:
         if not self.known:
             return
         journal = self._broker.journal
+        # In this order: who leads afterwards has led until then, also where the machine slept in between.
+        now = self._broker.now()
+        self._broker.check_lead()
         try:
             if self._unwritten:
                 journal.take_rows(self._unwritten.values())
                 self._unwritten.clear()
-            journal.keep_known(self._broker.bot_id, self._broker.now())
+            journal.keep_known(self._broker.bot_id, now)
         except JournalError as error:
             self.trouble = str(error)
         else:

@@ -12,9 +12,9 @@ import pytest
 
 from bot.broker_manager import KrakenBroker
 from bot.clock import boottime_seconds
-from bot.config import Secret
 from bot.errors import NoAnswerError, NotSentError, OrderUnknownError, TransportError
 from bot.kraken import transport
+from bot.setting_rules import Secret
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, open_desk
 

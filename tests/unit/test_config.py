@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import config
+from bot import config, setting_rules
 from bot.errors import SettingsError
 from bot.kraken.limits import STARTER
 
@@ -252,7 +252,7 @@ def test_the_nonce_file_is_in_the_state_folder(home: Path, monkeypatch: pytest.M
 )
 def test_addresses_that_are_allowed(url: str) -> None:
     """https to anywhere and http to this machine are allowed."""
-    assert config.url_problems("URL", url) == []
+    assert setting_rules.url_problems("URL", url) == []
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_addresses_that_are_allowed(url: str) -> None:
 )
 def test_addresses_that_are_refused(url: str) -> None:
     """Anything else is one problem, which names the setting and shows no password."""
-    (problem,) = config.url_problems("KRAKEN_API_URL", url)
+    (problem,) = setting_rules.url_problems("KRAKEN_API_URL", url)
     assert problem.startswith("KRAKEN_API_URL")
     assert "hunter2" not in problem
 

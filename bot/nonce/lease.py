@@ -1,0 +1,123 @@
+"""Who trades: one leader per account, by a lease in the shared store; everybody else stands by and is silent."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from bot import clock
+from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
+from bot.nonce import forks
+from bot.nonce.engine import Lease
+from bot.nonce.shared_store import SharedStore
+
+log = logging.getLogger(__name__)
+
+# How soon a standby notices that the leader has signed off.
+STANDBY_SECONDS = 0.25
+# Of its lifetime: how often a lease is renewed, and how long before its end the leader falls silent by itself.
+RENEW_PART = 0.3
+SILENT_PART = 0.1
+JOIN_SECONDS = 1.0
+
+
+class Leadership:
+    """This process's part in the lease of a key.
+
+    From then on the process draws nonces under its lease only. `generation` is that of the lease, 0 before the first.
+    """
+
+    def __init__(self, store: SharedStore, lifetime_seconds: float) -> None:
+        self._store = store
+        self._lifetime_seconds = lifetime_seconds
+        self._lost = "this instance stands by; nothing was sent"
+        self._until_seconds = 0.0
+        self.generation = 0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        store.leadership = self
+        forks.forget_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """The parent leads, and renews."""
+        self._lost = "the process that this one was forked from leads; nothing was sent"
+
+    def wait(self, stop: threading.Event, say: Callable[[str], None]) -> bool:
+        """Stand by until this process leads; return whether the leader before it signed off with nothing unsettled.
+
+        Raises StoppingError when `stop` is set first, and StoreUnavailableError where the store could never be used;
+        later it is waited for.
+        """
+        said = ""
+        while True:
+            try:
+                lease = self._try_to_lead()
+                if lease.owner == self._store.owner:
+                    say(f"leader   generation {lease.generation}, by {self._store.place}")
+                    return lease.clean
+                news = f"standby  {lease.owner} leads; silent until it ends"
+            except StoreUnavailableError as error:
+                if not said and not self.generation:
+                    raise
+                news = f"standby  {error}"
+            if news != said:
+                say(news)
+                said = news
+            if stop.wait(STANDBY_SECONDS):
+                raise StoppingError("the program is stopping; nothing was sent")
+
+    def check(self) -> None:
+        """Raise LeaseLostError where this process does not lead, StoreUnavailableError where that cannot be known."""
+        if self._lost:
+            raise LeaseLostError(self._lost)
+        if clock.boottime_seconds() >= self._until_seconds:
+            raise StoreUnavailableError(
+                f"the lease could not be renewed at {self._store.place} in time, so another instance may lead by now; "
+                "nothing was sent"
+            )
+
+    def sign_off(self, settled: bool) -> None:
+        """Let another instance lead at once. `settled`: no order of ours has an unknown fate, and no call is left."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_SECONDS)
+            self._thread = None
+        was_leading, self._lost = not self._lost, "this instance has signed off; nothing was sent"
+        if was_leading:
+            try:
+                self._store.ask(self._store.engine.sign_off, self.generation, settled)
+            except StoreUnavailableError:
+                return  # it ends by itself
+
+    def _try_to_lead(self) -> Lease:
+        began = clock.boottime_seconds()
+        lease = self._store.ask(self._store.engine.acquire, self._store.owner, self._lifetime_seconds)
+        if lease.owner == self._store.owner:
+            self.generation = lease.generation
+            self._live_on(began)
+            self._lost = ""
+            self._ended = threading.Event()
+            self._thread = threading.Thread(target=self._keep, args=(self._ended,), name="kraken-lease", daemon=True)
+            self._thread.start()
+        return lease
+
+    def _live_on(self, asked_seconds: float) -> None:
+        # Counted from before the server was asked, by a clock that goes on while this machine sleeps.
+        self._until_seconds = asked_seconds + self._lifetime_seconds * (1 - SILENT_PART)
+
+    def _keep(self, ended: threading.Event) -> None:
+        wait_seconds = self._lifetime_seconds * RENEW_PART
+        while not ended.wait(wait_seconds):
+            began = clock.boottime_seconds()
+            try:
+                renewed = self._store.ask(self._store.engine.renew, self.generation, self._lifetime_seconds)
+            except StoreUnavailableError:
+                wait_seconds = self._lifetime_seconds * SILENT_PART
+                continue
+            if not renewed:
+                self._lost = f"another instance leads this account now, says {self._store.place}; nothing was sent"
+                log.warning("The lease of generation %s is another's now.", self.generation)
+                return
+            self._live_on(began)
+            wait_seconds = self._lifetime_seconds * RENEW_PART

@@ -1,0 +1,128 @@
+"""One run of the bot: stand by until it leads, read the account, trade, sign off; where it lost the lead, again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bot.broker_manager import KrakenBroker
+from bot.checkup import nonce_line
+from bot.clock import MarketClock
+from bot.config import Settings
+from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
+from bot.models import Balance, common_quote
+from bot.nonce.lease import Leadership
+from bot.risk import RiskLimits
+from bot.runner import Runner
+from bot.strategies import STRATEGIES
+from bot.trader import Summary, Trader, TraderSettings
+
+Say = Callable[[str], None]
+
+# What is longer than the usual look for the past is explained.
+LONG_WAIT_SECONDS = 60.0
+NO_ORDER_YET = (
+    "orders   none for {seconds:.0f} s: STATE_DIR has no journal of this key, so an instance elsewhere may still\n"
+    "         trade on it. Where there is none, SINGLE_INSTANCE=1 skips this wait."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Where the bot trades: the broker, the market's clock, and what to say of the prices."""
+
+    broker: KrakenBroker
+    clock: MarketClock
+    prices: str
+
+
+def trade_when_leading(
+    settings: Settings, market: Market, runner: Runner, max_ticks: int | None, say: Say
+) -> Summary | None:
+    """Trade as often as this instance leads, until something ends it; return None where it was stopped before."""
+    while True:
+        try:
+            with _leading(settings, market.broker, runner, say):
+                return _trade(settings, market, runner, max_ticks, say)
+        except (LeaseLostError, StoreUnavailableError) as lost:
+            if runner.leadership is None or not runner.leadership.generation:
+                raise
+            say(f"standby  {lost}")
+        except StoppingError:
+            return None
+
+
+@contextlib.contextmanager
+def _leading(settings: Settings, broker: KrakenBroker, runner: Runner, say: Say) -> Iterator[None]:
+    """Stand by until this instance leads, where hosts share a store; sign off at the end."""
+    if broker.shared_store is None:
+        yield
+        return
+    runner.leadership = runner.leadership or Leadership(broker.shared_store, settings.lease_seconds)
+    settled = False
+    try:
+        broker.take_over(runner.leadership.wait(runner.stop, say))
+        yield
+        settled = broker.is_settled()
+    finally:
+        runner.leadership.sign_off(settled)
+
+
+def _trade(settings: Settings, market: Market, runner: Runner, max_ticks: int | None, say: Say) -> Summary:
+    _say_account(settings, market, market.broker.connect(), say)
+    runner.trader = open_trader(settings, market, runner, max_ticks, say)
+    try:
+        summary = runner.trader.run()
+    finally:
+        # Nothing of it is left to stop.
+        runner.trader = None
+    if isinstance(summary.error, LeaseLostError):
+        raise summary.error
+    return summary
+
+
+def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: int | None, say: Say) -> Trader:
+    """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
+    pairs = [market.broker.pair(name) for name in settings.pairs]
+    common_quote(pairs)
+    halt_file = settings.state_dir / "halt"
+    is_trading = settings.trading_mode != "halt"
+    limits = RiskLimits(
+        settings.max_order_value,
+        settings.max_position_value,
+        settings.max_daily_loss,
+        settings.loss_pause_seconds,
+    )
+    trader_settings = TraderSettings(
+        symbols=tuple(pair.symbol for pair in pairs),
+        timeframe=settings.timeframe,
+        order_value=settings.order_value,
+        limits=limits,
+        entry_lifetime_seconds=settings.entry_lifetime_seconds or None,
+        cancel_entries_on_stop=settings.cancel_entries_on_stop and is_trading,
+        # Not even disarmed where the account is only watched: it may be somebody else's.
+        dead_man_switch_seconds=settings.dead_man_switch_seconds if is_trading else 0,
+        stop_percent=settings.stop_percent,
+        max_ticks=max_ticks,
+    )
+    return Trader(
+        market.broker,
+        STRATEGIES[settings.strategy](),
+        trader_settings,
+        clock=market.clock,
+        stop=runner.stop,
+        report=say,
+        halted=lambda: not is_trading or halt_file.exists(),
+    )
+
+
+def _say_account(settings: Settings, market: Market, balances: dict[str, Balance], say: Say) -> None:
+    """Write the first lines: nonce, pairs, prices, account."""
+    say(f"nonce    {nonce_line()}")
+    say(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
+    say(f"prices   {market.prices}")
+    held = [f"{balance.total.normalize():f} {asset}" for asset, balance in balances.items() if balance.total > 0]
+    say(f"account  {', '.join(held) or 'empty'}; bot id {market.broker.bot_id}")
+    if not market.broker.knows_the_past() and market.broker.past_wait_seconds() > LONG_WAIT_SECONDS:
+        say(NO_ORDER_YET.format(seconds=market.broker.past_wait_seconds()))
