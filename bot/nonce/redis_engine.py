@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from bot.errors import StoreUnavailableError
 from bot.nonce import forks
@@ -32,18 +31,19 @@ _CONNECTION: dict[str, Any] = {
     "socket_connect_timeout": TIMEOUT_SECONDS,
     "socket_timeout": TIMEOUT_SECONDS,
     "socket_keepalive": True,
-    # A pooled connection may be dead since the server was restarted, so once more on a new one; never after a time-out.
-    "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
     "protocol": 2,
 }
 
-# The first word of the server's error; within a script's error Redis 6.2 has it in the middle of the text.
+_NO_RIGHT = "does not allow this user what the bot needs: EVALSHA, EVAL, TIME and hashes at kraken-bot:*"
+# The first word of the server's error; within a script's error it may stand in the middle, or be in words (Redis 6.2).
 _TROUBLES = {
     "OOM": "is full and evicts nothing (maxmemory, noeviction)",
     "READONLY": "is a read-only replica: name the primary",
     "WRONGPASS": "refuses the user name or password",
     "NOAUTH": "wants a user name or password",
-    "NOPERM": "does not allow this user what the bot needs: TIME, EVALSHA, SCRIPT LOAD and hashes at kraken-bot:*",
+    "NOPERM": _NO_RIGHT,
+    "ACL failure": _NO_RIGHT,
+    "user executing the script": _NO_RIGHT,
     "WRONGTYPE": "holds something else than a hash where this key's row belongs",
     "LOADING": "is still loading its data",
     "BUSY": "is kept busy by another client's script",
@@ -66,9 +66,10 @@ class RedisEngine:
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         # In braces, so that in a cluster all keys of one name would be on one node.
-        self._keys = [f"kraken-bot:{{{name}}}"]
+        self._key = f"kraken-bot:{{{name}}}"
         self._texts = {step: _script(step) for step in _STEPS}
-        self._open()
+        self._heads = {step: _packed("EVALSHA", _sha1(text), "1", self._key) for step, text in self._texts.items()}
+        self._pool = _pool(url)
         options = self._pool.connection_kwargs
         self._secrets = [str(options[one]) for one in ("username", "password") if options.get(one)]
         host = options.get("host", "localhost")
@@ -79,21 +80,16 @@ class RedisEngine:
 
     def after_fork_in_child(self) -> None:
         """Leave the parent's connections and locks alone: have others."""
-        self._open()
-
-    def _open(self) -> None:
         self._pool = _pool(self._url)
-        client = redis.Redis(connection_pool=self._pool)
-        self._scripts = {step: client.register_script(text) for step, text in self._texts.items()}
 
     def draw(self, wish: Wish) -> Drawn:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
-        return _drawn(self._run("draw", *_wished(wish)))
+        return _drawn(self._run("draw", _wished(wish)))
 
     def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
         """Take the turn and draw its nonce in one step, or neither: DRAWN, BUSY, STALE or AHEAD."""
         lifetimes = _micros(lifetime_seconds), _micros(NEXT_SECONDS)
-        return _drawn(self._run("take", *_wished(wish), owner, *lifetimes))
+        return _drawn(self._run("take", _wished(wish), owner, *lifetimes))
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
@@ -123,11 +119,33 @@ class RedisEngine:
 
     def _run(self, step: str, *arguments: str) -> Any:
         try:
-            return self._scripts[step](self._keys, arguments)
+            return self._step(step, arguments)
         except redis.RedisError as error:
             problem = self._problem(error)
         # Outside of the handler: the driver's own errors may hold what was sent, password and all.
         raise StoreUnavailableError(f"The nonce store {self.place} {problem}.")
+
+    def _step(self, step: str, arguments: tuple[str, ...]) -> Any:
+        try:
+            return self._ask(self._heads[step], arguments)
+        except redis.exceptions.NoScriptError:
+            # A new server, or its scripts were flushed. It keeps what it is sent here.
+            return self._ask(_packed("EVAL", self._texts[step], "1", self._key), arguments)
+
+    def _ask(self, head: bytes, arguments: tuple[str, ...]) -> Any:
+        # Not by redis.Redis, and packed here: on one machine the driver's way to do it costs half as much again as the
+        # server's answer.
+        command = b"*%d\r\n%b%b" % (4 + len(arguments), head, _packed(*arguments))
+        connection = self._pool.get_connection()
+        try:
+            try:
+                return _exchange(connection, command)
+            except redis.ConnectionError:
+                # Dead since the server was restarted, maybe: it connects again. Not after a time-out, as waiting twice
+                # would be worse. Whatever became of the first, each step may be repeated.
+                return _exchange(connection, command)
+        finally:
+            self._pool.release(connection)
 
     def _problem(self, error: redis.RedisError) -> str:
         word = _WORD.search(f"{error.status_code or ''} {error}")
@@ -137,6 +155,8 @@ class RedisEngine:
             return _TROUBLES["WRONGPASS"]
         if isinstance(error, redis.TimeoutError):
             return f"did not answer within {TIMEOUT_SECONDS:g} s"
+        if isinstance(error, redis.InvalidResponse):
+            return "does not answer as a Redis server does"
         # A server that does not know a command repeats its arguments, which may be the password.
         text = str(error).split(", with args", 1)[0]
         for secret in self._secrets:
@@ -144,6 +164,11 @@ class RedisEngine:
         if isinstance(error, redis.ConnectionError):
             return f"is unreachable: {text.rstrip('.')}"
         return f"refuses the step: {text.rstrip('.')}"
+
+
+def _exchange(connection: redis.Connection, command: bytes) -> Any:
+    connection.send_packed_command((command,))  # type: ignore[no-untyped-call]
+    return connection.read_response()
 
 
 def _script(step: str) -> str:
@@ -155,6 +180,7 @@ def _pool(url: str) -> redis.ConnectionPool:
     try:
         parts = urlsplit(url)
         # A password with a bare / ? or # in it ends the address early: its first half would be taken for the port.
+        (parts.hostname or "").encode("idna")  # as the look-up of the name will: it fails as no RedisError
         whole = not parts.fragment and "@" not in parts.path + parts.query and re.fullmatch(r"(/\d*)?", parts.path)
         if whole and all(_OPTION.fullmatch(name) for name, _value in parse_qsl(parts.query)):
             pool = redis.ConnectionPool.from_url(url, **_CONNECTION)
@@ -165,17 +191,26 @@ def _pool(url: str) -> redis.ConnectionPool:
     raise ValueError(NO_URL)
 
 
-def _wished(wish: Wish) -> tuple[str, ...]:
-    zeros = str(wish.ticks)[1:]
-    return str(wish.floor), str(wish.ceiling), zeros, str(wish.generation)
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _packed(*words: str) -> bytes:
+    """Return the words as they stand in a command of Redis's protocol."""
+    encoded = [word.encode() for word in words]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded])
+
+
+def _wished(wish: Wish) -> str:
+    return f"{wish.floor} {wish.ceiling} {str(wish.ticks)[1:]} {wish.generation}"
 
 
 def _micros(seconds: float) -> str:
     return str(round(seconds * 1_000_000))
 
 
-def _drawn(answer: list[str]) -> Drawn:
-    outcome, nonce, last = answer
+def _drawn(answer: str) -> Drawn:
+    outcome, nonce, last = answer.split()
     return Drawn(Outcome(outcome), int(nonce), int(last))
 
 

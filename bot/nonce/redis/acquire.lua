@@ -1,21 +1,21 @@
 -- Arguments: owner, lifetime.
 local wanting, wanted_lifetime = unpack(ARGV)
 local owner, ends, lifetime, generation, clean, settled, turn_owner = unpack(
-  redis.call('HMGET', row, 'lease_owner', 'lease_until', 'lease_lifetime', 'generation', 'clean', 'settled', 'turn_owner')
+  call('HMGET', row, 'lease_owner', 'lease_until', 'lease_lifetime', 'generation', 'clean', 'settled', 'turn_owner')
 )
 generation = digits(generation)
 local left = remaining('lease', owner, ends, lifetime)
 
 if owner == wanting then
   begin('lease', wanting, wanted_lifetime)
-  left = micros(wanted_lifetime)
+  left = duration(wanted_lifetime)
 elseif left == 0 then
   if #generation > 18 or less(generation, now_text) then
     generation = now_text
-    redis.call('HSET', row, 'generation', generation)
+    call('HSET', row, 'generation', generation)
   else
-    redis.call('HINCRBY', row, 'generation', 1)
-    generation = redis.call('HGET', row, 'generation')
+    call('HINCRBY', row, 'generation', 1)
+    generation = call('HGET', row, 'generation')
   end
   begin('lease', wanting, wanted_lifetime)
   -- An owner that signed off has given back its turn itself; one whose lease ran out is gone.
@@ -23,7 +23,7 @@ elseif left == 0 then
     finish('turn')
   end
   clean = settled
-  redis.call('HSET', row, 'clean', clean or '0', 'settled', '0')
-  owner, left = wanting, micros(wanted_lifetime)
+  call('HSET', row, 'clean', clean or '0', 'settled', '0')
+  owner, left = wanting, duration(wanted_lifetime)
 end
 return {owner, generation, string.format('%.0f', left), clean or '0'}

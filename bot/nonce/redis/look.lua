@@ -1,6 +1,6 @@
 -- Writes nothing, not even that the clock was set back.
 local nonce, generation, clean, owner, ends, lifetime, turn_owner, turn_until, turn_lifetime = unpack(
-  redis.call(
+  call(
     'HMGET', row, 'nonce', 'generation', 'clean',
     'lease_owner', 'lease_until', 'lease_lifetime', 'turn_owner', 'turn_until', 'turn_lifetime'
   )

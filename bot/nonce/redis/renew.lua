@@ -1,5 +1,5 @@
 -- Arguments: generation, lifetime.
-local owner, generation = unpack(redis.call('HMGET', row, 'lease_owner', 'generation'))
+local owner, generation = unpack(call('HMGET', row, 'lease_owner', 'generation'))
 if not owner or digits(generation) ~= ARGV[1] then
   return '0'
 end
