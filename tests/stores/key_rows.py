@@ -103,17 +103,17 @@ class RedisRow(KeyRow):
 
 
 class PostgresRow(KeyRow):
-    """One row of a table of a PostgreSQL; `options` go to the server with every connection of an engine."""
+    """One row of a table of a PostgreSQL; `options`, quoted, go to the server with every connection."""
 
     def __init__(self, url: str, name: str, options: str = "") -> None:
         super().__init__()
+        if options:
+            url += f"{'&' if '?' in url else '?'}options={options}"
         self.url, self.name = url, name
-        self._options = options
         self.raw = psycopg.connect(url, autocommit=True)
 
     def _connect(self) -> Engine:
-        mark = "&" if "?" in self.url else "?"
-        return PostgresEngine(f"{self.url}{mark}options={self._options}" if self._options else self.url, self.name)
+        return PostgresEngine(self.url, self.name)
 
     def close(self) -> None:
         """Close our own connection too."""

@@ -9,8 +9,9 @@ from urllib.parse import quote
 from psycopg import sql
 
 from bot.nonce.engine import Drawn, Engine, Lease, Row, Wish
-from tests.stores.key_rows import EPOCH, HIGHEST, PostgresRow, RedisRow
+from tests.stores.key_rows import HIGHEST, PostgresRow, RedisRow
 
+SECOND_US = 1_000_000
 # Times and nonces of our days have sixteen digits; lifetimes have fewer.
 TIME_US_MIN = 10**15
 
@@ -61,9 +62,7 @@ class MovedPostgres(MovedClock):
 
     def now_us(self) -> int:
         """Return where the hand stands."""
-        answer = self._plain.raw.execute(sql.SQL("SELECT moment FROM {}.hand").format(self._schema)).fetchone()
-        assert answer is not None
-        return int((answer[0] - EPOCH) // timedelta(microseconds=1))
+        return self._moved.server_us()
 
     def real_us(self) -> int:
         """Return the server's own clock."""
@@ -75,7 +74,7 @@ class MovedPostgres(MovedClock):
 
     def lose(self) -> None:
         """Delete the row."""
-        self._plain.lose()
+        self._moved.lose()
 
     def close(self) -> None:
         """Drop the clock."""

@@ -1,0 +1,56 @@
+"""What the child processes of the shared stores' tests do: `python -m tests.stores.store_children TASK ARGUMENTS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from bot import clock
+from bot.errors import StoreUnavailableError
+from bot.nonce.engine import Wish
+from bot.nonce.engines import open_engine
+from bot.nonce.file import FileStore
+from bot.nonce.shared_store import SharedStore
+from tests.stores.children import hear, say
+
+
+def open_store(url: str, api_key: str, file: str) -> FileStore | SharedStore:
+    """Return the store of the key: at `url` with `file` beside it, or where there is no URL the file alone."""
+    return SharedStore(open_engine(url, api_key), FileStore(file)) if url else FileStore(file)
+
+
+def draw(url: str, api_key: str, file: str, count: str) -> None:
+    """Wait for the parent's word, then draw and print `count` nonces."""
+    store = open_store(url, api_key, file)
+    say("ready")
+    hear()
+    say("\n".join(str(store.draw()) for _ in range(int(count))))
+
+
+def draw_for_ever(url: str, api_key: str, file: str, ahead_us: str) -> None:
+    """Draw in a tight loop, the first nonce so far ahead of the clock; each is written to standard output at once."""
+    store = open_store(url, api_key, file)
+    nonce = store.draw(clock.wall_us() + int(ahead_us))
+    while True:
+        os.write(1, b"%016d\n" % nonce)
+        nonce = store.draw()
+
+
+def draw_through_trouble(url: str, api_key: str, ceiling: str) -> None:
+    """Draw for ever with nothing but the store to say what is next, and go on when it was away."""
+    engine = open_engine(url, api_key)
+    wish = Wish(0, int(ceiling))
+    while True:
+        try:
+            nonce = engine.draw(wish).nonce
+        except StoreUnavailableError:
+            clock.sleep(0.01)
+            continue
+        os.write(1, b"%016d\n" % nonce)
+
+
+TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (draw, draw_for_ever, draw_through_trouble)}
+
+if __name__ == "__main__":
+    TASKS[sys.argv[1]](*sys.argv[2:])

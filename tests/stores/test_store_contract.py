@@ -1,0 +1,199 @@
+"""The promise of a nonce store, over plain Python, a file, Redis and PostgreSQL."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bot import clock
+from bot.errors import NonceAheadError
+from bot.nonce.engines import open_engine
+from bot.nonce.file import FileStore
+from bot.nonce.shared_store import SharedStore
+from tests.child_process import Child
+from tests.stores.conftest import StillClock
+from tests.stores.key_rows import KeyRow
+from tests.stores.memory_engine import MemoryEngine
+from tests.stores.moved_clocks import SECOND_US, MovedClock
+
+CHILDREN = "tests.stores.store_children"
+SEED = 20261123
+HOUR_US = 3600 * SECOND_US
+Store = FileStore | SharedStore
+
+
+class Hosts:
+    """Hosts that share a store of one kind; each has a nonce file of its own, but where the file is what they share."""
+
+    def __init__(self, kind: str, url: str, folder: Path) -> None:
+        self.kind, self.url = kind, url
+        self.api_key = secrets.token_hex(8)
+        self._folder = folder
+        self._memory = MemoryEngine(clock.wall_us)
+        self._opened: list[SharedStore] = []
+
+    def file(self, host: str) -> Path:
+        """Return the nonce file of a host."""
+        return self._folder / ("shared" if self.kind == "file" else host)
+
+    def open(self, host: str) -> Store:
+        """Return the store as a new process of a host sees it."""
+        file = FileStore(str(self.file(host)))
+        if self.kind == "file":
+            return file
+        engine = self._memory if self.kind == "memory" else open_engine(self.url, self.api_key)
+        self._opened.append(SharedStore(engine, file))
+        return self._opened[-1]
+
+    def child(self, task: str, host: str, *arguments: object) -> Child:
+        """Return a process of a host that draws."""
+        return Child(CHILDREN, task, self.url, self.api_key, self.file(host), *arguments)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for store in self._opened:
+            store.engine.close()
+
+
+def make_hosts(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Hosts]:
+    """Yield hosts on a new key."""
+    hosts = Hosts(kind, request.getfixturevalue(f"{kind}_url") if kind in {"redis", "postgres"} else "", folder)
+    yield hosts
+    hosts.close()
+
+
+@pytest.fixture(params=["memory", "file", "redis", "postgres"])
+def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
+    """Return hosts that share a store of each kind."""
+    yield from make_hosts(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["file", "redis", "postgres"])
+def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
+    """Return hosts that share a store which processes can share."""
+    yield from make_hosts(request.param, request, tmp_path)
+
+
+def check(sequences: list[list[int]]) -> int:
+    """Hold what several have drawn against the promise; return the highest."""
+    together = [nonce for sequence in sequences for nonce in sequence]
+    assert len(set(together)) == len(together)
+    assert all(sequence == sorted(sequence) for sequence in sequences)
+    return max(together)
+
+
+def test_threads(hosts: Hosts, full_size: bool) -> None:
+    """Four threads on two hosts get different nonces, each rising; store and file hold the highest."""
+    count = 2000 if full_size else 100
+    stores = {host: hosts.open(host) for host in ("one", "other")}
+    of_thread = ["one", "other", "one", "other"]
+
+    def draw_many(host: str) -> list[int]:
+        return [stores[host].draw() for _ in range(count)]
+
+    with ThreadPoolExecutor(4) as pool:
+        sequences = list(pool.map(draw_many, of_thread))
+    highest = check(sequences)
+    assert stores["one"].peek() == stores["other"].peek() == highest
+    host = next(host for host, sequence in zip(of_thread, sequences, strict=True) if highest in sequence)
+    assert hosts.file(host).read_text() == str(highest)
+
+
+def test_processes(machines: Hosts, full_size: bool) -> None:
+    """Four processes, each on a host of its own, get different nonces, each rising; the next one is above them all."""
+    count = 5000 if full_size else 200
+    with ExitStack() as stack:
+        children = [stack.enter_context(machines.child("draw", f"host{number}", count)) for number in range(4)]
+        for child in children:
+            child.expect("ready")
+        for child in children:
+            child.tell("go")
+        sequences = [[int(line) for line in child.rest()] for child in children]
+    assert [len(sequence) for sequence in sequences] == [count] * 4
+    assert machines.open("new").draw() > check(sequences)
+
+
+def test_at_least(hosts: Hosts) -> None:
+    """A nonce is at_least where that is ahead of clock and last, above the last where it is not, on every host."""
+    one, other = hosts.open("one"), hosts.open("other")
+    # The first draw of a process from a file that is ahead of the clock steps over what a power loss may have taken.
+    one.draw()
+    other.draw()
+    ahead = clock.wall_us() + HOUR_US
+    assert one.draw(ahead) == ahead
+    assert other.draw(ahead) == ahead + 1
+    assert one.draw(ahead - 5) == ahead + 2
+    assert other.draw() == ahead + 3
+
+
+def test_a_day_ahead(hosts: Hosts) -> None:
+    """A nonce of more than a day ahead is refused, and nothing is written."""
+    store = hosts.open("one")
+    last = store.draw()
+    with pytest.raises(NonceAheadError):
+        store.draw(clock.wall_us() + 25 * HOUR_US)
+    assert store.peek() == last
+
+
+def test_written_before_it_is_returned(hosts: Hosts) -> None:
+    """When a nonce is returned another host sees it, and it is in the host's own file."""
+    one, other = hosts.open("one"), hosts.open("other")
+    for _ in range(5):
+        nonce = one.draw()
+        assert other.peek() == nonce
+        assert hosts.file("one").read_text() == str(nonce)
+
+
+def test_nothing_drawn_yet(hosts: Hosts) -> None:
+    """Where nothing was drawn there is nothing to see."""
+    assert hosts.open("one").peek() is None
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_host_whose_clock_is_wrong(key_row: KeyRow, tmp_path: Path, still_clock: StillClock, hours: int) -> None:
+    """A host whose clock is hours off draws the same nonces as any other: the server's time, rising."""
+    stores = [SharedStore(key_row.connect(), FileStore(str(tmp_path / name))) for name in ("right", "wrong")]
+    before = key_row.server_us()
+    nonces = []
+    for number in range(6):
+        still_clock.us = key_row.server_us() + (number % 2) * hours * HOUR_US
+        nonces.append(stores[number % 2].draw())
+    assert nonces == sorted(set(nonces))
+    assert before <= nonces[0]
+    assert nonces[-1] <= key_row.server_us()
+
+
+def test_a_server_whose_clock_is_set(moved_clock: MovedClock, tmp_path: Path) -> None:
+    """Where the server's clock is set back and forth by hours, the nonces of two hosts go on rising.
+
+    PostgreSQL has a clock of the test's own; the TIME of Redis cannot be moved, so its row is written as a server
+    would have left it whose clock was ahead.
+    """
+    stores = [SharedStore(moved_clock.engine, FileStore(str(tmp_path / name))) for name in ("one", "other")]
+    nonces = []
+    for hours in (0, 2, -1, -3, 2):
+        moved_clock.move(hours * HOUR_US)
+        nonces += [store.draw() for store in stores * 2]
+    assert nonces == sorted(set(nonces))
+
+
+@pytest.mark.parametrize("ahead_us", [0, HOUR_US], ids=["behind the clock", "ahead of the clock"])
+def test_killed_clients(machines: Hosts, full_size: bool, ahead_us: int) -> None:
+    """After each SIGKILL in the middle of drawing, a new client draws above everything that was handed out."""
+    chance = random.Random(SEED)
+    store = machines.open("survivor")
+    for number in range(60 if full_size else 3):
+        with machines.child("draw_for_ever", f"host{number}", ahead_us) as child:
+            handed_out = [int(child.line()) for _ in range(chance.randrange(1, 200))]
+            child.kill()
+            # The last line may be cut by the kill.
+            handed_out += [int(line) for line in child.unread() if len(line) == 16]
+        assert handed_out == sorted(set(handed_out)), f"seed {SEED}, kill {number}"
+        assert store.draw() > handed_out[-1], f"seed {SEED}, kill {number}"
+        assert machines.open("new").draw() > handed_out[-1] + 1, f"seed {SEED}, kill {number}"
