@@ -1,15 +1,23 @@
-"""A few connections to one PostgreSQL server: none waits for longer than its time, none is used by two processes."""
+"""A few connections to one PostgreSQL server: none waits for longer than its time, none is used by two processes.
+
+Statements go through libpq itself (psycopg.pq): what waits for an answer is then a poll with an end, which holds where
+the server is stopped or the network swallows everything, and a statement costs half of what a cursor's costs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import RV, PQGen
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from bot import clock
@@ -19,7 +27,6 @@ ANSWER_SECONDS = 2.0
 CONNECTIONS = 4
 # How long a statement that was given up may take to be called off, so that it does not stay behind in the server.
 _CANCEL_SECONDS = 0.5
-_CHECK_SECONDS = 0.1
 # A server that is gone is noticed: by unanswered bytes within 2 s, on an idle connection by probes.
 _DEFAULTS = {
     "application_name": "kraken-bot",
@@ -29,8 +36,9 @@ _DEFAULTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 2000,
 }
+_BOOLEAN, _BIGINT, _TEXT = 16, 20, 25
 
-Parameter = int | str | bool
+Value = int | str | bool
 Answer = Sequence[Any]
 
 
@@ -42,24 +50,20 @@ class NoConnectionFree(psycopg.OperationalError):
     """All connections of this process were in use for ANSWER_SECONDS."""
 
 
-class _Connection(psycopg.Connection[Answer]):
-    """Whatever it waits for, it waits no longer than ANSWER_SECONDS: the server may be stopped, the network gone."""
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement; `names` are its parameters in the order of $1, $2 ..."""
 
-    def wait(self, gen: PQGen[RV], interval: float = _CHECK_SECONDS, timeout: float | None = None) -> RV:
-        return super().wait(_bounded(gen, clock.boottime_seconds() + ANSWER_SECONDS), interval, timeout)
+    text: bytes
+    names: tuple[str, ...]
 
-
-def _bounded(gen: PQGen[RV], until_seconds: float) -> PQGen[RV]:
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and clock.boottime_seconds() >= until_seconds:
-                raise NoAnswerInTime
-            wanted = gen.send(ready)
-    except StopIteration as end:
-        answer: RV = end.value
-        return answer
+    @classmethod
+    def read(cls, path: Path) -> Statement:
+        """Read a file with %(name)s for each parameter; its comments are not sent."""
+        text = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
+        names = tuple(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text)
+        return cls(" ".join(numbered.split()).encode(), names)
 
 
 class Connections:
@@ -74,13 +78,13 @@ class Connections:
         except psycopg.Error:
             raise ValueError("not a postgresql:// address that libpq can read") from None
         self.place = _place(self._settings)
-        self._open: set[_Connection] = set()
-        self._abandoned: list[_Connection] = []
+        self._open: set[psycopg.Connection] = set()
+        self._abandoned: list[psycopg.Connection] = []
         self._begin()
         forks.forget_in_child(self)
 
     def _begin(self) -> None:
-        self._idle: list[_Connection] = []
+        self._idle: list[psycopg.Connection] = []
         self._free = threading.BoundedSemaphore(CONNECTIONS)
 
     def after_fork_in_child(self) -> None:
@@ -88,12 +92,12 @@ class Connections:
         for connection in self._open:
             with contextlib.suppress(psycopg.Error, OSError):
                 os.close(connection.pgconn.socket)
-        # Kept for good: their end would be told to the server.
+        # Kept for good: one that is thrown away says so on stderr.
         self._abandoned += self._open
         self._open = set()
         self._begin()
 
-    def ask(self, statement: str, parameters: Mapping[str, Parameter]) -> Answer | None:
+    def ask(self, statement: Statement, values: Mapping[str, Value]) -> Answer | None:
         """Do one statement by itself; return its first row, if any. Raises psycopg.Error."""
         if not self._free.acquire(timeout=ANSWER_SECONDS):
             raise NoConnectionFree
@@ -101,13 +105,13 @@ class Connections:
             used = self._take_idle()
             if used is not None:
                 try:
-                    return self._ask(used, statement, parameters)
-                except psycopg.OperationalError as error:
+                    return self._ask(used, statement, values)
+                except psycopg.Error as error:
                     if not _was_cut(error):
                         raise
                     # The server was restarted since; then the others are as stale as this one.
                     self.close()
-            return self._ask(self._connect(), statement, parameters)
+            return self._ask(self._connect(), statement, values)
         finally:
             self._free.release()
 
@@ -116,23 +120,21 @@ class Connections:
         while (connection := self._take_idle()) is not None:
             self._drop(connection)
 
-    def _take_idle(self) -> _Connection | None:
+    def _take_idle(self) -> psycopg.Connection | None:
         try:
             return self._idle.pop()
         except IndexError:  # another thread was quicker
             return None
 
-    def _connect(self) -> _Connection:
-        # Nothing is prepared: behind a pooler the next statement may reach another session.
-        connection = _Connection.connect(**self._settings, autocommit=True, prepare_threshold=None)
+    def _connect(self) -> psycopg.Connection:
+        connection = psycopg.Connection.connect(**self._settings, autocommit=True)
         self._open.add(connection)
         return connection
 
-    def _ask(self, connection: _Connection, statement: str, parameters: Mapping[str, Parameter]) -> Answer | None:
+    def _ask(self, connection: psycopg.Connection, statement: Statement, values: Mapping[str, Value]) -> Answer | None:
         done = False
         try:
-            cursor = connection.execute(statement, parameters)
-            row = cursor.fetchone() if cursor.description else None
+            row = _row(_exchange(connection.pgconn, statement, values))
             done = True
             return row
         except NoAnswerInTime:
@@ -145,16 +147,69 @@ class Connections:
             else:
                 self._drop(connection)
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: psycopg.Connection) -> None:
         self._open.discard(connection)
         connection.close()
 
 
-def _was_cut(error: psycopg.OperationalError) -> bool:
-    """Say whether the connection had ended, by itself or by a word of the server's, not by our own patience."""
-    if isinstance(error, psycopg.errors.AdminShutdown | psycopg.errors.CrashShutdown):
-        return True
-    return error.sqlstate is None and not isinstance(error, NoAnswerInTime)
+def _exchange(connection: pq.abc.PGconn, statement: Statement, values: Mapping[str, Value]) -> pq.abc.PGresult:
+    """Send one statement, not prepared: behind a pooler the next one may reach another session."""
+    given = [values[name] for name in statement.names]
+    connection.send_query_params(
+        statement.text, [str(value).encode() for value in given], [_kind(value) for value in given]
+    )
+    until_seconds = clock.boottime_seconds() + ANSWER_SECONDS
+    while connection.flush():
+        _wait(connection, select.POLLIN | select.POLLOUT, until_seconds)
+    first: pq.abc.PGresult | None = None
+    while True:
+        while connection.is_busy():
+            _wait(connection, select.POLLIN, until_seconds)
+        result = connection.get_result()
+        if result is None:
+            break
+        first = first or result
+    if first is None:
+        raise psycopg.OperationalError("the connection ended without an answer")
+    return first
+
+
+def _wait(connection: pq.abc.PGconn, events: int, until_seconds: float) -> None:
+    poll = select.poll()
+    poll.register(connection.socket, events)
+    remaining_seconds = until_seconds - clock.boottime_seconds()
+    if remaining_seconds <= 0 or not poll.poll(remaining_seconds * 1000):
+        raise NoAnswerInTime
+    connection.consume_input()
+
+
+def _kind(value: Value) -> int:
+    if isinstance(value, str):
+        return _TEXT
+    return _BOOLEAN if isinstance(value, bool) else _BIGINT
+
+
+def _row(result: pq.abc.PGresult) -> Answer | None:
+    if result.status not in {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}:
+        raise psycopg.errors.error_from_result(result)
+    if not result.ntuples:
+        return None
+    return tuple(_value(result.get_value(0, column), result.ftype(column)) for column in range(result.nfields))
+
+
+def _value(text: bytes | None, kind: int) -> Value:
+    if text is None:
+        raise psycopg.DataError("an empty column, which the table does not allow")
+    if kind == _BOOLEAN:
+        return text == b"t"
+    return int(text) if kind == _BIGINT else text.decode()
+
+
+def _was_cut(error: psycopg.Error) -> bool:
+    """Say whether the server or the network had ended the connection, not our own patience."""
+    if error.sqlstate is None:
+        return not isinstance(error, NoAnswerInTime)
+    return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
 
 
 def _place(settings: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import psycopg
 
 from bot.errors import StoreUnavailableError
 from bot.nonce.engine import Drawn, Lease, Outcome, Row, Wish
-from bot.nonce.postgres_connections import Answer, Connections, Parameter
+from bot.nonce.postgres_connections import Answer, Connections, Statement, Value
 from bot.nonce.postgres_trouble import sentence
 
 SECOND_US = 1_000_000
@@ -22,7 +22,7 @@ NEXT_US = 1_000_000
 ATTEMPTS = 5
 
 _FOLDER = Path(__file__).parent / "postgres"
-_STATEMENTS = {path.stem: path.read_text(encoding="utf-8") for path in _FOLDER.glob("*.sql")}
+_STATEMENTS = {path.stem: Statement.read(path) for path in _FOLDER.glob("*.sql")}
 # What two processes that make the table at the same time can be told.
 _MADE_BY_ANOTHER = (
     psycopg.errors.UniqueViolation,
@@ -98,7 +98,7 @@ class PostgresEngine:
         self._connections.close()
 
     def _drawn(self, statement: str, wish: Wish, owner: str, lifetime: int) -> Drawn:
-        wished: dict[str, Parameter] = {
+        wished: dict[str, Value] = {
             "floor": wish.floor,
             "ceiling": wish.ceiling,
             "ticks": wish.ticks,
@@ -123,7 +123,7 @@ class PostgresEngine:
                     return Drawn(outcome, 0, last)
         raise self._restless()
 
-    def _run(self, statement: str, **parameters: Parameter) -> Answer | None:
+    def _run(self, statement: str, **parameters: Value) -> Answer | None:
         """Do one statement, where the table is missing after making it; return its row, if it has one."""
         try:
             try:
@@ -140,7 +140,7 @@ class PostgresEngine:
         except _MADE_BY_ANOTHER:
             return
 
-    def _ask(self, statement: str, **parameters: Parameter) -> Answer | None:
+    def _ask(self, statement: str, **parameters: Value) -> Answer | None:
         return self._connections.ask(_STATEMENTS[statement], {"name": self._name, **parameters})
 
     def _restless(self) -> StoreUnavailableError:

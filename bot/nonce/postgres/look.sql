@@ -1,13 +1,11 @@
--- The last column: is the lease longer than its whole lifetime, so that notice.sql has something to write?
+-- The last column: has notice.sql anything to write?
 SELECT
-    k.nonce,
-    k.lease_owner,
-    k.generation,
-    greatest(0, least(k.lease_until - clock.now, k.lease_lifetime)),
-    k.clean,
-    CASE WHEN k.turn_until > clock.now THEN k.turn_owner ELSE '' END,
-    k.lease_until > clock.now + k.lease_lifetime
-FROM
-    kraken_bot_keys AS k,
-    (SELECT round(extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now OFFSET 0) AS clock
-WHERE k.name = %(name)s
+    nonce,
+    lease_owner,
+    generation,
+    greatest(0, least(lease_until - now, lease_lifetime)),
+    clean,
+    CASE WHEN turn_until > now THEN turn_owner ELSE '' END,
+    lease_until > now + lease_lifetime
+FROM kraken_bot_keys, (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
+WHERE name = %(name)s

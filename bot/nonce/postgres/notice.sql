@@ -1,8 +1,5 @@
 -- A lease that ends later than its whole lifetime from now was written before the clock was set back.
-UPDATE kraken_bot_keys AS k
-SET lease_until = least(
-    k.lease_until,
-    round(extract(epoch FROM clock_timestamp()) * 1000000)::bigint + k.lease_lifetime
-)
-WHERE k.name = %(name)s
-    AND k.lease_until > round(extract(epoch FROM clock_timestamp()) * 1000000)::bigint + k.lease_lifetime
+UPDATE kraken_bot_keys
+SET lease_until = now + lease_lifetime
+FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
+WHERE name = %(name)s AND lease_until > now + lease_lifetime

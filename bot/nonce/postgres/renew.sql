@@ -1,5 +1,5 @@
 UPDATE kraken_bot_keys
-SET lease_until = round(extract(epoch FROM clock_timestamp()) * 1000000)::bigint + %(lifetime)s,
-    lease_lifetime = %(lifetime)s
+SET lease_until = now + %(lifetime)s, lease_lifetime = %(lifetime)s
+FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
 WHERE name = %(name)s AND generation = %(generation)s AND lease_owner <> ''
 RETURNING generation

@@ -1,19 +1,14 @@
 -- Whoever asked in vain is next, if nobody is; times too far away are cut to one lifetime.
-UPDATE kraken_bot_keys AS k
-SET (turn_until, next_owner, next_until) = (
-    SELECT
-        least(k.turn_until, clock.now + k.turn_lifetime),
-        CASE WHEN k.next_until > clock.now THEN k.next_owner ELSE %(owner)s END,
-        CASE
-            WHEN k.next_until > clock.now AND k.next_owner <> %(owner)s
-            THEN least(k.next_until, clock.now + %(next_lifetime)s)
-            ELSE clock.now + %(next_lifetime)s
-        END
-    FROM (SELECT round(extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now OFFSET 0) AS clock
-)
-WHERE k.name = %(name)s AND (
-    SELECT
-        k.turn_owner <> %(owner)s AND k.turn_until > clock.now
-        OR k.next_owner <> %(owner)s AND k.next_until > clock.now
-    FROM (SELECT round(extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now OFFSET 0) AS clock
-)
+UPDATE kraken_bot_keys
+SET turn_until = least(turn_until, now + turn_lifetime),
+    next_owner = CASE WHEN next_until > now THEN next_owner ELSE %(owner)s END,
+    next_until = CASE
+        WHEN next_until > now AND next_owner <> %(owner)s THEN least(next_until, now + %(next_lifetime)s)
+        ELSE now + %(next_lifetime)s
+    END,
+    lease_until = CASE
+        WHEN generation = %(generation)s THEN least(lease_until, now + lease_lifetime) ELSE lease_until
+    END
+FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
+WHERE name = %(name)s
+    AND (turn_owner <> %(owner)s AND turn_until > now OR next_owner <> %(owner)s AND next_until > now)

@@ -1,5 +1,5 @@
--- One row a key, by the hash of the key. Times are microseconds since the Unix epoch by the server's clock; what ends
--- "until" 0 is nobody's.
+-- One row a key, by the hash of the key. Times are microseconds since the Unix epoch by the server's clock, which is
+-- read as clock_timestamp(); the cast from a fraction rounds (before PostgreSQL 14 it is a double).
 CREATE TABLE IF NOT EXISTS kraken_bot_keys (
     name text PRIMARY KEY,
     nonce bigint NOT NULL DEFAULT 0,
