@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from bot import clock
+from tests.servers import Server, open_postgres, open_redis
 from tests.stores.key_rows import KeyRow, MemoryRow, PostgresRow, RedisRow
 from tests.stores.moved_clocks import MovedClock, MovedPostgres, MovedRedis
 
@@ -87,3 +89,12 @@ def moved_clock(request: pytest.FixtureRequest) -> Iterator[MovedClock]:
     moved = MovedRedis(url, name) if request.param == "redis" else MovedPostgres(url, name)
     yield moved
     moved.close()
+
+
+@pytest.fixture(params=["redis", "postgres"], scope="module")
+def any_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server of each kind that one module has for itself; each test leaves it running."""
+    folder = tmp_path_factory.mktemp(request.param)
+    opened: AbstractContextManager[Server] = open_redis(folder) if request.param == "redis" else open_postgres(folder)
+    with opened as server:
+        yield server

@@ -30,7 +30,7 @@ HOUR_US = 3_600_000_000
 Open = Callable[[Path], AbstractContextManager[Server]]
 DURABLE: dict[str, Open] = {
     "redis, every command on the disk": open_redis,
-    "postgres, fsync on": lambda folder: open_postgres(folder, fsync="on"),
+    "postgres, fsync on": lambda folder: open_postgres(folder, fsync="on", recovery_init_sync_method="syncfs"),
     # The kernel still has what was written, and it was not killed.
     "postgres, fsync off": open_postgres,
 }
@@ -133,14 +133,6 @@ class Door:
         assert self.gateway.cuts == cuts + 1
 
 
-@pytest.fixture(params=["redis", "postgres"], scope="module")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server of each kind, for this module alone; it is not killed."""
-    opened: Open = open_redis if request.param == "redis" else open_postgres
-    with opened(tmp_path_factory.mktemp(request.param)) as server:
-        yield server
-
-
 LOST = [("request", 0), ("request", 9), ("answer", 0), ("answer", 3)]
 
 
@@ -152,11 +144,11 @@ def lost(request: pytest.FixtureRequest) -> tuple[Way, int]:
 
 
 @pytest.fixture
-def door(server: Server) -> Iterator[Door]:
+def door(any_server: Server) -> Iterator[Door]:
     """Return a gateway of a test's own, and clients of a new key."""
     api_key = secrets.token_hex(8)
-    with Gateway(server) as gateway:
-        door = Door(gateway, open_engine(gateway.url, api_key), open_engine(server.url, api_key))
+    with Gateway(any_server) as gateway:
+        door = Door(gateway, open_engine(gateway.url, api_key), open_engine(any_server.url, api_key))
         # What is done once only, such as making the table, is done before.
         lease = lead(door.safe, "warm up")
         assert door.safe.renew(lease.generation, HOUR_SECONDS)

@@ -1,0 +1,232 @@
+"""What a shared store answers while its server is down, stopped, full, read-only, wiped or out of reach."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+import redis
+
+from bot import clock
+from bot.errors import StoreUnavailableError
+from bot.nonce.engine import Engine
+from bot.nonce.engines import open_engine
+from bot.nonce.file import FileStore
+from bot.nonce.shared_store import SharedStore
+from tests.gateway import Gateway
+from tests.servers import PASSWORD, PostgresServer, Server, open_redis
+from tests.stores.conftest import wait_until
+from tests.stores.key_rows import HOUR_SECONDS, drawn, lead, wish
+
+HOUR_US = 3_600_000_000
+# Much more than any step's bound: who is still waiting then hangs.
+HANGS_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Client:
+    """An engine on a key of its own, and what it did while all was well."""
+
+    engine: Engine
+    generation: int
+    nonce: int
+
+    def steps(self) -> dict[str, Callable[[], object]]:
+        """Return one of each step, all of which may be repeated."""
+        engine = self.engine
+        return {
+            "draw": lambda: engine.draw(wish()),
+            "take": lambda: engine.take(wish(), "a", HOUR_SECONDS),
+            "give back": lambda: engine.give_back(self.nonce),
+            "acquire": lambda: engine.acquire("a", HOUR_SECONDS),
+            "renew": lambda: engine.renew(self.generation, HOUR_SECONDS),
+            "sign off": lambda: engine.sign_off(self.generation - 1, settled=True),
+            "look": engine.look,
+        }
+
+    def is_refused(self, *names: str) -> None:
+        """Check that these steps (or all), at the same time, say that the store cannot be used, and no password."""
+        steps = {name: step for name, step in self.steps().items() if name in names or not names}
+        with ThreadPoolExecutor(len(steps)) as pool:
+            futures = {name: pool.submit(step) for name, step in steps.items()}
+        for name, future in futures.items():
+            error = future.exception(HANGS_SECONDS)
+            assert isinstance(error, StoreUnavailableError), f"{name}: {error!r}"
+            assert self.engine.place in str(error)
+            assert tells_no_password(repr(error))
+            assert error.__cause__ is None
+            assert error.__suppress_context__ or error.__context__ is None
+
+    def goes_on(self) -> None:
+        """Check that the row is as it was left, or further."""
+        assert drawn(self.engine.draw(wish(generation=self.generation))) > self.nonce
+        for step in self.steps().values():
+            step()
+
+
+def tells_no_password(text: str) -> bool:
+    """Whether a text is free of the server's password, in both ways that it is written."""
+    return PASSWORD not in text and quote(PASSWORD, safe="") not in text
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Client]:
+    """Open a client of a new key, which leads and has the turn."""
+    engine = open_engine(url, secrets.token_hex(8))
+    generation = lead(engine, "a").generation
+    yield Client(engine, generation, drawn(engine.take(wish(), "a", HOUR_SECONDS)))
+    engine.close()
+
+
+def test_restarted_between_two_steps(any_server: Server) -> None:
+    """A client whose connections have ended with a server that was restarted does its next step all the same."""
+    with opened(any_server.url) as client:
+        any_server.restart()
+        client.goes_on()
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_down(any_server: Server, how: str) -> None:
+    """While the server is down every step says so; when it is back the next one goes on where it was."""
+    with opened(any_server.url) as client:
+        any_server.stop() if how == "stopped" else any_server.kill()
+        try:
+            client.is_refused()
+        finally:
+            any_server.start()
+        client.goes_on()
+
+
+def test_paused(any_server: Server) -> None:
+    """While the server is stopped where it is, every step gives up instead of hanging, of a client that has
+    connections and of one that wants to connect; when it goes on, so do both."""
+    with opened(any_server.url) as client:
+        unconnected = Client(open_engine(any_server.url, secrets.token_hex(8)), 5, 5)
+        any_server.pause()
+        try:
+            client.is_refused()
+            unconnected.is_refused("draw", "look")
+        finally:
+            any_server.resume()
+        client.goes_on()
+        drawn(unconnected.engine.draw(wish()))
+        unconnected.engine.close()
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
+def test_partition(any_server: Server, silent: bool) -> None:
+    """While nothing gets to the server every step gives up, whether connections are refused or swallowed; when the
+    network is back the next one goes on."""
+    with Gateway(any_server) as gateway, opened(gateway.url) as client:
+        gateway.close_port(silent=silent)
+        client.is_refused()
+        gateway.open_port()
+        client.goes_on()
+
+
+def test_a_full_redis(tmp_path: Path) -> None:
+    """A Redis that is full and evicts nothing refuses what writes, can be looked at, and goes on when there is room."""
+    with open_redis(tmp_path) as server, opened(server.url) as client, redis.Redis.from_url(server.url) as raw:
+        raw.config_set("maxmemory", "1")
+        client.is_refused("draw", "take", "acquire", "renew")
+        row = client.engine.look()
+        assert row is not None
+        assert (row.nonce, row.lease.generation, row.turn_owner) == (client.nonce, client.generation, "a")
+        raw.config_set("maxmemory", "0")
+        client.goes_on()
+
+
+def test_a_read_only_postgres(postgres_server: PostgresServer) -> None:
+    """A PostgreSQL that only reads refuses what writes, can be looked at, and goes on when it writes again.
+
+    As one whose disk is full, or a standby, does; a quota is hard to set up for a test.
+    """
+    with opened(postgres_server.url) as client, psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
+        nonce = client.nonce
+
+        def is_read_only() -> bool:
+            nonlocal nonce
+            try:
+                nonce = drawn(client.engine.draw(wish()))
+            except StoreUnavailableError:
+                return True
+            return False
+
+        admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        admin.execute("SELECT pg_reload_conf()")
+        wait_until(is_read_only)
+        client.is_refused("draw", "take", "acquire", "renew")
+        row = client.engine.look()
+        assert row is not None
+        assert row.nonce == nonce
+        admin.execute("SET default_transaction_read_only = off")
+        admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        admin.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: not is_read_only())
+        client.goes_on()
+
+
+@pytest.fixture
+def store(any_server: Server, tmp_path: Path) -> Iterator[SharedStore]:
+    """Return the store of a new key, on a host of its own."""
+    store = SharedStore(open_engine(any_server.url, secrets.token_hex(8)), FileStore(str(tmp_path / "nonce.txt")))
+    yield store
+    store.engine.close()
+
+
+def test_wiped(any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A process whose store was wiped goes on above its own highest nonce, and reports the step back once."""
+    store.draw()
+    highest = store.draw(clock.wall_us() + HOUR_US)
+    assert not caplog.records
+    any_server.wipe()
+    (tmp_path / "nonce.txt").unlink()
+    assert [store.draw() for _ in range(3)] == [highest + 1, highest + 2, highest + 3]
+    assert [record.levelname for record in caplog.records if "went back" in record.message] == ["WARNING"]
+    assert tells_no_password(caplog.text)
+
+
+def test_wiped_before_the_start(
+    any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new process whose store was wiped goes on above its host's nonce file, and reports that once."""
+    store.draw()
+    highest = store.draw(clock.wall_us() + HOUR_US)
+    any_server.wipe()
+    restarted = SharedStore(store.engine, FileStore(str(tmp_path / "nonce.txt")))
+    assert [restarted.draw() for _ in range(2)] == [highest + 1, highest + 2]
+    assert [record.levelname for record in caplog.records if "below this folder's" in record.message] == ["WARNING"]
+
+
+def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
+    """The first nonce of a process on a new store and a new file is no step back, however far ahead it is asked for."""
+    store.draw(clock.wall_us() + HOUR_US)
+    assert not caplog.records
+
+
+def test_trouble_is_said_once(any_server: Server, store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that is away is a problem, said once, and no nonce is handed out; that it is back is said once."""
+    caplog.set_level(logging.INFO, "bot")
+    last = store.draw()
+    any_server.kill()
+    try:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError):
+                store.draw()
+        assert store.problem is not None
+        assert tells_no_password(store.problem + caplog.text)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+    finally:
+        any_server.start()
+    assert store.draw() > last
+    assert store.draw() > last
+    assert store.problem is None
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
