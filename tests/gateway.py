@@ -69,7 +69,9 @@ class Gateway:
         self._cut: _Cut | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._refuses = False
+        self._meetings: set[asyncio.Task[None]] = set()
         self._clients: set[asyncio.StreamWriter] = set()
         self._plugs: list[socket.socket] = []
         self._flow = asyncio.Event()
@@ -115,21 +117,44 @@ class Gateway:
     async def _open(self) -> None:
         while self._plugs:
             self._plugs.pop().close()
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._admit)
+        self._refuses = False
         self._flow.set()
 
     async def _close(self, silent: bool) -> None:
-        assert self._listener is not None
+        if self._listener is None:
+            return
+        self._loop.remove_reader(self._listener)
+        # Who has a connection already has it, though we have not looked yet.
+        self._admit()
         self._listener.close()
+        self._listener = None
         if silent:
             self._flow.clear()
             self._plugs = _plugged(self.port)
-        else:
-            for client in self._clients:
-                _reset(client)
+            return
+        self._refuses = True
+        for client in self._clients:
+            _reset(client)
+
+    def _admit(self) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                meeting = self._loop.create_task(self._meet(self._listener.accept()[0]))
+                self._meetings.add(meeting)
+                meeting.add_done_callback(self._meetings.discard)
+
+    async def _meet(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._serve)
+        await self._loop.connect_accepted_socket(lambda: protocol, client)
 
     async def _end(self) -> None:
         await self._close(silent=False)
+        await asyncio.gather(*self._meetings)
         while self._plugs:
             self._plugs.pop().close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -139,6 +164,8 @@ class Gateway:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
+        if self._refuses:
+            _reset(writer)
         # Both ends may break off at any time, and nobody is to be told but the other end.
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             if self._tls is not None:

@@ -60,21 +60,34 @@ def send(number: signal.Signals, processes: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def wait_for_end(processes: Iterable[int]) -> None:
+def halt(processes: list[int]) -> None:
+    """Stop all of these where they are, and wait until they stand still."""
+    send(signal.SIGSTOP, processes)
+    _wait_until(processes, "TZ")
+
+
+def wait_for_end(processes: list[int]) -> None:
     """Wait until all of these have ended."""
+    _wait_until(processes, "Z")
+
+
+def state(pid: int) -> str:
+    """Return the letter that the kernel has for what a process does: T for a stopped one, Z for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def _wait_until(processes: list[int], states: str) -> None:
     pause = threading.Event()
     for pid in processes:
         for _ in range(int(LIMIT_SECONDS / 0.002)):
-            if _is_gone(pid):
+            if state(pid) in states:
                 break
             pause.wait(0.002)
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+        else:
+            raise AssertionError(f"process {pid} is in state {state(pid)} instead of {states}")
 
 
 def free_port() -> int:

