@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from bot.errors import SettingsError
@@ -13,6 +14,8 @@ POSTGRES_SCHEMES = ("postgresql", "postgres")
 # Of the key's hash: enough that no two keys of a server that many share are taken for one.
 NAME_DIGITS = 16
 
+_BARE = re.compile(r"\s|%(?![0-9A-Fa-f]{2})")
+
 
 def url_problem(url: str) -> str:
     """Return what is wrong with the address of a store, or "". The address is not in it: it may hold a password."""
@@ -21,7 +24,13 @@ def url_problem(url: str) -> str:
         usable = parts.scheme in REDIS_SCHEMES + POSTGRES_SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    return "" if usable else "must look like redis://host:6379/0, rediss://... or postgresql://user@host:5432/name."
+    # A password with a bare / ? or # ends the host early: what is behind it would be taken for the rest, and shown.
+    if usable and "@" not in parts.path + parts.query + parts.fragment and not _BARE.search(url):
+        return ""
+    return (
+        "must look like redis://host:6379/0, rediss://... or postgresql://user@host:5432/name, with the special "
+        "characters of a password percent-encoded."
+    )
 
 
 def open_engine(url: str, api_key: str) -> Engine:
@@ -30,7 +39,7 @@ def open_engine(url: str, api_key: str) -> Engine:
     Raises SettingsError for an address that is none, or where the driver is not installed.
     """
     if problem := url_problem(url):
-        raise SettingsError([f"NONCE_STORE {problem}"])
+        raise SettingsError([f"The address of the nonce store {problem}"])
     name = key_hash(api_key, NAME_DIGITS)
     scheme = urlsplit(url).scheme
     try:
@@ -41,7 +50,10 @@ def open_engine(url: str, api_key: str) -> Engine:
         from bot.nonce.postgres_engine import PostgresEngine
 
         return PostgresEngine(url, name)
+    except ValueError as error:
+        # The engines do not repeat the address.
+        raise SettingsError([f"The address of the nonce store ({scheme}://...) cannot be used: {error}."]) from None
     except ImportError as error:
         raise SettingsError(
-            [f"NONCE_STORE={scheme}://... needs a driver that is not installed ({error}). Run `make stores`."]
+            [f"A nonce store at {scheme}://... needs a driver that is not installed ({error}). Run `make stores`."]
         ) from error

@@ -169,11 +169,7 @@ class SharedStore:
         if drawn.outcome is Outcome.STALE:
             raise LeaseLostError(f"another instance leads this account now, says {self.place}; nothing was sent")
         if drawn.outcome is Outcome.AHEAD:
-            raise NonceAheadError(
-                f"the nonce store {self.place} holds {drawn.last}, and the next nonce would be more than a day ahead "
-                "of the clock. Check the clocks of this machine and of the store's; a key that is used with "
-                "NONCE_UNIT=ns can be used with nothing else"
-            )
+            raise far_ahead(self.place, drawn.last)
         if drawn.outcome is not Outcome.DRAWN:
             return
         if drawn.last < self._highest:
@@ -194,15 +190,29 @@ class SharedStore:
         self._file.keep(drawn.nonce)
 
 
+def far_ahead(place: str, last: int) -> NonceAheadError:
+    """Return the error for a store whose next nonce would be more than a day ahead of the clock."""
+    return NonceAheadError(
+        f"the nonce store {place} holds {last}, and the next nonce would be more than a day ahead of the clock. "
+        "Check the clocks of this machine and of the store's; a key that is used with NONCE_UNIT=ns can be used with "
+        "nothing else"
+    )
+
+
+def second_copy(nonce_file: str | os.PathLike[str], api_key: str, unit: Unit) -> FileStore:
+    """Return the nonce file of a key: the common one; in a finer unit than microseconds one of its own."""
+    path = os.fspath(nonce_file) if unit is MICROSECONDS else key_file(nonce_file, api_key, "txt")
+    return store_at(path, unit)
+
+
 _stores: dict[tuple[str, str, str, Unit], SharedStore] = {}
 
 
 def shared_store_at(url: str, api_key: str, nonce_file: str | os.PathLike[str], unit: Unit) -> SharedStore:
     """Return this process's store for a key. Raises SettingsError for an address that is none."""
-    # A key that was burnt in a finer unit has a file of its own.
-    path = os.fspath(nonce_file) if unit is MICROSECONDS else key_file(nonce_file, api_key, "txt")
-    known = (url, api_key, os.path.realpath(path), unit)
+    file = second_copy(nonce_file, api_key, unit)
+    known = (url, api_key, os.path.realpath(file.path), unit)
     if known not in _stores:
         # `setdefault` is one step for all threads.
-        _stores.setdefault(known, SharedStore(open_engine(url, api_key), store_at(path, unit)))
+        _stores.setdefault(known, SharedStore(open_engine(url, api_key), file))
     return _stores[known]
