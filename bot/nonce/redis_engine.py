@@ -20,7 +20,7 @@ NEXT_SECONDS = 1.0
 
 _STEPS = ("draw", "take", "give_back", "acquire", "renew", "sign_off", "look")
 _FOLDER = Path(__file__).with_name("redis")
-_OPTION = re.compile(r"db|username|password|client_name|ssl_\w+")
+_OPTION = re.compile(r"db=\d+|(username|password|client_name|ssl_\w+)=.*")
 NO_URL = (
     "The address of a Redis server must look like redis://user:password@host:6379/0, or rediss://... for TLS, with the"
     " special characters of a password percent-encoded, and no options but db, client_name and ssl_..."
@@ -182,7 +182,7 @@ def _pool(url: str) -> redis.ConnectionPool:
         # A password with a bare / ? or # in it ends the address early: its first half would be taken for the port.
         (parts.hostname or "").encode("idna")  # as the look-up of the name will: it fails as no RedisError
         whole = not parts.fragment and "@" not in parts.path + parts.query and re.fullmatch(r"(/\d*)?", parts.path)
-        if whole and all(_OPTION.fullmatch(name) for name, _value in parse_qsl(parts.query)):
+        if whole and all(_OPTION.fullmatch(f"{name}={value}") for name, value in parse_qsl(parts.query)):
             pool = redis.ConnectionPool.from_url(url, **_CONNECTION)
             pool.make_connection()  # not connected yet; what the options say is looked at here
             return pool

@@ -6,9 +6,9 @@ local seconds, micros = unpack(call('TIME'))
 local now_text = seconds .. ('000000'):sub(#micros + 1) .. micros
 local now = tonumber(now_text)
 
--- What is damaged counts as none.
+-- What is damaged counts as none; 20 digits are those of the largest nonce that Kraken takes.
 local function digits(text)
-  return text and text:find('^[1-9]%d*$') and text or '0'
+  return text and #text <= 20 and text:find('^[1-9]%d*$') and text or '0'
 end
 
 local function less(one, other)

@@ -1,0 +1,81 @@
+"""How a Redis server is named: what can be used, what is shown of it, and TLS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.errors import StoreUnavailableError
+from bot.nonce.redis_engine import NO_URL, RedisEngine
+from tests.gateway import Gateway
+from tests.servers import RedisServer
+from tests.stores.key_rows import drawn, wish
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://host", "redis://host:6379/0"),
+        ("redis://:secret@host:1/2", "redis://host:1/2"),
+        ("redis://someone:sec%2Fret%40@host.example/", "redis://host.example:6379/0"),
+        ("rediss://someone:secret@host:1?db=3&ssl_cert_reqs=none", "rediss://host:1/3"),
+        ("redis://host?username=someone&password=secret", "redis://host:6379/0"),
+        ("redis://someone:secret@[::1]:7", "redis://[::1]:7/0"),
+    ],
+)
+def test_a_place_has_no_credentials(url: str, place: str) -> None:
+    """A server is shown by scheme, host, port and database, without user name, password and options."""
+    assert RedisEngine(url, "name").place == place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host",
+        "redis://:sec/ret@host",
+        "redis://:12/34@host",
+        "redis://:12#34@host",
+        "redis://:12?34@host",
+        "redis://host:port",
+        "redis://host:99999",
+        "redis://[::1",
+        "redis://host/name",
+        "redis://host/1/2",
+        "redis://host?db=name",
+        "redis://host?db=-1",
+        "redis://host?socket_timeout=60",
+        "redis://host?connection_class=x",
+        "redis://host?ssl_cert_reqs=none",
+        "rediss://host?ssl_nothing=1",
+        "rediss://host?ssl_cert_reqs=maybe",
+        f"redis://{'a' * 64}.example",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_unseen(url: str) -> None:
+    """An address that is none, that a bare sign in a password cuts short, or with options that are not for it, is
+    refused by one sentence that has nothing of it.
+    """
+    with pytest.raises(ValueError, match="must look like") as caught:
+        RedisEngine(url, "name")
+    assert str(caught.value) == NO_URL
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_a_server_with_a_trusted_certificate_is_used_by_tls(redis_server: RedisServer, tmp_path: Path) -> None:
+    """rediss:// draws a nonce from a server whose certificate the named authority has signed."""
+    with Gateway(redis_server, tls_folder=tmp_path) as gateway:
+        assert gateway.url.startswith("rediss://")
+        engine = RedisEngine(gateway.url, "name")
+        assert drawn(engine.draw(wish())) > 0
+        engine.close()
+
+
+def test_a_server_with_another_certificate_gets_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
+    """rediss:// without that authority ends at the certificate, which is said, before the password is sent."""
+    with Gateway(redis_server, tls_folder=tmp_path) as gateway:
+        engine = RedisEngine(gateway.url.partition("?")[0], "name")
+        with pytest.raises(StoreUnavailableError, match=r"(?i)certificate.verify.failed"):
+            engine.draw(wish())
+        assert gateway.requests == 0
