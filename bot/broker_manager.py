@@ -24,6 +24,7 @@ from bot.errors import (
     InvalidNonceError,
     LockoutError,
     NonceAheadError,
+    NonceError,
     OrderRefusedError,
     RateLimitError,
     SettingsError,
@@ -97,13 +98,23 @@ def kraken_turn(
     """Hold the key's turn for the length of a `with` block: draw one nonce in it, send the request, read the answer.
 
     For programs that send by other means than KrakenBroker. `api_key` is the settings' by default; `unit` is what
-    `get_kraken_nonce` is given. Raises TurnTimeout where the turn was not given in time; with NONCE_STORE,
-    StoreUnavailableError.
+    `get_kraken_nonce` is given. Raises TurnTimeout where the turn was not given in time, NonceError where this thread
+    has the key's turn already, SettingsError where there is no key; with NONCE_STORE, StoreUnavailableError.
     """
-    with _script_turns(NONCE_FILE, NONCE_STORE, api_key or config.default_api_key(), unit).turn(
-        Urgency.READ, timeout_seconds
-    ):
-        yield
+    turns = _script_turns(NONCE_FILE, NONCE_STORE, api_key or config.default_api_key(), unit)
+    # With the process: a forked child does not have its parent's turn.
+    holder = os.getpid(), threading.get_ident(), turns
+    if holder in _script_holders:
+        raise NonceError("this thread has the key's turn already; a turn is for one request, with no other turn in it")
+    with turns.turn(Urgency.READ, timeout_seconds):
+        _script_holders.add(holder)
+        try:
+            yield
+        finally:
+            _script_holders.discard(holder)
+
+
+_script_holders: set[tuple[int, int, Turns | HostTurns]] = set()
 
 
 @cache

@@ -33,11 +33,13 @@ class HostTurns:
         """
         deadline = clock.boottime_seconds() + timeout_seconds
         with self._local.turn(urgency, timeout_seconds):
-            nonce = self._take(urgency, deadline)
+            nonce, owner = self._take(urgency, deadline), self._store.owner
             try:
                 yield
             finally:
-                self._store.give_back(nonce)
+                # In a forked child the turn is its parent's, which may be sending in it.
+                if owner == self._store.owner:
+                    self._store.give_back(nonce)
 
     def check(self) -> None:
         """Raise TurnLostError, LeaseLostError or StoreUnavailableError where the request must not leave (any more)."""
