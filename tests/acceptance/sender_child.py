@@ -1,0 +1,137 @@
+"""One of many senders on a key, on a host of its own: `sender_child.py PLAN`, a `Plan` as JSON.
+
+Says "ready", waits for a line, makes its calls one right after the other, and then says what became of each: "ok" and
+its nonce, or the name of the error that it raised. STATE_DIR is the host's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bot import broker_manager
+from bot.broker_manager import KrakenBroker
+from bot.clock import MarketClock, boottime_seconds
+from bot.errors import BotError, OrderBlockedError, OrderUnknownError
+from bot.kraken.limits import UNLIMITED
+from bot.nonce import shared_store
+
+ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "1000"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The key, the store, how far the host's clock is off, and what is called.
+
+    The market's time is `market_seconds` at the moment `boot_seconds` of the boot clock. `turn_seconds` 0 leaves a
+    turn's lifetime as it is. `shared_turn` False: nonces come from the store, turns from the host alone. In call
+    number `stop_at` the process stops itself when the nonce is drawn and no byte has left. `is_order`: that call is an
+    order, which is then settled.
+    """
+
+    url: str
+    key: str
+    secret: str
+    store: str
+    market_seconds: float
+    boot_seconds: float
+    speed: float
+    calls: int
+    clock_off_seconds: float = 0.0
+    turn_seconds: float = 0.0
+    shared_turn: bool = True
+    stop_at: int = -1
+    is_order: bool = False
+
+    def line(self) -> str:
+        """Return it as the child reads it."""
+        return json.dumps(asdict(self))
+
+
+def set_clock(off_seconds: float) -> None:
+    """Move this process's wall clock, as that of a host that nobody sets."""
+    real_ns = time.time_ns
+    off_ns = round(off_seconds * 1e9)
+    time.time_ns = lambda: real_ns() + off_ns
+    time.time = lambda: time.time_ns() / 1e9
+
+
+def open_broker(plan: Plan) -> KrakenBroker:
+    """Return a broker that shares the key with other hosts."""
+    broker_manager.NONCE_STORE = plan.store
+    if plan.turn_seconds:
+        shared_store.TURN_SECONDS, shared_store.BEGIN_SECONDS_MAX = plan.turn_seconds, plan.turn_seconds / 2
+    now = plan.market_seconds + (boottime_seconds() - plan.boot_seconds) * plan.speed
+    market = MarketClock(now, plan.speed)
+    broker = KrakenBroker(plan.key, plan.secret, api_url=plan.url, tier=UNLIMITED, market=market)
+    if not plan.shared_turn:
+        broker._turns = broker._turns._local  # type: ignore[union-attr]
+    return broker
+
+
+def stop_before_sending(broker: KrakenBroker) -> None:
+    """Let this process stop when the next request is on the point of leaving."""
+    session, send = broker.api.session, broker.api.session.send
+
+    def stop_and_send(*arguments: Any, **options: Any) -> Any:
+        session.send = send  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return send(*arguments, **options)
+
+    session.send = stop_and_send  # type: ignore[method-assign]
+
+
+def told(broker: KrakenBroker, call: Callable[[], object]) -> str:
+    """Make a call; return how it went."""
+    try:
+        call()
+    except BotError as error:
+        return type(error).__name__
+    return f"ok {broker._last_nonce}"
+
+
+def order_and_settle(broker: KrakenBroker) -> Iterator[str]:
+    """Send an order, settle it where its fate is unknown, and ask for it once more under its name."""
+    try:
+        broker.private_call("AddOrder", ORDER)
+    except OrderUnknownError as unknown:
+        name = unknown.cl_ord_id
+        yield "unknown"
+        while broker.unknown_orders():
+            broker._market.wait(broker.next_look_up_seconds() or 0.0, threading.Event())
+            broker.settle_unknown()
+        intent = broker.journal.intent(name)
+        yield str(intent.state) if intent else "nothing is written"
+        try:
+            broker.private_call("AddOrder", {**ORDER, "cl_ord_id": name})
+        except OrderBlockedError:
+            yield "not sent again"
+
+
+def main(plan: Plan) -> None:
+    """Call as the plan says."""
+    set_clock(plan.clock_off_seconds)
+    broker = open_broker(plan)
+    # A host's first turn makes its files and connections.
+    lines = [told(broker, lambda: broker.private_call("BalanceEx"))]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(plan.calls):
+        if number == plan.stop_at:
+            stop_before_sending(broker)
+            if plan.is_order:
+                lines += order_and_settle(broker)
+                continue
+        lines.append(told(broker, lambda: broker.private_call("BalanceEx")))
+    print("\n".join(lines), flush=True)
+
+
+if __name__ == "__main__":
+    main(Plan(**json.loads(sys.argv[1])))
