@@ -1,4 +1,5 @@
 # run    set up what is missing, then start the bot:            make run ARGS="check"
+# stores add the drivers that NONCE_STORE=redis://... or postgresql://... needs to .venv
 # test   set up what is missing, then every check and test:     make test ARGS="tests/unit -k nonce"
 # soak   the long tests at full size
 # bench  the measurements, printed
@@ -11,11 +12,14 @@ PYTHON ?=
 ARGS ?=
 python := .venv/bin/python
 
-.PHONY: run test soak bench lock clean
+.PHONY: run stores test soak bench lock clean
 
 run:
 	@PYTHON="$(PYTHON)" .ci/setup run
 	@exec $(python) main.py $(ARGS)
+
+stores:
+	@PYTHON="$(PYTHON)" .ci/setup stores
 
 test: dev
 	$(python) -m ruff check
