@@ -148,7 +148,7 @@ class Player:
 
 def test_alike(moved_clock: MovedClock, full_size: bool) -> None:
     """Random steps of three owners have the same outcomes, while the server's clock is moved to and fro."""
-    episodes = 1000 if full_size else 25
+    episodes = 1000 if full_size else 12
     for seed in range(SEED, SEED + episodes):
         for _ in range(10):
             moved_clock.lose()

@@ -52,7 +52,7 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
         arguments = ("draw_through_trouble", server.url, api_key, HIGHEST)
         children = [stack.enter_context(Child(CHILDREN, *arguments)) for _ in range(2)]
         nonces: list[list[int]] = [[], []]
-        for _ in range(20 if full_size else 2):
+        for _ in range(20 if full_size else 1):
             for child, mine in zip(children, nonces, strict=True):
                 mine += [int(child.line()) for _ in range(chance.randrange(1, 100))]
             server.kill()

@@ -22,7 +22,7 @@ from bot.nonce.engines import open_engine
 from bot.nonce.file import FileStore
 from bot.nonce.shared_store import SharedStore
 from tests.gateway import Gateway
-from tests.servers import PASSWORD, PostgresServer, Server, open_redis
+from tests.servers import PASSWORD, PostgresServer, Server
 from tests.stores.conftest import wait_until
 from tests.stores.key_rows import HOUR_SECONDS, drawn, lead, wish
 
@@ -132,9 +132,10 @@ def test_partition(any_server: Server, silent: bool) -> None:
         client.goes_on()
 
 
-def test_a_full_redis(tmp_path: Path) -> None:
+@pytest.mark.parametrize("any_server", ["redis"], indirect=True)
+def test_a_full_redis(any_server: Server) -> None:
     """A Redis that is full and evicts nothing refuses what writes, can be looked at, and goes on when there is room."""
-    with open_redis(tmp_path) as server, opened(server.url) as client, redis.Redis.from_url(server.url) as raw:
+    with opened(any_server.url) as client, redis.Redis.from_url(any_server.url) as raw:
         raw.config_set("maxmemory", "1")
         client.is_refused("draw", "take", "acquire", "renew")
         row = client.engine.look()
@@ -144,12 +145,14 @@ def test_a_full_redis(tmp_path: Path) -> None:
         client.goes_on()
 
 
-def test_a_read_only_postgres(postgres_server: PostgresServer) -> None:
+@pytest.mark.parametrize("any_server", ["postgres"], indirect=True)
+def test_a_read_only_postgres(any_server: Server) -> None:
     """A PostgreSQL that only reads refuses what writes, can be looked at, and goes on when it writes again.
 
     As one whose disk is full, or a standby, does; a quota is hard to set up for a test.
     """
-    with opened(postgres_server.url) as client, psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
+    assert isinstance(any_server, PostgresServer)
+    with opened(any_server.url) as client, psycopg.connect(any_server.admin_url, autocommit=True) as admin:
         nonce = client.nonce
 
         def is_read_only() -> bool:
@@ -207,7 +210,7 @@ def test_wiped_before_the_start(
 
 
 def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
-    """The first nonce of a process on a new store and a new file is no step back, however far ahead it is asked for."""
+    """The first nonce on a new store and a new file is no step back, however far ahead it is asked for."""
     store.draw(clock.wall_us() + HOUR_US)
     assert not caplog.records
 
