@@ -7,25 +7,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bot.broker_manager import KrakenBroker
-from bot.checkup import nonce_line
 from bot.clock import MarketClock
 from bot.config import Settings
 from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
 from bot.models import Balance, common_quote
 from bot.nonce.lease import Leadership
+from bot.nonce_words import nonce_line
 from bot.risk import RiskLimits
 from bot.runner import Runner
 from bot.strategies import STRATEGIES
 from bot.trader import Summary, Trader, TraderSettings
 
 Say = Callable[[str], None]
-
-# What is longer than the usual look for the past is explained.
-LONG_WAIT_SECONDS = 60.0
-NO_ORDER_YET = (
-    "orders   none for {seconds:.0f} s: STATE_DIR has no journal of this key, so an instance elsewhere may still\n"
-    "         trade on it. Where there is none, SINGLE_INSTANCE=1 skips this wait."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +112,8 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
 
 def _say_account(settings: Settings, market: Market, balances: dict[str, Balance], say: Say) -> None:
     """Write the first lines: nonce, pairs, prices, account."""
-    say(f"nonce    {nonce_line()}")
+    say(f"nonce    {nonce_line(market.broker.shared_store)}")
     say(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
     say(f"prices   {market.prices}")
     held = [f"{balance.total.normalize():f} {asset}" for asset, balance in balances.items() if balance.total > 0]
     say(f"account  {', '.join(held) or 'empty'}; bot id {market.broker.bot_id}")
-    if not market.broker.knows_the_past() and market.broker.past_wait_seconds() > LONG_WAIT_SECONDS:
-        say(NO_ORDER_YET.format(seconds=market.broker.past_wait_seconds()))

@@ -10,6 +10,12 @@ from bot.trading.broker import Broker
 from bot.trading.executor import Executor
 from bot.trading.narrator import Narrator
 
+LONG_SECONDS = 60.0
+WHY_SO_LONG = (
+    " (STATE_DIR has no journal of this key, so an instance elsewhere may still trade on it; "
+    "where there is none, SINGLE_INSTANCE=1 skips this)"
+)
+
 
 class History:
     """Reads the bot's own history at the start."""
@@ -48,7 +54,9 @@ class History:
             if not self._clock.replaying:
                 seconds = self._broker.past_wait_seconds()
                 text = "orders that this journal does not know may still turn up, so none is sent for another"
-                self._narrator.once("past", "", f"{text} {seconds:.0f} s")
+                self._narrator.once(
+                    "past", "", f"{text} {seconds:.0f} s{WHY_SO_LONG if seconds > LONG_SECONDS else ''}"
+                )
             self._executor.settle()
             if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, stop):
                 return True

@@ -113,6 +113,7 @@ class LocalKraken:
             "KRAKEN_API_SECRET": self.simulator.secret,
             "KRAKEN_TIER": "pro",
             "STATE_DIR": str(self.state),
+            "SINGLE_INSTANCE": "1",
             "MARKET_SPEED": f"{self._speed:g}",
             "TIMEFRAME": self._timeframe,
             "LOSS_PAUSE_SECONDS": "0",

@@ -18,6 +18,7 @@ from bot.simulator.keys import ALL_TRADING
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.trader import TraderSettings
+from bot.trading_session import Market, open_trader
 from tests.acceptance.broker_tools import still_clock
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
@@ -120,8 +121,8 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         CANCEL_ENTRIES_ON_STOP="0",
         DEAD_MAN_SWITCH_SECONDS="61",
     )
-    market = main.Market(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
-    assert main.open_trader(settings, market, Runner(print), 17)._settings == TraderSettings(
+    market = Market(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
+    assert open_trader(settings, market, Runner(print), 17, print)._settings == TraderSettings(
         symbols=("BTC/USD", "ETH/USD"),
         timeframe="5m",
         order_value=Decimal(11),
