@@ -37,6 +37,8 @@ _DEFAULTS = {
     "tcp_user_timeout": 2000,
 }
 _BOOLEAN, _BIGINT, _TEXT = 16, 20, 25
+# A forked child keeps what is its parent's: one that is thrown away is complained of as not closed.
+_parents: list[psycopg.Connection] = []
 
 Value = int | str | bool
 Answer = Sequence[Any]
@@ -79,7 +81,6 @@ class Connections:
             raise ValueError("not a postgresql:// address that libpq can read") from None
         self.place = _place(self._settings)
         self._open: set[psycopg.Connection] = set()
-        self._abandoned: list[psycopg.Connection] = []
         self._begin()
         forks.forget_in_child(self)
 
@@ -92,8 +93,7 @@ class Connections:
         for connection in self._open:
             with contextlib.suppress(psycopg.Error, OSError):
                 os.close(connection.pgconn.socket)
-        # Kept for good: one that is thrown away says so on stderr.
-        self._abandoned += self._open
+        _parents.extend(self._open)
         self._open = set()
         self._begin()
 
@@ -217,5 +217,7 @@ def _place(settings: Mapping[str, Any]) -> str:
     hosts = str(settings.get("host") or settings.get("hostaddr") or "localhost").split(",")
     ports = str(settings.get("port") or "5432").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
-    servers = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
+    # An IPv6 address in an URL stands in brackets.
+    named = [f"[{host}]" if ":" in host else host for host in hosts]
+    servers = ",".join(f"{host}:{port}" for host, port in zip(named, ports, strict=False))
     return f"postgresql://{servers}/{settings.get('dbname', '')}"

@@ -11,13 +11,11 @@ from pathlib import Path
 import psycopg
 
 from bot.errors import StoreUnavailableError
-from bot.nonce.engine import Drawn, Lease, Outcome, Row, Wish
+from bot.nonce.engine import NEXT_SECONDS, Drawn, Lease, Outcome, Row, Wish
 from bot.nonce.postgres_connections import Answer, Connections, Statement, Value
 from bot.nonce.postgres_trouble import sentence
 
 SECOND_US = 1_000_000
-# How long whoever asked in vain stays next without asking again.
-NEXT_US = 1_000_000
 # A refusal is explained by a second statement; where the row has changed between the two, both are done again.
 ATTEMPTS = 5
 
@@ -47,7 +45,7 @@ class PostgresEngine:
         return self._drawn("draw", wish, "", 0)
 
     def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, BUSY, STALE or AHEAD."""
+        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
         return self._drawn("take", wish, owner, _microseconds(lifetime_seconds))
 
     def give_back(self, nonce: int) -> None:
@@ -105,7 +103,7 @@ class PostgresEngine:
             "generation": wish.generation,
             "owner": owner,
             "lifetime": lifetime,
-            "next_lifetime": NEXT_US,
+            "next_lifetime": _microseconds(NEXT_SECONDS),
         }
         for _ in range(ATTEMPTS):
             drawn = self._run(statement, **wished)
@@ -115,12 +113,16 @@ class PostgresEngine:
             if refused is None:
                 self._run("row")
                 continue
-            last, stale, busy, ahead, reservable = refused
-            if busy and reservable and not stale:
-                self._run("reserve", **wished)
-            for reason, outcome in ((stale, Outcome.STALE), (busy, Outcome.BUSY), (ahead, Outcome.AHEAD)):
-                if reason:
-                    return Drawn(outcome, 0, last)
+            last, stale, busy, ahead, is_next, reservable = refused
+            if stale:
+                return Drawn(Outcome.STALE, 0, last)
+            if busy:
+                if reservable:
+                    reserved = self._run("reserve", **wished)
+                    is_next = reserved is None or reserved[0]  # None: by now the turn is free
+                return Drawn(Outcome.NEXT if is_next else Outcome.BUSY, 0, last)
+            if ahead:
+                return Drawn(Outcome.AHEAD, 0, last)
         raise self._restless()
 
     def _run(self, statement: str, **parameters: Value) -> Answer | None:

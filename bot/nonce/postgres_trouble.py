@@ -18,7 +18,7 @@ _BY_KIND: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], str
     (errors.DiskFull, "has no space left on its disk"),
     ((errors.InsufficientPrivilege, errors.InvalidSchemaName), _NO_RIGHT),
     (
-        (errors.UndefinedColumn, errors.NotNullViolation, errors.DatatypeMismatch, errors.WrongObjectType),
+        (errors.UndefinedColumn, errors.UndefinedFunction, errors.DatatypeMismatch, errors.NotNullViolation),
         "has a table kraken_bot_keys that this version of the program does not know",
     ),
     (errors.SerializationFailure, "has a default_transaction_isolation other than read committed"),
@@ -29,14 +29,14 @@ _BY_KIND: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], str
 # What a server says while a connection is made comes as text alone. In another language the last line is said.
 _BY_TEXT = (
     ("password", "refuses this user name and password"),
-    ("does not exist", "has no such database or user"),
     ("no pg_hba.conf entry", "does not let this user in from here (pg_hba.conf)"),
+    ("SSL", "cannot be reached by TLS as the address wants it (sslmode)"),
+    ("certificate", "cannot be reached by TLS as the address wants it (sslmode)"),
+    ("does not exist", "has no such database or user"),
     ("too many", "has no connection free"),
     ("connection slots", "has no connection free"),
     ("starting up", "is stopping or starting"),
     ("shutting down", "is stopping or starting"),
-    ("SSL", "cannot be reached by TLS as the address wants it (sslmode)"),
-    ("certificate", "cannot be reached by TLS as the address wants it (sslmode)"),
 )
 
 
@@ -52,4 +52,4 @@ def _what(error: psycopg.Error) -> str:
     if error.sqlstate is not None:
         return f"refused a statement ({type(error).__name__}, SQLSTATE {error.sqlstate})"
     text = str(error)
-    return next((what for mark, what in _BY_TEXT if mark in text), "cannot be reached")
+    return next((what for mark, what in _BY_TEXT if mark in text), "cannot be reached, or lets nobody in")
