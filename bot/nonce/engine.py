@@ -11,7 +11,9 @@ Unix epoch (`now` is the server's):
 - A nonce is max(now * ticks, last + 1, floor). Above `ceiling` nothing is written: AHEAD. With a `generation`, only
   while the lease has this generation and has not expired, or nothing is written: STALE.
 - A turn is free when nobody has it, its lifetime is over, or its owner asks again. It is given to the one who is next,
-  while that reservation lives; whoever asks in vain becomes next, if nobody is. So a busy sender starves nobody.
+  while that reservation lives; whoever asks in vain becomes next, if nobody is, and is told so: NEXT, where others are
+  told BUSY. So a busy sender starves nobody. Its owner takes the turn again whoever is next. A reservation lives for
+  NEXT_SECONDS; asking in the second half of it begins it anew, so that asking often writes little.
 - A lease is granted when its owner has signed off or its lifetime is over; each grant has a new generation,
   max(generation + 1, now), so that one that was lost with the store's data never comes again. A grant also takes away
   the turn of the former owner, who is gone. `clean` says whether that owner signed off with nothing left unsettled.
@@ -23,12 +25,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+NEXT_SECONDS = 1.0
+
 
 class Outcome(Enum):
     """What became of a wish for a nonce."""
 
     DRAWN = "drawn"
     BUSY = "busy"
+    NEXT = "next"
     STALE = "stale"
     AHEAD = "ahead"
 
@@ -89,7 +94,7 @@ class Engine(Protocol):
         """Draw a nonce: DRAWN, STALE or AHEAD."""
 
     def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, BUSY, STALE or AHEAD."""
+        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""

@@ -12,10 +12,13 @@ from contextlib import contextmanager
 
 from bot import clock
 from bot.errors import TurnTimeout
+from bot.nonce.engine import Outcome
 from bot.nonce.shared_store import SharedStore
 from bot.nonce.turns import WAIT_SECONDS_MAX, Turns, Urgency
 
-ASK_AGAIN_SECONDS = 0.003
+# How soon the one who is next asks again, and how soon the others.
+NEXT_PAUSE_SECONDS = 0.002
+BUSY_PAUSE_SECONDS = 0.02
 
 
 class HostTurns:
@@ -54,9 +57,10 @@ class HostTurns:
         self._local.close()
 
     def _take(self, urgency: Urgency, deadline: float) -> int:
-        while not (nonce := self._store.take()):
+        while not (drawn := self._store.take()).nonce:
             if clock.boottime_seconds() >= deadline:
                 raise TurnTimeout(f"no turn from {self._store.place} in time: another host holds it; nothing was sent")
             self._local.check_stopping(urgency)
-            clock.sleep(random.uniform(0.5, 1.5) * ASK_AGAIN_SECONDS)
-        return nonce
+            pause_seconds = NEXT_PAUSE_SECONDS if drawn.outcome is Outcome.NEXT else BUSY_PAUSE_SECONDS
+            clock.sleep(random.uniform(0.5, 1.5) * pause_seconds)
+        return drawn.nonce

@@ -12,11 +12,9 @@ import redis
 
 from bot.errors import StoreUnavailableError
 from bot.nonce import forks
-from bot.nonce.engine import Drawn, Lease, Outcome, Row, Wish
+from bot.nonce.engine import NEXT_SECONDS, Drawn, Lease, Outcome, Row, Wish
 
 TIMEOUT_SECONDS = 2.0
-# How long whoever asked in vain for the turn stays next without asking again.
-NEXT_SECONDS = 1.0
 
 _STEPS = ("draw", "take", "give_back", "acquire", "renew", "sign_off", "look")
 _FOLDER = Path(__file__).with_name("redis")
@@ -87,7 +85,7 @@ class RedisEngine:
         return _drawn(self._run("draw", _wished(wish)))
 
     def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, BUSY, STALE or AHEAD."""
+        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
         lifetimes = _micros(lifetime_seconds), _micros(NEXT_SECONDS)
         return _drawn(self._run("take", _wished(wish), owner, *lifetimes))
 

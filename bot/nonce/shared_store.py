@@ -95,8 +95,8 @@ class SharedStore:
             return came_with_turn
         return self._draw(self.engine.draw, at_least).nonce
 
-    def take(self) -> int:
-        """Take the turn; return its nonce, which the next `draw` of this thread hands out, or 0 where it is taken.
+    def take(self) -> Drawn:
+        """Take the turn, whose nonce the next `draw` of this thread hands out; NEXT or BUSY where it is another's.
 
         Raises as `draw`.
         """
@@ -104,7 +104,7 @@ class SharedStore:
         drawn = self._draw(lambda wish: self.engine.take(wish, self.owner, TURN_SECONDS))
         if drawn.nonce:
             self._held.nonce, self._held.begin_until_seconds = drawn.nonce, began + BEGIN_SECONDS_MAX
-        return drawn.nonce
+        return drawn
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that came with this nonce. Where the store is away, it ends by itself."""

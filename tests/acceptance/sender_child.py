@@ -81,11 +81,11 @@ def stop_before_sending(broker: KrakenBroker) -> None:
     session, send = broker.api.session, broker.api.session.send
 
     def stop_and_send(*arguments: Any, **options: Any) -> Any:
-        session.send = send  # type: ignore[method-assign]
+        session.send = send
         os.kill(os.getpid(), signal.SIGSTOP)
         return send(*arguments, **options)
 
-    session.send = stop_and_send  # type: ignore[method-assign]
+    session.send = stop_and_send
 
 
 def told(broker: KrakenBroker, call: Callable[[], object]) -> str:

@@ -6,11 +6,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.nonce.engine import Drawn, Lease, Outcome, Row, Wish
+from bot.nonce.engine import NEXT_SECONDS, Drawn, Lease, Outcome, Row, Wish
 
 SECOND_US = 1_000_000
-# How long whoever asked in vain stays next without asking again.
-NEXT_SECONDS = 1.0
 
 
 @dataclass
@@ -59,12 +57,15 @@ class MemoryEngine:
             now = self._now_us()
             if self._is_stale(wish, now):
                 return Drawn(Outcome.STALE, 0, self.nonce)
-            taken = self._turn.remaining_us(now) > 0 and self._turn.owner != owner
-            reserved = self._next.remaining_us(now) > 0 and self._next.owner != owner
-            if taken or reserved:
-                if not reserved:
+            held = self._turn.remaining_us(now) > 0
+            reserved_us = self._next.remaining_us(now)
+            reserved = reserved_us > 0 and self._next.owner != owner
+            if self._turn.owner != owner if held else reserved:
+                if reserved:
+                    return Drawn(Outcome.BUSY, 0, self.nonce)
+                if reserved_us <= NEXT_SECONDS * SECOND_US / 2:
                     self._next.begin(owner, now, NEXT_SECONDS)
-                return Drawn(Outcome.BUSY, 0, self.nonce)
+                return Drawn(Outcome.NEXT, 0, self.nonce)
             drawn = self._draw(wish, now)
             if drawn.outcome is Outcome.DRAWN:
                 self._turn.begin(owner, now, lifetime_seconds)

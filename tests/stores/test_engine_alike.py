@@ -169,7 +169,7 @@ def test_a_clock_set_back(moved_clock: MovedClock) -> None:
     moved_clock.move(-3600 * SECOND_US)
     assert drawn(engine.draw(wish(generation=generation))) == nonce + 1
     assert engine.acquire("b", 20.0).remaining_seconds <= 20.0
-    assert engine.take(wish(), "b", 20.0).outcome is Outcome.BUSY
+    assert engine.take(wish(), "b", 20.0).outcome is Outcome.NEXT
     moved_clock.move(20 * SECOND_US)
     assert engine.draw(wish(generation=generation)).outcome is Outcome.STALE
     assert lead(engine, "b", 20.0).generation == generation + 1
@@ -197,3 +197,16 @@ def test_a_clock_set_forward(moved_clock: MovedClock) -> None:
     assert engine.draw(wish(generation=former.generation)).outcome is Outcome.STALE
     assert lead(engine, "b", 20.0).generation >= former.generation + 3600 * SECOND_US
     assert drawn(engine.take(wish(), "b", 20.0)) >= nonce + 3600 * SECOND_US
+
+
+def test_who_is_next_stays_next_while_it_asks(moved_clock: MovedClock) -> None:
+    """Being next ends a second after it was begun, but not for one that asks again in the second half of it."""
+    engine = moved_clock.engine
+    drawn(engine.take(wish(), "a", 20.0))
+    assert engine.take(wish(), "b", 20.0).outcome is Outcome.NEXT
+    for _ in range(3):
+        moved_clock.move(6 * SECOND_US // 10)
+        assert engine.take(wish(), "c", 20.0).outcome is Outcome.BUSY
+        assert engine.take(wish(), "b", 20.0).outcome is Outcome.NEXT
+    moved_clock.move(11 * SECOND_US // 10)
+    assert engine.take(wish(), "c", 20.0).outcome is Outcome.NEXT

@@ -161,9 +161,10 @@ class TestTurns:
         assert engine.look() == Row(floor, Lease(), "a")
 
     def test_one_at_a_time(self, engine: Engine) -> None:
-        """While one has the turn, another's wish is BUSY: no nonce is drawn, and the last one is told."""
+        """While one has the turn, another is NEXT and all others BUSY: no nonce is drawn, and the last one is told."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "b", HOUR_SECONDS) == Drawn(Outcome.BUSY, 0, nonce)
+        for owner, outcome in ("b", Outcome.NEXT), ("c", Outcome.BUSY), ("b", Outcome.NEXT):
+            assert engine.take(wish(), owner, HOUR_SECONDS) == Drawn(outcome, 0, nonce)
         assert engine.look() == Row(nonce, Lease(), "a")
 
     def test_a_nonce_alone_waits_for_no_turn(self, engine: Engine) -> None:
@@ -192,7 +193,7 @@ class TestTurns:
         until(lambda: turn_is_free(engine))
         drawn(engine.take(wish(), "b", HOUR_SECONDS))
         engine.give_back(late)
-        assert engine.take(wish(), "a", HOUR_SECONDS).outcome is Outcome.BUSY
+        assert engine.take(wish(), "a", HOUR_SECONDS).outcome is Outcome.NEXT
 
     def test_the_owner_asks_again(self, engine: Engine) -> None:
         """Its owner takes the turn again, with a higher nonce, and only that one gives it back."""
@@ -207,7 +208,7 @@ class TestTurns:
     def test_the_owner_asks_again_while_another_is_next(self, engine: Engine) -> None:
         """Its owner takes the turn again though another waits for it, or neither would have it until it is over."""
         drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.BUSY
+        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
         engine.give_back(drawn(engine.take(wish(), "a", HOUR_SECONDS)))
         drawn(engine.take(wish(), "b", HOUR_SECONDS))
 
@@ -215,7 +216,7 @@ class TestTurns:
         """A turn is given to the first who asked in vain, not to a busy sender who asks sooner, nor to a third."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
         for owner in "bcb":
-            assert engine.take(wish(), owner, HOUR_SECONDS).outcome is Outcome.BUSY
+            assert engine.take(wish(), owner, HOUR_SECONDS).outcome is (Outcome.NEXT if owner == "b" else Outcome.BUSY)
         engine.give_back(nonce)
         for owner in "ac":
             assert engine.take(wish(), owner, HOUR_SECONDS).outcome is Outcome.BUSY
@@ -224,10 +225,10 @@ class TestTurns:
     def test_who_was_next_is_next_once(self, engine: Engine) -> None:
         """Who got the turn by being next is not next any more: whoever asks in vain then is."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.BUSY
+        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
         engine.give_back(nonce)
         nonce = drawn(engine.take(wish(), "b", HOUR_SECONDS))
-        assert engine.take(wish(), "a", HOUR_SECONDS).outcome is Outcome.BUSY
+        assert engine.take(wish(), "a", HOUR_SECONDS).outcome is Outcome.NEXT
         engine.give_back(nonce)
         assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.BUSY
         drawn(engine.take(wish(), "a", HOUR_SECONDS))
@@ -235,7 +236,7 @@ class TestTurns:
     def test_who_is_next_and_asks_no_more_holds_nobody_up(self, engine: Engine) -> None:
         """Who is next and does not ask again is forgotten by the store's own clock, and the turn is another's."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "gone", HOUR_SECONDS).outcome is Outcome.BUSY
+        assert engine.take(wish(), "gone", HOUR_SECONDS).outcome is Outcome.NEXT
         engine.give_back(nonce)
         assert engine.take(wish(), "c", HOUR_SECONDS).outcome is Outcome.BUSY
         until(lambda: engine.take(wish(), "c", HOUR_SECONDS).outcome is Outcome.DRAWN)

@@ -160,7 +160,7 @@ def test_a_grant_leaves_another_senders_turn(engine: Engine) -> None:
     drawn(engine.take(wish(), "script", HOUR_SECONDS))
     until(lambda: lease_is_over(engine))
     lead(engine, "b")
-    assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.BUSY
+    assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
 
 
 def test_one_of_many_leads(key_row: KeyRow, engine: Engine, full_size: bool) -> None:

@@ -121,7 +121,7 @@ class TestDamage:
         """A lease, a turn and a reservation with a damaged end are over: others get them, and their sender is stale."""
         generation = lead(engine, "a").generation
         drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.BUSY
+        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
         for claim in ("lease", "turn", "next"):
             row.raw.hset(row.key, f"{claim}_until", text)
         assert engine.draw(wish(generation=generation)).outcome is Outcome.STALE

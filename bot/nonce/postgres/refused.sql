@@ -1,12 +1,13 @@
--- Why nothing was drawn, with an empty owner for one who asks for no turn. The last column: has reserve.sql anything
--- to write?
+-- Why nothing was drawn, with an empty owner for one who asks for no turn. The last two columns: is the owner next, and
+-- has reserve.sql anything to write?
 SELECT
     nonce,
     %(generation)s <> 0 AND (generation <> %(generation)s OR lease_until <= now),
-    %(owner)s <> '' AND (turn_owner <> %(owner)s AND turn_until > now OR next_owner <> %(owner)s AND next_until > now),
+    %(owner)s <> ''
+    AND CASE WHEN turn_until > now THEN turn_owner <> %(owner)s ELSE next_owner <> %(owner)s AND next_until > now END,
     nonce >= %(ceiling)s OR %(floor)s > %(ceiling)s OR now * %(ticks)s > %(ceiling)s,
-    next_owner = %(owner)s
-    OR next_until <= now
+    next_owner = %(owner)s AND next_until > now,
+    next_until <= CASE WHEN next_owner = %(owner)s THEN now + %(next_lifetime)s / 2 ELSE now END
     OR next_until > now + %(next_lifetime)s
     OR turn_until > now + turn_lifetime
     OR generation = %(generation)s AND lease_until > now + lease_lifetime

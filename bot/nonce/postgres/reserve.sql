@@ -11,4 +11,5 @@ SET turn_until = least(turn_until, now + turn_lifetime),
     END
 FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
 WHERE name = %(name)s
-    AND (turn_owner <> %(owner)s AND turn_until > now OR next_owner <> %(owner)s AND next_until > now)
+    AND CASE WHEN turn_until > now THEN turn_owner <> %(owner)s ELSE next_owner <> %(owner)s AND next_until > now END
+RETURNING next_owner = %(owner)s

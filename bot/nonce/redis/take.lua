@@ -8,13 +8,22 @@ end
 
 local turn_owner, turn_until, turn_lifetime, next_owner, next_until =
   unpack(call('HMGET', row, 'turn_owner', 'turn_until', 'turn_lifetime', 'next_owner', 'next_until'))
-local taken = remaining('turn', turn_owner, turn_until, turn_lifetime) > 0 and turn_owner ~= owner
-local reserved = remaining('next', next_owner, next_until, next_lifetime) > 0 and next_owner ~= owner
-if taken or reserved then
-  if not reserved then
+local blocked = remaining('turn', turn_owner, turn_until, turn_lifetime) > 0
+local reserved_for = remaining('next', next_owner, next_until, next_lifetime)
+local reserved = reserved_for > 0 and next_owner ~= owner
+if blocked then
+  blocked = turn_owner ~= owner
+else
+  blocked = reserved
+end
+if blocked then
+  if reserved then
+    return 'busy 0 ' .. last
+  end
+  if reserved_for <= duration(next_lifetime) / 2 then
     begin('next', owner, next_lifetime)
   end
-  return 'busy 0 ' .. last
+  return 'next 0 ' .. last
 end
 
 local nonce = next_nonce(last, floor, ceiling, zeros)
