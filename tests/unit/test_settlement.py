@@ -26,10 +26,25 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
-def settlement(journal: Journal, clock: SteppedClock, open_orders: Callable[[], list[Order]] = list) -> Settlement:
+def settlement(
+    journal: Journal,
+    clock: SteppedClock,
+    open_orders: Callable[[], list[Order]] = list,
+    *,
+    overlap_seconds: float = 0.0,
+) -> Settlement:
     """Return the settlement of a process that has just started; closed orders there are none."""
     look_ups = LookUps(open_orders, lambda _: [], lambda row: row.cl_ord_id.startswith(BOT_ID))
-    return Settlement(journal, look_ups, BOT_ID, ServerTime(clock))
+    return Settlement(journal, look_ups, BOT_ID, ServerTime(clock), overlap_seconds)
+
+
+def known_after_seconds(here: Settlement, clock: SteppedClock) -> float:
+    """Return after how many seconds of look-ups, each made as soon as it is due, the past is known."""
+    begin = clock.time_seconds
+    while not here.knows_the_past():
+        clock.time_seconds = max(clock.time_seconds, here.due_seconds() or 0.0)
+        here.settle()
+    return clock.time_seconds - begin
 
 
 @pytest.mark.parametrize(("age_seconds", "known"), [(CURRENT_SECONDS, True), (CURRENT_SECONDS + 1, False)])
@@ -66,3 +81,44 @@ def test_of_the_rows_that_are_found_only_own_ones_are_written_down(journal: Jour
     (fate,) = settlement(journal, SteppedClock(NOW), lambda: rows).settle()
     assert fate.order == rows[0]
     assert journal.orders() == rows[:1]
+
+
+@pytest.mark.parametrize(("clean", "seconds"), [(True, 8.0), (False, 16.0)])
+def test_after_another_leader_even_a_current_journal_is_not_enough(
+    journal: Journal, clean: bool, seconds: float
+) -> None:
+    """Whoever takes over looks for the past 16 s long, or 8 s after a leader that had settled all its orders."""
+    clock = SteppedClock(NOW)
+    here = settlement(journal, clock)
+    assert here.knows_the_past()
+    here.take_over(clean)
+    assert not here.knows_the_past()
+    assert here.past_wait_seconds() == seconds
+    assert known_after_seconds(here, clock) == seconds
+    assert here.past_wait_seconds() == 0.0
+
+
+def test_a_second_take_over_starts_the_look_for_the_past_again(journal: Journal) -> None:
+    """Look-ups that an earlier leadership of this process had begun say nothing of the leader in between."""
+    clock = SteppedClock(NOW)
+    here = settlement(journal, clock)
+    here.take_over(clean=True)
+    here.settle()
+    clock.time_seconds += 7
+    here.settle()
+    here.take_over(clean=False)
+    assert known_after_seconds(here, clock) == 16.0
+
+
+def test_without_a_journal_an_older_instance_is_given_time_to_end(tmp_path: Path) -> None:
+    """A new journal, where another instance may send for 120 s more, knows the past 8 s after that."""
+    clock = SteppedClock(NOW)
+    here = settlement(Journal(str(tmp_path / "new.sqlite")), clock, overlap_seconds=120.0)
+    assert not here.knows_the_past()
+    assert known_after_seconds(here, clock) == 128.0
+
+
+def test_a_journal_is_proof_that_no_other_instance_runs(journal: Journal) -> None:
+    """With a journal of this bot, old or not, nothing is waited for on account of another instance."""
+    clock = SteppedClock(NOW + CURRENT_SECONDS + 1)
+    assert known_after_seconds(settlement(journal, clock, overlap_seconds=120.0), clock) == 16.0

@@ -1,0 +1,256 @@
+"""Whether this process leads: taken, renewed, lost, signed off, and silent in good time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
+from bot.nonce import lease
+from bot.nonce.engine import Lease
+from bot.nonce.file import FileStore
+from bot.nonce.lease import Leadership
+from bot.nonce.shared_store import SharedStore
+from tests.stores.conftest import StillClock, wait_until
+from tests.stores.memory_engine import MemoryEngine
+
+SECONDS = 10.0
+
+
+class Host:
+    """One process on a host of its own; its renewals come when the test says so."""
+
+    def __init__(self, engine: MemoryEngine, folder: Path) -> None:
+        self.store = SharedStore(engine, FileStore(str(folder / "kraken_nonce.txt")))
+        self.leadership = Leadership(self.store, SECONDS)
+        self.said: list[str] = []
+        self.stop = threading.Event()
+
+    def lead(self) -> bool:
+        """Lead, or stand by until the test stops it."""
+        return self.leadership.wait(self.stop, self.said.append)
+
+    def try_once(self) -> None:
+        """Look once, and find that another one leads."""
+        self.stop.set()
+        with pytest.raises(StoppingError):
+            self.lead()
+        self.stop.clear()
+
+
+class AwayEngine(MemoryEngine):
+    """A store that can be out of reach."""
+
+    away = False
+
+    def _reach(self) -> None:
+        if self.away:
+            raise StoreUnavailableError("the store is out of reach")
+
+    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+        self._reach()
+        return super().acquire(owner, lifetime_seconds)
+
+    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+        self._reach()
+        return super().renew(generation, lifetime_seconds)
+
+    def sign_off(self, generation: int, settled: bool) -> None:
+        self._reach()
+        super().sign_off(generation, settled)
+
+
+@pytest.fixture
+def engine(still_clock: StillClock) -> AwayEngine:
+    """Return a store whose clock is the test's."""
+    return AwayEngine(still_clock.now_us)
+
+
+@pytest.fixture
+def hosts(engine: AwayEngine, tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    """Return two hosts."""
+    pair = Host(engine, tmp_path / "first"), Host(engine, tmp_path / "second")
+    yield pair
+    engine.away = False
+    for host in pair:
+        host.leadership.sign_off(settled=False)
+
+
+def test_a_standby_draws_nothing(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+    """An instance that does not lead is refused its nonces, before the store is asked for one."""
+    first, second = hosts
+    first.lead()
+    second.try_once()
+    before = engine.nonce
+    with pytest.raises(LeaseLostError, match="stands by"):
+        second.store.draw()
+    assert engine.nonce == before
+
+
+def test_a_standby_says_who_leads_once(hosts: tuple[Host, Host]) -> None:
+    """However often it looks, a standby says once who leads."""
+    first, second = hosts
+    first.lead()
+    threading.Timer(0.7, second.stop.set).start()
+    with pytest.raises(StoppingError):
+        second.lead()
+    assert second.said == [f"standby  {first.store.owner} leads; silent until it ends"]
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_successor_learns_how_the_leader_has_signed_off(hosts: tuple[Host, Host], settled: bool) -> None:
+    """Whoever leads next is told whether the leader before it signed off with every order settled."""
+    first, second = hosts
+    first.lead()
+    first.leadership.sign_off(settled)
+    assert second.lead() is settled
+
+
+def test_after_a_leader_that_vanished_nothing_is_clean(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+    """A lease that ran out was not signed off, so its orders may still be under way."""
+    first, second = hosts
+    first.lead()
+    still_clock.advance(SECONDS)
+    assert second.lead() is False
+
+
+def test_who_has_signed_off_sends_nothing(hosts: tuple[Host, Host]) -> None:
+    """After the sign-off every nonce is refused."""
+    first, _second = hosts
+    first.lead()
+    first.leadership.sign_off(settled=True)
+    with pytest.raises(LeaseLostError, match="signed off"):
+        first.store.draw()
+
+
+def test_a_leader_is_silent_before_its_lifetime_ends(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+    """A leader that has not renewed may send until a tenth of the lifetime is left, and not a moment longer."""
+    first, _second = hosts
+    first.lead()
+    still_clock.boot_seconds += SECONDS * 0.9 - 0.01
+    first.leadership.check()
+    still_clock.boot_seconds += 0.02
+    with pytest.raises(StoreUnavailableError, match="could not be renewed"):
+        first.store.draw()
+
+
+def test_a_host_that_slept_is_told_by_the_store(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+    """A leader whose own clocks stood still while another took over is refused by its generation."""
+    first, second = hosts
+    first.lead()
+    still_clock.us += int(SECONDS * 1_000_000)
+    second.lead()
+    first.leadership.check()
+    with pytest.raises(LeaseLostError, match="another instance leads"):
+        first.store.draw()
+
+
+def test_a_turn_is_refused_to_a_former_leader(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+    """A former leader does not get the turn either, and leaves no mark on it."""
+    first, second = hosts
+    first.lead()
+    still_clock.us += int(SECONDS * 1_000_000)
+    second.lead()
+    with pytest.raises(LeaseLostError):
+        first.store.take()
+    assert second.store.take().nonce > 0
+
+
+def test_a_lease_is_renewed(engine: AwayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader renews by itself, so that its lease ends later than a lifetime after it began."""
+    host = Host(engine, tmp_path)
+    monkeypatch.setattr(lease, "RENEW_PART", 0.0001)
+    renewed: list[int] = []
+    renew = engine.renew
+
+    def counted(generation: int, lifetime_seconds: float) -> bool:
+        renewed.append(generation)
+        return renew(generation, lifetime_seconds)
+
+    monkeypatch.setattr(engine, "renew", counted)
+    host.lead()
+    wait_until(lambda: len(renewed) > 2)
+    host.leadership.sign_off(settled=True)
+    assert set(renewed) == {host.leadership.generation}
+
+
+def test_a_leader_learns_that_it_was_followed(
+    hosts: tuple[Host, Host], still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The renewal that comes too late ends the leadership without any request being made."""
+    first, second = hosts
+    monkeypatch.setattr(lease, "RENEW_PART", 0.02)
+    gate = threading.Event()
+    renew = first.store.engine.renew
+    monkeypatch.setattr(first.store.engine, "renew", lambda *given: gate.wait() and renew(*given))
+    first.lead()
+    still_clock.us += int(SECONDS * 1_000_000)
+    second.lead()
+    gate.set()
+
+    def lost() -> bool:
+        try:
+            first.leadership.check()
+        except LeaseLostError:
+            return True
+        return False
+
+    wait_until(lost)
+    second.leadership.check()
+
+
+def test_a_leader_goes_on_when_the_store_is_back(
+    hosts: tuple[Host, Host], engine: AwayEngine, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that was away for longer than the lifetime, while nobody took over, gives the same lease on."""
+    first, _second = hosts
+    monkeypatch.setattr(lease, "RENEW_PART", 0.002)
+    monkeypatch.setattr(lease, "SILENT_PART", 0.002)
+    first.lead()
+    generation = first.leadership.generation
+    engine.away = True
+    wait_until(lambda: first.store.problem is not None)
+    still_clock.advance(3 * SECONDS)
+    with pytest.raises(StoreUnavailableError):
+        first.store.draw()
+    engine.away = False
+    wait_until(lambda: first.store.problem is None)
+    assert first.store.draw() > 0
+    assert first.leadership.generation == generation
+
+
+def test_a_store_that_never_answered_is_an_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+    """A store that cannot be reached at the start is told at once."""
+    engine.away = True
+    with pytest.raises(StoreUnavailableError):
+        hosts[0].lead()
+
+
+def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+    """A store that goes away while an instance stands by is waited for, which is said, and then it leads."""
+    first, second = hosts
+    first.lead()
+    led: list[bool] = []
+    standby = threading.Thread(target=lambda: led.append(second.lead()))
+    standby.start()
+    wait_until(lambda: len(second.said) == 1)
+    engine.away = True
+    wait_until(lambda: len(second.said) == 2)
+    assert second.said[1] == "standby  the store is out of reach"
+    engine.away = False
+    first.leadership.sign_off(settled=True)
+    standby.join()
+    assert led == [True]
+
+
+def test_a_sign_off_that_does_not_arrive_is_no_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+    """Signing off from a store that is away ends our own leadership all the same."""
+    first, _second = hosts
+    first.lead()
+    engine.away = True
+    first.leadership.sign_off(settled=True)
+    with pytest.raises(LeaseLostError):
+        first.leadership.check()
