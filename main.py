@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from bot.broker_manager import NONCE_FILE, KrakenBroker
-from bot.checkup import check, kraken_seconds, nonce_line
+from bot.checkup import check, kraken_seconds
 from bot.clock import MarketClock
 from bot.config import Settings, load_settings
 from bot.errors import (
@@ -35,6 +35,8 @@ from bot.errors import (
 from bot.instance import InstanceLock
 from bot.journal import Journal
 from bot.models import Fill, Order
+from bot.nonce_commands import FILE, adopt, migrate
+from bot.nonce_words import show
 from bot.reports import check_journal, fills_report, find_journal, orders_report
 from bot.runner import Runner
 from bot.simulator.__main__ import main as run_simulator
@@ -58,8 +60,8 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
 )
 
 EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, 3 the key may not be used,
-4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder,
-7 journal and Kraken disagree (journal check)"""
+4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder
+or leads this account, 7 journal and Kraken disagree (journal check)"""
 
 # Render lets the old instance live beside the new one for 60 s, and then for up to 30 s more (zero-downtime deploys).
 OVERLAP_SECONDS = 120.0
@@ -86,12 +88,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     run_command = commands.add_parser("run", help="trade (also without any word)")
     run_command.add_argument("--ticks", type=ticks, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
     commands.add_parser("check", help="look at settings, clock, nonce store, pairs and key, without trading")
-    nonce_command = commands.add_parser("nonce", help="about the nonce")
-    nonce_command.add_argument("what", choices=["show"], help="show: the last nonce, its lead and its file")
+    add_nonce_words(commands)
     add_reports(commands)
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
     simulator.add_argument("options", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
+
+
+def add_nonce_words(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the words about the nonce."""
+    nonce = commands.add_parser("nonce", help="about the nonce")
+    words = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
+    words.add_parser("show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads")
+    migrate_word = words.add_parser("migrate", help="go on in another store, above every nonce drawn before")
+    migrate_word.add_argument("--to", required=True, metavar="URL", help=f"the store's address, or the word {FILE}")
+    adopt_word = words.add_parser("adopt", help="find out whether a burnt key works with nanoseconds")
+    adopt_word.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -125,7 +137,7 @@ def main(arguments: list[str]) -> int:
         settings = load_settings(strategies=STRATEGIES)
         words: dict[str, Callable[[], int]] = {
             "check": lambda: run_check(settings),
-            "nonce": show_nonce,
+            "nonce": lambda: run_nonce(settings, options),
             "orders": lambda: run_report(settings, options),
             "fills": lambda: run_report(settings, options),
             "journal": lambda: run_journal_check(settings, options.form),
@@ -143,10 +155,11 @@ def fail(error: Exception) -> int:
     return next((code for code, kinds in EXIT_CODES if isinstance(error, kinds)), 1)
 
 
-def show_nonce() -> int:
-    """Write the last nonce, its lead over the clock and its file."""
-    say(nonce_line())
-    return 0
+def run_nonce(settings: Settings, options: argparse.Namespace) -> int:
+    """Do what was asked about the nonce; return the exit code."""
+    if options.what == "migrate":
+        return migrate(settings, options.to, say)
+    return adopt(settings, options.yes, say) if options.what == "adopt" else show(settings, say)
 
 
 def run_check(settings: Settings) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from bot.instance import InstanceLock, describe_owner, is_running
 from bot.kraken import replies, transport
 from bot.models import common_quote
 from bot.nonce.file import store_at
+from bot.nonce_words import check_store, leader, nonce_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterat
     yield _attempt("state", lambda: _state(settings))
     if settings.trading_mode == "paper":
         yield Finding("mode", "paper: no key and no internet are needed")
-        yield _attempt("nonce", _nonce)
+        yield _attempt("nonce", lambda: _nonce(settings))
         return
     of_clock = _clock(settings)
     yield of_clock
     # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
-    yield _attempt("nonce", nonce_line if of_clock.error else _nonce)
+    yield _attempt("nonce", nonce_line if of_clock.error else lambda: _nonce(settings))
     if not of_clock.error:
         yield _attempt("pairs", lambda: _pairs(settings, open_broker))
-    yield _attempt("key", lambda: _key(open_broker))
+    yield _attempt("key", lambda: _key(settings, open_broker))
 
 
 def _attempt(subject: str, look: Callable[[], str]) -> Finding:
@@ -91,7 +91,9 @@ def _clock(settings: Settings) -> Finding:
     return Finding("clock", f"{abs(ahead):.0f} s {where} Kraken's: set it. Nonces follow Kraken's time", warning=True)
 
 
-def _nonce() -> str:
+def _nonce(settings: Settings) -> str:
+    if settings.nonce_store:
+        return check_store(settings)
     # Before the draw, which would lift the file further still.
     check_nonce_file()
     get_kraken_nonce()
@@ -99,17 +101,6 @@ def _nonce() -> str:
     if problem:
         raise NonceStoreError(f"{problem}. Free it or its disk, or name another STATE_DIR.")
     return nonce_line()
-
-
-def nonce_line() -> str:
-    """Return the last nonce, its lead over the clock and its file, in words."""
-    stored = store_at(broker_manager.NONCE_FILE).peek()
-    if stored is None:
-        there = os.path.lexists(broker_manager.NONCE_FILE)
-        return f"none {'that can be read' if there else 'yet'} in {broker_manager.NONCE_FILE}"
-    lead_seconds = (stored - clock.nonce_clock.now_us()) / 1_000_000
-    where = f"{lead_seconds:.1f} s ahead of the clock" if lead_seconds > 0 else "not ahead of the clock"
-    return f"{stored}, {where}, in {broker_manager.NONCE_FILE}"
 
 
 def _pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
@@ -121,7 +112,10 @@ def _pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
         broker.close()
 
 
-def _key(open_broker: Callable[[], KrakenBroker]) -> str:
+def _key(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
+    if settings.nonce_store and (who := leader(settings)):
+        # Whoever does not lead is silent.
+        return f"not asked: {who}"
     broker = open_broker()
     broker.connect()
     info = broker.key_info

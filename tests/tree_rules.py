@@ -68,11 +68,15 @@ ARROWS: dict[str, frozenset[str]] = {
         "timeframes",
     },
     "instance": LEAVES,
-    "checkup": LEAVES | {"broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
+    "nonce_words": LEAVES | {"broker_manager", "config", "nonce"},
+    "nonce_commands": LEAVES
+    | {"nonce_words", "broker_manager", "config", "instance", "kraken", "nonce", "setting_rules"},
+    "checkup": LEAVES
+    | {"nonce_words", "broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
     "runner": LEAVES
     | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "trading_session": LEAVES
-    | {"runner", "trader", "broker_manager", "checkup", "nonce", "strategies", "risk", "config"},
+    | {"runner", "trader", "broker_manager", "nonce", "nonce_words", "strategies", "risk", "config"},
     "simulator": frozenset({"clock"}),
 }
 TOP_LEVEL = frozenset(
