@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from bot import config, setting_rules
 from bot.errors import SettingsError
 from bot.kraken.limits import STARTER
+from bot.nonce.engines import open_engine
 
 KEY = "an/api+key=="
 SECRET = base64.b64encode(b"the secret of a key").decode()
@@ -49,6 +51,9 @@ WRONG = {
     "KRAKEN_PROXY": "no address",
     "KRAKEN_TIER": "gold",
     "NONCE_UNIT": "ms",
+    "NONCE_STORE": "sqlite:///nonces",
+    "LEASE_SECONDS": "2.9",
+    "SINGLE_INSTANCE": "maybe",
     "PRICES": "replay:/no/such/file.csv",
     "MARKET_SPEED": "fast",
     "PAIRS": ",",
@@ -284,6 +289,103 @@ def test_addresses_that_are_refused(url: str) -> None:
     (problem,) = setting_rules.url_problems("KRAKEN_API_URL", url)
     assert problem.startswith("KRAKEN_API_URL")
     assert "hunter2" not in problem
+
+
+STORES = [
+    "redis://127.0.0.1",
+    "redis://127.0.0.1:6379/2",
+    "rediss://user:hunter2@store.example:6379/0?ssl_ca_certs=/some/ca.pem",
+    "redis://:se%3Acret%2Fpa%40ss%25@127.0.0.1:6379/0",
+    "redis://[::1]:6379/0",
+    "postgresql://bot@127.0.0.1/bot",
+    "postgres://bot:se%3Acret%2Fpa%40ss%25@127.0.0.1:5432/bot?sslmode=require",
+]
+
+
+@pytest.mark.parametrize("url", STORES)
+def test_stores_that_are_allowed(url: str) -> None:
+    """NONCE_STORE is the address of a Redis or PostgreSQL server, which does not print itself, and a driver can use."""
+    settings = config.load_settings({"NONCE_STORE": url})
+    assert settings.nonce_store == url
+    assert url not in f"{settings} {settings!r} {settings.nonce_store}"
+    with closing(open_engine(settings.nonce_store, KEY)) as engine:
+        assert "se%3A" not in engine.place
+        assert "hunter2" not in engine.place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "127.0.0.1:6379",
+        "file",
+        "http://127.0.0.1:6379",
+        "mysql://bot:hunter2@127.0.0.1/bot",
+        "redis+hunter2://127.0.0.1",
+        "redis:127.0.0.1",
+        "redis://",
+        "redis:///0",
+        "redis://:hunter2@",
+        "redis://:6379",
+        "postgresql:///bot?host=/var/run",
+        "redis://127.0.0.1:0",
+        "redis://127.0.0.1:65536",
+        "redis://127.0.0.1:hunter2",
+        "redis://127.0.0.1:-1",
+        "redis://[::1:6379",
+        "redis://no host:6379",
+        "redis://bot:hunter2%@127.0.0.1",
+        "redis://bot:hunter2%zz@127.0.0.1",
+        "postgresql://bot:hunter2%4@127.0.0.1/bot",
+        "redis://bot:12/hunter2@127.0.0.1:6379/0",
+        "redis://bot:12?hunter2@127.0.0.1:6379/0",
+        "redis://bot:12#hunter2@127.0.0.1:6379/0",
+        "postgresql://bot:12/hunter2@127.0.0.1/bot",
+    ],
+)
+def test_stores_that_are_refused(url: str) -> None:
+    """Any other NONCE_STORE is one problem, which begins with the name, says what it has to look like, and has nothing
+    of what was given, which may be a password.
+    """
+    (problem,) = problems_of({"NONCE_STORE": url})
+    assert problem.startswith("NONCE_STORE must look like redis://host:6379/0, rediss://... or postgresql://")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://u:hunter2@127.0.0.1/hunter2", "redis://127.0.0.1/0?hunter2=1", "postgresql://127.0.0.1/bot?hunter2=1"],
+)
+def test_a_store_that_only_its_driver_refuses_is_a_wrong_setting(url: str) -> None:
+    """An address that a driver cannot use is a SettingsError too, without anything of what was given."""
+    with pytest.raises(SettingsError, match="cannot be used") as caught:
+        open_engine(url, KEY)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(("text", "allowed"), [("2.9", False), ("3", True), ("300", True), ("300.1", False)])
+def test_how_long_a_lease_may_be(text: str, allowed: bool) -> None:
+    """LEASE_SECONDS is from 3 to 300, and 10 without it."""
+    assert config.load_settings({}).lease_seconds == 10
+    if allowed:
+        assert config.load_settings({"LEASE_SECONDS": text}).lease_seconds == float(text)
+    else:
+        assert "must be from 3 to 300" in problems_of({"LEASE_SECONDS": text})[0]
+
+
+def test_a_single_instance_is_said_by_a_switch() -> None:
+    """SINGLE_INSTANCE is off without it, and on with 1."""
+    assert not config.load_settings({}).single_instance
+    assert config.load_settings({"SINGLE_INSTANCE": "1"}).single_instance
+
+
+def test_scripts_take_the_store_of_the_settings(home: Path) -> None:
+    """The store that scripts draw from is that of the .env beside main.py, and does not print itself."""
+    assert config.default_nonce_store() == ""
+    (home / ".env").write_text(f"NONCE_STORE={STORES[2]}\n")
+    assert config.default_nonce_store() == STORES[2]
+    assert "hunter2" not in f"{config.default_nonce_store()!r}{config.default_nonce_store()}"
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:3128", "https://proxy.example:8080", "http://user:word@proxy:1"])
