@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -17,6 +16,7 @@ from bot.errors import StoreUnavailableError
 from bot.nonce.engine import Drawn, Outcome, Wish
 from bot.nonce.postgres_engine import PostgresEngine
 from tests.child_process import Child
+from tests.conftest import ROOT
 from tests.gateway import Gateway
 from tests.servers import PASSWORD, PostgresServer, open_postgres
 from tests.stores.conftest import wait_until
@@ -25,6 +25,7 @@ WISH = Wish(floor=0, ceiling=2**63 - 1)
 # Ahead of any server's clock, so that only the row decides.
 AHEAD = 4_000_000_000_000_000
 HOUR_SECONDS = 3600.0
+SCHEMA = ROOT / "bot/nonce/postgres/schema.sql"
 
 
 @pytest.fixture(scope="module")
@@ -146,16 +147,28 @@ def test_a_statement_that_was_given_up_is_called_off(
 
 
 def test_first_use_by_many(empty_url: str) -> None:
-    """Six processes that are the first to use a database make its table together, and none of them fails."""
+    """Four processes that are the first to use a database make its table together, and none of them fails."""
     with ExitStack() as stack:
         arguments = ("tests.stores.postgres_children", "first", empty_url, "key")
-        children = [stack.enter_context(Child(*arguments)) for _ in range(6)]
+        children = [stack.enter_context(Child(*arguments)) for _ in range(4)]
         for child in children:
             child.expect("ready")
         for child in children:
             child.tell("go")
         nonces = {nonce for child in children for nonce in child.rest()}
-    assert len(nonces) == 6
+    assert len(nonces) == 4
+
+
+def test_first_use_while_another_makes_the_table(admin: psycopg.Connection, empty_url: str) -> None:
+    """Whoever makes the table just after another has begun to, and is told that it is there now, goes on with it."""
+    engine = PostgresEngine(empty_url, "key")
+    with ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(empty_url) as other:
+            other.execute(SCHEMA.read_bytes())
+            answer = pool.submit(engine.draw, WISH)
+            wait_until(lambda: waiting(admin))
+        assert answer.result().outcome is Outcome.DRAWN
+    engine.close()
 
 
 def test_a_poll_in_vain_writes_nothing(admin: psycopg.Connection, engine: PostgresEngine, key_name: str) -> None:
@@ -324,7 +337,7 @@ class TestTablesOfOtherVersions:
     def test_it(self, empty_url: str, change: str, known: bool) -> None:
         """A column more is no trouble where it has a default; what this version cannot use is named as that."""
         with psycopg.connect(empty_url, autocommit=True) as owner:
-            owner.execute((Path(__file__).parents[2] / "bot/nonce/postgres/schema.sql").read_bytes())
+            owner.execute(SCHEMA.read_bytes())
             owner.execute(sql.SQL("ALTER TABLE kraken_bot_keys {}").format(sql.SQL(change)))
         engine = PostgresEngine(empty_url, "key")
 
