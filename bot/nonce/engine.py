@@ -11,9 +11,10 @@ Unix epoch (`now` is the server's):
 - A nonce is max(now * ticks, last + 1, floor). Above `ceiling` nothing is written: AHEAD. With a `generation`, only
   while the lease has this generation and has not expired, or nothing is written: STALE.
 - A turn is free when nobody has it, its lifetime is over, or its owner asks again. It is given to the one who is next,
-  while that reservation lives; whoever asks in vain becomes next, if nobody is, and is told so: NEXT, where others are
-  told BUSY. So a busy sender starves nobody. Its owner takes the turn again whoever is next. A reservation lives for
-  NEXT_SECONDS; asking in the second half of it begins it anew, so that asking often writes little.
+  while that reservation lives. Whoever asks in vain becomes next, if nobody is who has waited as long, and is told so:
+  NEXT, where others are told BUSY. So everybody's turn comes, however busy the others are. An owner that takes its turn
+  again does so whoever is next. A reservation lives for NEXT_SECONDS; asking in the second half of it begins it anew,
+  so that asking often writes little.
 - A lease is granted when its owner has signed off or its lifetime is over; each grant has a new generation,
   max(generation + 1, now), so that one that was lost with the store's data never comes again. A grant also takes away
   the turn of the former owner, who is gone. `clean` says whether that owner signed off with nothing left unsettled.
@@ -93,8 +94,11 @@ class Engine(Protocol):
     def draw(self, wish: Wish) -> Drawn:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
+        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD.
+
+        `waited_seconds` is for how long the owner has been asking, by its own clock.
+        """
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""

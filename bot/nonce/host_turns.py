@@ -57,7 +57,8 @@ class HostTurns:
         self._local.close()
 
     def _take(self, urgency: Urgency, deadline: float) -> int:
-        while not (drawn := self._store.take()).nonce:
+        began = clock.boottime_seconds()
+        while not (drawn := self._store.take(clock.boottime_seconds() - began)).nonce:
             if clock.boottime_seconds() >= deadline:
                 raise TurnTimeout(f"no turn from {self._store.place} in time: another host holds it; nothing was sent")
             self._local.check_stopping(urgency)

@@ -42,11 +42,11 @@ class PostgresEngine:
 
     def draw(self, wish: Wish) -> Drawn:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
-        return self._drawn("draw", wish, "", 0)
+        return self._drawn("draw", wish)
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
         """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
-        return self._drawn("take", wish, owner, _microseconds(lifetime_seconds))
+        return self._drawn("take", wish, owner, lifetime_seconds, waited_seconds)
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
@@ -95,15 +95,18 @@ class PostgresEngine:
         """Close the connections; the next use opens them again. Also in a forked child, whose they are not."""
         self._connections.close()
 
-    def _drawn(self, statement: str, wish: Wish, owner: str, lifetime: int) -> Drawn:
+    def _drawn(
+        self, statement: str, wish: Wish, owner: str = "", lifetime_seconds: float = 0.0, waited_seconds: float = 0.0
+    ) -> Drawn:
         wished: dict[str, Value] = {
             "floor": wish.floor,
             "ceiling": wish.ceiling,
             "ticks": wish.ticks,
             "generation": wish.generation,
             "owner": owner,
-            "lifetime": lifetime,
+            "lifetime": _microseconds(lifetime_seconds),
             "next_lifetime": _microseconds(NEXT_SECONDS),
+            "waited": _microseconds(waited_seconds),
         }
         for _ in range(ATTEMPTS):
             drawn = self._run(statement, **wished)

@@ -84,10 +84,10 @@ class RedisEngine:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
         return _drawn(self._run("draw", _wished(wish)))
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
         """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
-        lifetimes = _micros(lifetime_seconds), _micros(NEXT_SECONDS)
-        return _drawn(self._run("take", _wished(wish), owner, *lifetimes))
+        times = [_micros(seconds) for seconds in (lifetime_seconds, NEXT_SECONDS, waited_seconds)]
+        return _drawn(self._run("take", _wished(wish), owner, *times))
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""

@@ -95,13 +95,13 @@ class SharedStore:
             return came_with_turn
         return self._draw(self.engine.draw, at_least).nonce
 
-    def take(self) -> Drawn:
+    def take(self, waited_seconds: float = 0.0) -> Drawn:
         """Take the turn, whose nonce the next `draw` of this thread hands out; NEXT or BUSY where it is another's.
 
-        Raises as `draw`.
+        `waited_seconds` is for how long it has been asked for in vain. Raises as `draw`.
         """
         began = clock.boottime_seconds()
-        drawn = self._draw(lambda wish: self.engine.take(wish, self.owner, TURN_SECONDS))
+        drawn = self._draw(lambda wish: self.engine.take(wish, self.owner, TURN_SECONDS, waited_seconds))
         if drawn.nonce:
             self._held.nonce, self._held.begin_until_seconds = drawn.nonce, began + BEGIN_SECONDS_MAX
         return drawn

@@ -29,8 +29,8 @@ from tests.server_processes import state
 CLOCKS_OFF_SECONDS = (-5.0, 3.0, 0.0, 0.0)
 # A turn whose end is waited for. Much shorter, a busy machine could hold an ordinary request up for longer.
 SHORT_TURN_SECONDS = 2.0
-# Of those who wait, each is the first to ask with much the same chance: so many in a row are no accident.
-WAIT_TURNS_MAX = 40
+# Who has waited longest is next as soon as it asks, so there are three turns of others, and some while it does not ask.
+WAIT_TURNS_MAX = 20
 LIMIT_SECONDS = 900.0
 
 

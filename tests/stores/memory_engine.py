@@ -44,7 +44,7 @@ class MemoryEngine:
         """Lose everything."""
         self.nonce = 0
         self._turn, self._next, self._lease = _Claim(), _Claim(), _Claim()
-        self._turn_nonce = 0
+        self._turn_nonce = self._next_since = 0
         self._generation = 0
         self._settled = self._clean = False
 
@@ -52,19 +52,21 @@ class MemoryEngine:
         with self._lock:
             return self._draw(wish, self._now_us())
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
         with self._lock:
             now = self._now_us()
             if self._is_stale(wish, now):
                 return Drawn(Outcome.STALE, 0, self.nonce)
             held = self._turn.remaining_us(now) > 0
             reserved_us = self._next.remaining_us(now)
-            reserved = reserved_us > 0 and self._next.owner != owner
+            since = now - round(waited_seconds * SECOND_US)
+            reserved = reserved_us > 0 and self._next.owner != owner and self._next_since <= since
             if self._turn.owner != owner if held else reserved:
                 if reserved:
                     return Drawn(Outcome.BUSY, 0, self.nonce)
-                if reserved_us <= NEXT_SECONDS * SECOND_US / 2:
+                if self._next.owner != owner or reserved_us <= NEXT_SECONDS * SECOND_US / 2:
                     self._next.begin(owner, now, NEXT_SECONDS)
+                    self._next_since = since
                 return Drawn(Outcome.NEXT, 0, self.nonce)
             drawn = self._draw(wish, now)
             if drawn.outcome is Outcome.DRAWN:

@@ -139,9 +139,9 @@ class MovedRedis(MovedClock, Engine):
         """Draw."""
         return self._drawn(self._inner.draw(self._wish(wish)))
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float) -> Drawn:
+    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
         """Take."""
-        return self._drawn(self._inner.take(self._wish(wish), owner, lifetime_seconds))
+        return self._drawn(self._inner.take(self._wish(wish), owner, lifetime_seconds, waited_seconds))
 
     def give_back(self, nonce: int) -> None:
         """Give back."""

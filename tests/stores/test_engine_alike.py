@@ -103,12 +103,13 @@ class Player:
         return self._same("draw", *self._remember(answers))
 
     def _take(self) -> bool:
-        owner, lifetime = self._random.choice("abc"), self._lifetime()
+        owner, lifetime, waited = self._random.choice("abc"), self._lifetime(), self._random.choice([0.0, 10.0])
         wishes = self._wishes()
         answers = [
-            side.engine.take(wish(floor, ceiling, 1, one), owner, lifetime) for side, floor, ceiling, one in wishes
+            side.engine.take(wish(floor, ceiling, 1, one), owner, lifetime, waited)
+            for side, floor, ceiling, one in wishes
         ]
-        return self._same(f"{owner} takes for {lifetime} s", *self._remember(answers))
+        return self._same(f"{owner} takes for {lifetime} s after {waited} s", *self._remember(answers))
 
     def _give_back(self) -> bool:
         nonce = self._random.choice(self._nonces[-3:])

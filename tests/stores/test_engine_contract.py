@@ -223,6 +223,20 @@ class TestTurns:
         drawn(engine.take(wish(), "b", HOUR_SECONDS))
 
     def test_who_was_next_is_next_once(self, engine: Engine) -> None:
+    def test_who_has_waited_longer_is_next(self, engine: Engine) -> None:
+        """Who has waited longer than the one who is next becomes next, or gets the turn at once where it is free."""
+        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
+        for owner, waited_seconds, outcome in (
+            ("b", 2.0, Outcome.NEXT),
+            ("c", 1.0, Outcome.BUSY),
+            ("c", 3.0, Outcome.NEXT),
+            ("b", 2.5, Outcome.BUSY),
+        ):
+            assert engine.take(wish(), owner, HOUR_SECONDS, waited_seconds).outcome is outcome
+        engine.give_back(nonce)
+        drawn(engine.take(wish(), "d", HOUR_SECONDS, 4.0))
+        assert engine.take(wish(), "b", HOUR_SECONDS, 3.5).outcome is Outcome.NEXT
+
         """Who got the turn by being next is not next any more: whoever asks in vain then is."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
         assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT

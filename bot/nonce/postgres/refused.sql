@@ -4,10 +4,16 @@ SELECT
     nonce,
     %(generation)s <> 0 AND (generation <> %(generation)s OR lease_until <= now),
     %(owner)s <> ''
-    AND CASE WHEN turn_until > now THEN turn_owner <> %(owner)s ELSE next_owner <> %(owner)s AND next_until > now END,
+    AND CASE
+        WHEN turn_until > now THEN turn_owner <> %(owner)s
+        ELSE next_owner <> %(owner)s AND next_until > now AND next_since <= now - %(waited)s
+    END,
     nonce >= %(ceiling)s OR %(floor)s > %(ceiling)s OR now * %(ticks)s > %(ceiling)s,
     next_owner = %(owner)s AND next_until > now,
-    next_until <= CASE WHEN next_owner = %(owner)s THEN now + %(next_lifetime)s / 2 ELSE now END
+    CASE
+        WHEN next_owner = %(owner)s THEN next_until <= now + %(next_lifetime)s / 2
+        ELSE next_until <= now OR next_since > now - %(waited)s
+    END
     OR next_until > now + %(next_lifetime)s
     OR turn_until > now + turn_lifetime
     OR generation = %(generation)s AND lease_until > now + lease_lifetime

@@ -10,6 +10,7 @@ CREATE TABLE IF NOT EXISTS kraken_bot_keys (
     turn_lifetime bigint NOT NULL DEFAULT 0,
     next_owner text NOT NULL DEFAULT '',
     next_until bigint NOT NULL DEFAULT 0,
+    next_since bigint NOT NULL DEFAULT 0,
     lease_owner text NOT NULL DEFAULT '',
     lease_until bigint NOT NULL DEFAULT 0,
     lease_lifetime bigint NOT NULL DEFAULT 0,

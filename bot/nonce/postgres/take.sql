@@ -15,5 +15,8 @@ FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) A
 WHERE name = %(name)s
     AND nonce < %(ceiling)s AND %(floor)s <= %(ceiling)s AND now * %(ticks)s <= %(ceiling)s
     AND (%(generation)s = 0 OR generation = %(generation)s AND lease_until > now)
-    AND CASE WHEN turn_until > now THEN turn_owner = %(owner)s ELSE next_owner = %(owner)s OR next_until <= now END
+    AND CASE
+        WHEN turn_until > now THEN turn_owner = %(owner)s
+        ELSE next_owner = %(owner)s OR next_until <= now OR next_since > now - %(waited)s
+    END
 RETURNING nonce, nonce_before
