@@ -1,4 +1,4 @@
-"""Turns across hosts: the nonce that comes with a turn, its end whatever happens, and the one time-out for both locks."""
+"""Turns across hosts: the nonce that comes with a turn, its end whatever happens, one time-out for both locks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.child_process import Child
 from tests.gateway import Gateway
 from tests.servers import Server
 from tests.stores.conftest import wait_until
-from tests.stores.key_rows import KeyRow
+from tests.stores.key_rows import KeyRow, PostgresRow, RedisRow
 
 LIMIT_SECONDS = 20.0
 # Longer than any test, so that nothing that a test waits for comes about by a turn's end.
@@ -235,7 +235,7 @@ def test_an_exception_in_the_block_gives_the_turn_back(host: Host, error: type[B
 
 
 def test_a_host_that_waited_in_vain_leaves_nothing_taken(host: Host, other: Host) -> None:
-    """After TurnTimeout from the store the next thread of the host can ask at once, and gets the turn when it is free."""
+    """After TurnTimeout from the store the next one on the host can ask at once, and gets the turn when it is free."""
     with host.turns.turn(Urgency.READ):
         with pytest.raises(TurnTimeout), other.turns.turn(Urgency.READ, 0.0):
             raise AssertionError("served")
@@ -263,10 +263,9 @@ def test_a_stop_ends_the_wait_for_the_store(host: Host, other: Host) -> None:
 
 @pytest.mark.parametrize("key_row", ["redis", "postgres"], indirect=True)
 def test_a_forked_child_leaves_the_turn_to_its_parent(key_row: KeyRow, tmp_path: Path) -> None:
-    """A child that is forked in a turn and leaves the block does not end its parent's turn, and has its own after it."""
-    assert not hasattr(key_row, "engine")
-    url, name = key_row.url, key_row.name  # type: ignore[attr-defined]
-    with Child("tests.stores.host_turn_child", url, name, tmp_path) as child:
+    """A child that is forked in a turn and leaves the block does not end its parent's turn; its own comes after it."""
+    assert isinstance(key_row, RedisRow | PostgresRow)
+    with Child("tests.stores.host_turn_child", key_row.url, key_row.name, tmp_path) as child:
         said = child.rest()
     assert said == ["child left the block", "the parent has the turn", "parent gives back", "child has a turn"]
 
@@ -275,18 +274,18 @@ def test_a_forked_child_leaves_the_turn_to_its_parent(key_row: KeyRow, tmp_path:
 
 
 def test_one_time_out_for_both_locks(host: Host, other: Host, boot: MovedBoot) -> None:
-    """Who waits 19.9 of his 20 s for another thread of his host waits for the other host only until the 20 s are over."""
+    """Who waits 199 of his 200 s for another thread of his host waits for the other host until the 200 s are over."""
     asking = is_next(other)
 
     def read() -> None:
-        with other.turns.turn(Urgency.READ, 20.0):
+        with other.turns.turn(Urgency.READ, 200.0):
             raise AssertionError("served")
 
     with host.turns.turn(Urgency.READ):
         with other.local.turn(Urgency.READ):
             reader = Worker(read)
             wait_until(lambda: len(other.local._waiting) == 1)
-            boot.advance(19.0)
+            boot.advance(199.0)
         wait_until(asking)
         assert reader.is_alive()
         boot.advance(1.0)

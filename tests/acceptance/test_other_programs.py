@@ -1,0 +1,410 @@
+"""Scripts on other clients share the running bot's key: the examples of docs/other-programs.md, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import krakenex
+import pytest
+
+from bot import broker_manager
+from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.errors import NonceError, SettingsError, TurnTimeout
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
+from tests.acceptance.broker_tools import ORDER, in_threads, open_desk
+from tests.acceptance.processes import only
+from tests.child_process import Child
+from tests.conftest import ROOT
+from tests.pages import blocks, section
+
+PAGE = "docs/other-programs.md"
+CLIENTS = ("krakenex", "ccxt", "python-kraken-sdk")
+INVALID = "EAPI:Invalid nonce"
+# Enough for two requests that leave one after the other to arrive the other way round.
+JITTER = SimulatorOptions(latency_seconds=(0.0, 0.08))
+LIMIT_SECONDS = 40.0
+
+
+def example(title: str) -> str:
+    """Return the program under a title of the page."""
+    [code] = blocks(section(PAGE, title), "python")
+    return code
+
+
+def variables(simulator: Simulator, state: Path, store: str = "") -> dict[str, str]:
+    """Return the environment of a script on the key of a simulator."""
+    settings = {
+        "KRAKEN_API_KEY": simulator.key,
+        "KRAKEN_API_SECRET": simulator.secret,
+        "KRAKEN_API_URL": simulator.url,
+        "STATE_DIR": str(state),
+        "NONCE_STORE": store,
+    }
+    return only(settings)
+
+
+def write(folder: Path, code: str, name: str = "my_script") -> Path:
+    """Write a script into a folder of its own; return its path."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.py"
+    path.write_text(code, "ascii")
+    return path
+
+
+def run(path: Path, environment: dict[str, str], program: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a script as the page says, in its own folder."""
+    return subprocess.run(
+        [sys.executable, path.name],
+        cwd=path.parent,
+        env={**os.environ, **environment, "PYTHONPATH": str(program)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+
+def outcomes(simulator: Simulator) -> list[str]:
+    """Return what became of each private request, oldest first: "" where all was well."""
+    return [row.error for row in list(simulator.log)]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """Return a local Kraken."""
+    with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def jittery() -> Iterator[Simulator]:
+    """Return a local Kraken that requests reach in another order than they leave in."""
+    with Simulator(JITTER) as running:
+        yield running
+
+
+@pytest.fixture(params=["file", "redis", "postgres"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Return NONCE_STORE for each kind of store; "" for the file alone."""
+    return "" if request.param == "file" else str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let this process draw from the store, by the folder that is returned."""
+    monkeypatch.setattr(broker_manager, "NONCE_STORE", store)
+    return nonce_file.parent
+
+
+# The examples
+
+
+@pytest.mark.parametrize("title", [*CLIENTS, "Orders"])
+def test_the_example_runs_as_it_stands(title: str, simulator: Simulator, tmp_path: Path) -> None:
+    """Each program on the page, word for word, in a folder of its own, prints the balance by a nonce of the bot's."""
+    done = run(write(tmp_path / "mine", example(title)), variables(simulator, tmp_path / "state"))
+    assert done.returncode == 0, done.stderr
+    assert "10000.0" in done.stdout
+    [row] = simulator.log
+    assert (row.error, row.nonce) == ("", (tmp_path / "state" / "kraken_nonce.txt").read_text("ascii"))
+
+
+def test_the_settings_beside_main_count_from_any_folder(simulator: Simulator, tmp_path: Path) -> None:
+    """Without a word in the environment a script elsewhere has key, store and nonce file of the `.env` beside main.py,
+    and none of the one in its own folder."""
+    program, mine = tmp_path / "program", tmp_path / "mine"
+    shutil.copytree(ROOT / "bot", program / "bot", ignore=shutil.ignore_patterns("__pycache__", "kraken_nonce*"))
+    given = variables(simulator, Path("state"))
+    (program / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items() if value))
+    path = write(mine, example("krakenex"))
+    (mine / ".env").write_text("STATE_DIR=wrong\nKRAKEN_API_KEY=wrong\n")
+    done = run(path, {}, program)
+    assert done.returncode == 0, done.stderr
+    assert [row.nonce for row in simulator.log] == [(program / "state" / "kraken_nonce.txt").read_text("ascii")]
+    assert sorted(one.name for one in mine.iterdir()) == [".env", "my_script.py"]
+
+
+@pytest.mark.parametrize("title", CLIENTS)
+def test_a_clients_own_nonces_do_not_fit(title: str, simulator: Simulator, tmp_path: Path) -> None:
+    """Without its line for the nonce, krakenex or ccxt is refused and the bot is not; one call of python-kraken-sdk is
+    accepted, and every nonce of the bot's is refused from then on."""
+    environment = variables(simulator, tmp_path / "state")
+    ours = write(tmp_path / "ours", example("krakenex"))
+    lines = example(title).splitlines(keepends=True)
+    without = [line for line in lines if not ("nonce" in line and " = " in line)]
+    assert len(without) == len(lines) - 1
+    theirs = write(tmp_path / "theirs", "".join(without))
+    for path in (ours, theirs, ours, ours):
+        run(path, environment)
+    burnt = title == "python-kraken-sdk"
+    assert outcomes(simulator) == (["", "", INVALID, INVALID] if burnt else ["", INVALID, "", ""])
+
+
+# Many senders at once
+
+
+def storm(simulator: Simulator, folder: Path, store: str, codes: list[str], times: int, reads: int) -> None:
+    """Run every script so many times while two bots read; where there is a store each has a state folder of its own."""
+    with ExitStack() as stack:
+        processes: list[Child] = []
+        for number, code in enumerate(codes):
+            environment = variables(simulator, folder / (f"host{number}" if store else "state"), store)
+            path = write(folder / "mine", code, f"script{number}")
+            child = Child("tests.acceptance.script_child", path, times, cwd=path.parent, environment=environment)
+            processes.append(stack.enter_context(child))
+        for process in processes:
+            process.expect("ready")
+        for number in range(2 if reads else 0):
+            environment = variables(simulator, folder / (f"bot{number}" if store else "state"), store)
+            words = (simulator.url, simulator.key, simulator.secret, "reads", reads, 2)
+            bot = Child("tests.acceptance.broker_child", *words, environment=environment)
+            processes.append(stack.enter_context(bot))
+        for process in processes[: len(codes)]:
+            process.tell("go")
+        for process in processes:
+            process.rest()
+
+
+def test_the_bot_and_three_clients_are_never_refused(
+    store: str, jittery: Simulator, tmp_path: Path, full_size: bool
+) -> None:
+    """Two brokers of two threads and a script for each client, all at once on one key, over a line that shuffles what
+    is sent: every call is answered and none is refused; with a store, no two of them share a folder."""
+    times, reads = (100, 200) if full_size else (5, 8)
+    storm(jittery, tmp_path, store, [example(name) for name in CLIENTS], times, reads)
+    assert outcomes(jittery) == [""] * (3 * times + 2 * 2 * reads)
+
+
+def test_without_the_turn_some_are_refused(store: str, jittery: Simulator, tmp_path: Path) -> None:
+    """Two of these scripts, which draw from the shared sequence but take no turn, meet refusals."""
+    codes = [example(name).replace("with kraken_turn():", "if True:") for name in ("krakenex", "python-kraken-sdk")]
+    assert all("if True:" in code for code in codes)
+    storm(jittery, tmp_path, store, codes, times=30, reads=0)
+    assert set(outcomes(jittery)) == {"", INVALID}
+
+
+def balance(api: krakenex.API) -> None:
+    """Ask for the balance, in a turn."""
+    with kraken_turn(api_key=api.key):
+        answer = api.query_private("Balance", timeout=(3, 10))
+    assert answer["error"] == []
+
+
+def krakenex_on(simulator: Simulator) -> krakenex.API:
+    """Return krakenex on the key of a simulator, as the page says, but for the settings."""
+    api = krakenex.API(simulator.key, simulator.secret)
+    api.uri = simulator.url
+    api._nonce = lambda: get_kraken_nonce(api_key=simulator.key)
+    return api
+
+
+@pytest.mark.usefixtures("shared_key")
+def test_threads_of_a_script_take_turns(jittery: Simulator) -> None:
+    """Four threads of one process, each with a client of its own, are never refused."""
+
+    def work() -> None:
+        api = krakenex_on(jittery)
+        for _ in range(5):
+            balance(api)
+        api.close()
+
+    assert in_threads(4, work) == []
+    assert outcomes(jittery) == [""] * 20
+
+
+FORKS = """
+import multiprocessing
+
+import krakenex
+
+from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.config import load_settings
+
+settings = load_settings()
+
+
+def send():
+    api = krakenex.API(settings.api_key, settings.api_secret)
+    api.uri = settings.api_url
+    api._nonce = get_kraken_nonce
+    api.query_private("Balance", timeout=(3, 10))
+
+
+def child():
+    with kraken_turn():
+        send()
+
+
+children = []
+for _ in range(4):
+    with kraken_turn():
+        children.append(multiprocessing.get_context("fork").Process(target=child))
+        children[-1].start()
+        send()
+for one in children:
+    one.join()
+    assert one.exitcode == 0, one.exitcode
+"""
+
+
+def test_children_forked_in_a_turn_wait_for_their_own(store: str, jittery: Simulator, tmp_path: Path) -> None:
+    """Processes that a script forks in its turns take turns of their own: none is refused, neither theirs nor its."""
+    done = run(write(tmp_path / "mine", FORKS), variables(jittery, tmp_path / "state", store))
+    assert done.returncode == 0, done.stderr
+    assert outcomes(jittery) == [""] * 8
+
+
+# A script that goes wrong
+
+HOLDS = """
+import krakenex
+
+from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.config import load_settings
+from bot.nonce import shared_store
+
+shared_store.TURN_SECONDS = {seconds}
+settings = load_settings()
+with kraken_turn():
+    nonce = get_kraken_nonce()
+    print("held", flush=True)
+    input()
+    api = krakenex.API(settings.api_key, settings.api_secret)
+    api.uri = settings.api_url
+    api._nonce = lambda: nonce
+    print(api.query_private("Balance")["error"], flush=True)
+"""
+
+
+def holder(simulator: Simulator, folder: Path, state: Path, store: str, seconds: float = 3600.0) -> Child:
+    """Return a script that holds the turn until it is told to send; with a store the turn lives so long."""
+    path = write(folder / "mine", HOLDS.format(seconds=seconds))
+    return Child(path.stem, cwd=path.parent, environment=variables(simulator, state, store))
+
+
+def test_a_script_that_holds_its_turn_bounds_what_the_bot_waits(
+    shared_key: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a script on the machine holds the turn, the bot's reads and orders end with TurnTimeout and were not sent,
+    and a cancel goes without the turn; when the script is done all goes on."""
+    with open_desk() as desk:
+        broker = desk.broker
+        txid = broker.private_call("AddOrder", ORDER)["txid"][0]
+        sent = len(desk.methods())
+        with holder(desk.simulator, shared_key, shared_key, store) as script:
+            script.expect("held")
+            monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.2)
+            with pytest.raises(TurnTimeout):
+                broker.private_call("Balance")
+            with pytest.raises(TurnTimeout):
+                broker.private_call("AddOrder", ORDER)
+            assert broker.unknown_orders() == []
+            assert len(desk.methods()) == sent
+            assert broker.cancel_order(txid, "BTC/USD")
+            assert desk.methods()[sent:] == ["CancelOrder"]
+            script.tell("send")
+            # The cancel went with a higher nonce.
+            assert script.rest() == [f"['{INVALID}']"]
+        monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 20.0)
+        broker.private_call("Balance")
+        assert desk.refused() == 1
+
+
+@pytest.mark.parametrize("store", ["redis", "postgres"], indirect=True)
+def test_a_host_that_holds_its_turn_loses_it(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """A script that holds its turn for longer than it lives loses it to the bot on another host; what it sends then is
+    refused, and nobody else's."""
+    with open_desk() as desk, holder(desk.simulator, shared_key, tmp_path / "host", store, seconds=0.3) as script:
+        script.expect("held")
+        desk.broker.private_call("Balance")
+        script.tell("send")
+        assert script.rest() == [f"['{INVALID}']"]
+        desk.broker.private_call("Balance")
+        assert outcomes(desk.simulator) == ["", INVALID, ""]
+
+
+def test_a_script_killed_in_its_turn_leaves_it_behind(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """A turn whose script was killed is free at once with the file alone; in a store it is taken until its lifetime is
+    over, and then the bot goes on without a refusal."""
+    with open_desk() as desk:
+        with holder(desk.simulator, shared_key, shared_key, store) as script:
+            script.expect("held")
+            script.kill()
+        if store:
+            with pytest.raises(TurnTimeout, match="another host"), kraken_turn(0.05, api_key=desk.simulator.key):
+                raise AssertionError("served")
+        else:
+            desk.broker.private_call("Balance")
+    with open_desk() as desk:
+        with holder(desk.simulator, shared_key, shared_key, store, seconds=0.5) as script:
+            script.expect("held")
+            script.kill()
+        desk.broker.private_call("Balance")
+        assert outcomes(desk.simulator) == [""]
+
+
+# What is told
+
+
+def test_without_a_key_there_is_no_turn(nonce_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key in the settings `kraken_turn()` raises one SettingsError that names KRAKEN_API_KEY, and makes no
+    file; a nonce alone needs no key."""
+    for name in ("KRAKEN_API_KEY", "KRAKEN_API_KEY_FILE"):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(SettingsError, match="KRAKEN_API_KEY is not set") as caught, kraken_turn():
+        raise AssertionError("served")
+    assert len(caught.value.problems) == 1
+    assert list(nonce_file.parent.iterdir()) == []
+    assert get_kraken_nonce() == int(nonce_file.read_text("ascii"))
+
+
+@pytest.mark.usefixtures("shared_key")
+def test_a_turn_within_a_turn_is_told_at_once() -> None:
+    """A second turn of a thread on the same key raises NonceError, and the first one stays; another key's turn may lie
+    within, another thread waits, and after the block the turn can be had again."""
+    timed_out: list[TurnTimeout] = []
+
+    def wait_in_vain() -> None:
+        try:
+            with kraken_turn(0.0, api_key="one"):
+                raise AssertionError("served")
+        except TurnTimeout as error:
+            timed_out.append(error)
+
+    with kraken_turn(api_key="one"):
+        with pytest.raises(NonceError, match="has the key's turn already"), kraken_turn(api_key="one"):
+            raise AssertionError("served")
+        with kraken_turn(0.0, api_key="two"):
+            pass
+        thread = threading.Thread(target=wait_in_vain)
+        thread.start()
+        thread.join()
+        assert len(timed_out) == 1
+    with kraken_turn(api_key="one"):
+        pass
+
+
+def test_a_key_in_nanoseconds_needs_the_unit(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """Where the bot's nonces are nanoseconds a script with unit="ns" shares them; one without is refused by Kraken or,
+    with a store, by the store before anything is sent."""
+    with open_desk(nonce_unit="ns") as desk:
+        environment = variables(desk.simulator, shared_key, store) | {"NONCE_UNIT": "ns"}
+        code = example("krakenex")
+        fine = code.replace("= get_kraken_nonce\n", '= lambda: get_kraken_nonce(unit="ns")\n').replace(
+            "kraken_turn():", 'kraken_turn(unit="ns"):'
+        )
+        desk.broker.private_call("Balance")
+        assert run(write(tmp_path / "fine", fine), environment).returncode == 0
+        done = run(write(tmp_path / "coarse", code), environment)
+        desk.broker.private_call("Balance")
+        assert outcomes(desk.simulator) == (["", "", ""] if store else ["", "", INVALID, ""])
+        assert ("NonceAheadError" in done.stderr) == bool(store)
