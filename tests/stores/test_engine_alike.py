@@ -177,6 +177,23 @@ def test_a_clock_set_back(moved_clock: MovedClock) -> None:
     assert drawn(engine.take(wish(), "b", 20.0)) == nonce + 2
 
 
+@pytest.mark.parametrize("step", ["draw", "take", "acquire", "take in vain"])
+def test_a_clock_set_back_is_noticed(moved_clock: MovedClock, step: str) -> None:
+    """Whatever step notices first that the server's clock was set back, the lease is over one lifetime later."""
+    engine = moved_clock.engine
+    generation = lead(engine, "a", 20.0).generation
+    drawn(engine.take(wish(), "script" if step == "take in vain" else "a", 3600.0))
+    moved_clock.move(-3600 * SECOND_US)
+    if step == "draw":
+        drawn(engine.draw(wish(generation=generation)))
+    elif step == "acquire":
+        assert engine.acquire("b", 20.0).owner == "a"
+    else:
+        engine.take(wish(generation=generation), "a", 3600.0)
+    moved_clock.move(20 * SECOND_US)
+    assert engine.draw(wish(generation=generation)).outcome is Outcome.STALE
+
+
 def test_a_look_does_not_notice(moved_clock: MovedClock) -> None:
     """Looking writes nothing: a lease whose server's clock was set back counts one lifetime at every look."""
     engine = moved_clock.engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -222,7 +223,6 @@ class TestTurns:
             assert engine.take(wish(), owner, HOUR_SECONDS).outcome is Outcome.BUSY
         drawn(engine.take(wish(), "b", HOUR_SECONDS))
 
-    def test_who_was_next_is_next_once(self, engine: Engine) -> None:
     def test_who_has_waited_longer_is_next(self, engine: Engine) -> None:
         """Who has waited longer than the one who is next becomes next, or gets the turn at once where it is free."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
@@ -237,6 +237,7 @@ class TestTurns:
         drawn(engine.take(wish(), "d", HOUR_SECONDS, 4.0))
         assert engine.take(wish(), "b", HOUR_SECONDS, 3.5).outcome is Outcome.NEXT
 
+    def test_who_was_next_is_next_once(self, engine: Engine) -> None:
         """Who got the turn by being next is not next any more: whoever asks in vain then is."""
         nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
         assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
@@ -254,6 +255,28 @@ class TestTurns:
         engine.give_back(nonce)
         assert engine.take(wish(), "c", HOUR_SECONDS).outcome is Outcome.BUSY
         until(lambda: engine.take(wish(), "c", HOUR_SECONDS).outcome is Outcome.DRAWN)
+
+    def test_many_at_once(self, key_row: KeyRow, engine: Engine, full_size: bool) -> None:
+        """Of four senders on two clients that ask at once, one at a time has the turn, with nonces that rise."""
+        clients = [engine, key_row.connect()]
+        inside: list[str] = []
+        nonces: list[int] = []
+        pause = threading.Event()
+
+        def take_turns(owner: str) -> None:
+            client = clients[ord(owner) % 2]
+            for _ in range(200 if full_size else 8):
+                while (answer := client.take(wish(), owner, HOUR_SECONDS)).outcome is not Outcome.DRAWN:
+                    pause.wait(0.002)
+                inside.append(owner)
+                assert inside == [owner]
+                nonces.append(answer.nonce)
+                inside.remove(owner)
+                client.give_back(answer.nonce)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(take_turns, "abcd"))
+        assert nonces == sorted(set(nonces))
 
 
 def test_nothing_to_look_at(engine: Engine) -> None:

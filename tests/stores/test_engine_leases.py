@@ -43,16 +43,24 @@ def test_another_one_stands_by(engine: Engine) -> None:
     assert standing(engine).owner == "a"
 
 
-@pytest.mark.parametrize("is_over", [False, True], ids=["alive", "over"])
-def test_the_leader_asks_again(engine: Engine, is_over: bool) -> None:
-    """The same owner takes the same lease again, alive or over, with the same generation, for a lifetime from then."""
-    lease = lead(engine, "a", SOON_SECONDS if is_over else HOUR_SECONDS)
-    if is_over:
-        until(lambda: lease_is_over(engine))
+def test_the_leader_asks_again(engine: Engine) -> None:
+    """The same owner takes the same lease again while it lives, with the same generation, for a lifetime from then."""
+    lease = lead(engine, "a")
     again = lead(engine, "a", 2 * HOUR_SECONDS)
     assert again.generation == lease.generation
     assert again.remaining_seconds > HOUR_SECONDS
     drawn(engine.draw(wish(generation=lease.generation)))
+
+
+def test_the_former_leader_asks_again(engine: Engine) -> None:
+    """A lease that is over is not brought back for its owner: it is granted anew, by a higher generation, not clean."""
+    engine.sign_off(lead(engine, "z").generation, settled=True)
+    former = lead(engine, "a", SOON_SECONDS)
+    until(lambda: lease_is_over(engine))
+    lease = lead(engine, "a")
+    assert lease.generation > former.generation
+    assert not lease.clean
+    assert engine.draw(wish(generation=former.generation)).outcome is Outcome.STALE
 
 
 def test_a_lease_that_is_over_is_granted_to_another(engine: Engine) -> None:
@@ -110,12 +118,13 @@ def test_renewed(engine: Engine) -> None:
     assert standing(engine).remaining_seconds <= SOON_SECONDS
 
 
-def test_renewed_though_it_was_over(engine: Engine) -> None:
-    """A lease that is over, and nobody else's by now, is renewed, and draws again."""
+def test_not_renewed_when_it_is_over(engine: Engine) -> None:
+    """A lease that is over is not renewed, though it is nobody else's yet: it stays over, and draws nothing."""
     lease = lead(engine, "a", SOON_SECONDS)
     until(lambda: lease_is_over(engine))
-    assert engine.renew(lease.generation, HOUR_SECONDS)
-    drawn(engine.draw(wish(generation=lease.generation)))
+    assert not engine.renew(lease.generation, HOUR_SECONDS)
+    assert lease_is_over(engine)
+    assert engine.draw(wish(generation=lease.generation)).outcome is Outcome.STALE
 
 
 def test_not_renewed(engine: Engine) -> None:
@@ -160,7 +169,19 @@ def test_a_grant_leaves_another_senders_turn(engine: Engine) -> None:
     drawn(engine.take(wish(), "script", HOUR_SECONDS))
     until(lambda: lease_is_over(engine))
     lead(engine, "b")
+    row = engine.look()
+    assert row is not None
+    assert row.turn_owner == "script"
     assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
+
+
+@pytest.mark.parametrize("owner", ["a", "script"])
+def test_a_sign_off_takes_away_the_leaders_turn(engine: Engine, owner: str) -> None:
+    """The turn of a leader that signs off is free at once; another sender's stays its own."""
+    lease = lead(engine, "a")
+    drawn(engine.take(wish(), owner, HOUR_SECONDS))
+    engine.sign_off(lease.generation, settled=False)
+    assert turn_is_free(engine) == (owner == "a")
 
 
 def test_one_of_many_leads(key_row: KeyRow, engine: Engine, full_size: bool) -> None:
