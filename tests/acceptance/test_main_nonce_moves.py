@@ -102,6 +102,16 @@ def test_migrate_carries_the_floor_through_every_store(
     assert kraken.refused_nonces == 0
 
 
+def test_migrate_goes_on_in_the_unit_of_the_settings(kraken: LocalKraken, redis_url: str, postgres_url: str) -> None:
+    """A row in microseconds, moved with NONCE_UNIT=ns, is one in nanoseconds in the new store."""
+    with closing(open_engine(redis_url, kraken.simulator.key)) as engine:
+        draw(engine)
+    settings = kraken.settings(NONCE_STORE=redis_url, NONCE_UNIT="ns")
+    run("nonce", "migrate", "--to", postgres_url, settings=settings)
+    with closing(open_engine(postgres_url, kraken.simulator.key)) as engine:
+        assert len(str(held(engine).nonce)) == NANOSECONDS.digits
+
+
 def test_migrate_leaves_the_old_place_and_may_be_repeated(kraken: LocalKraken, url: str, engine: Engine) -> None:
     """A second migration ends with 0 and changes neither row nor file; the first changes the file in nothing."""
     ahead = wall_us() + HOUR_US
