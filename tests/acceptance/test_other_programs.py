@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
+import ccxt
 import krakenex
 import pytest
+from kraken.spot import User
 
 from bot import broker_manager
 from bot.broker_manager import get_kraken_nonce, kraken_turn
@@ -20,62 +19,13 @@ from bot.errors import NonceError, SettingsError, TurnTimeout
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.broker_tools import ORDER, in_threads, open_desk
-from tests.acceptance.processes import only
-from tests.child_process import Child
+from tests.acceptance.script_tools import FORKS, example, holder, krakenex_on, outcomes, run, storm, variables, write
 from tests.conftest import ROOT
-from tests.pages import blocks, section
 
-PAGE = "docs/other-programs.md"
 CLIENTS = ("krakenex", "ccxt", "python-kraken-sdk")
 INVALID = "EAPI:Invalid nonce"
 # Enough for two requests that leave one after the other to arrive the other way round.
 JITTER = SimulatorOptions(latency_seconds=(0.0, 0.08))
-LIMIT_SECONDS = 40.0
-
-
-def example(title: str) -> str:
-    """Return the program under a title of the page."""
-    [code] = blocks(section(PAGE, title), "python")
-    return code
-
-
-def variables(simulator: Simulator, state: Path, store: str = "") -> dict[str, str]:
-    """Return the environment of a script on the key of a simulator."""
-    settings = {
-        "KRAKEN_API_KEY": simulator.key,
-        "KRAKEN_API_SECRET": simulator.secret,
-        "KRAKEN_API_URL": simulator.url,
-        "STATE_DIR": str(state),
-        "NONCE_STORE": store,
-    }
-    return only(settings)
-
-
-def write(folder: Path, code: str, name: str = "my_script") -> Path:
-    """Write a script into a folder of its own; return its path."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.py"
-    path.write_text(code, "ascii")
-    return path
-
-
-def run(path: Path, environment: dict[str, str], program: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a script as the page says, in its own folder."""
-    return subprocess.run(
-        [sys.executable, path.name],
-        cwd=path.parent,
-        env={**os.environ, **environment, "PYTHONPATH": str(program)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-
-
-def outcomes(simulator: Simulator) -> list[str]:
-    """Return what became of each private request, oldest first: "" where all was well."""
-    return [row.error for row in list(simulator.log)]
 
 
 @pytest.fixture
@@ -119,8 +69,8 @@ def test_the_example_runs_as_it_stands(title: str, simulator: Simulator, tmp_pat
 
 
 def test_the_settings_beside_main_count_from_any_folder(simulator: Simulator, tmp_path: Path) -> None:
-    """Without a word in the environment a script elsewhere has key, store and nonce file of the `.env` beside main.py,
-    and none of the one in its own folder."""
+    """Without a word in the environment a script elsewhere has the key, the address and the nonce file of the `.env`
+    beside main.py, and nothing of the one in its own folder."""
     program, mine = tmp_path / "program", tmp_path / "mine"
     shutil.copytree(ROOT / "bot", program / "bot", ignore=shutil.ignore_patterns("__pycache__", "kraken_nonce*"))
     given = variables(simulator, Path("state"))
@@ -149,29 +99,18 @@ def test_a_clients_own_nonces_do_not_fit(title: str, simulator: Simulator, tmp_p
     assert outcomes(simulator) == (["", "", INVALID, INVALID] if burnt else ["", INVALID, "", ""])
 
 
+def test_the_clients_are_as_the_page_says() -> None:
+    """By themselves krakenex and ccxt draw 13 digits, python-kraken-sdk 18 as text; ccxt repeats nothing, waits up to
+    3 s before a private call, and gives connection and answer 10 s each, as python-kraken-sdk does."""
+    exchange = ccxt.kraken()
+    assert [len(str(nonce)) for nonce in (krakenex.API()._nonce(), exchange.incrementing_nonce())] == [13, 13]
+    assert re.fullmatch(r"\d{18}", User().get_nonce())
+    assert exchange.handle_option_integer_and_params({}, "Balance", "maxRetriesOnFailure", 0) == [0, {}]
+    assert exchange.api["private"]["post"]["Balance"]["cost"] * exchange.rateLimit == 3000
+    assert (exchange.enableRateLimit, exchange.timeout, User.TIMEOUT) == (True, 10_000, 10)
+
+
 # Many senders at once
-
-
-def storm(simulator: Simulator, folder: Path, store: str, codes: list[str], times: int, reads: int) -> None:
-    """Run every script so many times while two bots read; where there is a store each has a state folder of its own."""
-    with ExitStack() as stack:
-        processes: list[Child] = []
-        for number, code in enumerate(codes):
-            environment = variables(simulator, folder / (f"host{number}" if store else "state"), store)
-            path = write(folder / "mine", code, f"script{number}")
-            child = Child("tests.acceptance.script_child", path, times, cwd=path.parent, environment=environment)
-            processes.append(stack.enter_context(child))
-        for process in processes:
-            process.expect("ready")
-        for number in range(2 if reads else 0):
-            environment = variables(simulator, folder / (f"bot{number}" if store else "state"), store)
-            words = (simulator.url, simulator.key, simulator.secret, "reads", reads, 2)
-            bot = Child("tests.acceptance.broker_child", *words, environment=environment)
-            processes.append(stack.enter_context(bot))
-        for process in processes[: len(codes)]:
-            process.tell("go")
-        for process in processes:
-            process.rest()
 
 
 def test_the_bot_and_three_clients_are_never_refused(
@@ -199,14 +138,6 @@ def balance(api: krakenex.API) -> None:
     assert answer["error"] == []
 
 
-def krakenex_on(simulator: Simulator) -> krakenex.API:
-    """Return krakenex on the key of a simulator, as the page says, but for the settings."""
-    api = krakenex.API(simulator.key, simulator.secret)
-    api.uri = simulator.url
-    api._nonce = lambda: get_kraken_nonce(api_key=simulator.key)
-    return api
-
-
 @pytest.mark.usefixtures("shared_key")
 def test_threads_of_a_script_take_turns(jittery: Simulator) -> None:
     """Four threads of one process, each with a client of its own, are never refused."""
@@ -221,41 +152,6 @@ def test_threads_of_a_script_take_turns(jittery: Simulator) -> None:
     assert outcomes(jittery) == [""] * 20
 
 
-FORKS = """
-import multiprocessing
-
-import krakenex
-
-from bot.broker_manager import get_kraken_nonce, kraken_turn
-from bot.config import load_settings
-
-settings = load_settings()
-
-
-def send():
-    api = krakenex.API(settings.api_key, settings.api_secret)
-    api.uri = settings.api_url
-    api._nonce = get_kraken_nonce
-    api.query_private("Balance", timeout=(3, 10))
-
-
-def child():
-    with kraken_turn():
-        send()
-
-
-children = []
-for _ in range(4):
-    with kraken_turn():
-        children.append(multiprocessing.get_context("fork").Process(target=child))
-        children[-1].start()
-        send()
-for one in children:
-    one.join()
-    assert one.exitcode == 0, one.exitcode
-"""
-
-
 def test_children_forked_in_a_turn_wait_for_their_own(store: str, jittery: Simulator, tmp_path: Path) -> None:
     """Processes that a script forks in its turns take turns of their own: none is refused, neither theirs nor its."""
     done = run(write(tmp_path / "mine", FORKS), variables(jittery, tmp_path / "state", store))
@@ -264,31 +160,6 @@ def test_children_forked_in_a_turn_wait_for_their_own(store: str, jittery: Simul
 
 
 # A script that goes wrong
-
-HOLDS = """
-import krakenex
-
-from bot.broker_manager import get_kraken_nonce, kraken_turn
-from bot.config import load_settings
-from bot.nonce import shared_store
-
-shared_store.TURN_SECONDS = {seconds}
-settings = load_settings()
-with kraken_turn():
-    nonce = get_kraken_nonce()
-    print("held", flush=True)
-    input()
-    api = krakenex.API(settings.api_key, settings.api_secret)
-    api.uri = settings.api_url
-    api._nonce = lambda: nonce
-    print(api.query_private("Balance")["error"], flush=True)
-"""
-
-
-def holder(simulator: Simulator, folder: Path, state: Path, store: str, seconds: float = 3600.0) -> Child:
-    """Return a script that holds the turn until it is told to send; with a store the turn lives so long."""
-    path = write(folder / "mine", HOLDS.format(seconds=seconds))
-    return Child(path.stem, cwd=path.parent, environment=variables(simulator, state, store))
 
 
 def test_a_script_that_holds_its_turn_bounds_what_the_bot_waits(
@@ -391,6 +262,18 @@ def test_a_turn_within_a_turn_is_told_at_once() -> None:
         assert len(timed_out) == 1
     with kraken_turn(api_key="one"):
         pass
+
+
+@pytest.mark.usefixtures("shared_key")
+def test_a_broker_within_a_turn_waits_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KrakenBroker that is called inside of the key's turn gets TurnTimeout and sends nothing; after it, it works."""
+    with open_desk() as desk:
+        with kraken_turn(api_key=desk.simulator.key), monkeypatch.context() as patch:
+            patch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.05)
+            with pytest.raises(TurnTimeout):
+                desk.broker.private_call("Balance")
+        assert desk.methods() == []
+        desk.broker.private_call("Balance")
 
 
 def test_a_key_in_nanoseconds_needs_the_unit(shared_key: Path, store: str, tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""A user's scripts on the bot's key: the programs of docs/other-programs.md, and others; how they are run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import krakenex
+
+from bot.broker_manager import get_kraken_nonce
+from bot.simulator.server import Simulator
+from tests.acceptance.processes import only
+from tests.child_process import Child
+from tests.conftest import ROOT
+from tests.pages import blocks, section
+
+PAGE = "docs/other-programs.md"
+LIMIT_SECONDS = 40.0
+
+
+def example(title: str) -> str:
+    """Return the program under a title of the page."""
+    [code] = blocks(section(PAGE, title), "python")
+    return code
+
+
+def variables(simulator: Simulator, state: Path, store: str = "") -> dict[str, str]:
+    """Return the environment of a script on the key of a simulator."""
+    settings = {
+        "KRAKEN_API_KEY": simulator.key,
+        "KRAKEN_API_SECRET": simulator.secret,
+        "KRAKEN_API_URL": simulator.url,
+        "STATE_DIR": str(state),
+        "NONCE_STORE": store,
+    }
+    return only(settings)
+
+
+def write(folder: Path, code: str, name: str = "my_script") -> Path:
+    """Write a script into a folder of its own; return its path."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.py"
+    path.write_text(code, "ascii")
+    return path
+
+
+def run(path: Path, environment: dict[str, str], program: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a script as the page says, in its own folder."""
+    return subprocess.run(
+        [sys.executable, path.name],
+        cwd=path.parent,
+        env={**os.environ, **environment, "PYTHONPATH": str(program)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+
+def outcomes(simulator: Simulator) -> list[str]:
+    """Return what became of each private request, oldest first: "" where all was well."""
+    return [row.error for row in list(simulator.log)]
+
+
+FORKS = """
+import multiprocessing
+
+import krakenex
+
+from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.config import load_settings
+
+settings = load_settings()
+
+
+def send():
+    api = krakenex.API(settings.api_key, settings.api_secret)
+    api.uri = settings.api_url
+    api._nonce = get_kraken_nonce
+    api.query_private("Balance", timeout=(3, 10))
+
+
+def child():
+    with kraken_turn():
+        send()
+
+
+children = []
+for _ in range(4):
+    with kraken_turn():
+        children.append(multiprocessing.get_context("fork").Process(target=child))
+        children[-1].start()
+        send()
+for one in children:
+    one.join()
+    assert one.exitcode == 0, one.exitcode
+"""
+
+HOLDS = """
+import krakenex
+
+from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.config import load_settings
+from bot.nonce import shared_store
+
+shared_store.TURN_SECONDS = {seconds}
+settings = load_settings()
+with kraken_turn():
+    nonce = get_kraken_nonce()
+    print("held", flush=True)
+    input()
+    api = krakenex.API(settings.api_key, settings.api_secret)
+    api.uri = settings.api_url
+    api._nonce = lambda: nonce
+    print(api.query_private("Balance")["error"], flush=True)
+"""
+
+
+def holder(simulator: Simulator, folder: Path, state: Path, store: str, seconds: float = 3600.0) -> Child:
+    """Return a script that holds the turn until it is told to send; with a store the turn lives so long."""
+    path = write(folder / "mine", HOLDS.format(seconds=seconds))
+    return Child(path.stem, cwd=path.parent, environment=variables(simulator, state, store))
+
+
+def storm(simulator: Simulator, folder: Path, store: str, codes: list[str], times: int, reads: int) -> None:
+    """Run every script so many times while two bots read; where there is a store each has a state folder of its own."""
+    with ExitStack() as stack:
+        processes: list[Child] = []
+        for number, code in enumerate(codes):
+            environment = variables(simulator, folder / (f"host{number}" if store else "state"), store)
+            path = write(folder / "mine", code, f"script{number}")
+            child = Child("tests.acceptance.script_child", path, times, cwd=path.parent, environment=environment)
+            processes.append(stack.enter_context(child))
+        for process in processes:
+            process.expect("ready")
+        for number in range(2 if reads else 0):
+            environment = variables(simulator, folder / (f"bot{number}" if store else "state"), store)
+            words = (simulator.url, simulator.key, simulator.secret, "reads", reads, 2)
+            bot = Child("tests.acceptance.broker_child", *words, environment=environment)
+            processes.append(stack.enter_context(bot))
+        for process in processes[: len(codes)]:
+            process.tell("go")
+        for process in processes:
+            process.rest()
+
+
+def krakenex_on(simulator: Simulator) -> krakenex.API:
+    """Return krakenex on the key of a simulator, as the page says, but for the settings."""
+    api = krakenex.API(simulator.key, simulator.secret)
+    api.uri = simulator.url
+    api._nonce = lambda: get_kraken_nonce(api_key=simulator.key)
+    return api
