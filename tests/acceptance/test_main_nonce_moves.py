@@ -17,6 +17,7 @@ from bot.nonce.engine import Engine
 from bot.nonce.engines import open_engine
 from bot.nonce.file import MICROSECONDS, NANOSECONDS, Unit
 from bot.nonce.silence import SilenceFile
+from bot.simulator.options import SimulatorOptions
 from tests.acceptance.local_kraken import LocalKraken, local_kraken
 from tests.acceptance.nonce_tools import (
     BOTH_STORES,
@@ -167,6 +168,24 @@ def test_nothing_is_moved_while_another_leads(kraken: LocalKraken, redis_url: st
             bot = run("nonce", "migrate", "--to", target, settings=settings, code=6)
             assert bot.wait_for("^Stopped: alpha:1:aa leads, .* Stop it first")
         assert (held(led).nonce, other.look()) == (before, None)
+
+
+def test_a_bot_on_another_host_is_seen_and_left_alone(kraken: LocalKraken, tmp_path: Path, redis_url: str) -> None:
+    """While a bot that leads runs on a folder of its own, show and check name its process, migrate and adopt end with
+    6; after its end show says that it has signed off.
+    """
+    here = kraken.settings(NONCE_STORE=redis_url, STATE_DIR=str(tmp_path / "here"))
+    with running(settings=kraken.settings(NONCE_STORE=redis_url), until="nothing to do") as bot:
+        assert run("nonce", "show", settings=here).wait_for(
+            rf"^lead     \S+:{bot.pid}:\w+ leads, generation \d+, with "
+        )
+        assert run("check", settings=here).wait_for(rf"^ok       key: not asked: \S+:{bot.pid}:\w+ leads")
+        for words in (("migrate", "--to", "file"), ("adopt", "--yes")):
+            assert f":{bot.pid}:" in run("nonce", *words, settings=here, code=6).lines[-1]
+        assert bot.stop() == 0
+    assert run("nonce", "show", settings=here).wait_for("^lead     nobody leads: generation .* has signed off")
+    assert kraken.refused_nonces == 0
+    assert kraken.floor < 10**MICROSECONDS.digits
 
 
 def test_migrate_to_where_the_nonces_are_is_refused(kraken: LocalKraken, url: str) -> None:
@@ -322,6 +341,18 @@ def test_adopt_keeps_a_silence(burnt: LocalKraken) -> None:
     bot = run("nonce", "adopt", "--yes", settings=burnt.settings(), code=4)
     assert "nothing is sent on this key for another" in bot.lines[-1]
     assert sent(burnt) == []
+
+
+def test_a_lockout_makes_adopt_and_all_others_silent(state: Path) -> None:
+    """Where Kraken answers with a lockout adopt ends with 4, and the next one sends nothing."""
+    with local_kraken(state, options=SimulatorOptions(tier="pro", lockout_after=1)) as kraken:
+        burn(kraken, wall_us() * NANOSECONDS.ticks * 10)
+        run("nonce", "adopt", "--yes", settings=kraken.settings(), code=4)
+        locked = run("nonce", "adopt", "--yes", settings=kraken.settings(), code=4)
+        assert "EGeneral:Temporary lockout" in locked.lines[-1]
+        silent = run("nonce", "adopt", "--yes", settings=kraken.settings(), code=4)
+        assert "nothing is sent on this key for another" in silent.lines[-1]
+        assert sent(kraken) == ["GetApiKeyInfo"] * 2
 
 
 def test_adopt_ends_a_silence_whose_time_is_over(burnt: LocalKraken) -> None:
