@@ -52,9 +52,9 @@ class Client:
             "look": engine.look,
         }
 
-    def is_refused(self, *names: str) -> None:
+    def is_refused(self, *names: str, besides: dict[str, Callable[[], object]] | None = None) -> None:
         """Check that these steps (or all), at the same time, say that the store cannot be used, and no password."""
-        steps = {name: step for name, step in self.steps().items() if name in names or not names}
+        steps = {name: step for name, step in self.steps().items() if name in names or not names} | (besides or {})
         with ThreadPoolExecutor(len(steps)) as pool:
             futures = {name: pool.submit(step) for name, step in steps.items()}
         for name, future in futures.items():
@@ -109,16 +109,15 @@ def test_paused(any_server: Server) -> None:
     """While the server is stopped where it is, every step gives up instead of hanging, of a client that has
     connections and of one that wants to connect; when it goes on, so do both."""
     with opened(any_server.url) as client:
-        unconnected = Client(open_engine(any_server.url, secrets.token_hex(8)), 5, 5)
+        unconnected = open_engine(any_server.url, secrets.token_hex(8))
         any_server.pause()
         try:
-            client.is_refused()
-            unconnected.is_refused("draw", "look")
+            client.is_refused(besides={"first draw": lambda: unconnected.draw(wish())})
         finally:
             any_server.resume()
         client.goes_on()
-        drawn(unconnected.engine.draw(wish()))
-        unconnected.engine.close()
+        drawn(unconnected.draw(wish()))
+        unconnected.close()
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
