@@ -101,6 +101,9 @@ for one in children:
 """
 
 HOLDS = """
+import select
+import sys
+
 import krakenex
 
 from bot.broker_manager import get_kraken_nonce, kraken_turn
@@ -112,7 +115,9 @@ settings = load_settings()
 with kraken_turn():
     nonce = get_kraken_nonce()
     print("held", flush=True)
-    input()
+    # Not in one long call: a signal that comes just before it would be handled after it.
+    while not select.select([sys.stdin], [], [], 0.01)[0]:
+        pass
     api = krakenex.API(settings.api_key, settings.api_secret)
     api.uri = settings.api_url
     api._nonce = lambda: nonce

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from bot.errors import NonceError, SettingsError, TurnTimeout
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.broker_tools import ORDER, in_threads, open_desk
+from tests.acceptance.local_kraken import waving_kraken
+from tests.acceptance.processes import only, running
 from tests.acceptance.script_tools import FORKS, example, holder, krakenex_on, outcomes, run, storm, variables, write
 from tests.conftest import ROOT
 
@@ -108,6 +111,18 @@ def test_the_clients_are_as_the_page_says() -> None:
     assert exchange.handle_option_integer_and_params({}, "Balance", "maxRetriesOnFailure", 0) == [0, {}]
     assert exchange.api["private"]["post"]["Balance"]["cost"] * exchange.rateLimit == 3000
     assert (exchange.enableRateLimit, exchange.timeout, User.TIMEOUT) == (True, 10_000, 10)
+
+
+def test_scripts_beside_a_running_bot(tmp_path: Path) -> None:
+    """While main.py trades live, the three programs of the page run with its settings: none of all calls is refused."""
+    with waving_kraken(tmp_path / "state") as kraken:
+        with running(settings=kraken.settings(), until="filled: buy") as bot:
+            for title in CLIENTS:
+                done = run(write(tmp_path / title, example(title)), only(kraken.settings()))
+                assert done.returncode == 0, done.stderr
+            assert bot.stop() == 0
+        assert kraken.methods.count("Balance") == 2
+        assert kraken.refused_nonces == 0
 
 
 # Many senders at once
@@ -221,6 +236,29 @@ def test_a_script_killed_in_its_turn_leaves_it_behind(shared_key: Path, store: s
             script.kill()
         desk.broker.private_call("Balance")
         assert outcomes(desk.simulator) == [""]
+
+
+def test_ctrl_c_gives_the_turn_back(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """A script that is ended by Ctrl-C in its turn gives it back, in a store too; one ended by SIGTERM leaves it taken
+    there, and free where the file alone is."""
+    with open_desk() as desk:
+        state, key = tmp_path / "host" if store else shared_key, desk.simulator.key
+        with holder(desk.simulator, shared_key, state, store) as script:
+            script.expect("held")
+            script.signal(signal.SIGINT)
+            assert script.line() == ""
+            with kraken_turn(api_key=key):
+                pass
+        with holder(desk.simulator, shared_key, state, store) as script:
+            script.expect("held")
+            script.signal(signal.SIGTERM)
+            assert script.line() == ""
+            if store:
+                with pytest.raises(TurnTimeout, match="another host"), kraken_turn(0.05, api_key=key):
+                    raise AssertionError("served")
+            else:
+                with kraken_turn(api_key=key):
+                    pass
 
 
 # What is told
