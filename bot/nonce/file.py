@@ -96,15 +96,30 @@ class FileStore(LockedFile):
             self._floor = nonce
             return nonce
 
+    def kept(self) -> int:
+        """Return the highest nonce of the open file and of this process; 0 where there is none."""
+        with self._lock:
+            if self._descriptor < 0:
+                return max(self._floor, self.peek() or 0)
+            try:
+                raw = os.pread(self._descriptor, 64, 0)
+            except OSError:
+                return self._floor
+            return self._floor if raw == self._written else max(self._floor, self._parse(raw) or 0)
+
     def keep(self, nonce: int) -> None:
         """Hold at least this nonce, which a shared store has handed out. Where it cannot be written, that is said."""
         with self._lock:
             try:
-                descriptor = self._lock_store()
-                if nonce > self._read(os.pread(descriptor, 64, 0)):
-                    self._write(descriptor, nonce, nonce_clock.now_us() * self._ticks, ahead=False)
+                now = nonce_clock.now_us() * self._ticks
+                # With each sync the path is looked at: to look costs as much as all the rest, and in between a second
+                # copy may be written to a file that was deleted.
+                descriptor = self._lock_anew(LOCK_SECONDS_MAX) if now >= self._sync_due else self._lock_open()
+                raw = os.pread(descriptor, 64, 0)
+                if nonce > (self._floor if raw == self._written else self._read(raw)):
+                    self._write(descriptor, nonce, now, ahead=False)
                 self._floor = max(self._floor, nonce)
-            except (OSError, NonceStoreError) as error:
+            except OSError as error:
                 self._say_unwritable(error)
             finally:
                 if self._descriptor >= 0:
@@ -202,13 +217,20 @@ class FileStore(LockedFile):
             raise NonceStoreError(f"{problem}, and the next nonce is ahead of the clock. Free the file or its disk.")
         return nonce
 
-    def _say_unwritable(self, error: OSError | NonceStoreError) -> str:
-        problem = f"The nonce file {self.path} cannot be written ({getattr(error, 'strerror', None) or error})"
+    def _say_unwritable(self, error: OSError) -> str:
+        problem = f"The nonce file {self.path} cannot be written ({error.strerror or error})"
         if self.problem is None:
             log.error("%s. Nonces up to the clock go on; it is tried again with every nonce.", problem)
         self.problem = problem
         self._close()
         return problem
+
+    def _lock_open(self) -> int:
+        try:
+            flock(self._descriptor, LOCK_NOW)
+        except (ValueError, BlockingIOError):
+            return self._lock_anew(LOCK_SECONDS_MAX)
+        return self._descriptor
 
     def _lock_store(self) -> int:
         try:

@@ -6,6 +6,7 @@ this process has drawn and by the local file. Hosts need not agree about the tim
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -149,9 +150,8 @@ class SharedStore:
             self._drawing = True
             try:
                 self.check()
-                wish = self._wish(at_least)
-                drawn = self.ask(step, wish)
-                self._take_over(drawn, wish)
+                drawn = self.ask(step, self._wish(at_least))
+                self._take_over(drawn)
             finally:
                 self._drawing = False
             return drawn
@@ -161,11 +161,11 @@ class SharedStore:
         ceiling = (nonce_clock.now_us() + clock.DAY_US) * unit.ticks
         if at_least > ceiling:
             raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
-        floor = max(self._highest, self._file.peek() or 0) + 1
+        floor = max(self._highest, self._file.kept()) + 1
         generation = self.leadership.generation if self.leadership else 0
         return Wish(max(floor, at_least), ceiling, unit.ticks, generation)
 
-    def _take_over(self, drawn: Drawn, wish: Wish) -> None:
+    def _take_over(self, drawn: Drawn) -> None:
         if drawn.outcome is Outcome.STALE:
             raise LeaseLostError(f"another instance leads this account now, says {self.place}; nothing was sent")
         if drawn.outcome is Outcome.AHEAD:
@@ -179,7 +179,7 @@ class SharedStore:
                 drawn.last,
                 self._highest,
             )
-        elif not self._highest and drawn.last < wish.floor - 1:
+        elif not self._highest and drawn.last < self._file.kept():
             log.warning(
                 "The nonce store %s holds %s, below this folder's nonce file (a new or restored store, or the file was "
                 "written for another key): going on above the file.",
@@ -208,11 +208,12 @@ def second_copy(nonce_file: str | os.PathLike[str], api_key: str, unit: Unit) ->
 _stores: dict[tuple[str, str, str, Unit], SharedStore] = {}
 
 
+@functools.cache
 def shared_store_at(url: str, api_key: str, nonce_file: str | os.PathLike[str], unit: Unit) -> SharedStore:
     """Return this process's store for a key. Raises SettingsError for an address that is none."""
     file = second_copy(nonce_file, api_key, unit)
     known = (url, api_key, os.path.realpath(file.path), unit)
     if known not in _stores:
-        # `setdefault` is one step for all threads.
+        # `setdefault` is one step for all threads; the cache is not.
         _stores.setdefault(known, SharedStore(open_engine(url, api_key), file))
     return _stores[known]
