@@ -1,0 +1,155 @@
+"""Deploys as the platforms make them, with the whole bot in processes of its own: who trades, and who waits.
+
+Render starts the new instance, sends the old one SIGTERM a minute later, and SIGKILL half a minute after that. Railway
+sends SIGTERM as soon as the new one is healthy, and SIGKILL at once. The market runs faster than the wall; leases, and
+how requests overtake each other, know the wall's time only.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bot.clock import sleep
+from tests.acceptance.instances import Fleet, Life, check_signals, waving_fleet
+
+MINUTE = 60.0
+REFUSED_A_MINUTE_MAX = 3
+# How much faster than the wall the market is. A minute of the moderate one is 1.5 s, within which signals must arrive.
+FAST, MODERATE = 240.0, 40.0
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Return the address of a store of each kind."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+def render(old: Life, overlap_seconds: float, more_seconds: float) -> None:
+    """Take down the old instance as Render does."""
+    sleep(overlap_seconds)
+    old.send(signal.SIGTERM)
+    old.wait_for_end(more_seconds)
+    old.kill()
+
+
+def render_when_it_hangs(old: Life, overlap_seconds: float, more_seconds: float) -> None:
+    """The same with an old instance that does not react any more."""
+    sleep(overlap_seconds)
+    old.send(signal.SIGSTOP)
+    old.send(signal.SIGTERM)
+    sleep(more_seconds)
+    old.kill()
+
+
+def railway(old: Life, _overlap_seconds: float, _more_seconds: float) -> None:
+    """Take down the old instance as Railway does where no draining time is set."""
+    old.send(signal.SIGTERM)
+    old.kill()
+
+
+def tell_hand_over(how: str, old: Life, new: Life) -> None:
+    """Print how long nobody traded: from the first signal to the old one until the new one's first accepted request."""
+    new.wait_for_request()
+    assert old.signalled_seconds is not None
+    print(f"{how}: {new.requests()[0].boot_seconds - old.signalled_seconds:.2f} s until {new.name} leads")
+
+
+def test_with_a_shared_store(tmp_path: Path, store: str, full_size: bool) -> None:
+    """In several deploys in a row each instance begins where the one before it is done: no standby sends a private
+    request, no nonce is refused, and no signal is traded twice."""
+    settings = {"NONCE_STORE": store, "LEASE_SECONDS": "10" if full_size else "3"}
+    times = (60.0, 30.0) if full_size else (0.3, 4.0)
+    ways: list[Callable[[Life, float, float], None]] = [render, railway, render_when_it_hangs]
+    with waving_fleet(tmp_path, speed=FAST) as fleet:
+        old = fleet.start("release0", **settings)
+        for number, take_down in enumerate(ways * (3 if full_size else 1), start=1):
+            old.wait_for_request("AddOrder")
+            new = fleet.start(f"release{number}", **settings)
+            new.wait_for("^standby .* leads")
+            take_down(old, *times)
+            tell_hand_over(take_down.__name__, old, new)
+            old = new
+        old.wait_for_request("AddOrder")
+        old.send(signal.SIGTERM)
+        assert old.end() == 0
+        fleet.check_leaders()
+        assert fleet.leaders() == [life.name for life in fleet.lives]
+        assert fleet.refused == []
+        check_signals(fleet.kraken)
+
+
+def test_restarts_on_the_same_disk(tmp_path: Path, store: str) -> None:
+    """An instance that was stopped leads again without standing by, one that was killed under a new lease; no nonce is
+    refused, and no signal is traded twice."""
+    settings = {"NONCE_STORE": store, "LEASE_SECONDS": "3"}
+    with waving_fleet(tmp_path, speed=FAST) as fleet:
+        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+            if fleet.lives:
+                tell_hand_over("restart", fleet.lives[-1], life := fleet.start("only", **settings))
+            else:
+                life = fleet.start("only", **settings)
+            life.wait_for_request("AddOrder")
+            life.send(number)
+            life.end()
+        _first, after_stop, after_kill = fleet.lives
+        assert "standby" not in after_stop.text
+        assert after_stop.code == -signal.SIGKILL
+        assert after_kill.code == 0
+        fleet.check_leaders()
+        assert fleet.refused == []
+        check_signals(fleet.kraken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_without_a_store(tmp_path: Path, number: signal.Signals, full_size: bool) -> None:
+    """Where a new instance on a new disk overlaps the old one for a minute, it says why it sends no order, none comes
+    within a minute of the other's, no signal is traded twice, and at most three nonces a minute are refused to each."""
+    # Refusals are a matter of the wall's time, in which the shorter test asks far more often than a real market does.
+    speed = 1.0 if full_size else MODERATE
+    settings = {"SINGLE_INSTANCE": "0"}
+    with waving_fleet(tmp_path, speed=speed, latency_seconds=(0.01, 0.03)) as fleet:
+        # Nobody is there before the first one.
+        old = fleet.start("old", SINGLE_INSTANCE="1")
+        old.wait_for_request("AddOrder")
+        new = fleet.start("new", **settings)
+        new.wait_for("STATE_DIR has no journal of this key, so an instance elsewhere may still trade on it")
+        sleep(MINUTE / speed)
+        old.send(number)
+        old.end()
+        new.wait_for_request("AddOrder", times=2)
+        new.send(signal.SIGTERM)
+        assert new.end() == 0
+        gaps = order_gaps(fleet)
+        print(
+            f"{number.name}: {gaps} s of the market's between their orders; {refused_by_minute(fleet)} nonces refused"
+        )
+        assert len(gaps) == 1
+        assert min(gaps) >= MINUTE
+        assert max(refused_by_minute(fleet)) <= REFUSED_A_MINUTE_MAX
+        check_signals(fleet.kraken)
+
+
+def order_gaps(fleet: Fleet) -> list[float]:
+    """Return how many market seconds lay between an order of one life and the next, wherever it was another's."""
+    orders = [heard for heard in fleet.heard if heard.row.method == "AddOrder"]
+    return [round(now.row.time - before.row.time, 1) for before, now in pairwise(orders) if now.life is not before.life]
+
+
+def refused_by_minute(fleet: Fleet) -> list[int]:
+    """Return for each life how many nonces were refused to it at most within a minute of the wall's."""
+    return [
+        max(
+            (
+                sum(0 <= late.boot_seconds - first.boot_seconds < MINUTE for late in fleet.refused if late.life is life)
+                for first in fleet.refused
+                if first.life is life
+            ),
+            default=0,
+        )
+        for life in fleet.lives
+    ]
