@@ -17,7 +17,9 @@ Unix epoch (`now` is the server's):
   so that asking often writes little.
 - A lease is granted when its owner has signed off or its lifetime is over; each grant has a new generation,
   max(generation + 1, now), so that one that was lost with the store's data never comes again. A grant also takes away
-  the turn of the former owner, who is gone. `clean` says whether that owner signed off with nothing left unsettled.
+  the turn of the former owner, who is gone, and so does a sign-off. `clean` says whether that owner signed off with
+  nothing left unsettled. A lease that is over is never brought back, not even for its owner: another one may have led
+  in between, in writes that the store has lost since.
 """
 
 from __future__ import annotations
@@ -107,7 +109,7 @@ class Engine(Protocol):
         """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
 
     def renew(self, generation: int, lifetime_seconds: float) -> bool:
-        """Let the lease of this generation live on from now; return False where it is another's or signed off."""
+        """Let the lease of this generation live on from now; return False where it is over, or another's."""
 
     def sign_off(self, generation: int, settled: bool) -> None:
         """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""

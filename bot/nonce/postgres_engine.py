@@ -70,7 +70,7 @@ class PostgresEngine:
         raise self._restless()
 
     def renew(self, generation: int, lifetime_seconds: float) -> bool:
-        """Let the lease of this generation live on from now; return False where it is another's or signed off."""
+        """Let the lease of this generation live on from now; return False where it is over, or another's."""
         return self._run("renew", generation=generation, lifetime=_microseconds(lifetime_seconds)) is not None
 
     def sign_off(self, generation: int, settled: bool) -> None:

@@ -101,7 +101,7 @@ class RedisEngine:
         return _lease(self._run("acquire", owner, _micros(lifetime_seconds)))
 
     def renew(self, generation: int, lifetime_seconds: float) -> bool:
-        """Let the lease of this generation live on from now; return False where it is another's or signed off."""
+        """Let the lease of this generation live on from now; return False where it is over, or another's."""
         return bool(self._run("renew", str(generation), _micros(lifetime_seconds)) == "1")
 
     def sign_off(self, generation: int, settled: bool) -> None:

@@ -99,7 +99,7 @@ class MemoryEngine:
         with self._lock:
             now = self._now_us()
             remaining_us = self._lease.remaining_us(now)
-            if self._lease.owner == owner:
+            if remaining_us and self._lease.owner == owner:
                 self._lease.begin(owner, now, lifetime_seconds)
             elif not remaining_us:
                 self._clean = self._settled
@@ -112,14 +112,17 @@ class MemoryEngine:
 
     def renew(self, generation: int, lifetime_seconds: float) -> bool:
         with self._lock:
-            if not self._lease.owner or generation != self._generation:
+            now = self._now_us()
+            if generation != self._generation or not self._lease.remaining_us(now):
                 return False
-            self._lease.begin(self._lease.owner, self._now_us(), lifetime_seconds)
+            self._lease.begin(self._lease.owner, now, lifetime_seconds)
             return True
 
     def sign_off(self, generation: int, settled: bool) -> None:
         with self._lock:
             if self._lease.owner and generation == self._generation:
+                if self._turn.owner == self._lease.owner:
+                    self._turn.end()
                 self._lease.end()
                 self._settled = settled
 

@@ -41,6 +41,15 @@ class Host:
         self.stop.clear()
 
 
+def leads(host: Host) -> bool:
+    """Say whether a host may send."""
+    try:
+        host.leadership.check()
+    except (LeaseLostError, StoreUnavailableError):
+        return False
+    return True
+
+
 class AwayEngine(MemoryEngine):
     """A store that can be out of reach."""
 
@@ -191,35 +200,46 @@ def test_a_leader_learns_that_it_was_followed(
     second.lead()
     gate.set()
 
-    def lost() -> bool:
-        try:
-            first.leadership.check()
-        except LeaseLostError:
-            return True
-        return False
-
-    wait_until(lost)
+    wait_until(lambda: not leads(first))
     second.leadership.check()
 
 
-def test_a_leader_goes_on_when_the_store_is_back(
+def test_a_leader_goes_on_when_the_store_is_back_in_time(
     hosts: tuple[Host, Host], engine: AwayEngine, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that was away for longer than the lifetime, while nobody took over, gives the same lease on."""
+    """A leader that was silent because its store was away goes on under its lease while that still lives there."""
     first, _second = hosts
     monkeypatch.setattr(lease, "RENEW_PART", 0.002)
     monkeypatch.setattr(lease, "SILENT_PART", 0.002)
     first.lead()
+    monkeypatch.setattr(lease, "SILENT_PART", 0.1)
     generation = first.leadership.generation
     engine.away = True
     wait_until(lambda: first.store.problem is not None)
-    still_clock.advance(3 * SECONDS)
+    still_clock.boot_seconds += SECONDS
     with pytest.raises(StoreUnavailableError):
         first.store.draw()
     engine.away = False
     wait_until(lambda: first.store.problem is None)
+    wait_until(lambda: leads(first))
     assert first.store.draw() > 0
     assert first.leadership.generation == generation
+
+
+def test_a_lease_that_ran_out_is_not_brought_back(
+    hosts: tuple[Host, Host], still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader whose lease is over at the store stands by, and leads again under a new generation that is not clean."""
+    first, _second = hosts
+    monkeypatch.setattr(lease, "RENEW_PART", 0.002)
+    first.lead()
+    generation = first.leadership.generation
+    still_clock.us += int(SECONDS * 1_000_000)
+    wait_until(lambda: not leads(first))
+    with pytest.raises(LeaseLostError):
+        first.leadership.check()
+    assert first.lead() is False
+    assert first.leadership.generation > generation
 
 
 def test_a_store_that_never_answered_is_an_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:

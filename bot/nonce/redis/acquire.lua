@@ -6,7 +6,7 @@ local owner, ends, lifetime, generation, clean, settled, turn_owner = unpack(
 generation = digits(generation)
 local left = remaining('lease', owner, ends, lifetime)
 
-if owner == wanting then
+if owner == wanting and left > 0 then
   begin('lease', wanting, wanted_lifetime)
   left = duration(wanted_lifetime)
 elseif left == 0 then
@@ -18,7 +18,7 @@ elseif left == 0 then
     generation = call('HGET', row, 'generation')
   end
   begin('lease', wanting, wanted_lifetime)
-  -- An owner that signed off has given back its turn itself; one whose lease ran out is gone.
+  -- Whoever's lease ran out is gone.
   if owner and turn_owner == owner then
     finish('turn')
   end
