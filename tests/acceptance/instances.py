@@ -59,11 +59,21 @@ def wait_until(condition: Callable[[], bool], what: Callable[[], str], limit_sec
 
 
 class Door:
-    """A port of the simulator's own; `heard` is called with each private request that comes by it, one at a time."""
+    """A port of the simulator's own, for one sender, whose requests can be held up on their way.
 
-    def __init__(self, simulator: Simulator, heard: Callable[[LoggedRequest], None]) -> None:
+    `arrived` is called when a private request comes; `heard`, with what that has returned, when the exchange has taken
+    the request: one at a time, and in the exchange's order.
+    """
+
+    def __init__(
+        self, simulator: Simulator, arrived: Callable[[], int], heard: Callable[[int, LoggedRequest], None]
+    ) -> None:
         self._api = simulator.api
+        self._arrived = arrived
         self._heard = heard
+        self._held_method: str | None = None
+        self._go_on = threading.Event()
+        self._go_on.set()
         self._server = WireServer(cast(Api, self), simulator.faults, simulator.options, simulator.clock)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.5,), daemon=True).start()
@@ -74,17 +84,37 @@ class Door:
         """Hand a request to the exchange, as the simulator's own server does."""
         if not target.startswith(PRIVATE):
             return self._api.handle(http_method, target, headers, body, fault)
-        # The exchange's own lock, so that requests are heard in the order in which they were taken.
+        note = self._arrived()
+        if self._held_method in ("", target.removeprefix(PRIVATE)):
+            self._held_method = None
+            self._go_on.clear()
+        self._go_on.wait()
+        # The exchange's own lock, or another door's request might be taken between.
         with self._api.lock:
             answer = self._api.handle(http_method, target, headers, body, fault)
-            self._heard(self._api.log[-1])
+            self._heard(note, self._api.log[-1])
         return answer
+
+    def hold_next(self, method: str = "") -> None:
+        """Hold up the next request of a method, or of any, and all that come after it, until `let_go`."""
+        self._held_method = method
+
+    @property
+    def holds(self) -> bool:
+        """Whether a request is held up."""
+        return not self._go_on.is_set()
+
+    def let_go(self) -> None:
+        """Let what is held up arrive."""
+        self._held_method = None
+        self._go_on.set()
 
     def close(self) -> None:
         """Close the port and its connections."""
         self._server.shutdown()
         self._server.hang_up()
         self._server.server_close()
+        self.let_go()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +151,8 @@ class Life:
         self.signalled_seconds: float | None = None
         self.code: int | None = None
         self._log = log
-        self._generation, self._read_bytes = 0, 0
         self._output = output
-        self.door = Door(kraken.simulator, self._hear)
+        self.door = Door(kraken.simulator, self._leads_under, self._hear)
         settings = only(settings | {"KRAKEN_API_URL": self.door.url})
         self._secrets = [settings["KRAKEN_API_KEY"], settings["KRAKEN_API_SECRET"]]
         with output.open("wb") as said:
@@ -138,20 +167,24 @@ class Life:
                 preexec_fn=lambda: LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509 - one call
             )
 
-    def _hear(self, row: LoggedRequest) -> None:
-        with self._output.open("rb") as said:
-            said.seek(self._read_bytes)
-            # Lines are written whole.
-            news = said.read()
-        self._read_bytes += len(news)
-        for number in LEADER.findall(news.decode()):
-            self._generation = int(number)
-        self._log.append(Heard(self, self._generation, row, boottime_seconds()))
+    def _leads_under(self) -> int:
+        """Return the generation of the lease that it has said it leads under, 0 before the first."""
+        # Lines are written whole.
+        said = LEADER.findall(self.text)
+        return int(said[-1]) if said else 0
+
+    def _hear(self, generation: int, row: LoggedRequest) -> None:
+        self._log.append(Heard(self, generation, row, boottime_seconds()))
 
     @property
     def text(self) -> str:
         """Everything that it has said so far."""
         return self._output.read_text("utf-8")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def ended(self) -> bool:
@@ -268,9 +301,8 @@ class Fleet:
 
 
 class Waves(DrawnCandles):
-    """Waves that make the strategy buy every six candles and sell three candles later, each pair a candle after another.
-
-    So a bot has to send an order in every candle.
+    """Waves that make the strategy buy every six candles and sell three candles later; each pair is a candle later than
+    the one before it, so a bot has to send an order in every candle.
     """
 
     def __init__(self) -> None:
