@@ -135,11 +135,6 @@ def default_nonce_store() -> Secret:
     return Secret(_environment_on_import().get("NONCE_STORE", ""))
 
 
-def default_nonce_unit() -> str:
-    """Return NONCE_UNIT."""
-    return _environment_on_import().get("NONCE_UNIT", DEFAULTS["NONCE_UNIT"]).lower()
-
-
 def default_api_key() -> Secret:
     """Return the key of the settings, for scripts that share it. Raises SettingsError where there is none."""
     problems: list[str] = []

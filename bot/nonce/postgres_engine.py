@@ -149,7 +149,7 @@ class PostgresEngine:
         return self._connections.ask(_STATEMENTS[statement], {"name": self._name, **parameters})
 
     def _restless(self) -> StoreUnavailableError:
-        return StoreUnavailableError(f"The row of this key at {self.place} changes faster than it can be read.")
+        return StoreUnavailableError(f"the row of this key at {self.place} changes faster than it can be read")
 
 
 def _microseconds(seconds: float) -> int:

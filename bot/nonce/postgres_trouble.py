@@ -42,7 +42,7 @@ _BY_TEXT = (
 
 def sentence(error: psycopg.Error, place: str) -> str:
     """Say what is wrong at `place`. The driver's own text is not repeated: it may hold the address."""
-    return f"The nonce store {place} {_what(error)}."
+    return f"the nonce store {place} {_what(error)}"
 
 
 def _what(error: psycopg.Error) -> str:

@@ -124,7 +124,7 @@ class RedisEngine:
         except redis.RedisError as error:
             problem = self._problem(error)
         # Outside of the handler: the driver's own errors may hold what was sent, password and all.
-        raise StoreUnavailableError(f"The nonce store {self.place} {problem}.")
+        raise StoreUnavailableError(f"the nonce store {self.place} {problem}")
 
     def _step(self, step: str, arguments: tuple[str, ...]) -> Any:
         try:

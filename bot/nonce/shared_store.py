@@ -134,7 +134,7 @@ class SharedStore:
             answer = step(*args, **kwargs)
         except StoreUnavailableError as error:
             if self.problem is None:
-                log.error("%s. No private request is sent until it is back.", error)
+                log.error("No private request is sent until the nonce store is back: %s.", error)
             self.problem = str(error)
             raise
         if self.problem is not None:

@@ -12,8 +12,8 @@ from bot.trading.narrator import Narrator
 
 LONG_SECONDS = 60.0
 WHY_SO_LONG = (
-    " (STATE_DIR has no journal of this key, so an instance elsewhere may still trade on it; "
-    "where there is none, SINGLE_INSTANCE=1 skips this)"
+    "because STATE_DIR has no journal of this key, an instance elsewhere may still trade; "
+    "where there is none, SINGLE_INSTANCE=1 skips this"
 )
 
 

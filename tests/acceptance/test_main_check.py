@@ -197,7 +197,7 @@ def test_a_bot_trades_on_the_simulator_command(state: Path) -> None:
     with running(*words, settings={"STATE_DIR": str(state)}, until="^secret ") as simulator:
         url, key, secret = (line.split()[-1] for line in simulator.lines[:3])
         keys = {"KRAKEN_API_URL": url, "KRAKEN_API_KEY": key, "KRAKEN_API_SECRET": secret}
-        settings = {"TRADING_MODE": "live", "STATE_DIR": str(state), "MARKET_SPEED": "20", **keys}
-        bot = run("--ticks", "1", settings=settings)
+        settings = {"TRADING_MODE": "live", "STATE_DIR": str(state), "MARKET_SPEED": "20", "SINGLE_INSTANCE": "1"}
+        bot = run("--ticks", "1", settings=settings | keys)
         assert bot.lines[-1] == "refused nonces: 0"
         simulator.kill()
