@@ -103,7 +103,9 @@ class Player:
         return self._same("draw", *self._remember(answers))
 
     def _take(self) -> bool:
-        owner, lifetime, waited = self._random.choice("abc"), self._lifetime(), self._random.choice([0.0, 10.0])
+        # Who has waited longest is left open where the clock was set back since; so then there is one taker.
+        owner = "a" if self._set_back else self._random.choice("abc")
+        lifetime, waited = self._lifetime(), self._random.choice([0.0, 10.0])
         wishes = self._wishes()
         answers = [
             side.engine.take(wish(floor, ceiling, 1, one), owner, lifetime, waited)

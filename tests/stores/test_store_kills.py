@@ -50,11 +50,11 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
         generation = lead(engine, "a").generation
         drawn(engine.take(wish(floor=clock.wall_us() + HOUR_US), "script", HOUR_SECONDS))
         arguments = ("draw_through_trouble", server.url, api_key, HIGHEST)
-        children = [stack.enter_context(Child(CHILDREN, *arguments)) for _ in range(2)]
+        children = [stack.enter_context(Child(CHILDREN, *arguments, limit_seconds=600)) for _ in range(2)]
         nonces: list[list[int]] = [[], []]
         for _ in range(20 if full_size else 1):
             for child, mine in zip(children, nonces, strict=True):
-                mine += [int(child.line()) for _ in range(chance.randrange(1, 100))]
+                mine += [int(child.line()) for _ in range(chance.randrange(1, 50))]
             server.kill()
             server.start()
             row = wait_for_row(engine)

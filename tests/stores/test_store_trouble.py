@@ -105,6 +105,19 @@ def test_down(any_server: Server, how: str) -> None:
         client.goes_on()
 
 
+def test_a_long_outage(any_server: Server) -> None:
+    """However often steps were refused while the server was down, the next one goes on when it is back."""
+    with opened(any_server.url) as client:
+        any_server.kill()
+        try:
+            for _ in range(150):
+                with pytest.raises(StoreUnavailableError):
+                    client.engine.draw(wish())
+        finally:
+            any_server.start()
+        client.goes_on()
+
+
 def test_paused(any_server: Server) -> None:
     """While the server is stopped where it is, every step gives up instead of hanging, of a client that has
     connections and of one that wants to connect; when it goes on, so do both."""
