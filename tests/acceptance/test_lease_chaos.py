@@ -30,8 +30,8 @@ STOP_LIFETIMES = (1.1, 1.8)
 SPEED = 240.0
 # How long is waited for a call to be held up; a standby makes none.
 HOLD_SECONDS = 1.0
-# A start where the store is out of reach: the platform starts it again.
-NO_STORE_CODE = 5
+# The exit code of a start where the store is out of reach; the platform starts it again.
+NO_STORE_CODE = 4
 
 
 class Chaos:
