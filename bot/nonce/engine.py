@@ -112,7 +112,10 @@ class Engine(Protocol):
         """Let the lease of this generation live on from now; return False where it is over, or another's."""
 
     def sign_off(self, generation: int, settled: bool) -> None:
-        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
+        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate.
+
+        Of a lease that is over already it is not believed.
+        """
 
     def look(self) -> Row | None:
         """Return what the store has of the key, or None. Writes nothing."""

@@ -126,6 +126,8 @@ class PostgresEngine:
                 return Drawn(Outcome.NEXT if is_next else Outcome.BUSY, 0, last)
             if ahead:
                 return Drawn(Outcome.AHEAD, 0, last)
+        if owner:
+            return Drawn(Outcome.BUSY)  # the turn goes from hand to hand: whoever asks again gets it, too
         raise self._restless()
 
     def _run(self, statement: str, **parameters: Value) -> Answer | None:

@@ -137,7 +137,7 @@ class RedisEngine:
         # Not by redis.Redis, and packed here: on one machine the driver's way to do it costs half as much again as the
         # server's answer.
         command = b"*%d\r\n%b%b" % (4 + len(arguments), head, _packed(*arguments))
-        connection = self._take_idle() or self._pool.make_connection()
+        connection = self._take_idle() or self._connection()
         answered = False
         try:
             try:
@@ -154,6 +154,11 @@ class RedisEngine:
             else:
                 # An answer that is still to come must not be taken for the next one's.
                 connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def _connection(self) -> ConnectionInterface:
+        # Not made by the pool, which would count it for ever.
+        connection: ConnectionInterface = self._pool.connection_class(**self._pool.connection_kwargs)
+        return connection
 
     def _take_idle(self) -> ConnectionInterface | None:
         try:

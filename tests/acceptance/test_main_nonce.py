@@ -118,7 +118,7 @@ def test_show_with_the_store_away_tells_the_file(kraken: LocalKraken, scheme: st
     url = place.replace("//", "//bot:hunter2@")
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url), code=4)
     assert bot.wait_for("^copy     1700000000000000, not ahead of the clock")
-    assert f"Stopped: The nonce store {place} " in bot.lines[-1]
+    assert f"Stopped: the nonce store {place} " in bot.lines[-1]
     assert "hunter2" not in bot.text
 
 

@@ -219,7 +219,7 @@ def test_migrate_from_and_to_a_store_that_is_away(kraken: LocalKraken, redis_url
     write_common(kraken.state, wall_us())
     for source, target in ((away, redis_url), ("", away)):
         bot = run("nonce", "migrate", "--to", target, settings=kraken.settings(NONCE_STORE=source), code=4)
-        assert f"The nonce store {place_of(away)} is unreachable" in bot.lines[-1]
+        assert f"the nonce store {place_of(away)} is unreachable" in bot.lines[-1]
         assert "hunter2" not in bot.text
 
 

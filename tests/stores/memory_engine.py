@@ -123,8 +123,8 @@ class MemoryEngine:
             if self._lease.owner and generation == self._generation:
                 if self._turn.owner == self._lease.owner:
                     self._turn.end()
+                self._settled = settled and self._lease.remaining_us(self._now_us()) > 0
                 self._lease.end()
-                self._settled = settled
 
     def look(self) -> Row | None:
         with self._lock:

@@ -84,6 +84,14 @@ def test_signed_off(engine: Engine, settled: bool) -> None:
     assert lease.clean is settled
 
 
+def test_signed_off_too_late(engine: Engine) -> None:
+    """Whoever signs off after its lease was over leaves nothing clean."""
+    former = lead(engine, "a", SOON_SECONDS)
+    until(lambda: lease_is_over(engine))
+    engine.sign_off(former.generation, settled=True)
+    assert not lead(engine, "b").clean
+
+
 def test_clean_is_of_the_last_grant(engine: Engine) -> None:
     """`clean` stays with the grant while it lives, and is not the next one's where its owner has not signed off."""
     engine.sign_off(lead(engine, "a").generation, settled=True)

@@ -143,7 +143,7 @@ def test_a_statement_that_was_given_up_is_called_off(
         other.execute("SELECT FROM kraken_bot_keys WHERE name = %s FOR UPDATE", [key_name])
         text = complaint(lambda: engine.draw(WISH))
         wait_until(lambda: not waiting(admin))
-    assert text == f"The nonce store {engine.place} did not answer within 2 s."
+    assert text == f"the nonce store {engine.place} did not answer within 2 s"
 
 
 def test_first_use_by_many(empty_url: str) -> None:
@@ -264,13 +264,13 @@ class TestWhatIsSaid:
         """A password that the server refuses is named as that."""
         engine = PostgresEngine(server.url.replace(quote(PASSWORD, safe=""), "wrong"), "key")
         assert complaint(lambda: engine.draw(WISH)) == (
-            f"The nonce store {engine.place} refuses this user name and password."
+            f"the nonce store {engine.place} refuses this user name and password"
         )
 
     def test_no_such_database(self, server: PostgresServer) -> None:
         """A database that is not there is named as that."""
         engine = PostgresEngine(f"{server.url}_missing", "key")
-        assert complaint(lambda: engine.draw(WISH)).endswith("/bot_missing has no such database or user.")
+        assert complaint(lambda: engine.draw(WISH)).endswith("/bot_missing has no such database or user")
 
     def test_no_connection_free(self, server: PostgresServer, admin: psycopg.Connection) -> None:
         """A server that has no connection left for the user is named as that."""
@@ -279,19 +279,19 @@ class TestWhatIsSaid:
             text = complaint(lambda: PostgresEngine(server.url, "key").draw(WISH))
         finally:
             admin.execute("ALTER ROLE bot CONNECTION LIMIT -1")
-        assert text.endswith(" has no connection free.")
+        assert text.endswith(" has no connection free")
 
     def test_a_server_without_tls(self, server: PostgresServer) -> None:
         """Where the address wants TLS and the server has none, nothing is sent without it."""
         text = complaint(lambda: PostgresEngine(f"{server.url}?sslmode=require", "key").draw(WISH))
-        assert text.endswith(" cannot be reached by TLS as the address wants it (sslmode).")
+        assert text.endswith(" cannot be reached by TLS as the address wants it (sslmode)")
 
     def test_read_only(self, engine: PostgresEngine, server: PostgresServer, key_name: str) -> None:
         """Where transactions are read-only by default, it says so, and the row can be looked at."""
         reader = PostgresEngine(with_options(server.url, "-c default_transaction_read_only=on"), key_name)
         text = complaint(lambda: reader.draw(WISH))
         assert text == (
-            f"The nonce store {reader.place} is read-only (a standby, or default_transaction_read_only is on)."
+            f"the nonce store {reader.place} is read-only (a standby, or default_transaction_read_only is on)"
         )
         assert reader.look() == engine.look()
         reader.close()
@@ -302,9 +302,9 @@ class TestWhatIsSaid:
         engine = PostgresEngine(empty_url, "key")
         text = complaint(lambda: engine.draw(WISH))
         assert text == (
-            f"The nonce store {engine.place} does not let this user do that: as its owner run"
+            f"the nonce store {engine.place} does not let this user do that: as its owner run"
             " bot/nonce/postgres/schema.sql there once, and GRANT SELECT, INSERT, UPDATE"
-            " ON kraken_bot_keys to this user."
+            " ON kraken_bot_keys to this user"
         )
         assert engine.look() is None
         engine.close()
@@ -317,7 +317,7 @@ class TestWhatIsSaid:
             with_options(server.url, r"-c default_transaction_isolation=repeatable\ read"), key_name
         )
         text = complaint(lambda: after_the_wait(server, admin, f"nonce = {AHEAD}", key_name, lambda: strict.draw(WISH)))
-        assert text.endswith(" has a default_transaction_isolation other than read committed.")
+        assert text.endswith(" has a default_transaction_isolation other than read committed")
         assert engine.draw(WISH).nonce == AHEAD + 1
         strict.close()
 
@@ -349,7 +349,7 @@ class TestTablesOfOtherVersions:
             assert step() is Outcome.DRAWN
         else:
             assert complaint(step) == (
-                f"The nonce store {engine.place} has a table kraken_bot_keys that this version of the program does not"
-                " know."
+                f"the nonce store {engine.place} has a table kraken_bot_keys that this version of the program does not"
+                " know"
             )
         engine.close()
