@@ -1,13 +1,25 @@
--- The time is that of the statement's start. One that then has to wait for another one's row goes on with the new row,
--- so that its nonce is above the other's; under a lease that was taken over meanwhile it draws none.
+-- A statement that has waited for another one's row begins again with the new row and the new time. The clock is read
+-- more than once, as a subquery for it would cost more: so the nonce is held below the ceiling that it was let through
+-- for.
 UPDATE kraken_bot_keys
 SET nonce_before = nonce,
-    nonce = greatest(nonce + 1, %(floor)s, now * %(ticks)s),
+    nonce = greatest(
+        nonce + 1,
+        %(floor)s,
+        least((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * %(ticks)s, %(ceiling)s)
+    ),
     lease_until = CASE
-        WHEN generation = %(generation)s THEN least(lease_until, now + lease_lifetime) ELSE lease_until
+        WHEN generation = %(generation)s
+        THEN least(lease_until, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + lease_lifetime)
+        ELSE lease_until
     END
-FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
 WHERE name = %(name)s
-    AND nonce < %(ceiling)s AND %(floor)s <= %(ceiling)s AND now * %(ticks)s <= %(ceiling)s
-    AND (%(generation)s = 0 OR generation = %(generation)s AND lease_until > now)
+    AND nonce < %(ceiling)s
+    AND %(floor)s <= %(ceiling)s
+    AND (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * %(ticks)s <= %(ceiling)s
+    AND (
+        %(generation)s = 0
+        OR generation = %(generation)s
+        AND lease_until > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    )
 RETURNING nonce, nonce_before
