@@ -11,7 +11,7 @@ BotError
 |   |-- NonceAheadError     the stored nonce is more than a day ahead of the clock
 |   |-- StoreUnavailableError   the shared nonce store cannot be used now; nothing was sent
 |   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
-|-- LeaseLostError          another instance leads this account now; nothing was sent
+|-- LeaseLostError          this instance does not lead the account, or no longer; nothing was sent
 |-- KeyRuleError            the key works, but it may not be used to trade
 |-- SilenceError            the key stands by; nothing was sent
 |-- StoppingError           the program is shutting down; nothing was sent

@@ -59,7 +59,9 @@ def _leading(settings: Settings, broker: KrakenBroker, runner: Runner, say: Say)
         yield
         settled = broker.is_settled()
     finally:
-        runner.leadership.sign_off(settled)
+        if runner.leadership.sign_off(settled):
+            orders = "every order settled" if settled else "not every order settled"
+            say(f"leader   generation {runner.leadership.generation} has signed off, {orders}")
 
 
 def _trade(settings: Settings, market: Market, runner: Runner, max_ticks: int | None, say: Say) -> Summary:

@@ -10,7 +10,7 @@ from bot import clock
 from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
 from bot.nonce import forks
 from bot.nonce.engine import Lease
-from bot.nonce.shared_store import SharedStore
+from bot.nonce.shared_store import SharedStore, lease_over
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,10 @@ class Leadership:
                 "nothing was sent"
             )
 
-    def sign_off(self, settled: bool) -> None:
-        """Let another instance lead at once. `settled`: no order of ours has an unknown fate, and no call is left."""
+    def sign_off(self, settled: bool) -> bool:
+        """Let another instance lead at once; return whether that was done: a lease that was lost or cannot be reached
+        ends by itself. `settled`: no order of ours has an unknown fate, and no call is left.
+        """
         self._ended.set()
         if self._thread is not None:
             self._thread.join(JOIN_SECONDS)
@@ -88,7 +90,8 @@ class Leadership:
             try:
                 self._store.ask(self._store.engine.sign_off, self.generation, settled)
             except StoreUnavailableError:
-                return  # it ends by itself
+                return False
+        return was_leading
 
     def _try_to_lead(self) -> Lease:
         began = clock.boottime_seconds()
@@ -116,8 +119,8 @@ class Leadership:
                 wait_seconds = self._lifetime_seconds * SILENT_PART
                 continue
             if not renewed:
-                self._lost = f"another instance leads this account now, says {self._store.place}; nothing was sent"
-                log.warning("The lease of generation %s is another's now.", self.generation)
+                self._lost = lease_over(self._store.place)
+                log.warning("The lease of generation %s is over: another instance may lead.", self.generation)
                 return
             self._live_on(began)
             wait_seconds = self._lifetime_seconds * RENEW_PART

@@ -167,7 +167,7 @@ class SharedStore:
 
     def _take_over(self, drawn: Drawn) -> None:
         if drawn.outcome is Outcome.STALE:
-            raise LeaseLostError(f"another instance leads this account now, says {self.place}; nothing was sent")
+            raise LeaseLostError(lease_over(self.place))
         if drawn.outcome is Outcome.AHEAD:
             raise far_ahead(self.place, drawn.last)
         if drawn.outcome is not Outcome.DRAWN:
@@ -188,6 +188,11 @@ class SharedStore:
             )
         self._highest = drawn.nonce
         self._file.keep(drawn.nonce)
+
+
+def lease_over(place: str) -> str:
+    """Return the words for a lease that was not renewed in time; whether another one has been granted is not known."""
+    return f"this instance's lease is over, says {place}, so another one may lead by now; nothing was sent"
 
 
 def far_ahead(place: str, last: int) -> NonceAheadError:

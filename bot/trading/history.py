@@ -54,9 +54,9 @@ class History:
             if not self._clock.replaying:
                 seconds = self._broker.past_wait_seconds()
                 text = "orders that this journal does not know may still turn up, so none is sent for another"
-                self._narrator.once(
-                    "past", "", f"{text} {seconds:.0f} s{WHY_SO_LONG if seconds > LONG_SECONDS else ''}"
-                )
+                self._narrator.once("past", "", f"{text} {seconds:.0f} s")
+                if seconds > LONG_SECONDS:
+                    self._narrator.once("past is long", "", WHY_SO_LONG)
             self._executor.settle()
             if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, stop):
                 return True

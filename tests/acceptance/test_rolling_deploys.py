@@ -96,7 +96,8 @@ def test_restarts_on_the_same_disk(tmp_path: Path, store: str) -> None:
             life.wait_for_request("AddOrder")
             life.send(number)
             life.end()
-        _first, after_stop, after_kill = fleet.lives
+        first, after_stop, after_kill = fleet.lives
+        first.wait_for("^leader .* has signed off, (not )?every order settled")
         assert "standby" not in after_stop.text
         assert after_stop.code == -signal.SIGKILL
         assert after_kill.code == 0
@@ -117,7 +118,7 @@ def test_without_a_store(tmp_path: Path, number: signal.Signals, full_size: bool
         old = fleet.start("old", SINGLE_INSTANCE="1")
         old.wait_for_request("AddOrder")
         new = fleet.start("new", **settings)
-        new.wait_for("STATE_DIR has no journal of this key, so an instance elsewhere may still trade on it")
+        new.wait_for("because STATE_DIR has no journal of this key, an instance elsewhere may still trade")
         sleep(MINUTE / speed)
         old.send(number)
         old.end()

@@ -153,7 +153,7 @@ def test_a_host_that_slept_is_told_by_the_store(hosts: tuple[Host, Host], still_
     still_clock.us += int(SECONDS * 1_000_000)
     second.lead()
     first.leadership.check()
-    with pytest.raises(LeaseLostError, match="another instance leads"):
+    with pytest.raises(LeaseLostError, match="lease is over"):
         first.store.draw()
 
 
@@ -264,6 +264,17 @@ def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], engine: AwayEng
     first.leadership.sign_off(settled=True)
     standby.join()
     assert led == [True]
+
+
+def test_a_sign_off_tells_whether_it_was_done(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+    """Signing off says yes of a lease that we have, and no where we stand by or the store is away."""
+    first, second = hosts
+    first.lead()
+    assert second.leadership.sign_off(settled=True) is False
+    assert first.leadership.sign_off(settled=True) is True
+    second.lead()
+    engine.away = True
+    assert second.leadership.sign_off(settled=True) is False
 
 
 def test_a_sign_off_that_does_not_arrive_is_no_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
