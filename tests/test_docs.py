@@ -24,6 +24,10 @@ from bot.broker_manager import get_kraken_nonce
 from bot.errors import BotError, KrakenError
 from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Ran, Repeat, error_for
+from bot.nonce import lease
+from bot.nonce.postgres_connections import ANSWER_SECONDS, CONNECTIONS
+from bot.nonce.redis_engine import TIMEOUT_SECONDS
+from bot.nonce.shared_store import BEGIN_SECONDS_MAX, TURN_SECONDS
 from bot.nonce.turns import WAIT_SECONDS_MAX
 from bot.order_life import OrderState
 from bot.settlement import CURRENT_SECONDS
@@ -84,10 +88,13 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 @by_name
 def test_tests_that_a_page_names_exist(page: Path) -> None:
     """Every test that a page names as the proof of a sentence is there."""
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text("ascii"))
+    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", page.read_text("ascii"))
     for path, name in named:
-        tree = ast.parse((ROOT / path).read_text("utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{name}"
+        body: list[ast.stmt] = ast.parse((ROOT / path).read_text("utf-8")).body
+        *classes, function = name.split("::")
+        for inside in classes:
+            body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == inside), [])
+        assert function in {node.name for node in body if isinstance(node, ast.FunctionDef)}, f"{path}::{name}"
 
 
 def test_commands_that_the_pages_name_exist() -> None:
@@ -309,6 +316,29 @@ def test_the_bounds_of_a_turn_on_the_page_are_the_bounds() -> None:
     assert f"{connect:g} s to connect, {answer:g} s for the answer" in text
     assert f"longer than {WAIT_SECONDS_MAX:g} s gets `TurnTimeout`" in text
     assert answer > transport.READ_SECONDS_MAX
+
+
+def test_the_times_of_a_shared_store_on_the_page_are_the_times() -> None:
+    """docs/stores.md gives the times of lease, turn, take-over, first order and time-outs as the code has them."""
+    text = " ".join(text_of("docs/stores.md").split())
+    clean, unclean = (seconds + MARGIN_SECONDS + GAP_SECONDS for seconds in (0.0, DEADLINE_SECONDS))
+    ways = rows(section("docs/stores.md", "Who trades"))
+    assert [line[2] for line in ways] == [f"{clean:g} s", *[f"{unclean:g} s"] * 3]
+    assert f"it looks every {lease.STANDBY_SECONDS:g} s" in ways[0][1]
+    assert lease.SILENT_PART == 0.1
+    assert "a tenth of the lifetime is left" in ways[3][1]
+    assert 3 * lease.RENEW_PART <= 1 - lease.SILENT_PART
+    assert "renewed three times in that" in text
+    assert f"or {TURN_SECONDS:g} s after it began, by the server's clock" in text
+    assert f"must begin in its first {BEGIN_SECONDS_MAX:g} s" in text
+    left_seconds = TURN_SECONDS - BEGIN_SECONDS_MAX - transport.CONNECT_SECONDS_MAX
+    assert f"its bytes leave {left_seconds:g} s before the turn ends" in text
+    assert TIMEOUT_SECONDS == ANSWER_SECONDS
+    assert f"gives up after {ANSWER_SECONDS:g} s for the connection and {ANSWER_SECONDS:g} s for the answer" in text
+    assert f"A process has up to {['', 'one', 'two', 'three', 'four'][CONNECTIONS]} connections" in text
+    assert main.OVERLAP_SECONDS == 120.0
+    assert "sends no order for its first two minutes" in text
+    assert f"comes after {main.OVERLAP_SECONDS + MARGIN_SECONDS + GAP_SECONDS:g} s at the earliest" in text
 
 
 # Code on the pages
