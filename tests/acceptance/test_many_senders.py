@@ -103,7 +103,7 @@ def four_hosts(
     folder: Path, store: str, full_size: bool, calls: int, turn_seconds: float = 0.0, shared_turn: bool = True
 ) -> Iterator[Hosts]:
     """Open four senders that make so many calls each, after a first one."""
-    options = SimulatorOptions(latency_seconds=(0.0, 0.05 if full_size else 0.02))
+    options = SimulatorOptions(latency_seconds=(0.0, 0.05 if full_size else 0.012))
     clock = MarketClock(wall_seconds(), 1.0 if full_size else 20.0)
     with Simulator(options, clock) as simulator:
         account = simulator.url, simulator.key, simulator.secret
