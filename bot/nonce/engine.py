@@ -121,4 +121,4 @@ class Engine(Protocol):
         """Return what the store has of the key, or None. Writes nothing."""
 
     def close(self) -> None:
-        """Close the connections; the next use opens them again. Also in a forked child, whose they are not."""
+        """Close the connections; the next use opens them again."""

@@ -92,7 +92,7 @@ class PostgresEngine:
         return Row(nonce, standing, turn_owner) if nonce or standing.generation else None
 
     def close(self) -> None:
-        """Close the connections; the next use opens them again. Also in a forked child, whose they are not."""
+        """Close the connections; the next use opens them again."""
         self._connections.close()
 
     def _drawn(

@@ -74,8 +74,7 @@ class SharedStore:
         self._held = _Held()
 
     def after_fork_in_child(self) -> None:
-        """The turn and the connections are the parent's."""
-        self.engine.close()
+        """The turn is the parent's."""
         self._start_anew()
 
     @property

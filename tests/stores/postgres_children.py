@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 
 from bot.nonce.engine import Wish
+from bot.nonce.file import FileStore
 from bot.nonce.postgres_engine import PostgresEngine
+from bot.nonce.shared_store import SharedStore
 from tests.stores.children import hear, say
 
 WISH = Wish(floor=0, ceiling=2**63 - 1)
@@ -22,22 +25,27 @@ def first(url: str, name: str) -> None:
     engine.close()
 
 
-def fork(url: str, name: str) -> None:
-    """Draw, have a forked child draw and end, and draw again; say the three nonces."""
-    engine = PostgresEngine(url, name)
-    say(engine.draw(WISH).nonce)
+def fork(url: str, name: str, folder: str) -> None:
+    """Draw, have a forked child draw and end, and draw again; say the three nonces.
+
+    With several stores, because it is left to chance whether a store or its engine hears of a fork first.
+    """
+    stores = [SharedStore(PostgresEngine(url, name), FileStore(f"{folder}/{number}")) for number in range(8)]
+    say(max(store.draw() for store in stores))
     child = os.fork()
     if not child:
-        say(engine.draw(WISH).nonce)
-        engine.close()
-        del engine
+        say(stores[0].draw())
+        stores[0].engine.close()
+        stores.clear()
         gc.collect()
         os._exit(0)
     assert os.waitpid(child, 0) == (child, 0)
-    say(engine.draw(WISH).nonce)
+    say(stores[0].draw())
     hear()
-    engine.close()
+    for store in stores:
+        store.engine.close()
 
 
 if __name__ == "__main__":
-    {"first": first, "fork": fork}[sys.argv[1]](*sys.argv[2:])
+    tasks: dict[str, Callable[..., None]] = {"first": first, "fork": fork}
+    tasks[sys.argv[1]](*sys.argv[2:])

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -216,15 +217,17 @@ def test_ended_connections_are_replaced(admin: psycopg.Connection, engine: Postg
     assert engine.draw(WISH).nonce > before
 
 
-def test_a_fork(server: PostgresServer, admin: psycopg.Connection, key_name: str) -> None:
-    """A forked child draws by a connection of its own, and its end does not end the parent's."""
+def test_a_fork(server: PostgresServer, admin: psycopg.Connection, key_name: str, tmp_path: Path) -> None:
+    """A forked child draws by a connection of its own, and neither the fork nor its end ends the parent's."""
     own = "forked"
 
     def sessions() -> list[tuple[object, ...]]:
-        return admin.execute("SELECT pid FROM pg_stat_activity WHERE application_name = %s", [own]).fetchall()
+        return admin.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY pid", [own]
+        ).fetchall()
 
     url = f"{server.url}?application_name={own}"
-    with Child("tests.stores.postgres_children", "fork", url, key_name) as child:
+    with Child("tests.stores.postgres_children", "fork", url, key_name, tmp_path) as child:
         first = child.line()
         before = sessions()
         second, third = child.line(), child.line()
