@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import threading
@@ -18,6 +19,7 @@ GRACE_SECONDS = 3.0
 UNWIND_SECONDS = 0.5
 CANCEL_SECONDS = 1.0
 SIGN_OFF_SECONDS = 0.3
+LOOK_UP_SECONDS = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -43,11 +45,17 @@ class Runner:
             signal.signal(number, lambda signum, _frame: self._news.put(signal.Signals(signum).name))
         done = ThreadPoolExecutor(1, thread_name_prefix="bot").submit(work)
         done.add_done_callback(lambda _done: self._news.put(""))
-        name = self._news.get()
+        name = self._first_news()
         if name and not self._stopped(done, name):
             self._leave_behind(name)
             return 0
         return done.result()
+
+    def _first_news(self) -> str:
+        # Handlers run in this thread, and a signal may wake another one instead: often so where it met a stopped process.
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._news.get(timeout=LOOK_UP_SECONDS)
 
     def _stopped(self, done: Future[int], name: str) -> bool:
         self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:.0f} s.")

@@ -16,6 +16,7 @@ import pytest
 
 from bot.clock import sleep
 from tests.acceptance.instances import Fleet, Life, check_signals, waving_fleet
+from tests.server_processes import halt
 
 MINUTE = 60.0
 REFUSED_A_MINUTE_MAX = 3
@@ -104,6 +105,19 @@ def test_restarts_on_the_same_disk(tmp_path: Path, store: str) -> None:
         fleet.check_leaders()
         assert fleet.refused == []
         check_signals(fleet.kraken)
+
+
+def test_a_signal_to_an_instance_that_stands_still(tmp_path: Path) -> None:
+    """An instance that was stopped when SIGTERM came ends in good order as soon as it goes on."""
+    # Which of its threads the signal wakes is the kernel's choice, so that one would not be enough.
+    with waving_fleet(tmp_path, speed=FAST) as fleet:
+        lives = [fleet.start(f"host{number}", TRADING_MODE="paper", MARKET_SPEED="1") for number in range(6)]
+        for life in lives:
+            life.wait_for("^account")
+            halt([life.pid])
+            life.send(signal.SIGTERM)
+            life.send(signal.SIGCONT)
+        assert {life.end() for life in lives} == {0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
