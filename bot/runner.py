@@ -52,7 +52,7 @@ class Runner:
         return done.result()
 
     def _first_news(self) -> str:
-        # Handlers run in this thread, and a signal may wake another one instead: often so where it met a stopped process.
+        # Handlers run in this thread, but a signal may wake another one: most often where it met a stopped process.
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._news.get(timeout=LOOK_UP_SECONDS)
