@@ -208,11 +208,12 @@ class Life:
         assert self._lines(pattern), f"{pattern!r} was expected of\n{self.text}"
         return self._lines(pattern)[0]
 
-    def wait_for_request(self, method: str = "", times: int = 1) -> None:
+    def wait_for_request(self, method: str = "", times: int = 1, limit_seconds: float = LIMIT_SECONDS) -> None:
         """Wait until the exchange has accepted so many requests from it."""
         wait_until(
             lambda: len(self.requests(method)) >= times,
             lambda: f"{self.name} sent no {method or 'request'} number {times}, having said\n{self.text}",
+            limit_seconds,
         )
 
     def _lines(self, pattern: str) -> list[str]:

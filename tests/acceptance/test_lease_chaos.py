@@ -23,7 +23,7 @@ from tests.servers import Server, open_postgres, open_redis
 NAMES = ("first", "second", "third")
 LEASE_SECONDS = 3.0
 # Real time between two events, and how long what was parted or paused stays so, in lifetimes.
-PAUSE_SECONDS = (0.3, 1.5)
+PAUSE_SECONDS = (0.2, 1.2)
 TROUBLE_LIFETIMES = (0.1, 1.7)
 # Of SIGSTOP: longer than the lifetime.
 STOP_LIFETIMES = (1.1, 1.8)

@@ -126,17 +126,17 @@ def test_without_a_store(tmp_path: Path, number: signal.Signals, full_size: bool
     within a minute of the other's, no signal is traded twice, and at most three nonces a minute are refused to each."""
     # Refusals are a matter of the wall's time, in which the shorter test asks far more often than a real market does.
     speed = 1.0 if full_size else MODERATE
-    settings = {"SINGLE_INSTANCE": "0"}
+    settings, limit_seconds = {"SINGLE_INSTANCE": "0"}, 10 * MINUTE
     with waving_fleet(tmp_path, speed=speed, latency_seconds=(0.01, 0.03)) as fleet:
         # Nobody is there before the first one.
         old = fleet.start("old", SINGLE_INSTANCE="1")
-        old.wait_for_request("AddOrder")
+        old.wait_for_request("AddOrder", limit_seconds=limit_seconds)
         new = fleet.start("new", **settings)
         new.wait_for("because STATE_DIR has no journal of this key, an instance elsewhere may still trade")
         sleep(MINUTE / speed)
         old.send(number)
         old.end()
-        new.wait_for_request("AddOrder", times=2)
+        new.wait_for_request("AddOrder", times=2, limit_seconds=limit_seconds)
         new.send(signal.SIGTERM)
         assert new.end() == 0
         gaps = order_gaps(fleet)
