@@ -243,7 +243,7 @@ def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
         runner.broker = market.broker
         summary = trade_when_leading(settings, market, runner, max_ticks, say)
         if summary is None:
-            say("Ended: stopped before trading began.")
+            say("Ended: stopped while not trading.")
             return 0
         return say_summary(summary)
 
