@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bot.broker_manager import KrakenBroker
 from bot.clock import MarketClock
 from bot.config import Settings
-from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
+from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError, TurnLostError
 from bot.models import Balance, common_quote
 from bot.nonce.lease import Leadership
 from bot.nonce_words import nonce_line
@@ -38,7 +38,7 @@ def trade_when_leading(
         try:
             with _leading(settings, market.broker, runner, say):
                 return _trade(settings, market, runner, max_ticks, say)
-        except (LeaseLostError, StoreUnavailableError) as lost:
+        except (LeaseLostError, StoreUnavailableError, TurnLostError) as lost:
             if runner.leadership is None or not runner.leadership.generation:
                 raise
             say(f"standby  {lost}")
