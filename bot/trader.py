@@ -215,10 +215,13 @@ class Trader:
         if not self._clock.catching_up:
             self._ticks += 1
             self._narrator.over("replay", "the replay is over: from here on at current prices")
-        # First, because it may take minutes: a status would be old by then, and a switch that was armed would fire.
+        troubles = [] if self._clock.replaying else [_attempt(self._switch.begin)]
+        # It may take minutes: a status would be old by then, and a switch that is armed would fire.
         self._know_history()
+        if self._stop.is_set():
+            return
         self._feed.refresh_status()
-        troubles = [_attempt(self._keep_switch)]
+        troubles.append(_attempt(self._keep_switch))
         for symbol in self._executor.settle():
             self._decided.pop(symbol, None)
         troubles += [_attempt(partial(self._follow_pair, symbol)) for symbol in self._symbols]

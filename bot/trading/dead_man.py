@@ -35,6 +35,12 @@ class DeadManSwitch:
         self._stopped = False
         self.due_seconds = -math.inf if timeout_seconds else math.inf
 
+    def begin(self) -> None:
+        """Disarm it, once: an earlier life may have left it armed. Raises BotError; then `keep` does it."""
+        if self._timeout_seconds and not self._begun:
+            self._disarm()
+            self._begun = True
+
     def keep(self, held_up: str) -> None:
         """If it is due, look at all open orders of the account, and arm or disarm.
 
@@ -44,10 +50,7 @@ class DeadManSwitch:
         now = self._broker.now()
         if now < self.due_seconds:
             return
-        if not self._begun:
-            # An earlier life may have left it armed.
-            self._disarm()
-            self._begun = True
+        self.begin()
         reason = held_up or self._harm()
         if reason:
             if self._may_be_armed:

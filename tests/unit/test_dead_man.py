@@ -12,7 +12,16 @@ from bot.errors import NoAnswerError, PermissionDeniedError, ServiceError
 from bot.models import OrderStatus, Side
 from bot.trading.dead_man import DeadManSwitch
 from bot.trading.narrator import Narrator
-from tests.trading_fakes import FakeBroker, Script, SteppedClock, buy, make_candles, make_order, run_trader
+from tests.trading_fakes import (
+    FakeBroker,
+    PatientEvent,
+    Script,
+    SteppedClock,
+    buy,
+    make_candles,
+    make_order,
+    run_trader,
+)
 
 BUSY = ServiceError("CancelAllOrdersAfter", ["EService:Busy"])
 ENTRY = make_order("E", Side.BUY, status=OrderStatus.OPEN, volume=Decimal(1))
@@ -179,6 +188,37 @@ def test_a_run_that_ends_in_an_error_disarms_it_too() -> None:
     summary, _ = run_trader(broker, clock, Script({}), max_ticks=2, dead_man_switch_seconds=60)
     assert isinstance(summary.error, PermissionDeniedError)
     assert broker.calls[-1] == "switch 0"
+
+
+def test_a_stop_while_the_past_is_awaited_leaves_it_off() -> None:
+    """A run that is stopped while it waits for orders of an earlier life never arms it."""
+    broker, clock = present()
+    broker.past_until_seconds = 377.0
+    stop = PatientEvent()
+    knows = broker.knows_the_past
+
+    def asked() -> bool:
+        stop.set()
+        return knows()
+
+    broker.knows_the_past = asked  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({}), stop=stop, dead_man_switch_seconds=60)
+    assert {call for call in broker.calls if call.startswith("switch")} == {"switch 0"}
+
+
+def test_what_an_earlier_life_left_does_not_fire_while_the_past_is_awaited() -> None:
+    """A run that has to wait for orders of an earlier life disarms it before that, and arms it after that."""
+    broker, clock = present()
+    broker.past_until_seconds = 377.0
+    arm, sent = broker.arm_dead_man_switch, []
+
+    def armed(timeout_seconds: int) -> None:
+        sent.append((timeout_seconds, broker.now()))
+        arm(timeout_seconds)
+
+    broker.arm_dead_man_switch = armed  # type: ignore[method-assign]
+    run_trader(broker, clock, Script({}), max_ticks=1, dead_man_switch_seconds=60)
+    assert sent[:2] == [(0, 241.0), (60, 377.0)]
 
 
 def test_the_kill_switch_keeps_it_off() -> None:
