@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from bot.errors import SettingsError
 from bot.nonce.engine import Engine
@@ -21,7 +21,9 @@ def url_problem(url: str) -> str:
     """Return what is wrong with the address of a store, or "". The address is not in it: it may hold a password."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in REDIS_SCHEMES + POSTGRES_SCHEMES and bool(parts.hostname) and parts.port != 0
+        # urlsplit makes it small, and the drivers want it so.
+        known = url.startswith(f"{parts.scheme}:") and parts.scheme in REDIS_SCHEMES + POSTGRES_SCHEMES
+        usable = known and bool(parts.hostname) and 0 not in _ports(parts)
     except ValueError:
         usable = False
     # A password with a bare / ? or # ends the host early: what is behind it would be taken for the rest, and shown.
@@ -31,6 +33,14 @@ def url_problem(url: str) -> str:
         "must look like redis://host:6379/0, rediss://... or postgresql://user@host:5432/name, with the special "
         "characters of a password percent-encoded."
     )
+
+
+def _ports(parts: SplitResult) -> list[int | None]:
+    """Return the ports; raise ValueError for one that is none."""
+    place = parts.netloc.rpartition("@")[2]
+    # PostgreSQL may have several hosts, each with a port of its own.
+    hosts = place.split(",") if parts.scheme in POSTGRES_SCHEMES else [place]
+    return [urlsplit(f"//{host}").port for host in hosts]
 
 
 def open_engine(url: str, api_key: str) -> Engine:

@@ -219,5 +219,5 @@ def _place(settings: Mapping[str, Any]) -> str:
     ports = ports * len(hosts) if len(ports) == 1 else ports
     # An IPv6 address in an URL stands in brackets.
     named = [f"[{host}]" if ":" in host else host for host in hosts]
-    servers = ",".join(f"{host}:{port}" for host, port in zip(named, ports, strict=False))
+    servers = ",".join(f"{host}:{port or 5432}" for host, port in zip(named, ports, strict=False))
     return f"postgresql://{servers}/{settings.get('dbname', '')}"

@@ -37,6 +37,10 @@ _BY_TEXT = (
     ("connection slots", "has no connection free"),
     ("starting up", "is stopping or starting"),
     ("shutting down", "is stopping or starting"),
+    ("resolve host", "has a name that cannot be looked up (DNS)"),
+    ("translate host name", "has a name that cannot be looked up (DNS)"),
+    ("Connection refused", "cannot be reached: nothing listens there"),
+    ("invalid sslmode", "cannot be asked: there is no such sslmode"),
 )
 
 

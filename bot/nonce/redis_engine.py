@@ -31,6 +31,8 @@ _CONNECTION: dict[str, Any] = {
     "socket_timeout": TIMEOUT_SECONDS,
     "socket_keepalive": True,
     "protocol": 2,
+    # Else it tells the server its name first, and loses the answer of one that is in protected mode.
+    "driver_info": None,
 }
 
 _NO_RIGHT = "does not allow this user what the bot needs: EVALSHA, EVAL, TIME and hashes at kraken-bot:*"
@@ -40,6 +42,7 @@ _TROUBLES = {
     "READONLY": "is a read-only replica: name the primary",
     "WRONGPASS": "refuses the user name or password",
     "NOAUTH": "wants a user name or password",
+    "DENIED": "is in protected mode, where only its own machine may connect: give it a password, and this address too",
     "NOPERM": _NO_RIGHT,
     "ACL failure": _NO_RIGHT,
     "user executing the script": _NO_RIGHT,
@@ -179,7 +182,8 @@ class RedisEngine:
         # A server that does not know a command repeats its arguments, which may be the password.
         text = str(error).split(", with args", 1)[0]
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            # Whole words alone: a user named u is no reason to write "ref***sed".
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
         if isinstance(error, redis.ConnectionError):
             return f"is unreachable: {text.rstrip('.')}"
         return f"refuses the step: {text.rstrip('.')}"

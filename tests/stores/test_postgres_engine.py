@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -249,6 +250,7 @@ class TestWhatIsSaid:
         [
             ("postgresql://u:p@[::1]/d", "postgresql://[::1]:5432/d"),
             ("postgres://u:p@one:1,two:2/d?target_session_attrs=read-write", "postgresql://one:1,two:2/d"),
+            ("postgresql://one,two:2/d", "postgresql://one:5432,two:2/d"),
             ("postgresql://h/d?user=u&password=p&sslmode=require", "postgresql://h:5432/d"),
             ("postgresql:///d?host=/run/sockets", "postgresql:///run/sockets:5432/d"),
         ],
@@ -283,6 +285,28 @@ class TestWhatIsSaid:
         finally:
             admin.execute("ALTER ROLE bot CONNECTION LIMIT -1")
         assert text.endswith(" has no connection free")
+
+    @pytest.mark.parametrize(
+        ("url", "what"),
+        [
+            ("postgresql://127.0.0.1:1/d", "cannot be reached: nothing listens there"),
+            ("postgresql://127.0.0.1:1/d?sslmode=some", "cannot be asked: there is no such sslmode"),
+        ],
+    )
+    def test_nobody_there(self, url: str, what: str) -> None:
+        """A port where nothing listens and an sslmode that there is not are told apart."""
+        engine = PostgresEngine(url, "key")
+        assert complaint(lambda: engine.draw(WISH)) == f"the nonce store {engine.place} {what}"
+
+    def test_a_name_that_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A host whose name cannot be looked up is named as that."""
+
+        def unknown(*_arguments: object, **_options: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+        engine = PostgresEngine("postgresql://store.example/d", "key")
+        assert complaint(lambda: engine.draw(WISH)).endswith(" has a name that cannot be looked up (DNS)")
 
     def test_a_server_without_tls(self, server: PostgresServer) -> None:
         """Where the address wants TLS and the server has none, nothing is sent without it."""

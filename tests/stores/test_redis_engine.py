@@ -227,6 +227,28 @@ class TestRefusals:
         assert "unknown: '***'" in problem
         assert start not in problem
 
+    def test_a_user_of_one_letter(self, redis_server: RedisServer, own: RedisEngine) -> None:
+        """Where the user is called u, the words of an error keep theirs."""
+        redis_server.kill()
+        problem = refusal(RedisEngine(f"redis://u:p@127.0.0.1:{redis_server.port}/0", "own"))
+        assert problem == refusal(own)
+
+    def test_protected_mode(self) -> None:
+        """A server that lets its own machine alone connect, and says so before it is asked, is named as that."""
+
+        class Protected(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.wfile.write(b"-DENIED Redis is running in protected mode because ...\r\n")
+                self.connection.recv(1000)
+
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Protected) as server, ThreadPoolExecutor(1) as thread:
+            thread.submit(server.serve_forever, 0.01)
+            try:
+                problem = refusal(RedisEngine(f"redis://127.0.0.1:{server.server_address[1]}/0", "own"))
+            finally:
+                server.shutdown()
+        assert "is in protected mode" in problem
+
     def test_unreachable(self, redis_server: RedisServer, own: RedisEngine) -> None:
         """Where no server listens, the reason is told."""
         redis_server.kill()

@@ -299,6 +299,7 @@ STORES = [
     "redis://[::1]:6379/0",
     "postgresql://bot@127.0.0.1/bot",
     "postgres://bot:se%3Acret%2Fpa%40ss%25@127.0.0.1:5432/bot?sslmode=require",
+    "postgresql://bot:hunter2@one:5432,two:5433/bot?target_session_attrs=read-write",
 ]
 
 
@@ -332,6 +333,11 @@ def test_stores_that_are_allowed(url: str) -> None:
         "redis://127.0.0.1:65536",
         "redis://127.0.0.1:hunter2",
         "redis://127.0.0.1:-1",
+        "redis://one:6379,two:6379/0",
+        "postgresql://one:5432,two:65536/bot",
+        "postgresql://one:5432,two:hunter2/bot",
+        "Redis://127.0.0.1",
+        "POSTGRESQL://127.0.0.1/bot",
         "redis://[::1:6379",
         "redis://no host:6379",
         "redis://bot:hunter2%@127.0.0.1",
