@@ -13,7 +13,7 @@ from bot.instance import InstanceLock, describe_owner, is_running
 from bot.kraken import replies, transport
 from bot.models import common_quote
 from bot.nonce.file import store_at
-from bot.nonce_words import check_store, leader, nonce_line
+from bot.nonce_words import check_store, last_nonce, leader, nonce_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterat
     of_clock = _clock(settings)
     yield of_clock
     # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
-    yield _attempt("nonce", nonce_line if of_clock.error else lambda: _nonce(settings))
+    yield _attempt("nonce", lambda: last_nonce(settings) if of_clock.error else _nonce(settings))
     if not of_clock.error:
         yield _attempt("pairs", lambda: _pairs(settings, open_broker))
     yield _attempt("key", lambda: _key(settings, open_broker))

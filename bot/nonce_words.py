@@ -72,6 +72,14 @@ def look(settings: Settings) -> tuple[Row | None, str]:
         return engine.look(), engine.place
 
 
+def last_nonce(settings: Settings) -> str:
+    """Return the last nonce of the settings' key and its place, in words. Raises StoreUnavailableError."""
+    if not settings.nonce_store:
+        return nonce_line()
+    row, place = look(settings)
+    return _in_store(row.nonce if row else 0, place)
+
+
 def leader(settings: Settings) -> str:
     """Return who leads the account in the shared store, in words, or "". Raises StoreUnavailableError."""
     row, _place = look(settings)

@@ -56,14 +56,15 @@ class Leadership:
                 if lease.owner == self._store.owner:
                     say(f"leader   generation {lease.generation}, by {self._store.place}")
                     return lease.clean
-                news = f"standby  {lease.owner} leads; silent until it ends"
+                state, news = lease.owner, f"standby  {lease.owner} leads; silent until it ends"
             except StoreUnavailableError as error:
                 if not said and not self.generation:
                     raise
-                news = f"standby  {error}"
-            if news != said:
+                # One outage, in however many words.
+                state, news = "away", f"standby  {error}"
+            if state != said:
                 say(news)
-                said = news
+                said = state
             if stop.wait(STANDBY_SECONDS):
                 raise StoppingError("the program is stopping; nothing was sent")
 

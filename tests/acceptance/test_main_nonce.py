@@ -24,7 +24,7 @@ from tests.acceptance.nonce_tools import (
     place_of,
     write_common,
 )
-from tests.acceptance.processes import run
+from tests.acceptance.processes import run, running
 
 
 @pytest.fixture
@@ -169,6 +169,19 @@ def test_check_in_paper_mode_looks_whether_the_store_answers(state: Path, url: s
     assert bot.wait_for(f"^ok       nonce: {place_of(url)} answers; the paper account has a key of its own there")
 
 
+def test_check_looks_at_the_store_also_while_the_clock_is_not_known(
+    kraken: LocalKraken, url: str, engine: Engine
+) -> None:
+    """Where Kraken does not answer, check tells what the store has all the same, and draws nothing."""
+    before = draw(engine)
+    settings = kraken.settings(NONCE_STORE=url, KRAKEN_API_URL=f"http://127.0.0.1:{closed_port()}")
+    bot = run("check", settings=settings, code=5)
+    (line,) = bot.wait_for("^ok       nonce: ")
+    assert line.startswith(f"ok       nonce: {before} (16 digits, us), ")
+    assert line.endswith(f"in {place_of(url)}")
+    assert held(engine).nonce == before
+
+
 @pytest.mark.parametrize("mode", ["paper", "live"])
 def test_check_names_a_store_that_is_away(kraken: LocalKraken, mode: str) -> None:
     """Where the store does not answer check names it and ends with 4."""
@@ -205,3 +218,13 @@ def test_a_run_tells_the_store(kraken: LocalKraken, url: str, engine: Engine) ->
     (line,) = bot.wait_for("^nonce ")
     assert line.endswith(f" (16 digits, us), not ahead of the clock, in {place_of(url)}")
     assert int(line.split()[1]) < held(engine).nonce
+
+
+def test_a_run_that_lost_its_lead_ends_on_standby(kraken: LocalKraken, url: str, engine: Engine) -> None:
+    """A bot that has led and is stopped on standby does not say that it never traded."""
+    with running(settings=kraken.settings(NONCE_STORE=url), until="nothing to do") as bot:
+        engine.sign_off(held(engine).lease.generation, settled=True)
+        engine.acquire("alpha:1:aa", LEASE_SECONDS)
+        bot.wait_for("^standby  alpha:1:aa leads")
+        assert bot.stop() == 0
+    assert bot.lines[-1] == "Ended: stopped while not trading."

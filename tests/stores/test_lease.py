@@ -266,6 +266,28 @@ def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], engine: AwayEng
     assert led == [True]
 
 
+def test_an_outage_is_said_once_in_whatever_words(
+    hosts: tuple[Host, Host], engine: AwayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is away for a new reason with every look makes a standby say one line."""
+    first, second = hosts
+    first.lead()
+    looks = iter(range(1_000_000))
+
+    def away(owner: str, lifetime_seconds: float) -> Lease:
+        if (look := next(looks)) == 0:
+            return AwayEngine.acquire(engine, owner, lifetime_seconds)
+        if look == 9:
+            second.stop.set()
+        raise StoreUnavailableError(f"reason {look}")
+
+    monkeypatch.setattr(engine, "acquire", away)
+    monkeypatch.setattr(lease, "STANDBY_SECONDS", 0.001)
+    with pytest.raises(StoppingError):
+        second.lead()
+    assert second.said[1:] == ["standby  reason 1"]
+
+
 def test_a_sign_off_tells_whether_it_was_done(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
     """Signing off says yes of a lease that we have, and no where we stand by or the store is away."""
     first, second = hosts
