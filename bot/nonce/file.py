@@ -117,7 +117,7 @@ class FileStore(LockedFile):
                 descriptor = self._lock_anew(LOCK_SECONDS_MAX) if now >= self._sync_due else self._lock_open()
                 raw = os.pread(descriptor, 64, 0)
                 if nonce > (self._floor if raw == self._written else self._read(raw)):
-                    self._write(descriptor, nonce, now, ahead=False)
+                    self._write(descriptor, nonce, now, durable=len(raw) > self._digits)
                 self._floor = max(self._floor, nonce)
             except OSError as error:
                 self._say_unwritable(error)
@@ -158,14 +158,14 @@ class FileStore(LockedFile):
         nonce = now if usual else self._next(self._read(raw), now, at_least)
         # Against power loss the clock is the second witness, so once a second is enough; ahead of the
         # clock the file is the only one.
-        self._write(descriptor, nonce, now, ahead=not usual)
+        self._write(descriptor, nonce, now, durable=not usual)
         return nonce
 
-    def _write(self, descriptor: int, nonce: int, now: int, *, ahead: bool) -> None:
+    def _write(self, descriptor: int, nonce: int, now: int, *, durable: bool) -> None:
         data = b"%d" % nonce
         if os.pwrite(descriptor, data, 0) != len(data):
             raise OSError(errno.EIO, "the write was cut short")
-        if ahead or now >= self._sync_due:
+        if durable or now >= self._sync_due:
             self._make_durable(descriptor, len(data), now)
         self._written = data
 

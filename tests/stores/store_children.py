@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 from bot import clock
-from bot.errors import StoreUnavailableError
+from bot.errors import LeaseLostError, StoreUnavailableError
 from bot.nonce.engine import Wish
 from bot.nonce.engines import open_engine
 from bot.nonce.file import FileStore
+from bot.nonce.lease import Leadership
 from bot.nonce.shared_store import SharedStore
 from tests.stores.children import hear, say
+from tests.stores.memory_engine import MemoryEngine
 
 
 def open_store(url: str, api_key: str, file: str) -> FileStore | SharedStore:
@@ -50,7 +53,26 @@ def draw_through_trouble(url: str, api_key: str, ceiling: str) -> None:
         os.write(1, b"%016d\n" % nonce)
 
 
-TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (draw, draw_for_ever, draw_through_trouble)}
+def fork_while_leading(file: str) -> None:
+    """Lead, and draw in a forked child and then in this process; say what came of both."""
+    store = SharedStore(MemoryEngine(clock.wall_us), FileStore(file))
+    leadership = Leadership(store, 3600.0)
+    leadership.wait(threading.Event(), lambda _said: None)
+    pid = os.fork()
+    if not pid:
+        try:
+            say(f"the child draws {store.draw()}")
+        except LeaseLostError as error:
+            say(error)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    say(f"the parent draws {len(str(store.draw()))} digits")
+    leadership.sign_off(settled=True)
+
+
+TASKS: dict[str, Callable[..., None]] = {
+    task.__name__: task for task in (draw, draw_for_ever, draw_through_trouble, fork_while_leading)
+}
 
 if __name__ == "__main__":
     TASKS[sys.argv[1]](*sys.argv[2:])

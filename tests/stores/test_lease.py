@@ -14,6 +14,7 @@ from bot.nonce.engine import Lease
 from bot.nonce.file import FileStore
 from bot.nonce.lease import Leadership
 from bot.nonce.shared_store import SharedStore
+from tests.child_process import Child
 from tests.stores.conftest import StillClock, wait_until
 from tests.stores.memory_engine import MemoryEngine
 
@@ -89,13 +90,14 @@ def hosts(engine: AwayEngine, tmp_path: Path) -> Iterator[tuple[Host, Host]]:
 
 
 def test_a_standby_draws_nothing(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
-    """An instance that does not lead is refused its nonces, before the store is asked for one."""
+    """An instance that does not lead is refused its nonces and turns, before the store is asked for one."""
     first, second = hosts
     first.lead()
     second.try_once()
     before = engine.nonce
-    with pytest.raises(LeaseLostError, match="stands by"):
-        second.store.draw()
+    for ask in (second.store.draw, second.store.take):
+        with pytest.raises(LeaseLostError, match="stands by"):
+            ask()
     assert engine.nonce == before
 
 
@@ -144,6 +146,42 @@ def test_a_leader_is_silent_before_its_lifetime_ends(hosts: tuple[Host, Host], s
     still_clock.boot_seconds += 0.02
     with pytest.raises(StoreUnavailableError, match="could not be renewed"):
         first.store.draw()
+
+
+@pytest.mark.parametrize("step", ["acquire", "renew"])
+def test_a_lifetime_counts_from_before_the_store_was_asked(
+    hosts: tuple[Host, Host], still_clock: StillClock, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A store whose answer takes 5 s has used up 5 s of the lease that it grants or renews."""
+    first, _second = hosts
+    monkeypatch.setattr(lease, "RENEW_PART", 0.0001 if step == "renew" else 0.9)
+    answer, asked, go_on = getattr(first.store.engine, step), [], threading.Event()
+
+    def answer_late(*given: object) -> object:
+        asked.append(given)
+        if len(asked) > 1:
+            go_on.wait()
+        answered = answer(*given)
+        still_clock.boot_seconds += 5.0
+        return answered
+
+    monkeypatch.setattr(first.store.engine, step, answer_late)
+    first.lead()
+    wait_until(lambda: len(asked) == (2 if step == "renew" else 1))
+    still_clock.boot_seconds += SECONDS * 0.9 - 5.0 - 0.01
+    assert leads(first)
+    still_clock.boot_seconds += 0.02
+    assert not leads(first)
+    go_on.set()
+
+
+def test_a_forked_child_of_a_leader_does_not_lead(tmp_path: Path) -> None:
+    """A child that is forked while its parent leads is refused its nonces, and the parent goes on."""
+    with Child("tests.stores.store_children", "fork_while_leading", tmp_path / "nonce") as child:
+        assert child.rest() == [
+            "the process that this one was forked from leads; nothing was sent",
+            "the parent draws 16 digits",
+        ]
 
 
 def test_a_host_that_slept_is_told_by_the_store(hosts: tuple[Host, Host], still_clock: StillClock) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bot import clock
-from bot.errors import NonceAheadError
+from bot.errors import NonceAheadError, NonceError
+from bot.nonce.engine import Drawn, Wish
 from bot.nonce.engines import open_engine
 from bot.nonce.file import FileStore
 from bot.nonce.shared_store import SharedStore
@@ -133,12 +134,27 @@ def test_at_least(hosts: Hosts) -> None:
 
 
 def test_a_day_ahead(hosts: Hosts) -> None:
-    """A nonce of more than a day ahead is refused, and nothing is written."""
+    """A nonce of more than a day ahead is refused as asked for so far ahead, and nothing is written."""
     store = hosts.open("one")
     last = store.draw()
-    with pytest.raises(NonceAheadError):
+    with pytest.raises(NonceAheadError, match="was asked for"):
         store.draw(clock.wall_us() + 25 * HOUR_US)
     assert store.peek() == last
+
+
+def test_a_draw_within_a_draw(tmp_path: Path) -> None:
+    """Whoever draws in the middle of a draw, as a signal handler does, is told so, and the draw goes on."""
+    engine = MemoryEngine(clock.wall_us)
+    store = SharedStore(engine, FileStore(str(tmp_path / "nonce")))
+    draw = engine.draw
+
+    def draw_within(wish: Wish) -> Drawn:
+        with pytest.raises(NonceError, match="in the middle of drawing one"):
+            store.draw()
+        return draw(wish)
+
+    engine.draw = draw_within  # type: ignore[method-assign]
+    assert store.draw() < store.draw()
 
 
 def test_written_before_it_is_returned(hosts: Hosts) -> None:

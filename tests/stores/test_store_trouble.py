@@ -209,6 +209,18 @@ def test_wiped(any_server: Server, store: SharedStore, tmp_path: Path, caplog: p
     assert tells_no_password(caplog.text)
 
 
+def test_wiped_while_the_second_copy_cannot_be_written(
+    any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that has no second copy goes on above its own highest nonce when its store is wiped."""
+    (tmp_path / "nonce.txt").mkdir()
+    store.draw()
+    highest = store.draw(clock.wall_us() + HOUR_US)
+    any_server.wipe()
+    assert store.draw() == highest + 1
+    assert "went back" in caplog.text
+
+
 def test_wiped_before_the_start(
     any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
