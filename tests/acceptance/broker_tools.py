@@ -12,6 +12,7 @@ from typing import Any
 from bot.broker_manager import KrakenBroker
 from bot.clock import MarketClock, ReplayClock, boottime_seconds, nonce_clock, sleep, wall_seconds
 from bot.kraken.limits import UNLIMITED
+from bot.nonce.turns import Turns
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
@@ -89,6 +90,12 @@ def wait_for(condition: Callable[[], object], seconds_max: float = 20.0) -> None
     while not condition():
         assert boottime_seconds() < deadline, "what was waited for did not come"
         sleep(0.002)
+
+
+def waiting_calls(broker: KrakenBroker) -> int:
+    """Return how many of a broker's calls wait for the turn of this machine."""
+    assert isinstance(broker._turns, Turns)
+    return len(broker._turns._waiting)
 
 
 def in_threads(count: int, work: Callable[[], object]) -> list[BaseException]:

@@ -16,7 +16,7 @@ from bot.errors import RateLimitError, SettingsError, StoppingError
 from bot.kraken.limits import STARTER
 from bot.nonce.turns import Urgency
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import ORDER, child, in_threads, open_desk, still_clock, wait_for
+from tests.acceptance.broker_tools import ORDER, child, in_threads, open_desk, still_clock, wait_for, waiting_calls
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -63,13 +63,12 @@ def test_a_cancel_overtakes_queued_reads() -> None:
     with open_desk() as desk:
         txid = desk.broker.private_call("AddOrder", ORDER)["txid"][0]
         before = len(desk.rows())
-        turns = desk.broker._turns
         calls = [threading.Thread(target=desk.broker.private_call, args=("BalanceEx",)) for _ in range(5)]
         calls.append(threading.Thread(target=desk.broker.cancel_order, args=(txid,)))
-        with turns.turn(Urgency.READ):
+        with desk.broker._turns.turn(Urgency.READ):
             for number, call in enumerate(calls, 1):
                 call.start()
-                wait_for(lambda number=number: len(turns._waiting) == number)  # type: ignore[misc]
+                wait_for(lambda number=number: waiting_calls(desk.broker) == number)  # type: ignore[misc]
         for call in calls:
             call.join()
         assert desk.methods()[before:] == ["CancelOrder"] + ["BalanceEx"] * 5
@@ -134,7 +133,7 @@ def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
         with broker._turns.turn(Urgency.READ):
             for number, thread in enumerate(threads, 1):
                 thread.start()
-                wait_for(lambda number=number: len(broker._turns._waiting) == number)  # type: ignore[misc]
+                wait_for(lambda number=number: waiting_calls(broker) == number)  # type: ignore[misc]
             broker.stop()
             wait_for(lambda: len(raised) == 2)
         for thread in threads:
@@ -247,7 +246,7 @@ def test_a_child_that_was_forked_during_an_order_can_order() -> None:
         with broker._turns.turn(Urgency.READ):
             placing = threading.Thread(target=broker.private_call, args=("AddOrder", ORDER))
             placing.start()
-            wait_for(lambda: broker._turns._waiting)
+            wait_for(lambda: waiting_calls(broker))
             pid = os.fork()
             if pid == 0:
                 ordering = threading.Thread(

@@ -13,7 +13,7 @@ from bot.errors import OrderBlockedError, OrderRefusedError, OrderRuleError, Ord
 from bot.models import OrderStatus, Side
 from bot.nonce.turns import Urgency
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, price, wait_for
+from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, price, wait_for, waiting_calls
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -172,12 +172,11 @@ def test_every_order_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_deadline_counts_from_when_the_order_leaves() -> None:
     """An order that has waited 30 s for its turn is still accepted: its deadline was not set before it waited."""
     with open_desk() as desk:
-        turns = desk.broker._turns
         placing = threading.Thread(target=desk.broker.private_call, args=("AddOrder", ORDER))
         desk.broker.private_call("BalanceEx")
-        with turns.turn(Urgency.READ):
+        with desk.broker._turns.turn(Urgency.READ):
             placing.start()
-            wait_for(lambda: turns._waiting)
+            wait_for(lambda: waiting_calls(desk.broker))
             pass_time(desk.clock, 30)
         placing.join()
         assert desk.orders_placed() == 1

@@ -148,7 +148,7 @@ def test_a_fence_before_the_order_left_is_none() -> None:
         placing = threading.Thread(target=place)
         with broker._turns.turn(Urgency.READ):
             placing.start()
-            wait_for(lambda: broker._turns._waiting)
+            wait_for(lambda: waiting_calls(broker))
             # An order that waits for its turn is not sent, so nothing is there to be looked up.
             waiting = broker.unknown_orders()
             pass_time(desk.clock, 5)
