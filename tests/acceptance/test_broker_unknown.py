@@ -18,7 +18,7 @@ from bot.errors import (
 from bot.nonce.turns import Urgency
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, wait_for
+from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, wait_for, waiting_calls
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
