@@ -12,6 +12,7 @@ from bot.clock import boottime_seconds, sleep
 from tests.acceptance.broker_tools import open_desk, pass_time
 from tests.acceptance.local_kraken import RESTING, WAIT_SECONDS_MAX, LocalKraken, local_kraken
 from tests.acceptance.processes import Bot, running
+from tests.servers import open_redis
 
 # Six seconds of the wall on this market: a bot on a loaded machine is not taken for dead.
 TIMEOUT_SECONDS = 120
@@ -52,6 +53,19 @@ def test_kraken_cancels_the_entries_of_a_killed_bot(tmp_path: Path) -> None:
         assert (entry.side, entry.status, entry.reason) == ("buy", "canceled", "Cancelled by the dead man's switch")
         assert entry.closed <= killed_seconds + TIMEOUT_SECONDS
         kraken.check_account()
+
+
+def test_kraken_cancels_the_entries_of_a_bot_whose_store_is_away(tmp_path: Path) -> None:
+    """The shared store ends with the entry resting and the switch at 120 s: Kraken cancels the entry."""
+    (tmp_path / "store").mkdir()
+    with open_redis(tmp_path / "store") as store, local_kraken(tmp_path, RESTING) as kraken:
+        with running(settings=kraken.settings(NONCE_STORE=store.url, **ON), until="accepted as") as bot:
+            kraken.wait_for("CancelAllOrdersAfter", times=kraken.methods.count("CancelAllOrdersAfter") + 1)
+            store.kill()
+            wait_until(kraken, lambda: kraken.open_orders() == [])
+            assert bot.stop() == 0
+        (entry,) = kraken.orders
+        assert entry.reason == "Cancelled by the dead man's switch"
 
 
 def test_without_the_setting_the_entry_of_a_killed_bot_rests(tmp_path: Path) -> None:
@@ -128,7 +142,7 @@ def test_a_pair_that_is_closed_holds_the_entry_up(tmp_path: Path) -> None:
     with local_kraken(tmp_path, RESTING) as kraken:
         kraken.simulator.exchange.set_pair_status("BTC/USD", "post_only")
         with running(settings=kraken.settings(), until=r"refused \(trading status\): the pair's status is post_only"):
-            pass
+            store.kill()
         assert "AddOrder" not in kraken.methods
 
 
