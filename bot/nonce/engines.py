@@ -26,8 +26,10 @@ def url_problem(url: str) -> str:
         usable = known and bool(parts.hostname) and 0 not in _ports(parts)
     except ValueError:
         usable = False
-    # A password with a bare / ? or # ends the host early: what is behind it would be taken for the rest, and shown.
-    if usable and "@" not in parts.path + parts.query + parts.fragment and not _BARE.search(url):
+    # A password with a bare / ? or # ends the host early, and one with a bare @ begins it early for libpq: what is
+    # behind it would be taken for the rest, and shown.
+    password = parts.netloc.rpartition("@")[0] if usable else ""
+    if usable and "@" not in password + parts.path + parts.query + parts.fragment and not _BARE.search(url):
         return ""
     return (
         "must look like redis://host:6379/0, rediss://... or postgresql://user@host:5432/name, with the special "

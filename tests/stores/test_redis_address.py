@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import StoreUnavailableError
+from bot.errors import SettingsError, StoreUnavailableError
+from bot.nonce.engines import open_engine
 from bot.nonce.redis_engine import NO_URL, RedisEngine
 from tests.gateway import Gateway
 from tests.servers import RedisServer
@@ -79,3 +80,14 @@ def test_a_server_with_another_certificate_gets_nothing(redis_server: RedisServe
         with pytest.raises(StoreUnavailableError, match=r"(?i)certificate.verify.failed"):
             engine.draw(wish())
         assert gateway.requests == 0
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
+@pytest.mark.parametrize("who", ["bot:12@hunter2", "bot@host:hunter2"])
+def test_a_bare_at_sign_is_refused_unseen(scheme: str, who: str) -> None:
+    """An at sign in a user name or password is to be percent-encoded: libpq takes what is behind the first one for the
+    host, which would be shown.
+    """
+    with pytest.raises(SettingsError, match="percent-encoded") as caught:
+        open_engine(f"{scheme}://{who}@127.0.0.1/0", "key")
+    assert "hunter2" not in str(caught.value)
