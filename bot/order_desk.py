@@ -15,6 +15,7 @@ from bot.errors import (
     BotError,
     JournalError,
     KrakenError,
+    LeaseLostError,
     MarketStatusError,
     NotSentError,
     OrderBlockedError,
@@ -22,6 +23,7 @@ from bot.errors import (
     OrderRuleError,
     OrderUnknownError,
     StoppingError,
+    StoreUnavailableError,
 )
 from bot.journal import Journal
 from bot.key_budget import KeyBudget
@@ -96,8 +98,8 @@ class OrderDesk:
 
         Raises OrderRefusedError where Kraken's no is final, OrderUnknownError where the outcome is not known
         (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
-        over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, SilenceError, TurnTimeout or
-        StoppingError where nothing was sent.
+        over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, SilenceError, TurnTimeout,
+        LeaseLostError, StoreUnavailableError or StoppingError where nothing was sent.
         """
         orders.check_fields(params)
         is_new = not params.get("cl_ord_id")
@@ -134,7 +136,7 @@ class OrderDesk:
                 if isinstance(error, JournalError):
                     self._settlement.read_again()
                 raise
-            if isinstance(error, NotSentError):
+            if isinstance(error, NotSentError | LeaseLostError | StoreUnavailableError):
                 self._note(intent, OrderState.INTENDED)
                 raise
             if isinstance(error, KrakenError) and error_table.is_final_for_order(error.strings):

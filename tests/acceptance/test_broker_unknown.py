@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -10,11 +11,17 @@ import pytest
 
 from bot import broker_manager
 from bot.errors import (
+    BotError,
+    LeaseLostError,
     NoAnswerError,
     OrderBlockedError,
     OrderRefusedError,
     OrderUnknownError,
+    StoreUnavailableError,
+    TurnLostError,
 )
+from bot.nonce.lease import Leadership
+from bot.nonce.shared_store import SharedStore
 from bot.nonce.turns import Urgency
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
@@ -22,6 +29,7 @@ from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, wai
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
+NAME = "bot01abcdefghijklm"
 RICH = SimulatorOptions(balances={"ZUSD": "1000000", "XXBT": "100"})
 
 
@@ -191,6 +199,60 @@ def test_an_interrupted_order_is_unknown(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(broker.unknown_orders()) == 1
         (settled,) = broker.settle_unknown()
         assert settled.order is not None
+
+
+def lose_the_turn(store: SharedStore, _leadership: Leadership) -> None:
+    """Let all the time pass in which a request may begin."""
+    store._held.begin_until_seconds = 0.0
+
+
+def lose_the_lease(_store: SharedStore, leadership: Leadership) -> None:
+    """Let another instance lead."""
+    leadership.sign_off(settled=False)
+
+
+def miss_the_renewal(_store: SharedStore, leadership: Leadership) -> None:
+    """Let the lease end before it could be renewed."""
+    leadership._until_seconds = 0.0
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (lose_the_turn, TurnLostError),
+        (lose_the_lease, LeaseLostError),
+        (miss_the_renewal, StoreUnavailableError),
+    ],
+)
+def test_an_order_held_up_until_it_may_not_leave_was_not_sent(
+    redis_url: str,
+    end: Callable[[SharedStore, Leadership], None],
+    error: type[BotError],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the turn or the lease is over by the time that an order is on the disk, it does not leave: its fate is
+    known, and the same order goes as soon as it may."""
+    monkeypatch.setattr(broker_manager, "NONCE_STORE", redis_url)
+    with open_desk() as desk:
+        store, journal = desk.broker.shared_store, desk.broker.journal
+        assert store is not None
+        leadership = Leadership(store, 300.0)
+        leadership.wait(threading.Event(), print)
+        with monkeypatch.context() as slow_disk:
+            leave = journal.leave
+
+            def leave_late(*given: Any, **more: Any) -> None:
+                leave(*given, **more)
+                end(store, leadership)
+
+            slow_disk.setattr(journal, "leave", leave_late)
+            with pytest.raises(error):
+                desk.broker.private_call("AddOrder", ORDER | {"cl_ord_id": NAME})
+        assert (desk.broker.unknown_orders(), desk.orders_placed()) == ([], 0)
+        leadership.wait(threading.Event(), print)
+        desk.broker.private_call("AddOrder", ORDER | {"cl_ord_id": NAME})
+        assert desk.orders_placed() == 1
+        leadership.sign_off(settled=True)
 
 
 def test_a_refused_order_frees_its_pair() -> None:
