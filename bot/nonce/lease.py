@@ -111,6 +111,15 @@ class Leadership:
         self._until_seconds = asked_seconds + self._lifetime_seconds * (1 - SILENT_PART)
 
     def _keep(self, ended: threading.Event) -> None:
+        try:
+            self._renew_until(ended)
+        finally:
+            # Whatever ends the renewals ends the leadership too, or the bot would be silent for ever; not one that has
+            # begun since.
+            if not ended.is_set():
+                self._lost = lease_over(self._store.place)
+
+    def _renew_until(self, ended: threading.Event) -> None:
         wait_seconds = self._lifetime_seconds * RENEW_PART
         while not ended.wait(wait_seconds):
             began = clock.boottime_seconds()
@@ -119,8 +128,9 @@ class Leadership:
             except StoreUnavailableError:
                 wait_seconds = self._lifetime_seconds * SILENT_PART
                 continue
+            if ended.is_set():
+                return
             if not renewed:
-                self._lost = lease_over(self._store.place)
                 log.warning("The lease of generation %s is over: another instance may lead.", self.generation)
                 return
             self._live_on(began)

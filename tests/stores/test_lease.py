@@ -280,6 +280,23 @@ def test_a_lease_that_ran_out_is_not_brought_back(
     assert first.leadership.generation > generation
 
 
+def test_renewals_that_end_by_a_fault_end_the_leadership(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a fault ends the renewals the bot learns that it does not lead any more, and can lead again."""
+    first, _second = hosts
+    monkeypatch.setattr(lease, "RENEW_PART", 0.002)
+    monkeypatch.setattr(threading, "excepthook", lambda _fault: None)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(first.store.engine, "renew", lambda *_given: 1 // 0)
+        first.lead()
+        wait_until(lambda: not leads(first))
+    with pytest.raises(LeaseLostError):
+        first.leadership.check()
+    first.lead()
+    assert leads(first)
+
+
 def test_a_store_that_never_answered_is_an_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
     """A store that cannot be reached at the start is told at once."""
     engine.away = True
