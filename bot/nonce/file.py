@@ -23,6 +23,8 @@ from bot.nonce.locked import LOCK_NOW, LockedFile
 log = logging.getLogger(__name__)
 
 LOCK_SECONDS_MAX = 5.0
+# For a second copy, which is not worth a request.
+COPY_LOCK_SECONDS_MAX = 1.0
 SYNC_US = 1_000_000
 # After a power loss the file may lack the last second's draws: a process that starts while the file is
 # ahead of the clock steps over them.
@@ -114,7 +116,7 @@ class FileStore(LockedFile):
                 now = nonce_clock.now_us() * self._ticks
                 # With each sync the path is looked at: to look costs as much as all the rest, and in between a second
                 # copy may be written to a file that was deleted.
-                descriptor = self._lock_anew(LOCK_SECONDS_MAX) if now >= self._sync_due else self._lock_open()
+                descriptor = self._lock_anew(self._copy_seconds()) if now >= self._sync_due else self._lock_open()
                 raw = os.pread(descriptor, 64, 0)
                 if nonce > (self._floor if raw == self._written else self._read(raw)):
                     self._write(descriptor, nonce, now, durable=len(raw) > self._digits)
@@ -229,8 +231,12 @@ class FileStore(LockedFile):
         try:
             flock(self._descriptor, LOCK_NOW)
         except (ValueError, BlockingIOError):
-            return self._lock_anew(LOCK_SECONDS_MAX)
+            return self._lock_anew(self._copy_seconds())
         return self._descriptor
+
+    def _copy_seconds(self) -> float:
+        # The request that the nonce is for has to begin within 3 s; behind a stopped process only the first one waits.
+        return 0.0 if self.problem else COPY_LOCK_SECONDS_MAX
 
     def _lock_store(self) -> int:
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import redis
@@ -14,6 +15,8 @@ from redis.connection import ConnectionInterface
 from bot.errors import StoreUnavailableError
 from bot.nonce import forks
 from bot.nonce.engine import NEXT_SECONDS, Drawn, Lease, Outcome, Row, Wish
+
+Answer = TypeVar("Answer")
 
 TIMEOUT_SECONDS = 2.0
 
@@ -57,6 +60,7 @@ _TROUBLES = {
     "ASK": "is a node of a cluster that is moving this key's row",
     "TRYAGAIN": "is a node of a cluster that is moving this key's row",
 }
+_NO_REDIS = "does not answer as a Redis server does"
 _WORD = re.compile(rf"\b({'|'.join(_TROUBLES)})\b")
 
 
@@ -88,44 +92,45 @@ class RedisEngine:
 
     def draw(self, wish: Wish) -> Drawn:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
-        return _drawn(self._run("draw", _wished(wish)))
+        return self._run("draw", _drawn, _wished(wish))
 
     def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
         """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
         times = [_micros(seconds) for seconds in (lifetime_seconds, NEXT_SECONDS, waited_seconds)]
-        return _drawn(self._run("take", _wished(wish), owner, *times))
+        return self._run("take", _drawn, _wished(wish), owner, *times)
 
     def give_back(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
-        self._run("give_back", str(nonce))
+        self._run("give_back", str, str(nonce))
 
     def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
         """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
-        return _lease(self._run("acquire", owner, _micros(lifetime_seconds)))
+        return self._run("acquire", _lease, owner, _micros(lifetime_seconds))
 
     def renew(self, generation: int, lifetime_seconds: float) -> bool:
         """Let the lease of this generation live on from now; return False where it is over, or another's."""
-        return bool(self._run("renew", str(generation), _micros(lifetime_seconds)) == "1")
+        return self._run("renew", _yes, str(generation), _micros(lifetime_seconds))
 
     def sign_off(self, generation: int, settled: bool) -> None:
         """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
-        self._run("sign_off", str(generation), "1" if settled else "0")
+        self._run("sign_off", str, str(generation), "1" if settled else "0")
 
     def look(self) -> Row | None:
         """Return what the store has of the key, or None. Writes nothing."""
-        found = self._run("look")
-        return Row(int(found[0]), _lease(found[2:]), found[1]) if found else None
+        return self._run("look", _row)
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next use opens them again."""
         while (connection := self._take_idle()) is not None:
             connection.disconnect()  # type: ignore[no-untyped-call]
 
-    def _run(self, step: str, *arguments: str) -> Any:
+    def _run(self, step: str, read: Callable[[Any], Answer], *arguments: str) -> Answer:
         try:
-            return self._step(step, arguments)
+            return read(self._step(step, arguments))
         except redis.RedisError as error:
             problem = self._problem(error)
+        except ValueError:
+            problem = _NO_REDIS
         # Outside of the handler: the driver's own errors may hold what was sent, password and all.
         raise StoreUnavailableError(f"the nonce store {self.place} {problem}")
 
@@ -178,7 +183,7 @@ class RedisEngine:
         if isinstance(error, redis.TimeoutError):
             return f"did not answer within {TIMEOUT_SECONDS:g} s"
         if isinstance(error, redis.InvalidResponse):
-            return "does not answer as a Redis server does"
+            return _NO_REDIS
         # A server that does not know a command repeats its arguments, which may be the password.
         text = str(error).split(", with args", 1)[0]
         for secret in self._secrets:
@@ -232,11 +237,31 @@ def _micros(seconds: float) -> str:
     return str(round(seconds * 1_000_000))
 
 
-def _drawn(answer: str) -> Drawn:
-    outcome, nonce, last = answer.split()
+# Each reads the answer of a step. Raises ValueError for what no script of ours says.
+
+
+def _drawn(answer: Any) -> Drawn:
+    outcome, nonce, last = str(answer).split()
     return Drawn(Outcome(outcome), int(nonce), int(last))
 
 
-def _lease(answer: list[str]) -> Lease:
-    owner, generation, remaining_us, clean = answer
+def _yes(answer: Any) -> bool:
+    return bool(int(str(answer)))
+
+
+def _lease(answer: Any) -> Lease:
+    owner, generation, remaining_us, clean = _texts(answer)
     return Lease(owner, int(generation), int(remaining_us) / 1_000_000, clean == "1")
+
+
+def _row(answer: Any) -> Row | None:
+    if answer is None:
+        return None
+    nonce, turn_owner, *lease = _texts(answer)
+    return Row(int(nonce), _lease(lease), turn_owner)
+
+
+def _texts(answer: Any) -> list[str]:
+    if not isinstance(answer, list):
+        raise ValueError
+    return [str(one) for one in answer]

@@ -100,6 +100,8 @@ class SharedStore:
 
         `waited_seconds` is for how long it has been asked for in vain. Raises as `draw`.
         """
+        # A thread that asks has none: what an interrupt may have left behind must not end this one.
+        self._held.nonce, self._held.begin_until_seconds = 0, None
         began = clock.boottime_seconds()
         drawn = self._draw(lambda wish: self.engine.take(wish, self.owner, TURN_SECONDS, waited_seconds))
         if drawn.nonce:
@@ -149,11 +151,19 @@ class SharedStore:
             self._drawing = True
             try:
                 self.check()
-                drawn = self.ask(step, self._wish(at_least))
+                drawn = self.ask(self._drawn, step, self._wish(at_least))
                 self._take_over(drawn)
             finally:
                 self._drawing = False
             return drawn
+
+    def _drawn(self, step: Callable[[Wish], Drawn], wish: Wish) -> Drawn:
+        drawn = step(wish)
+        asked_for = wish.floor <= drawn.nonce <= wish.ceiling if drawn.outcome is Outcome.DRAWN else not drawn.nonce
+        if not asked_for:
+            # Too high a nonce would close the key for ever.
+            raise StoreUnavailableError(f"the nonce store {self.place} gave a nonce that was not asked for; not used")
+        return drawn
 
     def _wish(self, at_least: int) -> Wish:
         unit = self._file.unit

@@ -249,6 +249,28 @@ class TestRefusals:
                 server.shutdown()
         assert "is in protected mode" in problem
 
+    @pytest.mark.parametrize("answer", ["+OK", ":5", ":x", "$-1", "*0", "*2\r\n:1\r\n:2", "$9\r\ndrawn x 0"])
+    def test_something_else_than_redis(self, redis_server: RedisServer, answer: str) -> None:
+        """A server that takes each command and answers what no script of ours does is refused, whatever it says."""
+
+        class Odd(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while data := self.request.recv(65536):
+                    said = answer if b"EVALSHA" in data else "+OK"
+                    self.wfile.write(f"{said}\r\n".encode() * max(1, data.count(b"\r\n*") + 1))
+
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Odd) as server, ThreadPoolExecutor(1) as thread:
+            server.daemon_threads = True
+            thread.submit(server.serve_forever, 0.01)
+            engine = RedisEngine(redis_server.url_at(server.server_address[1]), "own")
+            try:
+                assert "does not answer as a Redis server does" in refusal(engine)
+                with pytest.raises(StoreUnavailableError):
+                    engine.acquire("a", HOUR_SECONDS)
+            finally:
+                engine.close()
+                server.shutdown()
+
     def test_unreachable(self, redis_server: RedisServer, own: RedisEngine) -> None:
         """Where no server listens, the reason is told."""
         redis_server.kill()

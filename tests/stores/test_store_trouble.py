@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ import redis
 
 from bot import clock
 from bot.errors import StoreUnavailableError
-from bot.nonce.engine import Engine
+from bot.nonce.engine import Drawn, Engine, Outcome, Wish
 from bot.nonce.engines import open_engine
 from bot.nonce.file import FileStore
 from bot.nonce.shared_store import SharedStore
@@ -25,6 +26,7 @@ from tests.gateway import Gateway
 from tests.servers import PASSWORD, PostgresServer, Server
 from tests.stores.conftest import wait_until
 from tests.stores.key_rows import HOUR_SECONDS, drawn, lead, wish
+from tests.stores.memory_engine import MemoryEngine
 
 HOUR_US = 3_600_000_000
 # Much more than any step's bound: who is still waiting then hangs.
@@ -237,6 +239,62 @@ def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFi
     """The first nonce on a new store and a new file is no step back, however far ahead it is asked for."""
     store.draw(clock.wall_us() + HOUR_US)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Drawn(Outcome.DRAWN, 0),
+        Drawn(Outcome.DRAWN, -5),
+        Drawn(Outcome.DRAWN, 1),
+        Drawn(Outcome.DRAWN, 10**30),
+        Drawn(Outcome.BUSY, clock.wall_us() + HOUR_US),
+    ],
+    ids=lambda drawn: f"{drawn.outcome.value} {drawn.nonce}"[:12],
+)
+def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, answer: Drawn) -> None:
+    """A store that gives a nonce beyond the bounds of the wish cannot be used: nothing is handed out or kept of it."""
+
+    class LyingEngine(MemoryEngine):
+        lies = False
+
+        def draw(self, wish: Wish) -> Drawn:
+            return answer if self.lies else super().draw(wish)
+
+    engine = LyingEngine(clock.wall_us)
+    store = SharedStore(engine, FileStore(str(tmp_path / "nonce.txt")))
+    last = store.draw()
+    engine.lies = True
+    with pytest.raises(StoreUnavailableError, match="not asked for"):
+        store.draw()
+    assert (tmp_path / "nonce.txt").read_text() == str(last)
+    engine.lies = False
+    assert last < store.draw() <= clock.wall_us()
+
+
+def test_a_second_copy_that_is_locked_costs_no_request(store: SharedStore, tmp_path: Path) -> None:
+    """While another process holds the lock of the nonce file each turn has its nonce in time; after it the file has
+    their nonces again."""
+    store.draw()
+    path = tmp_path / "nonce.txt"
+    with path.open() as file:
+        flock(file, LOCK_EX)
+        for _ in range(2):
+            turn = store.take()
+            assert store.draw() == turn.nonce
+            store.give_back(turn.nonce)
+    assert str(store.draw()) == path.read_text()
+
+
+def test_what_an_interrupt_left_behind_does_not_end_the_next_turn(
+    store: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C right behind the store's answer a thread gets its next turn and a nonce, however late it asks."""
+    store.take()
+    now = clock.boottime_seconds
+    monkeypatch.setattr(clock, "boottime_seconds", lambda: now() + 3.5)
+    turn = store.take()
+    assert store.draw() == turn.nonce
 
 
 def test_trouble_is_said_once(any_server: Server, store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
