@@ -109,8 +109,6 @@ class Connections:
                 except psycopg.Error as error:
                     if not _was_cut(error):
                         raise
-                    # The server was restarted since; then the others are as stale as this one.
-                    self.close()
             return self._ask(self._connect(), statement, values)
         finally:
             self._free.release()

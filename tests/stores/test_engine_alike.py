@@ -196,6 +196,19 @@ def test_a_clock_set_back_is_noticed(moved_clock: MovedClock, step: str) -> None
     assert engine.draw(wish(generation=generation)).outcome is Outcome.STALE
 
 
+def test_being_next_ends_though_the_clock_was_set_back(moved_clock: MovedClock) -> None:
+    """Who is next when the server's clock is set back is next for no longer than a second after that is noticed."""
+    engine = moved_clock.engine
+    drawn(engine.take(wish(), "a", 20.0))
+    # So that the turn's own end is within its lifetime all the same.
+    moved_clock.move(6 * SECOND_US)
+    assert engine.take(wish(), "b", 20.0, 10.0).outcome is Outcome.NEXT
+    moved_clock.move(-5 * SECOND_US)
+    assert engine.take(wish(), "c", 20.0).outcome is Outcome.BUSY
+    moved_clock.move(11 * SECOND_US // 10)
+    assert engine.take(wish(), "c", 20.0).outcome is Outcome.NEXT
+
+
 def test_a_look_does_not_notice(moved_clock: MovedClock) -> None:
     """Looking writes nothing: a lease whose server's clock was set back counts one lifetime at every look."""
     engine = moved_clock.engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +16,8 @@ from psycopg import sql
 
 from bot.errors import StoreUnavailableError
 from bot.nonce.engine import Drawn, Outcome, Wish
-from bot.nonce.postgres_engine import PostgresEngine
+from bot.nonce.postgres_connections import Answer, Statement, Value
+from bot.nonce.postgres_engine import _STATEMENTS, PostgresEngine
 from tests.child_process import Child
 from tests.conftest import ROOT
 from tests.gateway import Gateway
@@ -184,6 +185,17 @@ def test_a_poll_in_vain_writes_nothing(admin: psycopg.Connection, engine: Postgr
     before = version()
     assert engine.take(WISH, "c", HOUR_SECONDS).outcome is Outcome.BUSY
     assert version() == before
+
+
+def test_a_turn_that_goes_from_hand_to_hand(engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds the turn free each time just after another one had it is told to ask again, and no trouble is said."""
+    ask = engine._connections.ask
+
+    def come_too_late(statement: Statement, values: Mapping[str, Value]) -> Answer | None:
+        return None if statement is _STATEMENTS["take"] else ask(statement, values)
+
+    monkeypatch.setattr(engine._connections, "ask", come_too_late)
+    assert engine.take(WISH, "a", HOUR_SECONDS).outcome is Outcome.BUSY
 
 
 def test_two_round_trips(server: PostgresServer, key_name: str, opened: Callable[[str, str], PostgresEngine]) -> None:

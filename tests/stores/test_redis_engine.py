@@ -320,6 +320,23 @@ class TestConnections:
             assert row.nonce >= before
             engine.close()
 
+    def test_an_interrupt_before_the_answer(self, own: RedisEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The answer that an interrupted step did not wait for is not taken for the next one's."""
+        drawn(own.draw(wish()))
+        [connection] = own._idle
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "read_response", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                own.draw(wish())
+        nonce = drawn(own.draw(wish()))
+        row = own.look()
+        assert row is not None
+        assert row.nonce == nonce
+
     def test_two_threads_never_get_the_same(self, engine: RedisEngine, full_size: bool) -> None:
         """Two threads of one engine get nonces that are all different, each in rising order."""
         count = 5000 if full_size else 150
