@@ -310,8 +310,7 @@ def open_broker(settings: Settings, key: str, secret: str, url: str, clock: Mark
 def overlap_seconds(settings: Settings) -> float:
     """Return for how long another instance, on a disk of its own, may still trade: a platform may start the new one
     before it stops the old one."""
-    alone = settings.nonce_store or settings.single_instance
-    return 0.0 if alone or settings.trading_mode != "live" else OVERLAP_SECONDS
+    return 0.0 if settings.single_instance or settings.trading_mode != "live" else OVERLAP_SECONDS
 
 
 def say_summary(summary: Summary) -> int:

@@ -249,12 +249,13 @@ class BrokerVerbs(MarketVerbs):
         """Return for how long orders of an earlier life may still turn up at least; 0.0 where none can."""
         return self._settlement.past_wait_seconds()
 
-    def take_over(self, clean: bool) -> None:
-        """Another instance has traded: look for the orders that it has sent before any is sent here.
+    def take_over(self, *, clean: bool, first: bool) -> None:
+        """Another instance may have traded: look for the orders that it has sent before any is sent here.
 
-        `clean`: it had signed off with every order settled, so none of them is still on its way.
+        `clean`: it had signed off with every order settled, so none of them is still on its way. `first`: nobody has
+        led before, so an instance that knows nothing of leading may still trade (see `overlap_seconds`).
         """
-        self._settlement.take_over(clean)
+        self._settlement.take_over(clean, first)
 
     def is_settled(self) -> bool:
         """Whether no order of this bot has an unknown fate."""

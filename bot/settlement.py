@@ -53,8 +53,9 @@ class Settlement:
         self._bot_id = bot_id
         self._time = time
         # Until when, from the first look into the journal, others may have sent orders.
-        self._others_seconds: float | None = max(overlap_seconds, DEADLINE_SECONDS)
-        self._taken_over = False
+        self._others_seconds: float | None = DEADLINE_SECONDS
+        self._overlap_seconds = max(overlap_seconds, DEADLINE_SECONDS)
+        self._taken_over, self._is_first = False, True
         self._loaded = False
         self._known_until_seconds: float | None = None
         self._unknown = UnknownOrders()
@@ -109,12 +110,13 @@ class Settlement:
             self._load()
         return THE_PAST not in self._unknown
 
-    def take_over(self, clean: bool) -> None:
-        """Another instance has traded on this account: whatever the journal has, the past is looked for.
+    def take_over(self, clean: bool, first: bool) -> None:
+        """Another instance may have traded on this account: whatever the journal has, the past is looked for.
 
-        `clean`: none of its orders is still on its way.
+        `clean`: none of its orders is still on its way. `first`: where the journal is new, it may go on for a while.
         """
-        self._taken_over, self._others_seconds = True, 0.0 if clean else DEADLINE_SECONDS
+        self._others_seconds = 0.0 if clean else DEADLINE_SECONDS
+        self._taken_over, self._is_first = True, first
         self._unknown.remove(THE_PAST)
         self._loaded = False
 
@@ -206,7 +208,8 @@ class Settlement:
         is_current = known_until_seconds > 0 and not (first and now - known_until_seconds > CURRENT_SECONDS)
         if self._others_seconds is not None and (self._taken_over or not known_until_seconds):
             self._known_until_seconds = known_until_seconds
-            self._look_for_the_past(self._others_seconds)
+            is_new = self._is_first and not known_until_seconds
+            self._look_for_the_past(self._overlap_seconds if is_new else self._others_seconds)
         elif not is_current:
             self._known_until_seconds = known_until_seconds
             self._look_for_the_past(DEADLINE_SECONDS)

@@ -308,6 +308,9 @@ class Trader:
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
         # An order of unknown fate is looked up soon after Kraken answers again.
         most_seconds = POLL_SECONDS if self._may_be_unknown() else BACK_OFF_SECONDS_MAX
+        if isinstance(problem, StoreUnavailableError):
+            # Of our own, and quick to ask; the lease may be over meanwhile, and nobody else there to lead.
+            most_seconds = UNDER_WAY_POLL_SECONDS
         seconds = min(self._back_off_seconds, most_seconds)
         self._back_off_seconds = seconds * 2
         if isinstance(problem, KrakenError):

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from bot.broker_manager import KrakenBroker
 from bot.clock import MarketClock
 from bot.config import Settings
-from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError, TurnLostError
+from bot.errors import LeaseLostError, ServiceError, StoppingError, StoreUnavailableError, TransportError, TurnLostError
 from bot.models import Balance, common_quote
-from bot.nonce.lease import Leadership
+from bot.nonce.lease import Former, Leadership
 from bot.nonce_words import nonce_line
 from bot.risk import RiskLimits
 from bot.runner import Runner
 from bot.strategies import STRATEGIES
 from bot.trader import Summary, Trader, TraderSettings
+
+AGAIN_SECONDS = 10.0
 
 Say = Callable[[str], None]
 
@@ -42,6 +44,12 @@ def trade_when_leading(
             if runner.leadership is None or not runner.leadership.generation:
                 raise
             say(f"standby  {lost}")
+        except (TransportError, ServiceError) as trouble:
+            # The account could not be read: where instances stand by for each other, none of them ends for that.
+            if runner.leadership is None:
+                raise
+            say(f"standby  {trouble}")
+            runner.stop.wait(AGAIN_SECONDS)
         except StoppingError:
             return None
 
@@ -55,12 +63,13 @@ def _leading(settings: Settings, broker: KrakenBroker, runner: Runner, say: Say)
     runner.leadership = runner.leadership or Leadership(broker.shared_store, settings.lease_seconds)
     settled = False
     try:
-        broker.take_over(runner.leadership.wait(runner.stop, say))
+        former = runner.leadership.wait(runner.stop, say)
+        broker.take_over(clean=former is Former.SETTLED, first=former is Former.NOBODY)
         yield
         settled = broker.is_settled()
     finally:
         if runner.leadership.sign_off(settled):
-            orders = "every order settled" if settled else "not every order settled"
+            orders = "every order settled" if settled else "not every order known to be settled"
             say(f"leader   generation {runner.leadership.generation} has signed off, {orders}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from enum import Enum
 
 from bot import clock
 from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
@@ -20,6 +21,14 @@ STANDBY_SECONDS = 0.25
 RENEW_PART = 0.3
 SILENT_PART = 0.1
 JOIN_SECONDS = 1.0
+
+
+class Former(Enum):
+    """The leader before: none in this store, signed off with nothing unsettled, or gone in whatever way."""
+
+    NOBODY = "nobody"
+    SETTLED = "settled"
+    VANISHED = "vanished"
 
 
 class Leadership:
@@ -43,19 +52,24 @@ class Leadership:
         """The parent leads, and renews."""
         self._lost = "the process that this one was forked from leads; nothing was sent"
 
-    def wait(self, stop: threading.Event, say: Callable[[str], None]) -> bool:
-        """Stand by until this process leads; return whether the leader before it signed off with nothing unsettled.
+    def wait(self, stop: threading.Event, say: Callable[[str], None]) -> Former:
+        """Stand by until this process leads; return what became of the leader before it.
 
         Raises StoppingError when `stop` is set first, and StoreUnavailableError where the store could never be used;
         later it is waited for.
         """
         said = ""
+        former = Former.VANISHED
         while True:
             try:
+                if not said:
+                    row = self._store.ask(self._store.engine.look)
+                    former = Former.VANISHED if row and row.lease.generation else Former.NOBODY
                 lease = self._try_to_lead()
                 if lease.owner == self._store.owner:
                     say(f"leader   generation {lease.generation}, by {self._store.place}")
-                    return lease.clean
+                    return Former.SETTLED if lease.clean else former
+                former = Former.VANISHED
                 state, news = lease.owner, f"standby  {lease.owner} leads; silent until it ends"
             except StoreUnavailableError as error:
                 if not said and not self.generation:

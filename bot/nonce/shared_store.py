@@ -26,7 +26,8 @@ from bot.nonce.paths import key_file
 
 log = logging.getLogger(__name__)
 
-# A request that begins in time is over before its turn is: it may take 13 s, its connection and its answer together.
+# A request that begins in time has left long before its turn is over: its connection takes 3 s at most. Its answer may
+# come later.
 TURN_SECONDS = 16.0
 BEGIN_SECONDS_MAX = 3.0
 

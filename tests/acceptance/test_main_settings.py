@@ -144,12 +144,11 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
     [
         ({}, 120.0),
         ({"SINGLE_INSTANCE": "1"}, 0.0),
-        ({"NONCE_STORE": "redis://127.0.0.1:6379/0"}, 0.0),
         ({"TRADING_MODE": "halt"}, 0.0),
         ({"TRADING_MODE": "paper"}, 0.0),
     ],
 )
 def test_who_waits_for_an_instance_elsewhere(more: dict[str, str], seconds: float) -> None:
-    """Only a live bot without a shared store waits for an instance elsewhere, unless it is told that there is none."""
+    """Only a live bot waits for an instance elsewhere, unless it is told that there is none."""
     live = {"TRADING_MODE": "live", "KRAKEN_API_KEY": "key", "KRAKEN_API_SECRET": "c2VjcmV0"}
     assert main.overlap_seconds(load_settings(live | more)) == seconds

@@ -106,7 +106,7 @@ def test_the_clients_are_as_the_page_says() -> None:
     """By themselves krakenex and ccxt draw 13 digits, python-kraken-sdk 18 as text; ccxt repeats nothing, waits up to
     3 s before a private call, and gives connection and answer 10 s each, as python-kraken-sdk does."""
     exchange = ccxt.kraken()
-    assert [len(str(nonce)) for nonce in (krakenex.API()._nonce(), exchange.incrementing_nonce())] == [13, 13]
+    assert [len(str(nonce)) for nonce in (krakenex.API()._nonce(), exchange.nonce())] == [13, 13]
     assert re.fullmatch(r"\d{18}", User().get_nonce())
     assert exchange.handle_option_integer_and_params({}, "Balance", "maxRetriesOnFailure", 0) == [0, {}]
     assert exchange.api["private"]["post"]["Balance"]["cost"] * exchange.rateLimit == 3000

@@ -12,7 +12,7 @@ from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
 from bot.nonce import lease
 from bot.nonce.engine import Lease
 from bot.nonce.file import FileStore
-from bot.nonce.lease import Leadership
+from bot.nonce.lease import Former, Leadership
 from bot.nonce.shared_store import SharedStore
 from tests.child_process import Child
 from tests.stores.conftest import StillClock, wait_until
@@ -30,7 +30,7 @@ class Host:
         self.said: list[str] = []
         self.stop = threading.Event()
 
-    def lead(self) -> bool:
+    def lead(self) -> Former:
         """Lead, or stand by until the test stops it."""
         return self.leadership.wait(self.stop, self.said.append)
 
@@ -117,7 +117,15 @@ def test_a_successor_learns_how_the_leader_has_signed_off(hosts: tuple[Host, Hos
     first, second = hosts
     first.lead()
     first.leadership.sign_off(settled)
-    assert second.lead() is settled
+    assert second.lead() is (Former.SETTLED if settled else Former.VANISHED)
+
+
+def test_the_first_one_to_lead_learns_that_nobody_has(hosts: tuple[Host, Host]) -> None:
+    """Whoever leads in a store in which nobody has led before is told so, and the next one is not."""
+    first, second = hosts
+    assert first.lead() is Former.NOBODY
+    first.leadership.sign_off(settled=False)
+    assert second.lead() is Former.VANISHED
 
 
 def test_after_a_leader_that_vanished_nothing_is_clean(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
@@ -125,7 +133,7 @@ def test_after_a_leader_that_vanished_nothing_is_clean(hosts: tuple[Host, Host],
     first, second = hosts
     first.lead()
     still_clock.advance(SECONDS)
-    assert second.lead() is False
+    assert second.lead() is Former.VANISHED
 
 
 def test_who_has_signed_off_sends_nothing(hosts: tuple[Host, Host]) -> None:
@@ -276,7 +284,7 @@ def test_a_lease_that_ran_out_is_not_brought_back(
     wait_until(lambda: not leads(first))
     with pytest.raises(LeaseLostError):
         first.leadership.check()
-    assert first.lead() is False
+    assert first.lead() is Former.VANISHED
     assert first.leadership.generation > generation
 
 
@@ -308,7 +316,7 @@ def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], engine: AwayEng
     """A store that goes away while an instance stands by is waited for, which is said, and then it leads."""
     first, second = hosts
     first.lead()
-    led: list[bool] = []
+    led: list[Former] = []
     standby = threading.Thread(target=lambda: led.append(second.lead()))
     standby.start()
     wait_until(lambda: len(second.said) == 1)
@@ -318,7 +326,7 @@ def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], engine: AwayEng
     engine.away = False
     first.leadership.sign_off(settled=True)
     standby.join()
-    assert led == [True]
+    assert led == [Former.SETTLED]
 
 
 def test_an_outage_is_said_once_in_whatever_words(

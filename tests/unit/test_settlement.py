@@ -91,7 +91,7 @@ def test_after_another_leader_even_a_current_journal_is_not_enough(
     clock = SteppedClock(NOW)
     here = settlement(journal, clock)
     assert here.knows_the_past()
-    here.take_over(clean)
+    here.take_over(clean, first=False)
     assert not here.knows_the_past()
     assert here.past_wait_seconds() == seconds
     assert known_after_seconds(here, clock) == seconds
@@ -102,11 +102,11 @@ def test_a_second_take_over_starts_the_look_for_the_past_again(journal: Journal)
     """Look-ups that an earlier leadership of this process had begun say nothing of the leader in between."""
     clock = SteppedClock(NOW)
     here = settlement(journal, clock)
-    here.take_over(clean=True)
+    here.take_over(clean=True, first=False)
     here.settle()
     clock.time_seconds += 7
     here.settle()
-    here.take_over(clean=False)
+    here.take_over(clean=False, first=False)
     assert known_after_seconds(here, clock) == 16.0
 
 
@@ -122,3 +122,20 @@ def test_a_journal_is_proof_that_no_other_instance_runs(journal: Journal) -> Non
     """With a journal of this bot, old or not, nothing is waited for on account of another instance."""
     clock = SteppedClock(NOW + CURRENT_SECONDS + 1)
     assert known_after_seconds(settlement(journal, clock, overlap_seconds=120.0), clock) == 16.0
+
+
+@pytest.mark.parametrize(("first", "seconds"), [(True, 128.0), (False, 16.0)])
+def test_the_first_leader_of_a_store_may_not_be_the_only_instance(tmp_path: Path, first: bool, seconds: float) -> None:
+    """Where nobody has led before, and there is no journal, an instance that knows of no store is given time to end."""
+    clock = SteppedClock(NOW)
+    here = settlement(Journal(str(tmp_path / "new.sqlite")), clock, overlap_seconds=120.0)
+    here.take_over(clean=False, first=first)
+    assert known_after_seconds(here, clock) == seconds
+
+
+def test_the_first_leader_of_a_store_with_a_journal_waits_as_others_do(journal: Journal) -> None:
+    """A store that has lost who led makes nobody wait longer whose journal is of this bot."""
+    clock = SteppedClock(NOW)
+    here = settlement(journal, clock, overlap_seconds=120.0)
+    here.take_over(clean=False, first=True)
+    assert known_after_seconds(here, clock) == 16.0

@@ -13,6 +13,7 @@ from bot.clock import ReplayClock, wall_seconds
 from bot.errors import (
     BotError,
     CredentialsError,
+    LeaseLostError,
     NonceStoreError,
     NotSentError,
     PermissionDeniedError,
@@ -20,6 +21,7 @@ from bot.errors import (
     SettingsError,
     SilenceError,
     StoppingError,
+    StoreUnavailableError,
     TurnTimeout,
 )
 from bot.models import Side
@@ -204,12 +206,23 @@ def test_the_back_off_ends_at_a_minute() -> None:
     assert stop.waits_seconds == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
+def test_a_shared_store_is_asked_again_soon() -> None:
+    """While the nonce store is away the bot asks again every 3 s at most, and goes on with it."""
+    broker, clock = present(FLAT)
+    broker.fail("get_account_balance", *[StoreUnavailableError("away")] * 5)
+    stop = PatientEvent()
+    summary, _ = run_trader(broker, clock, Script({}), stop=stop, max_ticks=6)
+    assert stop.waits_seconds == [1.0, 2.0, 3.0, 3.0, 3.0]
+    assert summary.error is None
+
+
 @pytest.mark.parametrize(
     "trouble",
     [
         CredentialsError("BalanceEx", ["EAPI:Invalid key"]),
         PermissionDeniedError("BalanceEx", ["EGeneral:Permission denied"]),
         NonceStoreError("the disk is full"),
+        LeaseLostError("another instance leads"),
     ],
     ids=lambda trouble: type(trouble).__name__,
 )
