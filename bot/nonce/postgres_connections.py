@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import select
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,9 @@ class Connections:
     def __init__(self, url: str) -> None:
         try:
             self._settings: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(url), "connect_timeout": 2}
-        except psycopg.Error:
+            for host in str(self._settings.get("host", "")).split(","):
+                host.encode("idna")  # as the look-up of the name will: it fails as no psycopg.Error
+        except (psycopg.Error, UnicodeError):
             raise ValueError("not a postgresql:// address that libpq can read") from None
         self.place = _place(self._settings)
         self._open: set[psycopg.Connection] = set()
@@ -86,7 +88,11 @@ class Connections:
 
     def _begin(self) -> None:
         self._idle: list[psycopg.Connection] = []
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        # One for each connection that may be in use. A semaphore of `threading` may stay locked for ever where Ctrl-C
+        # comes in the middle of it; this is one step.
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(CONNECTIONS):
+            self._free.put(None)
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's connections without a word to the server."""
@@ -99,8 +105,10 @@ class Connections:
 
     def ask(self, statement: Statement, values: Mapping[str, Value]) -> Answer | None:
         """Do one statement by itself; return its first row, if any. Raises psycopg.Error."""
-        if not self._free.acquire(timeout=ANSWER_SECONDS):
-            raise NoConnectionFree
+        try:
+            self._free.get(timeout=ANSWER_SECONDS)
+        except queue.Empty:
+            raise NoConnectionFree from None
         try:
             used = self._take_idle()
             if used is not None:
@@ -111,7 +119,7 @@ class Connections:
                         raise
             return self._ask(self._connect(), statement, values)
         finally:
-            self._free.release()
+            self._free.put(None)
 
     def close(self) -> None:
         """Close what is not in use."""

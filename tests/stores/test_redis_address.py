@@ -91,3 +91,11 @@ def test_a_bare_at_sign_is_refused_unseen(scheme: str, who: str) -> None:
     with pytest.raises(SettingsError, match="percent-encoded") as caught:
         open_engine(f"{scheme}://{who}@127.0.0.1/0", "key")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
+@pytest.mark.parametrize("host", ["store..example", f"{'a' * 64}.example"])
+def test_a_host_that_no_name_server_can_be_asked_for_is_refused(scheme: str, host: str) -> None:
+    """A name with an empty part, or one that is too long, is a wrong address, and not a fault of the program."""
+    with pytest.raises(SettingsError, match="cannot be used"):
+        open_engine(f"{scheme}://{host}/0", "key")

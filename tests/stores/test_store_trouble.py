@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
+from types import FrameType
 from urllib.parse import quote
 
 import psycopg
@@ -295,6 +297,39 @@ def test_what_an_interrupt_left_behind_does_not_end_the_next_turn(
     monkeypatch.setattr(clock, "boottime_seconds", lambda: now() + 3.5)
     turn = store.take()
     assert store.draw() == turn.nonce
+
+
+class CtrlC:
+    """Raises KeyboardInterrupt at the n-th call or return in the modules of the engines and of `threading`."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, frame: FrameType, _event: str, _given: object) -> None:
+        if frame.f_code.co_filename.endswith(("_engine.py", "_connections.py", "threading.py")):
+            self.left -= 1
+            if not self.left:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+
+# A connection that was open and idle in an interrupted step is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_draw(any_server: Server) -> None:
+    """Wherever Ctrl-C comes in a draw, the next one is done."""
+    number = interrupts = 0
+    while interrupts == number:
+        number += 1
+        with opened(any_server.url) as client, ThreadPoolExecutor(1) as pool:
+            sys.setprofile(CtrlC(number))
+            try:
+                client.engine.draw(wish())
+            except KeyboardInterrupt:
+                interrupts += 1
+            finally:
+                sys.setprofile(None)
+            assert drawn(pool.submit(client.engine.draw, wish()).result(HANGS_SECONDS)) > client.nonce
+    assert interrupts > 10
 
 
 def test_trouble_is_said_once(any_server: Server, store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
