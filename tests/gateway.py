@@ -245,7 +245,8 @@ class Gateway:
 def _reset(writer: asyncio.StreamWriter) -> None:
     # Lingering for no time is what makes the end a reset.
     connection = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
+    # By TLS, one that has just ended has none.
+    with contextlib.suppress(OSError, AttributeError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
