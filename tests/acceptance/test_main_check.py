@@ -17,12 +17,6 @@ from tests.acceptance.local_kraken import FILLING, local_kraken
 from tests.acceptance.processes import run, running, stored_nonce
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Return a state folder that is not there yet."""
-    return tmp_path / "state"
-
-
 def test_check_in_paper_mode_needs_nothing(state: Path) -> None:
     """Without any setting check finds settings, state and nonce in order, and ends with 0."""
     bot = run("check", settings={"STATE_DIR": str(state)})

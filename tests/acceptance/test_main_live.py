@@ -19,12 +19,6 @@ ACCOUNT_SAID = r"^account "
 SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Return a state folder that is not there yet."""
-    return tmp_path / "state"
-
-
 def stopped(bot: Bot) -> str:
     """Return the message that the bot ended with, which must be the only one."""
     messages = [line for line in bot.lines if line.startswith("Stopped: ")]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bot.clock import wall_us
 from bot.nonce.engine import Engine, Wish
-from bot.nonce.engines import open_engine
 from bot.nonce.file import NANOSECONDS
-from tests.acceptance.local_kraken import LocalKraken, local_kraken
+from tests.acceptance.local_kraken import LocalKraken
 from tests.acceptance.nonce_tools import (
     BOTH_STORES,
     HOUR_US,
@@ -25,33 +22,6 @@ from tests.acceptance.nonce_tools import (
     write_common,
 )
 from tests.acceptance.processes import run, running
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Return a state folder that is not there yet."""
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def kraken(state: Path) -> Iterator[LocalKraken]:
-    """Open a local Kraken, whose key no other test has."""
-    with local_kraken(state) as opened:
-        yield opened
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    """Return the address of a shared store: Redis, but for a test that asks for another."""
-    return str(request.getfixturevalue(getattr(request, "param", "redis_url")))
-
-
-@pytest.fixture
-def engine(url: str, kraken: LocalKraken) -> Iterator[Engine]:
-    """Open the row of the key in the store."""
-    with closing(open_engine(url, kraken.simulator.key)) as opened:
-        yield opened
-
 
 # show
 

@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -36,32 +35,6 @@ from tests.acceptance.processes import only, run, running, stored_nonce
 from tests.conftest import ROOT
 
 UNITS = pytest.mark.parametrize("unit", [MICROSECONDS, NANOSECONDS], ids=lambda unit: unit.name)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Return a state folder that is not there yet."""
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def kraken(state: Path) -> Iterator[LocalKraken]:
-    """Open a local Kraken, whose key no other test has."""
-    with local_kraken(state) as opened:
-        yield opened
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    """Return the address of a shared store: Redis, but for a test that asks for another."""
-    return str(request.getfixturevalue(getattr(request, "param", "redis_url")))
-
-
-@pytest.fixture
-def engine(url: str, kraken: LocalKraken) -> Iterator[Engine]:
-    """Open the row of the key in the store."""
-    with closing(open_engine(url, kraken.simulator.key)) as opened:
-        yield opened
 
 
 # migrate

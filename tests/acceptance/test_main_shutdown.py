@@ -20,12 +20,6 @@ from tests.conftest import ROOT
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Return a state folder that is not there yet."""
-    return tmp_path / "state"
-
-
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, number: signal.Signals) -> None:
     """SIGTERM and Ctrl-C end a waiting bot with exit code 0 and the summary."""

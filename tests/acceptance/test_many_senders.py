@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bot.clock import MarketClock, wall_seconds
 from bot.nonce.engine import Row
 from bot.nonce.engines import open_engine
@@ -32,12 +30,6 @@ SHORT_TURN_SECONDS = 2.0
 # Who has waited longest is next as soon as it asks, so there are three turns of others, and some while it does not ask.
 WAIT_TURNS_MAX = 20
 LIMIT_SECONDS = 900.0
-
-
-@pytest.fixture(params=["redis", "postgres"])
-def store(request: pytest.FixtureRequest) -> str:
-    """Return the address of a store of each kind."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 class Hosts:

@@ -17,6 +17,7 @@ from kraken.spot import User
 from bot import broker_manager
 from bot.broker_manager import get_kraken_nonce, kraken_turn
 from bot.errors import NonceError, SettingsError, TurnTimeout
+from bot.nonce import shared_store
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.broker_tools import ORDER, in_threads, open_desk
@@ -52,10 +53,13 @@ def store(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Let this process draw from the store, by the folder that is returned."""
     monkeypatch.setattr(broker_manager, "NONCE_STORE", store)
-    return nonce_file.parent
+    yield nonce_file.parent
+    # They are kept for the life of the process, whose end would complain of what is open.
+    for opened in shared_store._stores.values():
+        opened.engine.close()
 
 
 # The examples

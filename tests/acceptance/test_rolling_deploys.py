@@ -24,12 +24,6 @@ REFUSED_A_MINUTE_MAX = 3
 FAST, MODERATE = 240.0, 40.0
 
 
-@pytest.fixture(params=["redis", "postgres"])
-def store(request: pytest.FixtureRequest) -> str:
-    """Return the address of a store of each kind."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
 def render(old: Life, overlap_seconds: float, more_seconds: float) -> None:
     """Take down the old instance as Render does."""
     sleep(overlap_seconds)

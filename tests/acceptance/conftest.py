@@ -1,0 +1,45 @@
+"""What tests of the whole program share: a state folder, a local Kraken, and a shared store's row of its key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bot.nonce.engine import Engine
+from bot.nonce.engines import open_engine
+from tests.acceptance.local_kraken import LocalKraken, local_kraken
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a state folder that is not there yet."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def kraken(state: Path) -> Iterator[LocalKraken]:
+    """Open a local Kraken, whose key no other test has."""
+    with local_kraken(state) as opened:
+        yield opened
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the address of a shared store: Redis, but for a test that asks for another."""
+    return str(request.getfixturevalue(getattr(request, "param", "redis_url")))
+
+
+@pytest.fixture
+def engine(url: str, kraken: LocalKraken) -> Iterator[Engine]:
+    """Open the row of the key in the store."""
+    with closing(open_engine(url, kraken.simulator.key)) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Return the address of a store of each kind."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
