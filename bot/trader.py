@@ -307,7 +307,7 @@ class Trader:
     def _back_off(self, problem: BotError) -> None:
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
         # An order of unknown fate is looked up soon after Kraken answers again.
-        most_seconds = POLL_SECONDS if self._may_be_unknown() else BACK_OFF_SECONDS_MAX
+        most_seconds = POLL_SECONDS if _may_be_unknown(self._broker) else BACK_OFF_SECONDS_MAX
         if isinstance(problem, StoreUnavailableError):
             # Of our own, and quick to ask; the lease may be over meanwhile, and nobody else there to lead.
             most_seconds = UNDER_WAY_POLL_SECONDS
@@ -317,12 +317,6 @@ class Trader:
             seconds = max(seconds, problem.wait_seconds)
         # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
         self._stop.wait(seconds)
-
-    def _may_be_unknown(self) -> bool:
-        try:
-            return bool(self._broker.unknown_orders())
-        except JournalError:
-            return True
 
     def _heartbeat(self) -> None:
         now = self._broker.now()
@@ -364,6 +358,13 @@ class Trader:
             refused_nonces=self._broker.refused_nonces,
             passes=self._passes,
         )
+
+
+def _may_be_unknown(broker: Broker) -> bool:
+    try:
+        return bool(broker.unknown_orders())
+    except JournalError:
+        return True
 
 
 def _attempt(work: Callable[[], None]) -> BotError | None:
