@@ -163,6 +163,15 @@ def test_check_names_a_store_that_is_away(kraken: LocalKraken, mode: str) -> Non
     assert kraken.methods == []
 
 
+def test_a_start_without_its_store_ends(kraken: LocalKraken) -> None:
+    """Where the store does not answer at the start the bot names it, sends nothing private, and ends with 4."""
+    place = f"127.0.0.1:{closed_port()}/0"
+    bot = run(settings=kraken.settings(NONCE_STORE=f"redis://:hunter2@{place}"), code=4)
+    assert bot.wait_for(f"^Stopped: the nonce store redis://{place} is unreachable")
+    assert "hunter2" not in bot.text
+    assert kraken.methods == []
+
+
 def test_check_names_a_row_in_nanoseconds(kraken: LocalKraken, url: str, engine: Engine) -> None:
     """For a row that is far ahead of the clock check says so, ends with 4, and leaves row and file as they are."""
     nonce = draw(engine, unit=NANOSECONDS)
