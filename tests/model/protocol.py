@@ -2,7 +2,7 @@
 
 One client wants one order once. The network loses, delays, duplicates and reorders; the exchange checks nonce and
 deadline, queues, and shows orders late; another sender uses the key; the client dies anywhere. `State` is all of that
-at one moment, `moves` is everything that can happen next, `badness` tells what must never be.
+at one moment, `Model.moves` is everything that can happen next, `badness` tells what must never be.
 
 What keeps it small, and why nothing is missed:
 - Time is seconds left, never a date, so the states are finite however long it all takes.
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-SECOND = "a second passes"
+from tests.model.search import SECOND
+
 NOT_KNOWN = -1  # the attempt, on a new disk
 
 
@@ -108,6 +109,33 @@ class Model:
         """By how much the exchange believes in a deadline for too long."""
         return self.seconds.clock_off if self.exchange.clock_behind else 0
 
+    def start(self) -> State:
+        """Return the state to begin with: nothing was ever sent."""
+        return State()
+
+    def moves(self, state: State) -> Iterator[Move]:
+        """Yield what can happen next, each with its name."""
+        yield from client_moves(state, self)
+        yield from exchange_moves(state, self)
+        yield from time_passes(state)
+        yield from accidents(state, self)
+
+    def badness(self, state: State) -> frozenset[Bad]:
+        """Return what is wrong with a state."""
+        return badness(state)
+
+    def good_moves(self, state: State) -> Iterator[Move]:
+        """Yield what can happen while Kraken answers and the client lives."""
+        due = list(client_moves(state, self))
+        yield from due
+        yield from exchange_moves(state, self)
+        if not due:
+            yield from time_passes(state)
+
+    def is_done(self, state: State) -> bool:
+        """Whether no order is unknown."""
+        return state.phase in (Phase.IDLE, Phase.PLACED)
+
 
 class Send(NamedTuple):
     """One AddOrder and what became of it. `left` is seconds to its deadline by the exchange's clock, -1 when over."""
@@ -164,14 +192,6 @@ def badness(state: State) -> frozenset[Bad]:
         Bad.IMAGINED: state.phase is Phase.PLACED and not state.accepted and not coming,
     }
     return frozenset(kind for kind, so in wrong.items() if so)
-
-
-def moves(state: State, model: Model) -> Iterator[Move]:
-    """Yield what can happen next, each with its name."""
-    yield from client_moves(state, model)
-    yield from exchange_moves(state, model)
-    yield from time_passes(state)
-    yield from accidents(state, model)
 
 
 # The client

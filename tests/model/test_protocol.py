@@ -8,7 +8,7 @@ import pytest
 
 from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from tests.model.mutants import MUTANTS
-from tests.model.protocol import Bad, Disk, Exchange, Model, Rules, Seconds
+from tests.model.protocol import Bad, Disk, Exchange, Model, Rules, Seconds, State
 from tests.model.search import Result, longest_wait, search
 
 EXCHANGES = {
@@ -22,7 +22,7 @@ NEW_DISK = Rules(disk=Disk.LOST)
 
 
 @cache
-def explored(model: Model) -> Result:
+def explored(model: Model) -> Result[State]:
     """Return the search of a model; two tests look at each."""
     return search(model)
 
