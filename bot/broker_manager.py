@@ -40,7 +40,7 @@ from bot.nonce import forks
 from bot.nonce.file import MICROSECONDS, UNITS, store_at
 from bot.nonce.host_turns import HostTurns
 from bot.nonce.paths import journal_file, key_file
-from bot.nonce.shared_store import SharedStore, shared_store_at
+from bot.nonce.shared_store import SharedStore, file_of_key, shared_store_at
 from bot.nonce.turns import WAIT_SECONDS_MAX, Turns, Urgency
 from bot.order_desk import Leave
 from bot.setting_rules import credential_problems, url_problems
@@ -84,7 +84,7 @@ def get_kraken_nonce(at_least: int = 0, *, api_key: str | None = None, unit: str
         return _shared_store(key, unit).draw(at_least * fine.ticks)
     # A key that was burnt in a finer unit has a file of its own, which starts from the common one.
     common = store_at(NONCE_FILE).draw(at_least)
-    return store_at(key_file(NONCE_FILE, key, "txt"), fine).draw(common * fine.ticks)
+    return file_of_key(NONCE_FILE, key, fine).draw(common * fine.ticks)
 
 
 def _shared_store(api_key: str, unit: str) -> SharedStore:
@@ -119,8 +119,13 @@ _script_holders: set[tuple[int, int, Turns | HostTurns]] = set()
 
 @cache
 def _script_turns(nonce_file: str, nonce_store: str, api_key: str, unit: str) -> Turns | HostTurns:
+    store = shared_store_at(nonce_store, api_key, nonce_file, UNITS[unit]) if nonce_store else None
+    return _turns(nonce_file, api_key, store)
+
+
+def _turns(nonce_file: str, api_key: str, store: SharedStore | None) -> Turns | HostTurns:
     local = Turns(key_file(nonce_file, api_key, "lock"))
-    return HostTurns(local, shared_store_at(nonce_store, api_key, nonce_file, UNITS[unit])) if nonce_store else local
+    return HostTurns(local, store) if store else local
 
 
 def check_nonce_file() -> None:
@@ -183,8 +188,7 @@ class KrakenBroker(BrokerVerbs):
         self._api_key, self._unit = api_key, UNITS[nonce_unit]
         # None where the file alone holds the nonces.
         self.shared_store = _shared_store(api_key, nonce_unit) if NONCE_STORE else None
-        local = Turns(key_file(NONCE_FILE, api_key, "lock"))
-        self._turns = HostTurns(local, self.shared_store) if self.shared_store else local
+        self._turns = _turns(NONCE_FILE, api_key, self.shared_store)
         self._guard = KeyGuard(key_file(NONCE_FILE, api_key, "silence"), key_file(NONCE_FILE, api_key, "refused"))
         # Two instances that a platform starts in the same instant draw apart.
         clock.sleep(random.uniform(0, START_JITTER_SECONDS))

@@ -24,9 +24,9 @@ from bot.instance import InstanceLock
 from bot.kraken import error_table, recovery, transport
 from bot.nonce.engine import Engine, Outcome, Wish
 from bot.nonce.engines import open_engine, url_problem
-from bot.nonce.file import NANOSECONDS, UNITS, FileStore, Unit
+from bot.nonce.file import NANOSECONDS, UNITS, FileStore, Unit, ceiling
 from bot.nonce.paths import key_file
-from bot.nonce.shared_store import far_ahead, second_copy, shared_store_at
+from bot.nonce.shared_store import far_ahead, file_of_key, shared_store_at
 from bot.nonce.silence import SilenceFile
 from bot.nonce_words import Say, file_of, leading
 from bot.setting_rules import credential_problems
@@ -90,7 +90,7 @@ class _StorePlace:
         if (last := self._held()) >= floor:
             check_not_far_ahead(self.name, last, self._unit)
             return
-        drawn = self._engine.draw(Wish(floor, _ceiling(self._unit), self._unit.ticks))
+        drawn = self._engine.draw(Wish(floor, ceiling(self._unit), self._unit.ticks))
         if drawn.outcome is not Outcome.DRAWN:
             raise far_ahead(self.name, drawn.last)
 
@@ -143,15 +143,11 @@ def _say_moved(floor: int, source: str, new: str, say: Say) -> None:
 
 def check_not_far_ahead(place: str, last: int, unit: Unit) -> None:
     """Raise NonceAheadError where a nonce is more than a day ahead of the clock, as one in a finer unit is."""
-    if last > _ceiling(unit):
+    if last > ceiling(unit):
         raise NonceAheadError(
             f"{place} holds {last}, more than a day ahead of the clock for NONCE_UNIT={unit.name}: nothing was moved. "
             "Check the clock, and whether this key is used with NONCE_UNIT=ns"
         )
-
-
-def _ceiling(unit: Unit) -> int:
-    return (clock.nonce_clock.now_us() + clock.DAY_US) * unit.ticks
 
 
 @contextmanager
@@ -227,7 +223,7 @@ def _ask_kraken(settings: Settings, silence: SilenceFile) -> int:
             shared = shared_store_at(settings.nonce_store, key, broker_manager.NONCE_FILE, NANOSECONDS)
             drawn.append(shared.draw())
         else:
-            drawn.append(second_copy(broker_manager.NONCE_FILE, key, NANOSECONDS).draw())
+            drawn.append(file_of_key(broker_manager.NONCE_FILE, key, NANOSECONDS).draw())
         return str(drawn[0])
 
     api = transport.open_api(key, settings.api_secret, settings.api_url, settings.proxy)

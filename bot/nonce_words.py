@@ -8,13 +8,13 @@ from contextlib import closing
 
 from bot import broker_manager
 from bot.broker_manager import check_nonce_file
-from bot.clock import DAY_US, nonce_clock
+from bot.clock import nonce_clock
 from bot.config import Settings
 from bot.errors import NonceStoreError, StoreUnavailableError
 from bot.nonce.engine import Lease, Row
 from bot.nonce.engines import open_engine
-from bot.nonce.file import MICROSECONDS, NANOSECONDS, UNITS, FileStore, Unit, store_at
-from bot.nonce.shared_store import SharedStore, far_ahead, second_copy
+from bot.nonce.file import MICROSECONDS, NANOSECONDS, UNITS, FileStore, Unit, ceiling, store_at
+from bot.nonce.shared_store import SharedStore, far_ahead, file_of_key
 
 Say = Callable[[str], None]
 
@@ -42,7 +42,7 @@ def file_line(file: FileStore) -> str:
 def file_of(settings: Settings) -> FileStore:
     """Return the file that has the nonces of the settings' key, or in front of a shared store their second copy."""
     unit = UNITS[settings.nonce_unit] if settings.api_key else MICROSECONDS
-    return second_copy(broker_manager.NONCE_FILE, settings.api_key, unit)
+    return file_of_key(broker_manager.NONCE_FILE, settings.api_key, unit)
 
 
 def show(settings: Settings, say: Say) -> int:
@@ -108,7 +108,7 @@ def check_store(settings: Settings) -> str:
         _check_copy(store_at(broker_manager.NONCE_FILE))
         return f"{place} answers; {PAPER}; its second copy can be written"
     last, file = row.nonce if row else 0, file_of(settings)
-    if last > (nonce_clock.now_us() + DAY_US) * file.unit.ticks:
+    if last > ceiling(file.unit):
         raise far_ahead(place, last)
     _check_copy(file, last)
     return f"{_in_store(last, place)}; its second copy can be written"

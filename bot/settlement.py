@@ -52,8 +52,8 @@ class Settlement:
         self._look_ups = look_ups
         self._bot_id = bot_id
         self._time = time
-        # Until when, from the first look into the journal, others may have sent orders.
-        self._others_seconds: float | None = DEADLINE_SECONDS
+        # How far the deadlines of what others have sent may lie ahead, at the next look into the journal.
+        self._others_seconds = DEADLINE_SECONDS
         self._overlap_seconds = max(overlap_seconds, DEADLINE_SECONDS)
         self._taken_over, self._is_first = False, True
         self._loaded = False
@@ -206,16 +206,13 @@ class Settlement:
             return  # our own are in memory
         # A journal that was lost while the program runs knows nothing either.
         is_current = known_until_seconds > 0 and not (first and now - known_until_seconds > CURRENT_SECONDS)
-        if self._others_seconds is not None and (self._taken_over or not known_until_seconds):
+        if self._taken_over or not is_current:
             self._known_until_seconds = known_until_seconds
             is_new = self._is_first and not known_until_seconds
             self._look_for_the_past(self._overlap_seconds if is_new else self._others_seconds)
-        elif not is_current:
-            self._known_until_seconds = known_until_seconds
-            self._look_for_the_past(DEADLINE_SECONDS)
         elif self._known_until_seconds is None:
             self._known_until_seconds = known_until_seconds
-        self._others_seconds = None
+        self._others_seconds, self._taken_over, self._is_first = DEADLINE_SECONDS, False, False
         for intent in unsettled:
             # Before its deadline another process may still be waiting for the answer.
             if first or now > intent.deadline_seconds:

@@ -45,6 +45,11 @@ NANOSECONDS = Unit("ns", 1000, 19)
 UNITS = {unit.name: unit for unit in (MICROSECONDS, NANOSECONDS)}
 
 
+def ceiling(unit: Unit) -> int:
+    """Return the highest nonce that may be drawn now: a day ahead of the clock."""
+    return (nonce_clock.now_us() + clock.DAY_US) * unit.ticks
+
+
 class FileStore(LockedFile):
     """The next nonce, from one file shared by every thread and process that names it.
 

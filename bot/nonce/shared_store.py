@@ -16,12 +16,11 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from bot import clock
-from bot.clock import nonce_clock
 from bot.errors import LeaseLostError, NonceAheadError, NonceError, StoreUnavailableError, TurnLostError
 from bot.nonce import forks
 from bot.nonce.engine import Drawn, Engine, Outcome, Wish
 from bot.nonce.engines import open_engine
-from bot.nonce.file import MICROSECONDS, FileStore, Unit, store_at
+from bot.nonce.file import MICROSECONDS, FileStore, Unit, ceiling, store_at
 from bot.nonce.paths import key_file
 
 log = logging.getLogger(__name__)
@@ -168,12 +167,12 @@ class SharedStore:
 
     def _wish(self, at_least: int) -> Wish:
         unit = self._file.unit
-        ceiling = (nonce_clock.now_us() + clock.DAY_US) * unit.ticks
-        if at_least > ceiling:
+        highest = ceiling(unit)
+        if at_least > highest:
             raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
         floor = max(self._highest, self._file.kept()) + 1
         generation = self.leadership.generation if self.leadership else 0
-        return Wish(max(floor, at_least), ceiling, unit.ticks, generation)
+        return Wish(max(floor, at_least), highest, unit.ticks, generation)
 
     def _take_over(self, drawn: Drawn) -> None:
         if drawn.outcome is Outcome.STALE:
@@ -214,7 +213,7 @@ def far_ahead(place: str, last: int) -> NonceAheadError:
     )
 
 
-def second_copy(nonce_file: str | os.PathLike[str], api_key: str, unit: Unit) -> FileStore:
+def file_of_key(nonce_file: str | os.PathLike[str], api_key: str, unit: Unit) -> FileStore:
     """Return the nonce file of a key: the common one; in a finer unit than microseconds one of its own."""
     path = os.fspath(nonce_file) if unit is MICROSECONDS else key_file(nonce_file, api_key, "txt")
     return store_at(path, unit)
@@ -226,7 +225,7 @@ _stores: dict[tuple[str, str, str, Unit], SharedStore] = {}
 @functools.cache
 def shared_store_at(url: str, api_key: str, nonce_file: str | os.PathLike[str], unit: Unit) -> SharedStore:
     """Return this process's store for a key. Raises SettingsError for an address that is none."""
-    file = second_copy(nonce_file, api_key, unit)
+    file = file_of_key(nonce_file, api_key, unit)
     known = (url, api_key, os.path.realpath(file.path), unit)
     if known not in _stores:
         # `setdefault` is one step for all threads; the cache is not.
