@@ -26,6 +26,9 @@ from bot.timeframes import TIMEFRAMES
 
 HOME = Path(__file__).resolve().parent.parent
 MODES = ("paper", "live", "halt")
+LOG_FORMATS = ("auto", "text", "json")
+# So many characters at least, which nobody guesses.
+TOKEN_LENGTH_MIN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,12 @@ class Settings:
     allow_withdraw_key: bool
     bot_id: str
     tier: Tier
+    # None: not given; 0: no page.
+    port: int | None
+    status_token: Secret
+    log_format: str
+    alert_webhook_url: Secret
+    heartbeat_url: Secret
 
 
 DEFAULTS: dict[str, str] = {
@@ -93,6 +102,12 @@ DEFAULTS: dict[str, str] = {
     "DEAD_MAN_SWITCH_SECONDS": "0",
     "ALLOW_WITHDRAW_KEY": "0",
     "BOT_ID": "",
+    "PORT": "",
+    "STATUS_TOKEN": "",
+    "STATUS_TOKEN_FILE": "",
+    "LOG_FORMAT": "auto",
+    "ALERT_WEBHOOK_URL": "",
+    "HEARTBEAT_URL": "",
 }
 
 
@@ -220,6 +235,11 @@ class _Reader:
             allow_withdraw_key=self._switch("ALLOW_WITHDRAW_KEY"),
             bot_id=self._bot_id(),
             tier=TIERS[self._one_of("KRAKEN_TIER", TIERS)],
+            port=self._port(),
+            status_token=self._status_token(),
+            log_format=self._one_of("LOG_FORMAT", LOG_FORMATS),
+            alert_webhook_url=self._hook("ALERT_WEBHOOK_URL"),
+            heartbeat_url=self._hook("HEARTBEAT_URL"),
         )
         self._check_values(settings)
         if self._problems:
@@ -323,6 +343,37 @@ class _Reader:
         if value and not re.fullmatch(r"[A-Za-z0-9]{5}", value):
             self._problems.append(f"BOT_ID is {value!r}; it must be five letters or digits.")
         return value
+
+    def _port(self) -> int | None:
+        text = self._text("PORT")
+        if not text:
+            return None
+        if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
+            self._problems.append(f"PORT is {text!r}; it must be a number from 1 to 65535, or 0 for no page.")
+            return None
+        return int(text)
+
+    def _status_token(self) -> Secret:
+        token = self.secret("STATUS_TOKEN")
+        if token and (len(token) < TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token):
+            self._problems.append(
+                f"STATUS_TOKEN must have at least {TOKEN_LENGTH_MIN} letters, digits and signs without a space, such as "
+                "`openssl rand -hex 16` makes."
+            )
+        return token
+
+    def _hook(self, name: str) -> Secret:
+        text = self._text(name)
+        try:
+            parts = urllib.parse.urlsplit(text)
+            usable = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
+            usable = usable and is_host(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if text and not usable:
+            # Not shown: it may hold a token.
+            self._problems.append(f"{name} must be an address that begins with https://.")
+        return Secret(text)
 
     def _check_values(self, settings: Settings) -> None:
         if settings.order_value > settings.max_order_value:

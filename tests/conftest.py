@@ -18,8 +18,8 @@ pytest_plugins = ["tests.server_fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 
 OUR_VARIABLES = tuple(
-    "ALLOW_ BOT_ID CANCEL_ DEAD_MAN_ ENTRY_ KRAKEN_ LEASE_ LOSS_ MARKET_ MAX_ NONCE_ ORDER_ PAIRS PORT PRICES RAILWAY_"
-    " RENDER SINGLE_ STATE_DIR STATUS_TOKEN STOP_ STRATEGY TIMEFRAME TRADING_MODE".split()
+    "ALERT_ ALLOW_ BOT_ID CANCEL_ DEAD_MAN_ ENTRY_ HEARTBEAT_ KRAKEN_ LEASE_ LOG_ LOSS_ MARKET_ MAX_ NONCE_ ORDER_ PAIRS"
+    " PORT PRICES RAILWAY_ RENDER SINGLE_ STATE_DIR STATUS_TOKEN STOP_ STRATEGY TIMEFRAME TRADING_MODE".split()
 )
 
 # Before any module of the bot is imported: some settings are read on import.
@@ -27,6 +27,8 @@ for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
     del os.environ[_name]
 # The environment wins over a .env beside main.py: whatever stands there, no program that a test starts trades for real.
 os.environ["TRADING_MODE"] = "paper"
+# No page, and lines for people, in every program that a test starts without saying otherwise.
+os.environ |= {"PORT": "0", "LOG_FORMAT": "text"}
 
 # The same examples on every run, so that a failure is found again by running again.
 hypothesis.settings.register_profile("short", derandomize=True, deadline=None, print_blob=True)

@@ -39,9 +39,13 @@ def _give_up_root_access() -> None:
 
 
 def only(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return these settings and, for all others, that they are not given: whatever a .env beside main.py says."""
+    """Return these settings and, for all others, that they are not given: whatever a .env beside main.py says.
+
+    Without a word of them there is no page, and the log is for people.
+    """
     nothing = dict.fromkeys((*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"), "")
-    return {**nothing, "TRADING_MODE": "paper", "PRICES": "synthetic", "KRAKEN_TIER": "pro", **settings}
+    usual = {"TRADING_MODE": "paper", "PRICES": "synthetic", "KRAKEN_TIER": "pro", "PORT": "0", "LOG_FORMAT": "text"}
+    return {**nothing, **usual, **settings}
 
 
 class Bot:
