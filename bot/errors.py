@@ -3,6 +3,7 @@
 BotError
 |-- SettingsError           a setting is wrong; nothing was started
 |-- AnotherBotError         another bot holds the state folder
+|-- StateLostError          the state folder was replaced or removed under the running bot; nothing more is sent
 |-- JournalError            the journal cannot be read or written: no new order is sent
 |-- JournalVersionError     a newer version of this program has written the journal
 |-- SymbolError             no such pair or asset at Kraken
@@ -55,6 +56,10 @@ class SettingsError(BotError):
 
 class AnotherBotError(BotError):
     """Another bot is running on the same state folder."""
+
+
+class StateLostError(BotError):
+    """The state folder was moved, replaced or removed while the bot ran on it: another bot may hold the new one."""
 
 
 class JournalError(BotError):
