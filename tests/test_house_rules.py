@@ -90,6 +90,7 @@ def test_a_rule_lets_what_is_fine_pass(rule: Rule, text: str) -> None:
         (house_rules.environment, "bot.config", "bot.config_check", "import os\nos.environ"),
         (house_rules.clock, "bot.clock", "bot.simulator.clock", "import time"),
         (house_rules.broad_except, "bot.trader", "bot.risk", "try:\n    f()\nexcept Exception:\n    stop()"),
+        (house_rules.broad_except, "bot.events", "bot.errors", "try:\n    f()\nexcept Exception:\n    stop()"),
         (money_rules.float_money, "bot.simulator.prices_synthetic", "bot.simulator.market", "price = 0.1"),
     ],
 )

@@ -9,11 +9,12 @@ from tests.house_rules import Source, imported
 
 TreeRule = Callable[[list[Source]], list[str]]
 
-LEAVES = frozenset({"models", "errors", "clock"})
+LEAVES = frozenset({"models", "errors", "clock", "events"})
 # Who may import whom, by the first word after `bot.`; each may import its own package. Main may import everything.
 ARROWS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "clock": frozenset(),
+    "events": frozenset(),
     "timeframes": frozenset({"errors"}),
     "models": frozenset({"errors"}),
     "kraken": LEAVES,
@@ -40,9 +41,10 @@ ARROWS: dict[str, frozenset[str]] = {
     "broker_verbs": LEAVES
     | {"market_verbs"}
     | {"order_desk", "settlement", "journal", "key_budget", "kraken", "settling", "timeframes"},
+    "broker_standing": LEAVES | {"broker_verbs", "key_budget", "key_guard", "nonce"},
     "broker_manager": LEAVES
     | {
-        "broker_verbs",
+        "broker_standing",
         "order_desk",
         "key_budget",
         "key_guard",
