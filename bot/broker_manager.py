@@ -19,7 +19,7 @@ from typing import Any
 import krakenex
 
 from bot import clock, config
-from bot.broker_verbs import BrokerVerbs
+from bot.broker_standing import BrokerStanding
 from bot.errors import (
     InvalidNonceError,
     LockoutError,
@@ -141,7 +141,7 @@ def check_nonce_file() -> None:
         )
 
 
-class KrakenBroker(BrokerVerbs):
+class KrakenBroker(BrokerStanding):
     """One account at Kraken, by one API key. Safe to share between threads.
 
     `max_order_value` is in quote currency, `market_collar_percent` how far from the current price a market
@@ -247,11 +247,6 @@ class KrakenBroker(BrokerVerbs):
             self._immediate_nonce_jump()
         elif climb is recovery.Climb.LONG:
             self._draw(clock.nonce_clock.now_us() + recovery.LONG_CLIMB_SECONDS * 1_000_000)
-
-    @property
-    def refused_nonces(self) -> int:
-        """How many nonces Kraken has refused since this object was made."""
-        return self._guard.refused_total
 
     # Calls
 

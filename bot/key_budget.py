@@ -29,6 +29,7 @@ class KeyBudget:
     """
 
     def __init__(self, path: str, tier: Tier) -> None:
+        self._tier = tier
         self._shared = SharedFields(path)
         self._rest = RestCounter(tier)
         self._engine = EngineCounter(tier)
@@ -93,6 +94,19 @@ class KeyBudget:
             fields["pause"] = max(_pause(fields.get("pause")), (until_seconds, reason))
 
         self._shared.change(note)
+
+    def rest_level(self, now: float) -> tuple[float, float]:
+        """Return the points on the REST counter now, and Kraken's maximum. Books nothing and waits for nobody."""
+        # A counter of its own: those that are booked on belong to whoever has the file's lock.
+        counter = RestCounter(self._tier)
+        counter.merge(Standing.read(self._shared.peek().get("rest")), now)
+        return counter.standing(now).points, self._tier.rest_maximum
+
+    def engine_levels(self, now: float) -> dict[str, float]:
+        """Return the points on the engine's counter of each pair that has any now, as `rest_level` does."""
+        counter = EngineCounter(self._tier)
+        counter.merge(_standings(self._shared.peek().get("engine")), now)
+        return {symbol: standing.points for symbol, standing in counter.standings(now).items()}
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from bot import clock
 from bot.errors import BotError, InvalidNonceError, LockoutError, RequestError, SilenceError
+from bot.events import Event, tell
 from bot.kraken import recovery
 from bot.nonce.shared import Fields, SharedFields
 from bot.nonce.silence import Silence, SilenceFile
@@ -41,6 +42,11 @@ class KeyGuard:
         """How many nonces this process has seen refused since the start."""
         return self._recovery.refused_total
 
+    @property
+    def silence(self) -> Silence | None:
+        """The key's silence, or None while requests go; one whose time is over waits for its probe."""
+        return self._silence.read()
+
     def accepted(self, nonce: int) -> None:
         """Kraken has accepted a nonce; the other processes are told now and then."""
         self._recovery.accepted()
@@ -59,10 +65,18 @@ class KeyGuard:
         step = self._refusals.change(partial(self._count, nonce))
         sent = f"nonce {nonce} ({unit})"
         log.warning("Kraken refused %s of %s (refusal %s).", sent, error.method, self.refused_total)
+        tell(Event.REFUSED_NONCE, f"Kraken refused {sent} of {error.method} (refusal {self.refused_total}).")
         if isinstance(step, recovery.Again):
             return NonceRefusedError(error, step)
-        self._silence.begin(step.seconds, step.reason)
-        return InvalidNonceError(error.method, error.strings, _advice(step, sent))
+        advice = _advice(step, sent)
+        if step.reason == recovery.FOREIGN_SENDER:
+            tell(Event.FOREIGN_SENDER, advice)
+        self._be_silent(step.seconds, step.reason, advice)
+        return InvalidNonceError(error.method, error.strings, advice)
+
+    def _be_silent(self, seconds: float, reason: str, text: str) -> Silence:
+        tell(Event.BREAKER, text)
+        return self._silence.begin(seconds, reason)
 
     def _count(self, nonce: int, fields: Fields) -> recovery.Again | recovery.BeSilent:
         now = clock.boottime_seconds()
