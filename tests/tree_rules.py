@@ -79,6 +79,24 @@ ARROWS: dict[str, frozenset[str]] = {
     | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "trading_session": LEAVES
     | {"runner", "trader", "broker_manager", "nonce", "nonce_words", "strategies", "risk", "config"},
+    "status": LEAVES
+    | {
+        "broker_manager",
+        "config",
+        "events",
+        "instance",
+        "journal",
+        "logs",
+        "metrics",
+        "nonce",
+        "nonce_words",
+        "report_text",
+        "reports",
+        "runner",
+        "trader",
+        "trading",
+        "trading_session",
+    },
     "simulator": frozenset({"clock"}),
 }
 TOP_LEVEL = frozenset(

@@ -1,0 +1,47 @@
+"""What every answer of the status server says to the browser besides its content."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Scope, Send
+
+# Everything the page needs is a file of its own server; nothing is written into the page that could run.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    # Not "no-referrer": with it, browsers send "Origin: null" with our own forms (Fetch: append a request Origin).
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+HTTPS_ONLY = "max-age=31536000"
+
+
+def is_https(scope: Scope) -> bool:
+    """Whether the browser came by https, perhaps to a proxy that says so (Railway and Render do).
+
+    A client that lies here harms itself alone: it gets a cookie that it will not send by http.
+    """
+    forwarded = Headers(scope=scope).get("x-forwarded-proto", "")
+    return scope["scheme"] == "https" or forwarded.partition(",")[0].strip().lower() == "https"
+
+
+def secured(scope: Scope, send: Send) -> Send:
+    """Return `send` with the security headers in each answer, whoever wrote it; bodies pass as they come."""
+    extra = dict(SECURITY_HEADERS)
+    # A static file may be kept, but is asked for again: after a deploy it may be another.
+    extra["cache-control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+    if is_https(scope):
+        extra["strict-transport-security"] = HTTPS_ONLY
+
+    async def send_secured(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(extra)
+        await send(message)
+
+    return send_secured
