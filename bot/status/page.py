@@ -1,0 +1,87 @@
+"""The page that a person looks at, made of the status that programs read: rendered here, so it needs no script.
+
+Nothing of the status is trusted: an order's text and a log line may hold anything, and all of it is escaped. Pages
+have no script and no style of their own, so the strictest policy for content holds for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from bot.status import charts, words
+
+STATIC = Path(__file__).with_name("static")
+
+_MODES = {
+    "paper": ("PAPER", "No real money: the exchange is a local one."),
+    "live": ("LIVE", "Real money at Kraken."),
+    "halt": ("HALTED", "It only watches: no order is sent."),
+}
+_ROLES = {"alone": "alone", "leader": "leader", "standby": "standby"}
+_POINTS_OF_A_CURVE = 2
+
+
+def _log_lines(lines: list[str]) -> Markup:
+    # Escaped as one text: line by line it costs more than the rest of the page.
+    return Markup("<li>") + Markup("</li><li>").join(escape("\n".join(lines)).split("\n")) + Markup("</li>")
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "money": words.money,
+        "number": words.number,
+        "known": words.known,
+        "moment": words.moment,
+        "span": words.span,
+        "log_lines": _log_lines,
+    }
+    made.globals |= {"equity_curve": charts.equity_curve, "candles": charts.candles}
+    return made
+
+
+_TEMPLATES = _environment()
+
+
+def page(status: Mapping[str, Any], *, csrf: str = "", may_stop: bool = True) -> str:
+    """Return the whole document. `csrf` goes with the form that stops entries; without `may_stop` there is no form."""
+    template = _TEMPLATES.get_template("page.html")
+    inner = Markup(live(status))  # noqa: S704 - rendered by a template
+    return template.render(status=status, live=inner, title=_title(status), csrf=csrf, may_stop=may_stop)
+
+
+def live(status: Mapping[str, Any]) -> str:
+    """Return the part that changes: what is inside `<main>`."""
+    word, meaning = _MODES[status["mode"]]
+    return _TEMPLATES.get_template("live.html").render(
+        status=status,
+        title=_title(status),
+        word=word,
+        meaning=meaning,
+        account=status["account"] or dict.fromkeys(("quote", "equity", "realised", "day_loss")),
+    )
+
+
+def login_page(problem: str = "", next: str = "/") -> str:  # noqa: A002 - what the field of the form is called
+    """Return the form that asks for the token. `problem`: why the last try failed; `next`: where it leads."""
+    return _TEMPLATES.get_template("login.html").render(problem=problem, next=next)
+
+
+def _title(status: Mapping[str, Any]) -> str:
+    account = status["account"]
+    word = _MODES[status["mode"]][0]
+    if account is None or account["equity"] is None:
+        return f"{word}, equity unknown"
+    return f"{word} {words.rounded(account['equity'], 3)} {account['quote']}"

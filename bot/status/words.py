@@ -1,0 +1,73 @@
+"""Numbers, times and spans of time as a person reads them; what is not known is called so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from markupsafe import Markup, escape
+
+UNKNOWN = Markup('<span class="unknown">unknown</span>')
+
+_MONEY_DIGITS, _NUMBER_DIGITS = 3, 6
+_SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def rounded(exact: str, digits: int = _NUMBER_DIGITS) -> str:
+    """Return an amount with two decimals, or with more where it takes more to show `digits` digits; then no zeros."""
+    value = Decimal(exact)
+    decimals = max(2, digits - 1 - value.adjusted()) if value else 2
+    text = f"{value:,.{decimals}f}"
+    shortest = len(text) - decimals + 2
+    return text[:shortest] + text[shortest:].rstrip("0")
+
+
+def _amount(exact: str | None, digits: int) -> Markup:
+    if exact is None:
+        return UNKNOWN
+    full = escape(exact)
+    return Markup(f'<data value="{full}" title="{full}">{rounded(exact, digits)}</data>')  # noqa: S704 - escaped above
+
+
+def money(exact: str | None) -> Markup:
+    """Return a sum of money, rounded, with the exact one in its title."""
+    return _amount(exact, _MONEY_DIGITS)
+
+
+def number(exact: str | None) -> Markup:
+    """Return a price or a volume, rounded to what tells it from its neighbours, with the exact one in its title."""
+    return _amount(exact, _NUMBER_DIGITS)
+
+
+def known(text: object) -> str | Markup:
+    """Return a text as it is, or the word for what is not known."""
+    return UNKNOWN if text is None or text == "" else str(text)
+
+
+def day_time(unix_seconds: float) -> str:
+    """Return a time in UTC as day, month and time of day, to the minute."""
+    return f"{datetime.fromtimestamp(unix_seconds, UTC):%d %b %H:%M}"
+
+
+def moment(iso_text: str | None) -> Markup:
+    """Return a time in UTC, given as ISO text, as day, month and time of day."""
+    if not iso_text:
+        return UNKNOWN
+    at = datetime.fromisoformat(iso_text)
+    return Markup(f'<time datetime="{escape(iso_text)}">{at:%d %b %H:%M:%S}</time>')  # noqa: S704 - escaped
+
+
+def span(seconds: float | None) -> str | Markup:
+    """Return a span of time in its two largest units, one of a few seconds with a decimal, a shorter one in ms."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds and abs(seconds) < 1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds != int(seconds) and abs(seconds) < 10:
+        return f"{seconds:.1f} s"
+    left, parts = int(seconds), []
+    for size, unit in _SPANS:
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
