@@ -69,14 +69,16 @@ class KeyGuard:
         if isinstance(step, recovery.Again):
             return NonceRefusedError(error, step)
         advice = _advice(step, sent)
-        if step.reason == recovery.FOREIGN_SENDER:
+        is_foreign = step.reason == recovery.FOREIGN_SENDER
+        if is_foreign:
             tell(Event.FOREIGN_SENDER, advice)
-        self._be_silent(step.seconds, step.reason, advice)
+        self._be_silent(step.seconds, step.reason, "" if is_foreign else advice)
         return InvalidNonceError(error.method, error.strings, advice)
 
-    def _be_silent(self, seconds: float, reason: str, text: str) -> Silence:
-        tell(Event.BREAKER, text)
-        return self._silence.begin(seconds, reason)
+    def _be_silent(self, seconds: float, reason: str, advice: str = "") -> Silence:
+        silence = self._silence.begin(seconds, reason)
+        tell(Event.BREAKER, advice or f"Nothing is sent on this key for {seconds:.0f} s: {reason}.")
+        return silence
 
     def _count(self, nonce: int, fields: Fields) -> recovery.Again | recovery.BeSilent:
         now = clock.boottime_seconds()
@@ -93,7 +95,7 @@ class KeyGuard:
 
     def locked_out(self) -> None:
         """Kraken answered with a lockout: be silent."""
-        self._silence.begin(recovery.SILENCE_SECONDS_MAX, recovery.LOCKED_OUT)
+        self._be_silent(recovery.SILENCE_SECONDS_MAX, recovery.LOCKED_OUT)
 
     def close(self) -> None:
         """Close the file of the refusals; the next use opens it again."""
@@ -128,12 +130,14 @@ class KeyGuard:
         self._silence.end()
         reported = _nonce_in(info)
         if before < reported < last_nonce():
-            log.warning("Kraken reports nonce %s, above our %s: another sender is on this key.", reported, before)
+            text = f"Kraken reports nonce {reported}, above our {before}: another sender is on this key."
+            log.warning(text)
+            tell(Event.FOREIGN_SENDER, text)
         log.warning("The probe was accepted; the silence is over (%s).", silence.reason)
 
     def _prolonged(self, silence: Silence, error: InvalidNonceError | LockoutError) -> SilenceError:
         seconds = recovery.longer(silence.seconds)
-        until = self._silence.begin(seconds, silence.reason).until_seconds
+        until = self._be_silent(seconds, silence.reason).until_seconds
         return SilenceError(
             f"the probe was refused ({'; '.join(error.strings)}): nothing is sent for {seconds:.0f} s", until
         )

@@ -25,6 +25,7 @@ from bot.errors import (
     StoppingError,
     StoreUnavailableError,
 )
+from bot.events import Event, tell
 from bot.journal import Journal
 from bot.key_budget import KeyBudget
 from bot.kraken import error_table, orders, replies
@@ -144,7 +145,9 @@ class OrderDesk:
                 self._note_limit(intent.symbol, error)
                 raise OrderRefusedError("AddOrder", error.strings) from error
             self._settlement.write(intent.cl_ord_id, OrderState.UNKNOWN, str(error))
-            raise self._unknown_error(intent, error) from error
+            unknown = self._unknown_error(intent, error)
+            tell(Event.UNKNOWN_OUTCOME, str(unknown))
+            raise unknown from error
         self._note(intent, OrderState.OPEN, txid=txid)
         self._placed_seconds[txid] = self._time.now()
         return result

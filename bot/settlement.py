@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bot.clock import ServerTime
 from bot.errors import BotError, JournalError
+from bot.events import Event, tell
 from bot.journal import Journal
 from bot.models import Order
 from bot.order_life import Intent, OrderState
@@ -216,8 +217,15 @@ class Settlement:
         for intent in unsettled:
             # Before its deadline another process may still be waiting for the answer.
             if first or now > intent.deadline_seconds:
+                if intent.cl_ord_id not in self._unknown:
+                    tell(Event.UNKNOWN_OUTCOME, _news_of(intent))
                 self._unknown.add(_as_unknown(intent))
         self._loaded = True
+
+
+def _news_of(intent: Intent) -> str:
+    what = f"{intent.cl_ord_id} ({intent.side} {intent.volume:f} {intent.symbol})"
+    return f"An earlier run, or another process, has left the order {what} unsettled; it is looked up at Kraken."
 
 
 def _as_unknown(intent: Intent) -> UnknownOrder:

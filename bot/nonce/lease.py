@@ -9,6 +9,7 @@ from enum import Enum
 
 from bot import clock
 from bot.errors import LeaseLostError, StoppingError, StoreUnavailableError
+from bot.events import Event, tell
 from bot.nonce import forks
 from bot.nonce.engine import Lease
 from bot.nonce.shared_store import SharedStore, lease_over
@@ -43,6 +44,8 @@ class Leadership:
         self._lost = "this instance stands by; nothing was sent"
         self._until_seconds = 0.0
         self.generation = 0
+        # The owner of the lease when it was last asked for.
+        self.leader = ""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         store.leadership = self
@@ -68,6 +71,7 @@ class Leadership:
                 lease = self._try_to_lead()
                 if lease.owner == self._store.owner:
                     say(f"leader   generation {lease.generation}, by {self._store.place}")
+                    tell(Event.LEADER_CHANGE, f"{lease.owner} leads, generation {lease.generation}.")
                     return Former.SETTLED if lease.clean else former
                 former = Former.VANISHED
                 state, news = lease.owner, f"standby  {lease.owner} leads; silent until it ends"
@@ -92,6 +96,11 @@ class Leadership:
                 "nothing was sent"
             )
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process leads, as far as it knows."""
+        return not self._lost and clock.boottime_seconds() < self._until_seconds
+
     def sign_off(self, settled: bool) -> bool:
         """Let another instance lead at once; return whether that was done: a lease that was lost or cannot be reached
         ends by itself. `settled`: no order of ours has an unknown fate, and no call is left.
@@ -111,6 +120,7 @@ class Leadership:
     def _try_to_lead(self) -> Lease:
         began = clock.boottime_seconds()
         lease = self._store.ask(self._store.engine.acquire, self._store.owner, self._lifetime_seconds)
+        self.leader = lease.owner
         if lease.owner == self._store.owner:
             self.generation = lease.generation
             self._live_on(began)
@@ -132,6 +142,7 @@ class Leadership:
             # begun since.
             if not ended.is_set():
                 self._lost = lease_over(self._store.place)
+                tell(Event.LEADER_CHANGE, f"{self._store.owner} does not lead any more: {self._lost}")
 
     def _renew_until(self, ended: threading.Event) -> None:
         wait_seconds = self._lifetime_seconds * RENEW_PART
