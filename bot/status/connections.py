@@ -1,0 +1,145 @@
+"""How many clients the status server has, and how long it waits for each of them; uvicorn leaves both open.
+
+By uvicorn's source, a connection that sends nothing is kept for ever, and so is one that sends a byte now and then, and
+one that does not read its answer. Its `limit_concurrency` would answer the platform's health check with 503 as soon as
+somebody holds enough connections open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import cast
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONNECTIONS = 200
+HEAD_SECONDS = 10.0
+UNREAD_SECONDS = 30.0
+# Longer than proxies keep theirs, so that none of them sends a request into a connection that is being closed.
+KEEP_ALIVE_SECONDS = 75
+# What is being answered when the server ends is given so long.
+LAST_SECONDS = 0.2
+
+
+class Connection(H11Protocol):
+    """Cut off when a request's head takes longer than 10 s, when output stays unread for 30 s, or to make room."""
+
+    is_cut = False
+    _head_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        # Told of every byte that the kernel does not take.
+        transport.set_write_buffer_limits(high=0)
+        self.waits_since = self.loop.time()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.cut)
+        self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request."""
+        if self._head_timer is None and not self.is_serving:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.cut)
+        super().data_received(data)
+        if self.is_serving:
+            self._stop_head_timer()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, of which a part may have come already."""
+        super().on_response_complete()
+        self.waits_since = self.loop.time()
+        if not self.is_serving and self.conn.trailing_data[0]:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.cut)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, unless an answer is on its way; uvicorn would fail then, and fill the log."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.cut()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self.cut)
+
+    def resume_writing(self) -> None:
+        """Note that it has read."""
+        super().resume_writing()
+        self._stop_unread_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._stop_head_timer()
+        self._stop_unread_timer()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End with the server: a stream would go on."""
+        super().shutdown()
+        self.loop.call_later(LAST_SECONDS, self.cut)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def cut(self) -> None:
+        """Close at once, with whatever was not read."""
+        self.is_cut = True
+        self.transport.abort()
+
+    def _make_room(self) -> None:
+        """Where there are too many, whoever has most loses the one that has waited longest for its client."""
+        others = [cast(Connection, one) for one in self.connections if one is not self]
+        others = [one for one in others if not one.is_cut]
+        if len(others) < CONNECTIONS:
+            return
+        counts = Counter(one.peer for one in others)
+        most = max(counts.values())
+        candidates = [one for one in others if counts[one.peer] == most]
+        min(candidates, key=lambda one: (one.is_serving, one.waits_since)).cut()
+
+    @property
+    def peer(self) -> str:
+        """The address of the client."""
+        return self.client[0] if self.client else ""
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+
+def config(app: ASGIApp) -> uvicorn.Config:
+    """Return the settings of a server for this app; nothing of it is read from the environment."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        workers=1,
+        # The log is the program's. What clients do wrong does not belong in it: it would be theirs to fill.
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        # Headers that say who a client is are the client's own word.
+        proxy_headers=False,
+        forwarded_allow_ips=[],
+        backlog=128,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=16_384,
+    )
