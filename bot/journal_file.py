@@ -27,6 +27,7 @@ from bot.clock import boottime_seconds, sleep, wall_seconds
 from bot.errors import JournalError, JournalVersionError
 from bot.journal_schema import MIGRATIONS, TABLES, fill_steps, has_steps
 from bot.nonce import forks
+from bot.nonce.state_files import prepare_file, refuse_link
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,8 @@ class JournalFile:
         left.close()
 
     def _open(self) -> sqlite3.Connection:
-        with contextlib.suppress(OSError):  # where it cannot be made, SQLite says why
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        self._refuse_links()
+        prepare_file(self.path)
         connection = _connect(self.path)
         try:
             _log_ahead(connection)
@@ -189,7 +190,12 @@ class JournalFile:
             raise
         return connection
 
+    def _refuse_links(self) -> None:
+        for ending in _ENDINGS:
+            refuse_link(self.path + ending)
+
     def _open_to_read(self) -> sqlite3.Connection:
+        self._refuse_links()
         wal = self.path + "-wal"
         # Without a log beside it the file is whole, and needs none of the files that cannot be made now.
         whole = not os.path.exists(wal) or os.path.getsize(wal) == 0

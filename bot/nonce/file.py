@@ -19,6 +19,7 @@ from bot.clock import nonce_clock
 from bot.errors import NonceAheadError, NonceError, NonceStoreError
 from bot.nonce import forks
 from bot.nonce.locked import LOCK_NOW, LockedFile
+from bot.nonce.state_files import open_file
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +136,7 @@ class FileStore(LockedFile):
     def peek(self) -> int | None:
         """Return what the file holds now, or None where there is none or it is damaged."""
         try:
-            # Not blocking, for whatever lies there in place of a file.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_file(self.path, os.O_RDONLY)
         except OSError:
             return None
         try:

@@ -8,6 +8,7 @@ import stat
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from bot import clock
+from bot.nonce.state_files import is_too_open, make_folder, open_file
 
 LOCK_NOW = LOCK_EX | LOCK_NB
 
@@ -59,14 +60,9 @@ class LockedFile:
         raise TimeoutError(errno.ETIMEDOUT, f"another process has held it for {timeout_seconds:g} s")
 
     def _open(self) -> None:
-        folder = os.path.dirname(self.path)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        real = os.path.realpath(self.path)
-        if os.path.dirname(real) != os.path.realpath(folder):
-            raise OSError(errno.ELOOP, "it is a symbolic link out of its folder")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        existed = os.path.lexists(real)
-        self._descriptor = os.open(real, flags, 0o600)
+        make_folder(os.path.dirname(self.path))
+        existed = os.path.lexists(self.path)
+        self._descriptor = open_file(self.path, os.O_RDWR | os.O_CREAT)
         self._created = not existed
         self._check_opened()
 
@@ -75,7 +71,7 @@ class LockedFile:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         self._inode, self._device = status.st_ino, status.st_dev
-        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        if is_too_open(status):
             os.fchmod(self._descriptor, 0o600)
 
     def _close(self) -> None:

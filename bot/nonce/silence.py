@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 from bot import clock
+from bot.nonce.state_files import open_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class SilenceFile:
 
     def _read_file(self) -> Silence | None:
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = open_file(self.path, os.O_RDONLY)
         except OSError:
             return None
         try:
@@ -57,7 +58,7 @@ class SilenceFile:
         text = json.dumps({"until_seconds": silence.until_seconds, "seconds": seconds, "reason": reason})
         aside = f"{self.path}.{os.getpid()}"
         try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = open_file(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
                 os.write(descriptor, text.encode())
                 os.fsync(descriptor)

@@ -22,6 +22,7 @@ from enum import IntEnum
 from bot import clock
 from bot.errors import StoppingError, TurnTimeout
 from bot.nonce import forks
+from bot.nonce.state_files import make_folder, open_file
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class _LockFile:
         while True:
             if self._descriptor < 0:
                 # The first turn comes before the first nonce, which makes the folder too.
-                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                make_folder(os.path.dirname(self.path))
+                self._descriptor = open_file(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(self._descriptor, flags)
             except BlockingIOError:

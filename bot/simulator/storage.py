@@ -6,9 +6,11 @@ whole account. A damaged file is never repaired and never begun anew in silence.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -72,8 +74,8 @@ class Storage:
         self._path = path
         self._world = world
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(path)
             self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             with self._explained():
@@ -167,6 +169,26 @@ class Storage:
             raise self._error(f"is damaged ({error})") from error
 
 
+def _make_private(path: Path) -> None:
+    """Make the file, or see to it that it is one of the account's own, and for its owner alone."""
+    for name in _files(path):
+        if name.is_symlink():
+            raise OSError(errno.ELOOP, f"{name.name} is a symbolic link")
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        # Not opened, which would end the locks that SQLite holds on it in this process when it is closed again.
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file") from None
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            path.chmod(found.st_mode & 0o700)
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
 def peek(path: Path, world: str) -> Kept | None:
     """Return what a state file holds, or None where there is no account yet. Raises StateFileError."""
     if not path.exists():
@@ -180,5 +202,5 @@ def peek(path: Path, world: str) -> Kept | None:
 
 def remove(path: Path) -> None:
     """Delete a state file and what SQLite keeps beside it."""
-    for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+    for name in _files(path):
         name.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,12 @@ def make_link_outside(path: Path) -> None:
     path.symlink_to(outside)
 
 
+def make_link_inside(path: Path) -> None:
+    """Put a link to another file of the same folder where the file should be."""
+    path.with_name("journal.sqlite").write_text("mine")
+    path.symlink_to("journal.sqlite")
+
+
 def make_loop(path: Path) -> None:
     """Put a link to itself where the file should be."""
     path.symlink_to(path)
@@ -155,7 +162,8 @@ def make_parent_a_file(path: Path) -> None:
     path.parent.write_text("no folder")
 
 
-OBSTACLES = [make_directory, make_fifo, make_socket, make_device, make_link_outside, make_loop, make_parent_a_file]
+LINKS = [make_link_outside, make_link_inside]
+OBSTACLES = [make_directory, make_fifo, make_socket, make_device, *LINKS, make_loop, make_parent_a_file]
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda one: one.__name__)
@@ -201,38 +209,26 @@ def test_it_heals_by_itself(
     assert levels(caplog) == [logging.INFO]
 
 
-def test_the_target_of_a_link_outside_is_left_alone(path: Path) -> None:
-    """A symbolic link out of the folder is never written through."""
-    make_link_outside(path)
+@pytest.mark.parametrize("link", LINKS, ids=lambda one: one.__name__)
+def test_the_target_of_a_link_is_left_alone(path: Path, link: Callable[[Path], None]) -> None:
+    """A symbolic link is never read or written through, whether it leads out of the folder or not."""
+    link(path)
+    path.resolve().write_text("1")
     store = FileStore(str(path))
+    assert store.peek() is None
     store.draw()
-    assert (path.parent / "elsewhere" / "notes.txt").read_text() == "mine"
+    assert path.resolve().read_text() == "1"
     assert path.is_symlink()
+    assert "symbolic link" in str(store.problem)
 
 
-def test_a_link_to_nothing_outside_makes_nothing(path: Path) -> None:
-    """A dangling symbolic link out of the folder does not create its target."""
+def test_a_link_to_nothing_makes_nothing(path: Path) -> None:
+    """A dangling symbolic link does not create its target."""
     outside = path.parent / "elsewhere"
     outside.mkdir()
     path.symlink_to(outside / "new.txt")
     FileStore(str(path)).draw()
     assert list(outside.iterdir()) == []
-
-
-@pytest.mark.parametrize("exists", [False, True])
-def test_a_link_inside_the_folder_is_followed(path: Path, still_clock: StillClock, exists: bool) -> None:
-    """A symbolic link to a name in the same folder is the same file under two names."""
-    target = path.parent / "nonce.txt"
-    if exists:
-        target.write_text(str(still_clock.us + 10_000_000))
-    path.symlink_to("nonce.txt")
-    store = FileStore(str(path))
-    nonce = store.draw()
-    assert nonce == (still_clock.us + 10_000_000 + FIRST_STEP_US + 1 if exists else still_clock.us)
-    assert target.read_text() == str(nonce)
-    assert path.is_symlink()
-    assert FileStore(str(target)).draw() > nonce
-    assert store.draw() == int(target.read_text())
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
