@@ -4,3 +4,5 @@ main -> trader -> broker_manager -> kraken, nonce -> models, errors, clock
 
 `strategies`, `risk` and `position` know `models` alone; nothing below `main.py` knows `simulator`.
 """
+
+__version__ = "0.1.0"

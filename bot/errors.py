@@ -3,6 +3,7 @@
 BotError
 |-- SettingsError           a setting is wrong; nothing was started
 |-- AnotherBotError         another bot holds the state folder
+|-- NoBotError              no running bot answers
 |-- StateLostError          the state folder was replaced or removed under the running bot; nothing more is sent
 |-- JournalError            the journal cannot be read or written: no new order is sent
 |-- JournalVersionError     a newer version of this program has written the journal
@@ -60,6 +61,10 @@ class AnotherBotError(BotError):
 
 class StateLostError(BotError):
     """The state folder was moved, replaced or removed while the bot ran on it: another bot may hold the new one."""
+
+
+class NoBotError(BotError):
+    """No bot runs on the state folder, or it does not answer."""
 
 
 class JournalError(BotError):

@@ -210,6 +210,12 @@ class Journal:
             rows = _rows(connection, f"SELECT {_FILL} FROM fills ORDER BY time_seconds, trade_id")
             return [_fill(row) for row in rows]
 
+    def latest_fills(self, count: int) -> list[Fill]:
+        """Return so many fills, newest first."""
+        with self._file.read() as connection:
+            statement = f"SELECT {_FILL} FROM fills ORDER BY time_seconds DESC, trade_id DESC LIMIT ?"
+            return [_fill(row) for row in _rows(connection, statement, (count,))]
+
     def filled(self, txids: Iterable[str] | None = None) -> dict[str, Decimal]:
         """Return what the fills of these orders sum up to, in base units; of all orders where none are named."""
         sums: dict[str, Decimal] = {}
@@ -236,8 +242,20 @@ class Journal:
 
     def equity(self) -> list[EquityPoint]:
         """Return what the account was worth, oldest first."""
+        return self._equity("SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
+
+    def equity_curve(self, points: int) -> list[EquityPoint]:
+        """Return what the account was worth, oldest first: at most so many points, evenly chosen, the last among them."""
+        numbered = "SELECT *, row_number() OVER (ORDER BY time_seconds DESC) - 1 AS number FROM equity"
+        step = "(SELECT count(*) / ? + 1 FROM equity)"
+        statement = (
+            f"SELECT time_seconds, quote, value FROM ({numbered}) WHERE number % {step} = 0 ORDER BY time_seconds"
+        )
+        return self._equity(statement, points)
+
+    def _equity(self, statement: str, *values: object) -> list[EquityPoint]:
         with self._file.read() as connection:
-            rows = _rows(connection, "SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
+            rows = _rows(connection, statement, values)
             return [EquityPoint(time_seconds, quote, Decimal(value)) for time_seconds, quote, value in rows]
 
 

@@ -21,7 +21,7 @@ _BENEATH = ("cl_ord_id", "txid", "order_txid", "trade_id", "unknown_seconds", "r
 def text_of(rows: list[Row], columns: list[str], form: str) -> str:
     """Write rows as `table`, `json` or `csv`."""
     if form == "json":
-        return json.dumps([{name: _exact(row[name]) for name in columns} for row in rows], indent=1)
+        return json.dumps([{name: exact(row[name]) for name in columns} for row in rows], indent=1)
     if form == "csv":
         return _csv(rows, columns)
     return _table(rows, [name for name in columns if name not in _BENEATH])
@@ -31,7 +31,7 @@ def _csv(rows: list[Row], columns: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_exact(row[name]) for name in columns] for row in rows)
+    writer.writerows([exact(row[name]) for name in columns] for row in rows)
     return text.getvalue().rstrip("\n")
 
 
@@ -73,5 +73,6 @@ def short(value: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _exact(value: Value) -> str | int | None:
+def exact(value: Value) -> str | int | None:
+    """Return money as its exact text, and everything else as it is."""
     return f"{value:f}" if isinstance(value, Decimal) else value

@@ -57,6 +57,7 @@ class RiskState:
     committed_quantity: Decimal
     day_loss: Decimal
     last_loss_seconds: float | None
+    entries_stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,10 @@ def _stopping(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str
     return "the bot is stopping" if state.stopping else ""
 
 
+def _entries_stopped(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+    return "entries were stopped; `python main.py resume` lets them go on" if state.entries_stopped else ""
+
+
 def _history(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
     return "" if state.history_known else "the bot's own history could not be read yet"
 
@@ -246,6 +251,7 @@ ENTRY_RULES: dict[str, Rule] = {
     **_ALL_ORDERS,
     "long only": _long_only,
     "stopping": _stopping,
+    "entries stopped": _entries_stopped,
     "history": _history,
     "order value": _order_value,
     "position value": _position_value,

@@ -8,9 +8,11 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from enum import StrEnum
 from functools import partial
 
 from bot.broker_manager import KrakenBroker
+from bot.instance import InstanceLock
 from bot.nonce.lease import Leadership
 from bot.trader import Trader
 
@@ -21,6 +23,16 @@ CANCEL_SECONDS = 1.0
 SIGN_OFF_SECONDS = 0.3
 LOOK_UP_SECONDS = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class State(StrEnum):
+    """What a run is doing."""
+
+    STARTING = "starting"
+    STANDBY = "standby"
+    TRADING = "trading"
+    WAITING = "waiting"
+    STOPPING = "stopping"
 
 
 class Runner:
@@ -36,6 +48,11 @@ class Runner:
         self.broker: KrakenBroker | None = None
         self.trader: Trader | None = None
         self.leadership: Leadership | None = None
+        self.lock: InstanceLock | None = None
+        # Where prices come from, in words.
+        self.prices = ""
+        # With why it does not trade.
+        self.standing: tuple[State, str] = State.STARTING, ""
         # The one thing of Python's that a signal handler may put into safely.
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -51,6 +68,20 @@ class Runner:
             return 0
         return done.result()
 
+    def become(self, state: State, reason: str = "") -> None:
+        """Say what the run is doing from here on, and why it does not trade."""
+        if not self.stop.is_set():
+            self.standing = state, reason
+
+    def forget(self) -> None:
+        """The broker is about to be closed."""
+        self.broker = None
+
+    def check_state(self) -> None:
+        """Raise StateLostError where the state folder is not ours any more."""
+        if self.lock is not None:
+            self.lock.check()
+
     def _first_news(self) -> str:
         # Handlers run in this thread, but a signal may wake another one: most often where it met a stopped process.
         while True:
@@ -59,6 +90,7 @@ class Runner:
 
     def _stopped(self, done: Future[int], name: str) -> bool:
         self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:.0f} s.")
+        self.become(State.STOPPING, name)
         self.stop.set()
         if self.broker is not None and self.trader is None:
             # Nothing of the start needs an end of its own.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 
@@ -25,6 +25,7 @@ from bot.errors import (
     NonceError,
     PermissionDeniedError,
     SettingsError,
+    StateLostError,
     StoppingError,
     StoreUnavailableError,
     SymbolError,
@@ -41,8 +42,10 @@ from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
 from bot.trading.history import History
 from bot.trading.narrator import Narrator
+from bot.trading.observer import Observer
 from bot.trading.position_keeper import PositionKeeper
 from bot.trading.situation import Situation
+from bot.trading.switches import Switches
 
 # Of real time: a market that runs faster is not asked more often.
 POLL_SECONDS = 10.0
@@ -63,6 +66,7 @@ _ENDS_THE_RUN = (
     NonceError,
     PermissionDeniedError,
     SettingsError,
+    StateLostError,
     StoppingError,
     SymbolError,
 )
@@ -123,15 +127,15 @@ class Trader:
         clock: MarketClock,
         stop: threading.Event,
         report: Callable[[str], None],
-        halted: Callable[[], bool],
+        switches: Switches,
     ) -> None:
-        """`halted` is the kill switch, asked before every order; `report` takes lines for a person."""
+        """`report` takes lines for a person."""
         self._broker = broker
         self._strategy = strategy
         self._settings = settings
         self._clock = clock
         self._stop = stop
-        self._halted = halted
+        self._switches = switches
         self._narrator = Narrator(report, clock, broker.now)
         self._timeframe_seconds = seconds_of(settings.timeframe)
         self._feed = Feed(broker, settings.timeframe, self._narrator)
@@ -141,6 +145,7 @@ class Trader:
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
         self._history = History(broker, self._executor, self._narrator, clock)
         self._equity = Equity(broker, self._feed, self._executor, self._situation, clock)
+        self.observer = Observer(broker, self._feed, self._executor, self._narrator)
         self._keeper = PositionKeeper(
             broker, self._situation, self._executor, self._narrator, settings.limits, settings.stop_percent
         )
@@ -152,6 +157,8 @@ class Trader:
         self._realised_before = ZERO
         self._heartbeat_seconds = broker.now()
         self._back_off_seconds = 1.0
+        # Why the last pass did not go through; "" where it did.
+        self.trouble = ""
         self._passes = 0
         self._ticks = 0
 
@@ -197,6 +204,7 @@ class Trader:
                 raise
             return problem
         self._back_off_seconds = 1.0
+        self.trouble = ""
         self._narrator.over("trouble", "going on")
         return None
 
@@ -210,6 +218,7 @@ class Trader:
         return ""
 
     def _pass(self) -> None:
+        self._switches.check_state()
         self._passes += 1
         self._under_way = False
         if not self._clock.catching_up:
@@ -224,16 +233,18 @@ class Trader:
         troubles.append(_attempt(self._keep_switch))
         for symbol in self._executor.settle():
             self._decided.pop(symbol, None)
+        troubles.append(_attempt(lambda: self._executor.heed(self._switches)))
         troubles += [_attempt(partial(self._follow_pair, symbol)) for symbol in self._symbols]
         for trouble in filter(None, troubles):
             raise trouble
         self._equity.keep(self._symbols, self._quote)
         self._heartbeat()
+        self.observer.look(self._symbols, self._quote)
 
     def _keep_switch(self) -> None:
         # The time that a replay jumps over is no silence of the bot's.
         if not self._clock.replaying:
-            self._switch.keep("the kill switch is on" if self._halted() else self._feed.held_up())
+            self._switch.keep("the kill switch is on" if self._switches.halted() else self._feed.held_up())
 
     def _follow_pair(self, symbol: str) -> None:
         self._feed.refresh_pair_status(symbol)
@@ -285,7 +296,10 @@ class Trader:
         return self._strategy.decide(self._situation.view(symbol, self._settings.order_value))
 
     def _state(self, symbol: str, candle: Candle) -> RiskState:
-        return self._situation.risk_state(symbol, candle, halted=self._halted(), stopping=self._stop.is_set())
+        switches = self._switches
+        switches.check_state()
+        state = self._situation.risk_state(symbol, candle, halted=switches.halted(), stopping=self._stop.is_set())
+        return replace(state, entries_stopped=switches.entries_stopped())
 
     def _wait(self) -> None:
         now = self._broker.now()
@@ -305,6 +319,7 @@ class Trader:
         self._clock.wait_until(when_seconds, self._stop)
 
     def _back_off(self, problem: BotError) -> None:
+        self.trouble = str(problem)
         self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
         # An order of unknown fate is looked up soon after Kraken answers again.
         most_seconds = POLL_SECONDS if _may_be_unknown(self._broker) else BACK_OFF_SECONDS_MAX

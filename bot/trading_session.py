@@ -6,19 +6,26 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from bot import events
 from bot.broker_manager import KrakenBroker
 from bot.clock import MarketClock
 from bot.config import Settings
 from bot.errors import LeaseLostError, ServiceError, StoppingError, StoreUnavailableError, TransportError, TurnLostError
+from bot.events import Event
 from bot.models import Balance, common_quote
 from bot.nonce.lease import Former, Leadership
 from bot.nonce_words import nonce_line
 from bot.risk import RiskLimits
-from bot.runner import Runner
+from bot.runner import Runner, State
 from bot.strategies import STRATEGIES
 from bot.trader import Summary, Trader, TraderSettings
+from bot.trading.switches import Switches
 
 AGAIN_SECONDS = 10.0
+# Files in the state folder, as long as they are there: the kill switch, a person's own to make and to remove; and what
+# the page's stop makes and `resume` removes.
+HALT = "halt"
+ENTRIES_STOPPED = "entries_stopped"
 
 Say = Callable[[str], None]
 
@@ -49,6 +56,7 @@ def trade_when_leading(
             if runner.leadership is None:
                 raise
             say(f"standby  {trouble}")
+            runner.become(State.STANDBY, str(trouble))
             runner.stop.wait(AGAIN_SECONDS)
         except StoppingError:
             return None
@@ -63,7 +71,8 @@ def _leading(settings: Settings, broker: KrakenBroker, runner: Runner, say: Say)
     runner.leadership = runner.leadership or Leadership(broker.shared_store, settings.lease_seconds)
     settled = False
     try:
-        former = runner.leadership.wait(runner.stop, say)
+        runner.become(State.STANDBY, "it asks who leads")
+        former = runner.leadership.wait(runner.stop, lambda text: _say_standing(text, runner, say))
         broker.take_over(clean=former is Former.SETTLED, first=former is Former.NOBODY)
         yield
         settled = broker.is_settled()
@@ -73,9 +82,16 @@ def _leading(settings: Settings, broker: KrakenBroker, runner: Runner, say: Say)
             say(f"leader   generation {runner.leadership.generation} has signed off, {orders}")
 
 
+def _say_standing(text: str, runner: Runner, say: Say) -> None:
+    say(text)
+    runner.become(State.STANDBY, text.removeprefix("standby  "))
+
+
 def _trade(settings: Settings, market: Market, runner: Runner, max_ticks: int | None, say: Say) -> Summary:
+    runner.become(State.STARTING)
     _say_account(settings, market, market.broker.connect(), say)
     runner.trader = open_trader(settings, market, runner, max_ticks, say)
+    runner.become(State.TRADING)
     try:
         summary = runner.trader.run()
     finally:
@@ -90,7 +106,12 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
     """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
     pairs = [market.broker.pair(name) for name in settings.pairs]
     common_quote(pairs)
-    halt_file = settings.state_dir / "halt"
+    kill_switch = events.watched(
+        (settings.state_dir / HALT).exists,
+        Event.KILL_SWITCH,
+        "the kill switch is on: no order is sent",
+        "the kill switch is off: orders are sent again",
+    )
     is_trading = settings.trading_mode != "halt"
     limits = RiskLimits(
         settings.max_order_value,
@@ -117,7 +138,11 @@ def open_trader(settings: Settings, market: Market, runner: Runner, max_ticks: i
         clock=market.clock,
         stop=runner.stop,
         report=say,
-        halted=lambda: not is_trading or halt_file.exists(),
+        switches=Switches(
+            halted=lambda: not is_trading or kill_switch(),
+            entries_stopped=(settings.state_dir / ENTRIES_STOPPED).exists,
+            check_state=runner.check_state,
+        ),
     )
 
 

@@ -31,6 +31,7 @@ from bot.settling import Settled, UnknownOrder
 from bot.strategies.base import MarketView, Strategy
 from bot.timeframes import seconds_of
 from bot.trader import Summary, Trader, TraderSettings
+from bot.trading.switches import Switches
 
 BOT_ID = "bot01"
 
@@ -395,6 +396,6 @@ def run_trader(
         clock=clock,
         stop=stop or PatientEvent(),
         report=lines.append,
-        halted=halted,
+        switches=Switches(halted),
     )
     return trader.run(), lines

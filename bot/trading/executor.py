@@ -23,6 +23,7 @@ from bot.trading.broker import Broker
 from bot.trading.fills import Fills
 from bot.trading.narrator import Narrator
 from bot.trading.own_orders import NewFill, OwnOrders
+from bot.trading.switches import Switches
 
 # How often one signal can be proved not placed and still be known after a restart.
 ATTEMPTS_MAX = 10
@@ -50,6 +51,8 @@ class Executor:
         self._entry_lifetime_seconds = entry_lifetime_seconds
         self._narrator = narrator
         self._balances: dict[str, Balance] | None = None
+        # Also once they are asked for anew: for whoever looks, and for no decision.
+        self.last_balances: dict[str, Balance] | None = None
         self._free_again: set[str] = set()
         self._foreign_shown: set[str] = set()
         self._cancelled: set[str] = set()
@@ -114,7 +117,7 @@ class Executor:
     def balances(self) -> dict[str, Balance]:
         """Return the balances as they were after the last own fill, or later."""
         if self._balances is None:
-            self._balances = self._broker.get_account_balance()
+            self._balances = self.last_balances = self._broker.get_account_balance()
         return self._balances
 
     def balance(self, asset: str) -> Balance:
@@ -156,8 +159,18 @@ class Executor:
         self.forget_balances()
         self.follow()
 
+    def heed(self, switches: Switches) -> None:
+        """While entries are stopped, none of the bot's own rests either; said once."""
+        if not switches.entries_stopped():
+            self._narrator.over("entries", "entries go on")
+            return
+        self._narrator.once("entries", "", "entries are stopped: nothing is opened until `python main.py resume`")
+        if not switches.halted() and any(order.side is Side.BUY for order in self.own.open_orders()):
+            self.cancel_entries()
+            self.follow()
+
     def cancel_entries(self) -> None:
-        """Cancel every resting entry of this bot, by its txid, for the end of a run."""
+        """Cancel every resting entry of this bot, by its txid."""
         for order in self.own.open_orders():
             if order.side is Side.BUY:
                 self._cancelled.add(order.txid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -10,6 +11,8 @@ from bot.models import Order, PlacedOrder, WantedOrder
 from bot.order_life import state_of
 from bot.risk import Refusal
 from bot.trading.own_orders import NewFill
+
+REFUSALS_KEPT = 20
 
 
 class Narrator:
@@ -24,17 +27,21 @@ class Narrator:
         self._clock = clock
         self._now = now
         self._said: dict[str, str] = {}
+        # With the market's time of each, the newest last.
+        self.refusals: deque[tuple[float, Refusal]] = deque(maxlen=REFUSALS_KEPT)
 
     def say(self, text: str) -> None:
         """Write one line under the market's time."""
         mark = " replay" if self._clock.replaying else ""
         self._report(f"{rfc3339(self._now())[:19]}Z{mark}  {text}")
 
-    def once(self, topic: str, key: str, text: str) -> None:
-        """Write a line, unless the last one about the topic had the same key."""
-        if self._said.get(topic) != key:
-            self._said[topic] = key
-            self.say(text)
+    def once(self, topic: str, key: str, text: str) -> bool:
+        """Write a line, unless the last one about the topic had the same key; return whether it was written."""
+        if self._said.get(topic) == key:
+            return False
+        self._said[topic] = key
+        self.say(text)
+        return True
 
     def over(self, topic: str, text: str) -> None:
         """End a topic: write the line only if something had been written about it."""
@@ -52,7 +59,8 @@ class Narrator:
         order = refusal.order
         candle = "" if self._clock.replaying else f" {order.candle_seconds}"
         text = f"{order.symbol} {price}  {order.kind} refused ({refusal.rule}): {refusal.reason}"
-        self.once(f"refusal {order.symbol}", f"{order.kind} {refusal.rule}{candle}", text)
+        if self.once(f"refusal {order.symbol}", f"{order.kind} {refusal.rule}{candle}", text):
+            self.refusals.append((self._now(), refusal))
 
     def not_placed(self, order: WantedOrder, text: str) -> None:
         """Tell of an allowed order that did not become one."""

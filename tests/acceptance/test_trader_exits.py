@@ -21,6 +21,7 @@ from bot.simulator.prices import Candle
 from bot.simulator.server import Simulator
 from bot.strategies.base import MarketView
 from bot.trader import Trader, TraderSettings
+from bot.trading.switches import Switches
 from tests.acceptance.broker_tools import YEARS_SECONDS
 from tests.simulator_parts import START, DrawnPrices
 from tests.trading_fakes import WIDE, PatientEvent
@@ -111,7 +112,7 @@ def one_life(simulator: Simulator, clock: Present, killed_at: int = 0, *, arrive
 
     broker.api.session.post = counted
     trader = Trader(
-        broker, InAndOut(), SETTINGS, clock=clock, stop=PatientEvent(), report=lambda _line: None, halted=lambda: False
+        broker, InAndOut(), SETTINGS, clock=clock, stop=PatientEvent(), report=lambda _line: None, switches=Switches()
     )
     try:
         broker.connect()
