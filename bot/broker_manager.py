@@ -11,14 +11,14 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from decimal import Decimal
 from functools import cache, partial
 from typing import Any
 
 import krakenex
 
-from bot import clock, config
+from bot import clock, config, metrics
 from bot.broker_standing import BrokerStanding
 from bot.errors import (
     InvalidNonceError,
@@ -218,7 +218,9 @@ class KrakenBroker(BrokerStanding):
     # Nonces: these three and the retry loop below all write through get_kraken_nonce().
 
     def _draw(self, at_least_us: int = 0) -> int:
-        nonce = get_kraken_nonce(at_least_us, api_key=self._api_key, unit=self._unit.name)
+        with nullcontext() if self.shared_store else metrics.timed_step("draw"):
+            nonce = get_kraken_nonce(at_least_us, api_key=self._api_key, unit=self._unit.name)
+        metrics.nonce_issued()
         with self._nonce_lock:
             self._last_nonce = max(self._last_nonce, nonce) if self._has_drawn else nonce
             self._has_drawn = True
@@ -289,7 +291,9 @@ class KrakenBroker(BrokerStanding):
         try:
             while True:
                 hurried = urgency is Urgency.CANCEL and self._stopping.is_set()
+                asked = clock.boottime_seconds()
                 with self._turns.turn(urgency, LAST_CANCEL_SECONDS if hurried else WAIT_SECONDS_MAX):
+                    metrics.turn_taken(clock.boottime_seconds() - asked)
                     self._check_silence(self.api)
                     # Booked in the turn, or calls that were booked long before they leave would arrive all at once.
                     wait_seconds = self._seconds_until_room(method, urgency)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bot import clock
+from bot import clock, metrics
 from bot.errors import BotError, InvalidNonceError, LockoutError, RequestError, SilenceError
 from bot.events import Event, tell
 from bot.kraken import recovery
@@ -62,6 +62,7 @@ class KeyGuard:
         `nonce` is what was sent, `unit` its unit in words. What the other processes of this machine have met within
         the last minute counts as well: their refusals, and that a nonce below this one was accepted.
         """
+        metrics.nonce_refused()
         step = self._refusals.change(partial(self._count, nonce))
         sent = f"nonce {nonce} ({unit})"
         log.warning("Kraken refused %s of %s (refusal %s).", sent, error.method, self.refused_total)

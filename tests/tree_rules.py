@@ -9,12 +9,13 @@ from tests.house_rules import Source, imported
 
 TreeRule = Callable[[list[Source]], list[str]]
 
-LEAVES = frozenset({"models", "errors", "clock", "events"})
+LEAVES = frozenset({"models", "errors", "clock", "events", "metrics"})
 # Who may import whom, by the first word after `bot.`; each may import its own package. Main may import everything.
 ARROWS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "clock": frozenset(),
     "events": frozenset(),
+    "metrics": frozenset(),
     "timeframes": frozenset({"errors"}),
     "models": frozenset({"errors"}),
     "kraken": LEAVES,
@@ -69,12 +70,16 @@ ARROWS: dict[str, frozenset[str]] = {
         "settling",
         "timeframes",
     },
+    "outbox": LEAVES,
+    "alerts": LEAVES | {"outbox", "kraken", "redaction"},  # its way to send with an end to every wait
     "instance": LEAVES,
     "nonce_words": LEAVES | {"broker_manager", "config", "nonce"},
     "nonce_commands": LEAVES
     | {"nonce_words", "broker_manager", "config", "instance", "kraken", "nonce", "setting_rules"},
     "checkup": LEAVES
     | {"nonce_words", "broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
+    "command_line": frozenset({"nonce_commands"}),
+    "service": LEAVES | {"runner"},
     "runner": LEAVES
     | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "trading_session": LEAVES

@@ -17,8 +17,9 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from bot import clock
+from bot import clock, metrics
 from bot.errors import NoAnswerError, NotSentError, TransportError
+from bot.kraken import error_table
 
 CONNECT_SECONDS_MAX = 3.0
 READ_SECONDS_MAX = 10.0
@@ -95,15 +96,20 @@ def open_api(key: str, secret: str, url: str, proxy: str = "") -> krakenex.API:
     api.uri = url.rstrip("/")
     # Numbers of an answer keep every digit.
     api.json_options(parse_float=Decimal)
-    session = api.session
+    restrain(api.session)
+    if proxy:
+        api.session.proxies = {"http": proxy, "https": proxy}
+    return api
+
+
+def restrain(session: requests.Session) -> None:
+    """Let a session follow no redirect, retry nothing, read nothing from the environment and wait for no answer without
+    an end."""
     # A followed 307 would send key, signature and body to another host (measured).
     session.max_redirects = 0
     session.trust_env = False
-    if proxy:
-        session.proxies = {"http": proxy, "https": proxy}
     for scheme in ("https://", "http://"):
         session.mount(scheme, _BoundedAdapter(max_retries=0))
-    return api
 
 
 def ask(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +118,16 @@ def ask(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[
     Raises NotSentError where no connection was made, NoAnswerError for everything else that is not a
     readable answer: time-outs, 5xx, redirects, HTML, half a body.
     """
+    began, outcome = clock.boottime_seconds(), "no_answer"
+    try:
+        envelope = _answer_of(query, method, params)
+        outcome = "error" if error_table.errors_in(map(str, envelope["error"])) else "ok"
+        return envelope
+    finally:
+        metrics.call_ended(method, outcome, clock.boottime_seconds() - began)
+
+
+def _answer_of(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
     try:
         envelope = query(method, params, timeout=(CONNECT_SECONDS_MAX, READ_SECONDS_MAX))
     except requests.RequestException as error:

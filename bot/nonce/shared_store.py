@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
-from bot import clock
+from bot import clock, metrics
 from bot.errors import LeaseLostError, NonceAheadError, NonceError, StoreUnavailableError, TurnLostError
 from bot.nonce import forks
 from bot.nonce.engine import Drawn, Engine, Outcome, Wish
@@ -103,7 +103,11 @@ class SharedStore:
         # A thread that asks has none: what an interrupt may have left behind must not end this one.
         self._held.nonce, self._held.begin_until_seconds = 0, None
         began = clock.boottime_seconds()
-        drawn = self._draw(lambda wish: self.engine.take(wish, self.owner, TURN_SECONDS, waited_seconds))
+
+        def take(wish: Wish) -> Drawn:
+            return self.engine.take(wish, self.owner, TURN_SECONDS, waited_seconds)
+
+        drawn = self._draw(take)
         if drawn.nonce:
             self._held.nonce, self._held.begin_until_seconds = drawn.nonce, began + BEGIN_SECONDS_MAX
         return drawn
@@ -131,8 +135,11 @@ class SharedStore:
 
     def ask(self, step: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         """Return the answer of one of the engine's steps; say once when the store is away, and once when it is back."""
+        return self._told(lambda: _timed(step, *args, **kwargs))
+
+    def _told(self, work: Callable[[], Answer]) -> Answer:
         try:
-            answer = step(*args, **kwargs)
+            answer = work()
         except StoreUnavailableError as error:
             if self.problem is None:
                 log.error("No private request is sent until the nonce store is back: %s.", error)
@@ -151,14 +158,15 @@ class SharedStore:
             self._drawing = True
             try:
                 self.check()
-                drawn = self.ask(self._drawn, step, self._wish(at_least))
+                wish = self._wish(at_least)
+                drawn = self._told(lambda: self._drawn(step, wish))
                 self._take_over(drawn)
             finally:
                 self._drawing = False
             return drawn
 
     def _drawn(self, step: Callable[[Wish], Drawn], wish: Wish) -> Drawn:
-        drawn = step(wish)
+        drawn = _timed(step, wish)
         asked_for = wish.floor <= drawn.nonce <= wish.ceiling if drawn.outcome is Outcome.DRAWN else not drawn.nonce
         if not asked_for:
             # Too high a nonce would close the key for ever.
@@ -197,6 +205,11 @@ class SharedStore:
             )
         self._highest = drawn.nonce
         self._file.keep(drawn.nonce)
+
+
+def _timed(step: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    with metrics.timed_step(step.__name__):
+        return step(*args, **kwargs)
 
 
 def lease_over(place: str) -> str:
