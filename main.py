@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -12,9 +11,11 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from bot import logs
 from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.checkup import check, kraken_seconds
 from bot.clock import MarketClock
+from bot.command_line import parse
 from bot.config import Settings, load_settings
 from bot.errors import (
     AnotherBotError,
@@ -25,28 +26,33 @@ from bot.errors import (
     JournalVersionError,
     KeyRuleError,
     LockoutError,
+    NoBotError,
     NonceError,
     PermissionDeniedError,
     SettingsError,
     SilenceError,
+    StateLostError,
     SymbolError,
     TurnTimeout,
 )
 from bot.instance import InstanceLock
 from bot.journal import Journal
 from bot.models import Fill, Order
-from bot.nonce_commands import FILE, adopt, migrate
+from bot.nonce_commands import adopt, migrate
 from bot.nonce_words import show
 from bot.reports import check_journal, fills_report, find_journal, orders_report
 from bot.runner import Runner
+from bot.service import stay
 from bot.simulator.__main__ import main as run_simulator
 from bot.simulator.errors import SimulatorError
 from bot.simulator.paper import open_paper
 from bot.simulator.prices_live import LiveError
+from bot.status.client import show as show_status
+from bot.status.server import StatusServer
 from bot.strategies import STRATEGIES
 from bot.timeframes import seconds_of
 from bot.trader import Summary
-from bot.trading_session import Market, trade_when_leading
+from bot.trading_session import ENTRIES_STOPPED, Market, trade_when_leading
 
 # The first that fits. docs/errors.md says what to do about each.
 EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
@@ -55,13 +61,10 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
     (3, (CredentialsError, PermissionDeniedError, KeyRuleError)),
     (5, (TurnTimeout,)),
     (4, (NonceError, InvalidNonceError, SilenceError, LockoutError)),
-    (6, (AnotherBotError,)),
+    (6, (AnotherBotError, StateLostError)),
+    (8, (NoBotError,)),
     (5, (BotError,)),
 )
-
-EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, 3 the key may not be used,
-4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder
-or leads this account, 7 journal and Kraken disagree (journal check)"""
 
 # Render lets the old instance live beside the new one for 60 s, and then for up to 30 s more (zero-downtime deploys).
 OVERLAP_SECONDS = 120.0
@@ -79,57 +82,11 @@ def say(text: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Return the command and its options."""
-    parser = argparse.ArgumentParser(prog="main.py", description="A Kraken trading bot.", epilog=EPILOG)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--ticks", type=ticks, metavar="N", help="stop after N ticks at current prices")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    run_command = commands.add_parser("run", help="trade (also without any word)")
-    run_command.add_argument("--ticks", type=ticks, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
-    commands.add_parser("check", help="look at settings, clock, nonce store, pairs and key, without trading")
-    add_nonce_words(commands)
-    add_reports(commands)
-    simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
-    simulator.add_argument("options", nargs=argparse.REMAINDER)
-    return parser.parse_args(arguments)
-
-
-def add_nonce_words(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the words about the nonce."""
-    nonce = commands.add_parser("nonce", help="about the nonce")
-    words = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
-    words.add_parser("show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads")
-    migrate_word = words.add_parser("migrate", help="go on in another store, above every nonce drawn before")
-    migrate_word.add_argument("--to", required=True, metavar="URL", help=f"the store's address, or the word {FILE}")
-    adopt_word = words.add_parser("adopt", help="find out whether a burnt key works with nanoseconds")
-    adopt_word.add_argument("--yes", action="store_true", help="do not ask")
-
-
-def add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the words that tell what the journal has."""
-    orders = commands.add_parser("orders", help="the bot's orders, newest last")
-    orders.add_argument("--open", action="store_true", help="only those that may still fill, or whose fate is unknown")
-    fills = commands.add_parser("fills", help="the bot's fills, newest last, with their sums")
-    journal = commands.add_parser("journal", help="about the journal")
-    journal.add_argument("what", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")
-    for command in (orders, fills, journal):
-        form = command.add_mutually_exclusive_group()
-        for name in ("json", "csv"):
-            form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table")
-
-
-def ticks(word: str) -> int:
-    """Read a number of ticks, at least one."""
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Whatever is written belongs to this user alone.
+    os.umask(0o077)
+    logs.set_up("text")
     if arguments[:1] == ["simulator"]:
         return run_simulator(arguments[1:])
     options = parse(arguments)
@@ -141,8 +98,10 @@ def main(arguments: list[str]) -> int:
             "orders": lambda: run_report(settings, options),
             "fills": lambda: run_report(settings, options),
             "journal": lambda: run_journal_check(settings, options.form),
+            "status": lambda: show_status(settings, as_json=options.json, watch=options.watch, say=say),
+            "resume": lambda: run_resume(settings),
         }
-        return words.get(options.command, lambda: run(settings, options.ticks))()
+        return words.get(options.command, lambda: run(settings, options))()
     except (BotError, SimulatorError) as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -226,24 +185,63 @@ def kraken_side(broker: KrakenBroker) -> tuple[list[Order], list[Fill]]:
     return [order for order in rows if broker.owns(order)], broker.get_trades(0)
 
 
-def run(settings: Settings, max_ticks: int | None) -> int:
-    """Trade until the end, a signal or an error."""
-    lock = InstanceLock(settings.state_dir)
+def run_resume(settings: Settings) -> int:
+    """Let entries go on."""
     try:
-        runner = Runner(say)
-        return runner.run(lambda: trade(settings, runner, max_ticks))
-    finally:
-        lock.release()
+        (settings.state_dir / ENTRIES_STOPPED).unlink()
+    except FileNotFoundError:
+        say(f"Entries were not stopped in {settings.state_dir}.")
+    except OSError as error:
+        raise SettingsError([f"{settings.state_dir / ENTRIES_STOPPED} cannot be removed: {error.strerror}."]) from error
+    else:
+        say("Entries go on.")
+    return 0
 
 
-def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
-    """Open the market and trade on it; return the exit code."""
-    say(banner(settings))
-    with open_market(settings) as market, contextlib.closing(market.broker):
-        runner.broker = market.broker
-        summary = trade_when_leading(settings, market, runner, max_ticks, say)
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Trade until the end, a signal or an error; as a service, whatever passes."""
+    logs.set_up(settings.log_format)
+    logs.hide(*settings.secrets())
+    runner = Runner(logs.say)
+    logs.say(banner(settings))
+    with watched(settings, runner) as url:
+
+        def work() -> int:
+            return trade(settings, runner, url, options.ticks)
+
+        if settings.port or options.stay:
+            return runner.run(lambda: stay(work, runner, logs.say, passes=(BotError, LiveError)))
+        return runner.run(work)
+
+
+@contextlib.contextmanager
+def watched(settings: Settings, runner: Runner) -> Iterator[str]:
+    """Let the bot be seen while it runs: its page, alerts, a heartbeat; give the page's address, or ""."""
+    with contextlib.ExitStack() as stack:
+        if settings.port == 0:
+            yield ""
+            return
+        server = StatusServer(settings, runner)
+        stack.callback(server.close)
+        server.start()
+        logs.say(f"page     {server.place}")
+        yield server.url
+
+
+def trade(settings: Settings, runner: Runner, url: str, max_ticks: int | None) -> int:
+    """Take the state folder, open the market and trade on it; return the exit code, or raise what ended it."""
+    with contextlib.ExitStack() as stack:
+        runner.lock = InstanceLock(settings.state_dir)
+        stack.callback(runner.lock.release)
+        if url:
+            runner.lock.note(status_url=url)
+        market = stack.enter_context(open_market(settings))
+        stack.callback(market.broker.close)
+        stack.callback(runner.forget)
+        runner.broker, runner.prices = market.broker, market.prices
+        summary = trade_when_leading(settings, market, runner, max_ticks, logs.say)
         if summary is None:
-            say("Ended: stopped while not trading.")
+            logs.say("Ended: stopped while not trading.")
             return 0
         return say_summary(summary)
 
@@ -314,15 +312,17 @@ def overlap_seconds(settings: Settings) -> float:
 
 
 def say_summary(summary: Summary) -> int:
-    """Write how the run went; return the exit code."""
+    """Write how the run went; return the exit code, or raise what ended it."""
     counts = summary.orders
     if summary.error is None:
-        say(f"Ended: {summary.reason}.")
-    say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
+        logs.say(f"Ended: {summary.reason}.")
+    logs.say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
     outcomes = f"{counts.placed} placed, {counts.refused} refused by Kraken, {counts.unknown} unknown"
-    say(f"orders   {outcomes}; fills {counts.fills}")
-    say(f"realised {summary.realised:.2f} {summary.quote}")
-    say(f"refused nonces: {summary.refused_nonces}")
+    logs.say(f"orders   {outcomes}; fills {counts.fills}")
+    logs.say(f"realised {summary.realised:.2f} {summary.quote}")
+    logs.say(f"refused nonces: {summary.refused_nonces}")
+    if isinstance(summary.error, BotError):
+        raise summary.error
     return 0 if summary.error is None else fail(summary.error)
 
 

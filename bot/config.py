@@ -11,7 +11,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 
@@ -69,6 +69,11 @@ class Settings:
     log_format: str
     alert_webhook_url: Secret
     heartbeat_url: Secret
+
+    def secrets(self) -> list[str]:
+        """Return the contents of all that must never be shown."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return [str.__str__(value) for value in values if isinstance(value, Secret) and value]
 
 
 DEFAULTS: dict[str, str] = {

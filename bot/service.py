@@ -1,0 +1,83 @@
+"""As a service the program does not end on what may pass: it stays up, silent, says why, and tries again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bot.clock import boottime_seconds, wall_seconds
+from bot.errors import (
+    AnotherBotError,
+    JournalVersionError,
+    SettingsError,
+    SilenceError,
+    StateLostError,
+    StoppingError,
+    SymbolError,
+)
+from bot.events import Event, tell
+from bot.runner import Runner, State
+
+# The pauses between attempts double from the first to the last of these.
+AGAIN_SECONDS_MIN = 10.0
+AGAIN_SECONDS_MAX = 900.0
+# What lasted so long was no failed start.
+LASTED_SECONDS = 600.0
+# How soon another bot's end on the state folder is noticed.
+STANDBY_SECONDS = 1.0
+
+Say = Callable[[str], None]
+
+# What only a person can mend, or a fresh start: the program ends, with its exit code.
+_ENDS = (JournalVersionError, SettingsError, StateLostError, SymbolError)
+
+
+def stay(work: Callable[[], int], runner: Runner, say: Say, passes: tuple[type[Exception], ...]) -> int:
+    """Return what `work` returns, and do it again as long as it raises one of `passes`, but for what only a person
+    or a fresh start can mend.
+
+    Returns 0 where the program is stopped in between.
+    """
+    pauses = _Pauses()
+    standing_by = False
+    while not runner.stop.is_set():
+        began_seconds = boottime_seconds()
+        try:
+            return work()
+        except AnotherBotError as other:
+            if not standing_by:
+                say(f"standby  {other}")
+            standing_by = True
+            runner.become(State.STANDBY, str(other))
+            runner.stop.wait(STANDBY_SECONDS)
+            continue
+        except StoppingError:
+            return 0
+        except _ENDS:
+            raise
+        except passes as trouble:
+            seconds = pauses.after(trouble, boottime_seconds() - began_seconds)
+            say(f"waiting  {trouble} (tried again in {seconds:.0f} s)")
+            tell(Event.TROUBLE, str(trouble))
+            runner.become(State.WAITING, str(trouble))
+        standing_by = False
+        runner.stop.wait(seconds)
+    say("Ended: stopped while not trading.")
+    return 0
+
+
+class _Pauses:
+    """How long to wait before the next attempt."""
+
+    def __init__(self) -> None:
+        self._next_seconds = AGAIN_SECONDS_MIN
+
+    def after(self, trouble: Exception, lasted_seconds: float) -> float:
+        """Return the pause after an attempt that lasted so long and ended with this."""
+        if lasted_seconds > LASTED_SECONDS:
+            self._next_seconds = AGAIN_SECONDS_MIN
+        seconds = self._next_seconds
+        self._next_seconds = min(seconds * 2, AGAIN_SECONDS_MAX)
+        if isinstance(trouble, SilenceError):
+            # Nothing can be sent before that, and one probe after it tells.
+            seconds = min(max(seconds, trouble.until_seconds - wall_seconds()), AGAIN_SECONDS_MAX)
+        return seconds

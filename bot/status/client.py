@@ -1,0 +1,103 @@
+"""`python main.py status`: the same as the page, from the running bot, for a terminal."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from bot.clock import sleep
+from bot.config import Settings
+from bot.errors import NoBotError
+from bot.instance import describe_owner, is_running, read_note
+
+TIMEOUT_SECONDS = 5.0
+WATCH_SECONDS = 2.0
+_CLEAR = "\x1b[H\x1b[2J"
+
+Say = Callable[[str], None]
+
+
+def show(settings: Settings, *, as_json: bool, watch: bool, say: Say) -> int:
+    """Write what the running bot tells, again and again with `watch`; return 0. Raises NoBotError."""
+    while True:
+        status = ask(settings)
+        text = json.dumps(status, indent=1) if as_json else summary(status)
+        say(_CLEAR + text if watch and not as_json else text)
+        if not watch:
+            return 0
+        sleep(WATCH_SECONDS)
+
+
+def ask(settings: Settings) -> dict[str, Any]:
+    """Return what the bot on the settings' state folder tells. Raises NoBotError where none runs or answers."""
+    folder = settings.state_dir
+    if not is_running(folder):
+        raise NoBotError(f"no bot is running on {folder}")
+    url = read_note(folder).get("status_url")
+    if not isinstance(url, str) or not url.startswith("http://127.0.0.1:"):
+        raise NoBotError(f"{describe_owner(folder)} is running on {folder} without a page, so it tells nothing")
+    request = urllib.request.Request(f"{url}/api/status")  # noqa: S310 - its beginning was looked at
+    if settings.status_token:
+        request.add_header("Authorization", f"Bearer {str.__str__(settings.status_token)}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+            status: dict[str, Any] = json.load(answer)
+            return status
+    except urllib.error.HTTPError as error:
+        error.close()
+        hint = " Its STATUS_TOKEN is not the one set here" if error.code in {401, 403} else ""
+        raise NoBotError(f"{describe_owner(folder)} answered with {error.code} at {url}.{hint}") from None
+    except (OSError, ValueError) as error:
+        raise NoBotError(f"{describe_owner(folder)} does not answer at {url}: {error}") from None
+
+
+def summary(status: dict[str, Any]) -> str:
+    """Return the most important of it, a line each."""
+    nonce, account = status["nonce"], status["account"] or {}
+    lines = [
+        f"mode     {status['mode'].upper()}, {status['state']}{_because(status['reason'])}",
+        f"up       {_span(status['uptime_seconds'])}; last tick {_age(status['last_tick_seconds'])}",
+        f"entries  {status['entries']}",
+        f"account  {_known(account.get('equity'))} {account.get('quote', '')}",
+        f"         realised {_known(account.get('realised'))}, lost today {_known(account.get('day_loss'))}",
+        *(_pair(pair) for pair in status["pairs"]),
+        f"orders   {len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown",
+        *(f"         unknown: {_order(row)}" for row in status["unknown_orders"]),
+        *(f"         open: {_order(row)}" for row in status["open_orders"]),
+        f"nonce    {_known(nonce['last'])} ({nonce['unit']}), in {nonce['place']}",
+        f"         {nonce['issued']} issued, {nonce['refused']} refused, {nonce['refused_today']} of them today",
+        f"breaker  {nonce['breaker']}{_because(nonce['breaker_reason'])}",
+        f"lease    {status['lease']['role']}{_because(status['lease']['leader'] or '')}",
+    ]
+    return "\n".join(lines)
+
+
+def _pair(pair: dict[str, Any]) -> str:
+    return f"pair     {pair['symbol']} {_known(pair['price'])}, holding {_known(pair['quantity'])}"
+
+
+def _order(row: dict[str, Any]) -> str:
+    age = "" if row["unknown_seconds"] is None else f", for {_span(row['unknown_seconds'])}"
+    return f"{row['pair']} {row['side']} {row['volume']} at {row['price']} ({row['cl_ord_id']}){age}"
+
+
+def _known(value: str | None) -> str:
+    return "unknown" if value is None else value
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _age(seconds: float | None) -> str:
+    return "none yet" if seconds is None else f"{seconds:.0f} s ago"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
