@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from bot import metrics
 from bot.clock import MarketClock, ServerTime
 from bot.errors import (
     BotError,
@@ -115,12 +117,13 @@ class OrderDesk:
             before = None if is_new else self._journal.intent(intent.cl_ord_id)
             if before is not None and before.state is not OrderState.INTENDED:
                 return _placed_before(before)
-            self._check_blocked(pair)
-            self._check_status(intent, params)
-            self._check_value(pair, intent)
-            self._journal.intend(intent)
-            self._wait_for_engine(pair.symbol, Action.ADD)
-            return self._send_once(intent, params, "" if is_new else self._bot_id)
+            with _counted():
+                self._check_blocked(pair)
+                self._check_status(intent, params)
+                self._check_value(pair, intent)
+                self._journal.intend(intent)
+                self._wait_for_engine(pair.symbol, Action.ADD)
+                return self._send_once(intent, params, "" if is_new else self._bot_id)
 
     def _send_once(self, intent: Intent, params: dict[str, Any], bot_id: str) -> dict[str, Any]:
         def leave(nonce: str, deadline_seconds: float) -> None:
@@ -247,6 +250,22 @@ class OrderDesk:
             wait_seconds = (self._settlement.due_seconds() or 0.0) - self._time.now()
             if wait_seconds > 0 and self._market.wait(wait_seconds, self._stopping):
                 raise StoppingError("the program is stopping; nothing was sent")
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    try:
+        yield
+    except OrderUnknownError:
+        metrics.order_ended("unknown")
+        raise
+    except OrderRefusedError:
+        metrics.order_ended("refused")
+        raise
+    except BotError:
+        metrics.order_ended("not_sent")
+        raise
+    metrics.order_ended("accepted")
 
 
 def _placed_before(intent: Intent) -> dict[str, Any]:

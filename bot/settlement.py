@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bot import metrics
 from bot.clock import ServerTime
 from bot.errors import BotError, JournalError
 from bot.events import Event, tell
@@ -187,7 +188,10 @@ class Settlement:
                 self._look_for_the_past(DEADLINE_SECONDS)
         for fate in settled:
             order = fate.unknown
-            if fate.order is None and order.cl_ord_id != THE_PAST:
+            if order.cl_ord_id == THE_PAST:
+                continue
+            metrics.order_settled("placed" if fate.order else "not_placed")
+            if fate.order is None:
                 # Another process may have sent it anew since, which these look-ups say nothing of.
                 reason = "in none of Kraken's rows"
                 self.write(order.cl_ord_id, OrderState.NOT_PLACED, reason, sent_seconds=order.sent_seconds)
