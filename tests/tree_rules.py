@@ -21,6 +21,8 @@ ARROWS: dict[str, frozenset[str]] = {
     "kraken": LEAVES,
     "nonce": LEAVES,
     "setting_rules": frozenset(),
+    "redaction": frozenset(),
+    "logs": frozenset({"clock", "redaction"}),
     "config": frozenset({"errors", "setting_rules", "timeframes", "kraken", "nonce"}),  # what a setting may say
     "settling": frozenset({"models", "errors", "order_life"}),
     "order_life": frozenset({"models"}),
@@ -83,9 +85,10 @@ ARROWS: dict[str, frozenset[str]] = {
     "runner": LEAVES
     | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "trading_session": LEAVES
-    | {"runner", "trader", "broker_manager", "nonce", "nonce_words", "strategies", "risk", "config"},
+    | {"runner", "trader", "trading", "broker_manager", "nonce", "nonce_words", "strategies", "risk", "config"},
     "status": LEAVES
     | {
+        "bot",  # its version
         "broker_manager",
         "config",
         "events",
