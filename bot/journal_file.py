@@ -109,8 +109,9 @@ class JournalFile:
         except (sqlite3.DatabaseError, OSError) as error:
             if _is_damage(error):
                 self.close()  # so that the next use looks through the whole file
+            why = getattr(error, "strerror", None) or error
             raise JournalError(
-                f"the journal {self.path} could not be {what} ({error}). No new order is sent until it can; free the "
+                f"the journal {self.path} could not be {what} ({why}). No new order is sent until it can; free the "
                 "disk or its permissions. What was sent before is still followed"
             ) from error
 

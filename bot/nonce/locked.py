@@ -8,7 +8,7 @@ import stat
 from fcntl import LOCK_EX, LOCK_NB, flock
 
 from bot import clock
-from bot.nonce.state_files import is_too_open, make_folder, open_file
+from bot.nonce.state_files import make_folder, open_file
 
 LOCK_NOW = LOCK_EX | LOCK_NB
 
@@ -71,8 +71,6 @@ class LockedFile:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         self._inode, self._device = status.st_ino, status.st_dev
-        if is_too_open(status):
-            os.fchmod(self._descriptor, 0o600)
 
     def _close(self) -> None:
         if self._descriptor >= 0:

@@ -25,12 +25,19 @@ def make_folder(path: str) -> None:
 
 
 def open_file(path: str, flags: int) -> int:
-    """Return a descriptor. Raises OSError; it never waits, whatever lies there in place of a file."""
+    """Return a descriptor. Raises OSError; it never waits, whatever lies there in place of a file.
+
+    One that may make the file also closes it to others where it was there already: who can open a lock can hold it.
+    """
     try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, _MODE)
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, _MODE)
     except OSError:
         refuse_link(path)
         raise
+    if flags & os.O_CREAT and _is_too_open(os.fstat(descriptor)):
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, _MODE)
+    return descriptor
 
 
 def prepare_file(path: str) -> None:
@@ -45,14 +52,13 @@ def prepare_file(path: str) -> None:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
         except FileExistsError:
             found = os.lstat(path)
-            if stat.S_ISREG(found.st_mode) and is_too_open(found):
+            if _is_too_open(found):
                 # One that was made read-only stays so.
                 os.chmod(path, stat.S_IMODE(found.st_mode) & 0o700)
 
 
-def is_too_open(found: os.stat_result) -> bool:
-    """Whether others may read or write a file that is ours to close."""
-    return bool(found.st_mode & 0o077) and found.st_uid == os.geteuid()
+def _is_too_open(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077) and found.st_uid == os.geteuid()
 
 
 def refuse_link(path: str) -> None:

@@ -166,3 +166,50 @@ def test_who_has_lost_the_folder_leaves_the_new_one_alone(tmp_path: Path) -> Non
     first.release()
     assert read_note(folder)["status_url"] == "second"
     second.release()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
+def test_a_folder_of_a_group_is_taken(mode: int, tmp_path: Path) -> None:
+    """A folder that the owner's group can write is taken: so are the volumes of Kubernetes made."""
+    tmp_path.chmod(mode)
+    InstanceLock(tmp_path).release()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_a_folder_that_everybody_can_write_is_refused(mode: int, tmp_path: Path) -> None:
+    """A folder that every user can write is refused, sticky or not, and nobody holds it then."""
+    tmp_path.chmod(mode)
+    with pytest.raises(SettingsError, match="chmod o-w"):
+        InstanceLock(tmp_path)
+    assert not is_running(tmp_path)
+    tmp_path.chmod(0o700)
+    InstanceLock(tmp_path).release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """A folder that belongs to a user who is neither the bot's own nor root is refused."""
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(SettingsError, match=r"another user \(number 12345\)"):
+        InstanceLock(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_of_roots_is_taken_by_its_group(tmp_path: Path) -> None:
+    """A folder of root's that the bot's group can write, as Kubernetes makes it for an fsGroup, is taken."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    os.chown(folder, 0, 12346)
+    folder.chmod(0o2775)
+    child = os.fork()
+    if child == 0:
+        try:
+            # By way of the working directory: what lies above it is closed to that user.
+            os.chdir(folder)
+            os.setgid(12346)
+            os.setuid(12345)
+            InstanceLock(Path()).release()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0

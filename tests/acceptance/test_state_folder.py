@@ -1,0 +1,160 @@
+"""The state folder: for its owner alone, refused where others write, and no link in it is ever followed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from bot.journal import Journal
+from bot.nonce.file import FileStore
+from bot.nonce.paths import journal_file, key_file
+from bot.nonce.shared import SharedFields
+from bot.nonce.silence import SilenceFile
+from bot.nonce.turns import Turns, Urgency
+from bot.simulator.storage import Storage
+from tests.acceptance import script_tools
+from tests.acceptance.local_kraken import FILLING, local_kraken
+from tests.acceptance.processes import run, running
+
+# A script that trades, is silenced, and dies with everything open.
+SCRIPT = """
+import os
+from decimal import Decimal
+
+from bot.broker_manager import NONCE_FILE, KrakenBroker
+from bot.config import load_settings
+from bot.nonce.paths import key_file
+from bot.nonce.silence import SilenceFile
+
+settings = load_settings()
+broker = KrakenBroker(settings.api_key, settings.api_secret, api_url=settings.api_url)
+broker.connect()
+broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
+SilenceFile(key_file(NONCE_FILE, settings.api_key, "silence")).begin(1, "")
+os._exit(0)
+"""
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Let what is started make its files with this umask."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """Return the modes of a folder, named `.`, and of what lies in it."""
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
+
+
+def check_private(folder: Path, *names: str) -> None:
+    """Fail where one of these files is missing, or others than the owner may do anything."""
+    found = modes(folder)
+    assert set(names) <= set(found)
+    assert found == dict.fromkeys(found, 0o600) | {".": 0o700}
+
+
+def key_files(folder: Path, key: str, *kinds: str) -> list[str]:
+    """Return the names of a key's files."""
+    return [Path(key_file(folder / "kraken_nonce.txt", key, kind)).name for kind in kinds]
+
+
+def test_a_bot_keeps_its_files_to_itself(state: Path) -> None:
+    """Whatever the umask, each file of a live bot that has traded is for its owner alone, and so is the folder."""
+    with local_kraken(state, FILLING) as kraken, umask(0), running(settings=kraken.settings(), until="filled: buy"):
+        journal = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key)).name
+        own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget")
+        check_private(state, "bot.json", "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
+
+
+def test_a_paper_account_is_kept_private(state: Path) -> None:
+    """Whatever the umask, the files of a paper account are for their owner alone."""
+    with umask(0), running(settings={"STATE_DIR": str(state)}, until="^account "):
+        check_private(state, "paper_synthetic.db", "paper_synthetic.db-wal")
+
+
+def test_a_script_keeps_its_files_to_itself(tmp_path: Path) -> None:
+    """Whatever the umask, what a script's broker makes, folders above the state folder included, is its owner's."""
+    state = tmp_path / "above" / "state"
+    with local_kraken(state) as kraken:
+        path = script_tools.write(tmp_path / "mine", SCRIPT)
+        with umask(0):
+            ended = script_tools.run(path, script_tools.variables(kraken.simulator, state))
+        assert ended.returncode == 0, ended.stderr
+        journal = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key)).name
+        own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget", "silence")
+        check_private(state, "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
+        assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
+
+
+def use_all(state: Path) -> None:
+    """Use a file of each kind, and let go of it."""
+    FileStore(str(state / "nonce.txt")).draw()
+    SharedFields(str(state / "key.budget")).change(dict.copy)
+    SilenceFile(str(state / "key.silence")).begin(1, "")
+    Storage(state / "paper.db", "a world").close()
+    with closing(Turns(str(state / "key.lock"))) as turns, turns.turn(Urgency.READ):
+        pass
+    with closing(Journal(str(state / "journal.sqlite"))) as journal:
+        journal.orders()
+
+
+def test_files_that_others_may_read_are_closed_to_them(state: Path) -> None:
+    """Files of every kind that came with wider modes, as from a backup, are their owner's alone after the next use."""
+    names = ("nonce.txt", "key.budget", "key.silence", "paper.db", "key.lock", "key.gate", "journal.sqlite")
+    use_all(state)
+    for name in names:
+        (state / name).chmod(0o666)
+    use_all(state)
+    check_private(state, *names)
+
+
+def test_a_folder_that_everybody_can_write_is_refused(state: Path) -> None:
+    """A state folder that everybody can write ends the start with one sentence and exit code 2, and stays as it was."""
+    state.mkdir()
+    state.chmod(0o777)
+    bot = run(settings={"STATE_DIR": str(state)}, code=2)
+    problem = "where every user of this machine can write: take that away with chmod o-w, or name another."
+    assert bot.lines == [f"Stopped: STATE_DIR is {state}, {problem}"]
+    assert list(state.iterdir()) == []
+
+
+def test_no_link_in_the_folder_is_followed(state: Path, tmp_path: Path) -> None:
+    """Where links lie in place of all its files, a live bot changes nothing behind them, and says so of the nonces."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    state.mkdir()
+    with local_kraken(state, FILLING) as kraken:
+        nonce_file = state / "kraken_nonce.txt"
+        kinds = ("lock", "gate", "refused", "budget", "silence")
+        journal = Path(journal_file(nonce_file, kraken.simulator.key))
+        names = [nonce_file.name, "bot.json", journal.name, *key_files(state, kraken.simulator.key, *kinds)]
+        for name in names:
+            (outside / name).write_text("mine")
+            (state / name).symlink_to(outside / name)
+        with running(settings=kraken.settings(), until="waiting: the journal") as bot:
+            bot.wait_for(r"The nonce file .* cannot be written \(it is a symbolic link\)")
+            bot.wait_for(r"waiting: the journal .* \(it is a symbolic link\)")
+            bot.send(signal.SIGTERM)
+            bot.wait_for(r"^Ended: stopped\.$")
+        assert "AddOrder" not in kraken.methods
+    assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(names, "mine")
+
+
+def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: Path) -> None:
+    """A link in place of the paper account, or of its log, ends the start with one sentence and exit code 2."""
+    state.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    link = state / "paper_synthetic.db-wal"
+    link.symlink_to(tmp_path / "mine")
+    bot = run(settings={"STATE_DIR": str(state)}, code=2)
+    assert [line for line in bot.lines if "paper_synthetic.db-wal is a symbolic link" in line] == [bot.lines[-1]]
+    assert (tmp_path / "mine").read_text() == "mine"
