@@ -18,8 +18,7 @@ from markupsafe import Markup, escape
 from bot.status.words import day_time, rounded
 
 _WIDTH, _HEIGHT = 1200, 600
-_TOP, _BOTTOM = 70, 520
-_DATES_Y = 585
+_TOP, _BOTTOM = 65, 535
 _MARK_WIDTH, _MARK_HEIGHT = 18, 30
 
 
@@ -120,14 +119,11 @@ def _marks(fills: Sequence[tuple[int, str, Decimal]], scale: _Scale, slot: float
 
 
 def _labels(scale: _Scale, first: float, last: float) -> str:
-    low, high = rounded(str(scale.low)), rounded(str(scale.high))
-    amounts = f'<text x="0" y="{_TOP - 20}">{high}</text>'
-    if scale.factor:
-        amounts += f'<text x="0" y="{_BOTTOM - 12}">{low}</text>'
     return (
-        f'<path class="rule" d="M0 {_BOTTOM}H{_WIDTH}M0 {_TOP}H{_WIDTH}"/>{amounts}'
-        f'<text x="0" y="{_DATES_Y}">{day_time(first)}</text>'
-        f'<text class="end" x="{_WIDTH}" y="{_DATES_Y}">{day_time(last)}</text>'
+        f'<path class="rule" d="M0 {_BOTTOM}H{_WIDTH}M0 {_TOP}H{_WIDTH}"/>'
+        f'<text x="0" y="{_TOP - 17}">{rounded(str(scale.high))}</text>'
+        f'<text x="0" y="{_HEIGHT - 12}">{rounded(str(scale.low))}</text>'
+        f'<text class="end" x="{_WIDTH}" y="{_HEIGHT - 12}">{day_time(first)} to {day_time(last)}</text>'
     )
 
 

@@ -22,8 +22,6 @@ _MODES = {
     "live": ("LIVE", "Real money at Kraken."),
     "halt": ("HALTED", "It only watches: no order is sent."),
 }
-_ROLES = {"alone": "alone", "leader": "leader", "standby": "standby"}
-_POINTS_OF_A_CURVE = 2
 
 
 def _log_lines(lines: list[str]) -> Markup:
@@ -48,6 +46,7 @@ def _environment() -> Environment:
         "span": words.span,
         "log_lines": _log_lines,
     }
+    made.tests["zero"] = words.is_zero
     made.globals |= {"equity_curve": charts.equity_curve, "candles": charts.candles}
     return made
 
@@ -55,11 +54,11 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
-def page(status: Mapping[str, Any], *, csrf: str = "", may_stop: bool = True) -> str:
-    """Return the whole document. `csrf` goes with the form that stops entries; without `may_stop` there is no form."""
+def page(status: Mapping[str, Any], *, csrf: str) -> str:
+    """Return the whole document. `csrf` goes with the form that stops entries."""
     template = _TEMPLATES.get_template("page.html")
     inner = Markup(live(status))  # noqa: S704 - rendered by a template
-    return template.render(status=status, live=inner, title=_title(status), csrf=csrf, may_stop=may_stop)
+    return template.render(status=status, live=inner, title=_title(status), csrf=csrf)
 
 
 def live(status: Mapping[str, Any]) -> str:
@@ -74,9 +73,9 @@ def live(status: Mapping[str, Any]) -> str:
     )
 
 
-def login_page(problem: str = "", next: str = "/") -> str:  # noqa: A002 - what the field of the form is called
-    """Return the form that asks for the token. `problem`: why the last try failed; `next`: where it leads."""
-    return _TEMPLATES.get_template("login.html").render(problem=problem, next=next)
+def login_page(problem: str) -> str:
+    """Return the form that asks for the token. `problem`: why the last try failed, or nothing."""
+    return _TEMPLATES.get_template("login.html").render(problem=problem)
 
 
 def _title(status: Mapping[str, Any]) -> str:

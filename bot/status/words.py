@@ -39,6 +39,11 @@ def number(exact: str | None) -> Markup:
     return _amount(exact, _NUMBER_DIGITS)
 
 
+def is_zero(exact: str | None) -> bool:
+    """Whether an amount is known to be nothing."""
+    return exact is not None and not Decimal(exact)
+
+
 def known(text: object) -> str | Markup:
     """Return a text as it is, or the word for what is not known."""
     return UNKNOWN if text is None or text == "" else str(text)
@@ -62,7 +67,7 @@ def span(seconds: float | None) -> str | Markup:
     if seconds is None:
         return UNKNOWN
     if seconds and abs(seconds) < 1:
-        return f"{seconds * 1000:.1f} ms"
+        return f"{seconds * 1000:.3g} ms"
     if seconds != int(seconds) and abs(seconds) < 10:
         return f"{seconds:.1f} s"
     left, parts = int(seconds), []

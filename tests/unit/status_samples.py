@@ -31,14 +31,14 @@ def candle_rows(seed: int, count: int = 120, start: str = "64000") -> list[list[
     return rows
 
 
-def pair_facts(symbol: str, seed: int, start: str, quantity: str = "0") -> dict[str, Any]:
+def pair_facts(symbol: str, seed: int, start: str, quantity: str = "0.00000000") -> dict[str, Any]:
     """Return a pair with 120 candles and five fills."""
     rows = candle_rows(seed, start=start)
     fills = [
         {"time_seconds": rows[at][0] + 60, "side": ("buy", "sell")[at % 2], "price": rows[at][1], "volume": "0.01"}
         for at in (7, 30, 55, 80, 111)
     ]
-    held = {"quantity": quantity, "average_price": rows[111][1] if quantity != "0" else None}
+    held = {"quantity": quantity, "average_price": rows[111][1] if Decimal(quantity) else None}
     return {"symbol": symbol, "price": rows[-1][4], **held, "candles": rows, "fills": fills}
 
 
@@ -82,7 +82,6 @@ def full(**changes: Any) -> dict[str, Any]:
     equity = walk(7, 300, Decimal(10000), Decimal("1.37"))
     return {
         "version": "0.1.0",
-        "commit": "f1c8b93",
         "time": "2026-11-23T06:20:00Z",
         "mode": "paper",
         "state": "trading",
@@ -141,7 +140,7 @@ def full(**changes: Any) -> dict[str, Any]:
             "breaker_until": None,
         },
         "lease": {"role": "alone", "leader": None, "generation": None},
-        "rate_limits": {"rest": {"level": "3.4", "maximum": "20"}},
+        "rate_limits": {"rest": {"level": 3.4, "maximum": 20}},
         "log": [
             f"2026-11-23T06:{at // 60:02}:{at % 60:02}Z  BTC/USD  64321.1: the average of 10 is above the average of"
             f" 30; nothing to do, line {at}"

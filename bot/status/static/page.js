@@ -14,7 +14,7 @@
 
   function show(html) {
     const open = new Map([...live.querySelectorAll("details[id]")].map((one) => [one.id, one.open]));
-    const scrolled = [...live.querySelectorAll(".scroll[id], .log[id]")].map((one) => [one.id, one.scrollTop, one.scrollLeft]);
+    const scrolled = document.getElementById("log")?.scrollTop;
     const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
     const y = scrollY;
     live.innerHTML = html;
@@ -22,8 +22,8 @@
       const one = document.getElementById(id);
       if (one) one.open = was;
     }
-    for (const [id, top, left] of scrolled) document.getElementById(id)?.scrollTo(left, top);
-    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    document.getElementById("log")?.scrollTo(0, scrolled);
+    document.getElementById(focused)?.focus({ preventScroll: true });
     scrollTo(scrollX, y);
     const mode = document.getElementById("mode");
     document.title = mode.dataset.title;
