@@ -40,6 +40,7 @@ from bot.trading.dead_man import DeadManSwitch
 from bot.trading.equity import Equity
 from bot.trading.executor import Counts, Executor
 from bot.trading.feed import Feed
+from bot.trading.heartbeat import Heartbeat
 from bot.trading.history import History
 from bot.trading.narrator import Narrator
 from bot.trading.observer import Observer
@@ -51,7 +52,6 @@ from bot.trading.switches import Switches
 POLL_SECONDS = 10.0
 # While an exit or a stop is between two steps. Kraken's lists may be so late.
 UNDER_WAY_POLL_SECONDS = 3.0
-HEARTBEAT_SECONDS = 60.0
 BACK_OFF_SECONDS_MAX = 60.0
 # A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
@@ -145,6 +145,7 @@ class Trader:
         self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
         self._history = History(broker, self._executor, self._narrator, clock)
         self._equity = Equity(broker, self._feed, self._executor, self._situation, clock)
+        self._heartbeat = Heartbeat(broker, clock, self._narrator, self._executor.own)
         self.observer = Observer(broker, self._feed, self._executor, self._narrator)
         self._keeper = PositionKeeper(
             broker, self._situation, self._executor, self._narrator, settings.limits, settings.stop_percent
@@ -155,7 +156,6 @@ class Trader:
         self._quote = ""
         self._equity_start: Decimal | None = None
         self._realised_before = ZERO
-        self._heartbeat_seconds = broker.now()
         self._back_off_seconds = 1.0
         # Why the last pass did not go through; "" where it did.
         self.trouble = ""
@@ -238,7 +238,7 @@ class Trader:
         for trouble in filter(None, troubles):
             raise trouble
         self._equity.keep(self._symbols, self._quote)
-        self._heartbeat()
+        self._heartbeat.beat(self._symbols)
         self.observer.look(self._symbols, self._quote)
 
     def _keep_switch(self) -> None:
@@ -332,18 +332,6 @@ class Trader:
             seconds = max(seconds, problem.wait_seconds)
         # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
         self._stop.wait(seconds)
-
-    def _heartbeat(self) -> None:
-        now = self._broker.now()
-        if self._clock.replaying or now - self._heartbeat_seconds < HEARTBEAT_SECONDS * self._clock.speed:
-            return
-        self._heartbeat_seconds = now
-        own = self._executor.own
-        pairs = [
-            f"{symbol} {self._broker.get_current_price(symbol)}, holding {own.book.holding(symbol).quantity:f}"
-            for symbol in self._symbols
-        ]
-        self._narrator.say(f"watching: {'; '.join(pairs)}; open orders: {len(own.open_orders())}")
 
     def _open_pairs(self) -> None:
         # Order rows bear the pair's own name, whatever name the settings use.

@@ -19,7 +19,7 @@ import krakenex
 import pytest
 
 import main
-from bot import errors, order_life
+from bot import command_line, errors, order_life
 from bot.broker_manager import get_kraken_nonce
 from bot.errors import BotError, KrakenError
 from bot.kraken import transport
@@ -146,7 +146,7 @@ def test_the_exit_codes_are_those_of_main() -> None:
     table = {line[0]: set(quoted(line[2])) for line in rows(section("docs/errors.md", "Exit codes"))}
     assert {code: names for code, names in table.items() if names} == wanted
     assert set(table) == {*wanted, "0", "1", "7"}
-    assert all(re.search(rf"\b{code} ", main.EPILOG) for code in table)
+    assert all(re.search(rf"\b{code} ", command_line.EPILOG) for code in table)
 
 
 REPEATS = {Repeat.NEVER: "no", Repeat.FRESH_NONCE: "with a fresh nonce", Repeat.WAIT: "after the wait"}

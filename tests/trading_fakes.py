@@ -369,12 +369,8 @@ class FakeBroker:
         return fates
 
 
-WIDE = RiskLimits(
-    largest_order_value=Decimal(1000),
-    largest_position_value=Decimal(1000),
-    largest_daily_loss=Decimal(1000),
-    cool_down_seconds=0.0,
-)
+WIDE = RiskLimits(Decimal(1000), Decimal(1000), Decimal(1000), cool_down_seconds=0.0)
+PLAIN = TraderSettings(("BTC/USD",), "1m", order_value=Decimal(100), limits=WIDE)
 
 
 def run_trader(
@@ -388,11 +384,10 @@ def run_trader(
 ) -> tuple[Summary, list[str]]:
     """Run a trader of BTC/USD at one minute to its end; return the summary and the lines that it wrote."""
     lines: list[str] = []
-    plain = TraderSettings(("BTC/USD",), "1m", order_value=Decimal(100), limits=WIDE)
     trader = Trader(
         broker,
         strategy,
-        replace(plain, **settings),  # type: ignore[arg-type]  # the test names the settings
+        replace(PLAIN, **settings),  # type: ignore[arg-type]  # the test names the settings
         clock=clock,
         stop=stop or PatientEvent(),
         report=lines.append,

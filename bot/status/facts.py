@@ -278,11 +278,12 @@ def _utc(seconds: float) -> str:
 
 def cached(read: Callable[[], Facts], seconds: float) -> Callable[[], Facts]:
     """Return what `read` gives, read anew at most once in so many seconds: however many look."""
-    kept: list[Any] = [float("-inf"), {}]
+    kept: tuple[float, Facts] | None = None
 
     def recent() -> Facts:
-        if boottime_seconds() - kept[0] >= seconds:
-            kept[:] = boottime_seconds(), read()
-        return dict(kept[1])
+        nonlocal kept
+        if kept is None or boottime_seconds() - kept[0] >= seconds:
+            kept = boottime_seconds(), read()
+        return kept[1]
 
     return recent
