@@ -48,6 +48,7 @@ class WrongTokens:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._seen: deque[tuple[float, str]] = deque(maxlen=WRONG_IN_ALL)
+        self._told: float | None = None
 
     def wait_seconds(self, peer: str) -> float:
         """Return after how many seconds a token from this peer is looked at again; 0.0 for at once."""
@@ -60,11 +61,13 @@ class WrongTokens:
         return max((times[-limit] - start for times, limit in limits if len(times) >= limit), default=0.0)
 
     def add(self, peer: str) -> None:
-        """Count one."""
-        self._seen.append((self._now(), peer))
-        if wait_seconds := self.wait_seconds(peer):
+        """Count one, and tell of too many at most once a minute."""
+        now = self._now()
+        self._seen.append((now, peer))
+        if self.wait_seconds(peer) and (self._told is None or now - self._told >= WINDOW_SECONDS):
+            self._told = now
             log.warning(
-                "Status page: too many wrong tokens, the last from %s; closed to it for %.0f s", peer, wait_seconds
+                "Status page: too many wrong tokens, the last from %s; for a minute no more are looked at", peer
             )
 
 
