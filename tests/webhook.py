@@ -1,0 +1,115 @@
+"""A webhook's server on loopback, which answers as a test says: well, badly, late, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+LIMIT_SECONDS = 20.0
+# Long enough to be a token, in the form that Telegram's have.
+TOKEN = "123456:ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What has arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", "0"))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.server.hook.requests.put(Request(self.command, self.path, dict(self.headers), body))
+        with contextlib.suppress(OSError):
+            self.server.hook.answer(self)
+
+    do_GET = do_POST  # noqa: N815 - the name that http.server looks for
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    hook: Webhook
+
+
+# A status, the bytes of a whole answer (none: the connection ends), or what writes one itself.
+Answer = int | bytes | Callable[[_Handler], None]
+
+
+class Webhook:
+    """Open in a `with` block. The next requests are answered by `answers`, one each; after that all is well."""
+
+    def __init__(self, port: int = 0, answers: list[Answer] | None = None) -> None:
+        self.requests: queue.Queue[Request] = queue.Queue()
+        self.answers = answers or []
+        # What hangs ends at this.
+        self.released = threading.Event()
+        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._server.hook = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """An address in no service's shape."""
+        return f"http://127.0.0.1:{self._server.server_port}/hook/{TOKEN}"
+
+    @property
+    def telegram_url(self) -> str:
+        """An address in the shape of Telegram's."""
+        return f"http://127.0.0.1:{self._server.server_port}/bot{TOKEN}/sendMessage?chat_id=-1001"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def next(self) -> Request:
+        """Wait for the next request."""
+        return self.requests.get(timeout=LIMIT_SECONDS)
+
+    def answer(self, handler: _Handler) -> None:
+        """Answer as the test says."""
+        answer = self.answers.pop(0) if self.answers else 200
+        if callable(answer):
+            answer(handler)
+        elif isinstance(answer, bytes):
+            handler.wfile.write(answer)
+        else:
+            handler.send_response(answer)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+    def hang(self, _handler: _Handler) -> None:
+        """Answer nothing until the test is over, or says so."""
+        self.released.wait(LIMIT_SECONDS)
+
+    def drip(self, handler: _Handler) -> None:
+        """Answer without an end, a byte at a time."""
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while not self.released.wait(0.01):
+            handler.wfile.write(b"a")
+            handler.wfile.flush()
