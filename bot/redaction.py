@@ -148,7 +148,8 @@ def _without_base64(text: str, core: str) -> str:
 # quotes: "key: may trade" is prose.
 _NAME = re.compile(
     r"""
-    (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=api) | (?<=auth) | (?<=access) | (?<=refresh) | (?<=client) )
+    (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=%[0-9a-f][0-9a-f])
+      | (?<=api) | (?<=auth) | (?<=access) | (?<=refresh) | (?<=client) )
     (?: (?P<whole_line> cookie | authorization )
       | x-(?:[a-z0-9]{1,20}-){0,4}(?:auth|apikey|key|sign|signature|secret|token)
       | api[-_ ]?(?:key|sign) | secret | token | password | passwd | passphrase | otp
@@ -227,14 +228,13 @@ def _without_key(match: re.Match[str]) -> str:
 
 def _looks_random(run: str) -> bool:
     """Whether so long a text can only be Base64: digests in hexadecimal, long numbers and paths of files are not."""
-    kinds = ["A" if one.isupper() else "a" if one.islower() else "0" if one.isdigit() else "/" for one in run]
-    if not {"A", "a", "0"} <= set(kinds):
+    kinds = ["A" if one.isupper() else "a" if one.islower() else "0" if one.isdigit() else "+" for one in run]
+    if not {"A", "a", "0"} <= set(kinds) or run.count("/") * 10 >= len(run):
         return False
-    # Of random characters 64 in 100 are of another kind than the one before. In a path it is the fewer the longer
-    # its words are, and 3 for each of its slashes.
-    changes = sum(before != after for before, after in pairwise(kinds))
-    is_path = run.count("/") * 14 >= len(run)
-    return changes * 100 > len(run) * (50 if is_path else 40)
+    # Random characters are mostly of another kind than the one before, those of words and years mostly are not: of
+    # 1000 keys one is taken for a path.
+    words = [kind for kind, one in zip(kinds, run, strict=True) if one != "/"]
+    return sum(before != after for before, after in pairwise(words)) * 100 > len(run) * 40
 
 
 def _without_shapes(text: str) -> str:
