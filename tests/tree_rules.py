@@ -108,8 +108,8 @@ ARROWS: dict[str, frozenset[str]] = {
     "simulator": frozenset({"clock"}),
 }
 TOP_LEVEL = frozenset(
-    ".ci .env.example .github .gitignore .railway Dockerfile LICENSE Makefile README.md bot docs main.py pyproject.toml"
-    " render.yaml tests".split()
+    ".ci .dockerignore .env.example .github .gitignore .railway Dockerfile LICENSE Makefile README.md bot docs main.py"
+    " pyproject.toml render.yaml tests".split()
 )
 
 

@@ -1,0 +1,155 @@
+"""A container made by hand, where there is no engine: Linux namespaces, and a root in which nothing can be written.
+
+It runs what the Dockerfile's ENTRYPOINT and CMD say, as process 1, with the variables of the image and no others.
+What an engine takes from the base image is this machine's here: its /usr, its /etc, and the Python that runs the tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX
+from tests.dockerfile import image_environment, one, stages
+
+APP = "/app"
+
+
+@functools.cache
+def why_not() -> str:
+    """Return why no container can be made here; "" where one can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "only root can make a container by hand, and on Linux"
+    tried = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
+    return f"no namespaces to be had here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+_UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+_LINKS = ("bin", "lib", "lib64", "sbin")
+
+
+class Container:
+    """Runs the image's command. `app` is what the image has in /app, `python` the prefix of its interpreter.
+
+    `volume` is mounted at `mounted_at`, and `user` is whom the platform names; without one it begins as root.
+    """
+
+    def __init__(
+        self,
+        app: Path,
+        root: Path,
+        volume: Path,
+        mounted_at: str = "/data",
+        *words: str,
+        python: Path,
+        packages: Path,
+        variables: Mapping[str, str],
+        user: int | None = None,
+    ) -> None:
+        image = stages()[-1]
+        self._variables = {**image_environment(), **variables}
+        self._command = [*one(image, "ENTRYPOINT").array(), *(words or one(image, "CMD").array())]
+        self._health = one(image, "HEALTHCHECK").array()
+        begin = ["chroot", *([] if user is None else [f"--userspec={user}:{user}", "--groups="]), str(root)]
+        mounts = [
+            f"mount -t tmpfs -o mode=755 tmpfs {root}",
+            *(_read_only(Path(path), root) for path in ("/usr", "/etc", str(python))),
+            *(f"cp -P /{name} {root}/{name}" for name in _LINKS if Path("/", name).is_symlink()),
+            _read_only(app, root, APP),
+            _read_only(packages, root, f"{APP}/.venv"),
+            f"mkdir -p {root}/proc {root}/dev {root}{mounted_at}",
+            f"mount -t proc proc {root}/proc",
+            f"mount --bind /dev {root}/dev",
+            f"mount --bind {volume} {root}{mounted_at}",
+            f"mount -o remount,ro {root}",
+            f"exec {shlex.join([*begin, *self._inside(self._command)])}",
+        ]
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(
+            [*_UNSHARE, "sh", "-ec", "\n".join(mounts)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+        self._timer = threading.Timer(LIMIT_SECONDS, self._process.kill)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._timer.cancel()
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _inside(self, words: list[str]) -> list[str]:
+        return ["env", "-i", f"--chdir={APP}", *(f"{name}={value}" for name, value in self._variables.items()), *words]
+
+    @property
+    def pid(self) -> int:
+        """The number that its process 1 has out here."""
+        number = self._process.pid
+        return int(Path(f"/proc/{number}/task/{number}/children").read_text("ascii"))
+
+    def status(self, field: str) -> list[str]:
+        """Return a field of the process's status as the kernel gives it, such as `Uid`."""
+        lines = Path(f"/proc/{self.pid}/status").read_text("ascii").splitlines()
+        return next(line.split()[1:] for line in lines if line.startswith(f"{field}:"))
+
+    def wait_for(self, text: str) -> None:
+        """Read what it says until a line has this in it."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"{text!r} was expected of\n{''.join(self.lines)}")
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command beside it, as root, as `docker exec` does."""
+        enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--root"]
+        command = [*enter, *self._inside(list(words))]
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+
+    def health(self) -> subprocess.CompletedProcess[str]:
+        """Run the image's health check."""
+        return self.run(*self._health)
+
+    def stop(self) -> int:
+        """Send SIGTERM to process 1; return the exit code that it ends with, within the time that is promised."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.end(STOP_SECONDS_MAX)
+
+    def end(self, limit_seconds: float = LIMIT_SECONDS) -> int:
+        """Wait for its end; return the exit code."""
+        try:
+            rest, _ = self._process.communicate(timeout=limit_seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it was still there after its time, having said\n{''.join(self.lines)}")
+        self.lines += rest.splitlines(keepends=True)
+        return self._process.returncode
+
+    def said(self) -> list[dict[str, Any]]:
+        """Return what it has said, which is one JSON object a line."""
+        return [json.loads(line) for line in self.lines]
+
+
+def _read_only(path: Path, root: Path, place: str = "") -> str:
+    target = f"{root}{place or path}"
+    return f"mkdir -p {target}; mount --bind {path} {target}; mount -o remount,bind,ro {target}"
