@@ -16,7 +16,7 @@ class Event(StrEnum):
     REFUSED_NONCE = "refused_nonce"
     # Another program is using the key.
     FOREIGN_SENDER = "foreign_sender"
-    # The key begins to be silent, or goes on being silent, after refusals or a lockout.
+    # The key begins to be silent, after refusals or a lockout.
     BREAKER = "breaker"
     # Whether an order was placed is not known.
     UNKNOWN_OUTCOME = "unknown_outcome"

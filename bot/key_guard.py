@@ -76,10 +76,9 @@ class KeyGuard:
         self._be_silent(step.seconds, step.reason, "" if is_foreign else advice)
         return InvalidNonceError(error.method, error.strings, advice)
 
-    def _be_silent(self, seconds: float, reason: str, advice: str = "") -> Silence:
-        silence = self._silence.begin(seconds, reason)
+    def _be_silent(self, seconds: float, reason: str, advice: str = "") -> None:
+        self._silence.begin(seconds, reason)
         tell(Event.BREAKER, advice or f"Nothing is sent on this key for {seconds:.0f} s: {reason}.")
-        return silence
 
     def _count(self, nonce: int, fields: Fields) -> recovery.Again | recovery.BeSilent:
         now = clock.boottime_seconds()
@@ -138,7 +137,7 @@ class KeyGuard:
 
     def _prolonged(self, silence: Silence, error: InvalidNonceError | LockoutError) -> SilenceError:
         seconds = recovery.longer(silence.seconds)
-        until = self._be_silent(seconds, silence.reason).until_seconds
+        until = self._silence.begin(seconds, silence.reason).until_seconds
         return SilenceError(
             f"the probe was refused ({'; '.join(error.strings)}): nothing is sent for {seconds:.0f} s", until
         )
