@@ -6,12 +6,14 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
 from bot import logs
+from bot.alerts import Alerts, DailySummary, Heartbeat
 from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.checkup import check, kraken_seconds
 from bot.clock import MarketClock
@@ -47,7 +49,8 @@ from bot.simulator.__main__ import main as run_simulator
 from bot.simulator.errors import SimulatorError
 from bot.simulator.paper import open_paper
 from bot.simulator.prices_live import LiveError
-from bot.status.client import show as show_status
+from bot.status import client
+from bot.status.facts import Reader
 from bot.status.server import StatusServer
 from bot.strategies import STRATEGIES
 from bot.timeframes import seconds_of
@@ -68,6 +71,9 @@ EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
 
 # Render lets the old instance live beside the new one for 60 s, and then for up to 30 s more (zero-downtime deploys).
 OVERLAP_SECONDS = 120.0
+
+# For what is still to be told when the run is over.
+ALERTS_SECONDS = 0.3
 
 NO_JOURNAL = "No journal yet in {folder}: the next run begins one, with what Kraken has of this bot's orders."
 
@@ -98,7 +104,7 @@ def main(arguments: list[str]) -> int:
             "orders": lambda: run_report(settings, options),
             "fills": lambda: run_report(settings, options),
             "journal": lambda: run_journal_check(settings, options.form),
-            "status": lambda: show_status(settings, as_json=options.json, watch=options.watch, say=say),
+            "status": lambda: client.show(settings, as_json=options.json, watch=options.watch, say=say),
             "resume": lambda: run_resume(settings),
         }
         return words.get(options.command, lambda: run(settings, options))()
@@ -218,6 +224,16 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 def watched(settings: Settings, runner: Runner) -> Iterator[str]:
     """Let the bot be seen while it runs: its page, alerts, a heartbeat; give the page's address, or ""."""
     with contextlib.ExitStack() as stack:
+        if settings.alert_webhook_url:
+            alerts = Alerts(
+                str.__str__(settings.alert_webhook_url), name=f"{settings.trading_mode} bot on {socket.gethostname()}"
+            )
+            alerts.start()
+            stack.callback(alerts.close, ALERTS_SECONDS)
+            reader = stack.enter_context(contextlib.closing(Reader(settings, runner)))
+            DailySummary(lambda: client.summary(reader.read())).start()
+        if settings.heartbeat_url:
+            Heartbeat(str.__str__(settings.heartbeat_url), runner.is_alive).start()
         if settings.port == 0:
             yield ""
             return

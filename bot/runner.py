@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import partial
 
 from bot.broker_manager import KrakenBroker
+from bot.clock import boottime_seconds
 from bot.instance import InstanceLock
 from bot.nonce.lease import Leadership
 from bot.trader import Trader
@@ -22,6 +23,7 @@ UNWIND_SECONDS = 0.5
 CANCEL_SECONDS = 1.0
 SIGN_OFF_SECONDS = 0.3
 LOOK_UP_SECONDS = 0.2
+HANGS_SECONDS = 300.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -53,6 +55,7 @@ class Runner:
         self.prices = ""
         # With why it does not trade.
         self.standing: tuple[State, str] = State.STARTING, ""
+        self._became_seconds = boottime_seconds()
         # The one thing of Python's that a signal handler may put into safely.
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -72,6 +75,15 @@ class Runner:
         """Say what the run is doing from here on, and why it does not trade."""
         if not self.stop.is_set():
             self.standing = state, reason
+            self._became_seconds = boottime_seconds()
+
+    def is_alive(self) -> bool:
+        """Whether nothing hangs, as far as can be seen: while it trades, a pass has ended within five minutes."""
+        trader = self.trader
+        if trader is None or self.standing[0] is not State.TRADING:
+            return True
+        seen = trader.observer.latest
+        return boottime_seconds() - (seen.boot_seconds if seen else self._became_seconds) < HANGS_SECONDS
 
     def forget(self) -> None:
         """The broker is about to be closed."""

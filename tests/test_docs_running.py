@@ -13,7 +13,7 @@ import pytest
 
 import main
 from bot import strategies
-from bot.config import DEFAULTS, MODES, load_settings
+from bot.config import DEFAULTS, LOG_FORMATS, MODES, load_settings
 from bot.errors import SettingsError
 from bot.kraken.limits import TIERS
 from bot.models import Candle, Pair
@@ -65,6 +65,7 @@ def test_choices_on_the_page_are_the_choices() -> None:
         "NONCE_UNIT": UNITS,
         "TIMEFRAME": TIMEFRAMES,
         "STRATEGY": strategies.STRATEGIES,
+        "LOG_FORMAT": LOG_FORMATS,
     }
     lists = {name: quoted(line[2]) for name, line in settings_rows().items() if quoted(line[2])}
     del lists["PRICES"]
@@ -138,7 +139,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     folder = tmp_path_factory.mktemp("state")
     # The defaults in so many words, because a .env of the person who runs this is read as well.
     settings = {name: value for name, value in DEFAULTS.items() if value}
-    with Child("main", environment={**settings, "STATE_DIR": str(folder), "PRICES": "synthetic"}) as child:
+    as_on_a_terminal = {"STATE_DIR": str(folder), "PRICES": "synthetic", "PORT": "", "LOG_FORMAT": "text"}
+    with Child("main", environment={**settings, **as_on_a_terminal}) as child:
         lines = [child.line()]
         while lines[-1] and "watching:" not in lines[-1]:
             lines.append(child.line())

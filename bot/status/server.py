@@ -45,7 +45,7 @@ REFRESH_SECONDS = 1.0
 STREAM_SECONDS = 2.0
 # A stream keeps its connection; phones that were put away leave theirs open.
 STREAMS_MAX = 20
-END_SECONDS = 0.5
+END_SECONDS = 0.3
 
 
 class StatusServer:
