@@ -18,7 +18,7 @@ from bot.nonce.silence import SilenceFile
 from bot.nonce.turns import Turns, Urgency
 from bot.simulator.storage import Storage
 from tests.acceptance import script_tools
-from tests.acceptance.local_kraken import FILLING, local_kraken
+from tests.acceptance.local_kraken import FILLING, local_kraken, waving_kraken
 from tests.acceptance.processes import run, running
 
 # A script that trades, is silenced, and dies with everything open.
@@ -123,7 +123,7 @@ def test_a_folder_that_everybody_can_write_is_refused(state: Path) -> None:
     state.chmod(0o777)
     bot = run(settings={"STATE_DIR": str(state)}, code=2)
     problem = "where every user of this machine can write: take that away with chmod o-w, or name another."
-    assert bot.lines == [f"Stopped: STATE_DIR is {state}, {problem}"]
+    assert bot.lines[1:] == [f"Stopped: STATE_DIR is {state}, {problem}"]
     assert list(state.iterdir()) == []
 
 
@@ -158,3 +158,19 @@ def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: 
     bot = run(settings={"STATE_DIR": str(state)}, code=2)
     assert [line for line in bot.lines if "paper_synthetic.db-wal is a symbolic link" in line] == [bot.lines[-1]]
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_bot_whose_folder_is_replaced_ends(state: Path) -> None:
+    """A trading bot whose state folder is moved away, with a new one in its place, ends with exit code 6 and says why.
+
+    It places nothing more, and does not say of the new folder that it runs there.
+    """
+    with waving_kraken(state) as kraken, running(settings=kraken.settings(TIMEFRAME="1m"), until="filled: ") as bot:
+        state.rename(state.with_name("away"))
+        state.mkdir(mode=0o700)
+        placed = kraken.methods.count("AddOrder")
+        assert bot.end() == 6
+        assert f"Stopped: the state folder {state} was moved, replaced or removed" in bot.text
+        assert kraken.methods.count("AddOrder") == placed
+        assert not (state / "bot.json").exists()
+        kraken.check_account()
