@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -68,8 +69,10 @@ def candles(pair: Mapping[str, Any], name: str) -> Markup:
     """
     rows = [(when, *map(Decimal, four)) for when, *four in pair["candles"]]
     starts = [row[0] for row in rows]
+    # The candle that has not closed yet has the last slot.
+    ends = [*starts[1:], starts[-1] + min((b - a for a, b in pairwise(starts)), default=0)]
     fills = [
-        (bisect_right(starts, fill["time_seconds"]) - 1, fill["side"], Decimal(fill["price"]))
+        (bisect_right(ends, fill["time_seconds"]), fill["side"], Decimal(fill["price"]))
         for fill in pair["fills"]
         if fill["time_seconds"] >= starts[0]
     ]
