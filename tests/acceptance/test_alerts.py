@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +20,12 @@ from bot.kraken import recovery
 from bot.nonce import lease
 from bot.nonce.lease import Leadership
 from bot.nonce.shared_store import SharedStore
+from bot.status.server import stop_entries
 from tests.acceptance.broker_tools import ORDER, Desk, open_desk
+from tests.acceptance.local_kraken import local_kraken
+from tests.acceptance.processes import running
 from tests.acceptance.test_broker_refusals import burnt_key, end_silence
-from tests.webhook import LIMIT_SECONDS, Webhook
+from tests.webhook import LIMIT_SECONDS, TOKEN, Webhook
 
 Heard = queue.Queue[tuple[Event, str]]
 
@@ -175,3 +179,42 @@ def test_a_change_of_the_leader_is_told(
         events_of(heard)
         leadership.sign_off(settled=True)
         assert events_of(heard) == []
+
+
+# The whole program
+
+
+def test_a_running_bot_tells_its_webhook_and_its_heart_beats(state: Path) -> None:
+    """A bot that starts under the kill switch tells its webhook, asks for the heartbeat's address, ends at a signal
+    within its time although the webhook hangs by then, and shows neither address."""
+    with Webhook() as hook, Webhook() as heart, local_kraken(state) as kraken:
+        state.mkdir()
+        (state / "halt").touch()
+        settings = kraken.settings(ALERT_WEBHOOK_URL=hook.telegram_url, HEARTBEAT_URL=heart.url)
+        with running(settings=settings, until="nothing to do") as bot:
+            text = hook.next().body["text"]
+            assert re.match(r"\[live bot .*\] kill switch at .*\nthe kill switch is on: no order is sent$", text)
+            assert heart.next().method == "GET"
+            hook.answers = [hook.hang]
+            kraken.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
+            assert bot.stop() == 0
+            assert "refused nonce" in hook.next().body["text"]
+        assert TOKEN not in bot.text
+
+
+def test_a_service_tells_why_it_does_not_trade(state: Path) -> None:
+    """A service whose key Kraken does not know tells its webhook so."""
+    with Webhook() as hook, local_kraken(state) as kraken:
+        settings = kraken.settings(ALERT_WEBHOOK_URL=hook.url, KRAKEN_API_KEY="c29tZWtleQ==")
+        with running("run", "--stay", settings=settings, until="^waiting "):
+            body = hook.next().body
+    assert body["event"] == "trouble"
+    assert "EAPI:Invalid key" in body["text"]
+
+
+def test_entries_that_are_stopped_are_told(heard: Heard, tmp_path: Path) -> None:
+    """What the page's stop does is told."""
+    stop_entries(tmp_path)
+    ((event, text),) = events_of(heard)
+    assert event is Event.ENTRIES_STOPPED
+    assert "python main.py resume" in text
