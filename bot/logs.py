@@ -71,6 +71,11 @@ class _Output(logging.StreamHandler[TextIO | _Nobody]):
         cut = text if len(text) <= KEPT_CHARACTERS else f"{text[:KEPT_CHARACTERS]} ..."
         self.kept.append(f"{rfc3339(record.created)} {record.levelname} {cut}")
 
+    def flush(self) -> None:
+        super().flush()
+        # What fails next is news again.
+        self._trouble = ""
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
         """Go on without the line: neither a full disk nor a logger's wrong arguments may end the trading."""
         error = sys.exc_info()[1]

@@ -314,7 +314,7 @@ STAYS = [
     "1763878800:550e8400-e29b-41d4-a716-446655440000",
     "refused nonces: 0, last nonce 1767225600123456789, lead 12 us",
     "/var/lib/kraken-bot/kraken_nonce.0a1b2c3d.lock cannot be used (Permission denied)",
-    "/Users/Max/Documents/Bots/Kraken2/State/Live/Main/Journal/Copy3/x",
+    "/Volumes/Max/Documents/Bots/Kraken2/State/Live/Main/Journal/Copy3/x",
     "/srv/tradingbots/kraken/production/accounts/main2/state/Journal/Data",
     "/Volumes/TradingBots/KrakenTradingBot2026/StateFolder/JournalOfTheBot",
     "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 at commit f1c8b93d0a",

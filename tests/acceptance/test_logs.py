@@ -1,0 +1,139 @@
+"""The lines of real processes: what leaves them, in which form, and what happens when nobody reads it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.local_kraken import FILLING, local_kraken
+from tests.acceptance.processes import running
+from tests.conftest import ROOT
+
+LIMIT_SECONDS = 60.0
+PIECE = 8
+_drawn = random.Random(20260105)
+KNOWN = ["correct horse/battery+staple", "redis://:hunter2%2Fhunter2@db.example:6379/0"]
+SIGNATURE, BOT_TOKEN = base64.b64encode(_drawn.randbytes(64)).decode(), "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1"
+SHAPED = [
+    f"{{'API-Sign': '{SIGNATURE}'}}",
+    f"https://api.telegram.org/bot{BOT_TOKEN}/x",
+    SIGNATURE,
+    "token=zyxwvuts9876",
+]
+SECRETS = [KNOWN[0], "hunter2", SIGNATURE, BOT_TOKEN.partition(":")[2], "zyxwvuts9876"]
+
+
+@contextmanager
+def child(way: str, form: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """Run the child, and see that it is gone at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.acceptance.log_child", way, form],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdin is not None
+    with process:
+        try:
+            process.stdin.write(json.dumps([KNOWN, SHAPED]) + "\n")
+            process.stdin.flush()
+            yield process
+        finally:
+            process.kill()
+
+
+def check_no_secret(text: str) -> None:
+    """Fail where a piece of a secret is in the text."""
+    for secret in SECRETS:
+        pieces = {secret[start : start + PIECE] for start in range(max(1, len(secret) - PIECE + 1))}
+        assert [piece for piece in pieces if piece in text] == [], text
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """Return the objects of lines of JSON."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_process_that_spills_its_secrets_shows_none_as_text() -> None:
+    """As text, neither stream of a process has a secret that it says, logs, ends a thread or itself with, or that an
+    error has which nobody catches; what it says is on standard output, and the rest on the other stream."""
+    with child("raise", "text") as process:
+        out, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 1
+    check_no_secret(out + err)
+    assert out.startswith("said [hidden]")
+    assert len(out.splitlines()) == 1
+    for words in (
+        "logged",
+        "has ended its thread spilling",
+        "An exception was passed over",
+        "A fault in the program has ended it.",
+    ):
+        assert err.count(f" {words}") == 1, err
+    for words in ("OSError: first ", 'ValueError: ("second ', "'argument': "):
+        assert err.count(words) == 2, err
+
+
+def test_a_process_that_spills_its_secrets_shows_none_as_json() -> None:
+    """As JSON, all of it is on standard output, one object a line, tracebacks too, and no secret is in any."""
+    with child("raise", "json") as process:
+        out, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert (process.returncode, err) == (1, "")
+    check_no_secret(out)
+    lines = objects(out)
+    assert [line["level"] for line in lines] == ["info", "warning", "error", "error", "error"]
+    assert ["exception" in line for line in lines] == [False, False, True, True, True]
+    check_no_secret("".join(str(value) for line in lines for value in line.values()))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_process_whose_reader_is_gone_ends_in_good_order(form: str) -> None:
+    """When nobody reads its standard output any more, a process is told to end as by SIGTERM, and says the rest to
+    nobody."""
+    with child("say", form) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(LIMIT_SECONDS) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_lines_are_text_on_a_terminal_and_json_elsewhere() -> None:
+    """Left to itself, a process writes text on a terminal, and JSON into a pipe."""
+    main_side, child_side = os.openpty()
+    with child("end", "auto", stdout=child_side) as process:
+        os.close(child_side)
+        assert process.wait(LIMIT_SECONDS) == 0
+        assert os.read(main_side, 65536).startswith(b"said [hidden]")
+        os.close(main_side)
+    with child("end", "auto") as process:
+        out, _ = process.communicate(timeout=LIMIT_SECONDS)
+    assert objects(out)[0]["message"].startswith("said [hidden]")
+
+
+def test_a_run_as_json_is_json_to_the_last_line(state: Path) -> None:
+    """A bot that runs with LOG_FORMAT=json and trades writes nothing but objects, and its key and secret in none."""
+    with local_kraken(state, FILLING) as kraken:
+        as_json = kraken.settings(LOG_FORMAT="json")
+        with running("--ticks", "1", settings=as_json, until="refused nonces: 0") as bot:
+            lines = objects(bot.text)
+        messages = [line["message"] for line in lines]
+        assert messages[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
+        assert messages[-1] == "refused nonces: 0"
+        assert any("filled: buy" in message for message in messages)
+        assert {line["level"] for line in lines} == {"info"}
+        for secret in (kraken.simulator.key, kraken.simulator.secret):
+            assert secret[:PIECE] not in bot.text
