@@ -21,7 +21,7 @@ from bot.errors import SettingsError
 from bot.kraken.limits import TIERS, Tier
 from bot.nonce.engines import url_problem
 from bot.nonce.file import UNITS
-from bot.setting_rules import Secret, credential_problems, is_host, is_loopback, url_problems
+from bot.setting_rules import Secret, credential_problems, is_host, is_loopback, read_secret, url_problems
 from bot.timeframes import TIMEFRAMES
 
 HOME = Path(__file__).resolve().parent.parent
@@ -284,12 +284,10 @@ class _Reader:
             self._problems.append(f"{name} and {name}_FILE are both set; keep one of them.")
         if direct or not path:
             return Secret(direct)
-        try:
-            return Secret(Path(path).read_text(encoding="ascii").strip())
-        except (OSError, UnicodeDecodeError) as error:
-            # Not shown: it may be the secret itself, put in the wrong line.
-            self._problems.append(f"{name}_FILE names a file that cannot be read ({error.__class__.__name__}).")
-            return Secret("")
+        value, problem = read_secret(path)
+        if problem:
+            self._problems.append(f"{name}_FILE names {problem}")
+        return value
 
     def _check_credentials(self, key: Secret, secret: Secret) -> None:
         missing = [name for name, value in (("KRAKEN_API_KEY", key), ("KRAKEN_API_SECRET", secret)) if not value]

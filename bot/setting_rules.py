@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import os
 import re
 import urllib.parse
+
+# Where containers are given their secrets, readable for everybody in them: by Docker and Podman, and by Render.
+_MOUNTED = ("/run/secrets/", "/etc/secrets/")
 
 
 class Secret(str):
@@ -22,6 +26,21 @@ class Secret(str):
 
     def __format__(self, format_spec: str) -> str:
         return format(str(self), format_spec)
+
+
+def read_secret(path: str) -> tuple[Secret, str]:
+    """Return what a file holds but for blanks around it, or "" and what is wrong with the file.
+
+    Its group may read it: with an fsGroup Kubernetes makes a secret of defaultMode 0400 readable for the group.
+    """
+    try:
+        with open(path, encoding="ascii") as stream:
+            if not os.fstat(stream.fileno()).st_mode & 0o007 or os.path.realpath(path).startswith(_MOUNTED):
+                return Secret(stream.read().strip()), ""
+    except (OSError, ValueError) as error:
+        # The path is not shown: it may be the secret itself, put in the wrong line.
+        return Secret(""), f"a file that cannot be read ({error.__class__.__name__})."
+    return Secret(""), f"{path}, which every user of this machine can read: chmod o= {path}"
 
 
 def credential_problems(key: str, secret: str) -> list[str]:
