@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MINUTE_SECONDS = 60.0
 DAY_SECONDS = 86_400
+# Before midnight UTC, while what is summed up for "today" still is that day's.
+EARLY_SECONDS = 90
 ANSWER_LENGTH_MAX = 10_000
 
 
@@ -142,7 +144,7 @@ class Heartbeat:
 
 
 class DailySummary:
-    """Tells how a day went once it is over, at midnight UTC or within a minute; `summary` says it, in a thread."""
+    """Tells how a day went, a minute before midnight UTC; `summary` says it, and is asked in a thread of its own."""
 
     def __init__(self, summary: Callable[[], str]) -> None:
         self._summary = summary
@@ -158,8 +160,8 @@ class DailySummary:
         self._closed.set()
 
     def look(self, now_seconds: float) -> None:
-        """Tell the summary if a day has ended since the last look; `now_seconds` is Unix time."""
-        today = int(now_seconds // DAY_SECONDS)
+        """Tell the summary if a day has come to its end since the last look; `now_seconds` is Unix time."""
+        today = int((now_seconds + EARLY_SECONDS) // DAY_SECONDS)
         before, self._day = self._day, today
         if before is not None and today > before:
             # In a thread of its own, so that a summary that fails or hangs takes no other one with it.

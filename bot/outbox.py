@@ -12,7 +12,7 @@ from bot.events import Event
 KIND_SECONDS = 60.0
 # Of each kind the newest so many different texts wait, each cut to so many characters.
 TEXTS_MAX = 10
-TEXT_LENGTH_MAX = 1000
+TEXT_LENGTH_MAX = 1700
 NAME_LENGTH_MAX = 200
 # Discord takes 2000 characters (Execute Webhook), Telegram 4096 (sendMessage), which is 2048 where each counts twice.
 MESSAGE_LENGTH_MAX = 2000

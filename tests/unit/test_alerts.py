@@ -348,14 +348,15 @@ def summaries() -> Iterator[queue.Queue[str]]:
 
 
 def test_a_day_is_summed_up_once_when_it_is_over() -> None:
-    """However often the clock is looked at, each midnight brings one summary, and the start of a run brings none."""
+    """However often the clock is looked at, each day brings one summary in its last two minutes, and the start of a run
+    brings none."""
     numbers = iter("123")
-    looks = [3 * DAY + 5, 4 * DAY - 1, 4 * DAY, 4 * DAY + 60, 5 * DAY - 1, 5 * DAY + 59]
+    looks = [3 * DAY + 5, 4 * DAY - 120, 4 * DAY - 60, 4 * DAY, 4 * DAY + 60, 5 * DAY - 100, 5 * DAY - 40]
     with summaries() as told:
         daily, heard = DailySummary(lambda: f"summary {next(numbers)}"), []
         for now in looks:
             daily.look(now)
-            if now in (4 * DAY, 5 * DAY + 59):
+            if now in (4 * DAY - 60, 5 * DAY - 40):
                 heard.append(told.get(timeout=LIMIT_SECONDS))
         assert heard == ["summary 1", "summary 2"]
         assert told.empty()

@@ -62,7 +62,7 @@ def test_a_message_fits_into_every_chat() -> None:
     text = taken(outbox).text("\U00010000" * 5000)
     assert len(text) <= MESSAGE_LENGTH_MAX == 2000
     assert len(text.encode("utf-16-le")) // 2 <= 4096
-    assert text.splitlines()[1] == "49" + "\U00010000" * 998
+    assert text.splitlines()[1] == "49" + "\U00010000" * 1698
     assert "50 times" in text
 
 
