@@ -1,6 +1,7 @@
 """A container made by hand, where there is no engine: Linux namespaces, and a root in which nothing can be written.
 
-It runs what the Dockerfile's ENTRYPOINT and CMD say, as process 1, with the variables of the image and no others.
+It runs what the Dockerfile's ENTRYPOINT and CMD say, as process 1, with the variables of the image and no others, on a
+network of its own.
 What an engine takes from the base image is this machine's here: its /usr, its /etc, and the Python that runs the tests.
 """
 
@@ -35,7 +36,13 @@ def why_not() -> str:
     return f"no namespaces to be had here: {tried.stderr.strip()}" if tried.returncode else ""
 
 
-_UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+_UNSHARE = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
+# SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)): what `ip link set lo up` does, where there is no `ip`.
+_LOOPBACK_UP = """
+import fcntl, socket, struct
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
+"""
 _LINKS = ("bin", "lib", "lib64", "sbin")
 
 
@@ -61,8 +68,11 @@ class Container:
         self._variables = {**image_environment(), **variables}
         self._command = [*one(image, "ENTRYPOINT").array(), *(words or one(image, "CMD").array())]
         self._health = one(image, "HEALTHCHECK").array()
-        begin = ["chroot", *([] if user is None else [f"--userspec={user}:{user}", "--groups="]), str(root)]
-        mounts = [
+        # Root has further groups, as engines give it those that stand in the image's /etc/group.
+        whom = ["--groups=0,1"] if user is None else [f"--userspec={user}:{user}", "--groups="]
+        begin = ["chroot", *whom, str(root)]
+        steps = [
+            shlex.join([sys.executable, "-c", _LOOPBACK_UP]),
             f"mount -t tmpfs -o mode=755 tmpfs {root}",
             *(_read_only(Path(path), root) for path in ("/usr", "/etc", str(python))),
             *(f"cp -P /{name} {root}/{name}" for name in _LINKS if Path("/", name).is_symlink()),
@@ -77,7 +87,7 @@ class Container:
         ]
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [*_UNSHARE, "sh", "-ec", "\n".join(mounts)],
+            [*_UNSHARE, "sh", "-ec", "\n".join(steps)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,7 +133,7 @@ class Container:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command beside it, as root, as `docker exec` does."""
-        enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--root"]
+        enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--root"]
         command = [*enter, *self._inside(list(words))]
         return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,28 +95,18 @@ def start(image: Image, tmp_path: Path, volume: Path) -> Start:
     return make
 
 
-@pytest.fixture
-def port() -> str:
-    """Return a port that is free."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
-
-
 def owners(folder: Path) -> set[tuple[int, int]]:
     """Return owner and mode of a folder and of all that is in it."""
     found = [folder.stat(), *(path.stat() for path in folder.iterdir())]
     return {(one.st_uid, one.st_mode & 0o777) for one in found}
 
 
-def test_on_a_disk_of_roots_it_runs_as_a_user_without_rights_and_stops_in_order(
-    start: Start, volume: Path, port: str
-) -> None:
+def test_on_a_disk_of_roots_it_runs_as_a_user_without_rights_and_stops_in_order(start: Start, volume: Path) -> None:
     """With a disk of root's, mounted anywhere, the image's command gives up root, owns the disk, is healthy, writes
     nothing elsewhere, ends on SIGTERM as process 1 with exit code 0, and its journal agrees with its account then.
     """
     # As Railway does it: the port and the place of the volume are told, and no user is.
-    railway = {"PORT": port, "RAILWAY_VOLUME_MOUNT_PATH": "/elsewhere"}
+    railway = {"PORT": "9000", "RAILWAY_VOLUME_MOUNT_PATH": "/elsewhere"}
     with start("/elsewhere", **railway) as container:
         container.wait_for("filled: ")
         assert set(container.status("Uid")) == set(container.status("Gid")) == {str(USER)}
@@ -138,13 +127,13 @@ def test_on_a_disk_of_roots_it_runs_as_a_user_without_rights_and_stops_in_order(
         assert check.end() == 0, "".join(check.lines)
 
 
-def test_as_the_user_that_the_platform_names_it_needs_no_root(start: Start, volume: Path, port: str) -> None:
+def test_as_the_user_that_the_platform_names_it_needs_no_root(start: Start, volume: Path) -> None:
     """As user 10001 from the start, on a disk that its group can write, the image's command is healthy and stops."""
     # As Kubernetes does it: the disk stays root's and is given to the group of the pod.
     os.chown(volume, 0, USER)
     volume.chmod(0o2775)
     (volume / "kraken_nonce.txt").unlink()
-    with start("/data", user=USER, PORT=port, STATE_DIR="/data") as container:
+    with start("/data", user=USER, STATE_DIR="/data") as container:
         container.wait_for("filled: ")
         assert container.status("Uid") == [str(USER)] * 4
         assert container.health().returncode == 0
@@ -153,17 +142,17 @@ def test_as_the_user_that_the_platform_names_it_needs_no_root(start: Start, volu
     assert {path.stat().st_uid for path in volume.iterdir()} == {USER}
 
 
-def test_the_health_check_is_red_where_nobody_answers(start: Start, port: str) -> None:
+def test_the_health_check_is_red_where_nobody_answers(start: Start) -> None:
     """The image's health check fails where no page is served."""
-    with start("/data", "sh", "-c", "echo here; exec sleep 60", PORT=port) as container:
+    with start("/data", "sh", "-c", "echo here; exec sleep 60") as container:
         container.wait_for("here")
         health = container.health()
     assert health.returncode == 1
     assert "ConnectionRefusedError" in health.stderr
 
 
-def test_what_cannot_be_written_is_said_at_once(start: Start, volume: Path, port: str) -> None:
+def test_what_cannot_be_written_is_said_at_once(start: Start, volume: Path) -> None:
     """As a user to whom the disk does not belong, the image's command ends with exit code 2 and names the folder."""
-    with start("/data", user=USER, PORT=port) as container:
+    with start("/data", user=USER) as container:
         assert container.end() == 2
     assert any("STATE_DIR is /data" in line for line in container.lines)
