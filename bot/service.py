@@ -7,7 +7,10 @@ from collections.abc import Callable
 from bot.clock import boottime_seconds, wall_seconds
 from bot.errors import (
     AnotherBotError,
+    CredentialsError,
     JournalVersionError,
+    LockoutError,
+    PermissionDeniedError,
     SettingsError,
     SilenceError,
     StateLostError,
@@ -20,6 +23,8 @@ from bot.runner import Runner, State
 # The pauses between attempts double from the first to the last of these.
 AGAIN_SECONDS_MIN = 10.0
 AGAIN_SECONDS_MAX = 900.0
+# A refused key that is shown again and again brings a lockout.
+KEY_SECONDS = 60.0
 # What lasted so long was no failed start.
 LASTED_SECONDS = 600.0
 # How soon another bot's end on the state folder is noticed.
@@ -44,10 +49,10 @@ def stay(work: Callable[[], int], runner: Runner, say: Say, passes: tuple[type[E
         try:
             return work()
         except AnotherBotError as other:
+            runner.become(State.STANDBY, str(other))
             if not standing_by:
                 say(f"standby  {other}")
             standing_by = True
-            runner.become(State.STANDBY, str(other))
             runner.stop.wait(STANDBY_SECONDS)
             continue
         except StoppingError:
@@ -56,9 +61,10 @@ def stay(work: Callable[[], int], runner: Runner, say: Say, passes: tuple[type[E
             raise
         except passes as trouble:
             seconds = pauses.after(trouble, boottime_seconds() - began_seconds)
-            say(f"waiting  {trouble} (tried again in {seconds:.0f} s)")
-            tell(Event.TROUBLE, str(trouble))
             runner.become(State.WAITING, str(trouble))
+            say(f"waiting  {trouble}")
+            say(f"         It is tried again in {seconds:.0f} s.")
+            tell(Event.TROUBLE, str(trouble))
         standing_by = False
         runner.stop.wait(seconds)
     say("Ended: stopped while not trading.")
@@ -75,9 +81,15 @@ class _Pauses:
         """Return the pause after an attempt that lasted so long and ended with this."""
         if lasted_seconds > LASTED_SECONDS:
             self._next_seconds = AGAIN_SECONDS_MIN
-        seconds = self._next_seconds
-        self._next_seconds = min(seconds * 2, AGAIN_SECONDS_MAX)
-        if isinstance(trouble, SilenceError):
-            # Nothing can be sent before that, and one probe after it tells.
-            seconds = min(max(seconds, trouble.until_seconds - wall_seconds()), AGAIN_SECONDS_MAX)
-        return seconds
+        seconds = max(self._next_seconds, _least_seconds(trouble))
+        self._next_seconds = min(self._next_seconds * 2, AGAIN_SECONDS_MAX)
+        return min(seconds, AGAIN_SECONDS_MAX)
+
+
+def _least_seconds(trouble: Exception) -> float:
+    if isinstance(trouble, SilenceError):
+        # Nothing can be sent before that, and one probe after it tells.
+        return trouble.until_seconds - wall_seconds()
+    if isinstance(trouble, LockoutError):
+        return AGAIN_SECONDS_MAX
+    return KEY_SECONDS if isinstance(trouble, CredentialsError | PermissionDeniedError) else 0.0

@@ -159,5 +159,5 @@ def _listen(port: int | None) -> socket.socket:
         return socket.create_server(("", port))
     except OSError as error:
         raise SettingsError(
-            [f"PORT is {port}, which cannot be used: {error.strerror}. Free it or name another."]
+            [f"PORT is {port}, which cannot be used: {os.strerror(error.errno or 0)}. Free it or name another."]
         ) from None

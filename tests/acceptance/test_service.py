@@ -1,0 +1,180 @@
+"""`python main.py` as a service: up, healthy and silent as long as something is wrong, and trading once it is not."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.simulator.options import SimulatorOptions
+from tests.acceptance.local_kraken import FILLING, LocalKraken, local_kraken
+from tests.acceptance.nonce_tools import burn
+from tests.acceptance.processes import Bot, run, running
+
+WAITING = r"^waiting  "
+
+
+class Page:
+    """The page of a bot on this machine, by what it says of it."""
+
+    def __init__(self, bot: Bot) -> None:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", bot.wait_for("^page ")[0])
+        assert found, bot.text
+        self.port = int(found[1])
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and the body of an answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        return answer.status, body
+
+    def facts(self) -> dict[str, Any]:
+        """Return what it tells to programs."""
+        status, body = self.get("/api/status")
+        assert status == 200, body
+        facts: dict[str, Any] = json.loads(body)
+        return facts
+
+
+@contextmanager
+def staying(settings: dict[str, str], until: str) -> Iterator[tuple[Bot, Page]]:
+    """Run a service and go on when it has said a line that matches."""
+    with running("run", "--stay", settings={**settings, "PORT": ""}, until=until) as bot:
+        yield bot, Page(bot)
+
+
+def refuses_the_key(kraken: LocalKraken) -> dict[str, str]:
+    """Let Kraken not know the key."""
+    return kraken.settings(KRAKEN_API_KEY="d3Jvbmc=")
+
+
+def burns_the_key(kraken: LocalKraken) -> dict[str, str]:
+    """Let the key have seen a nonce in nanoseconds."""
+    burn(kraken, time.time_ns())
+    return kraken.settings()
+
+
+def locks_the_key_out(kraken: LocalKraken) -> dict[str, str]:
+    """Let Kraken answer with a lockout."""
+    kraken.simulator.faults.raise_next("GetApiKeyInfo", "EGeneral:Temporary lockout")
+    return kraken.settings()
+
+
+def has_no_store(kraken: LocalKraken) -> dict[str, str]:
+    """Name a store where nothing listens."""
+    return kraken.settings(NONCE_STORE="redis://127.0.0.1:1/0")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (refuses_the_key, "EAPI:Invalid key"),
+        (burns_the_key, "the key has already seen a higher one"),
+        (locks_the_key_out, "EGeneral:Temporary lockout"),
+        (has_no_store, "127.0.0.1:1"),
+    ],
+)
+def test_it_stays_up_healthy_and_silent(
+    state: Path, trouble: Callable[[LocalKraken], dict[str, str]], words: str
+) -> None:
+    """With a wrong key, a burnt key, a lockout or its store away a service is healthy, not ready, tells why and how
+    long it waits, and sends nothing in between; stopped, it ends with 0."""
+    with local_kraken(state) as kraken, staying(trouble(kraken), WAITING) as (bot, page):
+        said = bot.wait_for(WAITING)[0]
+        assert words in said
+        bot.wait_for(r"^ +It is tried again in \d+ s\.$")
+        sent = len(kraken.methods)
+        assert page.get("/healthz")[0] == 200
+        assert page.get("/readyz") == (503, "waiting\n")
+        facts = page.facts()
+        assert (facts["state"], facts["ready"]) == ("waiting", False)
+        assert words in facts["reason"]
+        assert words in page.get("/")[1]
+        assert len(kraken.methods) == sent
+        assert bot.stop() == 0
+
+
+def test_it_trades_once_kraken_can_be_reached(state: Path) -> None:
+    """A service that is started while Kraken is away waits, and trades once Kraken is there; nothing is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    options = SimulatorOptions(tier="pro", port=port, key="c29tZWtleQ==", secret="c29tZXNlY3JldA==")
+    settings = {
+        "TRADING_MODE": "live",
+        "KRAKEN_API_URL": f"http://127.0.0.1:{port}",
+        "KRAKEN_API_KEY": options.key,
+        "KRAKEN_API_SECRET": options.secret,
+        "STATE_DIR": str(state),
+        "SINGLE_INSTANCE": "1",
+    }
+    with staying(settings, WAITING) as (bot, page), local_kraken(state, FILLING, options=options, speed=1) as kraken:
+        bot.wait_for("accepted as")
+        assert page.get("/readyz")[1] == "trading\n"
+        assert kraken.methods.count("AddOrder") == 1
+        assert bot.stop() == 0
+        assert kraken.refused_nonces == 0
+
+
+def test_a_second_one_on_the_folder_stands_by_and_takes_over(state: Path) -> None:
+    """A second service on a state folder is a healthy, silent standby; when the first has ended it trades."""
+    with local_kraken(state) as kraken, staying(kraken.settings(), "^account ") as (first, _):
+        with staying(kraken.settings(), "^standby ") as (second, page):
+            assert f"process {first.pid} " in page.facts()["reason"]
+            assert page.get("/healthz")[0] == 200
+            assert page.get("/readyz") == (503, "standby\n")
+            assert not any("account" in line for line in second.lines)
+            assert first.stop() == 0
+            second.wait_for("^account ")
+            assert second.stop() == 0
+        assert kraken.refused_nonces == 0
+
+
+def test_a_wrong_setting_ends_it(state: Path) -> None:
+    """A service whose settings are wrong ends with exit code 2, as it does in a terminal."""
+    run("run", "--stay", settings={"STATE_DIR": str(state), "PAIRS": "NO/PAIR", "PORT": ""}, code=2)
+
+
+def test_a_port_that_is_taken_is_named(state: Path) -> None:
+    """Where another program has the port that PORT names, the start ends with 2 and one sentence that says so."""
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        bot = run(settings={"STATE_DIR": str(state), "PORT": str(port)}, code=2)
+    assert [line for line in bot.lines if line.startswith("Stopped: ")] == [
+        f"Stopped: PORT is {port}, which cannot be used: Address already in use. Free it or name another."
+    ]
+
+
+def test_status_tells_what_the_page_tells(state: Path) -> None:
+    """`status` tells a person, and with --json a program, what the running bot's page tells; without a bot it ends
+    with exit code 8."""
+    settings = {"STATE_DIR": str(state)}
+    assert f"no bot is running on {state}" in run("status", settings=settings, code=8).text
+    with local_kraken(state) as kraken, staying(kraken.settings(), "^account ") as (bot, page):
+        bot.wait_for("watching|nothing to do")
+        told = run("status", settings=settings).text
+        facts, listed = page.facts(), json.loads(run("status", "--json", settings=settings).text)
+        assert facts["nonce"]["place"] in told
+        assert "LIVE, trading" in told
+        assert listed.keys() == facts.keys()
+        assert {**listed["limits"]} == facts["limits"]
+        assert bot.stop() == 0
+
+
+def test_without_a_page_status_says_so(state: Path) -> None:
+    """With PORT=0 there is no page, and `status` says that the bot tells nothing."""
+    settings = {"STATE_DIR": str(state), "PORT": "0"}
+    with running(settings=settings, until="^account ") as bot:
+        assert not any(line.startswith("page ") for line in bot.lines)
+        assert "without a page" in run("status", settings=settings, code=8).text
+        assert bot.stop() == 0
