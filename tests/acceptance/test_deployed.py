@@ -142,13 +142,17 @@ def test_as_the_user_that_the_platform_names_it_needs_no_root(start: Start, volu
     assert {path.stat().st_uid for path in volume.iterdir()} == {USER}
 
 
-def test_the_health_check_is_red_where_nobody_answers(start: Start) -> None:
-    """The image's health check fails where no page is served."""
+def test_the_health_check_is_red_where_the_bot_does_not_answer(start: Start) -> None:
+    """The image's health check fails where nobody listens, and where somebody does who has no such page."""
     with start("/data", "sh", "-c", "echo here; exec sleep 60") as container:
         container.wait_for("here")
         health = container.health()
-    assert health.returncode == 1
-    assert "ConnectionRefusedError" in health.stderr
+        assert health.returncode == 1
+        assert "ConnectionRefusedError" in health.stderr
+    with start("/data", "python", "-m", "http.server", "8080") as container:
+        container.wait_for("Serving HTTP")
+        health = container.health()
+        assert (health.returncode, health.stderr) == (1, "")
 
 
 def test_what_cannot_be_written_is_said_at_once(start: Start, volume: Path) -> None:
