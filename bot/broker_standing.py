@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from bot import clock
 from bot.broker_verbs import BrokerVerbs
 from bot.key_budget import KeyBudget
 from bot.key_guard import KeyGuard
-from bot.nonce.file import Unit
 from bot.nonce.silence import Silence
 
 
@@ -15,7 +13,6 @@ class BrokerStanding(BrokerVerbs):
 
     _guard: KeyGuard
     _budget: KeyBudget
-    _unit: Unit
     _last_nonce: int
     _has_drawn: bool
 
@@ -28,19 +25,6 @@ class BrokerStanding(BrokerVerbs):
     def last_nonce(self) -> int | None:
         """The last nonce that this object has drawn, or None."""
         return self._last_nonce if self._has_drawn else None
-
-    @property
-    def nonce_unit(self) -> str:
-        """The name of the nonces' unit: "us" or "ns"."""
-        return self._unit.name
-
-    @property
-    def nonce_lead_seconds(self) -> float | None:
-        """How far the last nonce is ahead of the clock now; 0.0 where the clock has passed it, None before any."""
-        last = self.last_nonce
-        if last is None:
-            return None
-        return max(0.0, (last / self._unit.ticks - clock.nonce_clock.now_us()) / 1_000_000)
 
     @property
     def silence(self) -> Silence | None:

@@ -150,7 +150,7 @@ def test_the_standing_is_what_was_drawn_and_spent() -> None:
     """A broker tells its last nonce, and Kraken's points for what it has sent: 1, 2 for a history, 1 for an order."""
     with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
         broker = desk.broker
-        assert (broker.last_nonce, broker.nonce_unit, broker.rest_level, broker.silence) == (None, "us", (0, 15), None)
+        assert (broker.last_nonce, broker.rest_level, broker.silence) == (None, (0, 15), None)
         broker.private_call("BalanceEx")
         broker.private_call("TradesHistory")
         broker.private_call("AddOrder", ORDER)
