@@ -1,0 +1,144 @@
+"""A real Chromium without a window, which reaches nothing but loopback, and what a person sees in it.
+
+It is the one that TEST_CHROMIUM names, or one on PATH, or the one that .ci/browser has fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.conftest import ROOT
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = (
+    # It shows our own page only, and containers seldom let it make a sandbox.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # Whatever it means to look up, it finds nothing.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+LIMIT_MS = 20_000.0
+PHONE = {"width": 360, "height": 800}
+DESK = {"width": 1280, "height": 900}
+
+# Texts of too little contrast, by the formula of WCAG 2.2: 4.5 is needed, and 3 for large letters.
+FAINT_TEXTS = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = numbers(colour).map((one) => one / 255)
+      .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = getComputedStyle(one).backgroundColor;
+      if ((numbers(colour)[3] ?? 1) === 1) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const faint = new Set();
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+    const inDrawing = element instanceof SVGElement;
+    const large = !inDrawing && (size >= 24 || size >= 18.66 && style.fontWeight >= 700);
+    const [dark, bright] = [light(inDrawing ? style.fill : style.color), light(behind(element))].sort((a, b) => a - b);
+    const contrast = (bright + 0.05) / (dark + 0.05);
+    if (contrast < (large ? 3 : 4.5)) {
+      faint.add(`${texts.currentNode.data.trim().slice(0, 40)}: ${contrast.toFixed(2)}`);
+    }
+  }
+  return [...faint];
+}"""
+
+# What stands out beyond the right edge, and whether the page as a whole can be moved sideways.
+OVER_THE_EDGE = """() => {
+  const isOut = (one) => one.getBoundingClientRect().right > innerWidth + 0.5;
+  const out = [...document.querySelectorAll("body *")].filter(isOut);
+  const names = out.map((one) => `${one.tagName} ${one.className} ${one.textContent.trim().slice(0, 40)}`);
+  const extra = document.documentElement.scrollWidth - innerWidth;
+  return extra > 0 ? [`${extra} pixels too wide`, ...names] : names;
+}"""
+
+
+def find_chromium() -> str:
+    """Return the path of a Chromium. Where there is none, skip; in CI, fail."""
+    fetched = ROOT / ".venv" / "browser" / "chromium"
+    for path in (os.environ.get("TEST_CHROMIUM"), *map(shutil.which, NAMES), str(fetched)):
+        if path and Path(path).is_file():
+            return path
+    missing = "no Chromium to look at the page with: run .ci/browser, or name one in TEST_CHROMIUM"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Run a browser."""
+    path = find_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Visit:
+    """A page in a browser of its own cookies; with the requests it made, and what it complained of."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Keep what happens from here on."""
+        self.page.on("request", self._keep_request)
+        self.page.on("console", self._keep_message)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _keep_request(self, request: Request) -> None:
+        self.requests.append(request.url)
+
+    def _keep_message(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+    def check(self, expected: str) -> None:
+        """Fail where it complained of anything but `expected`, or asked anybody but this machine."""
+        others = [one for one in self.complaints if not expected or expected not in one]
+        assert not others, f"the browser complained: {others}"
+        away = [url for url in self.requests if not url.startswith("http://127.0.0.1:")]
+        assert not away, f"the page asked elsewhere: {away}"
+
+
+@contextlib.contextmanager
+def visit(browser: Browser, url: str, *, expected: str = "", **options: Any) -> Iterator[Visit]:
+    """Open `url`; at the end, fail where the browser complained: of scripts, of what the policy forbids, of answers.
+
+    `expected`: what it will complain of. `options`: of a browser context, such as `viewport` and `color_scheme`.
+    """
+    with contextlib.closing(browser.new_context(**options)) as context:
+        context.set_default_timeout(LIMIT_MS)
+        visited = Visit(context.new_page())
+        visited.watch()
+        visited.page.goto(url)
+        yield visited
+        visited.check(expected)
