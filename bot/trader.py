@@ -239,6 +239,9 @@ class Trader:
             raise trouble
         self._equity.keep(self._symbols, self._quote)
         self._heartbeat.beat(self._symbols)
+        if not self._clock.replaying:
+            # After a fill they are old, and the next decision may be an hour away; nothing waits for them here.
+            _attempt(self._executor.know_balances)
         self.observer.look(self._symbols, self._quote)
 
     def _keep_switch(self) -> None:

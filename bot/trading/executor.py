@@ -120,6 +120,10 @@ class Executor:
             self._balances = self.last_balances = self._broker.get_account_balance()
         return self._balances
 
+    def know_balances(self) -> None:
+        """Ask for the balances if they are old."""
+        self.balances()
+
     def balance(self, asset: str) -> Balance:
         """Return the balance of an asset; Kraken leaves out assets the account has never had."""
         return self.balances().get(asset) or Balance(asset, ZERO, ZERO)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.local_kraken import FILLING, LocalKraken, local_kraken
+from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
 from tests.acceptance.nonce_tools import burn
 from tests.acceptance.processes import Bot, run, running
 
@@ -178,3 +179,38 @@ def test_without_a_page_status_says_so(state: Path) -> None:
         assert not any(line.startswith("page ") for line in bot.lines)
         assert "without a page" in run("status", settings=settings, code=8).text
         assert bot.stop() == 0
+
+
+def stop_entries(page: Page, confirm: str = "stop") -> int:
+    """Send the form of the page; return the status of the answer."""
+    csrf = re.search(r'name="csrf" value="([^"]+)"', page.get("/")[1])
+    assert csrf
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+    form = urlencode({"csrf": csrf[1], "confirm": confirm})
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://127.0.0.1:{page.port}"}
+    connection.request("POST", "/stop", form, headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_the_pages_stop_ends_entries_until_resume(state: Path) -> None:
+    """Entries that are stopped from the page stay stopped across a restart, and the one that rested is cancelled;
+    `resume` lets them go on. Without the confirmation nothing happens."""
+    with local_kraken(state, RESTING) as kraken:
+        with staying(kraken.settings(), "accepted as") as (bot, page):
+            assert stop_entries(page, confirm="") == 400
+            assert page.facts()["entries"] == "open"
+            assert stop_entries(page) == 303
+            bot.wait_for("entries are stopped")
+            bot.wait_for("canceled: buy")
+            assert page.facts()["entries"] == "stopped"
+            assert kraken.open_orders() == []
+            assert bot.stop() == 0
+        with staying(kraken.settings(), "entries are stopped") as (bot, page):
+            assert page.facts()["entries"] == "stopped"
+            assert run("resume", settings=kraken.settings()).lines == ["Entries go on."]
+            bot.wait_for("entries go on")
+            assert bot.stop() == 0
+        assert run("resume", settings=kraken.settings()).lines == [f"Entries were not stopped in {state}."]
+        assert kraken.methods.count("AddOrder") == 1

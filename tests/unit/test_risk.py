@@ -44,6 +44,7 @@ REFUSES_ALL: dict[str, dict[str, object]] = {
     "unsettled order": {"unsettled": "X, sent 3 s ago, was not answered"},
 }
 REFUSES_ENTRIES: dict[str, dict[str, object]] = {
+    "entries stopped": {"entries_stopped": True},
     "stopping": {"stopping": True},
     "history": {"history_known": False},
     "position value": {"committed_quantity": Decimal("10.01")},
