@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -274,16 +273,3 @@ def _text(value: Decimal | None) -> str | None:
 
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def cached(read: Callable[[], Facts], seconds: float) -> Callable[[], Facts]:
-    """Return what `read` gives, read anew at most once in so many seconds: however many look."""
-    kept: tuple[float, Facts] | None = None
-
-    def recent() -> Facts:
-        nonlocal kept
-        if kept is None or boottime_seconds() - kept[0] >= seconds:
-            kept = boottime_seconds(), read()
-        return kept[1]
-
-    return recent

@@ -6,7 +6,6 @@ It only reads what the bot's threads have left for it, so that it cannot keep a 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import threading
@@ -18,7 +17,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import (
     HTMLResponse,
-    JSONResponse,
     PlainTextResponse,
     RedirectResponse,
     Response,
@@ -35,13 +33,13 @@ from bot.events import Event, tell
 from bot.runner import Runner
 from bot.status import connections, page
 from bot.status.access import Access
-from bot.status.facts import Reader, cached
+from bot.status.facts import Reader
 from bot.status.gate import Gate
+from bot.status.shown import shown
 from bot.trading_session import ENTRIES_STOPPED
 
 DEFAULT_PORT = 8080
-# How often the page is told anew, and the facts are read: what is put together for one serves all.
-REFRESH_SECONDS = 1.0
+# How often an open page is told anew.
 STREAM_SECONDS = 2.0
 # A stream keeps its connection; phones that were put away leave theirs open.
 STREAMS_MAX = 20
@@ -55,7 +53,7 @@ class StatusServer:
         """Take the port. Raises SettingsError where it is taken."""
         self._settings = settings
         self._reader = Reader(settings, runner)
-        self._facts = cached(self._reader.read, REFRESH_SECONDS)
+        self._shown = shown(self._reader.read)
         self._streams = 0
         self._socket = _listen(settings.port)
         is_public = settings.port is not None
@@ -106,26 +104,25 @@ class StatusServer:
         return PlainTextResponse(f"{state}\n", 200 if ready else 503)
 
     async def _metrics(self, _request: Request) -> Response:
-        facts = self._facts()
-        metrics.show(facts)
+        metrics.show(self._shown().facts)
         return Response(metrics.text(), media_type=metrics.CONTENT_TYPE)
 
     async def _api_status(self, _request: Request) -> Response:
-        return JSONResponse(self._facts())
+        return Response(self._shown().json, media_type="application/json")
 
     async def _page(self, request: Request) -> Response:
-        return HTMLResponse(page.page(self._facts(), csrf=request.state.csrf))
+        return HTMLResponse(self._shown().page(request.state.csrf))
 
     async def _events(self, _request: Request) -> Response:
         if self._streams >= STREAMS_MAX:
             return PlainTextResponse("too many pages are open; this one is shown without news\n", 503)
         return StreamingResponse(self._stream(), media_type="text/event-stream")
 
-    async def _stream(self) -> AsyncIterator[str]:
+    async def _stream(self) -> AsyncIterator[bytes]:
         self._streams += 1
         try:
             while not self._server.should_exit:
-                yield f"data: {json.dumps(page.live(self._facts()))}\n\n"
+                yield self._shown().event
                 await asyncio.sleep(STREAM_SECONDS)
         finally:
             self._streams -= 1
@@ -137,6 +134,8 @@ class StatusServer:
             stop_entries(self._settings.state_dir)
         except OSError as error:
             return PlainTextResponse(f"entries were NOT stopped: {error.strerror}\n", 503)
+        # The page that follows shows it.
+        self._shown = shown(self._reader.read)
         return RedirectResponse("/", 303)
 
 
