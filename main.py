@@ -51,7 +51,7 @@ from bot.simulator.paper import open_paper
 from bot.simulator.prices_live import LiveError
 from bot.status import client
 from bot.status.facts import Reader
-from bot.status.server import StatusServer
+from bot.status.opening import open_page
 from bot.strategies import STRATEGIES
 from bot.timeframes import seconds_of
 from bot.trader import Summary
@@ -237,9 +237,8 @@ def watched(settings: Settings, runner: Runner) -> Iterator[str]:
         if settings.port == 0:
             yield ""
             return
-        server = StatusServer(settings, runner)
+        server = open_page(settings, runner)
         stack.callback(server.close)
-        server.start()
         logs.say(f"page     {server.place}")
         yield server.url
 

@@ -360,7 +360,7 @@ class _Reader:
         token = self.secret("STATUS_TOKEN")
         if token and (len(token) < TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token):
             self._problems.append(
-                f"STATUS_TOKEN must have at least {TOKEN_LENGTH_MIN} letters, digits and signs without a space, such as "
+                f"STATUS_TOKEN must have at least {TOKEN_LENGTH_MIN} letters, digits and signs, and no space, such as "
                 "`openssl rand -hex 16` makes."
             )
         return token
