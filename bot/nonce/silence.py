@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 
 from bot import clock
 from bot.nonce.state_files import open_file
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,13 @@ class SilenceFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._memory: Silence | None = None
+        self._ended: Silence | None = None
 
     def read(self) -> Silence | None:
         """Return the silence of the key, or None. A damaged file counts as a full silence that is over."""
         # What could not be written down is newer than what the file holds.
-        return self._memory or self._read_file()
+        found = self._memory or self._read_file()
+        return None if found == self._ended else found
 
     def _read_file(self) -> Silence | None:
         try:
@@ -66,14 +71,19 @@ class SilenceFile:
                 os.close(descriptor)
             os.replace(aside, self.path)
             self._memory = None
-        except OSError:
+        except OSError as error:
             self._memory = silence
+            # A restart, and the other processes, would send what Kraken has locked out.
+            log.error("The silence cannot be kept in %s (%s): this process alone is silent.", self.path, error.strerror)
         return silence
 
     def end(self) -> None:
-        """The probe was accepted."""
+        """The probe was accepted. Where the file cannot be removed, it is over for this process."""
         self._memory = None
         try:
             os.unlink(self.path)
-        except OSError:
+        except FileNotFoundError:
             return
+        except OSError as error:
+            self._ended = self._read_file()
+            log.error("The silence is over, but %s cannot be removed (%s): remove it.", self.path, error.strerror)

@@ -100,13 +100,29 @@ def test_a_silence_is_kept_whatever_lies_there(path: Path, obstacle: object) -> 
     assert not path.with_name("elsewhere").exists()
 
 
-def test_where_it_cannot_be_written_it_is_remembered(tmp_path: Path) -> None:
-    """Without a folder to write to, the process itself keeps the silence, until it is ended."""
+def test_where_it_cannot_be_written_it_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a folder to write to, the process itself keeps the silence, until it is ended, and says so."""
     file = SilenceFile(str(tmp_path / "nowhere" / "key.silence"))
     begun = file.begin(900, "")
     assert file.read() == begun
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "this process alone is silent" in caplog.text
     file.end()
     assert file.read() is None
+    assert len(caplog.records) == 1
+
+
+def test_one_that_cannot_be_removed_is_over_all_the_same(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that cannot be removed ends once for this process, which says so; a silence that begins anew counts."""
+    path.mkdir()
+    file = SilenceFile(str(path))
+    assert file.read() is not None
+    file.end()
+    assert file.read() is None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "cannot be removed" in caplog.text
+    begun = file.begin(900, "")
+    assert file.read() == begun
 
 
 def test_the_file_is_private_and_readable(path: Path) -> None:
