@@ -21,6 +21,7 @@ import pytest
 import main
 from bot import command_line, errors, order_life
 from bot.broker_manager import get_kraken_nonce
+from bot.config import load_settings
 from bot.errors import BotError, KrakenError
 from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Ran, Repeat, error_for
@@ -30,6 +31,7 @@ from bot.nonce.redis_engine import TIMEOUT_SECONDS
 from bot.nonce.shared_store import BEGIN_SECONDS_MAX, TURN_SECONDS
 from bot.nonce.turns import WAIT_SECONDS_MAX
 from bot.order_life import OrderState
+from bot.runner import Runner
 from bot.settlement import CURRENT_SECONDS
 from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.simulator import faults
@@ -37,6 +39,7 @@ from bot.simulator.api import PUBLIC
 from bot.simulator.catalogue import KNOWN_PAIRS
 from bot.simulator.private import PERMISSIONS
 from bot.simulator.server import Simulator
+from bot.status.facts import Reader
 from tests import house_rules
 from tests.conftest import ROOT
 from tests.pages import DOCS, PAGES, blocks, names_in, quoted, rows, section, text_of
@@ -352,3 +355,12 @@ def test_every_module_that_the_pages_import_is_there() -> None:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bot"):
                     module = importlib.import_module(node.module or "")
                     assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_every_fact_of_the_page_is_named() -> None:
+    """docs/operating.md has a row for each field of /api/status."""
+    reader = Reader(load_settings({}), Runner(print))
+    facts = reader.read()
+    reader.close()
+    named = {name for line in rows(section("docs/operating.md", "For programs")) for name in quoted(line[0])}
+    assert named - {"journal_problem"} == facts.keys()
