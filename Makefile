@@ -3,6 +3,7 @@
 # test   set up what is missing, then every check and test:     make test ARGS="tests/unit -k nonce"
 # soak   the long tests at full size
 # bench  the measurements, printed
+# audit  what can be looked at for safety without a network: bandit, ignores, locks, workflows, the state folder
 # lock   write the locks anew; ARGS=--upgrade takes the newest versions
 # clean  remove everything that make and the tools made; never the state of a bot
 #
@@ -12,7 +13,7 @@ PYTHON ?=
 ARGS ?=
 python := .venv/bin/python
 
-.PHONY: run stores test soak bench lock clean
+.PHONY: run stores test soak bench audit lock clean
 
 run:
 	@PYTHON="$(PYTHON)" .ci/setup run
@@ -32,6 +33,9 @@ soak: dev
 
 bench: dev
 	$(python) -m pytest -m bench -s $(ARGS)
+
+audit: dev
+	@.ci/audit
 
 lock:
 	@PYTHON="$(PYTHON)" .ci/lock $(ARGS)

@@ -56,7 +56,8 @@ class Journal:
             )
             if _rows(connection, "SELECT 1 FROM intents WHERE cl_ord_id = ?", (intent.cl_ord_id,)):
                 raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before; it is not sent again")
-            connection.execute(f"INSERT INTO intents ({_INTENT}) VALUES ({_marks(Intent)})", _values(intent))
+            statement = f"INSERT INTO intents ({_INTENT}) VALUES ({_marks(Intent)})"  # nosec B608 # names of our own
+            connection.execute(statement, _values(intent))
 
     def leave(
         self, cl_ord_id: str, nonce: str, sent_seconds: float, deadline_seconds: float, *, bot_id: str = ""
@@ -74,7 +75,8 @@ class Journal:
                 )
             other = connection.execute(
                 "SELECT other.cl_ord_id FROM intents AS other JOIN intents AS own USING (symbol) "
-                f"WHERE own.cl_ord_id = ? AND other.cl_ord_id <> own.cl_ord_id AND other.state IN ({_UNSETTLED})",
+                "WHERE own.cl_ord_id = ? AND other.cl_ord_id <> own.cl_ord_id "
+                f"AND other.state IN ({_UNSETTLED})",  # nosec B608 # names of our own
                 (cl_ord_id,),
             ).fetchone()
             if other is not None:
@@ -97,7 +99,7 @@ class Journal:
             connection.execute(
                 "UPDATE intents SET state = :state, reason = :reason, txid = max(txid, :txid) WHERE cl_ord_id = :id "
                 "AND EXISTS (SELECT 1 FROM steps WHERE before = intents.state AND after = :state) "
-                f"AND (:sent IS NULL OR (sent_seconds = :sent AND state IN ({_UNSETTLED})))",
+                f"AND (:sent IS NULL OR (sent_seconds = :sent AND state IN ({_UNSETTLED})))",  # nosec B608 # as above
                 {"id": cl_ord_id, "state": state, "reason": reason, "txid": txid, "sent": sent_seconds},
             )
 
@@ -119,7 +121,8 @@ class Journal:
 
     def _intents(self, where: str, *values: object) -> list[Intent]:
         with self._file.read() as connection:
-            return [_intent(row) for row in _rows(connection, f"SELECT {_INTENT} FROM intents {where}", values)]
+            statement = f"SELECT {_INTENT} FROM intents {where}"  # nosec B608 # names of our own
+            return [_intent(row) for row in _rows(connection, statement, values)]
 
     # Kraken's rows
 
@@ -159,14 +162,15 @@ class Journal:
             f"INSERT INTO intents ({_INTENT}) VALUES ({_marks(Intent)}) ON CONFLICT (cl_ord_id) DO UPDATE SET "
             "state = excluded.state, txid = excluded.txid, reason = excluded.reason "
             # A second order of the same id is for `journal check` to find; it changes nothing of the first one's life.
-            f"WHERE intents.state NOT IN ({_ENDED}) AND intents.txid IN ('', excluded.txid)",
+            f"WHERE intents.state NOT IN ({_ENDED}) AND intents.txid IN ('', excluded.txid)",  # nosec B608 # as above
             _values(adopted),
         )
 
     def orders(self) -> list[Order]:
         """Return Kraken's last rows of the own orders, oldest first."""
         with self._file.read() as connection:
-            return [_order(row) for row in _rows(connection, f"SELECT {_ORDER} FROM orders ORDER BY opened_seconds")]
+            statement = f"SELECT {_ORDER} FROM orders ORDER BY opened_seconds"  # nosec B608 # names of our own
+            return [_order(row) for row in _rows(connection, statement)]
 
     def known_until(self, bot_id: str) -> float:
         """Return up to when the journal has every order of a bot and every row of those that ended; 0.0: nothing.
@@ -207,13 +211,14 @@ class Journal:
     def fills(self) -> list[Fill]:
         """Return all fills, oldest first."""
         with self._file.read() as connection:
-            rows = _rows(connection, f"SELECT {_FILL} FROM fills ORDER BY time_seconds, trade_id")
-            return [_fill(row) for row in rows]
+            statement = f"SELECT {_FILL} FROM fills ORDER BY time_seconds, trade_id"  # nosec B608 # names of our own
+            return [_fill(row) for row in _rows(connection, statement)]
 
     def latest_fills(self, count: int) -> list[Fill]:
         """Return so many fills, newest first."""
         with self._file.read() as connection:
-            statement = f"SELECT {_FILL} FROM fills ORDER BY time_seconds DESC, trade_id DESC LIMIT ?"
+            newest_first = "ORDER BY time_seconds DESC, trade_id DESC LIMIT ?"
+            statement = f"SELECT {_FILL} FROM fills {newest_first}"  # nosec B608 # names of our own
             return [_fill(row) for row in _rows(connection, statement, (count,))]
 
     def filled(self, txids: Iterable[str] | None = None) -> dict[str, Decimal]:
@@ -245,11 +250,11 @@ class Journal:
         return self._equity("SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
 
     def equity_curve(self, points: int) -> list[EquityPoint]:
-        """Return what the account was worth, oldest first: at most so many points, evenly chosen, the last among them."""
-        numbered = "SELECT *, row_number() OVER (ORDER BY time_seconds DESC) - 1 AS number FROM equity"
-        step = "(SELECT count(*) / ? + 1 FROM equity)"
+        """Return what the account was worth, oldest first: at most so many points, evenly chosen, the last one too."""
         statement = (
-            f"SELECT time_seconds, quote, value FROM ({numbered}) WHERE number % {step} = 0 ORDER BY time_seconds"
+            "SELECT time_seconds, quote, value FROM "
+            "(SELECT *, row_number() OVER (ORDER BY time_seconds DESC) - 1 AS number FROM equity) "
+            "WHERE number % (SELECT count(*) / ? + 1 FROM equity) = 0 ORDER BY time_seconds"
         )
         return self._equity(statement, points)
 

@@ -163,7 +163,7 @@ class JournalFile:
                 if table == "known" and not whole:
                     continue  # what is missing has to be looked for
                 try:
-                    rows = left.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a name of our own
+                    rows = left.execute(f"SELECT * FROM {table}").fetchall()  # nosec B608 # noqa: S608 - a name of our own
                 except (sqlite3.DatabaseError, *_UNREADABLE) as error:
                     log.warning("Its %s cannot be read any more (%s).", table, error)
                     whole = False

@@ -20,6 +20,7 @@ PROGRAM_RULES: list[Rule] = [
     house_rules.global_statement,
     house_rules.environment,
     house_rules.clock,
+    house_rules.unsafe,
     house_rules.broad_except,
     house_rules.docstrings,
     money_rules.float_money,

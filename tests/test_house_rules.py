@@ -36,6 +36,17 @@ CAUGHT: list[tuple[Rule, str]] = [
     (house_rules.broad_except, "try:\n    f()\nexcept:\n    pass"),
     (house_rules.broad_except, "try:\n    f()\nexcept (OSError, BaseException) as error:\n    raise X from error"),
     (house_rules.broad_except, "import contextlib\nwith contextlib.suppress(Exception):\n    f()"),
+    (house_rules.unsafe, "import pickle"),
+    (house_rules.unsafe, "from marshal import loads"),
+    (house_rules.unsafe, "import subprocess"),
+    (house_rules.unsafe, "x = eval(text)"),
+    (house_rules.unsafe, "exec(text)"),
+    (house_rules.unsafe, "run = eval"),
+    (house_rules.unsafe, "import os\nos.system('ls')"),
+    (house_rules.unsafe, "from os import execv"),
+    (house_rules.unsafe, "import yaml\nyaml.load(stream)"),
+    (house_rules.unsafe, "from tempfile import mktemp"),
+    (house_rules.unsafe, "run('ls', shell=True)"),
     (house_rules.docstrings, "x = 1"),
     (house_rules.docstrings, '"""M."""\ndef f(): pass'),
     (house_rules.docstrings, '"""M."""\nclass A: pass'),
@@ -62,6 +73,7 @@ LET_PASS: list[tuple[Rule, str]] = [
     (house_rules.clock, "from bot.clock import MarketClock\nMarketClock().now()\nfrom datetime import datetime, UTC"),
     (house_rules.broad_except, "try:\n    f()\nexcept BaseException:\n    keep()\n    raise"),
     (house_rules.broad_except, "try:\n    f()\nexcept ValueError:\n    pass"),
+    (house_rules.unsafe, "import re\nre.compile('x')\nconnection.execute('x')\nyaml.safe_load(stream)"),
     (house_rules.docstrings, '"""M."""\ndef _f(): pass\nclass _A:\n    def f(self): pass'),
     (house_rules.docstrings, '"""M."""\ndef f():\n    """F."""\n    def g(): pass'),
     (house_rules.test_docstrings, 'def test_x():\n    """X."""\ndef helper(): pass'),
@@ -207,9 +219,9 @@ def test_a_connection_to_loopback_is_let_through() -> None:
 
 
 def test_no_setting_of_the_user_reaches_the_tests() -> None:
-    """Of all our settings, the environment that tests run in names the paper mode and nothing else."""
+    """Of all our settings, the environment that tests run in names the paper mode, no page, and text to read."""
     ours = {name: value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)}
-    assert ours == {"TRADING_MODE": "paper"}
+    assert ours == {"TRADING_MODE": "paper", "PORT": "0", "LOG_FORMAT": "text"}
 
 
 def test_every_setting_is_kept_from_the_tests() -> None:

@@ -148,58 +148,6 @@ def test_secrets_do_not_print() -> None:
     assert SECRET not in text
 
 
-@pytest.mark.parametrize("mode", [0o400, 0o600, 0o440])
-def test_a_secret_can_come_from_a_file(mode: int, tmp_path: Path) -> None:
-    """KRAKEN_API_KEY_FILE and KRAKEN_API_SECRET_FILE name files, whose last line end does not count."""
-    for name, text in (("key", KEY), ("secret", SECRET)):
-        (tmp_path / name).write_text(f"{text}\n")
-        (tmp_path / name).chmod(mode)
-    files = {"KRAKEN_API_KEY_FILE": str(tmp_path / "key"), "KRAKEN_API_SECRET_FILE": str(tmp_path / "secret")}
-    settings = config.load_settings({"TRADING_MODE": "live", **files})
-    assert (settings.api_key == KEY, settings.api_secret == SECRET) == (True, True)
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o444, 0o602])
-@pytest.mark.parametrize("name", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET", "STATUS_TOKEN"])
-def test_a_secret_that_everybody_can_read_is_refused(name: str, mode: int, tmp_path: Path) -> None:
-    """A file with a secret that is open to every user is a problem that names the command to close it."""
-    path = tmp_path / "secret"
-    path.write_text(SECRET)
-    path.chmod(mode)
-    assert f"{name}_FILE names {path}, which every user of this machine can read: chmod o= {path}" in problems_of(
-        {f"{name}_FILE": str(path)}
-    )
-
-
-def test_a_secret_that_a_container_was_given_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where containers get their secrets, which everybody in them can read, they are read all the same, also by way of
-    links as Kubernetes makes them; a link that leads out of there is no secret of the container's.
-    """
-    mounted = tmp_path / "run" / "secrets"
-    (mounted / "..data").mkdir(parents=True)
-    (mounted / "..data" / "token").write_text(SECRET)
-    (mounted / "..data" / "token").chmod(0o444)
-    (mounted / "token").symlink_to("..data/token")
-    monkeypatch.setattr(setting_rules, "_MOUNTED", (f"{mounted}/",))
-    assert config.load_settings({"STATUS_TOKEN_FILE": str(mounted / "token")}).status_token == SECRET
-    (tmp_path / "elsewhere").write_text(SECRET)
-    (mounted / "link").symlink_to(tmp_path / "elsewhere")
-    assert "chmod" in problems_of({"STATUS_TOKEN_FILE": str(mounted / "link")})[0]
-
-
-def test_a_secret_in_two_places_is_told() -> None:
-    """A secret given directly and as a file is a problem."""
-    assert "both set" in problems_of({**LIVE, "KRAKEN_API_KEY_FILE": "/some/file"})[0]
-
-
-def test_a_secret_in_the_place_of_its_files_name_is_not_printed() -> None:
-    """Where the secret itself stands in KRAKEN_API_SECRET_FILE, the problem names the setting and not the secret."""
-    values = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET_FILE": SECRET}
-    told = "\n".join(problems_of(values))
-    assert "KRAKEN_API_SECRET_FILE" in told
-    assert SECRET not in told
-
-
 def test_the_dotenv_beside_main_is_read_and_no_other(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,93 @@
+"""What an auditor looks at first: findings of bandit, each ignore's reason, and what the locks let in."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+IGNORE = re.compile(r"# nosec\b(?P<rest>.*)")
+# As bandit reads them, with the reason that it does not ask for.
+GIVEN = re.compile(r" (?P<rules>B\d{3}(?:,B\d{3})*) # (?:noqa: \S+ - )?\w+ \w+.*")
+LOCKS = sorted((ROOT / ".ci" / "locked").glob("*.txt"))
+REQUIREMENT = re.compile(r"[a-z0-9-]+(\[[a-z0-9,-]+\])?==[0-9][0-9a-z.+]*( ; [^\\]+)?")
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+
+
+def bandit(*words: str) -> list[dict[str, object]]:
+    """Return what bandit finds in the program, at every level, by the settings in pyproject.toml."""
+    command = [
+        sys.executable,
+        "-m",
+        "bandit",
+        "-c",
+        "pyproject.toml",
+        "-q",
+        "-f",
+        "json",
+        *words,
+        "-r",
+        "main.py",
+        "bot",
+    ]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    report = json.loads(ended.stdout)
+    assert report["errors"] == []
+    assert report["metrics"]["_totals"]["loc"] > 10_000
+    found: list[dict[str, object]] = report["results"]
+    return found
+
+
+def ignores() -> dict[tuple[str, int], str]:
+    """Return for each line of the program that is to be ignored what stands after `# nosec`."""
+    return {
+        (str(path.relative_to(ROOT)), number): match["rest"]
+        for path in [ROOT / "main.py", *sorted((ROOT / "bot").rglob("*.py"))]
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if (match := IGNORE.search(line))
+    }
+
+
+def test_every_finding_of_bandit_is_ignored_for_a_reason() -> None:
+    """Bandit finds nothing but what is ignored by its number with a reason beside it, and no line ignores in vain."""
+    whole = re.search(r"^skips = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert whole is not None
+    assert [line for line in whole[1].splitlines() if not re.fullmatch(r' +"B\d{3}", # \S+ .+', line)] == []
+    given = ignores()
+    assert [(place, rest) for place, rest in given.items() if not GIVEN.fullmatch(rest)] == []
+    idle, found = dict(given), []
+    for finding in bandit("--ignore-nosec"):
+        lines = finding["line_range"]
+        assert isinstance(lines, list)
+        places = [(str(finding["filename"]), line) for line in lines]
+        here = [place for place in places if str(finding["test_id"]) in given.get(place, "")]
+        found += [] if here else [f"{places[0]}: {finding['test_id']} {finding['issue_text']}"]
+        for place in here:
+            idle.pop(place, None)
+    assert found == []
+    assert idle == {}
+
+
+def entries(lock: Path) -> list[str]:
+    """Return the requirements of a lock, each as one line, without comments."""
+    lines = [line.partition("#")[0].strip() for line in lock.read_text("utf-8").splitlines()]
+    return re.sub(r"\\\n", "", "\n".join(filter(None, lines))).splitlines()
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_takes_nothing_on_trust(lock: Path) -> None:
+    """Each line of a lock is one package in one version with its hashes: no address, no option, nothing by its name
+    alone.
+    """
+    assert entries(lock)
+    for entry in entries(lock):
+        requirement, *hashes = re.split(r" +(?=--hash=)", entry)
+        assert REQUIREMENT.fullmatch(requirement), entry[:200]
+        assert hashes, requirement
+        assert all(HASH.fullmatch(one) for one in hashes), requirement
