@@ -6,8 +6,10 @@ These need `pip install railway-sdk`; the bot does not. docs/deploying.md has th
 import re
 from pathlib import Path
 
-from railway_sdk import Project, define_railway, preserve, project, service, volume
+from railway_sdk import Project, define_railway, github, preserve, project, service, volume
 
+# Such as "owner/kraken-bot", to deploy what is pushed to its branch main; without one, `railway up` sends this folder.
+REPOSITORY = ""
 # Where service and volume are. Another region later means another volume, and so another disk for the state.
 REGION = "us-west2"
 
@@ -23,6 +25,7 @@ def main() -> Project:
     state = volume("kraken-bot-state", region=REGION, sizeMB=500)
     bot = service(
         "kraken-bot",
+        source=github(REPOSITORY) if REPOSITORY else None,
         build={"builder": "DOCKERFILE", "dockerfilePath": "Dockerfile"},
         replicas={REGION: 1},
         healthcheck="/healthz",

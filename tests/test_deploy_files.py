@@ -181,6 +181,7 @@ def test_railway_runs_one_instance_with_time_to_stop() -> None:
         "healthcheckPath": "/healthz",
     }
     assert service["build"] == {"builder": "DOCKERFILE", "dockerfilePath": "Dockerfile"}
+    assert "source" not in service, "no repository of anybody's"
 
 
 def test_railway_mounts_a_volume_where_the_service_is() -> None:
