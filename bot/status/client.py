@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from bot.clock import sleep
@@ -62,8 +63,8 @@ def summary(status: dict[str, Any]) -> str:
         f"mode     {status['mode'].upper()}, {status['state']}{_because(status['reason'])}",
         f"up       {_span(status['uptime_seconds'])}; last tick {_age(status['last_tick_seconds'])}",
         f"entries  {status['entries']}",
-        f"account  {_known(account.get('equity'))} {account.get('quote', '')}",
-        f"         realised {_known(account.get('realised'))}, lost today {_known(account.get('day_loss'))}",
+        f"account  {_money(account.get('equity'))} {account.get('quote', '')}",
+        f"         realised {_money(account.get('realised'))}, lost today {_money(account.get('day_loss'))}",
         *(_pair(pair) for pair in status["pairs"]),
         f"orders   {len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown",
         *(f"         unknown: {_order(row)}" for row in status["unknown_orders"]),
@@ -83,6 +84,10 @@ def _pair(pair: dict[str, Any]) -> str:
 def _order(row: dict[str, Any]) -> str:
     age = "" if row["unknown_seconds"] is None else f", for {_span(row['unknown_seconds'])}"
     return f"{row['pair']} {row['side']} {row['volume']} at {row['price']} ({row['cl_ord_id']}){age}"
+
+
+def _money(value: str | None) -> str:
+    return "unknown" if value is None else f"{Decimal(value):.2f}"
 
 
 def _known(value: str | None) -> str:

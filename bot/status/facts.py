@@ -136,7 +136,8 @@ class Reader:
 
     def _from_journal(self, broker: KrakenBroker | None, seen: Observation | None) -> Facts:
         nothing: Facts = {"equity_curve": [], "open_orders": [], "unknown_orders": [], "fills": []}
-        if broker is None:
+        if broker is None or not os.path.exists(broker.journal.path):
+            # Read only: whoever stands by begins no journal.
             return nothing | {"pairs": _pairs(seen, [])}
         try:
             journal = self._opened(broker.journal.path)
