@@ -222,8 +222,7 @@ _LONG_RUN = re.compile(rf"(?<![A-Za-z0-9+/%])[A-Za-z0-9+/%]{{{_KEY_LENGTH},}}={{
 
 
 def _without_key(match: re.Match[str]) -> str:
-    run = unquote(match[0])
-    return HIDDEN if run.endswith("=") or _looks_random(run) else match[0]
+    return HIDDEN if _looks_random(unquote(match[0])) else match[0]
 
 
 def _looks_random(run: str) -> bool:

@@ -112,12 +112,14 @@ def leaky() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_nothing_secret_leaves_by_any_way(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither stream nor the kept lines have a secret of a message, its arguments, an exception or its notes."""
+    """Neither stream nor the kept lines have a secret of a message, its arguments, a stack, an exception or its
+    notes."""
     set_up(form)
     leaky()
     captured = capsys.readouterr()
     for text in (captured.out + captured.err, "\n".join(logs.recent()[-3:])):
         assert text.count("[hidden]") >= 8
+        assert "Stack (most recent call last)" in text
         assert SECRET not in text
         assert "hunter2" not in text
 
@@ -157,13 +159,13 @@ def test_a_second_set_up_changes_the_form_and_doubles_nothing(capsys: pytest.Cap
 def test_wrong_arguments_are_told_without_their_values(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a logger's arguments do not fit its text, the program goes on, and the line about it has none of them."""
     set_up(form)
-    log.error("%d of it", SECRET)
+    log.error("%d of it", "seventeen")
     log.error("goes on")
     captured = capsys.readouterr()
     assert "A line of bot.somewhere could not be written: TypeError" in captured.err
     assert "Traceback" not in captured.err
     assert "goes on" in captured.out + captured.err
-    assert SECRET not in captured.out + captured.err + "".join(logs.recent())
+    assert "seventeen" not in captured.out + captured.err + "".join(logs.recent())
 
 
 def test_a_full_disk_ends_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
