@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from bot.status import charts, words
 
@@ -22,11 +22,6 @@ _MODES = {
     "live": ("LIVE", "Real money at Kraken."),
     "halt": ("HALTED", "It only watches: no order is sent."),
 }
-
-
-def _log_lines(lines: list[str]) -> Markup:
-    # Escaped as one text: line by line it costs more than the rest of the page.
-    return Markup("<li>") + Markup("</li><li>").join(escape("\n".join(lines)).split("\n")) + Markup("</li>")
 
 
 def _environment() -> Environment:
@@ -44,27 +39,31 @@ def _environment() -> Environment:
         "known": words.known,
         "moment": words.moment,
         "span": words.span,
-        "log_lines": _log_lines,
     }
     made.tests["zero"] = words.is_zero
     made.globals |= {"equity_curve": charts.equity_curve, "candles": charts.candles}
     return made
 
 
-_TEMPLATES = _environment()
+def _templates(*names: str) -> list[Template]:
+    made = _environment()
+    return [made.get_template(f"{name}.html") for name in names]
+
+
+# Compiled now and not at the first look, when the bot's threads would have to wait for it.
+_PAGE, _LIVE, _LOGIN = _templates("page", "live", "login")
 
 
 def page(status: Mapping[str, Any], *, csrf: str) -> str:
     """Return the whole document. `csrf` goes with the form that stops entries."""
-    template = _TEMPLATES.get_template("page.html")
     inner = Markup(live(status))  # nosec B704 # noqa: S704 - rendered by a template
-    return template.render(status=status, live=inner, title=_title(status), csrf=csrf)
+    return _PAGE.render(status=status, live=inner, title=_title(status), csrf=csrf)
 
 
 def live(status: Mapping[str, Any]) -> str:
     """Return the part that changes: what is inside `<main>`."""
     word, meaning = _MODES[status["mode"]]
-    return _TEMPLATES.get_template("live.html").render(
+    return _LIVE.render(
         status=status,
         title=_title(status),
         word=word,
@@ -75,7 +74,7 @@ def live(status: Mapping[str, Any]) -> str:
 
 def login_page(problem: str) -> str:
     """Return the form that asks for the token. `problem`: why the last try failed, or nothing."""
-    return _TEMPLATES.get_template("login.html").render(problem=problem)
+    return _LOGIN.render(problem=problem)
 
 
 def _title(status: Mapping[str, Any]) -> str:
