@@ -188,6 +188,24 @@ def test_news_leave_what_somebody_does_alone(browser: Browser, url: str) -> None
         wait_for_updates(page, 1)
 
 
+def test_a_page_that_nobody_sees_asks_for_nothing(browser: Browser, url: str, session: StorageState) -> None:
+    """A page in the background ends its connection, and is live again when it is seen again."""
+    with visit(browser, url, viewport=PHONE, storage_state=session) as seen:
+        expect(seen.page.locator("#link")).to_have_text("live")
+        for is_hidden in (True, False):
+            with seen.page.expect_event("requestfailed" if is_hidden else "request") as ended:
+                # No other way to hide a page without a window is known.
+                seen.page.evaluate(
+                    """(hidden) => {
+                        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+                        document.dispatchEvent(new Event("visibilitychange"));
+                    }""",
+                    is_hidden,
+                )
+            assert ended.value.url == f"{url}events"
+        wait_for_updates(seen.page, 1)
+
+
 def test_a_lost_connection_is_said_and_mended(browser: Browser, bot: Bot, session: StorageState) -> None:
     """When the connection breaks the page keeps what it has and says since when, and is live again by itself."""
     with gateway(bot) as door:

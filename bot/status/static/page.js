@@ -7,9 +7,14 @@
   const SILENCE_MS = 30000, RETRY_MS = 5000;
   let source, heard = Date.now(), retry = 0;
 
+  function say(text, name) {
+    // Set again, the same would be read out again.
+    if (link.textContent !== text) link.textContent = text;
+    link.className = name;
+  }
+
   function lost() {
-    link.className = "lost";
-    link.textContent = `not live: connection lost, last update ${new Date(heard).toISOString().slice(11, 19)} UTC`;
+    say(`not live: connection lost, last update ${new Date(heard).toISOString().slice(11, 19)} UTC`, "lost");
   }
 
   function show(html) {
@@ -38,8 +43,7 @@
       heard = Date.now();
       // Whoever marks something to copy it keeps it.
       const marked = !getSelection().isCollapsed && live.contains(getSelection().anchorNode);
-      link.className = marked ? "" : "on";
-      link.textContent = marked ? "paused while text is marked" : "live";
+      say(marked ? "paused while text is marked" : "live", marked ? "" : "on");
       if (!marked) show(JSON.parse(event.data));
     };
     source.onerror = () => {
@@ -53,6 +57,12 @@
   }
 
   connect();
+  // A phone in a pocket pays for nothing.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) return connect();
+    clearTimeout(retry);
+    source.close();
+  });
   setInterval(() => {
     if (Date.now() - heard > SILENCE_MS) {
       lost();
