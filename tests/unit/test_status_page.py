@@ -98,7 +98,8 @@ def test_no_script_and_no_style_stands_in_the_page(make: Callable[..., dict[str,
 def test_what_is_not_known_is_called_so() -> None:
     """Just begun, the page says "unknown" for each value that nobody knows yet, and 0 for none but what was counted."""
     seen = Seen(page.page(begun(), csrf="x")).text
-    for name in ("Account", "Earned", "Lost today", "Nonce corner", "Ahead of the clock", "Kept in", "Balances"):
+    values = ("Account", "Earned", "Lost today", "Nonce corner", "Ahead of the clock", "Kept in")
+    for name in (*values, "Balances", "Open orders", "Last fills"):
         assert f"{name} unknown" in seen
     assert re.findall(r"(\w+) 0\b(?!\.\d)", seen) == ["Issued", "Refused", "today"]
     assert "PAPER, equity unknown" in seen
@@ -160,6 +161,13 @@ def test_why_it_does_not_trade_and_who_leads_is_said() -> None:
     seen = Seen(page.live(troubled())).text
     for words_seen in ("waiting", "Kraken does not answer", "host:17", "Generation 4", "the journal cannot be read"):
         assert words_seen in seen
+
+
+def test_where_the_journal_cannot_be_read_orders_are_not_called_none() -> None:
+    """With a journal read there are no open orders and no fills; without one, nobody knows."""
+    for problem, word in (({}, "None."), ({"journal_problem": "broken"}, "unknown")):
+        seen = Seen(page.live(full(open_orders=[], fills=[], **problem))).text
+        assert f"Open orders {word} Last fills {word}" in seen
 
 
 def test_rows_beyond_the_first_four_are_at_a_touch() -> None:
