@@ -250,13 +250,21 @@ class Journal:
         return self._equity("SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
 
     def equity_curve(self, points: int) -> list[EquityPoint]:
-        """Return what the account was worth, oldest first: at most so many points, evenly chosen, the last one too."""
-        statement = (
-            "SELECT time_seconds, quote, value FROM "
-            "(SELECT *, row_number() OVER (ORDER BY time_seconds DESC) - 1 AS number FROM equity) "
-            "WHERE number % (SELECT count(*) / ? + 1 FROM equity) = 0 ORDER BY time_seconds"
+        """Return what the account was worth, oldest first, the last point too: at most so many, evenly far apart."""
+        latest = "SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds DESC LIMIT ?"
+        newest = self._equity(latest, points + 1)
+        if len(newest) <= points:
+            return newest[::-1]
+        # From each to the next that is old enough, by the index: the whole table would be read once a second.
+        return self._equity(
+            "WITH RECURSIVE step(seconds) AS "
+            "(SELECT (max(time_seconds) - (SELECT min(time_seconds) FROM equity)) / (? - 1) FROM equity), "
+            "chosen(moment) AS (SELECT max(time_seconds) FROM equity UNION ALL "
+            "SELECT (SELECT max(time_seconds) FROM equity WHERE time_seconds <= moment - seconds) FROM chosen, step "
+            "WHERE moment IS NOT NULL) "
+            "SELECT time_seconds, quote, value FROM equity JOIN chosen ON time_seconds = moment ORDER BY time_seconds",
+            points,
         )
-        return self._equity(statement, points)
 
     def _equity(self, statement: str, *values: object) -> list[EquityPoint]:
         with self._file.read() as connection:

@@ -307,6 +307,22 @@ def test_equity_comes_back_in_order(journal: Journal) -> None:
     assert journal.equity() == points[::-1]
 
 
+def test_few_points_of_equity_are_all_in_the_curve(journal: Journal) -> None:
+    """As long as there are no more points than asked for, the curve has all of them, oldest first."""
+    points = [EquityPoint(float(seconds), "USD", Decimal(seconds)) for seconds in (1, 2, 3, 1000)]
+    for point in points:
+        journal.add_equity(point)
+    assert journal.equity_curve(4) == points
+
+
+def test_many_points_of_equity_are_thinned_out_evenly(journal: Journal) -> None:
+    """Of more points than asked for, the curve has the last one, and before each the newest that is a step older."""
+    for seconds in (*range(100), 200):
+        journal.add_equity(EquityPoint(float(seconds), "USD", Decimal(seconds)))
+    # Four steps of 50 seconds, back from the end; from 150 the newest that is there, and so on.
+    assert [point.time_seconds for point in journal.equity_curve(5)] == [49.0, 99.0, 200.0]
+
+
 MONEY = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20)
 
 
