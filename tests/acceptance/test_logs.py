@@ -31,7 +31,9 @@ SPILLED = [KNOWN[0], "hunter2", SIGNATURE, BOT_TOKEN.partition(":")[2], "zyxwvut
 
 
 @contextmanager
-def child(way: str, form: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+def child(
+    way: str, form: str, stdout: int = subprocess.PIPE, known: list[str] = KNOWN, shaped: list[str] = SHAPED
+) -> Iterator[subprocess.Popen[str]]:
     """Run the child, and see that it is gone at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.acceptance.log_child", way, form],
@@ -40,11 +42,12 @@ def child(way: str, form: str, stdout: int = subprocess.PIPE) -> Iterator[subpro
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
     )
     assert process.stdin is not None
     with process:
         try:
-            process.stdin.write(json.dumps([KNOWN, SHAPED]) + "\n")
+            process.stdin.write(json.dumps([known, shaped]) + "\n")
             process.stdin.flush()
             yield process
         finally:
@@ -96,8 +99,8 @@ def test_a_process_that_spills_its_secrets_shows_none_as_json() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_process_whose_reader_is_gone_ends_in_good_order(form: str) -> None:
-    """When nobody reads its standard output any more, a process is told to end as by SIGTERM, and says the rest to
-    nobody."""
+    """When nobody reads its standard output any more, a process is told to end as by SIGTERM, once, and says the rest
+    to nobody."""
     with child("say", form) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -105,6 +108,17 @@ def test_a_process_whose_reader_is_gone_ends_in_good_order(form: str) -> None:
         assert process.wait(LIMIT_SECONDS) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+def test_a_folder_whose_name_is_no_text_can_be_named() -> None:
+    """A line with bytes that are no text is written all the same, whatever the streams' encoding."""
+    odd = os.fsdecode(b"/srv/bot\xff")
+    for form in ("text", "json"):
+        with child("end", form, known=[], shaped=[odd]) as process:
+            out, err = process.communicate(timeout=LIMIT_SECONDS)
+        assert process.returncode == 0, err
+        assert "could not be written" not in err
+        assert r"/srv/bot\udcff" in out
 
 
 def test_lines_are_text_on_a_terminal_and_json_elsewhere() -> None:
