@@ -80,6 +80,11 @@ def entries(lock: Path) -> list[str]:
     return re.sub(r"\\\n", "", "\n".join(filter(None, lines))).splitlines()
 
 
+def test_the_locks_are_those_that_are_used() -> None:
+    """There is a lock for building, running, stores, development, locking and looking up faults, and no other."""
+    assert [lock.stem for lock in LOCKS] == ["audit", "build", "dev", "lock", "run", "stores"]
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_a_lock_takes_nothing_on_trust(lock: Path) -> None:
     """Each line of a lock is one package in one version with its hashes: no address, no option, nothing by its name

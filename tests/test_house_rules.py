@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 import pytest
 
 from bot import config
 from tests import house_rules, money_rules, tree_rules
-from tests.conftest import OUR_VARIABLES, ROOT, OutsideError, is_loopback
+from tests.conftest import OUR_VARIABLES, OutsideError, is_loopback
 from tests.house_rules import Rule, Source
 
 LONG_BODY = "\n".join(["    x = 1"] * 51)
@@ -227,16 +226,3 @@ def test_no_setting_of_the_user_reaches_the_tests() -> None:
 def test_every_setting_is_kept_from_the_tests() -> None:
     """The tests take every setting that the program knows out of the environment."""
     assert [name for name in config.DEFAULTS if not name.startswith(OUR_VARIABLES)] == []
-
-
-def test_the_locks_name_exact_versions_with_hashes() -> None:
-    """Every requirement in the locks is one exact version with a hash, and nothing else stands there."""
-    locks = sorted((ROOT / ".ci" / "locked").glob("*.txt"))
-    assert [lock.name for lock in locks] == ["build.txt", "dev.txt", "lock.txt", "run.txt", "stores.txt"]
-    assert [problem for lock in locks for problem in _lock_problems(lock)] == []
-
-
-def _lock_problems(lock: Path) -> list[str]:
-    text = lock.read_text("utf-8").replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-    return [line[:80] for line in lines if "==" not in line.split()[0] or "--hash=sha256:" not in line]
