@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 LIMIT_SECONDS = 20.0
-# Long enough to be a token, in the form that Telegram's have.
-TOKEN = "123456:ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi"
+# As long as Telegram's, and in no shape of itself.
+TOKEN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Webhook:
     @property
     def telegram_url(self) -> str:
         """An address in the shape of Telegram's."""
-        return f"http://127.0.0.1:{self._server.server_port}/bot{TOKEN}/sendMessage?chat_id=-1001"
+        return f"http://127.0.0.1:{self._server.server_port}/bot123456:{TOKEN}/sendMessage?chat_id=-1001"
 
     def __enter__(self) -> Self:
         self._thread.start()

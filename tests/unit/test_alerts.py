@@ -77,7 +77,7 @@ def test_telegram_gets_its_own_shape() -> None:
     with Webhook() as hook, alerts_to(f"{hook.telegram_url}&message_thread_id=5"):
         tell(Event.BREAKER, "Nothing is sent.")
         request = hook.next()
-    assert request.path == f"/bot{TOKEN}/sendMessage"
+    assert request.path == f"/bot123456:{TOKEN}/sendMessage"
     text = request.body.pop("text")
     assert text.startswith("[bot 3muyt on host, paper] breaker at ")
     assert text.endswith("\nNothing is sent.")
@@ -255,13 +255,13 @@ def test_what_waits_leaves_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """An alert that was to wait for the next minute leaves when the program ends, and nothing is heard after that."""
     monkeypatch.setattr(outbox, "KIND_SECONDS", 60.0)
     with Webhook() as hook:
-        with alerts_to(hook.url):
+        with alerts_to(hook.url) as opened:
             tell(Event.BREAKER, "first")
             hook.next()
             tell(Event.BREAKER, "second")
         tell(Event.BREAKER, "third")
         assert hook.next().body["text"].endswith("\nsecond")
-        assert hook.requests.empty()
+        assert opened._outbox.count == 0
 
 
 @pytest.mark.usefixtures("patient")
@@ -276,6 +276,7 @@ def test_the_end_waits_for_no_server(caplog: pytest.LogCaptureFixture) -> None:
             tell(Event.BREAKER, "second")
             tell(Event.TROUBLE, "third")
             opened.close(0.05)
+            assert opened._worker.is_alive()
             assert "3 alerts" in caplog.text
             hook.released.set()
 
