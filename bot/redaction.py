@@ -206,19 +206,22 @@ _ADDRESS = re.compile(r"""://([^\s'"<>]*+)""")
 
 def _without_user(match: re.Match[str]) -> str:
     """Hide user and password of an address, and all up to its last at sign where the password is not encoded."""
-    user, at, rest = match[1].rpartition("@")
-    authority = re.split("[/?#]", match[1], maxsplit=1)[0]
-    _, colon, port = authority.rpartition("@")[0 if "@" in authority else 2].partition(":")
-    # Without a password it may be a token, where it is the web that is asked. A path may have an at sign as well.
-    is_web = match.string[max(0, match.start() - 5) : match.start()].lower().endswith(("http", "https"))
-    is_secret = is_web or colon if "@" in authority else colon and not port.isdigit()
-    return f"://{HIDDEN}@{rest}" if at and user and is_secret else match[0]
+    before, at, rest = match[1].rpartition("@")
+    user, has_user, host = re.split("[/?#]", match[1], maxsplit=1)[0].rpartition("@")
+    if has_user:
+        # A name alone may be a token, where it is the web that is asked.
+        is_web = match.string[max(0, match.start() - 5) : match.start()].lower().endswith(("http", "https"))
+        is_secret = ":" in user or (is_web and user != "")
+    else:
+        # A path may have an at sign as well.
+        is_secret = at != "" and not (host.partition(":")[2] or "0").isdigit()
+    return f"://{HIDDEN}@{rest}" if before and is_secret else match[0]
 
 
 # Telegram: bot<number>:<35 characters>; its Bot API has them in the path.
 _BOT_TOKEN = re.compile(r"bot[0-9]{5,20}(?::|%3[Aa])[\w-]{20,}|(?<![0-9])[0-9]{6,12}:[\w-]{35}(?![\w-])", re.ASCII)
 _BEARER = re.compile(r"(?<![A-Za-z])Bearer[ \t]+[\w.~+/-]{8,}=*", re.IGNORECASE | re.ASCII)
-_LONG_RUN = re.compile(rf"(?<![A-Za-z0-9+/%])[A-Za-z0-9+/%]{{{_KEY_LENGTH},}}={{0,2}}")
+_LONG_RUN = re.compile(rf"[A-Za-z0-9+/%]{{{_KEY_LENGTH},}}={{0,2}}")
 
 
 def _without_key(match: re.Match[str]) -> str:
