@@ -7,7 +7,7 @@ import re
 from tests.conftest import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", *DOCS]
+PAGES = [ROOT / "README.md", ROOT / ".github" / "SECURITY.md", *DOCS]
 
 
 def text_of(name: str) -> str:

@@ -68,11 +68,16 @@ def key_files(folder: Path, key: str, *kinds: str) -> list[str]:
 
 
 def test_a_bot_keeps_its_files_to_itself(state: Path) -> None:
-    """Whatever the umask, each file of a live bot that has traded is for its owner alone, and so is the folder."""
+    """Whatever the umask, each file of a live bot that has traded is for its owner alone, and so is the folder; none
+    has the key or the secret in it.
+    """
     with local_kraken(state, FILLING) as kraken, umask(0), running(settings=kraken.settings(), until="filled: buy"):
         journal = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key)).name
         own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget")
         check_private(state, "bot.json", "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
+        written = b"".join(path.read_bytes() for path in state.iterdir())
+        assert kraken.simulator.key.encode() not in written
+        assert kraken.simulator.secret.encode() not in written
 
 
 def test_a_paper_account_is_kept_private(state: Path) -> None:
