@@ -61,8 +61,9 @@ class Alerts:
             self._news.notify()
         self._worker.join(timeout_seconds)
         with self._news:
-            if self._outbox.count:
-                log.warning("Not sent to the address in ALERT_WEBHOOK_URL: %s alerts.", self._outbox.count)
+            left = self._outbox.count
+        if left:
+            log.warning("Not sent to the address in ALERT_WEBHOOK_URL: %s alerts.", left)
 
     def _hear(self, event: Event, text: str) -> None:
         text = redact(text)
