@@ -171,7 +171,7 @@ class LivePrices:
         with self._lock:
             for candle in closed:
                 path.confirm(candle)
-            path.forget_points(wall_seconds() - POINTS_KEPT_SECONDS - 2 * self.finest_seconds)
+            path.forget(wall_seconds() - POINTS_KEPT_SECONDS - 2 * self.finest_seconds)
 
     def _read_prices(self) -> None:
         names = ",".join(pair.altname for pair in self.catalogue.pairs)

@@ -1,21 +1,21 @@
-"""Recorded prices: candles read from Kraken's downloadable CSV files, and the path drawn through them.
-
-Kraken's OHLCVT files have no header; each line is `unix,open,high,low,close,volume,trades`.
-"""
+"""Recorded prices: the path drawn through candles, and that of a file, of which only a part is drawn at a time."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+import math
 from bisect import bisect_left, bisect_right
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from bot.simulator.catalogue import PairRules
-from bot.simulator.errors import PriceFileError
 from bot.simulator.prices import Candle, Knot
+from bot.simulator.recording import Recording
 
 _CANDLES_KEPT = 4000
+# OHLC has 720 rows, and Ticker looks back for a day, of minutes at the finest.
+_ROWS_KEPT = 1500
+_ROWS_AHEAD = 1000
 
 
 class CandlePath:
@@ -63,10 +63,11 @@ class CandlePath:
             self._times.append(moment)
             self._prices.append(price)
 
-    def forget_points(self, before: float) -> None:
-        """Forget the line before a moment."""
+    def forget(self, before: float) -> None:
+        """Forget the line before a moment, and the rows that are older than any answer's."""
         keep = bisect_left(self._times, before)
         del self._times[:keep], self._prices[:keep]
+        del self._rows[:-_ROWS_KEPT], self._row_times[:-_ROWS_KEPT]
 
     def confirm(self, candle: Candle) -> None:
         """Add a closed candle to the rows (not to the line). Older ones than the last are known already."""
@@ -142,22 +143,23 @@ class CandlePath:
 
 
 class RecordedPrices:
-    """The prices of one pair from one file. The market begins with the file and ends with it."""
+    """The prices of one pair from one file. The market begins with the file and ends with it.
+
+    Drawn are only the candles that were asked for last, and some after them.
+    """
 
     def __init__(self, pair: PairRules, path: Path) -> None:
-        candles = read_candles(path)
-        steps = [later.time - earlier.time for earlier, later in itertools.pairwise(candles)]
-        self.finest_seconds = min(steps)
-        self.begin = candles[0].time
-        self._path = CandlePath(pair, candles, self.finest_seconds)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-        self.short_name = digest
-        self.world = f"{pair.symbol} as recorded in a file ({digest})"
-
-    @property
-    def end(self) -> int:
-        """When the last candle ends."""
-        return self._path.end
+        self._recording = Recording(path)
+        self._pair = pair
+        times = self._recording.times
+        self.finest_seconds = min(later - earlier for earlier, later in itertools.pairwise(times))
+        self.begin = times[0]
+        self.end = times[-1] + self.finest_seconds
+        self.short_name = self._recording.digest[:8]
+        self.world = f"{pair.symbol} as recorded in a file ({self.short_name})"
+        self._path = CandlePath(pair, [], self.finest_seconds)
+        # What the path is good for: from the first moment, and before the last one.
+        self._drawn = math.inf, -math.inf
 
     def status(self, now: float) -> str:
         """Return online."""
@@ -165,47 +167,25 @@ class RecordedPrices:
 
     def price(self, pair: PairRules, now: float) -> Decimal:
         """Return the last price at `now`."""
-        return self._path.price(now)
+        return self._path_over(now, now).price(now)
 
     def knots(self, pair: PairRules, after: float, until: float) -> list[Knot]:
         """Return the knots with after < time <= until, ending with one at `until`."""
-        return self._path.knots(after, until)
+        return self._path_over(after, until).knots(after, until)
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[Candle]:
         """Return the candles from `first` on; the last one may be running."""
-        return self._path.candles(interval, first, now)
+        return self._path_over(first, now).candles(interval, first, now)
 
-
-def read_candles(path: Path) -> list[Candle]:
-    """Read a file of Kraken's OHLCVT export. Raises PriceFileError with the number of the first bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise PriceFileError(f"The prices in {path} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise PriceFileError(f"The prices in {path} cannot be read: it is no text file.") from error
-    candles: list[Candle] = []
-    for number, line in enumerate(lines, start=1):
-        candle = _read_line(line)
-        if candle is None or (candles and candle.time <= candles[-1].time):
-            problem = "is not unix,open,high,low,close,volume,trades" if candle is None else "is not in order of time"
-            raise PriceFileError(f"{path}, line {number}: {line[:60]!r} {problem}.")
-        candles.append(candle)
-    if len(candles) < 2:
-        raise PriceFileError(f"{path} has fewer than two candles.")
-    return candles
-
-
-def _read_line(line: str) -> Candle | None:
-    fields = line.split(",")
-    if len(fields) != 7:
-        return None
-    try:
-        first, high, low, last, volume = (Decimal(field) for field in fields[1:6])
-        candle = Candle(int(fields[0]), first, high, low, last, volume, int(fields[6]))
-    except (ValueError, InvalidOperation):
-        return None
-    if not all(amount.is_finite() for amount in (first, high, low, last, volume)):
-        return None
-    inside = low <= min(first, last) <= max(first, last) <= high
-    return candle if inside and low > 0 and volume >= 0 else None
+    def _path_over(self, first: float, last: float) -> CandlePath:
+        """Return the path with the rows of a span, the one before it and the one after it."""
+        if not (self._drawn[0] <= first and last < self._drawn[1]):
+            times = self._recording.times
+            begin = max(0, bisect_right(times, first) - 1)
+            end = min(len(times), bisect_right(times, last) + _ROWS_AHEAD)
+            self._path = CandlePath(self._pair, self._recording.rows(begin, end), self.finest_seconds)
+            self._drawn = (
+                times[begin] if begin else -math.inf,
+                times[end - 1] if end < len(times) else math.inf,
+            )
+        return self._path

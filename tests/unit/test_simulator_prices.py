@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 from bot.simulator.catalogue import KNOWN_PAIRS, PairRules
 from bot.simulator.errors import PriceFileError
 from bot.simulator.prices import Candle, PriceSource, SyntheticPrices
-from bot.simulator.prices_recorded import RecordedPrices, read_candles
+from bot.simulator.prices_recorded import CandlePath, RecordedPrices
+from bot.simulator.recording import Recording
 
 BTC, ETH, SOL = (KNOWN_PAIRS[symbol] for symbol in ("BTC/USD", "ETH/USD", "SOL/USD"))
 NOW = 1_790_000_000.5
+SEED = 20261123
 ROWS = """\
 1640995200,100.0,104.0,98.0,102.0,1.5,10
 1640995260,102.0,103.0,95.0,96.0,2.5,20
@@ -118,6 +121,32 @@ def test_recorded_candles_are_the_files_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_long_recording_is_the_same_wherever_it_is_asked(tmp_path: Path) -> None:
+    """Price, knots and candles of any moment are those of a path drawn through all rows at once, gaps included."""
+    dice = random.Random(SEED)
+    times = sorted(dice.sample(range(9000), 3000))
+    closes = [str(dice.randint(400_00, 500_00) / 100) for _ in times]
+    rows = [f"{FIRST + 60 * at},450.0,500.0,400.0,{close},1,1" for at, close in zip(times, closes, strict=True)]
+    prices = recorded(tmp_path, "\n".join(rows) + "\n")
+    whole = CandlePath(BTC, Recording(tmp_path / "prices.csv").rows(0, len(rows)), 60)
+    for _ in range(100):
+        now = FIRST + dice.uniform(-100, 9100) * 60
+        before, interval = now - dice.expovariate(1e-4), dice.choice((60, 300, 3600))
+        context = f"seed {SEED}: {now} {before} {interval}"
+        assert prices.price(BTC, now) == whole.price(now), context
+        assert prices.knots(BTC, before, now) == whole.knots(before, now), context
+        assert prices.candles(BTC, interval, int(before), now) == whole.candles(interval, int(before), now), context
+
+
+def test_a_path_that_goes_on_forgets_what_no_answer_needs() -> None:
+    """After 3,000 candles of a minute, 1,500 are kept: more than a day of them, unchanged."""
+    price = Decimal(100)
+    rows = [Candle(FIRST + 60 * at, price, price + at, price, price, price, 1) for at in range(3000)]
+    path, now = CandlePath(BTC, rows, 60), FIRST + 3000 * 60
+    path.forget(now - 3600)
+    assert path.candles(60, FIRST, now)[:-1] == rows[-1500:]
+
+
 def test_recorded_candles_are_joined_into_longer_ones(tmp_path: Path) -> None:
     """Five minutes in one candle: first open, extremes of all, last close, volumes added."""
     joined = recorded(tmp_path).candles(BTC, 300, FIRST, FIRST + 300)[0]
@@ -163,7 +192,7 @@ def test_a_file_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -> No
     empty.touch()
     for path in (tmp_path / "missing", binary, empty):
         with pytest.raises(PriceFileError, match=str(path)):
-            read_candles(path)
+            Recording(path)
 
 
 def test_two_weeks_of_real_candles_load(shared: Path) -> None:
