@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from bot.errors import (
 )
 from bot.instance import InstanceLock
 from bot.journal import Journal
+from bot.logs import say
 from bot.models import Fill, Order
 from bot.nonce_commands import adopt, migrate
 from bot.nonce_words import show
@@ -78,16 +78,6 @@ ALERTS_SECONDS = 0.3
 NO_JOURNAL = "No journal yet in {folder}: the next run begins one, with what Kraken has of this bot's orders."
 
 
-def say(text: str) -> None:
-    """Write one line for the person who started the bot."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Whoever read this is gone (`| head`): end in good order, and say the rest to nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
     # Whatever is written belongs to this user alone.
@@ -98,6 +88,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         settings = load_settings(strategies=STRATEGIES)
+        logs.hide(*settings.secrets())
         words: dict[str, Callable[[], int]] = {
             "check": lambda: run_check(settings),
             "nonce": lambda: run_nonce(settings, options),
@@ -123,6 +114,7 @@ def fail(error: Exception) -> int:
 def run_nonce(settings: Settings, options: argparse.Namespace) -> int:
     """Do what was asked about the nonce; return the exit code."""
     if options.what == "migrate":
+        logs.hide(options.to)
         return migrate(settings, options.to, say)
     return adopt(settings, options.yes, say) if options.what == "adopt" else show(settings, say)
 
@@ -207,16 +199,15 @@ def run_resume(settings: Settings) -> int:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Trade until the end, a signal or an error; as a service, whatever passes."""
     logs.set_up(settings.log_format)
-    logs.hide(*settings.secrets())
-    runner = Runner(logs.say)
-    logs.say(banner(settings))
+    runner = Runner(say)
+    say(banner(settings))
     with watched(settings, runner) as url:
 
         def work() -> int:
             return trade(settings, runner, url, options.ticks)
 
         if settings.port or options.stay:
-            return runner.run(lambda: stay(work, runner, logs.say, passes=(BotError, LiveError)))
+            return runner.run(lambda: stay(work, runner, say, passes=(BotError, LiveError)))
         return runner.run(work)
 
 
@@ -239,7 +230,7 @@ def watched(settings: Settings, runner: Runner) -> Iterator[str]:
             return
         server = open_page(settings, runner)
         stack.callback(server.close)
-        logs.say(f"page     {server.place}")
+        say(f"page     {server.place}")
         yield server.url
 
 
@@ -254,9 +245,9 @@ def trade(settings: Settings, runner: Runner, url: str, max_ticks: int | None) -
         stack.callback(market.broker.close)
         stack.callback(runner.forget)
         runner.broker, runner.prices = market.broker, market.prices
-        summary = trade_when_leading(settings, market, runner, max_ticks, logs.say)
+        summary = trade_when_leading(settings, market, runner, max_ticks, say)
         if summary is None:
-            logs.say("Ended: stopped while not trading.")
+            say("Ended: stopped while not trading.")
             return 0
         return say_summary(summary)
 
@@ -330,12 +321,12 @@ def say_summary(summary: Summary) -> int:
     """Write how the run went; return the exit code, or raise what ended it."""
     counts = summary.orders
     if summary.error is None:
-        logs.say(f"Ended: {summary.reason}.")
-    logs.say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
+        say(f"Ended: {summary.reason}.")
+    say(f"equity   {_money(summary.equity_start)} -> {_money(summary.equity_end)} {summary.quote}")
     outcomes = f"{counts.placed} placed, {counts.refused} refused by Kraken, {counts.unknown} unknown"
-    logs.say(f"orders   {outcomes}; fills {counts.fills}")
-    logs.say(f"realised {summary.realised:.2f} {summary.quote}")
-    logs.say(f"refused nonces: {summary.refused_nonces}")
+    say(f"orders   {outcomes}; fills {counts.fills}")
+    say(f"realised {summary.realised:.2f} {summary.quote}")
+    say(f"refused nonces: {summary.refused_nonces}")
     if isinstance(summary.error, BotError):
         raise summary.error
     return 0 if summary.error is None else fail(summary.error)
