@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import struct
@@ -101,6 +102,11 @@ def answer(link: socket.socket) -> bytes:
     while not heard.endswith(b"0\r\n\r\n"):
         heard += link.recv(1000)
     return heard
+
+
+def reset_at_close(link: socket.socket) -> None:
+    """Let the connection be reset instead of ended."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def drip(link: socket.socket, piece: bytes) -> None:
@@ -230,7 +236,6 @@ def test_room_for_others(waits: Callable[..., None], monkeypatch: pytest.MonkeyP
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000,
-        FORM_HEAD.replace(b"Content-Length: 20", b"Transfer-Encoding: chunked") + b"not a length\r\n",
     ],
 )
 def test_what_is_not_http(waits: Callable[..., None], sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,24 +246,67 @@ def test_what_is_not_http(waits: Callable[..., None], sent: bytes, caplog: pytes
     assert [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING] == []
 
 
-def test_garbage_after_a_request(waits: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
-    """What is not HTTP in the middle of an answer ends the connection, and leaves nothing in the log."""
-    with served() as (port, app):
-        for sent in (
-            b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            HEALTH + b"\0\r\n\r\n",
-            HEALTH * 50 + b"\0\r\n\r\n",
-        ):
+@pytest.mark.parametrize("answered", [0, 1, 50])
+def test_garbage_after_requests(waits: Callable[..., None], answered: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What is not HTTP after requests ends the connection when they are answered, and leaves nothing in the log."""
+    with served() as (port, _), connect(port) as link:
+        link.sendall(HEALTH * answered + b"\0\r\n\r\n")
+        assert said(link).count(OK) == answered
+    assert [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+def test_garbage_as_a_body(waits: Callable[..., None], method: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A request with a body that is not HTTP is not answered, and leaves nothing in the log."""
+    head = FORM_HEAD.replace(b"POST", method).replace(b"Content-Length: 20", b"Transfer-Encoding: chunked")
+    with served() as (port, _):
+        for _ in range(20):
             with connect(port) as link:
-                link.sendall(sent)
-                if b"events" in sent:
-                    link.recv(100)
-                    # The connection is reset, not ended.
-                    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
-                    assert said(link).count(OK) == sent.count(HEALTH)
+                link.sendall(head + b"not a length\r\n")
+                assert said(link) == b""
+    assert [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING] == []
+
+
+def test_a_reset_during_an_answer(waits: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    """A client that vanishes ends its stream, and leaves nothing in the log."""
+    with served() as (port, app):
+        with connect(port) as link:
+            link.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            link.recv(100)
+            reset_at_close(link)
         assert app.streams_ended.wait(20)
     assert [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING] == []
+
+
+def test_many_requests_behind_one(waits: Callable[..., None]) -> None:
+    """Who sends a lot without waiting for answers is cut off, so that nothing of it is kept."""
+    with served() as (port, _), connect(port) as link:
+        link.sendall(HEALTH * 2000)
+        assert said(link).count(OK) < 2000
+
+
+def test_a_client_that_vanished_is_forgotten(waits: Callable[..., None]) -> None:
+    """Nothing that a client has sent outlives its connection, however it ended."""
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(one, connections.Connection) for one in gc.get_objects())
+
+    with served() as (port, _):
+        before = kept()
+        for is_reset in [False, True] * 10:
+            with connect(port) as link:
+                link.sendall(HEALTH)
+                answer(link)
+                if is_reset:
+                    reset_at_close(link)
+        # Each question gives the server's thread another turn.
+        for _ in range(100):
+            assert Client(port).get("/healthz").status == 200
+            if kept() <= before + 1:
+                break
+        else:
+            raise AssertionError(f"{kept()} connections are kept")
 
 
 def test_the_end(waits: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
