@@ -66,14 +66,19 @@ FAINT_TEXTS = """() => {
   return [...faint];
 }"""
 
-# What stands out beyond the right edge, and whether the page as a whole can be moved sideways.
-OVER_THE_EDGE = """() => {
-  const isOut = (one) => one.getBoundingClientRect().right > innerWidth + 0.5;
+# What stands out beyond a page of this width, and whether the page as a whole can be moved sideways.
+OVER_THE_EDGE = """(width) => {
+  const isOut = (one) => one.getBoundingClientRect().right > width + 0.5;
   const out = [...document.querySelectorAll("body *")].filter(isOut);
   const names = out.map((one) => `${one.tagName} ${one.className} ${one.textContent.trim().slice(0, 40)}`);
-  const extra = document.documentElement.scrollWidth - innerWidth;
+  const extra = document.documentElement.scrollWidth - width;
   return extra > 0 ? [`${extra} pixels too wide`, ...names] : names;
 }"""
+
+# What fingers are meant to touch, and is less than 44 pixels high (WCAG 2.2, 2.5.5).
+SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, input[type=password], label:has(input)")]
+  .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 44)
+  .map((one) => one.outerHTML)"""
 
 
 def find_chromium() -> str:

@@ -16,7 +16,7 @@ from bot.status import page as bot_page
 from bot.status.headers import POLICY
 from tests.acceptance.local_kraken import FILLING, local_kraken
 from tests.acceptance.processes import Bot, running
-from tests.browser import DESK, FAINT_TEXTS, LIMIT_MS, OVER_THE_EDGE, PHONE, open_browser, visit
+from tests.browser import DESK, FAINT_TEXTS, LIMIT_MS, OVER_THE_EDGE, PHONE, SMALL_TARGETS, open_browser, visit
 from tests.gateway import Gateway
 from tests.server_processes import free_port
 from tests.servers import Server
@@ -247,14 +247,15 @@ def test_an_answer_that_is_no_news_is_not_the_last_try(browser: Browser, url: st
         expect(link).to_have_text("live")
 
 
-def test_at_phone_width_nothing_stands_over_the_edge(browser: Browser, url: str, session: StorageState) -> None:
-    """At 360 pixels, no element of any kind of page stands over the right edge, however long its words are."""
-    with visit(browser, url, viewport=PHONE, storage_state=session) as seen:
-        found = {"the bot's own": seen.page.evaluate(OVER_THE_EDGE)}
+def test_on_a_phone_nothing_stands_over_the_edge_or_is_small(browser: Browser, url: str, session: StorageState) -> None:
+    """On a phone 360 pixels wide nothing of any kind of page goes over the edge, and what is touched is 44 high."""
+    width = PHONE["width"]
+    with visit(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, storage_state=session) as seen:
+        found = {"the bot's own": seen.page.evaluate(OVER_THE_EDGE, width)}
         for name, document in samples().items():
             show(seen.page, url, document)
             seen.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
-            found[name] = seen.page.evaluate(OVER_THE_EDGE)
+            found[name] = [*seen.page.evaluate(OVER_THE_EDGE, width), *seen.page.evaluate(SMALL_TARGETS)]
         assert not {name: out for name, out in found.items() if out}
 
 
