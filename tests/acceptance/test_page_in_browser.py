@@ -247,7 +247,7 @@ def test_an_answer_that_is_no_news_is_not_the_last_try(browser: Browser, url: st
         expect(link).to_have_text("live")
 
 
-def test_on_a_phone_nothing_stands_over_the_edge_or_is_small(browser: Browser, url: str, session: StorageState) -> None:
+def test_at_phone_width_nothing_stands_over_the_edge(browser: Browser, url: str, session: StorageState) -> None:
     """On a phone 360 pixels wide nothing of any kind of page goes over the edge, and what is touched is 44 high."""
     width = PHONE["width"]
     with visit(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, storage_state=session) as seen:
