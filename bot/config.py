@@ -376,6 +376,8 @@ class _Reader:
         if text and not usable:
             # Not shown: it may hold a token.
             self._problems.append(f"{name} must be an address that begins with https://.")
+        if text.startswith("https://api.telegram.org/") and "chat_id=" not in text:
+            self._problems.append(f"{name} is Telegram's and names no chat; it must end with /sendMessage?chat_id=...")
         return Secret(text)
 
     def _check_values(self, settings: Settings) -> None:

@@ -343,7 +343,9 @@ class Trader:
 
     def _finish(self, reason: str, error: Exception | None) -> Summary:
         equity_end = None
-        if error is not None:
+        if isinstance(error, StateLostError):
+            pass  # the account may be another bot's by now
+        elif error is not None:
             self._switch.stop()
         else:
             self.clear_up()

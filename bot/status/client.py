@@ -34,26 +34,35 @@ def show(settings: Settings, *, as_json: bool, watch: bool, say: Say) -> int:
 
 def ask(settings: Settings) -> dict[str, Any]:
     """Return what the bot on the settings' state folder tells. Raises NoBotError where none runs or answers."""
-    folder = settings.state_dir
-    if not is_running(folder):
-        raise NoBotError(f"no bot is running on {folder}")
-    url = read_note(folder).get("status_url")
-    if not isinstance(url, str) or not url.startswith("http://127.0.0.1:"):
-        raise NoBotError(f"{describe_owner(folder)} is running on {folder} without a page, so it tells nothing")
+    folder, note = settings.state_dir, read_note(settings.state_dir)
+    if "status_url" not in note:
+        # Not asked first: to ask takes the folder's lock for a moment, which a bot that starts may want.
+        running = f"{describe_owner(folder)} is running on {folder} without a page, so it tells nothing"
+        raise NoBotError(running if is_running(folder) else f"no bot is running on {folder}")
+    status = _get(str(note["status_url"]), settings)
+    if status.get("pid") != note.get("pid"):
+        raise NoBotError(f"no bot is running on {folder}: the last one was killed, and another has its port")
+    return status
+
+
+def _get(url: str, settings: Settings) -> dict[str, Any]:
+    if not url.startswith("http://127.0.0.1:"):
+        raise NoBotError(f"the bot on {settings.state_dir} has its page at {url}, which is not on this machine")
     request = urllib.request.Request(f"{url}/api/status")  # noqa: S310 - its beginning was looked at
     if settings.status_token:
         request.add_header("Authorization", f"Bearer {str.__str__(settings.status_token)}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    owner = describe_owner(settings.state_dir)
     try:
         with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
             status: dict[str, Any] = json.load(answer)
             return status
     except urllib.error.HTTPError as error:
         error.close()
-        hint = " Its STATUS_TOKEN is not the one set here" if error.code in {401, 403} else ""
-        raise NoBotError(f"{describe_owner(folder)} answered with {error.code} at {url}.{hint}") from None
+        hint = ": its STATUS_TOKEN is not the one set here" if error.code in {401, 403} else ""
+        raise NoBotError(f"{owner} answered with {error.code} at {url}{hint}") from None
     except (OSError, ValueError) as error:
-        raise NoBotError(f"{describe_owner(folder)} does not answer at {url}: {error}") from None
+        raise NoBotError(f"no bot answers at {url}, where the last one on {settings.state_dir} was: {error}") from None
 
 
 def summary(status: dict[str, Any]) -> str:

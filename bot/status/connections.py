@@ -54,8 +54,6 @@ class Connection(H11Protocol):
         if self.is_serving:
             self._stop_head_timer()
             # Requests behind the one that is answered, which no browser sends: they would be kept until their turn.
-            if len(self.conn.trailing_data[0]) > HEAD_BYTES:
-                self.cut()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, of which a part may have come already."""

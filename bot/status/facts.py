@@ -73,6 +73,7 @@ class Reader:
         state, reason, ready = self.standing()
         return {
             "version": __version__,
+            "pid": os.getpid(),
             "time": _utc(wall_seconds()),
             "mode": settings.trading_mode,
             "state": str(state),

@@ -1,0 +1,61 @@
+"""The settings of the page and of what it tells elsewhere: what they can be, and what is said of what they cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from bot.config import load_settings
+from bot.errors import SettingsError
+from bot.setting_rules import Secret
+
+
+def problem_of(**values: str) -> str:
+    """Return the one problem of these settings."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(values)
+    (problem,) = caught.value.problems
+    return problem
+
+
+@pytest.mark.parametrize(("given", "port"), [({}, None), ({"PORT": "0"}, 0), ({"PORT": "10000"}, 10_000)])
+def test_a_port_that_is_not_given_is_not_port_zero(given: dict[str, str], port: int | None) -> None:
+    """PORT is a number, 0 for no page, and None where it is not given."""
+    assert load_settings(given).port == port
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http", "80.5", "080808"])
+def test_a_port_that_is_none_is_named(port: str) -> None:
+    """What cannot be a port is refused, with what it can be."""
+    assert problem_of(PORT=port) == f"PORT is {port!r}; it must be a number from 1 to 65535, or 0 for no page."
+
+
+@pytest.mark.parametrize("token", ["short", "fifteen-letters", "a token with spaces", "t\u00f6ken-of-many-letters"])
+def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
+    """A token that is short, or that a header cannot carry, is refused without being shown."""
+    problem = problem_of(STATUS_TOKEN=token)
+    assert problem.startswith("STATUS_TOKEN must have at least 16 letters")
+    assert token not in problem
+
+
+@pytest.mark.parametrize("name", ["ALERT_WEBHOOK_URL", "HEARTBEAT_URL"])
+@pytest.mark.parametrize("url", ["http://hooks.example/T0KEN", "ftp://hooks.example/T0KEN", "T0KEN", "https:///T0KEN"])
+def test_an_address_that_would_show_its_token_is_refused(name: str, url: str) -> None:
+    """An address without https, or without a host, is refused without being shown."""
+    problem = problem_of(**{name: url})
+    assert problem == f"{name} must be an address that begins with https://."
+
+
+def test_a_telegram_address_names_its_chat() -> None:
+    """Telegram's address without a chat, which Telegram would refuse at each alert, is refused at the start."""
+    address = "https://api.telegram.org/bot1:T0KEN/sendMessage"
+    assert "chat_id" in problem_of(ALERT_WEBHOOK_URL=address)
+    assert load_settings({"ALERT_WEBHOOK_URL": f"{address}?chat_id=7"}).alert_webhook_url
+
+
+def test_everything_secret_is_named_for_the_log() -> None:
+    """The contents of all secret settings are what the log is told to hide."""
+    given = {"STATUS_TOKEN": "a-token-of-the-page", "HEARTBEAT_URL": "https://beat.example/T0KEN"}
+    settings = load_settings({**given, "KRAKEN_API_KEY": "c29tZWtleQ=="})
+    assert sorted(settings.secrets()) == sorted([*given.values(), "c29tZWtleQ=="])
+    assert all(type(value) is str for value in settings.secrets())
+    assert isinstance(settings.status_token, Secret)
