@@ -343,11 +343,10 @@ class Trader:
 
     def _finish(self, reason: str, error: Exception | None) -> Summary:
         equity_end = None
-        if isinstance(error, StateLostError):
-            pass  # the account may be another bot's by now
-        elif error is not None:
+        # Without its state folder, it is another bot's switch by now.
+        if error is not None and not isinstance(error, StateLostError):
             self._switch.stop()
-        else:
+        elif error is None:
             self.clear_up()
             try:
                 self._executor.follow()
