@@ -39,8 +39,8 @@ from bot.status.shown import shown
 from bot.trading_session import ENTRIES_STOPPED
 
 DEFAULT_PORT = 8080
-# How often an open page is told anew.
-STREAM_SECONDS = 2.0
+# How often an open page is told anew: 0.7 MB a minute.
+STREAM_SECONDS = 5.0
 # A stream keeps its connection; phones that were put away leave theirs open.
 STREAMS_MAX = 20
 END_SECONDS = 0.3
