@@ -32,6 +32,8 @@ from bot.nonce.state_files import prepare_file, refuse_link
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS_MAX = 5.0
+# SQLite's own would grow with the file up to 2 MB a connection, beside the system's.
+CACHE_KIB = 256
 # What a text that is not what it should be raises where it is read.
 _UNREADABLE = (ValueError, ArithmeticError)
 _ENDINGS = ("", "-wal", "-shm")
@@ -247,6 +249,7 @@ def _connect(address: str) -> sqlite3.Connection:
     )
     # Bytes that are no text are damage, and are to be told from trouble of the disk: UnicodeDecodeError.
     connection.text_factory = bytes.decode
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     return connection
 
 

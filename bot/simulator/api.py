@@ -23,7 +23,6 @@ from bot.simulator.private import Private
 
 PUBLIC = "/0/public/"
 PRIVATE = "/0/private/"
-LOG_ROWS = 10_000
 THROTTLED_SECONDS = 3
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class Api:
         keep: Callable[[], None],
         options: SimulatorOptions,
     ) -> None:
-        self.log: deque[LoggedRequest] = deque(maxlen=LOG_ROWS)
+        self.log: deque[LoggedRequest] = deque(maxlen=options.log_rows)
         self.accepted = 0
         self.failure = ""
         self._closed = False

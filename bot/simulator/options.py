@@ -24,7 +24,7 @@ class SimulatorOptions:
     - `clock_offset_seconds`: how far Time, and the clock of the deadlines, is ahead of the market's.
 
     `nonce_window` is that of the account's own key; `nonce_window_repeats`: the same nonce may come twice within it
-    (Kraken does not say whether it may).
+    (Kraken does not say whether it may). `log_rows` is how many private requests are remembered, for tests.
     """
 
     pairs: tuple[str, ...] = ("BTC/USD", "ETH/USD", "SOL/USD")
@@ -49,3 +49,4 @@ class SimulatorOptions:
     clock_offset_seconds: float = 0.0
     nonce_window: int = 0
     nonce_window_repeats: bool = False
+    log_rows: int = 10_000

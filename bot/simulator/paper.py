@@ -71,7 +71,7 @@ def open_paper(
         path = state_dir / world.file_name
         clock = _choose_clock(world, path, timeframe_seconds, speed)
         quote = world.catalogue.pairs[0].quote.asset_id
-        options = SimulatorOptions(balances={quote: START_AMOUNT}, tier="pro", state_path=path)
+        options = SimulatorOptions(balances={quote: START_AMOUNT}, tier="pro", state_path=path, log_rows=0)
         simulator = stack.enter_context(Simulator(options, clock, world.prices, world.catalogue))
         yield PaperMarket(simulator.url, simulator.key, simulator.secret, clock, world.label, simulator)
 

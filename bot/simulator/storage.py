@@ -23,6 +23,8 @@ from bot.simulator.errors import StateFileError
 from bot.simulator.keys import ApiKey
 
 FORMAT = "1"
+# SQLite's own would grow with the file up to 2 MB.
+CACHE_KIB = 256
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
@@ -86,7 +88,7 @@ class Storage:
 
     def _prepare(self) -> None:
         # Exclusive: a second program is refused at once. NORMAL with WAL: whole after a kill and after a power cut.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", f"cache_size=-{CACHE_KIB}"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
         damage = self._db.execute("PRAGMA quick_check").fetchone()[0]
