@@ -54,6 +54,8 @@ class Connection(H11Protocol):
         if self.is_serving:
             self._stop_head_timer()
             # Requests behind the one that is answered, which no browser sends: they would be kept until their turn.
+            if len(self.conn.trailing_data[0]) > HEAD_BYTES:
+                self.cut()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, of which a part may have come already."""
@@ -66,10 +68,8 @@ class Connection(H11Protocol):
         """Answer what is not HTTP, unless a request came before it; uvicorn would fail then, and fill the log."""
         if self.conn.our_state is h11.IDLE:
             super().send_400_response(msg)
-            return
-        # What its app still sends goes nowhere.
-        self.cycle.disconnected = True
-        self.cut()
+        else:
+            self.cut()
 
     def pause_writing(self) -> None:
         """Begin to wait for the client to read."""
