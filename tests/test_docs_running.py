@@ -11,8 +11,8 @@ from pathlib import Path
 import dotenv
 import pytest
 
-import main
 from bot import strategies
+from bot.command_line import parse
 from bot.config import DEFAULTS, LOG_FORMATS, MODES, load_settings
 from bot.errors import SettingsError
 from bot.kraken.limits import TIERS
@@ -126,7 +126,7 @@ def test_the_table_of_commands_is_what_main_takes() -> None:
     """docs/configuration.md lists the commands that main.py knows, and each can be parsed."""
     lines = quoted("".join(line[0] for line in rows(section("docs/configuration.md", "Commands"))))
     words = [line.removeprefix("python main.py").replace("N", "1").split() for line in lines]
-    known = {main.parse(line).command for line in words if line != ["--help"]}
+    known = {parse(line).command for line in words if line != ["--help"]}
     assert known == {None, "run", "check", "nonce", "orders", "fills", "journal", "simulator"}
 
 
