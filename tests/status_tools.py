@@ -82,9 +82,9 @@ def _named(headers: dict[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[int]:
+def serving(app: ASGIApp, listener: socket.socket | None = None) -> Iterator[int]:
     """Serve an app as the status server does, on a free port of loopback; yield the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(connections.config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="status server of a test")
     thread.start()

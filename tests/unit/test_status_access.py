@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from bot.status.access import WrongTokens
+from bot.status.access import Access, WrongTokens
 from tests.status_tools import COOKIE, TOKEN, Client, World, csrf_of, forged, wrong_tokens
 
 CLOSED_PATHS = [
@@ -118,6 +118,14 @@ class TestPublic:
         assert client.log_in("").status == 403
         assert world.passed == []
         assert client.get("/healthz").status == client.get("/readyz").status == 200
+
+    def test_no_token_lets_nobody_in(self) -> None:
+        """Without a token, nobody comes in by an empty one, by a session made with it, or by a form without csrf."""
+        access = Access("", is_public=True, now=lambda: 0.0, wall=lambda: 0.0)
+        assert not access.log_in("peer", "").is_in
+        assert not access.admit("peer", token="", cookie=None).is_in
+        assert not access.admit("peer", token=None, cookie=access.new_cookie()).is_in
+        assert not access.csrf_ok(None, "")
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
     def test_the_token(self, world: World, client: Client, scheme: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import select
 import socket
 import struct
 import threading
@@ -25,6 +26,7 @@ SHORT_SECONDS = 0.3
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 OK = b"HTTP/1.1 200"
 BIG = b"x" * 40_000_000
+SMALL = b"x" * 60_000
 FORM_HEAD = (
     b"POST /stop HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 20\r\n"
     b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
@@ -42,7 +44,7 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if scope["path"] == "/events":
             await self._stream(receive, send)
-        body = BIG if scope["path"] == "/big" else b"ok"
+        body = {"/big": BIG, "/small": SMALL}.get(scope["path"], b"ok")
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, receive: Receive, send: Send) -> None:
@@ -72,11 +74,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @contextmanager
-def served() -> Iterator[tuple[int, App]]:
+def served(listener: socket.socket | None = None) -> Iterator[tuple[int, App]]:
     """Serve behind the gate; yield port and app."""
     app = App()
     access = Access("", is_public=False, now=lambda: 0.0, wall=lambda: 0.0)
-    with serving(Gate(app, access, str)) as port:
+    with serving(Gate(app, access, str), listener) as port:
         yield port, app
 
 
@@ -142,6 +144,15 @@ def test_a_head_that_drips(waits: Callable[..., None], first: bytes) -> None:
         drip(link, b"x")
 
 
+def test_a_second_head_that_drips(waits: Callable[..., None]) -> None:
+    """Nor does it keep one that has had an answer."""
+    waits(HEAD_SECONDS=SHORT_SECONDS)
+    with served() as (port, _), connect(port) as link:
+        link.sendall(HEALTH)
+        answer(link)
+        drip(link, b"x")
+
+
 def test_a_form_that_drips(waits: Callable[..., None]) -> None:
     """A form that does not come is answered with 408, and the connection ends."""
     waits(FORM_SECONDS=SHORT_SECONDS)
@@ -158,17 +169,23 @@ def test_a_body_without_end(waits: Callable[..., None], head: str) -> None:
         assert said(link).startswith(b"HTTP/1.1 400 ")
 
 
-def test_an_answer_that_is_not_read(waits: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not read an answer is cut off before it is complete."""
-    waits(UNREAD_SECONDS=SHORT_SECONDS)
-    is_lost = threading.Event()
+@pytest.fixture
+def is_lost(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Tell when the server has lost a connection."""
+    event = threading.Event()
     lose = connections.Connection.connection_lost
 
     def connection_lost(self: connections.Connection, exc: Exception | None) -> None:
         lose(self, exc)
-        is_lost.set()
+        event.set()
 
     monkeypatch.setattr(connections.Connection, "connection_lost", connection_lost)
+    return event
+
+
+def test_an_answer_that_is_not_read(waits: Callable[..., None], is_lost: threading.Event) -> None:
+    """Who does not read an answer is cut off before it is complete."""
+    waits(UNREAD_SECONDS=SHORT_SECONDS)
     with served() as (port, _), connect(port) as link:
         link.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert is_lost.wait(20)
@@ -183,20 +200,28 @@ def test_a_stream_that_is_not_read(waits: Callable[..., None]) -> None:
         assert app.streams_ended.wait(20)
 
 
+def test_the_rest_of_an_answer_that_is_not_read(waits: Callable[..., None], is_lost: threading.Event) -> None:
+    """So is who leaves so little unread that asyncio would still take more."""
+    waits(UNREAD_SECONDS=SHORT_SECONDS)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as link:
+        for one, option in ((listener, socket.SO_SNDBUF), (link, socket.SO_RCVBUF)):
+            one.setsockopt(socket.SOL_SOCKET, option, 8192)
+        link.connect(listener.getsockname())
+        with served(listener):
+            link.sendall(b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert is_lost.wait(20)
+
+
 def test_a_stream_that_is_read_goes_on(waits: Callable[..., None]) -> None:
     """A stream that is read lasts longer than any wait."""
     waits(HEAD_SECONDS=SHORT_SECONDS, UNREAD_SECONDS=SHORT_SECONDS)
-    with served() as (port, app), connect(port) as idle, connect(port) as link:
+    with served() as (port, app), connect(port) as link:
         link.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        idle.setblocking(False)
-        while True:
-            assert link.recv(65536)
-            try:
+        for _ in range(3):
+            with connect(port) as idle:
+                while not select.select([idle], [], [], 0)[0]:
+                    assert link.recv(65536)
                 assert idle.recv(1) == b""
-                break
-            except BlockingIOError:
-                pass
-        assert link.recv(65536)
         assert not app.streams_ended.is_set()
 
 
