@@ -62,9 +62,9 @@ class _Output(logging.StreamHandler[TextIO | _Nobody]):
         if self.is_json:
             return _as_json(record, message, trace)
         if record.name == _SAID:
-            return message
+            return _as_text(message)
         line = f"{_text.formatTime(record)} {record.levelname} {message}"
-        return f"{line}\n{trace}" if trace else line
+        return _as_text(f"{line}\n{trace}" if trace else line)
 
     def keep(self, record: logging.LogRecord, text: str) -> None:
         """Keep a line for the page."""
@@ -136,6 +136,13 @@ def _trace(record: logging.LogRecord) -> str:
     error = record.exc_info
     parts = [_text.formatException(error) if error and error[0] else record.exc_text, record.stack_info]
     return "\n".join(part for part in parts if part)
+
+
+def _as_text(line: str) -> str:
+    """Return a line without what a terminal would obey: names and answers come from others."""
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in line)
 
 
 def _as_json(record: logging.LogRecord, message: str, trace: str) -> str:

@@ -18,7 +18,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "metrics": frozenset(),
     "timeframes": frozenset({"errors"}),
     "models": frozenset({"errors"}),
-    "kraken": LEAVES,
+    "kraken": LEAVES | {"redaction"},  # for what an answer quotes
     "nonce": LEAVES,
     "setting_rules": frozenset(),
     "redaction": frozenset(),
@@ -98,6 +98,7 @@ ARROWS: dict[str, frozenset[str]] = {
         "metrics",
         "nonce",
         "nonce_words",
+        "redaction",
         "report_text",
         "reports",
         "runner",

@@ -20,11 +20,14 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 from bot import clock, metrics
 from bot.errors import NoAnswerError, NotSentError, TransportError
 from bot.kraken import error_table
+from bot.redaction import redact
 
 CONNECT_SECONDS_MAX = 3.0
 READ_SECONDS_MAX = 10.0
 # With the connection's 3 s this bounds a whole turn to 15 s.
 ANSWER_SECONDS_MAX = 12.0
+# Kraken's own are shorter than a line.
+ERROR_LENGTH_MAX = 500
 
 
 class _BoundedReader(io.RawIOBase):
@@ -121,7 +124,7 @@ def ask(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[
     began, outcome = clock.boottime_seconds(), "no_answer"
     try:
         envelope = _answer_of(query, method, params)
-        outcome = "error" if error_table.errors_in(map(str, envelope["error"])) else "ok"
+        outcome = "error" if error_table.errors_in(envelope["error"]) else "ok"
         return envelope
     finally:
         metrics.call_ended(method, outcome, clock.boottime_seconds() - began)
@@ -136,7 +139,15 @@ def _answer_of(query: Callable[..., Any], method: str, params: dict[str, Any]) -
         raise NoAnswerError(f"{method}: the answer could not be read ({error})") from error
     if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):
         raise NoAnswerError(f"{method}: the answer is not one of Kraken's")
+    envelope["error"] = [_fit_to_be_said(str(string)) for string in envelope["error"]]
     return envelope
+
+
+def _fit_to_be_said(string: str) -> str:
+    """Return an error as it may stand in a line, in the journal and on the page: it may quote what was sent."""
+    # Cut last, because half a secret is not known as one.
+    text = redact(string)[:ERROR_LENGTH_MAX]
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _translate(method: str, error: requests.RequestException) -> TransportError:

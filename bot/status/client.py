@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -26,7 +27,10 @@ def show(settings: Settings, *, as_json: bool, watch: bool, say: Say) -> int:
     while True:
         status = ask(settings)
         text = json.dumps(status, indent=1) if as_json else summary(status)
-        say(_CLEAR + text if watch and not as_json else text)
+        if watch and not as_json:
+            # Not said: what is said moves no cursor.
+            sys.stdout.write(_CLEAR)
+        say(text)
         if not watch:
             return 0
         sleep(WATCH_SECONDS)

@@ -16,6 +16,7 @@ from bot.journal import Journal
 from bot.models import Fill
 from bot.nonce.file import UNITS
 from bot.nonce_words import file_of
+from bot.redaction import redact
 from bot.report_text import Row, exact
 from bot.reports import fill_rows, order_rows
 from bot.runner import Runner, State
@@ -77,7 +78,7 @@ class Reader:
             "time": _utc(wall_seconds()),
             "mode": settings.trading_mode,
             "state": str(state),
-            "reason": reason,
+            "reason": redact(reason),
             "ready": ready,
             "bot_id": broker.bot_id if broker else None,
             "strategy": settings.strategy,
@@ -122,7 +123,7 @@ class Reader:
             "refused_today": self._refused.count(wall_seconds()),
             "turn_wait_seconds": metrics.turn_wait_mean_seconds(),
             "breaker": "open" if silence else "closed",
-            "breaker_reason": silence.reason if silence else "",
+            "breaker_reason": redact(silence.reason) if silence else "",
             "breaker_until": _utc(silence.until_seconds) if silence and silence.until_seconds else None,
         }
 
@@ -147,7 +148,7 @@ class Reader:
             working, unsettled = journal.working(), journal.unsettled()
             curve = journal.equity_curve(CURVE_POINTS)
         except JournalError as error:
-            return nothing | {"pairs": _pairs(seen, []), "journal_problem": str(error)}
+            return nothing | {"pairs": _pairs(seen, []), "journal_problem": redact(str(error))}
         rows = seen.open_orders if seen else ()
         return {
             "equity_curve": [[point.time_seconds, f"{point.value:f}"] for point in curve],
@@ -267,7 +268,9 @@ def _pair(view: PairView, fills: list[Fill]) -> Facts:
 
 
 def _exact_rows(rows: list[Row]) -> list[Facts]:
-    return [{name: exact(value) for name, value in row.items()} for row in rows]
+    # Why an order ended may be told in somebody else's words.
+    reasons = [{"reason": redact(str(row["reason"]))} if row.get("reason") else {} for row in rows]
+    return [{name: exact(value) for name, value in row.items()} | own for row, own in zip(rows, reasons, strict=True)]
 
 
 def _text(value: Decimal | None) -> str | None:

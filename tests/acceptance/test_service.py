@@ -106,6 +106,23 @@ def test_it_stays_up_healthy_and_silent(
         assert bot.stop() == 0
 
 
+def test_what_an_answer_quotes_is_shown_without_what_is_secret_or_unreadable(state: Path) -> None:
+    """Where an answer of Kraken's quotes key and secret, has signs that move a terminal's cursor, or lines of its own,
+    neither the page nor a terminal has any of it; and a long one is cut."""
+    with local_kraken(state) as kraken:
+        quoted = f"EAPI:Invalid key {kraken.simulator.key} {kraken.simulator.secret} \x1b[2J\x9b1m\u202e\r\nforged "
+        kraken.simulator.faults.raise_next("GetApiKeyInfo", quoted + "x" * 100_000)
+        with staying(kraken.settings(), "It is tried again") as (bot, page):
+            shown = page.get("/api/status")[1] + page.get("/")[1]
+            assert "EAPI:Invalid key" in page.facts()["reason"]
+            for secret in (kraken.simulator.key, kraken.simulator.secret):
+                assert secret not in shown
+            assert all(one.isprintable() for one in bot.text.replace("\n", ""))
+            assert not any(line.startswith("forged") for line in bot.lines)
+            assert max(map(len, bot.lines)) < 2000
+            assert bot.stop() == 0
+
+
 def test_it_trades_once_kraken_can_be_reached(state: Path) -> None:
     """A service that is started while Kraken is away waits, and trades once Kraken is there; nothing is refused."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -54,6 +54,17 @@ def objects(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_nothing_said_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """As text, signs that a terminal obeys, or that turn the direction of writing, are shown as escapes; lines and
+    tabs stay, and so does every letter."""
+    set_up("text")
+    logs.say("a\x1b[2J\x07\x9b\r\x7f\u202e\u2028\tb\nc \xe9 \u4e2d")
+    log.warning("d\x1bE")
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[2J\\x07\\x9b\\r\\x7f\\u202e\\u2028\tb\nc \xe9 \u4e2d\n"
+    assert err.endswith("WARNING d\\x1bE\n")
+
+
 def test_as_text_what_is_said_is_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """As text, what is said stands on standard output as it is, and what is logged on the other stream with time and
     level."""
