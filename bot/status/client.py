@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import urllib.error
@@ -43,8 +44,11 @@ def ask(settings: Settings) -> dict[str, Any]:
         # Not asked first: to ask takes the folder's lock for a moment, which a bot that starts may want.
         running = f"{describe_owner(folder)} is running on {folder} without a page, so it tells nothing"
         raise NoBotError(running if is_running(folder) else f"no bot is running on {folder}")
+    if settings.status_token and not is_running(folder):
+        # Whoever has a dead bot's port now would be given the token.
+        raise NoBotError(f"no bot is running on {folder}: the last one was killed")
     status = _get(str(note["status_url"]), settings)
-    if status.get("pid") != note.get("pid"):
+    if not isinstance(status, dict) or status.get("pid") != note.get("pid"):
         raise NoBotError(f"no bot is running on {folder}: the last one was killed, and another has its port")
     return status
 
@@ -65,7 +69,7 @@ def _get(url: str, settings: Settings) -> dict[str, Any]:
         error.close()
         hint = ": its STATUS_TOKEN is not the one set here" if error.code in {401, 403} else ""
         raise NoBotError(f"{owner} answered with {error.code} at {url}{hint}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         raise NoBotError(f"no bot answers at {url}, where the last one on {settings.state_dir} was: {error}") from None
 
 

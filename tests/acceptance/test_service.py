@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -188,6 +189,43 @@ def test_status_tells_what_the_page_tells(state: Path) -> None:
         assert listed["limits"] == facts["limits"]
         bot.kill()
         assert f"no bot answers at http://127.0.0.1:{page.port}" in run("status", settings=settings, code=8).text
+
+
+def test_status_shows_the_token_to_its_own_bot_alone(state: Path) -> None:
+    """Where the bot is dead and somebody else listens at the address that it left behind, `status` ends with exit code
+    8 and shows nobody the token."""
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        leave_note(state, f"http://127.0.0.1:{somebody.getsockname()[1]}")
+        settings = {"STATE_DIR": str(state), "STATUS_TOKEN": "a-token-of-this-test"}
+        run("status", settings=settings, code=8)
+        somebody.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            somebody.accept()
+
+
+def test_status_takes_no_nonsense(state: Path) -> None:
+    """Where what answers at the address is no bot, `status` ends with exit code 8 and a sentence."""
+    for nonsense in (b"[1]", b"[" * 100_000):
+        with socket.create_server(("127.0.0.1", 0)) as somebody:
+            leave_note(state, f"http://127.0.0.1:{somebody.getsockname()[1]}")
+            answering = threading.Thread(target=answer_once, args=(somebody, nonsense))
+            answering.start()
+            run("status", settings={"STATE_DIR": str(state)}, code=8)
+            answering.join()
+
+
+def leave_note(state: Path, address: str) -> None:
+    """Leave what a killed bot leaves."""
+    state.mkdir(exist_ok=True)
+    (state / "bot.json").write_text(json.dumps({"pid": 1, "host": "host", "status_url": address}))
+
+
+def answer_once(server: socket.socket, body: bytes) -> None:
+    """Answer one request with this."""
+    link, _ = server.accept()
+    with link:
+        link.recv(4096)
+        link.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
 
 
 def test_without_a_page_status_says_so(state: Path) -> None:
