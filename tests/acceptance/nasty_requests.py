@@ -139,6 +139,8 @@ class Nasty:
             return dice.choice(NO_HTTP)
         if kind < 0.1:
             return dice.randbytes(dice.choice([1, 20, 500, 20_000]))
+        if kind < 0.2:
+            return self._filled_in(dice)
         text = b"".join(self._one(dice) for _ in range(dice.choice([1] * 8 + [2, 30])))
         return _damaged(dice, text) if dice.random() < 0.15 else text
 
@@ -153,6 +155,15 @@ class Nasty:
         if body and dice.random() < 0.7:
             lines.append(b"Content-Length: %d" % len(body))
         return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+    def _filled_in(self, dice: random.Random) -> bytes:
+        """A form as the page sends it, but for what it says."""
+        body = dice.choice(FORMS)
+        return (
+            f"POST {dice.choice(['/login', '/stop'])} HTTP/1.1\r\nHost: localhost\r\nCookie: {self._cookie}\r\n"
+            f"Sec-Fetch-Site: same-origin\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
 
     def _headers(self, dice: random.Random) -> list[bytes]:
         lines = [b"Host: localhost"] if dice.random() < 0.9 else []
