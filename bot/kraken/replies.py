@@ -16,6 +16,8 @@ from bot.kraken.pairs import PairTable
 from bot.models import ZERO, Balance, Candle, Fill, KeyInfo, Order, OrderStatus, Side, SystemStatus
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
+# The end of the year 9999: what is not before it cannot be written as a date, on the page or in a report.
+_DATES_END_SECONDS = 253_402_300_800
 _RELATIVE_PRICE = re.compile(r"[+#-].*|.*%")
 
 
@@ -71,7 +73,12 @@ class _Row:
         value = self.get(field)
         if not _NUMBER.fullmatch(str(value)):
             raise self.unreadable(f"{field} is not a time")
-        return float(value)
+        return self.moment(float(value), field)
+
+    def moment(self, seconds: float, what: str) -> float:
+        if not 0 <= seconds < _DATES_END_SECONDS:
+            raise self.unreadable(f"{what} is no time that there is")
+        return seconds
 
     def seconds_or_zero(self, field: str) -> float:
         return 0.0 if self.get(field) is None else self.seconds(field)
@@ -141,6 +148,7 @@ def _candle(row: _Row, fields: object) -> Candle:
     opened, high, low, close, volume = (row.exact(fields[at], "a field of a candle") for at in (1, 2, 3, 4, 6))
     if not (0 < low <= min(opened, close) and max(opened, close) <= high and volume >= 0):
         raise row.unreadable("a candle contradicts itself")
+    row.moment(float(began), "the time of a candle")
     return Candle(int(began), opened, high, low, close, volume)
 
 

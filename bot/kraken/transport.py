@@ -145,8 +145,8 @@ def _answer_of(query: Callable[..., Any], method: str, params: dict[str, Any]) -
 
 def _fit_to_be_said(string: str) -> str:
     """Return an error as it may stand in a line, in the journal and on the page: it may quote what was sent."""
-    # Cut last, because half a secret is not known as one.
-    text = redact(string)[:ERROR_LENGTH_MAX]
+    # Cut once more at the end, because half a secret is not known as one.
+    text = redact(string[: 20 * ERROR_LENGTH_MAX])[:ERROR_LENGTH_MAX]
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 

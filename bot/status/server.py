@@ -141,7 +141,8 @@ class StatusServer:
 
 def stop_entries(folder: Path) -> None:
     """Stop entries until `python main.py resume`, also across restarts. Raises OSError where that cannot be noted."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    # It waits for nothing, whatever lies there in place of a file: health is answered by the same thread.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     os.close(os.open(folder / ENTRIES_STOPPED, flags, 0o600))
     tell(Event.ENTRIES_STOPPED, "entries were stopped from the page; `python main.py resume` lets them go on")
 

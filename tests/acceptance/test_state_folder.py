@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from bot.journal import Journal
 from bot.nonce.file import FileStore
 from bot.nonce.paths import journal_file, key_file
@@ -17,6 +19,8 @@ from bot.nonce.shared import SharedFields
 from bot.nonce.silence import SilenceFile
 from bot.nonce.turns import Turns, Urgency
 from bot.simulator.storage import Storage
+from bot.status.server import stop_entries
+from bot.trading_session import ENTRIES_STOPPED
 from tests.acceptance import script_tools
 from tests.acceptance.local_kraken import FILLING, local_kraken, waving_kraken
 from tests.acceptance.processes import run, running
@@ -152,6 +156,14 @@ def test_no_link_in_the_folder_is_followed(state: Path, tmp_path: Path) -> None:
             bot.wait_for(r"^Ended: stopped\.$")
         assert "AddOrder" not in kraken.methods
     assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(names, "mine")
+
+
+@pytest.mark.timeout(20)
+def test_the_pages_stop_waits_for_nothing(tmp_path: Path) -> None:
+    """Whatever lies in place of the file that stops entries, the page is told at once that it could not be written."""
+    os.mkfifo(tmp_path / ENTRIES_STOPPED)
+    with pytest.raises(OSError, match=ENTRIES_STOPPED):
+        stop_entries(tmp_path)
 
 
 def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: Path) -> None:
