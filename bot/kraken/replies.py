@@ -148,7 +148,7 @@ def _candle(row: _Row, fields: object) -> Candle:
     opened, high, low, close, volume = (row.exact(fields[at], "a field of a candle") for at in (1, 2, 3, 4, 6))
     if not (0 < low <= min(opened, close) and max(opened, close) <= high and volume >= 0):
         raise row.unreadable("a candle contradicts itself")
-    row.moment(float(began), "the time of a candle")
+    row.moment(int(began), "the time of a candle")
     return Candle(int(began), opened, high, low, close, volume)
 
 
