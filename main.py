@@ -244,7 +244,8 @@ def trade(settings: Settings, runner: Runner, url: str, max_ticks: int | None) -
         market = stack.enter_context(open_market(settings))
         stack.callback(market.broker.close)
         stack.callback(runner.forget)
-        runner.broker, runner.prices = market.broker, market.prices
+        runner.broker = runner.last_broker = market.broker
+        runner.prices = market.prices
         summary = trade_when_leading(settings, market, runner, max_ticks, say)
         if summary is None:
             say("Ended: stopped while not trading.")

@@ -191,7 +191,8 @@ def _gauges(facts: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _single("up_seconds", "How long it has been running.", facts["uptime_seconds"])
     yield from _single("last_pass_age_seconds", "How long ago its last pass ended.", facts["last_tick_seconds"])
     yield from _single("nonce_lead_seconds", "How far the last nonce is ahead of the clock.", nonce["lead_seconds"])
-    yield from _single("breaker_open", "Whether the key is silent after refusals.", nonce["breaker"] == "open")
+    is_open = None if nonce["breaker"] is None else nonce["breaker"] == "open"
+    yield from _single("breaker_open", "Whether the key is silent after refusals.", is_open)
     yield from _single("rest_counter_points", "Points on the key's REST counter.", rest.get("level"))
     yield from _single("rest_counter_maximum_points", "Kraken's limit for the REST counter.", rest.get("maximum"))
     points = [([pair], level) for pair, level in (rates.get("engine") or {}).items()]

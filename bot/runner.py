@@ -48,6 +48,8 @@ class Runner:
         self._report = report
         self.stop = threading.Event()
         self.broker: KrakenBroker | None = None
+        # Closed or not: what it tells of itself, it has from memory and from its key's files.
+        self.last_broker: KrakenBroker | None = None
         self.trader: Trader | None = None
         self.leadership: Leadership | None = None
         self.lock: InstanceLock | None = None

@@ -76,6 +76,9 @@ def _get(url: str, settings: Settings) -> dict[str, Any]:
 def summary(status: dict[str, Any]) -> str:
     """Return the most important of it, a line each."""
     nonce, account = status["nonce"], status["account"] or {}
+    # As on the page: what nobody has looked for is not "none".
+    looked = status["account"] is not None and "journal_problem" not in status
+    counts = f"{len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown"
     lines = [
         f"mode     {status['mode'].upper()}, {status['state']}{_because(status['reason'])}",
         f"up       {_span(status['uptime_seconds'])}; last tick {_age(status['last_tick_seconds'])}",
@@ -83,12 +86,12 @@ def summary(status: dict[str, Any]) -> str:
         f"account  {_money(account.get('equity'))} {account.get('quote', '')}",
         f"         realised {_money(account.get('realised'))}, lost today {_money(account.get('day_loss'))}",
         *(_pair(pair) for pair in status["pairs"]),
-        f"orders   {len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown",
+        f"orders   {counts if looked else 'not known'}",
         *(f"         unknown: {_order(row)}" for row in status["unknown_orders"]),
         *(f"         open: {_order(row)}" for row in status["open_orders"]),
         f"nonce    {_known(nonce['last'])} ({nonce['unit']}), in {nonce['place']}",
         f"         {nonce['issued']} issued, {nonce['refused']} refused, {nonce['refused_today']} of them today",
-        f"breaker  {nonce['breaker']}{_because(nonce['breaker_reason'])}",
+        f"breaker  {_known(nonce['breaker'])}{_because(nonce['breaker_reason'])}",
         f"lease    {status['lease']['role']}{_because(status['lease']['leader'] or '')}",
     ]
     return "\n".join(lines)

@@ -70,7 +70,7 @@ class Reader:
     def read(self) -> Facts:
         """Return everything that is known now. A value that is not known is None, never 0."""
         runner, settings = self._runner, self._settings
-        broker, seen = runner.broker, self._seen(runner.trader)
+        broker, seen = runner.last_broker, self._seen(runner.trader)
         state, reason, ready = self.standing()
         return {
             "version": __version__,
@@ -122,7 +122,7 @@ class Reader:
             "refused": metrics.refused(),
             "refused_today": self._refused.count(wall_seconds()),
             "turn_wait_seconds": metrics.turn_wait_mean_seconds(),
-            "breaker": "open" if silence else "closed",
+            "breaker": None if broker is None else "open" if silence else "closed",
             "breaker_reason": redact(silence.reason) if silence else "",
             "breaker_until": _utc(silence.until_seconds) if silence and silence.until_seconds else None,
         }

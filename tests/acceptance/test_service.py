@@ -79,19 +79,19 @@ def has_no_store(kraken: LocalKraken) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "words"),
+    ("trouble", "words", "breaker"),
     [
-        (refuses_the_key, "EAPI:Invalid key"),
-        (burns_the_key, "the key has already seen a higher one"),
-        (locks_the_key_out, "EGeneral:Temporary lockout"),
-        (has_no_store, "127.0.0.1:1"),
+        (refuses_the_key, "EAPI:Invalid key", "closed"),
+        (burns_the_key, "the key has already seen a higher one", "open"),
+        (locks_the_key_out, "EGeneral:Temporary lockout", "open"),
+        (has_no_store, "127.0.0.1:1", "closed"),
     ],
 )
 def test_it_stays_up_healthy_and_silent(
-    state: Path, trouble: Callable[[LocalKraken], dict[str, str]], words: str
+    state: Path, trouble: Callable[[LocalKraken], dict[str, str]], words: str, breaker: str
 ) -> None:
     """With a wrong key, a burnt key, a lockout or its store away a service is healthy, not ready, tells why and how
-    long it waits, and sends nothing in between; stopped, it ends with 0."""
+    long it waits and whether its key is silent, and sends nothing in between; stopped, it ends with 0."""
     with local_kraken(state) as kraken, staying(trouble(kraken), WAITING) as (bot, page):
         said = bot.wait_for(WAITING)[0]
         assert words in said
@@ -102,6 +102,7 @@ def test_it_stays_up_healthy_and_silent(
         facts = page.facts()
         assert (facts["state"], facts["ready"]) == ("waiting", False)
         assert words in facts["reason"]
+        assert facts["nonce"]["breaker"] == breaker
         assert words in page.get("/")[1]
         assert len(kraken.methods) == sent
         assert bot.stop() == 0
@@ -121,6 +122,20 @@ def test_what_an_answer_quotes_is_shown_without_what_is_secret_or_unreadable(sta
             assert all(one.isprintable() for one in bot.text.replace("\n", ""))
             assert not any(line.startswith("forged") for line in bot.lines)
             assert max(map(len, bot.lines)) < 2000
+            assert bot.stop() == 0
+
+
+def test_an_order_of_unknown_fate_is_told_while_it_waits(state: Path) -> None:
+    """A service whose key is refused tells of the order that an earlier run has left unsettled."""
+    with local_kraken(state, RESTING, speed=10) as kraken:
+        kraken.simulator.faults.fire_next("answer_502", "AddOrder")
+        with running(settings=kraken.settings(), until=": unknown, ") as killed:
+            killed.kill()
+        kraken.simulator.faults.raise_next("GetApiKeyInfo", "EAPI:Invalid key")
+        with staying(kraken.settings(), WAITING) as (bot, page):
+            facts = page.facts()
+            assert facts["state"] == "waiting"
+            assert [row["cl_ord_id"] for row in facts["unknown_orders"]] == [kraken.orders[0].cl_ord_id]
             assert bot.stop() == 0
 
 
