@@ -339,6 +339,7 @@ def _money(value: Decimal | None) -> str:
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    sys.stdout.flush()
+    if sys.stdout is not None:  # a program may be started without one
+        sys.stdout.flush()
     # A request that was left behind must not keep the process; nothing else is left to do.
     os._exit(code)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.local_kraken import FILLING, local_kraken
-from tests.acceptance.processes import running
+from tests.acceptance.processes import only, running
 from tests.conftest import ROOT
 from tests.made_up_secrets import BOT_TOKEN, SECRETS, check_nothing_of
 
@@ -147,3 +147,13 @@ def test_a_run_as_json_is_json_to_the_last_line(state: Path) -> None:
         assert {line["level"] for line in lines} == {"info"}
         for secret in (kraken.simulator.key, kraken.simulator.secret):
             check_nothing_of(secret, bot.text)
+
+
+def test_a_program_that_was_started_without_standard_output_ends_well(state: Path) -> None:
+    """Where standard output was closed before the start, the program says nothing and ends with exit code 0."""
+    command = ["/bin/sh", "-c", 'exec "$0" main.py nonce show >&-', sys.executable]
+    environment = {**os.environ, **only({"STATE_DIR": str(state)})}
+    ended = subprocess.run(
+        command, check=False, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=LIMIT_SECONDS
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
