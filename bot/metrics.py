@@ -181,9 +181,9 @@ def _gauges(facts: Mapping[str, Any]) -> Iterator[Metric]:
         return
     nonce, account, rates = facts["nonce"], facts["account"] or {}, facts["rate_limits"]
     rest = rates["rest"] or {}
-    build = [str(facts.get(name) or "") for name in ("version", "commit", "mode")]
+    build = [facts["version"], facts["mode"]]
     role = facts["lease"]["role"]
-    yield _gauge("info", "The program, and whether it trades for real.", [(build, 1)], "version", "commit", "mode")
+    yield _gauge("info", "The program, and whether it trades for real.", [(build, 1)], "version", "mode")
     states = [([state], state == facts["state"]) for state in STATES]
     yield _gauge("state", "What the bot is doing: 1 for the state that it is in.", states, "state")
     yield from _single("ready", "Whether its passes go through.", facts["ready"])

@@ -15,7 +15,6 @@ from tests.pages import quoted, rows, section
 
 FACTS: dict[str, Any] = {
     "version": "1.2.3",
-    "commit": "0a1b2c3",
     "mode": "live",
     "state": "trading",
     "ready": True,
@@ -34,7 +33,7 @@ UNKNOWN: dict[str, Any] = {
     "uptime_seconds": 0,
     "last_tick_seconds": None,
     "account": None,
-    "nonce": {"lead_seconds": None, "breaker": "closed"},
+    "nonce": {"lead_seconds": None, "breaker": None},
     "lease": {"role": "standby"},
     "rate_limits": {"rest": None},
 }
@@ -99,7 +98,7 @@ def test_the_page_names_every_metric() -> None:
 def test_facts_become_gauges() -> None:
     """What the status page knows is told in numbers: money, ages, levels, and 1 for what is so."""
     metrics.show(FACTS)
-    assert values("info") == {("0a1b2c3", "live", "1.2.3"): 1}
+    assert values("info") == {("live", "1.2.3"): 1}
     assert values("equity") == {("EUR",): 10250.75}
     assert {name for (name,), value in values("state").items() if value} == {"trading"}
     assert values("engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
@@ -117,8 +116,8 @@ def test_what_is_not_known_is_not_told() -> None:
     lines = metrics.text().decode().splitlines()
     told = {line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")}
     gone = "equity nonce_lead_seconds last_pass_age_seconds rest_counter_points rest_counter_maximum_points".split()
-    assert not told & {f"kraken_bot_{name}" for name in [*gone, "engine_counter_points"]}
-    assert [values(name)[()] for name in ("ready", "leader", "breaker_open", "up_seconds")] == [0] * 4
+    assert not told & {f"kraken_bot_{name}" for name in [*gone, "engine_counter_points", "breaker_open"]}
+    assert [values(name)[()] for name in ("ready", "leader", "up_seconds")] == [0] * 3
 
 
 def test_before_the_first_facts_only_counters_are_told() -> None:
