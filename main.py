@@ -114,8 +114,10 @@ def fail(error: Exception) -> int:
 def run_nonce(settings: Settings, options: argparse.Namespace) -> int:
     """Do what was asked about the nonce; return the exit code."""
     if options.what == "migrate":
-        logs.hide(options.to)
-        return migrate(settings, options.to, say)
+        # An address with a password in it is better not seen in the list of processes.
+        target = sys.stdin.readline().strip() if options.to == "-" else options.to
+        logs.hide(target)
+        return migrate(settings, target, say)
     return adopt(settings, options.yes, say) if options.what == "adopt" else show(settings, say)
 
 
@@ -204,11 +206,25 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     with watched(settings, runner) as url:
 
         def work() -> int:
-            return trade(settings, runner, url, options.ticks)
+            hold_folder(settings, runner, url)
+            return trade(settings, runner, options.ticks)
 
-        if settings.port or options.stay:
-            return runner.run(lambda: stay(work, runner, say, passes=(BotError, LiveError)))
-        return runner.run(work)
+        try:
+            if settings.port or options.stay:
+                return runner.run(lambda: stay(work, runner, say, passes=(BotError, LiveError)))
+            return runner.run(work)
+        finally:
+            if runner.lock is not None:
+                runner.lock.release()
+
+
+def hold_folder(settings: Settings, runner: Runner, url: str) -> None:
+    """Take the state folder, or see that it is still ours: a service that waits is running, too."""
+    runner.check_state()
+    if runner.lock is None:
+        runner.lock = InstanceLock(settings.state_dir)
+        if url:
+            runner.lock.note(status_url=url)
 
 
 @contextlib.contextmanager
@@ -234,13 +250,9 @@ def watched(settings: Settings, runner: Runner) -> Iterator[str]:
         yield server.url
 
 
-def trade(settings: Settings, runner: Runner, url: str, max_ticks: int | None) -> int:
-    """Take the state folder, open the market and trade on it; return the exit code, or raise what ended it."""
+def trade(settings: Settings, runner: Runner, max_ticks: int | None) -> int:
+    """Open the market and trade on it; return the exit code, or raise what ended it."""
     with contextlib.ExitStack() as stack:
-        runner.lock = InstanceLock(settings.state_dir)
-        stack.callback(runner.lock.release)
-        if url:
-            runner.lock.note(status_url=url)
         market = stack.enter_context(open_market(settings))
         stack.callback(market.broker.close)
         stack.callback(runner.forget)

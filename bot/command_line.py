@@ -42,7 +42,12 @@ def add_nonce_words(commands: argparse._SubParsersAction[argparse.ArgumentParser
     words = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
     words.add_parser("show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads")
     migrate_word = words.add_parser("migrate", help="go on in another store, above every nonce drawn before")
-    migrate_word.add_argument("--to", required=True, metavar="URL", help=f"the store's address, or the word {FILE}")
+    migrate_word.add_argument(
+        "--to",
+        required=True,
+        metavar="URL",
+        help=f"the store's address, - for standard input, or {FILE}",
+    )
     adopt_word = words.add_parser("adopt", help="find out whether a burnt key works with nanoseconds")
     adopt_word.add_argument("--yes", action="store_true", help="do not ask")
 

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from decimal import Decimal
+from textwrap import fill
 from typing import Any
 
 from bot.clock import sleep
@@ -18,6 +19,7 @@ from bot.instance import describe_owner, is_running, read_note
 
 TIMEOUT_SECONDS = 5.0
 WATCH_SECONDS = 2.0
+WIDTH = 100
 _CLEAR = "\x1b[H\x1b[2J"
 
 Say = Callable[[str], None]
@@ -83,7 +85,7 @@ def summary(status: dict[str, Any]) -> str:
         f"mode     {status['mode'].upper()}, {status['state']}{_because(status['reason'])}",
         f"up       {_span(status['uptime_seconds'])}; last tick {_age(status['last_tick_seconds'])}",
         f"entries  {status['entries']}",
-        f"account  {_money(account.get('equity'))} {account.get('quote', '')}",
+        f"account  {_money(account.get('equity'))} {account.get('quote', '')}".rstrip(),
         f"         realised {_money(account.get('realised'))}, lost today {_money(account.get('day_loss'))}",
         *(_pair(pair) for pair in status["pairs"]),
         f"orders   {counts if looked else 'not known'}",
@@ -94,7 +96,9 @@ def summary(status: dict[str, Any]) -> str:
         f"breaker  {_known(nonce['breaker'])}{_because(nonce['breaker_reason'])}",
         f"lease    {status['lease']['role']}{_because(status['lease']['leader'] or '')}",
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        fill(line, WIDTH, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False) for line in lines
+    )
 
 
 def _pair(pair: dict[str, Any]) -> str:

@@ -86,6 +86,16 @@ def test_migrate_goes_on_in_the_unit_of_the_settings(kraken: LocalKraken, redis_
         assert len(str(held(engine).nonce)) == NANOSECONDS.digits
 
 
+def test_migrate_reads_an_address_that_nobody_else_may_see(kraken: LocalKraken, url: str, engine: Engine) -> None:
+    """With `--to -` the address is a line of standard input, and no word of the command."""
+    ahead = wall_us() + HOUR_US
+    write_common(kraken.state, ahead)
+    command = [sys.executable, str(ROOT / "main.py"), "nonce", "migrate", "--to", "-"]
+    environment = {**os.environ, **only(kraken.settings())}
+    subprocess.run(command, input=f"{url}\n", text=True, env=environment, check=True, capture_output=True)
+    assert held(engine).nonce >= ahead
+
+
 def test_migrate_leaves_the_old_place_and_may_be_repeated(kraken: LocalKraken, url: str, engine: Engine) -> None:
     """A second migration ends with 0 and changes neither row nor file; the first changes the file in nothing."""
     ahead = wall_us() + HOUR_US

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
+from tests.acceptance.local_kraken import FILLING, RESTING, SPEED, LocalKraken, local_kraken
 from tests.acceptance.nonce_tools import burn
 from tests.acceptance.processes import Bot, run, running
 
@@ -99,6 +99,7 @@ def test_it_stays_up_healthy_and_silent(
         sent = len(kraken.methods)
         assert page.get("/healthz")[0] == 200
         assert page.get("/readyz") == (503, "waiting\n")
+        assert "waiting" in run("status", settings={"STATE_DIR": str(state)}).text
         facts = page.facts()
         assert (facts["state"], facts["ready"]) == ("waiting", False)
         assert words in facts["reason"]
@@ -151,8 +152,9 @@ def test_it_trades_once_kraken_can_be_reached(state: Path) -> None:
         "KRAKEN_API_SECRET": options.secret,
         "STATE_DIR": str(state),
         "SINGLE_INSTANCE": "1",
+        "MARKET_SPEED": f"{SPEED:g}",
     }
-    with staying(settings, WAITING) as (bot, page), local_kraken(state, FILLING, options=options, speed=1) as kraken:
+    with staying(settings, WAITING) as (bot, page), local_kraken(state, FILLING, options=options) as kraken:
         bot.wait_for("accepted as")
         assert page.get("/readyz")[1] == "trading\n"
         assert kraken.methods.count("AddOrder") == 1
