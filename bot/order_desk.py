@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 # Called with the nonce and the deadline (Unix seconds) of an order, before its first byte leaves.
 Leave = Callable[[str, float], None]
 
+# How many orders are remembered with the moment when they were placed.
+PLACED_KEPT = 200
 _NOT_OFFERED = ("AddOrderBatch", "AmendOrder", "EditOrder")
 
 
@@ -83,7 +86,8 @@ class OrderDesk:
         self._market = market
         self._stopping = stopping
         self._budget = budget
-        self._placed_seconds: dict[str, float] = {}
+        # Of the last orders; an older one counts as new when it is cancelled.
+        self._placed_seconds: OrderedDict[str, float] = OrderedDict()
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
@@ -153,6 +157,8 @@ class OrderDesk:
             raise unknown from error
         self._note(intent, OrderState.OPEN, txid=txid)
         self._placed_seconds[txid] = self._time.now()
+        if len(self._placed_seconds) > PLACED_KEPT:
+            self._placed_seconds.popitem(last=False)
         return result
 
     def _note(self, intent: Intent, state: OrderState, reason: str = "", txid: str = "") -> None:

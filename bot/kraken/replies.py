@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from itertools import pairwise
+from sys import intern
 from typing import Any
 
 from bot.errors import NoAnswerError
@@ -192,7 +193,8 @@ def _order(txid: str, row: _Row, table: PairTable) -> Order:
         cl_ord_id=row.text_or_empty("cl_ord_id"),
         symbol=table.symbol_of(description.text("pair")),
         side=description.side(),
-        kind=description.text("ordertype"),
+        # The word of all orders: the trader keeps every row of its own.
+        kind=intern(description.text("ordertype")),
         status=OrderStatus(status),
         price=_own_price(description),
         volume=row.money("vol"),

@@ -52,7 +52,7 @@ class Order:
     @property
     def remaining(self) -> Decimal:
         """Base volume not yet filled."""
-        return self.volume - self.executed
+        return self.volume - self.executed if self.executed else self.volume
 
     @property
     def is_buy(self) -> bool:
@@ -95,7 +95,6 @@ class Account:
         self.open_orders: dict[str, Order] = {}
         self.closed_orders: list[Order] = []
         self.trades: list[Trade] = []
-        self.order_trades: dict[str, list[str]] = {}
         self.changed_orders: dict[str, Order] = {}
         self.new_trades: list[Trade] = []
         self._recent: deque[Trade] = deque()
@@ -153,9 +152,13 @@ class Account:
 
     def fill(self, order: Order, trade: Trade) -> None:
         """Book a trade of an order."""
-        order.executed += trade.volume
-        order.cost += trade.cost
-        order.fee += trade.fee
+        if order.executed:
+            order.executed += trade.volume
+            order.cost += trade.cost
+            order.fee += trade.fee
+        else:
+            # The same numbers, not equal ones: most orders have one trade, and all are kept.
+            order.executed, order.cost, order.fee = trade.volume, trade.cost, trade.fee
         self.changed_orders[order.txid] = order
         self.new_trades.append(trade)
         self.book(trade)
@@ -165,7 +168,6 @@ class Account:
         for asset, change in ((trade.base_asset, trade.base_change), (trade.quote_asset, trade.quote_change)):
             self.balances[asset] = self.balances.get(asset, ZERO) + change
         self.trades.append(trade)
-        self.order_trades.setdefault(trade.order_txid, []).append(trade.trade_id)
         self._recent.append(trade)
         self._recent_cost += trade.cost
 
@@ -176,6 +178,10 @@ class Account:
             if order.cl_ord_id:
                 found.setdefault(order.cl_ord_id, []).append(order.txid)
         return found
+
+    def trades_of(self, order: Order) -> list[str]:
+        """Return the ids of an order's trades, oldest first."""
+        return [trade.trade_id for trade in self.trades if trade.order_txid == order.txid]
 
     def volume_30_days(self, now: float) -> Decimal:
         """Return the traded value of the last 30 days, in quote units (every quote counts as dollars here)."""

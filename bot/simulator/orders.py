@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from sys import intern
 
 from bot.simulator.catalogue import Catalogue, PairRules
 from bot.simulator.errors import Refusal
@@ -71,7 +72,8 @@ def find_pair(catalogue: Catalogue, name: str) -> PairRules:
 
 def read_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
     """Return the order that the arguments describe. Raises Refusal for the first one that is wrong."""
-    side, kind = params.get("type", ""), params.get("ordertype", "")
+    # The words of all orders, and not each order's own: every order is kept.
+    side, kind = intern(params.get("type", "")), intern(params.get("ordertype", ""))
     if side not in ("buy", "sell"):
         raise invalid("type")
     if kind not in KINDS:
@@ -121,7 +123,7 @@ def _refuse_unsupported(params: Params) -> None:
 
 
 def _read_flags(params: Params, side: str, kind: str) -> tuple[str, ...]:
-    flags = tuple(flag.strip() for flag in params.get("oflags", "").split(",") if flag.strip())
+    flags = tuple(intern(flag.strip()) for flag in params.get("oflags", "").split(",") if flag.strip())
     unknown = any(flag not in FLAGS for flag in flags)
     if unknown or ("fcib" in flags and "fciq" in flags) or ("post" in flags and kind != "limit"):
         raise invalid("oflags")
@@ -166,7 +168,7 @@ def _decimals(number: Decimal) -> int:
 
 
 def _read_time_in_force(params: Params, kind: str) -> str:
-    force = params.get("timeinforce", "") or "GTC"
+    force = intern(params.get("timeinforce", "") or "GTC")
     if force not in TIMES_IN_FORCE or (force == "FOK" and kind != "limit"):
         raise invalid("timeinforce")
     return force

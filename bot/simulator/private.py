@@ -99,7 +99,7 @@ class Private:
         return {"eb": total, "tb": total, **zeros, "e": total, "mf": total}
 
     def _order_row(self, order: Order, params: Params) -> Result:
-        trades = self._account.order_trades.get(order.txid) if truth(params.get("trades", "")) else None
+        trades = self._account.trades_of(order) if truth(params.get("trades", "")) else None
         return order_row(order, self._exchange.pair_of(order), trades)
 
     def _open_orders(self, params: Params, key: ApiKey) -> Result:

@@ -287,6 +287,7 @@ class Executor:
                 self._narrator.ended(order, self._broker.pair(order.symbol).quote)
 
     def _show_foreign(self) -> None:
+        self._foreign_shown.intersection_update(self.own.foreign)
         for txid, order in self.own.foreign.items():
             if txid not in self._foreign_shown:
                 self._foreign_shown.add(txid)

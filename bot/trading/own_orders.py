@@ -38,8 +38,8 @@ class OwnOrders:
     """Own order rows, followed from the open orders into the closed ones.
 
     `known` is False until the history has been read once. An accepted order is working until its
-    final row is seen; when it is in neither list it is unsettled, never gone. `trouble` says why the journal
-    cannot be written, or is empty.
+    final row is seen; when it is in neither list it is unsettled, never gone. `foreign` are the open orders of others,
+    as last seen. `trouble` says why the journal cannot be written, or is empty.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -158,11 +158,8 @@ class OwnOrders:
     def _take(self, opened: list[Order], closed: list[Order]) -> list[NewFill]:
         self._open_txids = set()
         fills = []
-        for order in opened + closed:
-            if not self._broker.owns(order):
-                if order.is_open:
-                    self.foreign[order.txid] = order
-                continue
+        self.foreign = {order.txid: order for order in opened if not self._broker.owns(order)}
+        for order in filter(self._broker.owns, opened + closed):
             fills += self._update(order)
         if fills:
             self.book = fold(self._rows.values())

@@ -125,6 +125,17 @@ def test_an_entry_that_rested_and_is_in_neither_list_is_not_open(broker: FakeBro
     assert own.open_orders() == []
 
 
+def test_of_the_orders_of_others_those_are_known_that_are_open(broker: FakeBroker) -> None:
+    """An order of another sender is known while it is open, and forgotten with the next look after that."""
+    broker.rows |= {"O1": resting(), "O9": replace(resting(), txid="O9", cl_ord_id="")}
+    own = OwnOrders(broker)
+    own.rebuild()
+    assert list(own.foreign) == ["O9"]
+    del broker.rows["O9"]
+    own.refresh()
+    assert own.foreign == {}
+
+
 def test_rows_that_could_not_be_written_are_written_later(broker: FakeBroker, tmp_path: Path) -> None:
     """While the disk refuses there is trouble; once it does not, the missing row is there and the trouble is over."""
     own = OwnOrders(broker)
