@@ -293,7 +293,7 @@ class _Reader:
         missing = [name for name, value in (("KRAKEN_API_KEY", key), ("KRAKEN_API_SECRET", secret)) if not value]
         if missing:
             self._problems.append(
-                f"TRADING_MODE={self._text('TRADING_MODE')} needs {' and '.join(missing)}: put them into .env beside "
+                f"TRADING_MODE={self._text('TRADING_MODE')} needs {' and '.join(missing)}. Put them into .env beside "
                 "main.py, or leave TRADING_MODE out to trade on paper."
             )
         else:

@@ -24,8 +24,8 @@ _STEPS = ("draw", "take", "give_back", "acquire", "renew", "sign_off", "look")
 _FOLDER = Path(__file__).with_name("redis")
 _OPTION = re.compile(r"db=\d+|(username|password|client_name|ssl_\w+)=.*")
 NO_URL = (
-    "The address of a Redis server must look like redis://user:password@host:6379/0, or rediss://... for TLS, with the"
-    " special characters of a password percent-encoded, and no options but db, client_name and ssl_..."
+    "The address of a Redis server must look like redis://host:6379/0, or rediss://... for TLS; before the host may"
+    " stand user:password@, with the special characters percent-encoded; no options but db, client_name and ssl_..."
 )
 _CONNECTION: dict[str, Any] = {
     "decode_responses": True,

@@ -20,6 +20,7 @@ from bot.instance import describe_owner, is_running, read_note
 TIMEOUT_SECONDS = 5.0
 WATCH_SECONDS = 2.0
 WIDTH = 100
+_HINTS = {401: ": its STATUS_TOKEN is not the one set here", 403: ": it has no STATUS_TOKEN, so its page is closed"}
 _CLEAR = "\x1b[H\x1b[2J"
 
 Say = Callable[[str], None]
@@ -69,7 +70,7 @@ def _get(url: str, settings: Settings) -> dict[str, Any]:
             return status
     except urllib.error.HTTPError as error:
         error.close()
-        hint = ": its STATUS_TOKEN is not the one set here" if error.code in {401, 403} else ""
+        hint = _HINTS.get(error.code, "")
         raise NoBotError(f"{owner} answered with {error.code} at {url}{hint}") from None
     except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         raise NoBotError(f"no bot answers at {url}, where the last one on {settings.state_dir} was: {error}") from None

@@ -130,7 +130,9 @@ class Reader:
     def _lease(self) -> Facts:
         leadership = self._runner.leadership
         if leadership is None:
-            return {"role": "alone", "leader": None, "generation": None}
+            # By the lock on the state folder, which knows of no leader.
+            role = "standby" if self._runner.standing[0] is State.STANDBY else "alone"
+            return {"role": role, "leader": None, "generation": None}
         return {
             "role": "leader" if leadership.leads else "standby",
             "leader": leadership.leader or None,

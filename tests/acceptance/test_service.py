@@ -163,12 +163,15 @@ def test_it_trades_once_kraken_can_be_reached(state: Path) -> None:
 
 
 def test_a_second_one_on_the_folder_stands_by_and_takes_over(state: Path) -> None:
-    """A second service on a state folder is a healthy, silent standby; when the first has ended it trades."""
+    """A second service on a state folder is a healthy, silent standby, and says so of its role; when the first has
+    ended it trades."""
     with local_kraken(state) as kraken, staying(kraken.settings(), "^account ") as (first, _):
         with staying(kraken.settings(), "^standby ") as (second, page):
             assert f"process {first.pid} " in page.facts()["reason"]
             assert page.get("/healthz")[0] == 200
             assert page.get("/readyz") == (503, "standby\n")
+            assert page.facts()["lease"]["role"] == "standby"
+            assert "\nkraken_bot_leader 0.0\n" in page.get("/metrics")[1]
             assert not any("account" in line for line in second.lines)
             assert first.stop() == 0
             second.wait_for("^account ")
@@ -251,6 +254,16 @@ def test_without_a_page_status_says_so(state: Path) -> None:
     with running(settings=settings, until="^account ") as bot:
         assert not any(line.startswith("page ") for line in bot.lines)
         assert "without a page" in run("status", settings=settings, code=8).text
+        assert bot.stop() == 0
+
+
+def test_status_says_that_a_page_is_closed(state: Path) -> None:
+    """Where PORT is given without STATUS_TOKEN, `status` says that the token is missing, and not that it is wrong."""
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+    settings = {"STATE_DIR": str(state), "PORT": str(port)}
+    with running(settings=settings, until="^account ") as bot:
+        assert "it has no STATUS_TOKEN" in run("status", settings=settings, code=8).text
         assert bot.stop() == 0
 
 

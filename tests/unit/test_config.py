@@ -13,6 +13,7 @@ from bot import config, setting_rules
 from bot.errors import SettingsError
 from bot.kraken.limits import STARTER
 from bot.nonce.engines import open_engine
+from bot.redaction import Redaction
 
 KEY = "an/api+key=="
 SECRET = base64.b64encode(b"the secret of a key").decode()
@@ -122,7 +123,8 @@ def test_the_live_account_needs_key_and_secret(mode: str, missing: str) -> None:
     """live and halt without the key or the secret are told which one is missing."""
     values = {name: value for name, value in {**LIVE, "TRADING_MODE": mode}.items() if name != missing}
     (problem,) = problems_of(values)
-    assert f"needs {missing}:" in problem
+    assert f"needs {missing}. Put them into .env" in problem
+    assert Redaction().redact(problem) == problem
 
 
 def test_live_with_both_is_fine() -> None:
