@@ -20,6 +20,7 @@ from bot.simulator.options import SimulatorOptions
 from tests.acceptance.local_kraken import FILLING, RESTING, SPEED, LocalKraken, local_kraken
 from tests.acceptance.nonce_tools import burn
 from tests.acceptance.processes import Bot, run, running
+from tests.server_processes import free_port
 
 WAITING = r"^waiting  "
 
@@ -142,8 +143,7 @@ def test_an_order_of_unknown_fate_is_told_while_it_waits(state: Path) -> None:
 
 def test_it_trades_once_kraken_can_be_reached(state: Path) -> None:
     """A service that is started while Kraken is away waits, and trades once Kraken is there; nothing is refused."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     options = SimulatorOptions(tier="pro", port=port, key="c29tZWtleQ==", secret="c29tZXNlY3JldA==")
     settings = {
         "TRADING_MODE": "live",
@@ -283,8 +283,10 @@ def stop_entries(page: Page, confirm: str = "stop") -> int:
 def test_the_pages_stop_ends_entries_until_resume(state: Path) -> None:
     """Entries that are stopped from the page stay stopped across a restart, and the one that rested is cancelled;
     `resume` lets them go on. Without the confirmation nothing happens."""
-    with local_kraken(state, RESTING) as kraken:
-        with staying(kraken.settings(), "accepted as") as (bot, page):
+    # Short candles: after each the bot looks at what it is told, and not only every ten seconds.
+    closes = (*RESTING, *(RESTING[-1:] * 300))
+    with local_kraken(state, closes, seconds=60, timeframe="1m") as kraken:
+        with staying(kraken.settings(ENTRY_LIFETIME_SECONDS="86400"), "accepted as") as (bot, page):
             assert stop_entries(page, confirm="") == 400
             assert page.facts()["entries"] == "open"
             assert stop_entries(page) == 303
