@@ -209,13 +209,17 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             hold_folder(settings, runner, url)
             return trade(settings, runner, options.ticks)
 
-        try:
-            if settings.port or options.stay:
-                return runner.run(lambda: stay(work, runner, say, passes=(BotError, LiveError)))
-            return runner.run(work)
-        finally:
-            if runner.lock is not None:
-                runner.lock.release()
+        def whole() -> int:
+            try:
+                if settings.port or options.stay:
+                    return stay(work, runner, say, passes=(BotError, LiveError))
+                return work()
+            finally:
+                # Here, where it has ended: a request that is left behind keeps the folder until the process is gone.
+                if runner.lock is not None:
+                    runner.lock.release()
+
+        return runner.run(whole)
 
 
 def hold_folder(settings: Settings, runner: Runner, url: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.instance import read_note
 from tests.acceptance.local_kraken import FILLING, HANGING, RESTING, local_kraken, waving_kraken
 from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX, Bot, only, run, running, stored_nonce
 from tests.conftest import ROOT
@@ -58,7 +59,8 @@ def test_resting_entries_stay_where_the_setting_says_so(state: Path) -> None:
 
 
 def test_a_hanging_read_does_not_hold_the_bot(state: Path) -> None:
-    """Ctrl-C while a read hangs ends the bot with exit code 0 in time; the read is no unknown order."""
+    """Ctrl-C while a read hangs ends the bot with exit code 0 in time; the read is no unknown order, and as long as it
+    may still be answered the bot lets no other one have its folder."""
     with local_kraken(state, options=HANGING) as kraken:
         kraken.simulator.faults.fire_next("slow", "OpenOrders")
         with Bot(settings=kraken.settings()) as bot:
@@ -67,6 +69,8 @@ def test_a_hanging_read_does_not_hold_the_bot(state: Path) -> None:
             assert "left behind" in bot.text
             assert "unknown:" not in bot.text
             assert "refused nonces: 0" in bot.text
+        # Whoever lets go of a folder takes its note away; the end of a process does not.
+        assert read_note(state)["pid"] == bot.pid
         assert stored_nonce(state) == kraken.floor
 
 
