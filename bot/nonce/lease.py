@@ -44,8 +44,8 @@ class Leadership:
         self._lost = "this instance stands by; nothing was sent"
         self._until_seconds = 0.0
         self.generation = 0
-        # The owner of the lease when it was last asked for.
-        self.leader = ""
+        # The owner of the lease when it was last asked for, and its generation.
+        self._found = "", 0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         store.leadership = self
@@ -101,6 +101,13 @@ class Leadership:
         """Whether this process leads, as far as it knows."""
         return not self._lost and clock.boottime_seconds() < self._until_seconds
 
+    @property
+    def leader(self) -> tuple[str, int]:
+        """Who leads, and the lease's generation, as they were last found; nobody and 0 where that is not known: before
+        the first answer, and after this process's own lead.
+        """
+        return ("", 0) if self._found[0] == self._store.owner and not self.leads else self._found
+
     def sign_off(self, settled: bool) -> bool:
         """Let another instance lead at once; return whether that was done: a lease that was lost or cannot be reached
         ends by itself. `settled`: no order of ours has an unknown fate, and no call is left.
@@ -120,7 +127,7 @@ class Leadership:
     def _try_to_lead(self) -> Lease:
         began = clock.boottime_seconds()
         lease = self._store.ask(self._store.engine.acquire, self._store.owner, self._lifetime_seconds)
-        self.leader = lease.owner
+        self._found = lease.owner, lease.generation
         if lease.owner == self._store.owner:
             self.generation = lease.generation
             self._live_on(began)

@@ -133,11 +133,9 @@ class Reader:
             # By the lock on the state folder, which knows of no leader.
             role = "standby" if self._runner.standing[0] is State.STANDBY else "alone"
             return {"role": role, "leader": None, "generation": None}
-        return {
-            "role": "leader" if leadership.leads else "standby",
-            "leader": leadership.leader or None,
-            "generation": leadership.generation or None,
-        }
+        leader, generation = leadership.leader
+        role = "leader" if leadership.leads else "standby"
+        return {"role": role, "leader": leader or None, "generation": generation or None}
 
     def _from_journal(self, broker: KrakenBroker | None, seen: Observation | None) -> Facts:
         nothing: Facts = {"equity_curve": [], "open_orders": [], "unknown_orders": [], "fills": []}

@@ -214,6 +214,22 @@ def test_a_turn_is_refused_to_a_former_leader(hosts: tuple[Host, Host], still_cl
     assert second.store.take().nonce > 0
 
 
+def test_the_leader_is_told_with_its_own_generation(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+    """Leader and standby tell the same owner and generation; who has lost the lead tells nobody until it has asked,
+    and then its follower, with the follower's generation."""
+    first, second = hosts
+    assert second.leadership.leader == ("", 0)
+    first.lead()
+    second.try_once()
+    led = first.store.owner, first.leadership.generation
+    assert (first.leadership.leader, second.leadership.leader) == (led, led)
+    still_clock.advance(SECONDS)
+    assert first.leadership.leader == ("", 0)
+    second.lead()
+    first.try_once()
+    assert first.leadership.leader == (second.store.owner, second.leadership.generation)
+
+
 def test_a_lease_is_renewed(engine: AwayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader renews by itself, so that its lease ends later than a lifetime after it began."""
     host = Host(engine, tmp_path)
