@@ -127,7 +127,7 @@ def test_the_table_of_commands_is_what_main_takes() -> None:
     lines = quoted("".join(line[0] for line in rows(section("docs/configuration.md", "Commands"))))
     words = [line.removeprefix("python main.py").replace("N", "1").split() for line in lines]
     known = {parse(line).command for line in words if line != ["--help"]}
-    assert known == {None, "run", "check", "nonce", "orders", "fills", "journal", "simulator"}
+    assert known == {None, "run", "check", "nonce", "orders", "fills", "journal", "status", "resume", "simulator"}
 
 
 # A run
