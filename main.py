@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from bot import logs
-from bot.alerts import Alerts, DailySummary, Heartbeat
+from bot.alerts import Alerts, DailySummary, Heartbeat, Watch
 from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.checkup import check, kraken_seconds
 from bot.clock import MarketClock
@@ -243,6 +243,7 @@ def watched(settings: Settings, runner: Runner) -> Iterator[str]:
             stack.callback(alerts.close, ALERTS_SECONDS)
             reader = stack.enter_context(contextlib.closing(Reader(settings, runner)))
             DailySummary(lambda: client.summary(reader.read())).start()
+            Watch(reader.stuck).start()
         if settings.heartbeat_url:
             Heartbeat(str.__str__(settings.heartbeat_url), runner.is_alive).start()
         if settings.port == 0:

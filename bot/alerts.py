@@ -176,6 +176,37 @@ class DailySummary:
         events.tell(Event.DAILY_SUMMARY, text)
 
 
+class Watch:
+    """Tells when a bot that trades does not get through at two looks in a row, a minute apart, and when it does again.
+
+    `stuck` says why it does not, or "".
+    """
+
+    def __init__(self, stuck: Callable[[], str]) -> None:
+        self._stuck = stuck
+        self._before = ""
+        self._told = False
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Look from now on."""
+        _every_minute("watch", self.look, self._closed)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+
+    def look(self) -> None:
+        """Look once."""
+        before, self._before = self._before, self._stuck()
+        if self._before and before and not self._told:
+            self._told = True
+            events.tell(Event.TROUBLE, f"it has not got through for a minute: {self._before}")
+        elif self._told and not self._before:
+            self._told = False
+            events.tell(Event.TROUBLE, "it gets through again")
+
+
 def _every_minute(name: str, look: Callable[[], None], closed: threading.Event) -> None:
     def work() -> None:
         while not closed.is_set():

@@ -17,6 +17,8 @@ from bot.errors import AnotherBotError, SettingsError, StateLostError
 
 log = logging.getLogger(__name__)
 
+STOP_IT = "Stop it first."
+
 NOTE = "bot.json"
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NOTE_BYTES_MAX = 65_536
@@ -38,7 +40,7 @@ class InstanceLock:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise AnotherBotError(f"{describe_owner(folder)} is running on {folder}. Stop it first.") from None
+                raise AnotherBotError(f"{describe_owner(folder)} is running on {folder}. {STOP_IT}") from None
             self._write_first_note()
             stack.pop_all()
 

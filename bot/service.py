@@ -18,6 +18,7 @@ from bot.errors import (
     SymbolError,
 )
 from bot.events import Event, tell
+from bot.instance import STOP_IT
 from bot.runner import Runner, State
 
 # The pauses between attempts double from the first to the last of these.
@@ -49,9 +50,10 @@ def stay(work: Callable[[], int], runner: Runner, say: Say, passes: tuple[type[E
         try:
             return work()
         except AnotherBotError as other:
-            runner.become(State.STANDBY, str(other))
+            reason = f"{str(other).removesuffix(STOP_IT)}This one takes over when it ends."
+            runner.become(State.STANDBY, reason)
             if not standing_by:
-                say(f"standby  {other}")
+                say(f"standby  {reason}")
             standing_by = True
             runner.stop.wait(STANDBY_SECONDS)
             continue

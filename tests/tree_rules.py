@@ -81,7 +81,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "checkup": LEAVES
     | {"nonce_words", "broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
     "command_line": frozenset({"nonce_commands"}),
-    "service": LEAVES | {"runner"},
+    "service": LEAVES | {"instance", "runner"},
     "runner": LEAVES
     | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
     "trading_session": LEAVES

@@ -67,6 +67,13 @@ class Reader:
         ready = state is State.TRADING and not reason and age_seconds is not None and age_seconds < FRESH_SECONDS
         return state, reason, ready
 
+    def stuck(self) -> str:
+        """Return why a bot that has begun to trade does not get through, or ""."""
+        state, reason, ready = self.standing()
+        if state is not State.TRADING or ready or self.alive_seconds is None:
+            return ""
+        return reason or f"its last pass ended {self.alive_seconds:.0f} s ago"
+
     def read(self) -> Facts:
         """Return everything that is known now. A value that is not known is None, never 0."""
         runner, settings = self._runner, self._settings
