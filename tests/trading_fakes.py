@@ -380,6 +380,8 @@ def run_trader(
     *,
     stop: threading.Event | None = None,
     halted: Callable[[], bool] = lambda: False,
+    entries_stopped: Callable[[], bool] = lambda: False,
+    check_state: Callable[[], None] = lambda: None,
     **settings: object,
 ) -> tuple[Summary, list[str]]:
     """Run a trader of BTC/USD at one minute to its end; return the summary and the lines that it wrote."""
@@ -391,6 +393,6 @@ def run_trader(
         clock=clock,
         stop=stop or PatientEvent(),
         report=lines.append,
-        switches=Switches(halted),
+        switches=Switches(halted, entries_stopped, check_state),
     )
     return trader.run(), lines
