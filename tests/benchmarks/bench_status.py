@@ -24,7 +24,8 @@ from tests.child_process import Child
 from tests.server_processes import free_port
 from tests.status_tools import TOKEN
 
-LATENCY_MS, SPEED = 20, 20
+# At this speed the trader calls so often that some in a hundred calls wait for it: p99 is not at the edge of that.
+LATENCY_MS, SPEED = 20, 60
 LIMIT_SECONDS = 300.0
 GROWTH_MS_MAX = 5.0
 # Six times in turn, 30 s of each.
@@ -112,7 +113,7 @@ def test_private_calls_beside_readers_of_the_page(tmp_path: Path, rate: int) -> 
             statuses |= set(readings.statuses)
         refused = bot.exchange.state()["refused_nonces"]
     print(f"\n{rate} requests/s, half for the page, Kraken {LATENCY_MS} ms away: {machine.describe(tmp_path)}")
-    for share in (0.5, 0.9, 0.99):
+    for share in (0.5, 0.9, 0.95, 0.99):
         quiet_ms, busy_ms = (percentile(list(chain.from_iterable(rounds)), share) for rounds in (alone, beside))
         print(f"  private call, p{share * 100:.0f}: {quiet_ms:.2f} ms alone, {busy_ms:.2f} ms beside readers")
     growth_ms = busy_ms - quiet_ms
