@@ -18,7 +18,7 @@ from bot.nonce.lease import Leadership
 from bot.trader import Trader
 
 # Together under five seconds.
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 2.5
 UNWIND_SECONDS = 0.5
 CANCEL_SECONDS = 1.0
 SIGN_OFF_SECONDS = 0.3
@@ -103,7 +103,7 @@ class Runner:
                 return self._news.get(timeout=LOOK_UP_SECONDS)
 
     def _stopped(self, done: Future[int], name: str) -> bool:
-        self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:.0f} s.")
+        self._report(f"{name}: stopping; the call in flight has {GRACE_SECONDS:g} s.")
         self.become(State.STOPPING, name)
         self.stop.set()
         if self.broker is not None and self.trader is None:
