@@ -118,7 +118,6 @@ class Leadership:
             self._thread = None
         was_leading, self._lost = not self._lost, "this instance has signed off; nothing was sent"
         if was_leading:
-            self._found = "", 0
             try:
                 self._store.ask(self._store.engine.sign_off, self.generation, settled)
             except StoreUnavailableError:
