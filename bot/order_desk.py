@@ -169,7 +169,7 @@ class OrderDesk:
     def _unknown_error(order: Intent, cause: BotError) -> OrderUnknownError:
         return OrderUnknownError(
             f"the outcome of the order {order.cl_ord_id} ({order.side} {as_text(order.volume)} {order.symbol}) is "
-            f"unknown: {cause}. It is not sent again; {order.symbol} gets no new order until it is settled",
+            f"unknown: {str(cause).rstrip('.')}. It is not sent again; {order.symbol} gets no new order until it is settled",
             order.cl_ord_id,
         )
 

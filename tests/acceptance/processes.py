@@ -141,7 +141,7 @@ class Bot:
         self._reader.join()
         self.check_output()
         # What is wrong may need a longer sentence.
-        longest = max((len(line) for line in self.lines if not line.startswith("waiting ")), default=0)
+        longest = max((len(line) for line in self.lines if not re.search("^waiting | is unknown: ", line)), default=0)
         assert code or longest <= LONGEST_LINE, f"a line of {longest} characters in\n{self.text}"
         return code
 

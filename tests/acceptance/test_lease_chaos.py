@@ -206,7 +206,7 @@ def test_never_two_leaders(
         fleet = stack.enter_context(waving_fleet(tmp_path / "fleet", speed=SPEED, enforce_deadline=False))
         chaos = Chaos(fleet, server, doors, seed)
         fleet.lives[0].wait_for("^(leader|standby)")
-        chaos.run(200 if full_size else 6)
+        chaos.run(200 if full_size else 4)
         print(f"seed {seed}: {', '.join(chaos.told)}")
         wait_for_an_order(chaos)
         chaos.end()

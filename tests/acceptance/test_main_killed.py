@@ -18,7 +18,7 @@ def test_a_bot_killed_at_random_moments_loses_nothing(tmp_path: Path, full_size:
     chance = random.Random(SEED)
     with waving_kraken(tmp_path) as kraken:
         settings = kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")
-        lives = 50 if full_size else 6
+        lives = 50 if full_size else 4
         for life in range(lives):
             with Bot(settings=settings) as bot:
                 if life % 2:

@@ -80,7 +80,7 @@ def test_a_replay_that_is_killed_on_the_way_fills_the_same_orders(
     chance = random.Random(SEED)
     settings = settings_for(recording, tmp_path)
     last_nonce = 0
-    for _ in range(12 if full_size else 3):
+    for _ in range(12 if full_size else 2):
         with running(settings=settings, until="filled: ") as bot:
             bot.wait_for("replay", times=chance.randrange(8, 80 if full_size else 16))
             bot.kill()

@@ -135,7 +135,7 @@ def test_without_the_shared_turn(tmp_path: Path, redis_url: str) -> None:
 
 def test_through_the_shared_turn(tmp_path: Path, store: str, full_size: bool) -> None:
     """No call of four hosts is refused or sent twice, and no sender waits long for others that ask again at once."""
-    calls = 999 if full_size else 99
+    calls = 999 if full_size else 60
     with four_hosts(tmp_path, store, full_size, calls) as hosts:
         hosts.start()
         of_each = [nonces_of(child.rest()) for child in hosts.children]

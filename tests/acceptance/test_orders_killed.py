@@ -186,7 +186,7 @@ def test_a_kill_comes_before_or_after_the_exchange_has_the_order(
 
 def test_killed_at_random_it_doubles_nothing_and_loses_nothing(tmp_path: Path, lives: Child, full_size: bool) -> None:
     """Killed at random steps and moments, under faults, each fifth time losing its disk: one order a signal."""
-    chance, kills_wanted = random.Random(SEED), 200 if full_size else 20
+    chance, kills_wanted = random.Random(SEED), 200 if full_size else 10
     with open_world(tmp_path, lives, candles=10 * kills_wanted) as world:
         kills, last = 0, 0
         while kills < kills_wanted:

@@ -138,7 +138,7 @@ def test_the_bot_and_three_clients_are_never_refused(
 ) -> None:
     """Two brokers of two threads and a script for each client, all at once on one key, over a line that shuffles what
     is sent: every call is answered and none is refused; with a store, no two of them share a folder."""
-    times, reads = (40, 80) if full_size else (5, 8)
+    times, reads = (40, 80) if full_size else (3, 6)
     storm(jittery, tmp_path, store, [example(name) for name in CLIENTS], times, reads)
     assert outcomes(jittery) == [""] * (3 * times + 2 * 2 * reads)
 

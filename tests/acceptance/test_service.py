@@ -181,7 +181,8 @@ def test_a_second_one_on_the_folder_stands_by_and_takes_over(state: Path) -> Non
 
 def test_a_wrong_setting_ends_it(state: Path) -> None:
     """A service whose settings are wrong ends with exit code 2, as it does in a terminal."""
-    run("run", "--stay", settings={"STATE_DIR": str(state), "PAIRS": "NO/PAIR", "PORT": ""}, code=2)
+    with local_kraken(state) as kraken:
+        run("run", "--stay", settings=kraken.settings(PAIRS="NO/PAIR", PORT=""), code=2)
 
 
 def test_a_port_that_is_taken_is_named(state: Path) -> None:

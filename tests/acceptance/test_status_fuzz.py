@@ -187,7 +187,7 @@ def test_whatever_is_sent(state: Path, full_size: bool) -> None:
     """Whatever is sent, however slowly and by however many: no error, no thread or connection kept, no memory, nothing
     in the log, health answered all the time, and whoever is logged in still sees the page.
     """
-    port, count = free_port(), 40_000 if full_size else 1000
+    port, count = free_port(), 40_000 if full_size else 500
     settings = {"STATE_DIR": str(state), "PORT": str(port), "STATUS_TOKEN": TOKEN}
     with Bot(settings=settings, limit_seconds=1800 if full_size else 100) as bot:
         bot.wait_for("the replay is over")

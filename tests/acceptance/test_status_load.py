@@ -24,7 +24,7 @@ SPEED = 120.0
 def test_who_looks_at_the_page_costs_no_nonce(state: Path, full_size: bool) -> None:
     """While page and health are asked for 200 times a second, a bot that trades at 20 ms of latency has every nonce
     accepted, and every reader has its answer."""
-    seconds = 30.0 if full_size else 4.0
+    seconds = 30.0 if full_size else 2.0
     port, closes = free_port(), tuple(islice(cycle(WAVE), 6000))
     with local_kraken(
         state, closes, seconds=60, timeframe="1m", at_candle=WAVE_HISTORY, speed=SPEED, gap=False, options=DISTANT
