@@ -167,9 +167,10 @@ class OrderDesk:
 
     @staticmethod
     def _unknown_error(order: Intent, cause: BotError) -> OrderUnknownError:
+        why = str(cause).rstrip(".")
         return OrderUnknownError(
             f"the outcome of the order {order.cl_ord_id} ({order.side} {as_text(order.volume)} {order.symbol}) is "
-            f"unknown: {str(cause).rstrip('.')}. It is not sent again; {order.symbol} gets no new order until it is settled",
+            f"unknown: {why}. It is not sent again; {order.symbol} gets no new order until it is settled",
             order.cl_ord_id,
         )
 
