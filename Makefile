@@ -26,7 +26,7 @@ test: dev
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(python) -m mypy
-	$(python) -m pytest -n 4 --dist worksteal $(ARGS)
+	$(python) -m pytest -n 3 --dist worksteal $(ARGS)
 
 soak: dev
 	$(python) -m pytest -n 3 --dist worksteal --full -m soak --timeout=3600 $(ARGS)
