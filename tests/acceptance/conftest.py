@@ -39,7 +39,7 @@ def engine(url: str, kraken: LocalKraken) -> Iterator[Engine]:
         yield opened
 
 
-# PostgreSQL's part is the soak's: tests/stores compares both stores step by step, and test_lease_chaos.py runs with both.
+# PostgreSQL's part is the soak's: tests/stores compares both stores step by step, and test_lease_chaos.py takes both.
 @pytest.fixture(params=["redis", pytest.param("postgres", marks=pytest.mark.soak)])
 def store(request: pytest.FixtureRequest) -> str:
     """Return the address of a store of each kind."""

@@ -210,7 +210,7 @@ def test_a_script_that_holds_its_turn_bounds_what_the_bot_waits(
         assert desk.refused() == 1
 
 
-@pytest.mark.parametrize("store", ["redis"], indirect=True)
+@pytest.mark.parametrize("store", ["redis", pytest.param("postgres", marks=pytest.mark.soak)], indirect=True)
 def test_a_host_that_holds_its_turn_loses_it(shared_key: Path, store: str, tmp_path: Path) -> None:
     """A script that holds its turn for longer than it lives loses it to the bot on another host; what it sends then is
     refused, and nobody else's."""
