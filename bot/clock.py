@@ -46,6 +46,11 @@ def rfc3339(unix_seconds: float) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+def utc(unix_seconds: float) -> str:
+    """Write Unix seconds as people and programs read them: UTC, to the second."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class NonceClock:
     """The wall clock, until Kraken's own turns out to be more than ten seconds away from it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bot.clock import rfc3339
+from bot.clock import utc
 from bot.events import Event
 
 # One message a minute of each kind at most: chats allow 20 to 30 a minute (Telegram: Bots FAQ; Discord: rate limits).
@@ -38,7 +38,7 @@ class Message:
     @property
     def time(self) -> str:
         """When the first of them happened, in UTC."""
-        return f"{rfc3339(self.since_seconds)[:19]}Z"
+        return utc(self.since_seconds)
 
     def text(self, name: str) -> str:
         """Return what a person reads: who speaks, what it is, and as many texts as a chat takes, the newest last."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from bot.clock import wall_seconds
+from bot.clock import utc, wall_seconds
 from bot.journal import Journal
 from bot.journal_check import compare
 from bot.models import ZERO, Fill, Order, Side
@@ -72,7 +71,7 @@ def _intent_row(intent: Intent, kept: dict[str, Order], now: float) -> Row:
         return _order_row(order) | {"state": str(intent.state)}
     age = max(0, int(now - intent.sent_seconds)) if intent.state in UNSETTLED else None
     return {
-        "time": _utc(intent.sent_seconds or intent.intended_seconds),
+        "time": utc(intent.sent_seconds or intent.intended_seconds),
         "pair": intent.symbol,
         "side": str(intent.side),
         "type": intent.kind,
@@ -91,7 +90,7 @@ def _intent_row(intent: Intent, kept: dict[str, Order], now: float) -> Row:
 
 def _order_row(order: Order) -> Row:
     return {
-        "time": _utc(order.opened_seconds),
+        "time": utc(order.opened_seconds),
         "pair": order.symbol,
         "side": str(order.side),
         "type": order.kind,
@@ -112,7 +111,7 @@ def fill_rows(fills: Iterable[Fill]) -> list[Row]:
     """Return a row for each fill, in their order."""
     return [
         {
-            "time": _utc(fill.time_seconds),
+            "time": utc(fill.time_seconds),
             "pair": fill.symbol,
             "side": str(fill.side),
             "volume": fill.volume,
@@ -144,10 +143,6 @@ def _sum_line(symbol: str, fills: list[Fill]) -> str:
         parts.append(f"{word} {short(volume)} {base} for {short(cost)} {quote}")
     fee = sum((fill.fee for fill in fills), ZERO)
     return f"{symbol}: {', '.join(parts)}, fees {short(fee)} {quote}"
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def orders_report(journal: Journal | None, form: str, only_open: bool) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from bot import __version__, broker_manager, events, logs, metrics
 from bot.broker_manager import KrakenBroker
-from bot.clock import boottime_seconds, nonce_clock, wall_seconds
+from bot.clock import boottime_seconds, nonce_clock, utc, wall_seconds
 from bot.config import Settings
 from bot.errors import JournalError
 from bot.journal import Journal
@@ -82,7 +81,7 @@ class Reader:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "time": _utc(wall_seconds()),
+            "time": utc(wall_seconds()),
             "mode": settings.trading_mode,
             "state": str(state),
             "reason": redact(reason),
@@ -131,7 +130,7 @@ class Reader:
             "turn_wait_seconds": metrics.turn_wait_mean_seconds(),
             "breaker": None if broker is None else "open" if silence else "closed",
             "breaker_reason": redact(silence.reason) if silence else "",
-            "breaker_until": _utc(silence.until_seconds) if silence and silence.until_seconds else None,
+            "breaker_until": utc(silence.until_seconds) if silence and silence.until_seconds else None,
         }
 
     def _lease(self) -> Facts:
@@ -182,11 +181,11 @@ class _Today:
 
     def hear(self, event: events.Event, _text: str) -> None:
         if event is events.Event.REFUSED_NONCE:
-            today = _utc(wall_seconds())[:10]
+            today = utc(wall_seconds())[:10]
             self._day, self._count = today, self._count + 1 if self._day == today else 1
 
     def count(self, now_seconds: float) -> int:
-        return self._count if self._day == _utc(now_seconds)[:10] else 0
+        return self._count if self._day == utc(now_seconds)[:10] else 0
 
 
 def _place(broker: KrakenBroker | None) -> str:
@@ -227,7 +226,7 @@ def _limits(settings: Settings) -> Facts:
 def _refusals(seen: Observation | None) -> list[Facts]:
     return [
         {
-            "time": _utc(time_seconds),
+            "time": utc(time_seconds),
             "pair": refusal.order.symbol,
             "kind": refusal.order.kind,
             "rule": refusal.rule,
@@ -282,7 +281,3 @@ def _exact_rows(rows: list[Row]) -> list[Facts]:
 
 def _text(value: Decimal | None) -> str | None:
     return None if value is None else f"{value:f}"
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

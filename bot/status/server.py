@@ -30,6 +30,7 @@ from bot.clock import boottime_seconds, wall_seconds
 from bot.config import Settings
 from bot.errors import SettingsError
 from bot.events import Event, tell
+from bot.nonce.state_files import open_file
 from bot.runner import Runner
 from bot.status import connections, page
 from bot.status.access import Access
@@ -142,8 +143,7 @@ class StatusServer:
 def stop_entries(folder: Path) -> None:
     """Stop entries until `python main.py resume`, also across restarts. Raises OSError where that cannot be noted."""
     # It waits for nothing, whatever lies there in place of a file: health is answered by the same thread.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    os.close(os.open(folder / ENTRIES_STOPPED, flags, 0o600))
+    os.close(open_file(str(folder / ENTRIES_STOPPED), os.O_WRONLY | os.O_CREAT))
     tell(Event.ENTRIES_STOPPED, "entries were stopped from the page; `python main.py resume` lets them go on")
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 
-from bot.clock import MarketClock, rfc3339
+from bot.clock import MarketClock, utc
 from bot.models import Order, PlacedOrder, WantedOrder
 from bot.order_life import state_of
 from bot.risk import Refusal
@@ -33,7 +33,7 @@ class Narrator:
     def say(self, text: str) -> None:
         """Write one line under the market's time."""
         mark = " replay" if self._clock.replaying else ""
-        self._report(f"{rfc3339(self._now())[:19]}Z{mark}  {text}")
+        self._report(f"{utc(self._now())}{mark}  {text}")
 
     def once(self, topic: str, key: str, text: str) -> bool:
         """Write a line, unless the last one about the topic had the same key; return whether it was written."""
