@@ -117,24 +117,38 @@ def _telegram_chat(url: str) -> tuple[str, dict[str, str] | None]:
     return parts._replace(query="").geturl(), dict(parse_qsl(parts.query))
 
 
-class Heartbeat:
+class _EveryMinute:
+    """Looks at something once a minute, in a thread of its own. Where a look raises, the looks end."""
+
+    def __init__(self, name: str, look: Callable[[], None]) -> None:
+        self._name = name
+        self._look = look
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Look from now on."""
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            self._look()
+            self._closed.wait(MINUTE_SECONDS)
+
+
+class Heartbeat(_EveryMinute):
     """Asks for an address once a minute as long as `is_alive` says so: whoever misses that knows that the bot is dead.
 
     Where `is_alive` raises, the heartbeat ends.
     """
 
     def __init__(self, url: str, is_alive: Callable[[], bool]) -> None:
+        super().__init__("heartbeat", self.beat)
         self._line = _Line(url, "HEARTBEAT_URL")
         self._is_alive = is_alive
-        self._closed = threading.Event()
-
-    def start(self) -> None:
-        """Beat from now on."""
-        _every_minute("heartbeat", self.beat, self._closed)
-
-    def close(self) -> None:
-        """Beat no more."""
-        self._closed.set()
 
     def beat(self) -> None:
         """Ask for the address, if the bot is alive."""
@@ -144,21 +158,13 @@ class Heartbeat:
             self._line.say("it is not asked for, because the bot makes no progress")
 
 
-class DailySummary:
+class DailySummary(_EveryMinute):
     """Tells how a day went, a minute before midnight UTC; `summary` says it, and is asked in a thread of its own."""
 
     def __init__(self, summary: Callable[[], str]) -> None:
+        super().__init__("midnight", lambda: self.look(clock.wall_seconds()))
         self._summary = summary
         self._day: int | None = None
-        self._closed = threading.Event()
-
-    def start(self) -> None:
-        """Look at the clock from now on."""
-        _every_minute("midnight", lambda: self.look(clock.wall_seconds()), self._closed)
-
-    def close(self) -> None:
-        """Look at it no more."""
-        self._closed.set()
 
     def look(self, now_seconds: float) -> None:
         """Tell the summary if a day has come to its end since the last look; `now_seconds` is Unix time."""
@@ -176,25 +182,17 @@ class DailySummary:
         events.tell(Event.DAILY_SUMMARY, text)
 
 
-class Watch:
+class Watch(_EveryMinute):
     """Tells when a bot that trades does not get through at two looks in a row, a minute apart, and when it does again.
 
     `stuck` says why it does not, or "".
     """
 
     def __init__(self, stuck: Callable[[], str]) -> None:
+        super().__init__("watch", self.look)
         self._stuck = stuck
         self._before = ""
         self._told = False
-        self._closed = threading.Event()
-
-    def start(self) -> None:
-        """Look from now on."""
-        _every_minute("watch", self.look, self._closed)
-
-    def close(self) -> None:
-        """Look no more."""
-        self._closed.set()
 
     def look(self) -> None:
         """Look once."""
@@ -205,15 +203,6 @@ class Watch:
         elif self._told and not self._before:
             self._told = False
             events.tell(Event.TROUBLE, "it gets through again")
-
-
-def _every_minute(name: str, look: Callable[[], None], closed: threading.Event) -> None:
-    def work() -> None:
-        while not closed.is_set():
-            look()
-            closed.wait(MINUTE_SECONDS)
-
-    threading.Thread(target=work, name=name, daemon=True).start()
 
 
 class _Line:
