@@ -1,0 +1,208 @@
+"""Databases that commit c70f41a has written are read, and what is written today is what it would have written.
+
+Another version on the same disk has to find its own words there, and a version that is rolled back those of this one:
+so both directions are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from bot.clock import ReplayClock
+from bot.errors import OrderBlockedError
+from bot.journal import EquityPoint, Journal
+from bot.models import OrderStatus, Side
+from bot.order_life import OrderState
+from bot.simulator.keys import ApiKey
+from bot.simulator.options import SimulatorOptions
+from bot.simulator.server import Simulator
+from bot.simulator.storage import Storage
+from tests.journal_rows import fill, intent, open_row, row
+from tests.simulator_parts import START, YEAR_SECONDS, make_exchange, place
+from tests.stores.stored_formats import API_KEY, API_SECRET, contents, restore
+
+# The journal
+
+# Each state by what led to it; the number is that of the order.
+STATES = {
+    1: OrderState.INTENDED,
+    2: OrderState.SENT,
+    3: OrderState.UNKNOWN,
+    4: OrderState.OPEN,
+    5: OrderState.PARTLY_FILLED,
+    6: OrderState.FILLED,
+    7: OrderState.CANCELLED,
+    8: OrderState.EXPIRED,
+    9: OrderState.REFUSED,
+    10: OrderState.NOT_PLACED,
+}
+
+
+def named(number: int) -> str:
+    """Return the client order id of an order."""
+    return f"mybot{number:013d}"
+
+
+def txid(number: int) -> str:
+    """Return Kraken's name of an order."""
+    return f"OAAAAA-AAAAA-AAAA{number:02d}"
+
+
+def fill_journal(path: Path) -> None:
+    """Write a journal with an order in each state, with fills, with what the account was worth, for two bots."""
+    half = {"executed": Decimal("0.00500000"), "cost": Decimal("250.00000"), "fee": Decimal("0.62500")}
+    journal = Journal(str(path))
+    for number in STATES:
+        journal.intend(intent(named(number), symbol=f"C{number}/USD", intended_seconds=100.0 + number))
+    for number in range(2, 11):
+        journal.leave(named(number), f"17900000000000{number:02d}", 103.25 + number, 111.25 + number)
+    journal.set_state(named(3), OrderState.UNKNOWN, "no answer")
+    journal.set_state(named(9), OrderState.REFUSED, "EOrder:Insufficient funds")
+    journal.set_state(named(10), OrderState.NOT_PLACED, "it was looked for in vain")
+    journal.take_rows(
+        [
+            open_row(named(4), txid(4), symbol="C4/USD", expires_seconds=900.5),
+            open_row(named(5), txid(5), symbol="C5/USD", **half, average_price=Decimal("50000.0")),
+            row(named(6), txid(6), symbol="C6/USD"),
+            row(named(7), txid(7), symbol="C7/USD", status=OrderStatus.CANCELED, reason="User requested", **half),
+            open_row(named(8), txid(8), symbol="C8/USD", status=OrderStatus.EXPIRED, closed_seconds=130.5),
+            open_row(
+                "other0000000000001",
+                txid(11),
+                side=Side.SELL,
+                kind="stop-loss",
+                status=OrderStatus.PENDING,
+                symbol="C11/USD",
+            ),
+        ]
+    )
+    journal.add_fills(
+        [
+            fill("TAAAAA-AAAAA-AAAAA5", txid(5), symbol="C5/USD", volume=half["executed"], cost=half["cost"]),
+            fill("TAAAAA-AAAAA-AAAAA6", txid(6), symbol="C6/USD", side=Side.SELL, time_seconds=103.125),
+        ]
+    )
+    journal.add_equity(EquityPoint(104.0, "USD", Decimal("10000.00")))
+    journal.add_equity(EquityPoint(105.5, "EUR", Decimal("9999.1234")))
+    journal.set_known_until("mybot", 100.5)
+    journal.set_known_until("other", 50.25)
+    journal.keep_known("mybot", 200.5)
+    journal.close()
+
+
+@pytest.fixture
+def old_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Journal]:
+    """Return the stored journal; whatever a test does with it, it was not taken for damaged."""
+    path = tmp_path / "state" / "journal.sqlite"
+    path.parent.mkdir()
+    restore("journal.sql", path)
+    with closing(Journal(str(path))) as journal:
+        yield journal
+    assert [one.name for one in path.parent.iterdir()] == ["journal.sqlite"]
+    assert caplog.record_tuples == []
+
+
+def test_the_journal_is_written_as_it_was(tmp_path: Path) -> None:
+    """The same calls make the same tables, indexes, triggers and rows as in the stored journal, to the last letter."""
+    restore("journal.sql", tmp_path / "stored")
+    fill_journal(tmp_path / "today")
+    assert contents(tmp_path / "today") == contents(tmp_path / "stored")
+
+
+def test_every_stored_order_is_read_in_its_state(old_journal: Journal) -> None:
+    """Of a stored journal each order is read in the state in which it was written; there is one in every state."""
+    states = {one.cl_ord_id: one.state for one in old_journal.intents()}
+    assert states == {named(number): state for number, state in STATES.items()} | {
+        "other0000000000001": OrderState.OPEN
+    }
+    assert set(states.values()) == set(OrderState)
+
+
+def test_everything_stored_is_read_as_what_was_written_today(old_journal: Journal, tmp_path: Path) -> None:
+    """Intents, rows, fills, equity and what is known are read from the stored journal as from one of today."""
+    fill_journal(tmp_path / "today")
+    with closing(Journal(str(tmp_path / "today"))) as today:
+        assert old_journal.intents() == today.intents()
+        assert old_journal.orders() == today.orders()
+        assert old_journal.fills() == today.fills()
+        assert old_journal.equity() == today.equity()
+        assert old_journal.filled() == today.filled()
+    assert [old_journal.known_until(bot_id) for bot_id in ("mybot", "other", "third")] == [200.5, 50.25, 0.0]
+
+
+def test_what_is_open_in_a_stored_journal_is_followed(old_journal: Journal) -> None:
+    """What a stored journal has as sent or unknown is unsettled, and what it has as open or partly filled works."""
+    assert [one.cl_ord_id for one in old_journal.unsettled()] == [named(2), named(3)]
+    assert [one.cl_ord_id for one in old_journal.working()] == ["other0000000000001", named(4), named(5)]
+
+
+@pytest.mark.parametrize("number", [number for number in STATES if number != 1])
+def test_no_stored_order_is_sent_again(old_journal: Journal, number: int) -> None:
+    """Whatever became of an order of a stored journal, one with its client order id is not intended again."""
+    with pytest.raises(OrderBlockedError):
+        old_journal.intend(intent(named(number)))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_unsettled_stored_order_keeps_its_pair(old_journal: Journal, number: int) -> None:
+    """An order of a stored journal without a known fate keeps a new one of its pair from leaving, until it has one."""
+    new = intent(named(99), symbol=f"C{number}/USD")
+    old_journal.intend(new)
+    with pytest.raises(OrderBlockedError):
+        old_journal.leave(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
+    old_journal.set_state(named(number), OrderState.NOT_PLACED)
+    old_journal.leave(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
+
+
+def test_a_stored_journal_stays_as_it_is_where_it_is_only_read(old_journal: Journal, tmp_path: Path) -> None:
+    """To open a stored journal and read from it changes nothing in it, so the version before finds its own words."""
+    restore("journal.sql", tmp_path / "stored")
+    old_journal.intents()
+    old_journal.close()
+    assert contents(Path(old_journal.path)) == contents(tmp_path / "stored")
+
+
+# The simulated account
+
+WORLD = "synthetic prices, seed 1"
+
+
+def fill_account(path: Path) -> None:
+    """Write an account with orders that filled, rest, were cancelled and wait for their price, and an armed switch."""
+    exchange = make_exchange((0, "50000"), (100, "50000"))
+    place(exchange, ordertype="market", cl_ord_id=named(1))
+    place(exchange, price="1000", cl_ord_id=named(2), timeinforce="GTD", expiretm=str(int(START) + 900))
+    cancelled = place(exchange, price="2000", userref="7", oflags="fciq,post")
+    exchange.advance(START + 10.5)
+    exchange.cancel({"txid": cancelled})
+    place(exchange, type="sell", ordertype="stop-loss", price="40000", volume="0.005", cl_ord_id=named(3))
+    exchange.arm_switch(600)
+    keys = [ApiKey(API_KEY, API_SECRET, "simulator", ("query-funds", "modify-trades"), 0, 1790000000000007, START, 1.5)]
+    storage = Storage(path, WORLD)
+    storage.save(exchange.account, keys, exchange.now, exchange.switch_at)
+    storage.close()
+
+
+def test_the_simulated_account_is_written_as_it_was(tmp_path: Path) -> None:
+    """The same account is kept in the same tables and rows as in the stored file, to the last letter."""
+    restore("account.sql", tmp_path / "stored")
+    fill_account(tmp_path / "today")
+    assert contents(tmp_path / "today") == contents(tmp_path / "stored")
+
+
+def test_a_stored_simulated_account_goes_on(tmp_path: Path) -> None:
+    """A simulator opens the stored file: its key, the floor of its nonces, its orders and its trade are there."""
+    restore("account.sql", tmp_path / "account.db")
+    options = SimulatorOptions(state_path=tmp_path / "account.db")
+    with Simulator(options, ReplayClock(START + 10.5, START + YEAR_SECONDS)) as simulator:
+        state, account = simulator.api.state(), simulator.exchange.account
+        assert not simulator.is_new
+        assert (simulator.key, simulator.secret) == (API_KEY, API_SECRET)
+        assert state["floors"] == {API_KEY: "1790000000000007"}
+        assert sorted(order.status for order in account.orders.values()) == ["canceled", "closed", "open", "open"]
+        assert (len(account.trades), account.audit(), simulator.exchange.switch_at) == (1, [], START + 610.5)

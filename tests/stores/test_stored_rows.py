@@ -1,0 +1,252 @@
+"""The row of a key in Redis and in PostgreSQL is read as commit c70f41a has written it, and written as it would have.
+
+In a rolling deploy both versions are at the row at the same time: each has to see the other's lease, turn and nonce.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from bot.nonce.engine import Lease, Outcome
+from bot.nonce.engines import open_engine
+from tests.stores.key_rows import KeyRow, PostgresRow, RedisRow, drawn, lead, wish
+from tests.stores.stored_formats import API_KEY, stored
+
+OLD, NEXT, NEW = "old-host:4711:0a1b2c3d", "next-host:4712:1a2b3c4d", "new-host:4713:2a3b4c5d"
+LEASE_SECONDS, TURN_SECONDS = 3600.0, 16.0
+# When the stored rows were written, by the server's clock; and how far their nonces are ahead of it.
+WRITTEN_US = 1_790_000_000_000_000
+AHEAD_US = 60_000_000
+# Times have sixteen digits, and so have nonces and generations. Between two steps on a busy machine may lie as much.
+TIME_DIGITS = 16
+STEPS_US_MAX = 10_000_000
+# What was done to the row before it was written down.
+MOMENTS = ("leading", "signed off", "led again")
+
+Fields = dict[str, Any]
+
+
+class Held(ABC):
+    """A row of one key, by plain commands of its server's."""
+
+    row: KeyRow
+
+    @abstractmethod
+    def fields(self) -> Fields:
+        """Return the row, by the names in the server."""
+
+    @abstractmethod
+    def put(self, fields: Fields) -> None:
+        """Write the row."""
+
+
+class HeldByRedis(Held):
+    """One hash."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.row = self._row = RedisRow(url, name)
+
+    def fields(self) -> Fields:
+        """Read all fields of the hash."""
+        found = self._row.raw.hgetall(f"kraken-bot:{{{self._row.name}}}")
+        return {str(name): value for name, value in found.items()}
+
+    def put(self, fields: Fields) -> None:
+        """Set all fields of the hash."""
+        for name, value in fields.items():
+            self._row.raw.hset(f"kraken-bot:{{{self._row.name}}}", name, value)
+
+
+class HeldByPostgres(Held):
+    """One row of the table."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.row = self._row = PostgresRow(url, name)
+        # Whoever comes first makes the table.
+        self._row.connect().draw(wish())
+        self._row.lose()
+
+    def fields(self) -> Fields:
+        """Read all columns but the name."""
+        with self._row.raw.cursor(row_factory=dict_row) as cursor:
+            found = cursor.execute("SELECT * FROM kraken_bot_keys WHERE name = %s", [self._row.name]).fetchone()
+        assert found is not None
+        assert found.pop("name") == self._row.name
+        return found
+
+    def put(self, fields: Fields) -> None:
+        """Insert the row."""
+        given = {"name": self._row.name, **fields}
+        words = sql.SQL("INSERT INTO kraken_bot_keys ({}) VALUES ({})").format(
+            sql.SQL(", ").join(map(sql.Identifier, given)), sql.SQL(", ").join(map(sql.Placeholder, given))
+        )
+        self._row.raw.execute(words, given)
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return which store it is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def held(kind: str, request: pytest.FixtureRequest, key_name: str) -> Iterator[Held]:
+    """Return the row of a key that nobody else uses."""
+    url = request.getfixturevalue(f"{kind}_url")
+    held: Held = HeldByRedis(url, key_name) if kind == "redis" else HeldByPostgres(url, key_name)
+    yield held
+    held.row.lose()
+    held.row.close()
+
+
+def stored_fields(kind: str, moment: str) -> Fields:
+    """Return a row as it was written by commit c70f41a."""
+    fields: Fields = json.loads(stored(f"{kind}_rows.json"))[moment]
+    return fields
+
+
+def moved(fields: Fields, microseconds: int) -> Fields:
+    """Return a row as it would have been written so much later."""
+    return {
+        name: type(value)(int(value) + microseconds) if len(str(value)) == TIME_DIGITS else value
+        for name, value in fields.items()
+    }
+
+
+def put_stored(held: Held, kind: str, moment: str) -> Fields:
+    """Have a row in the server that commit c70f41a has written just now; return it."""
+    fields = moved(stored_fields(kind, moment), held.row.server_us() - WRITTEN_US)
+    held.put(fields)
+    return fields
+
+
+def write_until(row: KeyRow, moment: str) -> None:
+    """Lead, take the turn, and let another one ask for it; sign off; let another one lead."""
+    engine = row.connect()
+    generation = lead(engine, OLD, LEASE_SECONDS).generation
+    nonce = drawn(engine.take(wish(row.server_us() + AHEAD_US, generation=generation), OLD, TURN_SECONDS))
+    assert row.connect().take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.NEXT
+    if moment != "leading":
+        engine.give_back(nonce)
+        engine.sign_off(generation, settled=True)
+    if moment == "led again":
+        assert lead(row.connect(), NEW, LEASE_SECONDS).clean
+
+
+def alike(one: object, other: object) -> bool:
+    """Whether two values are equal, or are moments, as near to each other as two runs of the same steps."""
+    if type(one) is not type(other) or len(str(one)) != len(str(other)):
+        return False
+    return one == other or (len(str(one)) == TIME_DIGITS and abs(int(str(one)) - int(str(other))) < STEPS_US_MAX)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_row_is_written_as_it_was(held: Held, kind: str, moment: str) -> None:
+    """The same steps leave a row of the same names and values as the stored one, but for when they were done."""
+    wanted = moved(stored_fields(kind, moment), held.row.server_us() - WRITTEN_US)
+    write_until(held.row, moment)
+    written = held.fields()
+    assert written.keys() == wanted.keys()
+    assert {name: (value, wanted[name]) for name, value in written.items() if not alike(value, wanted[name])} == {}
+
+
+def test_a_stored_lease_is_anothers(held: Held, kind: str) -> None:
+    """Who asks for a stored row whose owner leads does not lead, and is told of the owner and its generation."""
+    fields = put_stored(held, kind, "leading")
+    lease = held.row.connect().acquire(NEW, LEASE_SECONDS)
+    assert (lease.owner, lease.generation) == (OLD, int(fields["generation"]))
+    assert lease.remaining_seconds == pytest.approx(LEASE_SECONDS, abs=10.0)
+
+
+def test_the_owner_of_a_stored_lease_goes_on_under_it(held: Held, kind: str) -> None:
+    """The lease of a stored row is renewed, and draws, by its generation; another generation does neither."""
+    fields = put_stored(held, kind, "leading")
+    engine, generation = held.row.connect(), int(fields["generation"])
+    assert engine.renew(generation, LEASE_SECONDS)
+    assert engine.draw(wish(generation=generation)).outcome is Outcome.DRAWN
+    assert not engine.renew(generation - 1, LEASE_SECONDS)
+    assert engine.draw(wish(generation=generation - 1)).outcome is Outcome.STALE
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_stored_nonce_is_gone_on_from(held: Held, kind: str, moment: str) -> None:
+    """The nonce after that of a stored row, which is ahead of the clock, is the next one."""
+    last = int(put_stored(held, kind, moment)["nonce"])
+    answer = held.row.connect().draw(wish())
+    assert (answer.nonce, answer.last) == (last + 1, last)
+
+
+def test_a_stored_turn_is_waited_for(held: Held, kind: str) -> None:
+    """The turn of a stored row is not even given to who is next, until it is given back by the nonce it came with."""
+    fields = put_stored(held, kind, "leading")
+    engine, nonce = held.row.connect(), int(fields["turn_nonce"])
+    assert engine.take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.NEXT
+    engine.give_back(nonce - 1)
+    assert engine.take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.NEXT
+    engine.give_back(nonce)
+    assert engine.take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.DRAWN
+
+
+@pytest.mark.parametrize(("moment", "clean"), [("signed off", True), ("led again", False)])
+def test_a_stored_sign_off_is_believed(held: Held, kind: str, moment: str, clean: bool) -> None:
+    """Where a stored row was signed off, the next one leads at once and knows that every order is settled; where its
+    owner is signed off as unsettled, that not."""
+    fields = put_stored(held, kind, moment)
+    engine = held.row.connect()
+    if not clean:
+        engine.sign_off(int(fields["generation"]), settled=False)
+    lease = lead(engine, NEXT, LEASE_SECONDS)
+    assert lease.clean is clean
+    assert lease.generation > int(fields["generation"])
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_stored_row_is_shown(held: Held, kind: str, moment: str) -> None:
+    """Who looks at a stored row is told its nonce, its lease, and who has the turn."""
+    fields = put_stored(held, kind, moment)
+    row = held.row.connect().look()
+    assert row is not None
+    assert (row.nonce, row.turn_owner) == (int(fields["nonce"]), OLD if moment == "leading" else "")
+    owner = {"leading": OLD, "signed off": "", "led again": NEW}[moment]
+    shown = Lease(owner, int(fields["generation"]), row.lease.remaining_seconds, moment == "led again")
+    assert row.lease == shown
+    assert (row.lease.remaining_seconds > 0) is bool(owner)
+
+
+def test_the_table_is_made_as_it_was(postgres_url: str, key_name: str) -> None:
+    """Where PostgreSQL has no table yet, one is made with the stored columns, their types and what they begin with."""
+    with closing(PostgresRow(postgres_url, key_name)) as row:
+        row.raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(key_name)))
+        with closing(PostgresRow(postgres_url, key_name, quote(f"-c search_path={key_name}", safe=""))) as own:
+            own.connect().draw(wish())
+        columns = row.raw.execute(
+            "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns "
+            "WHERE table_schema = %s ORDER BY ordinal_position",
+            [key_name],
+        ).fetchall()
+        row.raw.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(key_name)))
+    assert list(map(list, columns)) == json.loads(stored("postgres_table.json"))
+
+
+def test_the_row_of_a_key_has_its_name(redis_url: str, postgres_url: str) -> None:
+    """The row of a key is found in either store under the name that is made of its hash."""
+    name = json.loads(stored("row_name.json"))
+    for url in (redis_url, postgres_url):
+        with closing(open_engine(url, API_KEY)) as engine:
+            engine.draw(wish())
+    with closing(RedisRow(redis_url, name)) as row:
+        assert row.raw.exists(f"kraken-bot:{{{name}}}")
+        row.lose()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        deleted = connection.execute("DELETE FROM kraken_bot_keys WHERE name = %s", [name])
+        assert deleted.rowcount == 1
