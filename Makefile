@@ -25,6 +25,7 @@ stores:
 test: dev
 	$(python) -m ruff check
 	$(python) -m ruff format --check
+	.venv/bin/lint-imports
 	$(python) -m mypy
 	$(python) -m pytest -n 3 --dist worksteal $(ARGS)
 

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from bot import logs
-from bot.alerts import Alerts, DailySummary, Heartbeat, Watch
-from bot.broker_manager import NONCE_FILE, KrakenBroker
-from bot.checkup import check, kraken_seconds
-from bot.clock import MarketClock
-from bot.command_line import parse
-from bot.config import Settings, load_settings
-from bot.errors import (
+from bot.app.alerts import Alerts, DailySummary, Heartbeat, Watch
+from bot.app.instance_lock import InstanceLock
+from bot.app.lifecycle import Runner
+from bot.app.nonce_report import show
+from bot.app.preflight import check, kraken_seconds
+from bot.app.reports import check_journal, fills_report, find_journal, orders_report
+from bot.app.session import ENTRIES_STOPPED, Market, trade_when_leading
+from bot.app.supervisor import stay
+from bot.base import logging_setup
+from bot.base.clock import MarketClock
+from bot.base.errors import (
     AnotherBotError,
     BotError,
     CredentialsError,
@@ -36,26 +39,23 @@ from bot.errors import (
     SymbolError,
     TurnTimeout,
 )
-from bot.instance import InstanceLock
-from bot.journal import Journal
-from bot.logs import say
-from bot.models import Fill, Order
-from bot.nonce_commands import adopt, migrate
-from bot.nonce_words import show
-from bot.reports import check_journal, fills_report, find_journal, orders_report
-from bot.runner import Runner
-from bot.service import stay
+from bot.base.logging_setup import say
+from bot.base.models import Fill, Order
+from bot.base.timeframes import seconds_of
+from bot.broker_manager import NONCE_FILE, KrakenBroker
+from bot.cli.nonce_commands import adopt, migrate
+from bot.cli.parser import parse
+from bot.config import Settings, load_settings
+from bot.dashboard import client
+from bot.dashboard.opening import open_page
+from bot.dashboard.snapshot import Reader
+from bot.orders.journal import Journal
 from bot.simulator.__main__ import main as run_simulator
 from bot.simulator.errors import SimulatorError
 from bot.simulator.paper import open_paper
 from bot.simulator.prices_live import LiveError
-from bot.status import client
-from bot.status.facts import Reader
-from bot.status.opening import open_page
-from bot.strategies import STRATEGIES
-from bot.timeframes import seconds_of
-from bot.trader import Summary
-from bot.trading_session import ENTRIES_STOPPED, Market, trade_when_leading
+from bot.trading.strategies import STRATEGIES
+from bot.trading.trader import Summary
 
 # The first that fits. docs/errors.md says what to do about each.
 EXIT_CODES: tuple[tuple[int, tuple[type[Exception], ...]], ...] = (
@@ -82,13 +82,13 @@ def main(arguments: list[str]) -> int:
     """Run the program; return its exit code."""
     # Whatever is written belongs to this user alone.
     os.umask(0o077)
-    logs.set_up("text")
+    logging_setup.set_up("text")
     if arguments[:1] == ["simulator"]:
         return run_simulator(arguments[1:])
     options = parse(arguments)
     try:
         settings = load_settings(strategies=STRATEGIES)
-        logs.hide(*settings.secrets())
+        logging_setup.hide(*settings.secrets())
         words: dict[str, Callable[[], int]] = {
             "check": lambda: run_check(settings),
             "nonce": lambda: run_nonce(settings, options),
@@ -116,7 +116,7 @@ def run_nonce(settings: Settings, options: argparse.Namespace) -> int:
     if options.what == "migrate":
         # An address with a password in it is better not seen in the list of processes.
         target = sys.stdin.readline().strip() if options.to == "-" else options.to
-        logs.hide(target)
+        logging_setup.hide(target)
         return migrate(settings, target, say)
     return adopt(settings, options.yes, say) if options.what == "adopt" else show(settings, say)
 
@@ -200,7 +200,7 @@ def run_resume(settings: Settings) -> int:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Trade until the end, a signal or an error; as a service, whatever passes."""
-    logs.set_up(settings.log_format)
+    logging_setup.set_up(settings.log_format)
     runner = Runner(say)
     say(banner(settings))
     with watched(settings, runner) as url:

@@ -18,9 +18,9 @@ from typing import Any
 
 import krakenex
 
-from bot import clock, config, metrics
-from bot.broker_standing import BrokerStanding
-from bot.errors import (
+from bot import config
+from bot.base import clock, fork_safety, metrics
+from bot.base.errors import (
     InvalidNonceError,
     LockoutError,
     NonceAheadError,
@@ -31,20 +31,20 @@ from bot.errors import (
     StoppingError,
     TurnTimeout,
 )
-from bot.journal import Journal
-from bot.key_budget import KeyBudget
-from bot.key_guard import KeyGuard, NonceRefusedError
-from bot.kraken import error_table, recovery, transport
-from bot.kraken.limits import STARTER, Tier
-from bot.nonce import forks
-from bot.nonce.file import MICROSECONDS, UNITS, store_at
-from bot.nonce.host_turns import HostTurns
-from bot.nonce.paths import journal_file, key_file
+from bot.base.paths import journal_file, key_file
+from bot.broker_standing import BrokerStanding
+from bot.config import credential_problems, url_problems
+from bot.kraken import error_table, nonce_recovery, transport
+from bot.kraken.circuit_breaker import KeyGuard, NonceRefusedError
+from bot.kraken.rate_counters import STARTER, Tier
+from bot.kraken.rate_limiter import KeyBudget
+from bot.nonce.distributed_lock import HostTurns
+from bot.nonce.file_store import MICROSECONDS, UNITS, store_at
+from bot.nonce.local_lock import WAIT_SECONDS_MAX, Turns, Urgency
 from bot.nonce.shared_store import SharedStore, file_of_key, shared_store_at
-from bot.nonce.turns import WAIT_SECONDS_MAX, Turns, Urgency
-from bot.order_desk import Leave
-from bot.setting_rules import credential_problems, url_problems
-from bot.settling import DEADLINE_SECONDS
+from bot.orders.gateway import Leave
+from bot.orders.journal import Journal
+from bot.orders.reconciliation import DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class KrakenBroker(BrokerStanding):
         # Nothing is drawn yet: `connect` may find that the clock is wrong.
         self._last_nonce = clock.nonce_clock.now_us() * self._unit.ticks
         self._has_drawn = False
-        forks.forget_in_child(self)
+        fork_safety.forget_in_child(self)
 
     def _open_connections(self) -> None:
         # krakenex keeps its last answer in the object: one for whoever has the turn, one for public calls.
@@ -244,11 +244,11 @@ class KrakenBroker(BrokerStanding):
         stored_us = (store.peek() or 0) // (self._unit.ticks if self.shared_store else 1)
         return self._draw(max(clock.nonce_clock.now_us(), stored_us) + JUMP_SECONDS * 1_000_000)
 
-    def _climb(self, climb: recovery.Climb) -> None:
-        if climb is recovery.Climb.JUMP:
+    def _climb(self, climb: nonce_recovery.Climb) -> None:
+        if climb is nonce_recovery.Climb.JUMP:
             self._immediate_nonce_jump()
-        elif climb is recovery.Climb.LONG:
-            self._draw(clock.nonce_clock.now_us() + recovery.LONG_CLIMB_SECONDS * 1_000_000)
+        elif climb is nonce_recovery.Climb.LONG:
+            self._draw(clock.nonce_clock.now_us() + nonce_recovery.LONG_CLIMB_SECONDS * 1_000_000)
 
     # Calls
 
@@ -262,7 +262,7 @@ class KrakenBroker(BrokerStanding):
         """Call a private endpoint; return its `result`. `params` is not changed.
 
         AddOrder is sent once and never again, whatever happens (see `OrderDesk.send`). Reads and cancels are repeated
-        after a refused nonce, by the rules in `bot/kraken/recovery.py`; what is neither is sent once.
+        after a refused nonce, by the rules in `bot/kraken/nonce_recovery.py`; what is neither is sent once.
         Raises a KrakenError, NotSentError, NoAnswerError, SilenceError, TurnTimeout or StoppingError.
         """
         given = dict(params or {})
@@ -275,7 +275,9 @@ class KrakenBroker(BrokerStanding):
 
     def _call(self, method: str, params: dict[str, Any], leave: Leave | None = None) -> Any:
         # An AddOrder that is not for the desk is one with `validate`: a read.
-        may_repeat = method in recovery.REPEATABLE or (method == "AddOrder" and not self._desk.takes(method, params))
+        may_repeat = method in nonce_recovery.REPEATABLE or (
+            method == "AddOrder" and not self._desk.takes(method, params)
+        )
         urgency = _URGENCY.get(method, Urgency.READ)
         while True:
             try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bot.broker_verbs import BrokerVerbs
-from bot.key_budget import KeyBudget
-from bot.key_guard import KeyGuard
-from bot.nonce.silence import Silence
+from bot.kraken.breaker_file import Silence
+from bot.kraken.circuit_breaker import KeyGuard
+from bot.kraken.rate_limiter import KeyBudget
 
 
 class BrokerStanding(BrokerVerbs):

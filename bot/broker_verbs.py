@@ -9,18 +9,18 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from bot.clock import MarketClock
-from bot.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
-from bot.journal import Journal
-from bot.key_budget import KeyBudget
-from bot.kraken import orders, replies
+from bot.base.clock import MarketClock
+from bot.base.errors import OrderRuleError, RequestError, SymbolError, UnknownKrakenError
+from bot.base.models import Balance, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side
+from bot.kraken import order_requests, responses
 from bot.kraken.key_rules import check_key
+from bot.kraken.market_data import MarketVerbs
 from bot.kraken.pairs import PairTable, check_order, round_volume
-from bot.market_verbs import MarketVerbs
-from bot.models import Balance, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side
-from bot.order_desk import Leave, OrderDesk
-from bot.settlement import LookUps, Settlement
-from bot.settling import Settled, UnknownOrder
+from bot.kraken.rate_limiter import KeyBudget
+from bot.orders.gateway import Leave, OrderDesk
+from bot.orders.journal import Journal
+from bot.orders.reconciler import LookUps, Settlement
+from bot.orders.reconciliation import Settled, UnknownOrder
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class BrokerVerbs(MarketVerbs):
         journal: Journal,
     ) -> None:
         self.journal = journal
-        self.bot_id = bot_id or orders.bot_id_of(api_key)
+        self.bot_id = bot_id or order_requests.bot_id_of(api_key)
         self.key_info: KeyInfo | None = None
         self._collar_percent = market_collar_percent
         self._allow_withdraw_key = allow_withdraw_key
@@ -96,7 +96,7 @@ class BrokerVerbs(MarketVerbs):
         self.keep_time()
         self.check_nonce_file()
         try:
-            self.key_info = replies.read_key_info(self.private_call("GetApiKeyInfo"))
+            self.key_info = responses.read_key_info(self.private_call("GetApiKeyInfo"))
         except (RequestError, UnknownKrakenError) as error:
             log.warning("The key could not be checked (%s): its permissions and nonce window are unknown.", error)
         else:
@@ -107,7 +107,7 @@ class BrokerVerbs(MarketVerbs):
 
     def get_account_balance(self) -> dict[str, Balance]:
         """Return what the account has, by asset name (BTC, USD); `free` leaves out what open orders hold."""
-        return replies.read_balance_ex(self.private_call("BalanceEx"), self._pairs())
+        return responses.read_balance_ex(self.private_call("BalanceEx"), self._pairs())
 
     def get_positions(self) -> list[Position]:
         """Return the coins that the account holds; fiat money, also where it earns interest (USD.M), is none."""
@@ -119,14 +119,14 @@ class BrokerVerbs(MarketVerbs):
 
     def get_open_orders(self) -> list[Order]:
         """Return all open orders of the account, those of other programs too."""
-        return replies.read_open_orders(self.private_call("OpenOrders"), self._pairs())
+        return responses.read_open_orders(self.private_call("OpenOrders"), self._pairs())
 
     def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
         """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
 
         def page(offset: int) -> tuple[list[Order], int]:
             params = {"start": int(since_seconds), "ofs": offset, "closetime": "close"}
-            return replies.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
+            return responses.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
 
         return sorted(_all_pages(page, lambda order: order.txid), key=lambda order: -order.closed_seconds)
 
@@ -138,7 +138,7 @@ class BrokerVerbs(MarketVerbs):
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
         """Return one page of the account's fills, newest first, and how many there are after `since_seconds`."""
         params = {"start": int(since_seconds), "ofs": offset}
-        return replies.read_trades(self.private_call("TradesHistory", params), self._pairs())
+        return responses.read_trades(self.private_call("TradesHistory", params), self._pairs())
 
     def owns(self, order: Order) -> bool:
         """Whether this bot placed the order, on this host or another."""
@@ -148,7 +148,7 @@ class BrokerVerbs(MarketVerbs):
 
     def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
         """Return the `cl_ord_id` of a signal: the same on any host, after any crash."""
-        return orders.client_order_id(self.bot_id, symbol, strategy, candle_seconds, kind=kind, attempt=attempt)
+        return order_requests.client_order_id(self.bot_id, symbol, strategy, candle_seconds, kind=kind, attempt=attempt)
 
     def place_limit_order(
         self,
@@ -168,7 +168,7 @@ class BrokerVerbs(MarketVerbs):
         pair, side = self.pair(symbol), Side(side)
         check_order(pair, side, quantity, price)
         expires = None if expire_seconds is None else int(self.now()) + expire_seconds
-        params = orders.limit_order(
+        params = order_requests.limit_order(
             pair, side, quantity, price, cl_ord_id, expires_seconds=expires, post_only=post_only
         )
         return self._place(pair, side, quantity, price, params)
@@ -187,10 +187,10 @@ class BrokerVerbs(MarketVerbs):
         if not isinstance(quantity, Decimal):
             raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
         current = self.get_current_price(symbol)
-        price = orders.collared_price(pair, side, current, self._collar_percent)
+        price = order_requests.collared_price(pair, side, current, self._collar_percent)
         volume = quantity if size_type == "base" else round_volume(pair, quantity / max(price, current))
         check_order(pair, side, volume, price)
-        params = orders.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
+        params = order_requests.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
         return self._place(pair, side, volume, price, params)
 
     def place_stop_order(
@@ -203,16 +203,16 @@ class BrokerVerbs(MarketVerbs):
         """
         pair, side = self.pair(symbol), Side(side)
         check_order(pair, side, quantity, stop_price)
-        params = orders.stop_order(pair, side, quantity, stop_price, cl_ord_id)
+        params = order_requests.stop_order(pair, side, quantity, stop_price, cl_ord_id)
         return self._place(pair, side, quantity, stop_price, params)
 
     def _highest_price(self, pair: Pair, side: Side) -> Decimal:
         """Return what a coin may be worth in a market order: a buy may go up to its collar."""
         current = self.get_current_price(pair.symbol)
-        return max(current, orders.collared_price(pair, side, current, self._collar_percent))
+        return max(current, order_requests.collared_price(pair, side, current, self._collar_percent))
 
     def _place(self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]) -> PlacedOrder:
-        txid = replies.read_placed(self._send_order(params))
+        txid = responses.read_placed(self._send_order(params))
         return PlacedOrder(txid, params["cl_ord_id"], pair.symbol, side, volume, price)
 
     def _send_order(self, params: dict[str, Any]) -> dict[str, Any]:

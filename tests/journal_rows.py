@@ -6,8 +6,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from bot.models import Fill, Order, OrderStatus, Side
-from bot.order_life import Intent
+from bot.base.models import Fill, Order, OrderStatus, Side
+from bot.orders.order_state import Intent
 
 BOT_ID = "mybot"
 

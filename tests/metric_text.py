@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from bot import metrics
+from bot.base import metrics
 
 
 def families() -> dict[str, Metric]:

@@ -1,11 +1,11 @@
-"""The house rule on money: it is Decimal from the first digit to the last, and a float is a time or a chance."""
+"""The code rule on money: it is Decimal from the first digit to the last, and a float is a time or a chance."""
 
 from __future__ import annotations
 
 import ast
 import re
 
-from tests.house_rules import FunctionNode, Source
+from tests.code_rules import FunctionNode, Source
 
 MONEY_WORDS = frozenset(
     "amount ask balance balances bid budget cash close collar cost costs equity fee fees funds gain held high loss low"

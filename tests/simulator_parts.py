@@ -11,11 +11,11 @@ from typing import Any
 import krakenex
 import requests
 
-from bot.clock import MarketClock, ReplayClock
+from bot.base.clock import MarketClock, ReplayClock
 from bot.simulator.account import Account, Order
-from bot.simulator.catalogue import PairRules, known_pairs
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
+from bot.simulator.instruments import PairRules, known_pairs
 from bot.simulator.limits import tier_named
 from bot.simulator.matching import whole
 from bot.simulator.options import SimulatorOptions

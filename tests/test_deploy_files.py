@@ -10,7 +10,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from bot.command_line import parse
+from bot.cli.parser import parse
 from bot.config import DEFAULTS
 from tests.acceptance.processes import STOP_SECONDS_MAX
 from tests.conftest import ROOT

@@ -19,28 +19,29 @@ import krakenex
 import pytest
 
 import main
-from bot import command_line, errors, order_life
+from bot.app.lifecycle import Runner
+from bot.base import errors
+from bot.base.errors import BotError, KrakenError
 from bot.broker_manager import get_kraken_nonce
+from bot.cli import parser
 from bot.config import load_settings
-from bot.errors import BotError, KrakenError
+from bot.dashboard.snapshot import Reader
 from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Ran, Repeat, error_for
-from bot.nonce import lease
-from bot.nonce.postgres_connections import ANSWER_SECONDS, CONNECTIONS
-from bot.nonce.redis_engine import TIMEOUT_SECONDS
+from bot.nonce import leader_election
+from bot.nonce.local_lock import WAIT_SECONDS_MAX
+from bot.nonce.postgres_store import ANSWER_SECONDS, CONNECTIONS
+from bot.nonce.redis_store import TIMEOUT_SECONDS
 from bot.nonce.shared_store import BEGIN_SECONDS_MAX, TURN_SECONDS
-from bot.nonce.turns import WAIT_SECONDS_MAX
-from bot.order_life import OrderState
-from bot.runner import Runner
-from bot.settlement import CURRENT_SECONDS
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
+from bot.orders import order_state
+from bot.orders.order_state import OrderState
+from bot.orders.reconciler import CURRENT_SECONDS
+from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.simulator import faults
 from bot.simulator.api import PUBLIC
-from bot.simulator.catalogue import KNOWN_PAIRS
+from bot.simulator.instruments import KNOWN_PAIRS
 from bot.simulator.private import PERMISSIONS
 from bot.simulator.server import Simulator
-from bot.status.facts import Reader
-from tests import house_rules
 from tests.conftest import ROOT
 from tests.pages import DOCS, PAGES, blocks, names_in, quoted, rows, section, text_of
 
@@ -112,7 +113,7 @@ def test_commands_that_the_pages_name_exist() -> None:
 
 
 def test_the_tree_of_errors_is_the_tree_in_the_code() -> None:
-    """docs/errors.md, the docstring of bot/errors.py and the classes there draw the same tree."""
+    """docs/errors.md, the docstring of bot/base/errors.py and the classes there draw the same tree."""
     drawn = textwrap.dedent((errors.__doc__ or "").partition("\n\n")[2]).strip()
     assert blocks(section("docs/errors.md", "The tree"))[0].strip() == drawn
     found: dict[str, str] = {}
@@ -149,7 +150,7 @@ def test_the_exit_codes_are_those_of_main() -> None:
     table = {line[0]: set(quoted(line[2])) for line in rows(section("docs/errors.md", "Exit codes"))}
     assert {code: names for code, names in table.items() if names} == wanted
     assert set(table) == {*wanted, "0", "1", "7"}
-    assert all(re.search(rf"\b{code} ", command_line.EPILOG) for code in table)
+    assert all(re.search(rf"\b{code} ", parser.EPILOG) for code in table)
 
 
 REPEATS = {Repeat.NEVER: "no", Repeat.FRESH_NONCE: "with a fresh nonce", Repeat.WAIT: "after the wait"}
@@ -201,9 +202,9 @@ def test_the_tables_of_krakens_errors_are_those_of_the_code(table: object) -> No
 
 
 def test_the_life_of_an_order_is_the_one_in_the_code() -> None:
-    """docs/orders.md draws an order's life as the docstring of bot/order_life.py does, and names every state."""
+    """docs/orders.md draws the order states as the docstring of order_state.py does, and names every one."""
     text = section("docs/orders.md", "An order's life")
-    drawn = re.search(r"(?:^    .*\n)+", order_life.__doc__ or "", re.MULTILINE)
+    drawn = re.search(r"(?:^    .*\n)+", order_state.__doc__ or "", re.MULTILINE)
     assert drawn is not None
     assert blocks(text) == [textwrap.dedent(drawn[0])]
     assert set(names_in(text)) == set(OrderState)
@@ -282,7 +283,7 @@ def test_other_clients_draw_from_the_same_file(nonce_file: Path) -> None:
     assert state["floors"] == {simulator.key: nonce_file.read_text()}
 
 
-# The house
+# The code layout
 
 
 def drawn_modules(tree: str) -> Iterator[str]:
@@ -296,19 +297,12 @@ def drawn_modules(tree: str) -> Iterator[str]:
             yield "".join(above)
 
 
-def test_the_drawing_of_the_house_has_every_module() -> None:
+def test_the_drawing_of_the_code_layout_has_every_module() -> None:
     """docs/architecture.md names every module of the program once, and no other."""
     paths = [ROOT / "main.py", *(ROOT / "bot").rglob("*.py")]
     wanted = [str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"]
-    drawn = list(drawn_modules(blocks(section("docs/architecture.md", "The house"))[0]))
+    drawn = list(drawn_modules(blocks(section("docs/architecture.md", "The code layout"))[0]))
     assert sorted(drawn) == sorted(wanted)
-
-
-def test_the_limits_on_the_page_are_the_limits() -> None:
-    """docs/contributing.md gives the limits of length that the house rules hold."""
-    text = section("docs/contributing.md", "House rules")
-    limits = (house_rules.MODULE_LINES, house_rules.FUNCTION_LINES, house_rules.CLASS_LINES)
-    assert re.findall(r"(?:module|function|class) at most (\d+) lines", text) == [str(limit) for limit in limits]
 
 
 def test_the_bounds_of_a_turn_on_the_page_are_the_bounds() -> None:
@@ -327,10 +321,10 @@ def test_the_times_of_a_shared_store_on_the_page_are_the_times() -> None:
     clean, unclean = (seconds + MARGIN_SECONDS + GAP_SECONDS for seconds in (0.0, DEADLINE_SECONDS))
     ways = rows(section("docs/stores.md", "Who trades"))
     assert [line[2] for line in ways] == [f"{clean:g} s", *[f"{unclean:g} s"] * 3]
-    assert f"it looks every {lease.STANDBY_SECONDS:g} s" in ways[0][1]
-    assert lease.SILENT_PART == 0.1
+    assert f"it looks every {leader_election.STANDBY_SECONDS:g} s" in ways[0][1]
+    assert leader_election.SILENT_PART == 0.1
     assert "a tenth of the lifetime is left" in ways[3][1]
-    assert 3 * lease.RENEW_PART <= 1 - lease.SILENT_PART
+    assert 3 * leader_election.RENEW_PART <= 1 - leader_election.SILENT_PART
     assert "renewed three times in that" in text
     assert f"or {TURN_SECONDS:g} s after it began, by the server's clock" in text
     assert f"must begin in its first {BEGIN_SECONDS_MAX:g} s" in text

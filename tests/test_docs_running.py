@@ -11,15 +11,15 @@ from pathlib import Path
 import dotenv
 import pytest
 
-from bot import strategies
-from bot.command_line import parse
+from bot.base.errors import SettingsError
+from bot.base.models import Candle, Pair
+from bot.base.timeframes import TIMEFRAMES
+from bot.cli.parser import parse
 from bot.config import DEFAULTS, LOG_FORMATS, MODES, load_settings
-from bot.errors import SettingsError
-from bot.kraken.limits import TIERS
-from bot.models import Candle, Pair
-from bot.nonce.file import UNITS
-from bot.strategies.base import MarketView, Strategy
-from bot.timeframes import TIMEFRAMES
+from bot.kraken.rate_counters import TIERS
+from bot.nonce.file_store import UNITS
+from bot.trading import strategies
+from bot.trading.strategies.base import MarketView, Strategy
 from tests.child_process import Child
 from tests.conftest import ROOT
 from tests.pages import blocks, names_in, quoted, rows, section, text_of

@@ -15,9 +15,9 @@ import redis
 
 from tests import servers
 from tests.child_process import Child
-from tests.gateway import Gateway, Way
 from tests.server_processes import children, state, wait_for_end
 from tests.servers import PostgresServer, RedisServer, Server, folder_of_ours, forget, open_postgres, open_redis
+from tests.tcp_proxy import Gateway, Way
 
 SHORT_SECONDS = 0.2
 LOST = (redis.ConnectionError, redis.TimeoutError, psycopg.OperationalError)

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.clock import MarketClock
-from bot.errors import OrderUnknownError
-from bot.journal import Journal
-from bot.models import (
+from bot.base.clock import MarketClock
+from bot.base.errors import OrderUnknownError
+from bot.base.models import (
     ZERO,
     Balance,
     Candle,
@@ -26,12 +25,13 @@ from bot.models import (
     SystemStatus,
     WantedOrder,
 )
-from bot.risk import RiskLimits
-from bot.settling import Settled, UnknownOrder
-from bot.strategies.base import MarketView, Strategy
-from bot.timeframes import seconds_of
-from bot.trader import Summary, Trader, TraderSettings
-from bot.trading.switches import Switches
+from bot.base.timeframes import seconds_of
+from bot.orders.journal import Journal
+from bot.orders.reconciliation import Settled, UnknownOrder
+from bot.trading.controls import Switches
+from bot.trading.risk import RiskLimits
+from bot.trading.strategies.base import MarketView, Strategy
+from bot.trading.trader import Summary, Trader, TraderSettings
 
 BOT_ID = "bot01"
 

@@ -1,123 +1,18 @@
-"""The house rules for modules together (arrows, cycles, dead ones) and for every tracked text file."""
+"""The code rules for modules together (dead ones) and for every tracked text file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
-from tests.house_rules import Source, imported
+from tests.code_rules import Source, imported
 
 TreeRule = Callable[[list[Source]], list[str]]
 
-LEAVES = frozenset({"models", "errors", "clock", "events", "metrics"})
-# Who may import whom, by the first word after `bot.`; each may import its own package. Main may import everything.
-ARROWS: dict[str, frozenset[str]] = {
-    "errors": frozenset(),
-    "clock": frozenset(),
-    "events": frozenset(),
-    "metrics": frozenset(),
-    "timeframes": frozenset({"errors"}),
-    "models": frozenset({"errors"}),
-    "kraken": LEAVES | {"redaction"},  # for what an answer quotes
-    "nonce": LEAVES,
-    "setting_rules": frozenset(),
-    "redaction": frozenset(),
-    "logs": frozenset({"clock", "redaction"}),
-    "config": frozenset({"errors", "setting_rules", "timeframes", "kraken", "nonce"}),  # what a setting may say
-    "settling": frozenset({"models", "errors", "order_life"}),
-    "order_life": frozenset({"models"}),
-    "journal_schema": frozenset({"order_life"}),
-    "journal_file": LEAVES | {"journal_schema", "nonce"},
-    "journal_check": frozenset({"models", "order_life"}),
-    "report_text": frozenset(),
-    "reports": LEAVES | {"journal", "journal_check", "nonce", "order_life", "report_text"},
-    "journal": LEAVES | {"journal_file", "order_life"},
-    "strategies": frozenset({"models", "errors"}),
-    "position": frozenset({"models", "errors"}),
-    "exit_steps": frozenset({"models", "errors"}),
-    "risk": frozenset({"models", "errors", "kraken"}),  # what a status of Kraken's lets through
-    "key_guard": LEAVES | {"kraken", "nonce"},
-    "key_budget": LEAVES | {"kraken", "nonce"},
-    "settlement": LEAVES | {"settling", "order_life", "journal"},
-    "order_desk": LEAVES | {"key_budget", "kraken", "settlement", "order_life", "journal"},
-    "market_verbs": LEAVES | {"kraken", "timeframes"},
-    "broker_verbs": LEAVES
-    | {"market_verbs"}
-    | {"order_desk", "settlement", "journal", "key_budget", "kraken", "settling", "timeframes"},
-    "broker_standing": LEAVES | {"broker_verbs", "key_budget", "key_guard", "nonce"},
-    "broker_manager": LEAVES
-    | {
-        "broker_standing",
-        "order_desk",
-        "key_budget",
-        "key_guard",
-        "kraken",
-        "nonce",
-        "settling",
-        "config",
-        "journal",
-        "setting_rules",
-    },
-    "trading": LEAVES
-    | {"kraken", "strategies", "position", "risk", "exit_steps", "settling", "timeframes", "journal", "order_life"},
-    "trader": LEAVES
-    | {
-        "broker_manager",
-        "journal",
-        "trading",
-        "strategies",
-        "position",
-        "risk",
-        "exit_steps",
-        "settling",
-        "timeframes",
-    },
-    "outbox": LEAVES,
-    "alerts": LEAVES | {"outbox", "kraken", "redaction"},  # its way to send with an end to every wait
-    "instance": LEAVES,
-    "nonce_words": LEAVES | {"broker_manager", "config", "nonce"},
-    "nonce_commands": LEAVES
-    | {"nonce_words", "broker_manager", "config", "instance", "kraken", "nonce", "setting_rules"},
-    "checkup": LEAVES
-    | {"nonce_words", "broker_manager", "kraken", "nonce", "strategies", "instance", "config", "timeframes"},
-    "command_line": frozenset({"nonce_commands"}),
-    "service": LEAVES | {"instance", "runner"},
-    "runner": LEAVES
-    | {"nonce", "trader", "trading", "broker_manager", "strategies", "risk", "instance", "config", "timeframes"},
-    "trading_session": LEAVES
-    | {"runner", "trader", "trading", "broker_manager", "nonce", "nonce_words", "strategies", "risk", "config"},
-    "status": LEAVES
-    | {
-        "bot",  # its version
-        "broker_manager",
-        "config",
-        "events",
-        "instance",
-        "journal",
-        "logs",
-        "metrics",
-        "nonce",
-        "nonce_words",
-        "redaction",
-        "report_text",
-        "reports",
-        "runner",
-        "trader",
-        "trading",
-        "trading_session",
-    },
-    "simulator": frozenset({"clock"}),
-}
 TOP_LEVEL = frozenset(
     ".ci .dockerignore .env.example .github .gitignore .railway Dockerfile LICENSE Makefile README.md bot docs main.py"
     " pyproject.toml render.yaml tests".split()
 )
-
-
-def room(module: str) -> str:
-    """Return where a module lives: `nonce` for `bot.nonce.file`, `main` for `main`."""
-    parts = module.split(".")
-    return parts[1] if parts[0] == "bot" and len(parts) > 1 else parts[0]
 
 
 def graph(sources: list[Source]) -> dict[str, set[str]]:
@@ -130,32 +25,6 @@ def graph(sources: list[Source]) -> dict[str, set[str]]:
         targets = {name if name in names else name.rpartition(".")[0] for name in named}
         edges[source.name] = (targets & names) - {source.name}
     return edges
-
-
-def cycles(sources: list[Source]) -> list[str]:
-    """No module imports itself by way of others."""
-    edges = graph(sources)
-    reach = {name: set(targets) for name, targets in edges.items()}
-    for middle in edges:
-        for name in edges:
-            if middle in reach[name]:
-                reach[name] |= reach[middle]
-    circular = sorted(name for name, targets in reach.items() if name in targets)
-    return [f"import cycle through {', '.join(circular)}"] if circular else []
-
-
-def arrows(sources: list[Source]) -> list[str]:
-    """Imports point down only, as ARROWS says."""
-    problems = []
-    for name, targets in sorted(graph(sources).items()):
-        here = room(name)
-        if here in {"main", "bot"}:
-            continue
-        if here not in ARROWS:
-            problems.append(f"{name} has no place in ARROWS")
-            continue
-        problems += [f"{name} imports {one}" for one in sorted(targets) if room(one) not in ARROWS[here] | {here}]
-    return problems
 
 
 def dead_modules(sources: list[Source]) -> list[str]:

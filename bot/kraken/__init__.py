@@ -1,9 +1,6 @@
-"""What is known of Kraken's Spot REST API, as data and pure functions.
+"""Everything about Kraken's Spot REST API: the transport, one private call, and how its answers are read.
 
-- `error_table`: every error string, what it means, whether the request may have run, whether it may be repeated;
-- `pairs`: names, precision and minima from AssetPairs and Assets;
-- `replies`: Kraken's answers read into `bot.models`;
-- `limits`: the decaying counters, kept so that the bot waits instead of being refused.
-
-Nothing in these four sends a request, reads a clock or keeps a file.
+`transport` sends, `error_table` says what each error string means and whether the request may be repeated, `pairs`
+knows names, precision and minima, `responses` reads answers into `bot.base.models`, `order_requests` writes orders.
+`rate_limiter` and `circuit_breaker` say when a key may send; `nonce_recovery` says what follows a refused nonce.
 """

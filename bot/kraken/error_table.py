@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from bot.errors import (
+from bot.base.errors import (
     CredentialsError,
     InvalidNonceError,
     KrakenError,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bot.errors import KeyRuleError
-from bot.models import KeyInfo
+from bot.base.errors import KeyRuleError
+from bot.base.models import KeyInfo
 
 # Permission names of GetApiKeyInfo (Kraken: get-api-key-info page), and the words on Kraken's key page.
 _NEEDED = {

@@ -12,8 +12,8 @@ from itertools import product
 from math import lcm
 from typing import Any
 
-from bot.errors import OrderRuleError, SymbolError
-from bot.models import ZERO, Pair, Side
+from bot.base.errors import OrderRuleError, SymbolError
+from bot.base.models import ZERO, Pair, Side
 
 # Kraken's own codes that differ from the ones in use everywhere else.
 _MODERN_NAMES = {"XBT": "BTC", "XDG": "DOGE"}

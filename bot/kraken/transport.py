@@ -17,10 +17,10 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from bot import clock, metrics
-from bot.errors import NoAnswerError, NotSentError, TransportError
+from bot.base import clock, metrics
+from bot.base.errors import NoAnswerError, NotSentError, TransportError
+from bot.base.redaction import redact
 from bot.kraken import error_table
-from bot.redaction import redact
 
 CONNECT_SECONDS_MAX = 3.0
 READ_SECONDS_MAX = 10.0

@@ -1,10 +1,12 @@
-"""Nonces and turns.
+"""Nonces and request locks, for threads, processes and hosts.
 
-The promise of a store: every nonce is greater than all before it on that file, whoever drew them; it is
-never below `at_least`; it is written down before it is returned. Survived: the death of the process at
-any moment, damage to the file, a clock that steps. Not promised: anything about two machines without a
-shared disk.
+The promise of a nonce store: every nonce is greater than all before it on that file or row, whoever took them; it is
+never below `at_least`; it is written down before it is returned. It survives the death of the process at any moment,
+damage to the file and a clock that steps. Without a shared store it promises nothing about two machines.
 
-The promise of a turn: one private request per API key is under way at any time, across the threads and
-processes of one machine, so that nonces arrive at Kraken in the order in which they were drawn.
+The promise of a request lock: one private request per API key is in flight at any time, across the threads and
+processes of one machine and, with a shared store, across hosts, so that nonces reach Kraken in order.
+
+`file_store`, `redis_store` and `postgres_store` keep nonces; `local_lock` and `distributed_lock` are the request lock;
+`leader_election` decides which instance of the bot trades.
 """

@@ -15,13 +15,12 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
-from bot import clock, metrics
-from bot.errors import LeaseLostError, NonceAheadError, NonceError, StoreUnavailableError, TurnLostError
-from bot.nonce import forks
-from bot.nonce.engine import Drawn, Engine, Outcome, Wish
-from bot.nonce.engines import open_engine
-from bot.nonce.file import MICROSECONDS, FileStore, Unit, ceiling, store_at
-from bot.nonce.paths import key_file
+from bot.base import clock, fork_safety, metrics
+from bot.base.errors import LeaseLostError, NonceAheadError, NonceError, StoreUnavailableError, TurnLostError
+from bot.base.paths import key_file
+from bot.nonce.file_store import MICROSECONDS, FileStore, Unit, ceiling, store_at
+from bot.nonce.open_store import open_engine
+from bot.nonce.store_protocol import Drawn, Engine, Outcome, Wish
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class SharedStore:
         self._file = file
         self._highest = 0
         self._start_anew()
-        forks.forget_in_child(self)
+        fork_safety.forget_in_child(self)
 
     def _start_anew(self) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

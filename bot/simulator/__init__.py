@@ -5,5 +5,6 @@ tier, precision and minima, fees, holds, deadlines, client ids unique among open
 exchange: one account, no margin, no order queue and unlimited depth at the price (an order fills when the price path
 touches it), one tick of spread on each side, no conditional close, no relative prices, no amend, edit or batches.
 
-It is written from Kraken's documentation, independent of the client; it shares nothing with the bot but `bot.clock`.
+It is written from Kraken's documentation, independent of the client. From the rest of the bot it imports
+`bot.base.clock` alone.
 """

@@ -8,9 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
-from bot.clock import MarketClock, wall_seconds
-from bot.simulator.catalogue import Catalogue, known_pairs
+from bot.base.clock import MarketClock, wall_seconds
 from bot.simulator.errors import SimulatorError
+from bot.simulator.instruments import Catalogue, known_pairs
 from bot.simulator.limits import TIERS
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices

@@ -16,10 +16,10 @@ from bot.simulator.errors import Refusal, StateFileError
 from bot.simulator.exchange import Exchange
 from bot.simulator.faults import CANCEL_RACE, FOREIGN_NONCE, NO_FAULT, QUEUED, Fault
 from bot.simulator.keys import ApiKey, Credentials, KeyRing
-from bot.simulator.lag import Lag
 from bot.simulator.market import Market
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.private import Private
+from bot.simulator.query_lag import Lag
 
 PUBLIC = "/0/public/"
 PRIVATE = "/0/private/"

@@ -9,13 +9,13 @@ from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from bot.simulator.account import ZERO, Account, Order
-from bot.simulator.catalogue import Catalogue, PairRules
 from bot.simulator.errors import Refusal, SimulatorError
+from bot.simulator.instruments import Catalogue, PairRules
 from bot.simulator.limits import Limits, Tier, cancel_penalty
 from bot.simulator.matching import Matching, whole
 from bot.simulator.orders import OrderRequest, Params, check_deadline, find_pair, invalid, read_order, truth
 from bot.simulator.prices import PriceSource
-from bot.simulator.rows import describe
+from bot.simulator.serializers import describe
 
 STATUSES = ("online", "maintenance", "cancel_only", "post_only")
 PAIR_STATUSES = ("online", "cancel_only", "post_only", "limit_only", "reduce_only")

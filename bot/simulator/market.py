@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from bot.simulator.catalogue import PairRules
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
+from bot.simulator.instruments import PairRules
 from bot.simulator.orders import Params, find_pair, invalid
 from bot.simulator.prices import Candle
-from bot.simulator.rows import asset_row, fixed, pair_row
+from bot.simulator.serializers import asset_row, fixed, pair_row
 
 INTERVALS_MINUTES = (1, 5, 15, 30, 60, 240, 1440, 10080, 21600)
 OHLC_ROWS = 720

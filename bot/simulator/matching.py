@@ -12,9 +12,9 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_UP, ROUND_UP, Decimal
 
 from bot.simulator.account import ZERO, Account, Order, Trade
-from bot.simulator.catalogue import Catalogue, PairRules
 from bot.simulator.errors import Refusal
 from bot.simulator.fees import tier_at
+from bot.simulator.instruments import Catalogue, PairRules
 from bot.simulator.prices import PriceSource
 
 WALK_SECONDS = 86400.0

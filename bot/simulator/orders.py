@@ -13,8 +13,8 @@ from datetime import datetime
 from decimal import Decimal
 from sys import intern
 
-from bot.simulator.catalogue import Catalogue, PairRules
 from bot.simulator.errors import Refusal
+from bot.simulator.instruments import Catalogue, PairRules
 
 Params = Mapping[str, str]
 

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot.clock import MarketClock, ReplayClock, wall_seconds
-from bot.simulator.catalogue import Catalogue, known_pairs
+from bot.base.clock import MarketClock, ReplayClock, wall_seconds
 from bot.simulator.errors import SimulatorError
+from bot.simulator.instruments import Catalogue, known_pairs
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices
 from bot.simulator.prices_live import LiveError, LivePrices, answers_within

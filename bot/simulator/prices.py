@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from bot.simulator.catalogue import PairRules
+from bot.simulator.instruments import PairRules
 
 Knot = tuple[float, Decimal]
 

@@ -15,9 +15,9 @@ from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from bot.clock import MarketClock, wall_seconds
-from bot.simulator.catalogue import Catalogue, PairRules, pairs_from_kraken
+from bot.base.clock import MarketClock, wall_seconds
 from bot.simulator.errors import SimulatorError
+from bot.simulator.instruments import Catalogue, PairRules, pairs_from_kraken
 from bot.simulator.prices import Candle, Knot
 from bot.simulator.prices_recorded import CandlePath
 

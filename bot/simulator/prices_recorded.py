@@ -8,9 +8,9 @@ from bisect import bisect_left, bisect_right
 from decimal import Decimal
 from pathlib import Path
 
-from bot.simulator.catalogue import PairRules
+from bot.simulator.csv_file import Recording
+from bot.simulator.instruments import PairRules
 from bot.simulator.prices import Candle, Knot
-from bot.simulator.recording import Recording
 
 _CANDLES_KEPT = 4000
 # OHLC has 720 rows, and Ticker looks back for a day, of minutes at the finest.

@@ -13,9 +13,9 @@ from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.fees import LADDER, next_tier, tier_at
 from bot.simulator.keys import ApiKey
-from bot.simulator.lag import Lag
 from bot.simulator.orders import Params, find_pair, invalid, truth
-from bot.simulator.rows import fixed, key_row, order_row, trade_row
+from bot.simulator.query_lag import Lag
+from bot.simulator.serializers import fixed, key_row, order_row, trade_row
 
 PAGE_ROWS = 50
 QUERY_MAXIMUM = 50

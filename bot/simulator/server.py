@@ -9,19 +9,19 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
-from bot.clock import MarketClock
+from bot.base.clock import MarketClock
 from bot.simulator.account import Account
 from bot.simulator.api import Api, LoggedRequest
-from bot.simulator.catalogue import Catalogue, known_pairs
 from bot.simulator.errors import SimulatorError
 from bot.simulator.exchange import DeadlineRules, Exchange
 from bot.simulator.faults import Faults
+from bot.simulator.http_server import WireServer
+from bot.simulator.instruments import Catalogue, known_pairs
 from bot.simulator.keys import ALL_TRADING, ApiKey, KeyRing, new_key
 from bot.simulator.limits import tier_named
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices
 from bot.simulator.storage import Kept, Storage
-from bot.simulator.wire import WireServer
 
 MAIN_KEY = "simulator"
 

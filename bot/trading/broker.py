@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal, Protocol
 
-from bot.journal import Journal
-from bot.models import Balance, Candle, Fill, Order, Pair, PlacedOrder, Side, SystemStatus
-from bot.settling import Settled, UnknownOrder
+from bot.base.models import Balance, Candle, Fill, Order, Pair, PlacedOrder, Side, SystemStatus
+from bot.orders.journal import Journal
+from bot.orders.reconciliation import Settled, UnknownOrder
 
 
 class Broker(Protocol):

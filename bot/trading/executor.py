@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import count
 
-from bot.errors import (
+from bot.base.errors import (
     BotError,
     KrakenError,
     OrderRefusedError,
@@ -16,14 +16,14 @@ from bot.errors import (
     RequestError,
     TransportError,
 )
-from bot.exit_steps import Role
-from bot.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
-from bot.order_life import OrderState
+from bot.base.models import ZERO, Balance, PlacedOrder, Side, WantedOrder
+from bot.orders.order_state import OrderState
 from bot.trading.broker import Broker
+from bot.trading.controls import Switches
+from bot.trading.decision_log import Narrator
+from bot.trading.exit_policy import Role
 from bot.trading.fills import Fills
-from bot.trading.narrator import Narrator
-from bot.trading.own_orders import NewFill, OwnOrders
-from bot.trading.switches import Switches
+from bot.trading.order_tracker import NewFill, OwnOrders
 
 # How often one signal can be proved not placed and still be known after a restart.
 ATTEMPTS_MAX = 10

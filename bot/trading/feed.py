@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from bot.base.models import ZERO, Candle, SystemStatus
+from bot.base.timeframes import seconds_of
 from bot.kraken import trading_status
-from bot.models import ZERO, Candle, SystemStatus
-from bot.timeframes import seconds_of
 from bot.trading.broker import Broker
-from bot.trading.narrator import Narrator
+from bot.trading.decision_log import Narrator
 
 # OHLC has 720 rows, the last of them still running (Kraken: OHLC page).
 CANDLES_KEPT = 719

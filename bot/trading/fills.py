@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from decimal import Decimal
 
-from bot.errors import JournalError
-from bot.models import ZERO, Order
-from bot.settling import LOOK_BACK_SECONDS
+from bot.base.errors import JournalError
+from bot.base.models import ZERO, Order
+from bot.orders.reconciliation import LOOK_BACK_SECONDS
 from bot.trading.broker import Broker
 
 # A trade may be in the history a moment later than in the order's row.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from bot.clock import MarketClock
+from bot.base.clock import MarketClock
 from bot.trading.broker import Broker
+from bot.trading.decision_log import Narrator
 from bot.trading.executor import Executor
-from bot.trading.narrator import Narrator
 
 LONG_SECONDS = 60.0
 WHY_SO_LONG = (

@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 
+from bot.base.clock import MarketClock
+from bot.base.errors import BotError
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock
-from bot.errors import BotError
-from bot.kraken.limits import UNLIMITED
+from bot.kraken.rate_counters import UNLIMITED
 
 ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "1000"}
 SPEED = 1000.0

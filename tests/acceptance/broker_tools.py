@@ -9,10 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from bot.base.clock import MarketClock, ReplayClock, boottime_seconds, nonce_clock, sleep, wall_seconds
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock, ReplayClock, boottime_seconds, nonce_clock, sleep, wall_seconds
-from bot.kraken.limits import UNLIMITED
-from bot.nonce.turns import Turns
+from bot.kraken.rate_counters import UNLIMITED
+from bot.nonce.local_lock import Turns
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator

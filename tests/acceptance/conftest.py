@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.nonce.engine import Engine
-from bot.nonce.engines import open_engine
+from bot.nonce.open_store import open_engine
+from bot.nonce.store_protocol import Engine
 from tests.acceptance.local_kraken import LocalKraken, local_kraken
 
 

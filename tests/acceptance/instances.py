@@ -21,15 +21,15 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
 
-from bot.clock import boottime_seconds, sleep
-from bot.kraken.orders import client_order_id
+from bot.base.clock import boottime_seconds, sleep
+from bot.kraken.order_requests import client_order_id
 from bot.simulator.api import PRIVATE, Api, LoggedRequest
-from bot.simulator.catalogue import PairRules, known_pairs
 from bot.simulator.faults import Fault
+from bot.simulator.http_server import WireServer
+from bot.simulator.instruments import PairRules, known_pairs
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
-from bot.simulator.wire import WireServer
 from tests.acceptance.local_kraken import START, DrawnCandles, DrawnClock, LocalKraken
 from tests.acceptance.processes import only
 from tests.conftest import ROOT

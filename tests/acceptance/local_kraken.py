@@ -8,9 +8,9 @@ from decimal import Decimal
 from itertools import cycle, islice, pairwise
 from pathlib import Path
 
-from bot.clock import MarketClock, boottime_seconds, sleep
+from bot.base.clock import MarketClock, boottime_seconds, sleep
 from bot.simulator.account import Order
-from bot.simulator.catalogue import PairRules, known_pairs
+from bot.simulator.instruments import PairRules, known_pairs
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import Candle, Knot
 from bot.simulator.prices_recorded import CandlePath

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import NoReturn
 
-from bot import logs
+from bot.base import logging_setup
 
 log = logging.getLogger("child")
 
@@ -31,7 +31,7 @@ class Spilling:
 
 def spill(text: str) -> None:
     """Show a text in every way that a program has, short of its end."""
-    logs.say(f"said {text}")
+    logging_setup.say(f"said {text}")
     log.warning("logged %r", {"headers": text})
     thread = threading.Thread(target=fail, args=(text,), name="spilling")
     thread.start()
@@ -56,19 +56,19 @@ def say_for_ever() -> None:
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
     while not came:
-        logs.say("a line")
+        logging_setup.say("a line")
         log.warning("a warning")
         time.sleep(0.001)
     for _ in range(10):
-        logs.say("on the way out")
+        logging_setup.say("on the way out")
     sys.exit(len(came) - 1)
 
 
 def main(way: str, form: str) -> None:
     """Do it."""
     known, shaped = json.loads(sys.stdin.readline())
-    logs.set_up(form)
-    logs.hide(*known)
+    logging_setup.set_up(form)
+    logging_setup.hide(*known)
     if way == "say":
         say_for_ever()
     text = " ".join([*known, *shaped])

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bot.clock import DAY_US, nonce_clock
+from bot.base.clock import DAY_US, nonce_clock
+from bot.base.paths import key_file
 from bot.kraken import transport
-from bot.nonce.engine import Engine, Row, Wish
-from bot.nonce.file import MICROSECONDS, Unit
-from bot.nonce.paths import key_file
+from bot.nonce.file_store import MICROSECONDS, Unit
+from bot.nonce.store_protocol import Engine, Row, Wish
 from tests.acceptance.local_kraken import LocalKraken
 
 HOUR_US = 3_600_000_000

@@ -20,15 +20,15 @@ from functools import partial
 from pathlib import Path
 
 from bot import broker_manager
+from bot.base.clock import MarketClock, sleep
+from bot.base.errors import BotError, SilenceError
+from bot.base.models import Side, WantedOrder
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock, sleep
-from bot.errors import BotError, SilenceError
-from bot.kraken import recovery
-from bot.kraken.limits import Tier
-from bot.models import Side, WantedOrder
-from bot.order_life import PLACED
+from bot.kraken import nonce_recovery
+from bot.kraken.rate_counters import Tier
+from bot.orders.order_state import PLACED
+from bot.trading.decision_log import Narrator
 from bot.trading.executor import ATTEMPTS_MAX, Executor
-from bot.trading.narrator import Narrator
 from tests.acceptance.order_kill_steps import Seams
 
 BOT_ID = "kills"
@@ -137,8 +137,8 @@ class Life:
         self._stop = threading.Event()
         self._lines: list[str] = []
         # The silence after refused nonces is the one wait that goes by the wall clock.
-        recovery.FOREIGN_SILENCE_SECONDS = 0.1
-        recovery.SILENCE_SECONDS_MAX = 0.2
+        nonce_recovery.FOREIGN_SILENCE_SECONDS = 0.1
+        nonce_recovery.SILENCE_SECONDS_MAX = 0.2
         broker_manager.NONCE_FILE = str(Path(plan.state) / "kraken_nonce.txt")
         self._broker = KrakenBroker(
             plan.key, plan.secret, api_url=plan.url, tier=TIER, market=self._clock, bot_id=BOT_ID
@@ -163,7 +163,7 @@ class Life:
                 self._lines.append(str(problem))
                 self._wait(PATIENCE_SECONDS)
                 if isinstance(problem, SilenceError):
-                    sleep(recovery.FOREIGN_SILENCE_SECONDS)
+                    sleep(nonce_recovery.FOREIGN_SILENCE_SECONDS)
             else:
                 return
         raise AssertionError("\n".join(["it does not pass", *self._lines[-20:]]))

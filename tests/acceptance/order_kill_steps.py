@@ -15,8 +15,8 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 from bot.broker_manager import KrakenBroker
-from bot.order_life import PLACED, OrderState
-from bot.settling import Step
+from bot.orders.order_state import PLACED, OrderState
+from bot.orders.reconciliation import Step
 
 _PLACING = (
     "before it is intended",

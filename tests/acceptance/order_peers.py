@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import requests
 
-from bot.clock import rfc3339
+from bot.base.clock import rfc3339
 from bot.simulator.server import Simulator
 from tests.simulator_parts import START, Client
 

@@ -15,24 +15,18 @@ import pytest
 import requests
 
 from bot import broker_manager
+from bot.base.clock import MarketClock, nonce_clock
+from bot.base.errors import BotError, OrderBlockedError, OrderRefusedError, OrderRuleError, OrderUnknownError
+from bot.base.models import Side
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock, nonce_clock
-from bot.errors import (
-    BotError,
-    OrderBlockedError,
-    OrderRefusedError,
-    OrderRuleError,
-    OrderUnknownError,
-)
-from bot.kraken import recovery, transport
-from bot.kraken.limits import UNLIMITED
-from bot.models import Side
-from bot.settling import Settled
+from bot.kraken import nonce_recovery, transport
+from bot.kraken.rate_counters import UNLIMITED
+from bot.orders.reconciliation import Settled
 from bot.simulator.faults import NAMES
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.trading.fills import Fills
-from bot.trading.own_orders import OwnOrders
+from bot.trading.order_tracker import OwnOrders
 from tests.acceptance.broker_tools import wait_for
 from tests.simulator_parts import START, Client
 
@@ -79,8 +73,8 @@ def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(broker_manager, "NONCE_FILE", str(folder / "kraken_nonce.txt"))
     for name, seconds in TIMEOUTS.items():
         patch.setattr(transport, name, seconds / SPEED)
-    patch.setattr(recovery, "FOREIGN_SILENCE_SECONDS", 0.2)
-    patch.setattr(recovery, "SILENCE_SECONDS_MAX", 0.4)
+    patch.setattr(nonce_recovery, "FOREIGN_SILENCE_SECONDS", 0.2)
+    patch.setattr(nonce_recovery, "SILENCE_SECONDS_MAX", 0.4)
 
 
 def take_time(patch: pytest.MonkeyPatch) -> None:

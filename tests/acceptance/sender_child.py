@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bot import broker_manager
+from bot.base.clock import MarketClock, boottime_seconds
+from bot.base.errors import BotError, OrderBlockedError, OrderUnknownError
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock, boottime_seconds
-from bot.errors import BotError, OrderBlockedError, OrderUnknownError
-from bot.kraken.limits import UNLIMITED
+from bot.kraken.rate_counters import UNLIMITED
 from bot.nonce import shared_store
 
 ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "1000"}

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from bot import broker_manager, outbox
-from bot.alerts import Alerts
-from bot.errors import BotError, OrderUnknownError
-from bot.events import Event, listen
-from bot.kraken import recovery
-from bot.nonce import lease
-from bot.nonce.lease import Leadership
+from bot import broker_manager
+from bot.app import alert_queue
+from bot.app.alerts import Alerts
+from bot.base.errors import BotError, OrderUnknownError
+from bot.base.events import Event, listen
+from bot.dashboard.server import stop_entries
+from bot.kraken import nonce_recovery
+from bot.nonce import leader_election
+from bot.nonce.leader_election import Leadership
 from bot.nonce.shared_store import SharedStore
-from bot.status.server import stop_entries
 from tests.acceptance.broker_tools import ORDER, Desk, open_desk
 from tests.acceptance.local_kraken import local_kraken
 from tests.acceptance.processes import running
@@ -57,7 +58,7 @@ def fails(call: Callable[[], object]) -> None:
 def test_a_foreign_sender_is_told_of_at_the_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another sender on the key, met by a broker, reaches the webhook as refused nonces, a foreign sender and the
     silence, each in one message."""
-    monkeypatch.setattr(outbox, "KIND_SECONDS", 0.0)
+    monkeypatch.setattr(alert_queue, "KIND_SECONDS", 0.0)
     with Webhook() as hook, open_desk() as desk:
         alerts = Alerts(hook.url, name="bot")
         alerts.start()
@@ -106,7 +107,7 @@ def test_a_lockout_is_told(heard: Heard) -> None:
     with open_desk() as desk:
         desk.simulator.faults.raise_next("BalanceEx", "EGeneral:Temporary lockout")
         fails(lambda: desk.broker.private_call("BalanceEx"))
-    told = f"Nothing is sent on this key for 900 s: {recovery.LOCKED_OUT}."
+    told = f"Nothing is sent on this key for 900 s: {nonce_recovery.LOCKED_OUT}."
     assert events_of(heard) == [(Event.BREAKER, told)]
 
 
@@ -160,7 +161,7 @@ def test_a_change_of_the_leader_is_told(
 ) -> None:
     """An instance tells when it leads and when it has lost the lead to another one, but not when it signs off."""
     monkeypatch.setattr(broker_manager, "NONCE_STORE", redis_url)
-    monkeypatch.setattr(lease, "RENEW_PART", 0.0001)
+    monkeypatch.setattr(leader_election, "RENEW_PART", 0.0001)
     with open_desk() as desk:
         store = desk.broker.shared_store
         assert isinstance(store, SharedStore)

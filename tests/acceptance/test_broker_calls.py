@@ -11,10 +11,10 @@ import krakenex
 import pytest
 
 from bot import broker_manager
-from bot.clock import MarketClock, wall_seconds
-from bot.errors import RateLimitError, SettingsError, StoppingError
-from bot.kraken.limits import STARTER
-from bot.nonce.turns import Urgency
+from bot.base.clock import MarketClock, wall_seconds
+from bot.base.errors import RateLimitError, SettingsError, StoppingError
+from bot.kraken.rate_counters import STARTER
+from bot.nonce.local_lock import Urgency
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, child, in_threads, open_desk, still_clock, wait_for, waiting_calls
 

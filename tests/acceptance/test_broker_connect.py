@@ -11,13 +11,9 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
-from bot.clock import MarketClock, nonce_clock, wall_seconds, wall_us
-from bot.errors import (
-    CredentialsError,
-    KeyRuleError,
-    NonceAheadError,
-)
-from bot.models import Position
+from bot.base.clock import MarketClock, nonce_clock, wall_seconds, wall_us
+from bot.base.errors import CredentialsError, KeyRuleError, NonceAheadError
+from bot.base.models import Position
 from bot.simulator.keys import ALL_TRADING
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, open_desk, pass_time

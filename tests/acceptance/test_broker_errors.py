@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bot import broker_manager
-from bot.errors import (
+from bot.base.errors import (
     BotError,
     CredentialsError,
     InvalidNonceError,
@@ -22,7 +22,7 @@ from bot.errors import (
     UnknownKrakenError,
 )
 from bot.kraken.error_table import ERROR_TABLE
-from bot.kraken.limits import STARTER
+from bot.kraken.rate_counters import STARTER
 from tests.acceptance.broker_tools import ORDER, Desk, open_desk
 
 pytestmark = pytest.mark.usefixtures("nonce_file")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bot.base.errors import JournalError, OrderUnknownError
+from bot.base.models import Order
 from bot.broker_manager import KrakenBroker
-from bot.errors import JournalError, OrderUnknownError
-from bot.journal import Journal
-from bot.models import Order
-from bot.order_life import Intent
-from bot.trading.own_orders import OwnOrders
+from bot.orders.journal import Journal
+from bot.orders.order_state import Intent
+from bot.trading.order_tracker import OwnOrders
 from tests.acceptance.broker_tools import Desk, open_desk, pass_time
 
 pytestmark = pytest.mark.usefixtures("nonce_file")

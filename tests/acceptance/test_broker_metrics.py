@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import redis
 
-from bot import broker_manager, metrics
+from bot import broker_manager
+from bot.app.lifecycle import State
+from bot.base import metrics
+from bot.base.clock import boottime_seconds
+from bot.base.errors import KrakenError, NoAnswerError, OrderRefusedError, OrderRuleError, OrderUnknownError
+from bot.base.paths import key_file
 from bot.broker_manager import kraken_turn
-from bot.clock import boottime_seconds
-from bot.errors import KrakenError, NoAnswerError, OrderRefusedError, OrderRuleError, OrderUnknownError
-from bot.kraken.limits import STARTER
-from bot.nonce.lease import Leadership
-from bot.nonce.paths import key_file
-from bot.runner import State
+from bot.kraken.rate_counters import STARTER
+from bot.nonce.leader_election import Leadership
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, in_threads, open_desk, pass_time, wait_for, waiting_calls
 from tests.metric_text import values

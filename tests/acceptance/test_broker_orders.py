@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bot.errors import OrderBlockedError, OrderRefusedError, OrderRuleError, OrderUnknownError
-from bot.models import OrderStatus, Side
-from bot.nonce.turns import Urgency
+from bot.base.errors import OrderBlockedError, OrderRefusedError, OrderRuleError, OrderUnknownError
+from bot.base.models import OrderStatus, Side
+from bot.nonce.local_lock import Urgency
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, price, wait_for, waiting_calls
 

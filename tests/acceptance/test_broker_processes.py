@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bot import broker_manager
-from bot.errors import NoAnswerError, TurnTimeout
+from bot.base.errors import NoAnswerError, TurnTimeout
+from bot.base.paths import key_file
 from bot.kraken import transport
-from bot.nonce.paths import key_file
-from bot.nonce.turns import Urgency
+from bot.nonce.local_lock import Urgency
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, Desk, child, in_threads, open_desk, wait_for
 from tests.child_process import Child

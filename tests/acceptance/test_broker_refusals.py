@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 
 from bot import broker_manager
-from bot.clock import wall_seconds, wall_us
-from bot.errors import (
-    BotError,
-    InvalidNonceError,
-    LockoutError,
-    OrderUnknownError,
-    SilenceError,
-)
-from bot.nonce.paths import key_file
+from bot.base.clock import wall_seconds, wall_us
+from bot.base.errors import BotError, InvalidNonceError, LockoutError, OrderUnknownError, SilenceError
+from bot.base.paths import key_file
 from tests.acceptance.broker_tools import ORDER, Desk, child, open_desk
 
 pytestmark = pytest.mark.usefixtures("nonce_file")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from freezegun import freeze_time
 
+from bot.base.clock import MarketClock, wall_seconds
+from bot.base.errors import InvalidNonceError
 from bot.broker_manager import get_kraken_nonce
-from bot.clock import MarketClock, wall_seconds
-from bot.errors import InvalidNonceError
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
+from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from tests.acceptance.broker_tools import ORDER, open_desk, pass_time, price
 
 NAMED = ORDER | {"cl_ord_id": "abcde1234567890123"}

@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pytest
 
-from bot.clock import ReplayClock
-from bot.errors import OrderRuleError, OrderUnknownError
-from bot.models import Order, OrderStatus, Side
+from bot.base.clock import ReplayClock
+from bot.base.errors import OrderRuleError, OrderUnknownError
+from bot.base.models import Order, OrderStatus, Side
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.broker_tools import YEARS_SECONDS, Desk, pass_time

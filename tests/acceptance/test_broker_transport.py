@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from bot.base.clock import boottime_seconds
+from bot.base.errors import NoAnswerError, NotSentError, OrderUnknownError, TransportError
 from bot.broker_manager import KrakenBroker
-from bot.clock import boottime_seconds
-from bot.errors import NoAnswerError, NotSentError, OrderUnknownError, TransportError
+from bot.config import Secret
 from bot.kraken import transport
-from bot.setting_rules import Secret
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, open_desk
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bot import broker_manager
-from bot.errors import (
+from bot.base.errors import (
     BotError,
     LeaseLostError,
     NoAnswerError,
@@ -20,9 +20,9 @@ from bot.errors import (
     StoreUnavailableError,
     TurnLostError,
 )
-from bot.nonce.lease import Leadership
+from bot.nonce.leader_election import Leadership
+from bot.nonce.local_lock import Urgency
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.turns import Urgency
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, Desk, open_desk, pass_time, wait_for, waiting_calls

@@ -16,7 +16,7 @@ import pytest
 from tests.acceptance.local_kraken import FILLING, local_kraken
 from tests.acceptance.processes import only, running
 from tests.conftest import ROOT
-from tests.made_up_secrets import BOT_TOKEN, SECRETS, check_nothing_of
+from tests.fake_secrets import BOT_TOKEN, SECRETS, check_nothing_of
 
 LIMIT_SECONDS = 60.0
 KNOWN = ["correct horse/battery+staple", "redis://:hunter2%2Fhunter2@db.example:6379/0"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from bot.clock import sleep
+from bot.base.clock import sleep
+from tests.acceptance.journal_comparison import check_books
 from tests.acceptance.local_kraken import FILLING, HANGING, local_kraken, waving_kraken
-from tests.acceptance.order_books import check_books
 from tests.acceptance.processes import Bot, run, stored_nonce
 
 SEED = 20_261_122

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import wall_us
-from bot.nonce.paths import journal_file
+from bot.base.clock import wall_us
+from bot.base.paths import journal_file
 from bot.simulator.keys import ALL_TRADING
 from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, waving_kraken
 from tests.acceptance.processes import Bot, run, running, stored_nonce

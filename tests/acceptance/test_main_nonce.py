@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import wall_us
-from bot.nonce.engine import Engine, Wish
-from bot.nonce.file import NANOSECONDS
+from bot.base.clock import wall_us
+from bot.nonce.file_store import NANOSECONDS
+from bot.nonce.store_protocol import Engine, Wish
 from tests.acceptance.local_kraken import LocalKraken
 from tests.acceptance.nonce_tools import (
     BOTH_STORES,

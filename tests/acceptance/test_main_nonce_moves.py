@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import wall_us
-from bot.nonce.engine import Engine
-from bot.nonce.engines import open_engine
-from bot.nonce.file import MICROSECONDS, NANOSECONDS, Unit
-from bot.nonce.silence import SilenceFile
+from bot.base.clock import wall_us
+from bot.kraken.breaker_file import SilenceFile
+from bot.nonce.file_store import MICROSECONDS, NANOSECONDS, Unit
+from bot.nonce.open_store import open_engine
+from bot.nonce.store_protocol import Engine
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.local_kraken import LocalKraken, local_kraken
 from tests.acceptance.nonce_tools import (

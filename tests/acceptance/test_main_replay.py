@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.simulator.catalogue import known_pairs
+from bot.simulator.instruments import known_pairs
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.storage import Storage
 from tests.acceptance.processes import Bot, run, running, stored_nonce

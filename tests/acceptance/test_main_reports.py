@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.journal import Journal
-from bot.nonce.paths import journal_file
-from bot.order_life import OrderState
+from bot.base.paths import journal_file
+from bot.orders.journal import Journal
+from bot.orders.order_state import OrderState
 from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
 from tests.acceptance.processes import only, run, running
 from tests.conftest import ROOT

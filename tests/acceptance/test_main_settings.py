@@ -8,17 +8,17 @@ from decimal import Decimal
 import pytest
 
 import main
+from bot.app.lifecycle import Runner
+from bot.app.session import Market, open_trader
+from bot.base.clock import MarketClock
+from bot.base.errors import OrderRuleError
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock
 from bot.config import Settings, load_settings
-from bot.errors import OrderRuleError
-from bot.risk import RiskLimits
-from bot.runner import Runner
 from bot.simulator.keys import ALL_TRADING
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from bot.trader import TraderSettings
-from bot.trading_session import Market, open_trader
+from bot.trading.risk import RiskLimits
+from bot.trading.trader import TraderSettings
 from tests.acceptance.broker_tools import still_clock
 
 pytestmark = pytest.mark.usefixtures("nonce_file")

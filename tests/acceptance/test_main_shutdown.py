@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.instance import read_note
+from bot.app.instance_lock import read_note
 from tests.acceptance.local_kraken import FILLING, HANGING, RESTING, local_kraken, waving_kraken
 from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX, Bot, only, run, running, stored_nonce
 from tests.conftest import ROOT

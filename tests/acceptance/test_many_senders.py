@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bot.clock import MarketClock, wall_seconds
-from bot.nonce.engine import Row
-from bot.nonce.engines import open_engine
+from bot.base.clock import MarketClock, wall_seconds
+from bot.nonce.open_store import open_engine
 from bot.nonce.shared_store import TURN_SECONDS
+from bot.nonce.store_protocol import Row
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator

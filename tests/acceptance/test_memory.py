@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bot.clock import sleep
+from bot.base.clock import sleep
 from tests.acceptance.processes import Bot
+from tests.dashboard_tools import TOKEN
 from tests.server_processes import free_port
-from tests.status_tools import TOKEN
 
 SEED = 20_261_123
 BEGIN = 1_640_995_200

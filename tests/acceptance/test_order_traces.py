@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from bot import broker_manager
+from bot.base.clock import MarketClock, ReplayClock, nonce_clock
+from bot.base.errors import KeyRuleError, OrderUnknownError
 from bot.broker_manager import KrakenBroker
-from bot.clock import MarketClock, ReplayClock, nonce_clock
-from bot.errors import KeyRuleError, OrderUnknownError
-from bot.kraken.limits import PRO
-from bot.order_life import PLACED as ORDER_PLACED
-from bot.order_life import OrderState
+from bot.kraken.rate_counters import PRO
+from bot.orders.order_state import PLACED as ORDER_PLACED
+from bot.orders.order_state import OrderState
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance import order_peers as peers

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bot.kraken import orders
+from bot.kraken import order_requests
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from tests.acceptance.order_books import check_books
+from tests.acceptance.journal_comparison import check_books
 from tests.acceptance.order_kill_child import BOT_ID, CANDLE_SECONDS, START, STRATEGY, Plan, SharedClock, Signal
 from tests.acceptance.order_kill_steps import PAST_STEPS, STEPS
 from tests.child_process import Child
@@ -100,7 +100,7 @@ def names_of(signal: Signal) -> list[str]:
     """Return the `cl_ord_id` of each attempt at a signal, computed here and not where it was sent."""
     wanted = signal.wanted()
     return [
-        orders.client_order_id(
+        order_requests.client_order_id(
             BOT_ID, wanted.symbol, STRATEGY, wanted.candle_seconds, kind=wanted.kind, attempt=attempt
         )
         for attempt in range(ATTEMPTS)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
+from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.order_books import check_books
+from tests.acceptance.journal_comparison import check_books
 from tests.acceptance.order_storm import PAIRS, Outcome, Sky, Storm, options, prepare, resend_storm, take_time
 
 SEED = 20_261_123

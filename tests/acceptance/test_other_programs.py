@@ -15,8 +15,8 @@ import pytest
 from kraken.spot import User
 
 from bot import broker_manager
+from bot.base.errors import NonceError, SettingsError, TurnTimeout
 from bot.broker_manager import get_kraken_nonce, kraken_turn
-from bot.errors import NonceError, SettingsError, TurnTimeout
 from bot.nonce import shared_store
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator

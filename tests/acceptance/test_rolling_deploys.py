@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import sleep
+from bot.base.clock import sleep
 from tests.acceptance.instances import Fleet, Life, check_signals, waving_fleet
 from tests.server_processes import halt
 

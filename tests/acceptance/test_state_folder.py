@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from bot.journal import Journal
-from bot.nonce.file import FileStore
-from bot.nonce.paths import journal_file, key_file
-from bot.nonce.shared import SharedFields
-from bot.nonce.silence import SilenceFile
-from bot.nonce.turns import Turns, Urgency
+from bot.app.session import ENTRIES_STOPPED
+from bot.base.paths import journal_file, key_file
+from bot.base.shared_json import SharedFields
+from bot.dashboard.server import stop_entries
+from bot.kraken.breaker_file import SilenceFile
+from bot.nonce.file_store import FileStore
+from bot.nonce.local_lock import Turns, Urgency
+from bot.orders.journal import Journal
 from bot.simulator.storage import Storage
-from bot.status.server import stop_entries
-from bot.trading_session import ENTRIES_STOPPED
 from tests.acceptance import script_tools
 from tests.acceptance.local_kraken import FILLING, local_kraken, waving_kraken
 from tests.acceptance.processes import run, running
@@ -32,8 +32,8 @@ from decimal import Decimal
 
 from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.config import load_settings
-from bot.nonce.paths import key_file
-from bot.nonce.silence import SilenceFile
+from bot.base.paths import key_file
+from bot.kraken.breaker_file import SilenceFile
 
 settings = load_settings()
 broker = KrakenBroker(settings.api_key, settings.api_secret, api_url=settings.api_url)

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
+from bot.base.clock import ReplayClock
+from bot.base.models import Side, WantedOrder
 from bot.broker_manager import KrakenBroker
-from bot.clock import ReplayClock
-from bot.kraken.limits import UNLIMITED
-from bot.models import Side, WantedOrder
-from bot.simulator.catalogue import PairRules
+from bot.kraken.rate_counters import UNLIMITED
+from bot.simulator.instruments import PairRules
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import Candle
 from bot.simulator.server import Simulator
-from bot.strategies.base import MarketView
-from bot.trader import Trader, TraderSettings
-from bot.trading.switches import Switches
+from bot.trading.controls import Switches
+from bot.trading.strategies.base import MarketView
+from bot.trading.trader import Trader, TraderSettings
 from tests.acceptance.broker_tools import YEARS_SECONDS
 from tests.simulator_parts import START, DrawnPrices
 from tests.trading_fakes import WIDE, PatientEvent

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import krakenex
 import pytest
 
+from bot.base.clock import boottime_seconds
 from bot.broker_manager import KrakenBroker
-from bot.clock import boottime_seconds
-from bot.kraken.limits import UNLIMITED
+from bot.kraken.rate_counters import UNLIMITED
 from tests.benchmarks import machine
 from tests.child_process import Child
 from tests.conftest import ROOT

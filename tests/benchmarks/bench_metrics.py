@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bot import metrics
-from bot.clock import boottime_seconds
+from bot.base import metrics
+from bot.base.clock import boottime_seconds
 
 CALL_US_MAX = 20.0
 ROUNDS, COUNT = 15, 5000

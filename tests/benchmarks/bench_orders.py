@@ -17,9 +17,9 @@ import krakenex
 import pytest
 
 from bot import broker_manager
+from bot.base.clock import rfc3339, wall_seconds
+from bot.base.models import Side
 from bot.broker_manager import KrakenBroker
-from bot.clock import rfc3339, wall_seconds
-from bot.models import Side
 from tests.benchmarks import machine
 from tests.benchmarks.bench_broker import Exchange, exchange, microseconds, verdict
 from tests.child_process import Child

@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 
 from bot import broker_manager
+from bot.base.clock import MarketClock, ReplayClock, boottime_seconds, sleep
+from bot.base.models import Side
+from bot.base.paths import journal_file
 from bot.broker_manager import KrakenBroker
 from bot.broker_verbs import HISTORY_PAGE_ROWS
-from bot.clock import MarketClock, ReplayClock, boottime_seconds, sleep
-from bot.journal import Journal
-from bot.kraken.limits import UNLIMITED
-from bot.kraken.orders import client_order_id
-from bot.models import Side
-from bot.nonce.paths import journal_file
-from bot.order_life import UNSETTLED, Intent
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
-from bot.simulator.catalogue import ASSETS, KNOWN_PAIRS, AssetRules, Catalogue, PairRules
+from bot.kraken.order_requests import client_order_id
+from bot.kraken.rate_counters import UNLIMITED
+from bot.orders.journal import Journal
+from bot.orders.order_state import UNSETTLED, Intent
+from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
+from bot.simulator.instruments import ASSETS, KNOWN_PAIRS, AssetRules, Catalogue, PairRules
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.trading.fills import Fills
-from bot.trading.own_orders import OwnOrders
+from bot.trading.order_tracker import OwnOrders
 from tests.acceptance.local_kraken import CROSSING, HOUR, RESTING, START, DrawnCandles, DrawnClock, LocalKraken
 from tests.acceptance.processes import Bot
 from tests.benchmarks import machine

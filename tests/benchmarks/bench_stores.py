@@ -14,18 +14,18 @@ import pytest
 import redis
 
 from bot import broker_manager
+from bot.base.clock import boottime_seconds
 from bot.broker_manager import get_kraken_nonce, kraken_turn
-from bot.clock import boottime_seconds
-from bot.nonce.engine import Engine, Wish
+from bot.nonce.store_protocol import Engine, Wish
 from tests.acceptance.local_kraken import LocalKraken, local_kraken
 from tests.acceptance.processes import Bot
 from tests.acceptance.sender_child import Plan
 from tests.benchmarks import machine
 from tests.benchmarks.bench_broker import exchange, verdict
 from tests.child_process import Child
-from tests.gateway import Gateway
 from tests.servers import Server, open_postgres, open_redis
 from tests.stores.key_rows import HIGHEST
+from tests.tcp_proxy import Gateway
 
 KEY = "bench"
 ROUNDS, DRAWS = 40, 100

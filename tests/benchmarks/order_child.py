@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from bot.clock import boottime_seconds
+from bot.base.clock import boottime_seconds
 from tests.benchmarks.bench_broker import Exchange
 from tests.benchmarks.bench_orders import place_orders
 

@@ -1,9 +1,10 @@
 """The hand-over between two instances as a state machine, small enough to be searched whole (see search.py).
 
-Two instances of the bot share an account and a store (the contract of bot/nonce/engine.py, one atomic step a move), and
-one signal is to be traded once. An instance dies anywhere and comes back, stands still anywhere, gets answers late or
-never; orders and sign-offs stay on their way for any time. In some worlds the store loses writes, Kraken checks less
-than it says, or a clock stands still with its machine. `Model.moves` is everything that can happen next.
+Two instances of the bot share an account and a store (the contract of bot/nonce/store_protocol.py, one atomic step a
+move), and one signal is to be traded once. An instance dies anywhere and comes back, stands still anywhere, gets
+answers late or never; orders and sign-offs stay on their way for any time. In some worlds the store loses writes,
+Kraken checks less than it says, or a clock stands still with its machine.
+`Model.moves` is everything that can happen next.
 
 What keeps it small, and why nothing is missed:
 - Time is seconds left, never a date, and the seconds are few: see `Seconds`. There is no bound on leases or orders.

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from bot.settling import DEADLINE_SECONDS, MARGIN_SECONDS
+from bot.orders.reconciliation import DEADLINE_SECONDS, MARGIN_SECONDS
 from tests.model.lease_mutants import ASLEEP, FAILS_OVER, LIMITS, MUTANTS, NO_DEADLINES, NO_NONCES
 from tests.model.lease_protocol import Model
 from tests.model.lease_states import Bad, Loss, Rules, Seconds, State, World

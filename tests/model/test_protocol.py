@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from bot.settling import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
+from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
 from tests.model.mutants import MUTANTS
 from tests.model.protocol import Bad, Disk, Exchange, Model, Rules, Seconds, State
 from tests.model.search import Result, longest_wait, search

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from bot import clock
-from bot.errors import NonceStoreError, TurnTimeout
-from bot.nonce.file import FileStore, store_at
-from bot.nonce.turns import Turns, Urgency
+from bot.base import clock
+from bot.base.errors import NonceStoreError, TurnTimeout
+from bot.nonce.file_store import FileStore, store_at
+from bot.nonce.local_lock import Turns, Urgency
 
 
 def say(text: object) -> None:

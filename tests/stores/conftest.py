@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import clock
+from bot.base import clock
 from tests.servers import Server, open_postgres, open_redis
 from tests.stores.key_rows import KeyRow, MemoryRow, PostgresRow, RedisRow
 from tests.stores.moved_clocks import MovedClock, MovedPostgres, MovedRedis

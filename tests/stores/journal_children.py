@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable
 from decimal import Decimal
 
-from bot.errors import JournalError, JournalVersionError, OrderBlockedError
-from bot.journal import Journal
-from bot.models import OrderStatus
-from bot.order_life import OrderState
+from bot.base.errors import JournalError, JournalVersionError, OrderBlockedError
+from bot.base.models import OrderStatus
+from bot.orders.journal import Journal
+from bot.orders.order_state import OrderState
 from tests.journal_rows import intent, open_row, row
 
 MODULE = "tests.stores.journal_children"

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from bot.journal import Journal
+from bot.orders.journal import Journal
 from tests.child_process import Child
 
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import redis
 
-from bot import clock
-from bot.nonce.engine import Drawn, Engine, Lease, Outcome, Wish
-from bot.nonce.postgres_engine import PostgresEngine
-from bot.nonce.redis_engine import RedisEngine
-from tests.stores.memory_engine import MemoryEngine
+from bot.base import clock
+from bot.nonce.postgres_store import PostgresEngine
+from bot.nonce.redis_store import RedisEngine
+from bot.nonce.store_protocol import Drawn, Engine, Lease, Outcome, Wish
+from tests.stores.memory_store import MemoryEngine
 
 # The highest nonce that fits into what Redis and PostgreSQL count with.
 HIGHEST = 2**63 - 1

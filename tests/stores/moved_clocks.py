@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from psycopg import sql
 
-from bot.nonce.engine import Drawn, Engine, Lease, Row, Wish
+from bot.nonce.store_protocol import Drawn, Engine, Lease, Row, Wish
 from tests.stores.key_rows import HIGHEST, PostgresRow, RedisRow
 
 SECOND_US = 1_000_000

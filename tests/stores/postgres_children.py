@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from bot.nonce.engine import Wish
-from bot.nonce.file import FileStore
-from bot.nonce.postgres_engine import PostgresEngine
+from bot.nonce.file_store import FileStore
+from bot.nonce.postgres_store import PostgresEngine
 from bot.nonce.shared_store import SharedStore
+from bot.nonce.store_protocol import Wish
 from tests.stores.children import hear, say
 
 WISH = Wish(floor=0, ceiling=2**63 - 1)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from bot.nonce.redis_engine import RedisEngine
+from bot.nonce.redis_store import RedisEngine
 from tests.stores.key_rows import drawn, wish
 
 FORKS, DRAWS = 8, 20

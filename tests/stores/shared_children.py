@@ -9,10 +9,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-from bot.key_budget import KeyBudget
-from bot.kraken.limits import STARTER
-from bot.nonce import shared
-from bot.nonce.shared import Fields, SharedFields
+from bot.base import shared_json
+from bot.base.shared_json import Fields, SharedFields
+from bot.kraken.rate_counters import STARTER
+from bot.kraken.rate_limiter import KeyBudget
 from tests.stores.children import hear, say
 
 
@@ -66,7 +66,7 @@ def hold(path: str) -> None:
 
 def fork_in_a_change(path: str) -> None:
     """Fork while another thread is in a change; the child counts on the same object after that thread."""
-    shared.LOCK_SECONDS_MAX = 60.0
+    shared_json.LOCK_SECONDS_MAX = 60.0
     fields = SharedFields(path)
     inside, leave = threading.Event(), threading.Event()
 

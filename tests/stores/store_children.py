@@ -7,15 +7,15 @@ import sys
 import threading
 from collections.abc import Callable
 
-from bot import clock
-from bot.errors import LeaseLostError, StoreUnavailableError
-from bot.nonce.engine import Wish
-from bot.nonce.engines import open_engine
-from bot.nonce.file import FileStore
-from bot.nonce.lease import Leadership
+from bot.base import clock
+from bot.base.errors import LeaseLostError, StoreUnavailableError
+from bot.nonce.file_store import FileStore
+from bot.nonce.leader_election import Leadership
+from bot.nonce.open_store import open_engine
 from bot.nonce.shared_store import SharedStore
+from bot.nonce.store_protocol import Wish
 from tests.stores.children import hear, say
-from tests.stores.memory_engine import MemoryEngine
+from tests.stores.memory_store import MemoryEngine
 
 
 def open_store(url: str, api_key: str, file: str) -> FileStore | SharedStore:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.nonce.file import FileStore
+from bot.nonce.file_store import FileStore
 from tests.child_process import Child
 
 CHILDREN = "tests.stores.children"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import NonceStoreError
-from bot.nonce.file import FIRST_STEP_US, NANOSECONDS, FileStore
+from bot.base.errors import NonceStoreError
+from bot.nonce.file_store import FIRST_STEP_US, NANOSECONDS, FileStore
 from tests.stores.conftest import StillClock
 
 DAMAGED = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.nonce.file import FIRST_STEP_US, FileStore
+from bot.nonce.file_store import FIRST_STEP_US, FileStore
 from tests.child_process import Child
 from tests.stores.conftest import StillClock
 

@@ -16,9 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bot import clock
-from bot.errors import NonceStoreError
-from bot.nonce.file import FIRST_STEP_US, FileStore
+from bot.base import clock
+from bot.base.errors import NonceStoreError
+from bot.nonce.file_store import FIRST_STEP_US, FileStore
 from tests.stores.conftest import StillClock
 
 LIMIT = 10**16
@@ -54,7 +54,7 @@ class FileMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "kraken_nonce.txt"
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(logging.getLogger("bot.nonce.file"), "disabled", True)
+        self.patch.setattr(logging.getLogger("bot.nonce.file_store"), "disabled", True)
         self.clock = StillClock()
         self.patch.setattr(clock.nonce_clock, "now_us", self.clock.now_us)
         self.patch.setattr(clock, "boottime_seconds", self.clock.boottime_seconds)

@@ -10,8 +10,8 @@ import freezegun
 import pytest
 
 import bot.broker_manager
-from bot import clock
-from bot.nonce.file import FIRST_STEP_US, FileStore
+from bot.base import clock
+from bot.nonce.file_store import FIRST_STEP_US, FileStore
 from tests.child_process import Child
 
 START = dt.datetime(2026, 11, 22, 12, 0, 0, tzinfo=dt.UTC)

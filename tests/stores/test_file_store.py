@@ -11,10 +11,10 @@ from types import FrameType
 
 import pytest
 
-from bot import clock
-from bot.errors import NonceAheadError, NonceError, NonceStoreError
-from bot.nonce import file
-from bot.nonce.file import FIRST_STEP_US, NANOSECONDS, FileStore, store_at
+from bot.base import clock
+from bot.base.errors import NonceAheadError, NonceError, NonceStoreError
+from bot.nonce import file_store
+from bot.nonce.file_store import FIRST_STEP_US, NANOSECONDS, FileStore, store_at
 from tests.stores.conftest import StillClock
 
 
@@ -251,7 +251,7 @@ def test_one_descriptor_is_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_lock_held_for_ever_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another holder never lets go of the file, the draw raises NonceStoreError, and works again afterwards."""
-    monkeypatch.setattr(file, "LOCK_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(file_store, "LOCK_SECONDS_MAX", 0.05)
     store = FileStore(str(path))
     last = store.draw()
     with path.open("rb") as other:

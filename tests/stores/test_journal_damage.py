@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bot import journal_file
-from bot.errors import JournalError, JournalVersionError, OrderBlockedError
-from bot.journal import Journal
-from bot.journal_schema import MIGRATIONS
-from bot.order_life import OrderState
+from bot.base.errors import JournalError, JournalVersionError, OrderBlockedError
+from bot.orders import journal_db
+from bot.orders.journal import Journal
+from bot.orders.journal_schema import MIGRATIONS
+from bot.orders.order_state import OrderState
 from tests.child_process import Child
 from tests.journal_rows import fill, intent, row
 from tests.stores.journal_children import MODULE, send
@@ -223,7 +223,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date(path: Path, monkeypatch: p
     with closing(sqlite3.connect(path)) as old:
         old.executescript(VERSION_1)
     newer = [*MIGRATIONS, ("ALTER TABLE equity ADD COLUMN note TEXT", "CREATE TABLE added (one INTEGER)")]
-    monkeypatch.setattr(journal_file, "MIGRATIONS", newer)
+    monkeypatch.setattr(journal_db, "MIGRATIONS", newer)
     journal = Journal(str(path))
     assert [one.cl_ord_id for one in journal.unsettled()] == ["mybot0000000000002"]
     assert (journal.orders(), journal.fills()) == ([row()], [fill()])
@@ -264,7 +264,7 @@ def test_the_steps_are_those_of_the_program(path: Path) -> None:
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration that cannot be done leaves the journal at its version, for the program before it."""
     filled_journal(path)
-    monkeypatch.setattr(journal_file, "MIGRATIONS", [*MIGRATIONS, ("CREATE TABLE added (one)", "DROP TABLE nothing")])
+    monkeypatch.setattr(journal_db, "MIGRATIONS", [*MIGRATIONS, ("CREATE TABLE added (one)", "DROP TABLE nothing")])
     with pytest.raises(JournalError):
         Journal(str(path)).set_known_until("mybot", 1.0)
     monkeypatch.undo()

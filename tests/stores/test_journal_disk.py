@@ -15,10 +15,10 @@ from threading import Barrier, Thread
 
 import pytest
 
-from bot import journal_file
-from bot.errors import JournalError, OrderBlockedError
-from bot.journal import Journal
-from bot.order_life import OrderState
+from bot.base.errors import JournalError, OrderBlockedError
+from bot.orders import journal_db
+from bot.orders.journal import Journal
+from bot.orders.order_state import OrderState
 from tests.child_process import Child
 from tests.journal_rows import fill, intent, row
 from tests.stores.journal_children import MODULE, send
@@ -284,7 +284,7 @@ def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, m
     journal = Journal(str(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(journal_file, "sleep", lambda _seconds: other.execute("COMMIT"))
+        monkeypatch.setattr(journal_db, "sleep", lambda _seconds: other.execute("COMMIT"))
         assert journal.unsettled() == []
         assert not other.in_transaction
     journal.close()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import bot.broker_manager
-from bot import clock
+from bot.base import clock
+from bot.base.errors import NonceAheadError
+from bot.base.paths import key_file
 from bot.broker_manager import KrakenBroker, get_kraken_nonce
-from bot.errors import NonceAheadError
-from bot.nonce.paths import key_file
 from tests.child_process import Child
 from tests.conftest import ROOT
 

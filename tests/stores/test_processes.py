@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bot import clock
-from bot.nonce.file import FileStore
+from bot.base import clock
+from bot.nonce.file_store import FileStore
 from tests.child_process import Child
 
 CHILDREN = "tests.stores.children"

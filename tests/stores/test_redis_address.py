@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import SettingsError, StoreUnavailableError
-from bot.nonce.engines import open_engine
-from bot.nonce.redis_engine import NO_URL, RedisEngine
-from tests.gateway import Gateway
+from bot.base.errors import SettingsError, StoreUnavailableError
+from bot.nonce.open_store import open_engine
+from bot.nonce.redis_store import NO_URL, RedisEngine
 from tests.servers import RedisServer
 from tests.stores.key_rows import drawn, wish
+from tests.tcp_proxy import Gateway
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bot import clock
-from bot.errors import NonceAheadError, NonceError
-from bot.nonce.engine import Drawn, Wish
-from bot.nonce.engines import open_engine
-from bot.nonce.file import FileStore
+from bot.base import clock
+from bot.base.errors import NonceAheadError, NonceError
+from bot.nonce.file_store import FileStore
+from bot.nonce.open_store import open_engine
 from bot.nonce.shared_store import SharedStore
+from bot.nonce.store_protocol import Drawn, Wish
 from tests.child_process import Child
 from tests.stores.conftest import StillClock
 from tests.stores.key_rows import KeyRow
-from tests.stores.memory_engine import MemoryEngine
+from tests.stores.memory_store import MemoryEngine
 from tests.stores.moved_clocks import SECOND_US, MovedClock
 
 CHILDREN = "tests.stores.store_children"

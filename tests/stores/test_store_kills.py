@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from bot import clock
-from bot.errors import StoreUnavailableError
-from bot.nonce.engine import Engine, Outcome, Row
-from bot.nonce.engines import open_engine
-from bot.nonce.file import FileStore
+from bot.base import clock
+from bot.base.errors import StoreUnavailableError
+from bot.nonce.file_store import FileStore
+from bot.nonce.open_store import open_engine
 from bot.nonce.shared_store import SharedStore
+from bot.nonce.store_protocol import Engine, Outcome, Row
 from tests.child_process import Child
-from tests.gateway import Gateway, Way
 from tests.servers import Server, open_postgres, open_redis
 from tests.stores.conftest import wait_until
 from tests.stores.key_rows import HIGHEST, HOUR_SECONDS, drawn, lead, wish
+from tests.tcp_proxy import Gateway, Way
 
 CHILDREN = "tests.stores.store_children"
 SEED = 20261123

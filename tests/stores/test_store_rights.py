@@ -7,9 +7,9 @@ from urllib.parse import quote
 import psycopg
 import redis
 
-from bot.nonce.engine import Engine, Outcome
-from bot.nonce.postgres_engine import PostgresEngine
-from bot.nonce.redis_engine import RedisEngine
+from bot.nonce.postgres_store import PostgresEngine
+from bot.nonce.redis_store import RedisEngine
+from bot.nonce.store_protocol import Engine, Outcome
 from tests.conftest import ROOT
 from tests.pages import blocks, section
 from tests.servers import PostgresServer, RedisServer

@@ -18,17 +18,17 @@ import psycopg
 import pytest
 import redis
 
-from bot import clock
-from bot.errors import StoreUnavailableError
-from bot.nonce.engine import Drawn, Engine, Outcome, Wish
-from bot.nonce.engines import open_engine
-from bot.nonce.file import FileStore
+from bot.base import clock
+from bot.base.errors import StoreUnavailableError
+from bot.nonce.file_store import FileStore
+from bot.nonce.open_store import open_engine
 from bot.nonce.shared_store import SharedStore
-from tests.gateway import Gateway
+from bot.nonce.store_protocol import Drawn, Engine, Outcome, Wish
 from tests.servers import PASSWORD, PostgresServer, Server
 from tests.stores.conftest import wait_until
 from tests.stores.key_rows import HOUR_SECONDS, drawn, lead, wish
-from tests.stores.memory_engine import MemoryEngine
+from tests.stores.memory_store import MemoryEngine
+from tests.tcp_proxy import Gateway
 
 HOUR_US = 3_600_000_000
 # Much more than any step's bound: who is still waiting then hangs.
@@ -300,13 +300,13 @@ def test_what_an_interrupt_left_behind_does_not_end_the_next_turn(
 
 
 class CtrlC:
-    """Raises KeyboardInterrupt at the n-th call or return in the modules of the engines and of `threading`."""
+    """Raises KeyboardInterrupt at the n-th call or return in the modules of the stores and of `threading`."""
 
     def __init__(self, number: int) -> None:
         self.left = number
 
     def __call__(self, frame: FrameType, _event: str, _given: object) -> None:
-        if frame.f_code.co_filename.endswith(("_engine.py", "_connections.py", "threading.py")):
+        if frame.f_code.co_filename.endswith(("redis_store.py", "postgres_store.py", "threading.py")):
             self.left -= 1
             if not self.left:
                 sys.setprofile(None)

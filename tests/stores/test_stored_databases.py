@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import ReplayClock
-from bot.errors import OrderBlockedError
-from bot.journal import EquityPoint, Journal
-from bot.models import OrderStatus, Side
-from bot.order_life import OrderState
+from bot.base.clock import ReplayClock
+from bot.base.errors import OrderBlockedError
+from bot.base.models import OrderStatus, Side
+from bot.orders.journal import EquityPoint, Journal
+from bot.orders.order_state import OrderState
 from bot.simulator.keys import ApiKey
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator

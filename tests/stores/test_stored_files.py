@@ -17,15 +17,15 @@ import freezegun
 import pytest
 
 from bot import config
+from bot.app.instance_lock import InstanceLock, is_running, read_note
+from bot.base.errors import AnotherBotError, InvalidNonceError, LockoutError, TurnTimeout
 from bot.broker_manager import KrakenBroker, get_kraken_nonce
-from bot.errors import AnotherBotError, InvalidNonceError, LockoutError, TurnTimeout
-from bot.instance import InstanceLock, is_running, read_note
-from bot.key_budget import KeyBudget
-from bot.key_guard import KeyGuard, NonceRefusedError
-from bot.kraken.limits import PRO, UNLIMITED, Action
-from bot.kraken.orders import bot_id_of, client_order_id
-from bot.nonce.silence import SilenceFile
-from bot.nonce.turns import Turns, Urgency
+from bot.kraken.breaker_file import SilenceFile
+from bot.kraken.circuit_breaker import KeyGuard, NonceRefusedError
+from bot.kraken.order_requests import bot_id_of, client_order_id
+from bot.kraken.rate_counters import PRO, UNLIMITED, Action
+from bot.kraken.rate_limiter import KeyBudget
+from bot.nonce.local_lock import Turns, Urgency
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.conftest import ROOT

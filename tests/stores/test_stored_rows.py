@@ -17,8 +17,8 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from bot.nonce.engine import Lease, Outcome
-from bot.nonce.engines import open_engine
+from bot.nonce.open_store import open_engine
+from bot.nonce.store_protocol import Lease, Outcome
 from tests.stores.key_rows import KeyRow, PostgresRow, RedisRow, drawn, lead, wish
 from tests.stores.stored_formats import API_KEY, stored
 

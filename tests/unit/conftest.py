@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.status_tools import Client, World, serving
+from tests.dashboard_tools import Client, World, serving
 
 
 @pytest.fixture(scope="module")

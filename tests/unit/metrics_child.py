@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from bot import metrics
+from bot.base import metrics
 
 ALARM_SECONDS = 10
 

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from bot import alerts, clock, outbox
-from bot.alerts import Alerts, DailySummary, Heartbeat
-from bot.errors import JournalError
-from bot.events import Event, listen, tell
+from bot.app import alert_queue, alerts
+from bot.app.alerts import Alerts, DailySummary, Heartbeat
+from bot.base import clock
+from bot.base.errors import JournalError
+from bot.base.events import Event, listen, tell
+from bot.base.redaction import redact
+from bot.config import Secret
 from bot.kraken import transport
-from bot.redaction import redact
-from bot.setting_rules import Secret
 from tests.server_processes import free_port
 from tests.webhook import LIMIT_SECONDS, TOKEN, Answer, Webhook
 
@@ -27,8 +28,8 @@ DAY = 86_400
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for a minute, or for a server that does not answer."""
-    monkeypatch.setattr(outbox, "BACK_OFF_SECONDS_MAX", 0.01)
-    monkeypatch.setattr(outbox, "KIND_SECONDS", 0.0)
+    monkeypatch.setattr(alert_queue, "BACK_OFF_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(alert_queue, "KIND_SECONDS", 0.0)
     monkeypatch.setattr(transport, "READ_SECONDS_MAX", 0.2)
     monkeypatch.setattr(transport, "ANSWER_SECONDS_MAX", 0.2)
 
@@ -150,7 +151,7 @@ def test_an_alert_is_sent_until_it_arrives(trouble: str, caplog: pytest.LogCaptu
             tell(Event.UNKNOWN_OUTCOME, "an order")
             assert len({hook.next().body["text"] for _ in range(3)}) == 1
         assert hook.requests.empty()
-    said = [record.getMessage() for record in caplog.records if record.name == "bot.alerts"]
+    said = [record.getMessage() for record in caplog.records if record.name == "bot.app.alerts"]
     assert [re.sub(r"(HTTP \d+|no answer \(\w+\))\.", "trouble", text) for text in said] == [
         "The address in ALERT_WEBHOOK_URL: trouble",
         "The address in ALERT_WEBHOOK_URL answers again.",
@@ -195,7 +196,7 @@ def test_a_refused_alert_is_not_repeated(answer: Answer, trouble: str, caplog: p
                 assert (request := hook.next()).body["event"] == event
                 assert request.path == f"/hook/{TOKEN}"
         assert hook.requests.empty()
-    said = [record.getMessage() for record in caplog.records if record.name == "bot.alerts"]
+    said = [record.getMessage() for record in caplog.records if record.name == "bot.app.alerts"]
     assert said == [
         f"The address in ALERT_WEBHOOK_URL: {trouble}.",
         "The address in ALERT_WEBHOOK_URL answers again.",
@@ -253,7 +254,7 @@ def test_a_burst_pushes_nothing_else_out() -> None:
 
 def test_what_waits_leaves_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """An alert that was to wait for the next minute leaves when the program ends, and nothing is heard after that."""
-    monkeypatch.setattr(outbox, "KIND_SECONDS", 60.0)
+    monkeypatch.setattr(alert_queue, "KIND_SECONDS", 60.0)
     with Webhook() as hook:
         with alerts_to(hook.url) as opened:
             tell(Event.BREAKER, "first")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bot import config, setting_rules
-from bot.errors import SettingsError
-from bot.kraken.limits import STARTER
-from bot.nonce.engines import open_engine
-from bot.redaction import Redaction
+from bot import config
+from bot.base.errors import SettingsError
+from bot.base.redaction import Redaction
+from bot.kraken.rate_counters import STARTER
+from bot.nonce.open_store import open_engine
 
 KEY = "an/api+key=="
 SECRET = base64.b64encode(b"the secret of a key").decode()
@@ -237,7 +237,7 @@ def test_the_nonce_file_is_in_the_state_folder(home: Path, monkeypatch: pytest.M
 )
 def test_addresses_that_are_allowed(url: str) -> None:
     """https to anywhere and http to this machine are allowed."""
-    assert setting_rules.url_problems("URL", url) == []
+    assert config.url_problems("URL", url) == []
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_addresses_that_are_allowed(url: str) -> None:
 )
 def test_addresses_that_are_refused(url: str) -> None:
     """Anything else is one problem, which names the setting and shows no password."""
-    (problem,) = setting_rules.url_problems("KRAKEN_API_URL", url)
+    (problem,) = config.url_problems("KRAKEN_API_URL", url)
     assert problem.startswith("KRAKEN_API_URL")
     assert "hunter2" not in problem
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot.config import load_settings
-from bot.errors import SettingsError
-from bot.setting_rules import Secret
+from bot.base.errors import SettingsError
+from bot.config import Secret, load_settings
 
 
 def problem_of(**values: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bot.events import Event, listen, tell, watched
+from bot.base.events import Event, listen, tell, watched
 
 Heard = list[tuple[Event, str]]
 

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from bot.errors import BotError, NoAnswerError
-from bot.journal import Journal
-from bot.models import Fill
+from bot.base.errors import BotError, NoAnswerError
+from bot.base.models import Fill
+from bot.orders.journal import Journal
 from bot.trading.broker import Broker
 from bot.trading.fills import Fills
 from tests.journal_rows import fill, row

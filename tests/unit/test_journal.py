@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.errors import OrderBlockedError
-from bot.journal import EquityPoint, Journal
-from bot.models import OrderStatus
-from bot.order_life import NEXT, PLACED, UNSETTLED, WORKING, OrderState
+from bot.base.errors import OrderBlockedError
+from bot.base.models import OrderStatus
+from bot.orders.journal import EquityPoint, Journal
+from bot.orders.order_state import NEXT, PLACED, UNSETTLED, WORKING, OrderState
 from tests.journal_rows import fill, intent, open_row, row
 
 OTHER = "mybot0000000000002"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bot.errors import KeyRuleError
+from bot.base.errors import KeyRuleError
+from bot.base.models import KeyInfo
 from bot.kraken.key_rules import check_key
-from bot.models import KeyInfo
 
 FIT = frozenset({"query-funds", "query-open-trades", "query-closed-trades", "modify-trades"})
 

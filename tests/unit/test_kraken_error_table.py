@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.errors import (
+from bot.base.errors import (
     CredentialsError,
     InvalidNonceError,
     KrakenError,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.errors import OrderRuleError, SymbolError
+from bot.base.errors import OrderRuleError, SymbolError
+from bot.base.models import Pair, Side
 from bot.kraken.pairs import PairTable, as_text, check_order, round_price, round_volume
-from bot.models import Pair, Side
 
 ASSETS: dict[str, Any] = {
     code: {"aclass": "currency", "altname": altname, "decimals": 10, "display_decimals": 5, "status": "enabled"}

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from bot import logs
+from bot.base import logging_setup
 from tests.conftest import ROOT
 
 SECRET = "kQH5HW0mVbF6zP+q3nXyT/8dRwJ2sLcA"  # known to be secret, and of no shape that would tell
@@ -36,7 +36,7 @@ def as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
-    logs.hide(SECRET)
+    logging_setup.hide(SECRET)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -46,7 +46,7 @@ def as_before() -> Iterator[None]:
 def set_up(form: str) -> None:
     """Set up the lines of this process; pytest's own handlers would not bear what is tried here."""
     logging.getLogger().handlers[:] = []
-    logs.set_up(form)
+    logging_setup.set_up(form)
 
 
 def objects(text: str) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def test_nothing_said_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> No
     """As text, signs that a terminal obeys, or that turn the direction of writing, are shown as escapes; lines and
     tabs stay, and so does every letter."""
     set_up("text")
-    logs.say("a\x1b[2J\x07\x9b\r\x7f\u202e\u2028\tb\nc \xe9 \u4e2d")
+    logging_setup.say("a\x1b[2J\x07\x9b\r\x7f\u202e\u2028\tb\nc \xe9 \u4e2d")
     log.warning("d\x1bE")
     out, err = capsys.readouterr()
     assert out == "a\\x1b[2J\\x07\\x9b\\r\\x7f\\u202e\\u2028\tb\nc \xe9 \u4e2d\n"
@@ -69,7 +69,7 @@ def test_as_text_what_is_said_is_as_it_is(capsys: pytest.CaptureFixture[str]) ->
     """As text, what is said stands on standard output as it is, and what is logged on the other stream with time and
     level."""
     set_up("text")
-    logs.say("BTC/USD 86500.1  bought 100% of it\nand more")
+    logging_setup.say("BTC/USD 86500.1  bought 100% of it\nand more")
     log.warning("The disk has %s bytes left.", 7)
     captured = capsys.readouterr()
     assert captured.out == "BTC/USD 86500.1  bought 100% of it\nand more\n"
@@ -79,7 +79,7 @@ def test_as_text_what_is_said_is_as_it_is(capsys: pytest.CaptureFixture[str]) ->
 def test_as_json_each_is_one_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """As JSON, each line of standard output is an object with time, level, logger and message, whatever is in it."""
     set_up("json")
-    logs.say('first\nsecond "third" \u2028 \x85 caf\u00e9')
+    logging_setup.say('first\nsecond "third" \u2028 \x85 caf\u00e9')
     log.info("one")
     log.warning("two")
     log.error("three")
@@ -112,7 +112,7 @@ def test_an_exception_stays_on_the_line_of_its_record(capsys: pytest.CaptureFixt
 
 def leaky() -> None:
     """Log and say a secret in every part of a line."""
-    logs.say(f"said {SECRET} and {SHAPED}")
+    logging_setup.say(f"said {SECRET} and {SHAPED}")
     log.warning("%s and %s", {"API-Sign": SECRET}, SHAPED, stack_info=True)
     try:
         raise ValueError(f"could not sign with {SECRET!r}, {SHAPED}")
@@ -128,7 +128,7 @@ def test_nothing_secret_leaves_by_any_way(form: str, capsys: pytest.CaptureFixtu
     set_up(form)
     leaky()
     captured = capsys.readouterr()
-    for text in (captured.out + captured.err, "\n".join(logs.recent()[-3:])):
+    for text in (captured.out + captured.err, "\n".join(logging_setup.recent()[-3:])):
         assert text.count("[hidden]") >= 8
         assert "Stack (most recent call last)" in text
         assert SECRET not in text
@@ -139,9 +139,9 @@ def test_the_last_200_lines_are_kept(capsys: pytest.CaptureFixture[str]) -> None
     """Of 300 lines, said and logged, the last 200 are kept, oldest first, each with time and level."""
     set_up("text")
     for number in range(150):
-        logs.say(f"line {2 * number}")
+        logging_setup.say(f"line {2 * number}")
         log.warning("line %s", 2 * number + 1)
-    kept = logs.recent()
+    kept = logging_setup.recent()
     assert [line.rpartition(" ")[2] for line in kept] == [str(number) for number in range(100, 300)]
     assert re.fullmatch(rf"{RFC3339} INFO line 298", kept[-2])
     assert re.fullmatch(rf"{RFC3339} WARNING line 299", kept[-1])
@@ -151,15 +151,15 @@ def test_the_last_200_lines_are_kept(capsys: pytest.CaptureFixture[str]) -> None
 def test_what_is_kept_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
     """A line of a megabyte is written whole and kept in part."""
     set_up("text")
-    logs.say("x" * 1_000_000)
+    logging_setup.say("x" * 1_000_000)
     assert len(capsys.readouterr().out) == 1_000_001
-    assert len(logs.recent()[-1]) < 3000
+    assert len(logging_setup.recent()[-1]) < 3000
 
 
 def test_a_second_set_up_changes_the_form_and_doubles_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Set up as JSON and then as text, each line is written once, as text."""
     set_up("json")
-    logs.set_up("text")
+    logging_setup.set_up("text")
     log.warning("once")
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -176,7 +176,7 @@ def test_wrong_arguments_are_told_without_their_values(form: str, capsys: pytest
     assert "A line of bot.somewhere could not be written: TypeError" in captured.err
     assert "Traceback" not in captured.err
     assert "goes on" in captured.out + captured.err
-    assert "seventeen" not in captured.out + captured.err + "".join(logs.recent())
+    assert "seventeen" not in captured.out + captured.err + "".join(logging_setup.recent())
 
 
 def test_a_full_disk_ends_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,14 +186,14 @@ def test_a_full_disk_ends_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     full = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115 - its end fails as well
     monkeypatch.setattr(sys, "stdout", full)
     for number in range(3):
-        logs.say(f"full {number}")
+        logging_setup.say(f"full {number}")
     monkeypatch.undo()
     with contextlib.suppress(OSError):
         full.close()
     err = capsys.readouterr().err
     assert err.count("A line of bot could not be written: OSError(28") == 1
-    told = [line for line in logs.recent() if "could not be written: OSError(28" in line]
-    assert [line.rpartition(" ")[2] for line in logs.recent() if " full " in line] == ["0", "1", "2"]
+    told = [line for line in logging_setup.recent() if "could not be written: OSError(28" in line]
+    assert [line.rpartition(" ")[2] for line in logging_setup.recent() if " full " in line] == ["0", "1", "2"]
     assert len(told) == 1
 
 
@@ -205,11 +205,11 @@ def test_without_streams_lines_are_kept(
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     set_up(form)
-    logs.say("nobody hears this")
+    logging_setup.say("nobody hears this")
     log.error("nor this")
     log.error("%d", "nor is that a number")
     monkeypatch.undo()
-    kept = [line.split(" ", 1)[1] for line in logs.recent()[-3:]]
+    kept = [line.split(" ", 1)[1] for line in logging_setup.recent()[-3:]]
     assert kept[:2] == ["INFO nobody hears this", "ERROR nor this"]
     assert capsys.readouterr() == ("", "")
 

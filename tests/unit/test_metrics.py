@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bot import metrics
+from bot.base import metrics
 from tests.child_process import Child
 from tests.metric_text import families, values
 from tests.pages import quoted, rows, section

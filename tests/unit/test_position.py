@@ -8,8 +8,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.models import Order, OrderStatus, Side
-from bot.position import fold
+from bot.base.models import Order, OrderStatus, Side
+from bot.trading.position import fold
 from tests.trading_fakes import make_order
 
 DAY = 86_400.0

@@ -18,10 +18,10 @@ import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bot.base.redaction import HIDDEN, Redaction
 from bot.kraken.transport import open_api
-from bot.redaction import HIDDEN, Redaction
 from tests.conftest import ROOT
-from tests.made_up_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, check_nothing_of, closed_port
+from tests.fake_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, check_nothing_of, closed_port
 
 # What looks like a secret
 

@@ -14,9 +14,9 @@ import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.redaction import HIDDEN, Redaction
-from bot.setting_rules import Secret
-from tests.made_up_secrets import BOT_TOKEN, KEY, check_nothing_of, closed_port
+from bot.base.redaction import HIDDEN, Redaction
+from bot.config import Secret
+from tests.fake_secrets import BOT_TOKEN, KEY, check_nothing_of, closed_port
 
 SECRET_TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Zs")), min_size=12, max_size=40).filter(
     lambda text: "://" not in text and text == text.strip()

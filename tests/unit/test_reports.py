@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bot.journal import Journal
-from bot.models import OrderStatus, Side
-from bot.nonce.paths import journal_file
-from bot.order_life import UNSETTLED, WORKING, OrderState
-from bot.report_text import WIDTH, text_of
-from bot.reports import check_journal, fill_rows, fill_sums, fills_report, find_journal, order_rows, orders_report
+from bot.app.reports import check_journal, fill_rows, fill_sums, fills_report, find_journal, order_rows, orders_report
+from bot.app.table import WIDTH, text_of
+from bot.base.models import OrderStatus, Side
+from bot.base.paths import journal_file
+from bot.orders.journal import Journal
+from bot.orders.order_state import UNSETTLED, WORKING, OrderState
 from tests.journal_rows import fill, intent, open_row, row
 
 NOW = 135.9

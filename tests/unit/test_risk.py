@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from bot.models import Side, SystemStatus, WantedOrder
-from bot.risk import RiskLimits, RiskState, check, exit_parts
+from bot.base.models import Side, SystemStatus, WantedOrder
+from bot.trading.risk import RiskLimits, RiskState, check, exit_parts
 from tests.trading_fakes import make_pair
 
 LIMITS = RiskLimits(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot import config, setting_rules
-from bot.errors import SettingsError
+from bot import config
+from bot.base.errors import SettingsError
 
 KEY = "an/api+key=="
 SECRET = base64.b64encode(b"the secret of a key").decode()
@@ -54,7 +54,7 @@ def test_a_secret_that_a_container_was_given_may_be_open(tmp_path: Path, monkeyp
     (mounted / "..data" / "token").write_text(SECRET)
     (mounted / "..data" / "token").chmod(0o444)
     (mounted / "token").symlink_to("..data/token")
-    monkeypatch.setattr(setting_rules, "_MOUNTED", (f"{mounted}/",))
+    monkeypatch.setattr(config, "_MOUNTED", (f"{mounted}/",))
     assert config.load_settings({"STATUS_TOKEN_FILE": str(mounted / "token")}).status_token == SECRET
     (tmp_path / "elsewhere").write_text(SECRET)
     (mounted / "link").symlink_to(tmp_path / "elsewhere")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from bot.clock import MarketClock
+from bot.base.clock import MarketClock
 from bot.simulator.keys import ALL_TRADING, sign
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator

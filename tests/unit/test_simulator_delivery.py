@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import requests
 
-from bot.clock import MarketClock, rfc3339
+from bot.base.clock import MarketClock, rfc3339
 from bot.simulator.errors import SimulatorError
 from bot.simulator.faults import Faults
 from bot.simulator.options import SimulatorOptions

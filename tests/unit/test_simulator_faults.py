@@ -167,7 +167,9 @@ def test_every_request_waits_for_its_own_latency_before_it_is_processed(monkeypa
     waits: list[tuple[float, int]] = []
     options = SimulatorOptions(latency_seconds=(0.01, 0.02), seed=3)
     with Simulator(options) as simulator:
-        monkeypatch.setattr("bot.simulator.wire.sleep", lambda seconds: waits.append((seconds, len(simulator.log))))
+        monkeypatch.setattr(
+            "bot.simulator.http_server.sleep", lambda seconds: waits.append((seconds, len(simulator.log)))
+        )
         client = Client(simulator)
         for _ in range(3):
             client.private("Balance")

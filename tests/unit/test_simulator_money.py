@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bot.simulator.account import Account, Order
-from bot.simulator.catalogue import known_pairs
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
+from bot.simulator.instruments import known_pairs
 from bot.simulator.limits import tier_named
 from bot.simulator.prices import SyntheticPrices
 from bot.simulator.storage import Storage, peek

@@ -9,10 +9,10 @@ from decimal import Decimal
 
 import pytest
 
-from bot.clock import rfc3339
-from bot.simulator.catalogue import KNOWN_PAIRS
+from bot.base.clock import rfc3339
 from bot.simulator.errors import Refusal, SimulatorError
 from bot.simulator.exchange import PAIR_STATUSES
+from bot.simulator.instruments import KNOWN_PAIRS
 from bot.simulator.orders import read_order
 from tests.simulator_parts import START, make_exchange, place, refusal_of
 

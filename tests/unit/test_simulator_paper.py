@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.clock import MarketClock, ReplayClock, wall_seconds
+from bot.base.clock import MarketClock, ReplayClock, wall_seconds
 from bot.simulator.errors import PriceFileError, SimulatorError, StateFileError
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.paper import PaperMarket, open_paper

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.simulator.catalogue import KNOWN_PAIRS, PairRules
+from bot.simulator.csv_file import Recording
 from bot.simulator.errors import PriceFileError
+from bot.simulator.instruments import KNOWN_PAIRS, PairRules
 from bot.simulator.prices import Candle, PriceSource, SyntheticPrices
 from bot.simulator.prices_recorded import CandlePath, RecordedPrices
-from bot.simulator.recording import Recording
 
 BTC, ETH, SOL = (KNOWN_PAIRS[symbol] for symbol in ("BTC/USD", "ETH/USD", "SOL/USD"))
 NOW = 1_790_000_000.5

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from bot.clock import MarketClock, ReplayClock
+from bot.base.clock import MarketClock, ReplayClock
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.simulator_parts import START, Client, DrawnPrices

@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from bot.models import Candle, Side, WantedOrder
-from bot.strategies import STRATEGIES
-from bot.strategies.base import MarketView, buy_price, entry_quantity
-from bot.strategies.moving_average import MovingAverage, average_true_range
+from bot.base.models import Candle, Side, WantedOrder
+from bot.trading.strategies import STRATEGIES
+from bot.trading.strategies.base import MarketView, buy_price, entry_quantity
+from bot.trading.strategies.moving_average import MovingAverage, average_true_range
 from tests.trading_fakes import make_candles, make_pair
 
 CROSSING = [10, 10, 10, 13]  # averages of 2 and 3: 10 and 10, then 11.5 and 11

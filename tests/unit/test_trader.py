@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from bot.clock import ReplayClock, wall_seconds
-from bot.errors import (
+from bot.base.clock import ReplayClock, wall_seconds
+from bot.base.errors import (
     BotError,
     CredentialsError,
     LeaseLostError,
@@ -24,8 +24,8 @@ from bot.errors import (
     StoreUnavailableError,
     TurnTimeout,
 )
-from bot.models import Side
-from bot.strategies.moving_average import MovingAverage
+from bot.base.models import Side
+from bot.trading.strategies.moving_average import MovingAverage
 from tests.trading_fakes import (
     FakeBroker,
     PatientEvent,

@@ -6,11 +6,11 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from bot.clock import ReplayClock
-from bot.errors import NoAnswerError, OrderRefusedError, OrderUnknownError, SilenceError
-from bot.models import ZERO, Balance, OrderStatus, Side, WantedOrder
-from bot.settling import Settled
-from bot.strategies.base import MarketView
+from bot.base.clock import ReplayClock
+from bot.base.errors import NoAnswerError, OrderRefusedError, OrderUnknownError, SilenceError
+from bot.base.models import ZERO, Balance, OrderStatus, Side, WantedOrder
+from bot.orders.reconciliation import Settled
+from bot.trading.strategies.base import MarketView
 from tests.trading_fakes import (
     WIDE,
     FakeBroker,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.errors import OrderRefusedError, OrderUnknownError
-from bot.models import ZERO, Order, OrderStatus, PlacedOrder, Side, WantedOrder
-from bot.settling import Settled
-from bot.strategies.base import MarketView
+from bot.base.errors import OrderRefusedError, OrderUnknownError
+from bot.base.models import ZERO, Order, OrderStatus, PlacedOrder, Side, WantedOrder
+from bot.orders.reconciliation import Settled
+from bot.trading.strategies.base import MarketView
 from tests.trading_fakes import (
     WIDE,
     FakeBroker,

@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import pytest
 
-from bot.errors import NoAnswerError
-from bot.models import OrderStatus, PlacedOrder, Side
+from bot.base.errors import NoAnswerError
+from bot.base.models import OrderStatus, PlacedOrder, Side
+from bot.trading.decision_log import Narrator
 from bot.trading.feed import CANDLES_KEPT, Feed
-from bot.trading.narrator import Narrator
-from bot.trading.own_orders import OwnOrders
+from bot.trading.order_tracker import OwnOrders
 from tests.trading_fakes import BOT_ID, FakeBroker, SteppedClock, make_candles, make_order
 
 

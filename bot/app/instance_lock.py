@@ -1,0 +1,170 @@
+"""One running bot for a state folder: the folder itself is locked, so a crash leaves nothing to clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from bot.base.errors import AnotherBotError, SettingsError, StateLostError
+
+log = logging.getLogger(__name__)
+
+STOP_IT = "Stop it first."
+
+NOTE = "bot.json"
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NOTE_BYTES_MAX = 65_536
+
+
+class InstanceLock:
+    """Held by the running bot as long as its process lives. Other programs may share its nonces all the same."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder if need be and take it. Raises SettingsError or AnotherBotError, and may be tried again."""
+        self._folder = folder
+        with contextlib.ExitStack() as stack:
+            self._descriptor = _open_folder(folder)
+            stack.callback(os.close, self._descriptor)
+            found = os.fstat(self._descriptor)
+            self._inode = found.st_dev, found.st_ino
+            if problem := _others_write(found):
+                raise SettingsError([f"STATE_DIR is {folder}, {problem}"])
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AnotherBotError(f"{describe_owner(folder)} is running on {folder}. {STOP_IT}") from None
+            self._write_first_note()
+            stack.pop_all()
+
+    def _write_first_note(self) -> None:
+        try:
+            self._write_note({})
+        except OSError as error:
+            if error.errno in _DISK_TROUBLE and any(self._folder.glob("journal.*.sqlite")):
+                # What an earlier life has sent is followed all the same.
+                log.warning(
+                    "Nothing can be written in %s (%s): no new order is sent until it can.",
+                    self._folder,
+                    error.strerror,
+                )
+                return
+            problem = f"where nothing can be written: {error.strerror}. Free it or name another."
+            raise SettingsError([f"STATE_DIR is {self._folder}, {problem}"]) from error
+
+    def check(self) -> None:
+        """Raise StateLostError where the path no longer names the folder that is locked. Costs one look at the path."""
+        try:
+            named = os.stat(self._folder)
+        except OSError as error:
+            why = error.strerror
+        else:
+            if (named.st_dev, named.st_ino) == self._inode:
+                return
+            why = "another folder is there now"
+        raise StateLostError(
+            f"the state folder {self._folder} was moved, replaced or removed while the bot ran on it ({why}). Nothing "
+            "more is sent: the lock on it keeps no other bot away any more. Put it back, then start the bot again"
+        )
+
+    def note(self, **fields: Any) -> None:
+        """Tell other programs of this bot: `read_note` then gives its pid, its host and these fields, no others."""
+        try:
+            self._write_note(fields)
+        except OSError as error:
+            log.warning("%s could not be written in %s (%s).", NOTE, self._folder, error.strerror)
+
+    def _write_note(self, fields: dict[str, Any]) -> None:
+        # All of it within the folder that is locked, whatever its path names by now.
+        aside = f"{NOTE}.{os.getpid()}"
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **fields})
+        with contextlib.suppress(FileNotFoundError):  # of an earlier process of this number
+            os.unlink(aside, dir_fd=self._descriptor)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            with open(os.open(aside, flags, 0o600, dir_fd=self._descriptor), "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(aside, NOTE, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(aside, dir_fd=self._descriptor)
+            raise
+
+    def release(self) -> None:
+        """Let another bot have the folder."""
+        with contextlib.suppress(OSError):
+            os.unlink(NOTE, dir_fd=self._descriptor)
+        os.close(self._descriptor)
+
+
+def _open_folder(folder: Path) -> int:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SettingsError([f"STATE_DIR is {folder}, which cannot be used: {error.strerror}."]) from error
+
+
+def _others_write(found: os.stat_result) -> str:
+    """Return in words who else may put files into the folder; "" for nobody that matters.
+
+    Its group may: the volumes of Kubernetes belong to root and the pod's fsGroup, with mode 2775, and where every
+    user has a group of their own folders are often made with 775.
+    """
+    if found.st_mode & stat.S_IWOTH:
+        return "where every user of this machine can write: take that away with chmod o-w, or name another."
+    if found.st_uid not in (os.geteuid(), 0):
+        return (
+            f"which belongs to another user (number {found.st_uid}): give it to this one with chown, or name another."
+        )
+    return ""
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """Return what the bot that took the folder last has told of itself: pid, host, and what it gave `note`.
+
+    Empty where there is nothing to read. What a killed bot has told stays there: `is_running` says whether one runs.
+    """
+    try:
+        # Not blocking, for whatever lies there in place of a file.
+        descriptor = os.open(folder / NOTE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return {}
+    try:
+        note = json.loads(os.read(descriptor, _NOTE_BYTES_MAX))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    finally:
+        os.close(descriptor)
+    return note if isinstance(note, dict) else {}
+
+
+def describe_owner(folder: Path) -> str:
+    """Return who holds a folder, in words."""
+    note = read_note(folder)
+    try:
+        return f"Another bot (process {int(note['pid'])} on {note['host']})"
+    except (ValueError, OverflowError, KeyError, TypeError):
+        return "Another bot"
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a bot holds the folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

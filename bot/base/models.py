@@ -1,0 +1,189 @@
+"""What the bot talks about: frozen values, money as Decimal, times as Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from bot.base.errors import SettingsError
+
+ZERO = Decimal(0)
+
+
+class Side(StrEnum):
+    """Which way an order goes."""
+
+    BUY = "buy"
+    SELL = "sell"
+
+
+class OrderStatus(StrEnum):
+    """Kraken's own words for the state of an order row."""
+
+    PENDING = "pending"
+    OPEN = "open"
+    CLOSED = "closed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+OPEN_STATUSES = (OrderStatus.PENDING, OrderStatus.OPEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One row of AssetPairs. `symbol` is our name for it, such as BTC/USD."""
+
+    symbol: str
+    pair_id: str
+    altname: str
+    wsname: str
+    base: str
+    quote: str
+    base_id: str
+    quote_id: str
+    price_decimals: int
+    lot_decimals: int
+    cost_decimals: int
+    tick_size: Decimal
+    order_minimum: Decimal
+    cost_minimum: Decimal
+
+
+def common_quote(pairs: Iterable[Pair]) -> str:
+    """Return the one quote currency of these pairs. Raises SettingsError where they have several."""
+    quotes = sorted({pair.quote for pair in pairs})
+    if len(quotes) != 1:
+        raise SettingsError([f"PAIRS has to have one quote currency for its limits and sums, not {', '.join(quotes)}."])
+    return quotes[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Candle:
+    """One OHLC row; `time_seconds` is when the candle began."""
+
+    time_seconds: int
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What the account has of one asset; `held` is tied up in open orders."""
+
+    asset: str
+    total: Decimal
+    held: Decimal
+
+    @property
+    def free(self) -> Decimal:
+        """What an order could use now."""
+        return self.total - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A coin that the account holds; `symbol` is its pair with USD, "" where Kraken has none (BTC.F, KFEE)."""
+
+    symbol: str
+    asset: str
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order row as Kraken reports it.
+
+    `price` is the order's own limit or trigger price (zero for market orders), `average_price`
+    that of its fills (zero without one). `cl_ord_id` is "" for orders placed without one.
+    """
+
+    txid: str
+    cl_ord_id: str
+    symbol: str
+    side: Side
+    kind: str
+    status: OrderStatus
+    price: Decimal
+    volume: Decimal
+    executed: Decimal
+    cost: Decimal
+    fee: Decimal
+    average_price: Decimal
+    opened_seconds: float
+    closed_seconds: float
+    expires_seconds: float
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still fill."""
+        return self.status in OPEN_STATUSES
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One row of TradesHistory."""
+
+    trade_id: str
+    order_txid: str
+    symbol: str
+    side: Side
+    price: Decimal
+    volume: Decimal
+    cost: Decimal
+    fee: Decimal
+    time_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOrder:
+    """Kraken accepted the order. Accepted is not filled."""
+
+    txid: str
+    cl_ord_id: str
+    symbol: str
+    side: Side
+    volume: Decimal
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """GetApiKeyInfo: what Kraken knows of the key. The key itself is left out on purpose."""
+
+    name: str
+    nonce: int
+    nonce_window: int
+    permissions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemStatus:
+    """SystemStatus, and when we asked (Unix seconds of the market's clock)."""
+
+    status: str
+    checked_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOrder:
+    """What a strategy would like to do.
+
+    `quantity` is in base units; `price` is a limit price or None for a market order.
+    `kind` is "entry", "exit" or "stop"; `candle_seconds` is the candle that gave the signal, for a stop when the
+    latest buy order of what it protects was opened.
+    """
+
+    symbol: str
+    side: Side
+    quantity: Decimal
+    price: Decimal | None
+    kind: str
+    candle_seconds: int
+    reason: str

@@ -1,0 +1,138 @@
+"""What the processes of this machine tell each other of a key: a small JSON object in a file under a lock."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from fcntl import LOCK_UN, flock
+from typing import Any, TypeVar
+
+from bot.base import fork_safety
+from bot.base.locked_file import LOCK_NOW, LockedFile
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS_MAX = 1.0
+_BYTES_MAX = 65_536
+# A number of any length is a float, so that none is an error.
+_decode = json.JSONDecoder(parse_int=float).decode
+
+Fields = dict[str, Any]
+Answer = TypeVar("Answer")
+
+
+class SharedFields(LockedFile):
+    """Fields that every thread and process of the machine reads and changes one at a time; all numbers are floats.
+
+    Written in place and never synced: they are lost with the machine's power, and what they say is of the last
+    minutes. Where the file cannot be used this process goes on with what it has last seen, and says so once.
+    `problem` is None, or one sentence on that.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.problem: str | None = None
+        self._fields: Fields = {}
+        self._known = b""
+        self._told_damage = False
+        self._thread_lock = threading.Lock()
+        fork_safety.forget_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what belongs to the parent. Closing our copy does not unlock the parent's lock."""
+        self._thread_lock = threading.Lock()
+        self._close()
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._thread_lock:
+            self._close()
+
+    def change(self, work: Callable[[Fields], Answer]) -> Answer:
+        """Return what `work` makes of the fields, and write down what it changed in them."""
+        with self._thread_lock:
+            try:
+                return self._change(work)
+            finally:
+                if self._descriptor >= 0:
+                    flock(self._descriptor, LOCK_UN)
+
+    def peek(self) -> Fields:
+        """Return what the fields are now, as far as can be told without waiting for anybody; not to be changed."""
+        if self.problem is not None:
+            return self._fields
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return self._fields
+        try:
+            fields = _decode(os.read(descriptor, _BYTES_MAX).decode())
+        except (OSError, ValueError, RecursionError):
+            return self._fields
+        finally:
+            os.close(descriptor)
+        return fields if isinstance(fields, dict) else self._fields
+
+    def _change(self, work: Callable[[Fields], Answer]) -> Answer:
+        try:
+            descriptor = self._lock()
+            raw = os.pread(descriptor, _BYTES_MAX, 0)
+        except OSError as error:
+            self._say_alone(error)
+            return work(self._fields)
+        self._fields = self._parse(raw)
+        answer = work(self._fields)
+        self._write(descriptor, raw)
+        return answer
+
+    def _lock(self) -> int:
+        # Behind a stopped process only the first one waits.
+        timeout_seconds = 0.0 if self.problem else LOCK_SECONDS_MAX
+        try:
+            flock(self._descriptor, LOCK_NOW)
+            named = os.stat(self._path_bytes)
+        except (ValueError, BlockingIOError, FileNotFoundError):
+            # Not open yet, held by another process, or deleted.
+            return self._lock_anew(timeout_seconds)
+        if (named.st_ino, named.st_dev) == (self._inode, self._device):
+            return self._descriptor
+        return self._lock_anew(timeout_seconds)
+
+    def _parse(self, raw: bytes) -> Fields:
+        if not raw or raw == self._known:
+            # New, lost, or as we left it, be it that we could not write: what this process knows is all there is.
+            return self._fields
+        try:
+            fields = _decode(raw.decode())
+        except (ValueError, RecursionError):
+            fields = None
+        if isinstance(fields, dict):
+            return fields
+        if not self._told_damage:
+            log.warning("The file %s is damaged (%r): going on with what this process knows.", self.path, raw[:40])
+        self._told_damage = True
+        return self._fields
+
+    def _write(self, descriptor: int, raw: bytes) -> None:
+        # Blanks cover the end of what was longer: cutting it off would be a second step, which a kill could prevent.
+        data = json.dumps(self._fields).encode().ljust(len(raw))
+        try:
+            if data != raw and os.pwrite(descriptor, data, 0) != len(data):
+                raise OSError(errno.EIO, "the write was cut short")
+        except OSError as error:
+            self._known = raw
+            self._say_alone(error)
+            return
+        self._known = data
+        if self.problem is not None:
+            log.info("The file %s can be used again.", self.path)
+            self.problem = None
+
+    def _say_alone(self, error: OSError) -> None:
+        if self.problem is None:
+            self.problem = f"The file {self.path} cannot be used ({error.strerror or error})"
+            log.warning("%s: what it counts is counted by each process for itself.", self.problem)

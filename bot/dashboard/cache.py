@@ -1,0 +1,59 @@
+"""What is shown to all who look: the facts, read at most once a second, and what is made of them, made once.
+
+The bot's threads wait for the interpreter while this one is at work in it, so that its work must not grow with the
+number of those who look.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from functools import cached_property
+
+from bot.base.clock import boottime_seconds
+from bot.dashboard import page
+from bot.dashboard.snapshot import Facts
+
+REFRESH_SECONDS = 1.0
+# In place of each session's own, which the page of all does not know.
+_CSRF = secrets.token_hex()
+
+
+class Shown:
+    """One reading of the facts, and what has been made of it so far."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    @cached_property
+    def json(self) -> bytes:
+        """The facts, for programs."""
+        return json.dumps(self.facts).encode()
+
+    @cached_property
+    def event(self) -> bytes:
+        """What changes of the page, as a server-sent event."""
+        return f"data: {json.dumps(page.live(self.facts))}\n\n".encode()
+
+    def page(self, csrf: str) -> bytes:
+        """Return the page of a session."""
+        return self._page.replace(_CSRF.encode(), csrf.encode())
+
+    @cached_property
+    def _page(self) -> bytes:
+        # The name of a file, in the log, need not be text.
+        return page.page(self.facts, csrf=_CSRF).encode("utf-8", "backslashreplace")
+
+
+def shown(read: Callable[[], Facts]) -> Callable[[], Shown]:
+    """Return what gives the last reading; `read` is called anew where it is a second old."""
+    kept: tuple[float, Shown] | None = None
+
+    def recent() -> Shown:
+        nonlocal kept
+        if kept is None or boottime_seconds() - kept[0] >= REFRESH_SECONDS:
+            kept = boottime_seconds(), Shown(read())
+        return kept[1]
+
+    return recent

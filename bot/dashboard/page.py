@@ -1,0 +1,85 @@
+"""The page that a person looks at, made of the status that programs read: rendered here, so it needs no script.
+
+Nothing of the status is trusted: an order's text and a log line may hold anything, and all of it is escaped. Pages
+have no script and no style of their own, so the strictest policy for content holds for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from bot.dashboard import charts, formatting
+
+STATIC = Path(__file__).with_name("static")
+
+_MODES = {
+    "paper": ("PAPER", "No real money: the exchange is a local one."),
+    "live": ("LIVE", "Real money at Kraken."),
+    "halt": ("HALTED", "It only watches: no order is sent."),
+}
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "money": formatting.money,
+        "number": formatting.number,
+        "known": formatting.known,
+        "moment": formatting.moment,
+        "span": formatting.span,
+    }
+    made.tests["zero"] = formatting.is_zero
+    made.globals |= {"equity_curve": charts.equity_curve, "candles": charts.candles}
+    return made
+
+
+def _templates(*names: str) -> list[Template]:
+    made = _environment()
+    return [made.get_template(f"{name}.html") for name in names]
+
+
+# Compiled now and not at the first look, when the bot's threads would have to wait for it.
+_PAGE, _LIVE, _LOGIN = _templates("page", "live", "login")
+
+
+def page(status: Mapping[str, Any], *, csrf: str) -> str:
+    """Return the whole document. `csrf` goes with the form that stops entries."""
+    inner = Markup(live(status))  # nosec B704 # noqa: S704 - rendered by a template
+    return _PAGE.render(status=status, live=inner, title=_title(status), csrf=csrf)
+
+
+def live(status: Mapping[str, Any]) -> str:
+    """Return the part that changes: what is inside `<main>`."""
+    word, meaning = _MODES[status["mode"]]
+    return _LIVE.render(
+        status=status,
+        title=_title(status),
+        word=word,
+        meaning=meaning,
+        account=status["account"] or dict.fromkeys(("quote", "equity", "realised", "day_loss")),
+    )
+
+
+def login_page(problem: str) -> str:
+    """Return the form that asks for the token. `problem`: why the last try failed, or nothing."""
+    return _LOGIN.render(problem=problem)
+
+
+def _title(status: Mapping[str, Any]) -> str:
+    account = status["account"]
+    word = _MODES[status["mode"]][0]
+    if account is None or account["equity"] is None:
+        return f"{word}, equity unknown"
+    return f"{word} {formatting.rounded(account['equity'], 3)} {account['quote']}"

@@ -1,1 +1,0 @@
-"""What the bot shows of itself: facts, a server on loopback or behind a token, and the page."""

@@ -1,0 +1,93 @@
+"""The dead man's switch: Kraken cancels every order of the account when the bot has been silent for too long.
+
+It is one timer for the whole account (Kraken: CancelAllOrdersAfter page). What it cancels, it cancels without regard
+to whose it is or what it protects; so it is armed only while nothing but this bot's entries and exits is open. An
+order that somebody places between the look at the open orders and the next one is cancelled with the others.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bot.base.errors import BotError
+from bot.trading.broker import Broker
+from bot.trading.decision_log import Narrator
+
+# Kraken advises every 15 to 30 s for a time-out of 60 s, so that an answer may fail.
+ARMINGS_PER_TIMEOUT = 3
+_PROTECTIVE = ("stop", "take-profit")
+_TOPIC = "dead man's switch"
+
+
+class DeadManSwitch:
+    """Arms the switch again and again while that harms nobody, and disarms it when it would.
+
+    With `timeout_seconds` 0 it is off, and nothing is ever sent. `due_seconds` is when `keep` has something to do, in
+    Unix seconds of the market.
+    """
+
+    def __init__(self, broker: Broker, timeout_seconds: int, narrator: Narrator) -> None:
+        self._broker = broker
+        self._timeout_seconds = timeout_seconds
+        self._narrator = narrator
+        self._begun = False
+        self._may_be_armed = False
+        self._stopped = False
+        self.due_seconds = -math.inf if timeout_seconds else math.inf
+
+    def begin(self) -> None:
+        """Disarm it, once: an earlier life may have left it armed. Raises BotError; then `keep` does it."""
+        if self._timeout_seconds and not self._begun:
+            self._disarm()
+            self._begun = True
+
+    def keep(self, held_up: str) -> None:
+        """If it is due, look at all open orders of the account, and arm or disarm.
+
+        `held_up` says why the bot opens nothing now (the status, the kill switch), or is empty. Raises BotError, and
+        is then due again.
+        """
+        now = self._broker.now()
+        if now < self.due_seconds:
+            return
+        self.begin()
+        reason = held_up or self._harm()
+        if reason:
+            if self._may_be_armed:
+                self._disarm()
+            self._narrator.once(_TOPIC, reason, f"the dead man's switch is off: {reason}")
+        elif not self._stopped:
+            self._arm()
+        self.due_seconds = now + self._timeout_seconds / ARMINGS_PER_TIMEOUT
+
+    def stop(self) -> None:
+        """Disarm it for the end of a run; also from another thread, while `keep` hangs in a call."""
+        if not self._timeout_seconds:
+            return
+        self._stopped = True
+        try:
+            self._disarm()
+        except BotError as problem:
+            text = f"Kraken may cancel every order of the account within {self._timeout_seconds} s"
+            self._narrator.say(f"the dead man's switch could not be disarmed ({problem}): {text}")
+
+    def _harm(self) -> str:
+        """Say which open order would be cancelled that must not be; empty if there is none."""
+        for order in self._broker.get_open_orders():
+            what = f"{order.symbol} {order.kind} {order.txid}"
+            if not self._broker.owns(order):
+                return f"it would cancel the order of another sender ({what})"
+            if any(word in order.kind for word in _PROTECTIVE):
+                return f"it would cancel what protects a position ({what})"
+        return ""
+
+    def _arm(self) -> None:
+        # Before the answer, which may be lost.
+        self._may_be_armed = True
+        self._broker.arm_dead_man_switch(self._timeout_seconds)
+        text = f"after {self._timeout_seconds} s without a word from the bot, Kraken cancels every order of the account"
+        self._narrator.once(_TOPIC, "armed", f"the dead man's switch is armed: {text}")
+
+    def _disarm(self) -> None:
+        self._broker.arm_dead_man_switch(0)
+        self._may_be_armed = False

@@ -1,0 +1,36 @@
+"""A process that reads as fast as it may: `budget_child.py URL KEY SECRET START BOOT SPEED COUNT BUDGET`.
+
+START is the market's time at the moment BOOT of the boot clock. BUDGET is "shared", or a file for a budget of its own.
+Each of COUNT reads prints "ok", or the name of the error that it raised; "ready" comes first.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bot.base.clock import MarketClock, boottime_seconds
+from bot.base.errors import BotError
+from bot.broker_manager import KrakenBroker
+from bot.kraken.rate_counters import STARTER
+from bot.kraken.rate_limiter import KeyBudget
+
+
+def main(words: list[str]) -> None:
+    """Do what the words say."""
+    url, key, secret, start, boot, speed, count, budget = words
+    now = float(start) + (boottime_seconds() - float(boot)) * float(speed)
+    broker = KrakenBroker(key, secret, api_url=url, tier=STARTER, market=MarketClock(now, float(speed)))
+    if budget != "shared":
+        broker._budget = KeyBudget(budget, STARTER)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(int(count)):
+        try:
+            broker.private_call("BalanceEx")
+            print("ok", flush=True)
+        except BotError as error:
+            print(type(error).__name__, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

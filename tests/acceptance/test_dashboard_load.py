@@ -1,0 +1,48 @@
+"""Many who look at the page of a bot that trades: what they may cost it, and what not."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from pathlib import Path
+
+from bot.base.clock import boottime_seconds
+from bot.simulator.options import SimulatorOptions
+from tests import dashboard_readers
+from tests.acceptance.local_kraken import WAVE, WAVE_HISTORY, local_kraken
+from tests.acceptance.processes import running
+from tests.child_process import Child
+from tests.dashboard_tools import TOKEN
+from tests.server_processes import free_port
+
+RATE = 200
+WAIT_SECONDS_MAX = 60.0
+DISTANT = SimulatorOptions(tier="pro", latency_seconds=(0.02, 0.02))
+# Two candles a second, an order every eight; and three times the latency until an order's deadline.
+SPEED = 120.0
+
+
+def test_who_looks_at_the_page_costs_no_nonce(state: Path, full_size: bool) -> None:
+    """While page and health are asked for 200 times a second, a bot that trades at 20 ms of latency has every nonce
+    accepted, and every reader has its answer."""
+    seconds = 30.0 if full_size else 2.0
+    port, closes = free_port(), tuple(islice(cycle(WAVE), 6000))
+    with local_kraken(
+        state, closes, seconds=60, timeframe="1m", at_candle=WAVE_HISTORY, speed=SPEED, gap=False, options=DISTANT
+    ) as kraken:
+        page = {"PORT": str(port), "STATUS_TOKEN": TOKEN, "PAIRS": "BTC/USD,ETH/USD,SOL/USD"}
+        with (
+            running(settings=kraken.settings(**page), until="^account") as bot,
+            Child("tests.dashboard_readers", port, TOKEN, limit_seconds=WAIT_SECONDS_MAX + seconds) as readers,
+        ):
+            orders, until = kraken.methods.count("AddOrder"), boottime_seconds() + WAIT_SECONDS_MAX
+            while True:
+                dashboard_readers.begin(readers, RATE, seconds, "/healthz", "/")
+                readings = dashboard_readers.end(readers)
+                half = int(RATE * seconds / 2)
+                assert readings.statuses == {"/healthz 200": half, "/ 200": half}
+                if kraken.methods.count("AddOrder") > orders:
+                    break
+                assert boottime_seconds() < until, f"it did not trade:\n{bot.text}"
+            assert bot.stop() == 0
+        assert bot.lines[-1] == "refused nonces: 0"
+        assert [row for row in kraken.simulator.log if not row.accepted] == []

@@ -1,0 +1,187 @@
+"""The code rules for one module: each takes a `Source` and returns what breaks it, one line a finding."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module's name, such as `bot.nonce.file_store`, and its text."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The text, parsed."""
+        return ast.parse(self.text, filename=self.name)
+
+    @cached_property
+    def parents(self) -> dict[ast.AST, ast.AST]:
+        """What each node stands in."""
+        return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
+
+    def above(self, node: ast.AST) -> Iterator[ast.AST]:
+        """Yield what the node stands in, innermost first."""
+        while (outer := self.parents.get(node)) is not None:
+            yield outer
+            node = outer
+
+    def found(self, node: ast.AST, what: str) -> str:
+        """Say where something is."""
+        return f"{self.name}:{getattr(node, 'lineno', 1)}: {what}"
+
+
+Rule = Callable[[Source], list[str]]
+
+
+def _functions(source: Source) -> list[FunctionNode]:
+    return [node for node in ast.walk(source.tree) if isinstance(node, FunctionNode)]
+
+
+def _dotted(node: ast.AST) -> str:
+    """Return `a.b.c` for such an expression, else an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (left := _dotted(node.value)):
+        return f"{left}.{node.attr}"
+    return ""
+
+
+def imported(source: Source) -> list[tuple[ast.stmt, str]]:
+    """Return each import statement with each full name it may name: a module, or something in one."""
+    pairs: list[tuple[ast.stmt, str]] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            pairs += [(node, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            pairs += [(node, f"{node.module or ''}.{alias.name}") for alias in node.names]
+    return pairs
+
+
+def import_inside_function(source: Source) -> list[str]:
+    """Imports stand at the top of a module, where the graph of modules can be seen; but for optional drivers, and for
+    what only a run with a page needs."""
+    if source.name in {"bot.nonce.open_store", "bot.dashboard.opening"}:
+        return []
+    return [
+        source.found(node, "import inside a function")
+        for node, _ in imported(source)
+        if any(isinstance(outer, FunctionNode) for outer in source.above(node))
+    ]
+
+
+def relative_import(source: Source) -> list[str]:
+    """Imports name modules in full, so that they can be searched for."""
+    return [
+        source.found(node, "relative import")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+
+def global_statement(source: Source) -> list[str]:
+    """Shared state is an object, not a name that functions rebind."""
+    return [source.found(node, "global") for node in ast.walk(source.tree) if isinstance(node, ast.Global)]
+
+
+ENVIRONMENT = re.compile(r"os\.(environb?|getenvb?|putenv|unsetenv)(\.|$)|dotenv(\.|$)")
+
+
+def environment(source: Source) -> list[str]:
+    """Only `bot.config` reads the environment."""
+    if source.name == "bot.config":
+        return []
+    used = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
+    return [source.found(node, name) for node, name in used + imported(source) if ENVIRONMENT.match(name)]
+
+
+CLOCK_CALLS = re.compile(r"(.*\.)?(datetime|date)\.(now|utcnow|today)$")
+
+
+def clock(source: Source) -> list[str]:
+    """Only `bot.base.clock` knows the time and how to sleep."""
+    if source.name == "bot.base.clock":
+        return []
+    times = [source.found(node, "import time") for node, name in imported(source) if name.split(".")[0] == "time"]
+    calls = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
+    return times + [source.found(node, name) for node, name in calls if CLOCK_CALLS.match(name)]
+
+
+# What runs text as a program, makes objects of bytes, starts a shell or another program, or names a file that somebody
+# else may make first.
+UNSAFE_MODULES = frozenset("code codeop dill jsonpickle marshal pickle pty shelve subprocess".split())
+UNSAFE_NAMES = frozenset({"__import__", "compile", "eval", "exec"})
+UNSAFE_CALLS = re.compile(
+    r"(os\.(system|popen|exec\w+|spawn\w+|posix_spawn\w*)|yaml\.(unsafe_|full_)?load(_all)?|tempfile\.mktemp|runpy\.\w+"
+    r"|builtins\.(eval|exec|compile|__import__)|asyncio\.create_subprocess_\w+)$"
+)
+
+
+def unsafe(source: Source) -> list[str]:
+    """Nothing turns data into a program."""
+    problems = [
+        source.found(statement, f"import {name}")
+        for statement, name in imported(source)
+        if name.split(".")[0] in UNSAFE_MODULES or UNSAFE_CALLS.match(name)
+    ]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Name) and node.id in UNSAFE_NAMES:
+            problems.append(source.found(node, node.id))
+        elif isinstance(node, ast.Attribute) and UNSAFE_CALLS.match(_dotted(node)):
+            problems.append(source.found(node, _dotted(node)))
+        elif isinstance(node, ast.keyword) and node.arg == "shell":
+            problems.append(source.found(node.value, "shell="))
+    return problems
+
+
+def broad_except(source: Source) -> list[str]:
+    """Nothing catches everything, but for one place each in two modules and handlers that always raise on."""
+    broad: list[str] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
+            last = node.body[-1]
+            if not (isinstance(last, ast.Raise) and last.exc is None):
+                broad.append(source.found(node, "broad except"))
+        elif isinstance(node, ast.Call) and _dotted(node.func).endswith("suppress") and any(map(_is_broad, node.args)):
+            broad.append(source.found(node, "broad suppress"))
+    return broad[1:] if source.name in {"bot.trading.trader", "bot.base.events"} else broad
+
+
+def _is_broad(caught: ast.expr | None) -> bool:
+    if isinstance(caught, ast.Tuple):
+        return any(map(_is_broad, caught.elts))
+    return caught is None or _dotted(caught) in {"Exception", "BaseException"}
+
+
+def docstrings(source: Source) -> list[str]:
+    """Modules, and every public class, function and method, have a docstring."""
+    missing = [] if ast.get_docstring(source.tree) else [f"{source.name}: no module docstring"]
+    for node in ast.walk(source.tree):
+        if not isinstance(node, FunctionNode | ast.ClassDef) or ast.get_docstring(node):
+            continue
+        outer = list(source.above(node))
+        private = any(getattr(one, "name", "").startswith("_") for one in [node, *outer])
+        nested = any(isinstance(one, FunctionNode) for one in outer)
+        if not private and not nested:
+            missing.append(source.found(node, f"{node.name} has no docstring"))
+    return missing
+
+
+def test_docstrings(source: Source) -> list[str]:
+    """Each test says in its docstring what it claims."""
+    return [
+        source.found(node, f"{node.name} has no docstring")
+        for node in _functions(source)
+        if node.name.startswith("test") and not ast.get_docstring(node)
+    ]
+
+
+test_docstrings.__test__ = False  # type: ignore[attr-defined]  # a rule, not a test

@@ -1,0 +1,385 @@
+"""Turns among the threads of one process: one at a time, the most urgent first, nothing left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.base.errors import StoppingError, TurnTimeout
+from bot.base.paths import key_file
+from bot.broker_manager import get_kraken_nonce
+from bot.nonce.local_lock import Turns, Urgency
+from tests.stores.conftest import wait_until
+
+LIMIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def lock_path(tmp_path: Path) -> Path:
+    """Return where the test's lock file is."""
+    return tmp_path / "kraken_nonce.0a1b2c3d.lock"
+
+
+@pytest.fixture
+def turns(lock_path: Path) -> Turns:
+    """Return turns of the test's own."""
+    return Turns(str(lock_path))
+
+
+class Waiter(threading.Thread):
+    """A thread that takes one turn and notes it in `served`; `error` is what became of it otherwise."""
+
+    def __init__(self, turns: Turns, urgency: Urgency, served: list[object], timeout_seconds: float = LIMIT_SECONDS):
+        super().__init__(daemon=True)
+        self.error: TurnTimeout | StoppingError | None = None
+        self._turns, self._urgency, self._served, self._timeout_seconds = turns, urgency, served, timeout_seconds
+        self.start()
+
+    def run(self) -> None:
+        """Take the turn."""
+        try:
+            with self._turns.turn(self._urgency, self._timeout_seconds):
+                self._served.append(self._urgency)
+        except (TurnTimeout, StoppingError) as error:
+            self.error = error
+
+    def end(self) -> TurnTimeout | StoppingError | None:
+        """Wait for the end of the thread; return the error."""
+        self.join(2 * LIMIT_SECONDS)
+        assert not self.is_alive()
+        return self.error
+
+
+def start_waiters(turns: Turns, urgencies: list[Urgency], served: list[object]) -> list[Waiter]:
+    """Start waiters one after the other, each when the one before it waits."""
+    waiters = []
+    for number, urgency in enumerate(urgencies):
+        waiters.append(Waiter(turns, urgency, served))
+        wait_until(waiting(turns, number + 1))
+    return waiters
+
+
+def waiting(turns: Turns, count: int) -> Callable[[], bool]:
+    """Tell when so many are waiting."""
+    return lambda: len(turns._waiting) == count
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether nobody holds the lock on the file that the path names."""
+    with path.open("rb") as other:
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def test_one_thread_at_a_time(turns: Turns) -> None:
+    """Eight threads that take 50 turns each are never two in a turn."""
+    inside = 0
+    most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(50):
+            with turns.turn(Urgency.READ):
+                inside += 1
+                most = max(most, inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_SECONDS)
+    assert not any(thread.is_alive() for thread in threads)
+    assert most == 1
+
+
+def test_the_most_urgent_goes_first(turns: Turns) -> None:
+    """Of those who wait when the turn becomes free, cancels go first, then orders, then reads."""
+    served: list[object] = []
+    with turns.turn(Urgency.READ):
+        line = [Urgency.READ, Urgency.ORDER, Urgency.READ, Urgency.CANCEL, Urgency.ORDER, Urgency.CANCEL]
+        waiters = start_waiters(turns, line, served)
+    assert [waiter.end() for waiter in waiters] == [None] * 6
+    assert served == sorted(line)
+
+
+def test_the_turn_is_held_across_processes(turns: Turns, lock_path: Path) -> None:
+    """The lock file is locked during the turn and free after it, also after an exception."""
+    with turns.turn(Urgency.READ):
+        assert not is_free(lock_path)
+    assert is_free(lock_path)
+    with pytest.raises(ZeroDivisionError), turns.turn(Urgency.READ):
+        raise ZeroDivisionError
+    assert is_free(lock_path)
+
+
+def test_the_lock_file_is_neither_deleted_nor_written(turns: Turns, lock_path: Path) -> None:
+    """Over many turns the lock file keeps its inode, is empty and private."""
+    inodes = set()
+    for _ in range(5):
+        with turns.turn(Urgency.READ):
+            inodes.add(lock_path.stat().st_ino)
+        inodes.add(lock_path.stat().st_ino)
+    assert len(inodes) == 1
+    assert lock_path.read_bytes() == b""
+    assert lock_path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_waiter_gives_up(turns: Turns, lock_path: Path) -> None:
+    """A waiter that is not served in time gets TurnTimeout, also a TimeoutError, and leaves nothing behind."""
+    served: list[object] = []
+    with turns.turn(Urgency.READ):
+        error = Waiter(turns, Urgency.CANCEL, served, 0.05).end()
+        assert isinstance(error, TurnTimeout)
+        assert isinstance(error, TimeoutError)
+        assert turns._waiting == []
+    assert is_free(lock_path)
+    assert served == []
+    with turns.turn(Urgency.READ, 0.0):
+        assert not is_free(lock_path)
+
+
+def test_waiting_in_vain_for_another_process(turns: Turns, lock_path: Path) -> None:
+    """Waiters that gave up on another process's lock leave nothing locked once that process is done."""
+    lock_path.touch()
+    with lock_path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for _ in range(5):
+            with pytest.raises(TurnTimeout), turns.turn(Urgency.READ, 0.01):
+                raise AssertionError("served")
+        assert sum(thread.name == "kraken-turn" for thread in threading.enumerate()) == 1
+    wait_until(lambda: not turns._busy)
+    assert is_free(lock_path)
+    assert is_free(lock_path.with_suffix(".gate"))
+    with turns.turn(Urgency.READ):
+        assert not is_free(lock_path)
+
+
+def test_the_most_urgent_goes_first_after_another_process(turns: Turns, lock_path: Path) -> None:
+    """The most urgent when the turn is granted is served first, whoever asked for the lock first."""
+    served: list[object] = []
+    lock_path.touch()
+    with lock_path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiters = start_waiters(turns, [Urgency.READ, Urgency.ORDER, Urgency.CANCEL], served)
+    assert [waiter.end() for waiter in waiters] == [None] * 3
+    assert served == [Urgency.CANCEL, Urgency.ORDER, Urgency.READ]
+
+
+def test_nobody_overtakes_at_the_gate(turns: Turns, lock_path: Path) -> None:
+    """A free turn is not taken while another process stands at the gate."""
+    with turns.turn(Urgency.READ):
+        gate_path = lock_path.with_suffix(".gate")
+    with gate_path.open("rb") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        with pytest.raises(TurnTimeout), turns.turn(Urgency.CANCEL, 0.05):
+            raise AssertionError("overtook")
+    with turns.turn(Urgency.READ):
+        assert not is_free(lock_path)
+
+
+def test_the_turn_is_let_go_for_who_stands_at_the_gate(turns: Turns, lock_path: Path) -> None:
+    """With another process at the gate the turn is let go, though one of our own waits for it, who comes after."""
+    served: list[object] = []
+    with turns.turn(Urgency.READ):
+        (waiter,) = start_waiters(turns, [Urgency.CANCEL], served)
+        gate = lock_path.with_suffix(".gate").open("rb")
+        fcntl.flock(gate, fcntl.LOCK_EX)
+    with gate, lock_path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert served == []
+    assert waiter.end() is None
+    assert served == [Urgency.CANCEL]
+
+
+def test_stop_ends_waiting(turns: Turns) -> None:
+    """`stop` ends the waiting of the less urgent while the turn is still held; the urgent are served later."""
+    served: list[object] = []
+    with turns.turn(Urgency.READ):
+        reading, ordering, cancelling = start_waiters(turns, [Urgency.READ, Urgency.ORDER, Urgency.CANCEL], served)
+        turns.stop(above=Urgency.CANCEL)
+        assert isinstance(reading.end(), StoppingError)
+        assert isinstance(ordering.end(), StoppingError)
+        assert served == []
+    assert cancelling.end() is None
+    assert served == [Urgency.CANCEL]
+
+
+def test_stop_refuses_from_then_on(turns: Turns, lock_path: Path) -> None:
+    """After `stop` the less urgent are refused even if the turn is free; cancels go on."""
+    turns.stop(above=Urgency.CANCEL)
+    for urgency in (Urgency.READ, Urgency.ORDER):
+        with pytest.raises(StoppingError), turns.turn(urgency):
+            raise AssertionError("served")
+    with turns.turn(Urgency.CANCEL):
+        assert not is_free(lock_path)
+
+
+def lose(path: Path, by_rename: bool) -> None:
+    """Delete the lock file, or move another one over it."""
+    if by_rename:
+        other = path.with_name("other")
+        other.touch()
+        other.rename(path)
+    else:
+        path.unlink()
+        path.touch()
+
+
+@pytest.mark.parametrize("by_rename", [False, True], ids=["deleted", "replaced"])
+def test_a_lost_lock_file_is_noticed(turns: Turns, lock_path: Path, by_rename: bool) -> None:
+    """A lock file that was deleted or replaced during a turn is not used for the next one: that locks the new file."""
+    with turns.turn(Urgency.READ):
+        lose(lock_path, by_rename)
+    with turns.turn(Urgency.READ):
+        assert not is_free(lock_path)
+    assert is_free(lock_path)
+
+
+@pytest.mark.parametrize("by_rename", [False, True], ids=["deleted", "replaced"])
+def test_a_lost_lock_file_is_not_passed_on(turns: Turns, lock_path: Path, by_rename: bool) -> None:
+    """Those who wait in the process of the holder do not take over the lock of a file that is gone."""
+    served: list[object] = []
+    with turns.turn(Urgency.READ):
+        lose(lock_path, by_rename)
+        (waiter,) = start_waiters(turns, [Urgency.READ], served)
+        other = lock_path.open("rb")
+        fcntl.flock(other, fcntl.LOCK_EX)  # another process, which met the new file
+    with other:
+        # The turn has been given back, and is now fetched from the other process.
+        wait_until(lambda: any(thread.name == "kraken-turn" for thread in threading.enumerate()) or bool(served))
+        assert served == []
+    assert waiter.end() is None
+    assert served == [Urgency.READ]
+    wait_until(lambda: is_free(lock_path))
+
+
+def test_a_process_that_can_start_no_thread(turns: Turns, lock_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no helper thread can be started, who waits gets TurnTimeout, and the next one can take the turn."""
+    lock_path.touch()
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with lock_path.open("rb") as other, monkeypatch.context() as patch:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(TurnTimeout), turns.turn(Urgency.READ, 0.05):
+            raise AssertionError("served")
+    with turns.turn(Urgency.READ, 1.0):
+        assert not is_free(lock_path)
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3], ids=["gate locked", "turn locked", "gate unlocked"])
+def test_ctrl_c_while_taking_the_turn(
+    turns: Turns, lock_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """A KeyboardInterrupt in the middle of taking a turn leaves nothing locked, and the next one can take it."""
+    flock = fcntl.flock
+    calls = itertools.count(1)
+
+    def interrupted(descriptor: int, flags: int) -> None:
+        flock(descriptor, flags)
+        if next(calls) == moment:
+            signal.raise_signal(signal.SIGINT)
+
+    with turns.turn(Urgency.READ):
+        gate_path = lock_path.with_suffix(".gate")
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", interrupted)
+        with pytest.raises(KeyboardInterrupt), turns.turn(Urgency.READ):
+            raise AssertionError("served")
+    assert is_free(lock_path)
+    assert is_free(gate_path)
+    with turns.turn(Urgency.READ, 1.0):
+        assert not is_free(lock_path)
+
+
+def test_a_nonce_alone_needs_no_turn(nonce_file: Path) -> None:
+    """While somebody holds a key's turn beside the nonce file, `get_kraken_nonce` goes on, in any thread."""
+    turns = Turns(key_file(nonce_file, "KEY", "lock"))
+    drawn: list[int] = []
+    with turns.turn(Urgency.ORDER):
+        thread = threading.Thread(target=lambda: drawn.append(get_kraken_nonce()), daemon=True)
+        thread.start()
+        thread.join(LIMIT_SECONDS)
+        assert drawn == [int(nonce_file.read_text())]
+        assert get_kraken_nonce() > drawn[0]
+
+
+def test_two_senders_of_one_process(lock_path: Path) -> None:
+    """Two senders on one key in one process exclude each other, and one that is stopped stops nobody else."""
+    first, second = Turns(str(lock_path)), Turns(str(lock_path))
+    with first.turn(Urgency.READ), pytest.raises(TurnTimeout), second.turn(Urgency.READ, 0.05):
+        raise AssertionError("both have the turn")
+    first.stop(above=Urgency.CANCEL)
+    with second.turn(Urgency.READ, 5):
+        assert True
+    with pytest.raises(StoppingError), first.turn(Urgency.READ):
+        raise AssertionError("a stopped sender has the turn")
+
+
+def test_a_missing_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the folder of the lock file is missing it is made for its owner, and the first turn is held by file."""
+    path = tmp_path / "state" / "key.lock"
+    with Turns(str(path)).turn(Urgency.READ):
+        assert not is_free(path)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert caplog.records == []
+
+
+def block_folder(path: Path) -> None:
+    """Put a file where the folder of the lock file should be."""
+    path.parent.rmdir()
+    path.parent.write_text("")
+
+
+def block_file(path: Path) -> None:
+    """Put a directory where the lock file should be."""
+    path.mkdir()
+
+
+def block_by_link(path: Path) -> None:
+    """Put a symbolic link where the lock file should be."""
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("obstacle", [block_folder, block_file, block_by_link], ids=lambda one: one.__name__)
+def test_without_a_lock_file_the_process_is_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, obstacle: Callable[[Path], None]
+) -> None:
+    """Where there can be no lock file, ERROR is said once and turns are in order within the process only."""
+    path = tmp_path / "state" / "key.lock"
+    path.parent.mkdir()
+    obstacle(path)
+    turns = Turns(str(path))
+    test_one_thread_at_a_time(turns)
+    test_the_most_urgent_goes_first(turns)
+    assert [record.levelno for record in caplog.records if record.name.startswith("bot.")] == [logging.ERROR]
+
+
+def test_a_lock_file_that_can_be_used_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once the lock file can be made, turns are held across processes again, and that is said once."""
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "state" / "key.lock"
+    path.parent.mkdir()
+    block_folder(path)
+    turns = Turns(str(path))
+    with turns.turn(Urgency.READ):
+        assert not path.exists()
+    path.parent.unlink()
+    for _ in range(2):
+        with turns.turn(Urgency.READ):
+            assert not is_free(path)
+    levels = [record.levelno for record in caplog.records if record.name.startswith("bot.")]
+    assert levels == [logging.ERROR, logging.INFO]

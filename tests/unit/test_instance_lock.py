@@ -1,0 +1,215 @@
+"""One running bot for a state folder: taking it, telling of itself in it, and noticing that it is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.app.instance_lock import InstanceLock, describe_owner, is_running, read_note
+from bot.base.errors import AnotherBotError, SettingsError, StateLostError
+
+
+def test_a_folder_that_cannot_be_taken_is_left_as_it_was(tmp_path: Path) -> None:
+    """Where the note of who runs cannot be put in place, nothing of it stays in the folder."""
+    (tmp_path / "bot.json").mkdir()
+    with pytest.raises(SettingsError, match="nothing can be written"):
+        InstanceLock(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["bot.json"]
+
+
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_keeps_no_bot_from_following_what_it_has_sent(
+    trouble: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk takes nothing, a folder without a journal is refused, and one with a journal is taken."""
+
+    def full(*_: object, **_where: object) -> None:
+        raise OSError(trouble, os.strerror(trouble))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SettingsError, match="nothing can be written"):
+        InstanceLock(tmp_path)
+    (tmp_path / "journal.0a1b2c3d.sqlite").touch()
+    lock = InstanceLock(tmp_path)
+    assert is_running(tmp_path)
+    lock.release()
+
+
+def test_who_was_refused_may_try_again(tmp_path: Path) -> None:
+    """The second on a folder is refused with the first one's process and host, and may take it once that is gone."""
+    first = InstanceLock(tmp_path)
+    for _attempt in range(2):
+        with pytest.raises(AnotherBotError, match=f"process {os.getpid()} on {socket.gethostname()}"):
+            InstanceLock(tmp_path)
+    first.release()
+    InstanceLock(tmp_path).release()
+
+
+def test_a_refusal_leaves_nothing_open(tmp_path: Path) -> None:
+    """Refused again and again, it opens no more files than at first."""
+    lock = InstanceLock(tmp_path)
+
+    def refused() -> int:
+        with pytest.raises(AnotherBotError):
+            InstanceLock(tmp_path)
+        return len(os.listdir("/dev/fd"))
+
+    assert refused() == refused()
+    lock.release()
+
+
+def test_the_note_tells_what_was_given_last(tmp_path: Path) -> None:
+    """The note has pid, host and the fields that were given last, for its owner's eyes alone, and goes with the bot."""
+    lock = InstanceLock(tmp_path)
+    mine = {"pid": os.getpid(), "host": socket.gethostname()}
+    assert read_note(tmp_path) == mine
+    lock.note(status_url="http://127.0.0.1:8080", role="alone")
+    lock.note(status_url="http://127.0.0.1:8081")
+    assert read_note(tmp_path) == {**mine, "status_url": "http://127.0.0.1:8081"}
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [("bot.json", 0o600)]
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+    assert read_note(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "nonsense", '{"pid": 1e999, "host": 1}', '{"pid": {}}', "[" * 60_000, "\xff"]
+)
+def test_a_damaged_note_is_no_trouble(text: str, tmp_path: Path) -> None:
+    """Whatever the note holds, the owner is told in words, and without what cannot be read."""
+    (tmp_path / "bot.json").write_text(text, encoding="latin-1")
+    assert describe_owner(tmp_path) == "Another bot"
+
+
+def test_a_note_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk is full, the note stays as it was, which is said."""
+    lock = InstanceLock(tmp_path)
+
+    def full(*_: object, **_where: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        lock.note(status_url="http://127.0.0.1:8080")
+    assert "bot.json could not be written" in caplog.text
+    assert set(read_note(tmp_path)) == {"pid", "host"}
+    lock.release()
+
+
+def _moved_away(folder: Path) -> None:
+    folder.rename(folder.with_name("away"))
+
+
+def _replaced(folder: Path) -> None:
+    _moved_away(folder)
+    folder.mkdir()
+
+
+def _copied(folder: Path) -> None:
+    _moved_away(folder)
+    shutil.copytree(folder.with_name("away"), folder)
+
+
+def _removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _a_file_instead(folder: Path) -> None:
+    _moved_away(folder)
+    folder.touch()
+
+
+@pytest.mark.parametrize("lose", [_moved_away, _replaced, _copied, _removed, _a_file_instead])
+def test_a_lost_folder_is_noticed(lose: Callable[[Path], None], tmp_path: Path) -> None:
+    """Where the path does not name the locked folder any more, the check says so."""
+    folder = tmp_path / "state"
+    lock = InstanceLock(folder)
+    lock.check()
+    lose(folder)
+    with pytest.raises(StateLostError, match="moved, replaced or removed"):
+        lock.check()
+    lock.release()
+
+
+def test_a_folder_that_is_back_is_not_lost(tmp_path: Path) -> None:
+    """The same folder under the same path passes the check, also by way of a link."""
+    folder = tmp_path / "state"
+    lock = InstanceLock(folder)
+    folder.rename(tmp_path / "away")
+    folder.symlink_to("away")
+    lock.check()
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    lock.check()
+    lock.release()
+
+
+def test_who_has_lost_the_folder_leaves_the_new_one_alone(tmp_path: Path) -> None:
+    """Notes and their end go to the locked folder, wherever it is, and not to another bot's."""
+    folder = tmp_path / "state"
+    first = InstanceLock(folder)
+    folder.rename(tmp_path / "away")
+    second = InstanceLock(folder)
+    second.note(status_url="second")
+    first.note(status_url="first")
+    assert read_note(folder)["status_url"] == "second"
+    assert read_note(tmp_path / "away")["status_url"] == "first"
+    first.release()
+    assert read_note(folder)["status_url"] == "second"
+    second.release()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
+def test_a_folder_of_a_group_is_taken(mode: int, tmp_path: Path) -> None:
+    """A folder that the owner's group can write is taken: so are the volumes of Kubernetes made."""
+    tmp_path.chmod(mode)
+    InstanceLock(tmp_path).release()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_a_folder_that_everybody_can_write_is_refused(mode: int, tmp_path: Path) -> None:
+    """A folder that every user can write is refused, sticky or not, and nobody holds it then."""
+    tmp_path.chmod(mode)
+    with pytest.raises(SettingsError, match="chmod o-w"):
+        InstanceLock(tmp_path)
+    assert not is_running(tmp_path)
+    tmp_path.chmod(0o700)
+    InstanceLock(tmp_path).release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """A folder that belongs to a user who is neither the bot's own nor root is refused."""
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(SettingsError, match=r"another user \(number 12345\)"):
+        InstanceLock(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_of_roots_is_taken_by_its_group(tmp_path: Path) -> None:
+    """A folder of root's that the bot's group can write, as Kubernetes makes it for an fsGroup, is taken."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    os.chown(folder, 0, 12346)
+    folder.chmod(0o2775)
+    child = os.fork()
+    if child == 0:
+        try:
+            # By way of the working directory: what lies above it is closed to that user.
+            os.chdir(folder)
+            os.setgid(12346)
+            os.setuid(12345)
+            InstanceLock(Path()).release()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0

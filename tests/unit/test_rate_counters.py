@@ -1,0 +1,242 @@
+"""The client's counters are never below Kraken's, so that the bot waits instead of being refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.kraken.rate_counters import (
+    CANCEL_RESERVE_POINTS,
+    CLOCKS_APART_SECONDS_MAX,
+    INTERMEDIATE,
+    PRO,
+    STARTER,
+    TIERS,
+    UNLIMITED,
+    Action,
+    EngineCounter,
+    RestCounter,
+    Standing,
+    Tier,
+    engine_points,
+    rest_points,
+)
+
+NOW = 1_790_000_000.0
+METHODS = ["Balance", "OpenOrders", "ClosedOrders", "TradesHistory", "QueryOrders", "AddOrder", "CancelOrder"]
+KRAKEN_TIERS = [STARTER, INTERMEDIATE, PRO]
+
+
+def spend_until_full(rest: RestCounter, method: str, now: float) -> int:
+    """Send `method` at one moment until the counter says wait; return how often that was."""
+    calls = 0
+    while not rest.wait_seconds(method, now):
+        rest.spend(method, now)
+        calls += 1
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("tier", "rest", "engine"),
+    [
+        (STARTER, (15, 0.33), (60, 1.0)),
+        (INTERMEDIATE, (20, 0.5), (125, 2.34)),
+        (PRO, (20, 1.0), (180, 3.75)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_tiers_are_those_of_krakens_pages(tier: Tier, rest: tuple[float, float], engine: tuple[float, float]) -> None:
+    """Maxima, thresholds and decays are the published ones, and the tier is found by its name."""
+    assert (tier.rest_maximum, tier.rest_decay_per_second) == rest
+    assert (tier.engine_threshold, tier.engine_decay_per_second) == engine
+    assert TIERS[tier.name] is tier
+
+
+def test_rest_points_are_the_stricter_ones() -> None:
+    """Histories and order lists cost two, orders and cancels nothing here, everything else one."""
+    points = [rest_points(method) for method in (*METHODS, "Ledgers", "QueryLedgers", "GetApiKeyInfo", "CancelAll")]
+    assert points == [1, 2, 2, 2, 1, 0, 0, 2, 2, 1, 1]
+
+
+def test_a_full_rest_counter_waits_for_the_decay() -> None:
+    """When the next call does not fit, the wait is what has to decay, divided by the decay."""
+    rest = RestCounter(PRO)
+    assert spend_until_full(rest, "Balance", NOW) == 17
+    assert rest.wait_seconds("Balance", NOW) == pytest.approx(1.0)
+    assert rest.wait_seconds("OpenOrders", NOW) == pytest.approx(2.0)
+    assert rest.wait_seconds("OpenOrders", NOW + 2.0) == 0.0
+
+
+def test_orders_and_cancels_never_wait_for_the_rest_counter() -> None:
+    """AddOrder and CancelOrder go however full the REST counter is."""
+    rest = RestCounter(STARTER)
+    rest.saturate(NOW)
+    assert (rest.wait_seconds("AddOrder", NOW), rest.wait_seconds("CancelOrder", NOW)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("tier", "expected"), [(STARTER, 6.03), (INTERMEDIATE, 5.0), (PRO, 4.0)])
+def test_a_refusal_by_kraken_fills_the_rest_counter(tier: Tier, expected: float) -> None:
+    """After `EAPI:Rate limit exceeded` the next read waits a few seconds, whatever had been counted."""
+    rest = RestCounter(tier)
+    rest.saturate(NOW)
+    assert rest.wait_seconds("Balance", NOW) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_after_the_wait_that_was_asked_for_there_is_room(tier: Tier) -> None:
+    """A refusal is waited for once, at every tier and however the seconds round: no second wait follows the first."""
+    for step in range(100):
+        now = NOW + step * 0.123456789
+        rest, engine = RestCounter(tier), EngineCounter(tier)
+        rest.saturate(now)
+        engine.saturate("BTC/USD", now)
+        rest_seconds = rest.wait_seconds("Balance", now)
+        engine_seconds = engine.wait_seconds("BTC/USD", Action.ADD, now)
+        assert rest.wait_seconds("Balance", now + rest_seconds) == 0.0
+        assert engine.wait_seconds("BTC/USD", Action.ADD, now + engine_seconds) == 0.0
+
+
+def test_a_clock_that_is_set_back_neither_frees_nor_freezes_the_counter() -> None:
+    """Time that goes back decays nothing, and decay goes on from there."""
+    rest = RestCounter(PRO)
+    spend_until_full(rest, "Balance", NOW)
+    assert rest.wait_seconds("Balance", NOW - 3600.0) == pytest.approx(1.0)
+    assert rest.wait_seconds("Balance", NOW - 3599.0) == 0.0
+
+
+def test_the_unlimited_tier_never_waits_of_itself() -> None:
+    """Ten thousand calls at one moment wait for nothing."""
+    rest, engine = RestCounter(UNLIMITED), EngineCounter(UNLIMITED)
+    for _ in range(10_000):
+        rest.spend("TradesHistory", NOW)
+        engine.spend("BTC/USD", Action.CANCEL, NOW)
+    assert rest.wait_seconds("TradesHistory", NOW) == 0.0
+    assert engine.wait_seconds("BTC/USD", Action.ADD, NOW) == 0.0
+
+
+def test_two_clocks_that_are_apart_do_not_decay_twice() -> None:
+    """When two processes whose clocks are a minute apart count in turn, nothing decays before the later time."""
+    rest = RestCounter(PRO)
+    spend_until_full(rest, "Balance", NOW)
+    for _ in range(10):
+        for now in (NOW, NOW - CLOCKS_APART_SECONDS_MAX):
+            assert rest.wait_seconds("Balance", now) == pytest.approx(1.0 + NOW - now)
+    assert rest.wait_seconds("Balance", NOW + 1.0) == 0.0
+
+
+@pytest.mark.parametrize("ahead_seconds", [0.0, CLOCKS_APART_SECONDS_MAX, 3600.0, 1e9, 1e300])
+@pytest.mark.parametrize("points", [-5.0, 17.0, 1e300])
+@pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
+def test_no_standing_is_waited_for_without_end(tier: Tier, points: float, ahead_seconds: float) -> None:
+    """Whatever number of points at whatever time another one has counted, room comes within three minutes."""
+    rest, engine = RestCounter(tier), EngineCounter(tier)
+    rest.merge(Standing(points, NOW + ahead_seconds), NOW)
+    engine.merge({"BTC/USD": Standing(points, NOW + ahead_seconds)}, NOW)
+    wait_seconds = max(rest.wait_seconds("Ledgers", NOW), engine.wait_seconds("BTC/USD", Action.ADD, NOW))
+    assert wait_seconds <= 180.0
+    assert rest.wait_seconds("Ledgers", NOW + wait_seconds) == 0.0
+    assert engine.wait_seconds("BTC/USD", Action.ADD, NOW + wait_seconds) == 0.0
+
+
+def test_a_merge_takes_over_what_is_more() -> None:
+    """After a merge a counter stands at the greater of both, decayed to the same moment."""
+    mine, theirs = RestCounter(PRO), RestCounter(PRO)
+    for counter, calls in ((mine, 3), (theirs, 5)):
+        for _ in range(calls):
+            counter.spend("Balance", NOW)
+    for counter, other in ((mine, theirs), (theirs, mine)):
+        counter.merge(other.standing(NOW), NOW + 1.0)
+        assert counter.standing(NOW + 1.0) == (4.0, NOW + 1.0)
+
+
+@pytest.mark.parametrize(
+    "kept", [None, "x", 7.0, [], [1.0], ["1", "2"], [1.0, 2.0, 3.0], [float("nan"), 1.0], [1.0, float("inf")]]
+)
+def test_what_is_no_standing_is_read_as_zero(kept: object) -> None:
+    """Anything but two finite numbers is read as no points."""
+    assert Standing.read(kept) == (0.0, 0.0)
+    assert Standing.read([1.5, 2]) == (1.5, 2.0)
+
+
+def test_pairs_that_have_decayed_are_not_kept() -> None:
+    """The standings to keep are those of pairs that have points left."""
+    engine = EngineCounter(STARTER)
+    engine.spend("BTC/USD", Action.ADD, NOW)
+    engine.spend("ETH/USD", Action.CANCEL, NOW)
+    assert engine.standings(NOW + 2.0) == {"ETH/USD": (6.0, NOW + 2.0)}
+
+
+@given(
+    tier=st.sampled_from(KRAKEN_TIERS),
+    step_seconds=st.floats(0.5, 3.0),
+    phase=st.floats(0.0, 1.0),
+    calls=st.lists(st.tuples(st.sampled_from(METHODS), st.floats(0.0, 20.0)), max_size=120),
+)
+def test_a_client_that_waits_is_never_refused(
+    tier: Tier, step_seconds: float, phase: float, calls: list[tuple[str, float]]
+) -> None:
+    """Kraken's counter, lowered in steps of up to three seconds at any phase, never passes its maximum."""
+    rest, now, kraken, steps_done = RestCounter(tier), 0.0, 0.0, 0
+    for method, idle_seconds in calls:
+        now += idle_seconds if idle_seconds > 10.0 else 0.0
+        now += rest.wait_seconds(method, now)
+        assert rest.wait_seconds(method, now) == 0.0
+        steps = int(now / step_seconds + phase)
+        for _ in range(steps - steps_done):
+            kraken = max(0.0, kraken - tier.rest_decay_per_second * step_seconds)
+        steps_done = steps
+        rest.spend(method, now)
+        kraken += rest_points(method)
+        assert kraken <= tier.rest_maximum + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (Action.ADD, [1, 1, 1, 1, 1, 1, 1]),
+        (Action.CANCEL, [8, 6, 5, 4, 2, 1, 0]),
+    ],
+)
+def test_engine_points_by_age(action: Action, expected: list[int]) -> None:
+    """Each action costs, at the lower edge of each age, what Kraken's table says."""
+    assert [engine_points(action, age) for age in (0.0, 5.0, 10.0, 15.0, 45.0, 90.0, 300.0)] == expected
+
+
+def test_the_engine_counter_adds_up_and_decays() -> None:
+    """The counter stands at what was spent less what decayed since, and does not fall below zero."""
+    engine = EngineCounter(STARTER)
+    engine.spend("BTC/USD", Action.ADD, NOW)
+    engine.spend("BTC/USD", Action.CANCEL, NOW, age_seconds=4.0)
+    assert engine.points("BTC/USD", NOW) == 9.0
+    assert engine.points("BTC/USD", NOW + 4.0) == 5.0
+    engine.spend("BTC/USD", Action.ADD, NOW + 60.0)
+    assert engine.points("BTC/USD", NOW + 60.0) == 1.0
+
+
+def test_pairs_do_not_share_an_engine_counter() -> None:
+    """A full counter of one pair leaves another pair free."""
+    engine = EngineCounter(PRO)
+    engine.saturate("BTC/USD", NOW)
+    assert engine.wait_seconds("BTC/USD", Action.ADD, NOW) > 0.0
+    assert engine.wait_seconds("ETH/USD", Action.ADD, NOW) == 0.0
+
+
+@pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
+def test_orders_leave_room_for_two_young_cancels(tier: Tier) -> None:
+    """When orders have to wait, two cancels of orders a second old still go at once."""
+    engine, added = EngineCounter(tier), 0
+    while not engine.wait_seconds("BTC/USD", Action.ADD, NOW):
+        engine.spend("BTC/USD", Action.ADD, NOW)
+        added += 1
+    assert added == tier.engine_threshold - CANCEL_RESERVE_POINTS
+    for _ in range(2):
+        assert engine.wait_seconds("BTC/USD", Action.CANCEL, NOW, age_seconds=1.0) == 0.0
+        engine.spend("BTC/USD", Action.CANCEL, NOW, age_seconds=1.0)
+    assert engine.points("BTC/USD", NOW) <= tier.engine_threshold
+    assert engine.wait_seconds("BTC/USD", Action.CANCEL, NOW, age_seconds=1.0) > 0.0
+
+
+def test_an_order_of_unknown_age_counts_as_new() -> None:
+    """Without an age a cancel is booked at its highest price."""
+    assert engine_points(Action.CANCEL) == 8
