@@ -14,22 +14,22 @@ from bot.base.errors import OrderRuleError, RequestError, SymbolError, UnknownKr
 from bot.base.models import Balance, Fill, KeyInfo, Order, Pair, PlacedOrder, Position, Side
 from bot.kraken import order_requests, responses
 from bot.kraken.key_rules import check_key
-from bot.kraken.market_data import MarketVerbs
+from bot.kraken.market_data import MarketData
 from bot.kraken.pairs import PairTable, check_order, round_volume
-from bot.kraken.rate_limiter import KeyBudget
-from bot.orders.gateway import Leave, OrderDesk
+from bot.kraken.rate_limiter import RateLimiter
+from bot.orders.gateway import BeforeSend, OrderGateway
 from bot.orders.journal import Journal
-from bot.orders.reconciler import LookUps, Settlement
-from bot.orders.reconciliation import Settled, UnknownOrder
+from bot.orders.reconciler import OrderQueries, Reconciler
+from bot.orders.reconciliation import Resolution, UnknownOrder
 
 log = logging.getLogger(__name__)
 
-HISTORY_PAGE_ROWS = 50
-Row = TypeVar("Row")
-_FIAT = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
+HISTORY_PAGE_SIZE = 50
+Record = TypeVar("Record")
+_FIAT_ASSETS = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
 
 
-class BrokerVerbs(MarketVerbs):
+class Account(MarketData):
     """The verbs of KrakenBroker, over its two calls."""
 
     def __init__(
@@ -37,35 +37,35 @@ class BrokerVerbs(MarketVerbs):
         *,
         api_key: str,
         bot_id: str,
-        budget: KeyBudget,
+        rate_limiter: RateLimiter,
         max_order_value: Decimal | None,
-        market_collar_percent: Decimal,
+        max_slippage_percent: Decimal,
         allow_withdraw_key: bool,
         overlap_seconds: float,
-        market: MarketClock,
+        market_clock: MarketClock,
         stopping: threading.Event,
         journal: Journal,
     ) -> None:
         self.journal = journal
-        self.bot_id = bot_id or order_requests.bot_id_of(api_key)
+        self.bot_id = bot_id or order_requests.derive_bot_id(api_key)
         self.key_info: KeyInfo | None = None
-        self._collar_percent = market_collar_percent
+        self._max_slippage_percent = max_slippage_percent
         self._allow_withdraw_key = allow_withdraw_key
-        super().__init__(market)
-        look_ups = LookUps(self.get_open_orders, self.get_closed_orders, self.owns)
-        self._settlement = Settlement(journal, look_ups, self.bot_id, self._time, overlap_seconds)
-        self._desk = OrderDesk(
+        super().__init__(market_clock)
+        order_queries = OrderQueries(self.get_open_orders, self.get_closed_orders, self.is_own_order)
+        self._reconciler = Reconciler(journal, order_queries, self.bot_id, self._server_time, overlap_seconds)
+        self._order_gateway = OrderGateway(
             self._call,
             self.pair,
-            self._highest_price,
-            self._status_refusal,
+            self._worst_case_price,
+            self._status_block_reason,
             journal,
-            self._settlement,
+            self._reconciler,
             bot_id=self.bot_id,
-            budget=budget,
+            rate_limiter=rate_limiter,
             max_order_value=max_order_value,
-            time=self._time,
-            market=market,
+            server_time=self._server_time,
+            market_clock=market_clock,
             stopping=stopping,
         )
 
@@ -74,7 +74,7 @@ class BrokerVerbs(MarketVerbs):
         """Call a private endpoint; return its result."""
 
     @abstractmethod
-    def _call(self, method: str, params: dict[str, Any], leave: Leave | None = None) -> Any:
+    def _call(self, method: str, params: dict[str, Any], before_send: BeforeSend | None = None) -> Any:
         """Send a private request as it is; `leave` is called before its first byte leaves."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class BrokerVerbs(MarketVerbs):
         """Raise NonceAheadError where the nonce file is far ahead of the clock."""
 
     @abstractmethod
-    def check_lead(self) -> None:
+    def check_leadership(self) -> None:
         """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
 
     # Start and time
@@ -93,7 +93,7 @@ class BrokerVerbs(MarketVerbs):
         The first private call is GetApiKeyInfo, so that no order ever learns the key's floor. Raises
         NonceAheadError, KeyRuleError, or what `private_call` raises.
         """
-        self.keep_time()
+        self.sync_time()
         self.check_nonce_file()
         try:
             self.key_info = responses.read_key_info(self.private_call("GetApiKeyInfo"))
@@ -107,40 +107,40 @@ class BrokerVerbs(MarketVerbs):
 
     def get_account_balance(self) -> dict[str, Balance]:
         """Return what the account has, by asset name (BTC, USD); `free` leaves out what open orders hold."""
-        return responses.read_balance_ex(self.private_call("BalanceEx"), self._pairs())
+        return responses.read_balance_ex(self.private_call("BalanceEx"), self._get_pair_table())
 
     def get_positions(self) -> list[Position]:
         """Return the coins that the account holds; fiat money, also where it earns interest (USD.M), is none."""
         return [
-            Position(_symbol_in_usd(self._pairs(), asset), asset, balance.total)
+            Position(_usd_symbol(self._get_pair_table(), asset), asset, balance.total)
             for asset, balance in self.get_account_balance().items()
-            if balance.total > 0 and asset.partition(".")[0] not in _FIAT
+            if balance.total > 0 and asset.partition(".")[0] not in _FIAT_ASSETS
         ]
 
     def get_open_orders(self) -> list[Order]:
         """Return all open orders of the account, those of other programs too."""
-        return responses.read_open_orders(self.private_call("OpenOrders"), self._pairs())
+        return responses.read_open_orders(self.private_call("OpenOrders"), self._get_pair_table())
 
     def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
-        """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
+        """Return the orders of the account that closed after `first_seconds`, newest first, from all pages."""
 
-        def page(offset: int) -> tuple[list[Order], int]:
+        def fetch_page(offset: int) -> tuple[list[Order], int]:
             params = {"start": int(since_seconds), "ofs": offset, "closetime": "close"}
-            return responses.read_closed_orders(self.private_call("ClosedOrders", params), self._pairs())
+            return responses.read_closed_orders(self.private_call("ClosedOrders", params), self._get_pair_table())
 
-        return sorted(_all_pages(page, lambda order: order.txid), key=lambda order: -order.closed_seconds)
+        return sorted(_fetch_all_pages(fetch_page, lambda order: order.txid), key=lambda order: -order.closed_seconds)
 
     def get_trades(self, since_seconds: float = 0.0) -> list[Fill]:
-        """Return the fills of the account after `since_seconds`, newest first, from all pages."""
-        fills = _all_pages(lambda offset: self.get_trades_page(since_seconds, offset), lambda fill: fill.trade_id)
+        """Return the fills of the account after `first_seconds`, newest first, from all pages."""
+        fills = _fetch_all_pages(lambda offset: self.get_trades_page(since_seconds, offset), lambda fill: fill.trade_id)
         return sorted(fills, key=lambda fill: -fill.time_seconds)
 
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
-        """Return one page of the account's fills, newest first, and how many there are after `since_seconds`."""
+        """Return one page of the account's fills, newest first, and how many there are after `first_seconds`."""
         params = {"start": int(since_seconds), "ofs": offset}
-        return responses.read_trades(self.private_call("TradesHistory", params), self._pairs())
+        return responses.read_trades(self.private_call("TradesHistory", params), self._get_pair_table())
 
-    def owns(self, order: Order) -> bool:
+    def is_own_order(self, order: Order) -> bool:
         """Whether this bot placed the order, on this host or another."""
         return order.cl_ord_id.startswith(self.bot_id)
 
@@ -163,15 +163,15 @@ class BrokerVerbs(MarketVerbs):
     ) -> PlacedOrder:
         """Place a limit order of `quantity` base units; `expire_seconds` from now it is gone.
 
-        Raises OrderRuleError (not sent), OrderRefusedError, OrderUnknownError, and what `OrderDesk.send` raises.
+        Raises OrderRuleError (not sent), OrderRefusedError, OrderUnknownError, and what `OrderGateway.send` raises.
         """
         pair, side = self.pair(symbol), Side(side)
         check_order(pair, side, quantity, price)
-        expires = None if expire_seconds is None else int(self.now()) + expire_seconds
-        params = order_requests.limit_order(
-            pair, side, quantity, price, cl_ord_id, expires_seconds=expires, post_only=post_only
+        expires_seconds = None if expire_seconds is None else int(self.now()) + expire_seconds
+        params = order_requests.limit_order_params(
+            pair, side, quantity, price, cl_ord_id, expires_seconds=expires_seconds, post_only=post_only
         )
-        return self._place(pair, side, quantity, price, params)
+        return self._place_order(pair, side, quantity, price, params)
 
     def place_market_order(
         self, symbol: str, side: Side | str, quantity: Decimal, size_type: str, *, cl_ord_id: str = ""
@@ -186,12 +186,12 @@ class BrokerVerbs(MarketVerbs):
         pair, side = self.pair(symbol), Side(side)
         if not isinstance(quantity, Decimal):
             raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
-        current = self.get_current_price(symbol)
-        price = order_requests.collared_price(pair, side, current, self._collar_percent)
-        volume = quantity if size_type == "base" else round_volume(pair, quantity / max(price, current))
-        check_order(pair, side, volume, price)
-        params = order_requests.limit_order(pair, side, volume, price, cl_ord_id, immediate_or_cancel=True)
-        return self._place(pair, side, volume, price, params)
+        current_price = self.get_current_price(symbol)
+        limit_price = order_requests.max_slippage_price(pair, side, current_price, self._max_slippage_percent)
+        volume = quantity if size_type == "base" else round_volume(pair, quantity / max(limit_price, current_price))
+        check_order(pair, side, volume, limit_price)
+        params = order_requests.limit_order_params(pair, side, volume, limit_price, cl_ord_id, immediate_or_cancel=True)
+        return self._place_order(pair, side, volume, limit_price, params)
 
     def place_stop_order(
         self, symbol: str, side: Side | str, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
@@ -203,31 +203,35 @@ class BrokerVerbs(MarketVerbs):
         """
         pair, side = self.pair(symbol), Side(side)
         check_order(pair, side, quantity, stop_price)
-        params = order_requests.stop_order(pair, side, quantity, stop_price, cl_ord_id)
-        return self._place(pair, side, quantity, stop_price, params)
+        params = order_requests.stop_order_params(pair, side, quantity, stop_price, cl_ord_id)
+        return self._place_order(pair, side, quantity, stop_price, params)
 
-    def _highest_price(self, pair: Pair, side: Side) -> Decimal:
+    def _worst_case_price(self, pair: Pair, side: Side) -> Decimal:
         """Return what a coin may be worth in a market order: a buy may go up to its collar."""
-        current = self.get_current_price(pair.symbol)
-        return max(current, order_requests.collared_price(pair, side, current, self._collar_percent))
+        current_price = self.get_current_price(pair.symbol)
+        return max(
+            current_price, order_requests.max_slippage_price(pair, side, current_price, self._max_slippage_percent)
+        )
 
-    def _place(self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]) -> PlacedOrder:
-        txid = responses.read_placed(self._send_order(params))
+    def _place_order(
+        self, pair: Pair, side: Side, volume: Decimal, price: Decimal, params: dict[str, str]
+    ) -> PlacedOrder:
+        txid = responses.read_add_order_txid(self._send_order(params))
         return PlacedOrder(txid, params["cl_ord_id"], pair.symbol, side, volume, price)
 
     def _send_order(self, params: dict[str, Any]) -> dict[str, Any]:
         # Its deadline is in Kraken's time.
-        self.keep_time()
-        return self._desk.send(params)
+        self.sync_time()
+        return self._order_gateway.send(params)
 
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
         """Cancel one order. True: Kraken has cancelled it. False: it was gone already, and may have filled."""
-        return self._desk.cancel(txid, symbol)
+        return self._order_gateway.cancel(txid, symbol)
 
     def cancel_all_orders(self) -> int:
         """Cancel this bot's open orders one by one, never those of anybody else; return how many were."""
-        own = [order for order in self.get_open_orders() if self.owns(order)]
-        return sum(self.cancel_order(order.txid, order.symbol) for order in own)
+        own_orders = [order for order in self.get_open_orders() if self.is_own_order(order)]
+        return sum(self.cancel_order(order.txid, order.symbol) for order in own_orders)
 
     def arm_dead_man_switch(self, timeout_seconds: int) -> None:
         """Let Kraken cancel every order of the account, whoever's, after so many seconds, unless armed again; 0: never.
@@ -238,55 +242,57 @@ class BrokerVerbs(MarketVerbs):
 
     def unknown_orders(self) -> list[UnknownOrder]:
         """Return the orders whose outcome is not known; each blocks its pair."""
-        return self._settlement.unknown_orders()
+        return self._reconciler.unknown_orders()
 
-    def knows_the_past(self) -> bool:
-        """Whether the journal has every order of this bot. Where it is new or of a former disk, `settle_unknown` finds
+    def history_is_complete(self) -> bool:
+        """Whether the journal has every order of this bot. Where it is new or of a former disk, `reconcile_unknown_orders` finds
         what is missing, within 16 s of Kraken's answering."""
-        return self._settlement.knows_the_past()
+        return self._reconciler.history_is_complete()
 
-    def past_wait_seconds(self) -> float:
+    def history_wait_seconds(self) -> float:
         """Return for how long orders of an earlier life may still turn up at least; 0.0 where none can."""
-        return self._settlement.past_wait_seconds()
+        return self._reconciler.history_wait_seconds()
 
-    def take_over(self, *, clean: bool, first: bool) -> None:
+    def begin_takeover(self, *, is_clean: bool, is_first_leader: bool) -> None:
         """Another instance may have traded: look for the orders that it has sent before any is sent here.
 
         `clean`: it had signed off with every order settled, so none of them is still on its way. `first`: nobody has
         led before, so an instance that knows nothing of leading may still trade (see `overlap_seconds`).
         """
-        self._settlement.take_over(clean, first)
+        self._reconciler.begin_takeover(is_clean, is_first_leader)
 
-    def is_settled(self) -> bool:
+    def is_reconciled(self) -> bool:
         """Whether no order of this bot has an unknown fate."""
-        return self._settlement.knows_the_past() and not self.unknown_orders()
+        return self._reconciler.history_is_complete() and not self.unknown_orders()
 
-    def settle_unknown(self) -> list[Settled]:
+    def reconcile_unknown_orders(self) -> list[Resolution]:
         """Make the next look-up for unknown orders, if one is due; return those whose fate is known and not yet told.
 
         An order that waits for what an earlier life sent makes look-ups as well.
         """
-        return self._settlement.settle()
+        return self._reconciler.reconcile()
 
-    def next_look_up_seconds(self) -> float | None:
-        """Return in how many seconds `settle_unknown` has something to ask; None where nothing is unknown."""
-        due_seconds = self._settlement.due_seconds()
+    def next_query_seconds(self) -> float | None:
+        """Return in how many seconds `reconcile_unknown_orders` has something to ask; None where nothing is unknown."""
+        due_seconds = self._reconciler.due_seconds()
         return None if due_seconds is None else max(0.0, due_seconds - self.now())
 
 
-def _symbol_in_usd(table: PairTable, asset: str) -> str:
+def _usd_symbol(pair_table: PairTable, asset: str) -> str:
     try:
-        return table.find(f"{asset}/USD").symbol
+        return pair_table.find(f"{asset}/USD").symbol
     except SymbolError:
         return ""
 
 
-def _all_pages(page_at: Callable[[int], tuple[list[Row], int]], name_of: Callable[[Row], str]) -> list[Row]:
+def _fetch_all_pages(
+    fetch_page: Callable[[int], tuple[list[Record], int]], key_of: Callable[[Record], str]
+) -> list[Record]:
     """Return the rows of all pages of a history. What is new meanwhile moves the pages on, so a row may come twice."""
-    rows: dict[str, Row] = {}
+    records: dict[str, Record] = {}
     while True:
-        page, total = page_at(len(rows))
-        new = {name_of(row): row for row in page if name_of(row) not in rows}
-        rows |= new
-        if not new or len(rows) >= total or len(page) < HISTORY_PAGE_ROWS:
-            return list(rows.values())
+        page, total = fetch_page(len(records))
+        new_records = {key_of(row): row for row in page if key_of(row) not in records}
+        records |= new_records
+        if not new_records or len(records) >= total or len(page) < HISTORY_PAGE_SIZE:
+            return list(records.values())

@@ -27,7 +27,7 @@ from bot.nonce.file_store import UNITS
 from bot.nonce.open_store import url_problem
 
 # Where containers are given their secrets, readable for everybody in them: by Docker and Podman, and by Render.
-_MOUNTED = ("/run/secrets/", "/etc/secrets/")
+_SECRET_MOUNTS = ("/run/secrets/", "/etc/secrets/")
 
 
 class Secret(str):
@@ -52,7 +52,7 @@ def read_secret(path: str) -> tuple[Secret, str]:
     """
     try:
         with open(path, encoding="ascii") as stream:
-            if not os.fstat(stream.fileno()).st_mode & 0o007 or os.path.realpath(path).startswith(_MOUNTED):
+            if not os.fstat(stream.fileno()).st_mode & 0o007 or os.path.realpath(path).startswith(_SECRET_MOUNTS):
                 return Secret(stream.read().strip()), ""
     except (OSError, ValueError) as error:
         # The path is not shown: it may be the secret itself, put in the wrong line.
@@ -66,10 +66,10 @@ def credential_problems(key: str, secret: str) -> list[str]:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         problems.append("KRAKEN_API_KEY is empty or has characters that no key has; copy it again.")
     try:
-        usable = len(base64.b64decode(secret, validate=True)) > 0
+        is_usable = len(base64.b64decode(secret, validate=True)) > 0
     except (binascii.Error, ValueError):
-        usable = False
-    if not usable:
+        is_usable = False
+    if not is_usable:
         problems.append("KRAKEN_API_SECRET is empty or not Base64, as Kraken's private keys are; copy it again.")
     return problems
 
@@ -80,10 +80,10 @@ def url_problems(name: str, url: str) -> list[str]:
         return [f"{name} has a user name or password in it; it must look like https://api.kraken.com."]
     try:
         parts = urllib.parse.urlsplit(url)
-        plain = parts.path in ("", "/") and not (parts.query or parts.fragment) and parts.port != 0
+        is_base_url = parts.path in ("", "/") and not (parts.query or parts.fragment) and parts.port != 0
     except ValueError:
         return [f"{name} is {url!r}, which is not an address."]
-    if parts.scheme not in ("http", "https") or not is_host(parts.hostname) or not plain:
+    if parts.scheme not in ("http", "https") or not is_host(parts.hostname) or not is_base_url:
         return [f"{name} is {url!r}; it must look like https://api.kraken.com."]
     if parts.scheme == "http" and not is_loopback(url):
         return [f"{name} is {url!r}; without https only this machine itself (127.0.0.1) may be named."]
@@ -104,11 +104,11 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-HOME = Path(__file__).resolve().parent.parent
-MODES = ("paper", "live", "halt")
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+TRADING_MODES = ("paper", "live", "halt")
 LOG_FORMATS = ("auto", "text", "json")
 # So many characters at least, which nobody guesses.
-TOKEN_LENGTH_MIN = 16
+STATUS_TOKEN_LENGTH_MIN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ class Settings:
     nonce_unit: str
     nonce_store: Secret
     lease_seconds: float
-    single_instance: bool
-    prices: str
+    skip_overlap_wait: bool
+    price_source: str
     market_speed: float
     pairs: tuple[str, ...]
     timeframe: str
@@ -134,10 +134,10 @@ class Settings:
     max_order_value: Decimal
     max_position_value: Decimal
     max_daily_loss: Decimal
-    loss_pause_seconds: float
-    market_collar_percent: Decimal
-    stop_percent: Decimal
-    entry_lifetime_seconds: int
+    cooldown_seconds: float
+    max_slippage_percent: Decimal
+    stop_loss_percent: Decimal
+    entry_ttl_seconds: int
     cancel_entries_on_stop: bool
     dead_man_switch_seconds: int
     allow_withdraw_key: bool
@@ -198,17 +198,17 @@ DEFAULTS: dict[str, str] = {
 
 def read_environment() -> dict[str, str]:
     """Return our variables: the environment, then the `.env` beside main.py; empty ones count as not given."""
-    given = {**_dotenv(), **os.environ}
+    environment = {**_read_dotenv(), **os.environ}
     names = (*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH")
-    return {name: given[name].strip() for name in names if given.get(name, "").strip()}
+    return {name: environment[name].strip() for name in names if environment.get(name, "").strip()}
 
 
-def _dotenv() -> dict[str, str]:
-    return {line.key: line.value or "" for line in _dotenv_lines() if line.key}
+def _read_dotenv() -> dict[str, str]:
+    return {line.key: line.value or "" for line in _parse_dotenv() if line.key}
 
 
-def _dotenv_lines() -> list[Binding]:
-    path = HOME / ".env"
+def _parse_dotenv() -> list[Binding]:
+    path = PROJECT_ROOT / ".env"
     if not path.is_file():
         return []
     try:
@@ -221,8 +221,8 @@ def _dotenv_lines() -> list[Binding]:
 
 def state_folder(values: Mapping[str, str]) -> Path:
     """Return the folder of all state: STATE_DIR, else a mounted Railway volume, else bot/."""
-    named = values.get("STATE_DIR") or values.get("RAILWAY_VOLUME_MOUNT_PATH")
-    return (HOME / Path(named).expanduser()).resolve() if named else HOME / "bot"
+    configured = values.get("STATE_DIR") or values.get("RAILWAY_VOLUME_MOUNT_PATH")
+    return (PROJECT_ROOT / Path(configured).expanduser()).resolve() if configured else PROJECT_ROOT / "bot"
 
 
 def default_nonce_file() -> str:
@@ -238,7 +238,7 @@ def default_nonce_store() -> Secret:
 def default_api_key() -> Secret:
     """Return the key of the settings, for scripts that share it. Raises SettingsError where there is none."""
     problems: list[str] = []
-    key = _Reader(read_environment(), problems, ()).secret("KRAKEN_API_KEY")
+    key = _SettingsParser(read_environment(), problems, ()).secret("KRAKEN_API_KEY")
     if not key:
         raise SettingsError([*problems, "KRAKEN_API_KEY is not set, and turns and shared nonces belong to a key."])
     return key
@@ -257,8 +257,8 @@ def load_settings(values: Mapping[str, str] | None = None, strategies: Iterable[
 
     `values` stands in for the environment. `strategies` are the names that STRATEGY can be (none: any).
     """
-    given = read_environment() if values is None else values
-    return _Reader(given, _dotenv_problems() if values is None else [], tuple(strategies)).settings()
+    environment = read_environment() if values is None else values
+    return _SettingsParser(environment, _dotenv_problems() if values is None else [], tuple(strategies)).parse()
 
 
 def _dotenv_problems() -> list[str]:
@@ -266,17 +266,17 @@ def _dotenv_problems() -> list[str]:
     problems = [
         f"Line {line.original.line + line.original.string.rstrip().count(chr(10))} of .env cannot be read; "
         "it must look like NAME=value."
-        for line in _dotenv_lines()
+        for line in _parse_dotenv()
         if line.error or (line.key in DEFAULTS and line.value is None)
     ]
-    for name in _dotenv():
-        close = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.85)
-        if close and name not in DEFAULTS:
-            problems.append(f"{name} in .env is no setting; {close[0]} is meant, perhaps.")
+    for name in _read_dotenv():
+        matches = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.85)
+        if matches and name not in DEFAULTS:
+            problems.append(f"{name} in .env is no setting; {matches[0]} is meant, perhaps.")
     return problems
 
 
-class _Reader:
+class _SettingsParser:
     """Reads values one by one and gathers what is wrong with them."""
 
     def __init__(self, values: Mapping[str, str], problems: list[str], strategies: tuple[str, ...]) -> None:
@@ -284,8 +284,8 @@ class _Reader:
         self._problems = problems
         self._strategies = strategies
 
-    def settings(self) -> Settings:
-        mode = self._one_of("TRADING_MODE", MODES)
+    def parse(self) -> Settings:
+        mode = self._choice("TRADING_MODE", TRADING_MODES)
         key, secret = self.secret("KRAKEN_API_KEY"), self.secret("KRAKEN_API_SECRET")
         if mode != "paper":
             self._check_credentials(key, secret)
@@ -298,33 +298,33 @@ class _Reader:
             api_url=url,
             proxy=self._proxy(),
             state_dir=state_folder(self._values),
-            nonce_unit=self._one_of("NONCE_UNIT", UNITS),
+            nonce_unit=self._choice("NONCE_UNIT", UNITS),
             nonce_store=self._nonce_store(),
-            lease_seconds=float(self._number("LEASE_SECONDS", Decimal(3), Decimal(300))),
-            single_instance=self._switch("SINGLE_INSTANCE"),
-            prices=self._prices(),
-            market_speed=float(self._number("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
+            lease_seconds=float(self._decimal("LEASE_SECONDS", Decimal(3), Decimal(300))),
+            skip_overlap_wait=self._bool("SINGLE_INSTANCE"),
+            price_source=self._price_source(),
+            market_speed=float(self._decimal("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
             pairs=self._pairs(),
-            timeframe=self._one_of("TIMEFRAME", TIMEFRAMES),
-            strategy=self._one_of("STRATEGY", self._strategies or (self._text("STRATEGY").lower(),)),
-            order_value=self._number("ORDER_VALUE"),
-            max_order_value=self._number("MAX_ORDER_VALUE"),
-            max_position_value=self._number("MAX_POSITION_VALUE"),
-            max_daily_loss=self._number("MAX_DAILY_LOSS"),
-            loss_pause_seconds=float(self._number("LOSS_PAUSE_SECONDS", Decimal(0))),
-            market_collar_percent=self._number("MARKET_COLLAR_PERCENT", Decimal("0.01"), Decimal(20)),
-            stop_percent=self._number("STOP_PERCENT", Decimal(0), Decimal(90)),
-            entry_lifetime_seconds=int(self._number("ENTRY_LIFETIME_SECONDS", Decimal(0), Decimal(2_592_000))),
-            cancel_entries_on_stop=self._switch("CANCEL_ENTRIES_ON_STOP"),
+            timeframe=self._choice("TIMEFRAME", TIMEFRAMES),
+            strategy=self._choice("STRATEGY", self._strategies or (self._text("STRATEGY").lower(),)),
+            order_value=self._decimal("ORDER_VALUE"),
+            max_order_value=self._decimal("MAX_ORDER_VALUE"),
+            max_position_value=self._decimal("MAX_POSITION_VALUE"),
+            max_daily_loss=self._decimal("MAX_DAILY_LOSS"),
+            cooldown_seconds=float(self._decimal("LOSS_PAUSE_SECONDS", Decimal(0))),
+            max_slippage_percent=self._decimal("MARKET_COLLAR_PERCENT", Decimal("0.01"), Decimal(20)),
+            stop_loss_percent=self._decimal("STOP_PERCENT", Decimal(0), Decimal(90)),
+            entry_ttl_seconds=int(self._decimal("ENTRY_LIFETIME_SECONDS", Decimal(0), Decimal(2_592_000))),
+            cancel_entries_on_stop=self._bool("CANCEL_ENTRIES_ON_STOP"),
             dead_man_switch_seconds=self._dead_man_switch_seconds(),
-            allow_withdraw_key=self._switch("ALLOW_WITHDRAW_KEY"),
+            allow_withdraw_key=self._bool("ALLOW_WITHDRAW_KEY"),
             bot_id=self._bot_id(),
-            tier=TIERS[self._one_of("KRAKEN_TIER", TIERS)],
+            tier=TIERS[self._choice("KRAKEN_TIER", TIERS)],
             port=self._port(),
             status_token=self._status_token(),
-            log_format=self._one_of("LOG_FORMAT", LOG_FORMATS),
-            alert_webhook_url=self._hook("ALERT_WEBHOOK_URL"),
-            heartbeat_url=self._hook("HEARTBEAT_URL"),
+            log_format=self._choice("LOG_FORMAT", LOG_FORMATS),
+            alert_webhook_url=self._webhook_url("ALERT_WEBHOOK_URL"),
+            heartbeat_url=self._webhook_url("HEARTBEAT_URL"),
         )
         self._check_values(settings)
         if self._problems:
@@ -334,24 +334,26 @@ class _Reader:
     def _text(self, name: str) -> str:
         return self._values.get(name) or DEFAULTS[name]
 
-    def _one_of(self, name: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
+    def _choice(self, name: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
         value = self._text(name).lower()
         if value not in allowed:
             self._problems.append(f"{name} is {value!r}; it can be {', '.join(allowed)}.")
             return DEFAULTS[name]
         return value
 
-    def _number(self, name: str, least: Decimal = Decimal("0.01"), most: Decimal = Decimal(1_000_000_000)) -> Decimal:
+    def _decimal(
+        self, name: str, minimum: Decimal = Decimal("0.01"), maximum: Decimal = Decimal(1_000_000_000)
+    ) -> Decimal:
         text = self._text(name)
         if not re.fullmatch(r"-?\d+(\.\d+)?", text):
             self._problems.append(f"{name} is {text!r}; it must be a plain number such as {DEFAULTS[name]}.")
             return Decimal(DEFAULTS[name])
         value = Decimal(text)
-        if not least <= value <= most:
-            self._problems.append(f"{name} is {text}; it must be from {least} to {most}.")
+        if not minimum <= value <= maximum:
+            self._problems.append(f"{name} is {text}; it must be from {minimum} to {maximum}.")
         return value
 
-    def _switch(self, name: str) -> bool:
+    def _bool(self, name: str) -> bool:
         value = self._text(name).lower()
         if value not in ("0", "1", "no", "yes", "false", "true", "off", "on"):
             self._problems.append(f"{name} is {value!r}; it can be 0 or 1.")
@@ -383,10 +385,10 @@ class _Reader:
         text = self._text("KRAKEN_PROXY")
         try:
             parts = urllib.parse.urlsplit(text)
-            usable = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
+            is_usable = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
         except ValueError:
-            usable = False
-        if text and not usable:
+            is_usable = False
+        if text and not is_usable:
             # Not shown: it may hold a password.
             self._problems.append("KRAKEN_PROXY must look like http://proxy.example:3128.")
         return Secret(text)
@@ -397,7 +399,7 @@ class _Reader:
             self._problems.append(f"NONCE_STORE {problem}")
         return Secret(text)
 
-    def _prices(self) -> str:
+    def _price_source(self) -> str:
         value = self._text("PRICES")
         if value.lower() in ("auto", "live", "synthetic"):
             return value.lower()
@@ -418,8 +420,8 @@ class _Reader:
     def _dead_man_switch_seconds(self) -> int:
         name = "DEAD_MAN_SWITCH_SECONDS"
         # Off, or what Kraken takes (CancelAllOrdersAfter page) and what a slow answer or two do not use up.
-        least = Decimal(0) if self._text(name) == "0" else Decimal(30)
-        return int(self._number(name, least, Decimal(86_400)))
+        minimum = Decimal(0) if self._text(name) == "0" else Decimal(30)
+        return int(self._decimal(name, minimum, Decimal(86_400)))
 
     def _bot_id(self) -> str:
         value = self._text("BOT_ID")
@@ -438,22 +440,24 @@ class _Reader:
 
     def _status_token(self) -> Secret:
         token = self.secret("STATUS_TOKEN")
-        if token and (len(token) < TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token):
+        if token and (
+            len(token) < STATUS_TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token
+        ):
             self._problems.append(
-                f"STATUS_TOKEN must have at least {TOKEN_LENGTH_MIN} letters, digits and signs, and no space, such as "
+                f"STATUS_TOKEN must have at least {STATUS_TOKEN_LENGTH_MIN} letters, digits and signs, and no space, such as "
                 "`openssl rand -hex 16` makes."
             )
         return token
 
-    def _hook(self, name: str) -> Secret:
+    def _webhook_url(self, name: str) -> Secret:
         text = self._text(name)
         try:
             parts = urllib.parse.urlsplit(text)
-            usable = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
-            usable = usable and is_host(parts.hostname) and parts.port != 0
+            is_usable = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
+            is_usable = is_usable and is_host(parts.hostname) and parts.port != 0
         except ValueError:
-            usable = False
-        if text and not usable:
+            is_usable = False
+        if text and not is_usable:
             # Not shown: it may hold a token.
             self._problems.append(f"{name} must be an address that begins with https://.")
         if text.startswith("https://api.telegram.org/") and "chat_id=" not in text:
@@ -465,7 +469,7 @@ class _Reader:
             self._problems.append(
                 f"ORDER_VALUE ({settings.order_value}) is above MAX_ORDER_VALUE ({settings.max_order_value})."
             )
-        if settings.stop_percent and settings.dead_man_switch_seconds:
+        if settings.stop_loss_percent and settings.dead_man_switch_seconds:
             self._problems.append(
                 "STOP_PERCENT and DEAD_MAN_SWITCH_SECONDS are both set; the switch would cancel the stops. Keep one."
             )

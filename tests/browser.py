@@ -32,10 +32,10 @@ ARGUMENTS = (
 )
 LIMIT_MS = 20_000.0
 PHONE = {"width": 360, "height": 800}
-DESK = {"width": 1280, "height": 900}
+DESKTOP = {"width": 1280, "height": 900}
 
 # Texts of too little contrast, by the formula of WCAG 2.2: 4.5 is needed, and 3 for large letters.
-FAINT_TEXTS = """() => {
+LOW_CONTRAST_TEXTS = """() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
     const [r, g, b] = numbers(colour).map((one) => one / 255)
@@ -67,7 +67,7 @@ FAINT_TEXTS = """() => {
 }"""
 
 # What stands out beyond a page of this width, and whether the page as a whole can be moved sideways.
-OVER_THE_EDGE = """(width) => {
+OVERFLOWING_ELEMENTS = """(width) => {
   const isOut = (one) => one.getBoundingClientRect().right > width + 0.5;
   const out = [...document.querySelectorAll("body *")].filter(isOut);
   const names = out.map((one) => `${one.tagName} ${one.className} ${one.textContent.trim().slice(0, 40)}`);
@@ -83,8 +83,8 @@ SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, input[t
 
 def find_chromium() -> str:
     """Return the path of a Chromium. Where there is none, skip; in CI, fail."""
-    fetched = ROOT / ".venv" / "browser" / "chromium"
-    for path in (os.environ.get("TEST_CHROMIUM"), *map(shutil.which, NAMES), str(fetched)):
+    downloaded = ROOT / ".venv" / "browser" / "chromium"
+    for path in (os.environ.get("TEST_CHROMIUM"), *map(shutil.which, NAMES), str(downloaded)):
         if path and Path(path).is_file():
             return path
     missing = "no Chromium to look at the page with: run .ci/browser, or name one in TEST_CHROMIUM"
@@ -111,27 +111,27 @@ class Visit:
 
     page: Page
     requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
-    def watch(self) -> None:
+    def record(self) -> None:
         """Keep what happens from here on."""
-        self.page.on("request", self._keep_request)
-        self.page.on("console", self._keep_message)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._record_request)
+        self.page.on("console", self._record_message)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
-    def _keep_request(self, request: Request) -> None:
+    def _record_request(self, request: Request) -> None:
         self.requests.append(request.url)
 
-    def _keep_message(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
-    def check(self, expected: str) -> None:
+    def assert_clean(self, expected: str) -> None:
         """Fail where it complained of anything but `expected`, or asked anybody but this machine."""
-        others = [one for one in self.complaints if not expected or expected not in one]
-        assert not others, f"the browser complained: {others}"
-        away = [url for url in self.requests if not url.startswith("http://127.0.0.1:")]
-        assert not away, f"the page asked elsewhere: {away}"
+        unexpected = [one for one in self.errors if not expected or expected not in one]
+        assert not unexpected, f"the browser complained: {unexpected}"
+        external_urls = [url for url in self.requests if not url.startswith("http://127.0.0.1:")]
+        assert not external_urls, f"the page asked elsewhere: {external_urls}"
 
 
 @contextlib.contextmanager
@@ -143,7 +143,7 @@ def visit(browser: Browser, url: str, *, expected: str = "", **options: Any) -> 
     with contextlib.closing(browser.new_context(**options)) as context:
         context.set_default_timeout(LIMIT_MS)
         visited = Visit(context.new_page())
-        visited.watch()
+        visited.record()
         visited.page.goto(url)
         yield visited
-        visited.check(expected)
+        visited.assert_clean(expected)

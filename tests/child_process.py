@@ -58,25 +58,25 @@ class Child:
         """The child's process id."""
         return self._process.pid
 
-    def tell(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Send a line to the child."""
         stdin = self._process.stdin
         assert stdin is not None
         stdin.write(line + "\n")
         stdin.flush()
 
-    def line(self) -> str:
+    def read_line(self) -> str:
         """Wait for the child's next line; an empty one means that it ended."""
         stdout = self._process.stdout
         assert stdout is not None
         return stdout.readline().rstrip("\n")
 
-    def expect(self, wanted: str) -> None:
+    def expect_line(self, expected: str) -> None:
         """Wait for the child's next line, which must be `wanted`."""
-        line = self.line()
-        assert line == wanted, f"the child said {line!r} instead of {wanted!r}"
+        line = self.read_line()
+        assert line == expected, f"the child said {line!r} instead of {expected!r}"
 
-    def rest(self) -> list[str]:
+    def read_to_end(self) -> list[str]:
         """Wait until the child ends well; return the lines it still had to say."""
         stdout = self._process.stdout
         assert stdout is not None
@@ -89,7 +89,7 @@ class Child:
         """Send a signal to the child."""
         self._process.send_signal(number)
 
-    def unread(self) -> list[str]:
+    def drain(self) -> list[str]:
         """Return the lines of a child that was killed, as far as they were not read; the last may be cut."""
         stdout = self._process.stdout
         assert stdout is not None

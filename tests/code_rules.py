@@ -28,15 +28,15 @@ class Source:
         """What each node stands in."""
         return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
 
-    def above(self, node: ast.AST) -> Iterator[ast.AST]:
+    def ancestors(self, node: ast.AST) -> Iterator[ast.AST]:
         """Yield what the node stands in, innermost first."""
         while (outer := self.parents.get(node)) is not None:
             yield outer
             node = outer
 
-    def found(self, node: ast.AST, what: str) -> str:
+    def finding(self, node: ast.AST, message: str) -> str:
         """Say where something is."""
-        return f"{self.name}:{getattr(node, 'lineno', 1)}: {what}"
+        return f"{self.name}:{getattr(node, 'lineno', 1)}: {message}"
 
 
 Rule = Callable[[Source], list[str]]
@@ -72,16 +72,16 @@ def import_inside_function(source: Source) -> list[str]:
     if source.name in {"bot.nonce.open_store", "bot.dashboard.opening"}:
         return []
     return [
-        source.found(node, "import inside a function")
+        source.finding(node, "import inside a function")
         for node, _ in imported(source)
-        if any(isinstance(outer, FunctionNode) for outer in source.above(node))
+        if any(isinstance(outer, FunctionNode) for outer in source.ancestors(node))
     ]
 
 
 def relative_import(source: Source) -> list[str]:
     """Imports name modules in full, so that they can be searched for."""
     return [
-        source.found(node, "relative import")
+        source.finding(node, "relative import")
         for node in ast.walk(source.tree)
         if isinstance(node, ast.ImportFrom) and node.level
     ]
@@ -89,10 +89,10 @@ def relative_import(source: Source) -> list[str]:
 
 def global_statement(source: Source) -> list[str]:
     """Shared state is an object, not a name that functions rebind."""
-    return [source.found(node, "global") for node in ast.walk(source.tree) if isinstance(node, ast.Global)]
+    return [source.finding(node, "global") for node in ast.walk(source.tree) if isinstance(node, ast.Global)]
 
 
-ENVIRONMENT = re.compile(r"os\.(environb?|getenvb?|putenv|unsetenv)(\.|$)|dotenv(\.|$)")
+ENVIRONMENT_CALLS = re.compile(r"os\.(environb?|getenvb?|putenv|unsetenv)(\.|$)|dotenv(\.|$)")
 
 
 def environment(source: Source) -> list[str]:
@@ -100,7 +100,7 @@ def environment(source: Source) -> list[str]:
     if source.name == "bot.config":
         return []
     used = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
-    return [source.found(node, name) for node, name in used + imported(source) if ENVIRONMENT.match(name)]
+    return [source.finding(node, name) for node, name in used + imported(source) if ENVIRONMENT_CALLS.match(name)]
 
 
 CLOCK_CALLS = re.compile(r"(.*\.)?(datetime|date)\.(now|utcnow|today)$")
@@ -110,9 +110,9 @@ def clock(source: Source) -> list[str]:
     """Only `bot.base.clock` knows the time and how to sleep."""
     if source.name == "bot.base.clock":
         return []
-    times = [source.found(node, "import time") for node, name in imported(source) if name.split(".")[0] == "time"]
+    times = [source.finding(node, "import time") for node, name in imported(source) if name.split(".")[0] == "time"]
     calls = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
-    return times + [source.found(node, name) for node, name in calls if CLOCK_CALLS.match(name)]
+    return times + [source.finding(node, name) for node, name in calls if CLOCK_CALLS.match(name)]
 
 
 # What runs text as a program, makes objects of bytes, starts a shell or another program, or names a file that somebody
@@ -128,17 +128,17 @@ UNSAFE_CALLS = re.compile(
 def unsafe(source: Source) -> list[str]:
     """Nothing turns data into a program."""
     problems = [
-        source.found(statement, f"import {name}")
+        source.finding(statement, f"import {name}")
         for statement, name in imported(source)
         if name.split(".")[0] in UNSAFE_MODULES or UNSAFE_CALLS.match(name)
     ]
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Name) and node.id in UNSAFE_NAMES:
-            problems.append(source.found(node, node.id))
+            problems.append(source.finding(node, node.id))
         elif isinstance(node, ast.Attribute) and UNSAFE_CALLS.match(_dotted(node)):
-            problems.append(source.found(node, _dotted(node)))
+            problems.append(source.finding(node, _dotted(node)))
         elif isinstance(node, ast.keyword) and node.arg == "shell":
-            problems.append(source.found(node.value, "shell="))
+            problems.append(source.finding(node.value, "shell="))
     return problems
 
 
@@ -149,9 +149,9 @@ def broad_except(source: Source) -> list[str]:
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
             last = node.body[-1]
             if not (isinstance(last, ast.Raise) and last.exc is None):
-                broad.append(source.found(node, "broad except"))
+                broad.append(source.finding(node, "broad except"))
         elif isinstance(node, ast.Call) and _dotted(node.func).endswith("suppress") and any(map(_is_broad, node.args)):
-            broad.append(source.found(node, "broad suppress"))
+            broad.append(source.finding(node, "broad suppress"))
     return broad[1:] if source.name in {"bot.trading.trader", "bot.base.events"} else broad
 
 
@@ -167,18 +167,18 @@ def docstrings(source: Source) -> list[str]:
     for node in ast.walk(source.tree):
         if not isinstance(node, FunctionNode | ast.ClassDef) or ast.get_docstring(node):
             continue
-        outer = list(source.above(node))
+        outer = list(source.ancestors(node))
         private = any(getattr(one, "name", "").startswith("_") for one in [node, *outer])
         nested = any(isinstance(one, FunctionNode) for one in outer)
         if not private and not nested:
-            missing.append(source.found(node, f"{node.name} has no docstring"))
+            missing.append(source.finding(node, f"{node.name} has no docstring"))
     return missing
 
 
 def test_docstrings(source: Source) -> list[str]:
     """Each test says in its docstring what it claims."""
     return [
-        source.found(node, f"{node.name} has no docstring")
+        source.finding(node, f"{node.name} has no docstring")
         for node in _functions(source)
         if node.name.startswith("test") and not ast.get_docstring(node)
     ]

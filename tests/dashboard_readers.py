@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Readings:
+class LoadResult:
     """How the requests were answered: `statuses` counts "PATH STATUS", `latencies_ms` is from each one's own time."""
 
     statuses: dict[str, int]
@@ -32,69 +32,69 @@ class Readings:
         return self.statuses.get(f"{path} {status}", 0)
 
 
-class Readers:
+class LoadGenerator:
     """Some connections that are kept, each of which takes the next request when it is free."""
 
     def __init__(self, port: int, token: str) -> None:
         self._port = port
         self._headers = {"Authorization": f"Bearer {token}"}
 
-    def read(self, rate: float, seconds: float, paths: list[str]) -> Readings:
+    def run(self, rate: float, seconds: float, paths: list[str]) -> LoadResult:
         """Send `rate` requests a second, for so long."""
-        numbers = iter(range(int(rate * seconds)))
+        request_numbers = iter(range(int(rate * seconds)))
         lock, statuses, latencies_ms = threading.Lock(), Counter[str](), list[float]()
         start = boottime_seconds()
 
-        def work() -> None:
-            link = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
+        def worker() -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
             while True:
                 with lock:
-                    number = next(numbers, None)
+                    number = next(request_numbers, None)
                 if number is None:
                     break
-                path, due = paths[number % len(paths)], start + number / rate
-                sleep(max(0.0, due - boottime_seconds()))
-                outcome = self._ask(link, path)
+                path, due_seconds = paths[number % len(paths)], start + number / rate
+                sleep(max(0.0, due_seconds - boottime_seconds()))
+                outcome = self._request(connection, path)
                 with lock:
                     statuses[f"{path} {outcome}"] += 1
-                    latencies_ms.append((boottime_seconds() - due) * 1000)
-            link.close()
+                    latencies_ms.append((boottime_seconds() - due_seconds) * 1000)
+            connection.close()
 
-        threads = [threading.Thread(target=work) for _ in range(CONNECTIONS)]
+        threads = [threading.Thread(target=worker) for _ in range(CONNECTIONS)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return Readings(dict(statuses), latencies_ms)
+        return LoadResult(dict(statuses), latencies_ms)
 
-    def _ask(self, link: http.client.HTTPConnection, path: str) -> str:
+    def _request(self, connection: http.client.HTTPConnection, path: str) -> str:
         try:
-            link.request("GET", path, headers=self._headers)
-            answer = link.getresponse()
-            answer.read()
+            connection.request("GET", path, headers=self._headers)
+            response = connection.getresponse()
+            response.read()
         except (OSError, http.client.HTTPException) as error:
-            link.close()
+            connection.close()
             return repr(error)
-        return str(answer.status)
+        return str(response.status)
 
 
-def begin(child: Child, rate: float, seconds: float, *paths: str) -> None:
+def start_load(child: Child, rate: float, seconds: float, *paths: str) -> None:
     """Let the readers in a process begin."""
-    child.tell(" ".join((str(rate), str(seconds), *paths)))
+    child.write_line(" ".join((str(rate), str(seconds), *paths)))
 
 
-def end(child: Child) -> Readings:
+def finish_load(child: Child) -> LoadResult:
     """Wait until they are through."""
-    return Readings(**json.loads(child.line()))
+    return LoadResult(**json.loads(child.read_line()))
 
 
 def main(port: str, token: str) -> None:
     """Read whenever the parent says so."""
-    readers = Readers(int(port), token)
+    generator = LoadGenerator(int(port), token)
     for line in sys.stdin:
         rate, seconds, *paths = line.split()
-        readings = readers.read(float(rate), float(seconds), paths)
-        sys.stdout.write(json.dumps(asdict(readings)) + "\n")
+        result = generator.run(float(rate), float(seconds), paths)
+        sys.stdout.write(json.dumps(asdict(result)) + "\n")
         sys.stdout.flush()
 
 

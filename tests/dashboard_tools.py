@@ -18,17 +18,17 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bot.dashboard import connections
-from bot.dashboard.auth import Access
-from bot.dashboard.auth_middleware import Gate
+from bot.dashboard.auth import Authenticator
+from bot.dashboard.auth_middleware import AuthMiddleware
 
 COOKIE = "status_session"
 TOKEN = "a-token-of-these-tests-4711"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-OWN = {"Sec-Fetch-Site": "same-origin"}
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What a server said."""
 
     status: int
@@ -47,37 +47,37 @@ class Client:
 
     port: int
     address: str = "127.0.0.1"
-    answers: list[Answer] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
 
-    def ask(
+    def request(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: str | bytes | None = None
-    ) -> Answer:
+    ) -> Response:
         """Send one request and read its answer."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20, source_address=(self.address, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20, source_address=(self.address, 0))
         try:
-            link.request(method, path, body, headers or {})
-            got = link.getresponse()
-            answer = Answer(got.status, got.headers, got.read().decode("latin-1"))
+            connection.request(method, path, body, headers or {})
+            http_response = connection.getresponse()
+            response = Response(http_response.status, http_response.headers, http_response.read().decode("latin-1"))
         finally:
-            link.close()
-        self.answers.append(answer)
-        return answer
+            connection.close()
+        self.responses.append(response)
+        return response
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> Response:
         """Ask for a page; `Some_Header="x"` is sent as `Some-Header: x`."""
-        return self.ask("GET", path, _named(headers))
+        return self.request("GET", path, _header_names(headers))
 
-    def post(self, path: str, fields: dict[str, str], **headers: str) -> Answer:
+    def post(self, path: str, fields: dict[str, str], **headers: str) -> Response:
         """Send a form as a browser does from the server's own page, unless `headers` say otherwise ("" leaves out)."""
-        sent = {name: value for name, value in (FORM | OWN | _named(headers)).items() if value}
-        return self.ask("POST", path, sent, urlencode(fields))
+        sent_headers = {name: value for name, value in (FORM | SAME_ORIGIN | _header_names(headers)).items() if value}
+        return self.request("POST", path, sent_headers, urlencode(fields))
 
-    def log_in(self, token: str = TOKEN, **headers: str) -> Answer:
+    def log_in(self, token: str = TOKEN, **headers: str) -> Response:
         """Send the login form."""
         return self.post("/login", {"token": token}, **headers)
 
 
-def _named(headers: dict[str, str]) -> dict[str, str]:
+def _header_names(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
@@ -85,7 +85,7 @@ def _named(headers: dict[str, str]) -> dict[str, str]:
 def serving(app: ASGIApp, listener: socket.socket | None = None) -> Iterator[int]:
     """Serve an app as the status server does, on a free port of loopback; yield the port."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(connections.config(app))
+    server = uvicorn.Server(connections.uvicorn_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="status server of a test")
     thread.start()
     try:
@@ -97,15 +97,15 @@ def serving(app: ASGIApp, listener: socket.socket | None = None) -> Iterator[int
 
 
 @dataclass
-class World:
+class AuthServer:
     """A gate before an app that tells what came past the gate, and the clocks it looks at."""
 
     is_public: bool = True
     token: str = TOKEN
-    now: float = 1000.0
-    wall: float = 1_764_000_000.0
-    passed: list[str] = field(default_factory=list)
-    second_half: threading.Event = field(default_factory=threading.Event)
+    monotonic_seconds: float = 1000.0
+    wall_seconds: float = 1_764_000_000.0
+    passed_paths: list[str] = field(default_factory=list)
+    may_send_second_half: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         """Start as a bot does."""
@@ -113,42 +113,51 @@ class World:
 
     def restart(self) -> None:
         """Forget what only the process knew."""
-        access = Access(self.token, is_public=self.is_public, now=lambda: self.now, wall=lambda: self.wall)
-        self.gate = Gate(self._inner, access, lambda problem: f"<h1>Log in</h1>{problem}")
+        authenticator = Authenticator(
+            self.token,
+            is_public=self.is_public,
+            monotonic=lambda: self.monotonic_seconds,
+            wall_clock=lambda: self.wall_seconds,
+        )
+        self.middleware = AuthMiddleware(
+            self._protected_app, authenticator, lambda problem: f"<h1>Log in</h1>{problem}"
+        )
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve by the present gate."""
-        await self.gate(scope, receive, send)
+        await self.middleware(scope, receive, send)
 
-    async def _inner(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _protected_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        self.passed.append(request.url.path)
+        self.passed_paths.append(request.url.path)
         if request.url.path == "/events":
             await self._stream(send)
         elif request.url.path == "/weak":
             weak = {"content-security-policy": "default-src *", "cache-control": "max-age=60"}
             await HTMLResponse("weak", headers=weak)(scope, receive, send)
         else:
-            seen = {"csrf": getattr(request.state, "csrf", None), "form": getattr(request.state, "form", None)}
-            await JSONResponse(seen)(scope, receive, send)
+            state = {"csrf": getattr(request.state, "csrf", None), "form": getattr(request.state, "form", None)}
+            await JSONResponse(state)(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         await send({"type": "http.response.body", "body": b"one", "more_body": True})
-        await asyncio.to_thread(self.second_half.wait, 20)
+        await asyncio.to_thread(self.may_send_second_half.wait, 20)
         await send({"type": "http.response.body", "body": b"two", "more_body": False})
 
 
-def csrf_of(answer: Answer) -> str:
+def csrf_token_in(response: Response) -> str:
     """Return what the app was given for its form."""
-    return str(json.loads(answer.text)["csrf"])
+    return str(json.loads(response.text)["csrf"])
 
 
-def wrong_tokens(client: Client, count: int) -> list[int]:
+def send_wrong_tokens(client: Client, count: int) -> list[int]:
     """Send so many wrong tokens in headers; return the statuses."""
     return [client.get("/", Authorization=f"Bearer guess-{number}").status for number in range(count)]
 
 
-def forged(token: str, world: World) -> str:
+def forge_session(token: str, server: AuthServer) -> str:
     """Return the session that a server with this token gives."""
-    return Access(token, is_public=True, now=lambda: 0.0, wall=lambda: world.wall).new_cookie()
+    return Authenticator(
+        token, is_public=True, monotonic=lambda: 0.0, wall_clock=lambda: server.wall_seconds
+    ).new_session()

@@ -21,12 +21,12 @@ BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Step:
     """An instruction: its word, such as `RUN`, and what stands behind it."""
 
-    word: str
-    text: str
+    instruction: str
+    arguments: str
 
-    def array(self) -> list[str]:
+    def exec_words(self) -> list[str]:
         """Return the words of the exec form. Raises ValueError for the shell form."""
-        words = json.loads(self.text[self.text.index("[") :])
+        words = json.loads(self.arguments[self.arguments.index("[") :])
         assert all(isinstance(word, str) for word in words)
         return list(words)
 
@@ -47,19 +47,23 @@ def image_environment() -> dict[str, str]:
     return {"PATH": BASE_PATH, **_parser().envs}
 
 
-def one(stage: list[Step], word: str) -> Step:
+def only_step(stage: list[Step], word: str) -> Step:
     """Return the only step with this word."""
-    (step,) = [step for step in stage if step.word == word]
+    (step,) = [step for step in stage if step.instruction == word]
     return step
 
 
 def copies(stage: list[Step]) -> list[tuple[list[str], str]]:
     """Return sources and destination of each COPY from the build context."""
-    words = [shlex.split(step.text) for step in stage if step.word == "COPY" and not step.text.startswith("--from")]
+    words = [
+        shlex.split(step.arguments)
+        for step in stage
+        if step.instruction == "COPY" and not step.arguments.startswith("--from")
+    ]
     return [(line[:-1], line[-1]) for line in words]
 
 
-def lets_through(path: str) -> bool:
+def is_in_context(path: str) -> bool:
     """Tell whether .dockerignore lets a path of the repository into the build context."""
     return not is_ignored(path, (ROOT / ".dockerignore").read_text("ascii"))
 
@@ -71,17 +75,17 @@ def is_ignored(path: str, patterns: str) -> bool:
     """
     ignored = False
     parts = path.split("/")
-    above = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    ancestors = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
     for line in patterns.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        pattern = _expression(line.strip().removeprefix("!"))
-        if any(pattern.fullmatch(name) for name in above):
+        pattern = _pattern(line.strip().removeprefix("!"))
+        if any(pattern.fullmatch(name) for name in ancestors):
             ignored = not line.startswith("!")
     return ignored
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
+def _pattern(pattern: str) -> re.Pattern[str]:
     # `**/` is any number of folders, none too; `*` and `?` stay within one.
     pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.strip("/"))
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -93,8 +97,8 @@ def build_context() -> Iterator[str]:
     for folder, folders, files in os.walk(ROOT):
         here = os.path.relpath(folder, ROOT)
         # No line of ours takes back what is in a folder that is kept out.
-        folders[:] = [name for name in folders if lets_through(os.path.normpath(f"{here}/{name}"))]
-        yield from (path for name in files if lets_through(path := os.path.normpath(f"{here}/{name}")))
+        folders[:] = [name for name in folders if is_in_context(os.path.normpath(f"{here}/{name}"))]
+        yield from (path for name in files if is_in_context(path := os.path.normpath(f"{here}/{name}")))
 
 
 def _parser() -> DockerfileParser:

@@ -12,15 +12,17 @@ from bot.orders.order_state import Intent
 BOT_ID = "mybot"
 
 
-def intent(cl_ord_id: str = "mybot0000000000001", **more: Any) -> Intent:
+def make_intent(cl_ord_id: str = "mybot0000000000001", **overrides: Any) -> Intent:
     """Return an order that is meant to be sent."""
-    usual = Intent(cl_ord_id, "BTC/USD", Side.BUY, "limit", Decimal("0.01000000"), Decimal("50000.0"), 100.0)
-    return replace(usual, **more)
+    default = Intent(cl_ord_id, "BTC/USD", Side.BUY, "limit", Decimal("0.01000000"), Decimal("50000.0"), 100.0)
+    return replace(default, **overrides)
 
 
-def row(cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **more: Any) -> Order:
+def make_kraken_order(
+    cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **overrides: Any
+) -> Order:
     """Return Kraken's row of an order that filled at its limit price."""
-    usual = Order(
+    default = Order(
         txid,
         cl_ord_id,
         "BTC/USD",
@@ -38,18 +40,22 @@ def row(cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA"
         expires_seconds=0.0,
         reason="",
     )
-    return replace(usual, **more)
+    return replace(default, **overrides)
 
 
-def open_row(cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **more: Any) -> Order:
+def make_open_kraken_order(
+    cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **overrides: Any
+) -> Order:
     """Return Kraken's row of an order that rests untouched."""
-    nothing = dict.fromkeys(("executed", "cost", "fee", "average_price"), Decimal(0))
-    return row(cl_ord_id, txid, **{"status": OrderStatus.OPEN, "closed_seconds": 0.0, **nothing, **more})
+    zeros = dict.fromkeys(("executed", "cost", "fee", "average_price"), Decimal(0))
+    return make_kraken_order(
+        cl_ord_id, txid, **{"status": OrderStatus.OPEN, "closed_seconds": 0.0, **zeros, **overrides}
+    )
 
 
-def fill(trade_id: str = "TAAAAA-AAAAA-AAAAAA", order_txid: str = "OAAAAA-AAAAA-AAAAAA", **more: Any) -> Fill:
+def make_fill(trade_id: str = "TAAAAA-AAAAA-AAAAAA", order_txid: str = "OAAAAA-AAAAA-AAAAAA", **overrides: Any) -> Fill:
     """Return the one fill of `row()`."""
-    usual = Fill(
+    default = Fill(
         trade_id,
         order_txid,
         "BTC/USD",
@@ -60,4 +66,4 @@ def fill(trade_id: str = "TAAAAA-AAAAA-AAAAAA", order_txid: str = "OAAAAA-AAAAA-
         fee=Decimal("1.25000"),
         time_seconds=102.0,
     )
-    return replace(usual, **more)
+    return replace(default, **overrides)

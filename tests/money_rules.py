@@ -12,14 +12,14 @@ MONEY_WORDS = frozenset(
     " margin money notional open price prices profit quantity spread stop turnover value volume volumes worth".split()
 )
 # A name with one of these is no money, whatever else it says: `open_seconds`, `loss_probability`.
-UNIT_WORDS = frozenset(
+TIME_WORDS = frozenset(
     "age chance closetm day days deadline decay delay elapsed expiretm hour hours interval jitter latency minute"
     " minutes ms opentm probability second seconds speed time timeout times timestamp tm".split()
 )
 # What a converted number may be called besides: a moment.
-MOMENT_WORDS = frozenset("at expires moment now since start until when".split())
+TIMESTAMP_WORDS = frozenset("at expires moment now since start until when".split())
 # Synthetic noise, and nothing else, is made in floats; prices leave there as Decimal on the tick grid.
-NOISE = re.compile(r"bot\.simulator\.prices(_\w+)?$")
+NOISE_MODULES = re.compile(r"bot\.simulator\.prices(_\w+)?$")
 
 
 def _words(name: str) -> frozenset[str]:
@@ -28,12 +28,12 @@ def _words(name: str) -> frozenset[str]:
 
 def is_money(name: str) -> bool:
     """Tell whether a name speaks of money or an amount of coins."""
-    return bool(_words(name) & MONEY_WORDS) and not _words(name) & UNIT_WORDS
+    return bool(_words(name) & MONEY_WORDS) and not _words(name) & TIME_WORDS
 
 
 def float_money(source: Source) -> list[str]:
     """No float holds money: not by annotation, not by literal, not by conversion."""
-    if NOISE.match(source.name):
+    if NOISE_MODULES.match(source.name):
         return []
     return _annotations(source) + _literals(source) + _conversions(source)
 
@@ -48,7 +48,7 @@ def _annotations(source: Source) -> list[str]:
         elif isinstance(node, FunctionNode):
             named.append((node, node.name, node.returns))
     return [
-        source.found(node, f"{name} is money and typed float")
+        source.finding(node, f"{name} is money and typed float")
         for node, name, annotation in named
         if annotation is not None and is_money(name) and re.search(r"\bfloat\b", ast.unparse(annotation))
     ]
@@ -59,20 +59,20 @@ def _literals(source: Source) -> list[str]:
     problems = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, float):
-            outer = next(one for one in source.above(node) if not isinstance(one, ast.UnaryOp))
-            names = _partners(outer)
+            outer = next(one for one in source.ancestors(node) if not isinstance(one, ast.UnaryOp))
+            names = _combined_names(outer)
             if "Decimal" in names or any(map(is_money, names)):
-                problems.append(source.found(node, f"{node.value} meets {', '.join(sorted(names))}"))
+                problems.append(source.finding(node, f"{node.value} meets {', '.join(sorted(names))}"))
     return problems
 
 
-def _partners(outer: ast.AST) -> set[str]:
+def _combined_names(outer: ast.AST) -> set[str]:
     """Return the names that a value inside `outer` is combined with."""
     if isinstance(outer, ast.Call):
         return {_last_name(outer.func)} & {"Decimal"}
     if isinstance(outer, ast.BinOp | ast.Compare):
         return {_last_name(node) for node in ast.walk(outer)} - {""}
-    return set(_receivers(outer))
+    return set(_target_names(outer))
 
 
 def _conversions(source: Source) -> list[str]:
@@ -81,14 +81,14 @@ def _conversions(source: Source) -> list[str]:
     for node in ast.walk(source.tree):
         if not (isinstance(node, ast.Call) and _last_name(node.func) == "float") or ast.unparse(node) == "float('inf')":
             continue
-        names = next((names for outer in source.above(node) if (names := _receivers(outer))), ["no name"])
-        said = [*names, *re.findall(r"\w+", ast.unparse(node))]
-        if any(map(is_money, names)) or not any(_words(name) & (UNIT_WORDS | MOMENT_WORDS) for name in said):
-            problems.append(source.found(node, f"{ast.unparse(node)} for {', '.join(names)}"))
+        names = next((names for outer in source.ancestors(node) if (names := _target_names(outer))), ["no name"])
+        words = [*names, *re.findall(r"\w+", ast.unparse(node))]
+        if any(map(is_money, names)) or not any(_words(name) & (TIME_WORDS | TIMESTAMP_WORDS) for name in words):
+            problems.append(source.finding(node, f"{ast.unparse(node)} for {', '.join(names)}"))
     return problems
 
 
-def _receivers(outer: ast.AST) -> list[str]:
+def _target_names(outer: ast.AST) -> list[str]:
     """Return the names that a value inside `outer` goes to."""
     if isinstance(outer, ast.keyword):
         return [outer.arg or ""]

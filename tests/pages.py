@@ -10,14 +10,14 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / ".github" / "SECURITY.md", *DOCS]
 
 
-def text_of(name: str) -> str:
+def read_page(name: str) -> str:
     """Return the text of a page."""
     return (ROOT / name).read_text("ascii")
 
 
-def section(name: str, title: str) -> str:
+def read_section(name: str, title: str) -> str:
     """Return what stands under a title, up to the next one of its level or above."""
-    text = text_of(name)
+    text = read_page(name)
     start = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
     assert start is not None, f"{name} has no section {title!r}"
     rest = text[start.end() :]
@@ -25,7 +25,7 @@ def section(name: str, title: str) -> str:
     return rest[: end.start()] if end else rest
 
 
-def blocks(text: str, language: str = "") -> list[str]:
+def code_blocks(text: str, language: str = "") -> list[str]:
     """Return the fenced blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
@@ -38,11 +38,11 @@ def rows(text: str) -> list[list[str]]:
     return [line for number, line in enumerate(cells) if number not in rules and number + 1 not in rules]
 
 
-def quoted(cell: str) -> list[str]:
+def backquoted(cell: str) -> list[str]:
     """Return what stands in backquotes."""
     return re.findall(r"`([^`]+)`", cell)
 
 
-def names_in(text: str) -> list[str]:
+def first_names(text: str) -> list[str]:
     """Return the first backquoted word of each table row."""
-    return [quoted(line[0])[0] for line in rows(text)]
+    return [backquoted(line[0])[0] for line in rows(text)]

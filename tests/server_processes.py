@@ -20,12 +20,12 @@ LIMIT_SECONDS = 30.0
 LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 # The kernel ends a server when the thread that started it ends: so this one starts them all, and lives as we do.
-_STARTER = ThreadPoolExecutor(1, "servers")
+_LAUNCHER = ThreadPoolExecutor(1, "servers")
 
 
 def launch(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
     """Start a program as the user `account`, or as we are, with its output to the file `log`."""
-    return _STARTER.submit(_launch, command, account, log).result()
+    return _LAUNCHER.submit(_launch, command, account, log).result()
 
 
 def _launch(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
@@ -53,16 +53,16 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def send(number: signal.Signals, processes: Iterable[int]) -> None:
+def send_signal(number: signal.Signals, processes: Iterable[int]) -> None:
     """Send a signal to each of these that still lives."""
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
-def halt(processes: list[int]) -> None:
+def stop_processes(processes: list[int]) -> None:
     """Stop all of these where they are, and wait until they stand still."""
-    send(signal.SIGSTOP, processes)
+    send_signal(signal.SIGSTOP, processes)
     _wait_until(processes, "TZ")
 
 
@@ -71,7 +71,7 @@ def wait_for_end(processes: list[int]) -> None:
     _wait_until(processes, "Z")
 
 
-def state(pid: int) -> str:
+def process_state(pid: int) -> str:
     """Return the letter that the kernel has for what a process does: T for a stopped one, Z for one that has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
@@ -80,14 +80,14 @@ def state(pid: int) -> str:
 
 
 def _wait_until(processes: list[int], states: str) -> None:
-    pause = threading.Event()
+    pause_event = threading.Event()
     for pid in processes:
         for _ in range(int(LIMIT_SECONDS / 0.002)):
-            if state(pid) in states:
+            if process_state(pid) in states:
                 break
-            pause.wait(0.002)
+            pause_event.wait(0.002)
         else:
-            raise AssertionError(f"process {pid} is in state {state(pid)} instead of {states}")
+            raise AssertionError(f"process {pid} is in state {process_state(pid)} instead of {states}")
 
 
 def free_port() -> int:

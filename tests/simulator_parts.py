@@ -12,14 +12,14 @@ import krakenex
 import requests
 
 from bot.base.clock import MarketClock, ReplayClock
-from bot.simulator.account import Account, Order
+from bot.simulator.account import Account, SimOrder
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
-from bot.simulator.instruments import PairRules, known_pairs
-from bot.simulator.limits import tier_named
-from bot.simulator.matching import whole
+from bot.simulator.instruments import PairRules, known_instruments
+from bot.simulator.limits import find_tier
+from bot.simulator.matching import full_fill
 from bot.simulator.options import SimulatorOptions
-from bot.simulator.prices import Candle, Knot
+from bot.simulator.prices import PricePoint, SimCandle
 from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
 
@@ -27,19 +27,19 @@ START = 1_790_000_000.0
 YEAR_SECONDS = 365 * 86_400
 
 # At a price of 50000 the one rests, and the other is filled at once.
-LIMIT = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
-TAKING = LIMIT | {"price": "60000", "timeinforce": "IOC"}
+RESTING_ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
+TAKER_ORDER = RESTING_ORDER | {"price": "60000", "timeinforce": "IOC"}
 
 Point = tuple[float, str]
 
 
-class DrawnPrices:
+class ScriptedPrices:
     """A line through points given as (seconds after START, price); every pair follows the same one."""
 
-    finest_seconds = 60
+    shortest_candle_seconds = 60
 
     def __init__(self, *points: Point) -> None:
-        self.world = "drawn by hand"
+        self.source_id = "drawn by hand"
         self._points = points
 
     def _path(self, pair: PairRules) -> CandlePath:
@@ -56,48 +56,50 @@ class DrawnPrices:
         """Return the price at `now`."""
         return self._path(pair).price(now)
 
-    def knots(self, pair: PairRules, after: float, until: float) -> list[Knot]:
+    def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
         """Return the points of the line."""
-        return self._path(pair).knots(after, until)
+        return self._path(pair).price_points(after, until)
 
-    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[Candle]:
+    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
         """Return none: matching does not need them."""
         return []
 
 
 def make_exchange(
     *points: Point,
-    balances: Mapping[str, str] | None = None,
+    starting_balances: Mapping[str, str] | None = None,
     tier: str = "unlimited",
-    portion: Callable[[Order], Decimal] = whole,
+    fill_volume: Callable[[SimOrder], Decimal] = full_fill,
 ) -> Exchange:
     """Return an exchange at START whose price follows the points."""
-    start = {asset: Decimal(amount) for asset, amount in (balances or {"ZUSD": "10000"}).items()}
-    pairs = known_pairs(["BTC/USD", "ETH/USD"])
-    return Exchange(Account(start, "salt"), pairs, DrawnPrices(*points), tier_named(tier), START, portion=portion)
+    start = {asset: Decimal(amount) for asset, amount in (starting_balances or {"ZUSD": "10000"}).items()}
+    pairs = known_instruments(["BTC/USD", "ETH/USD"])
+    return Exchange(
+        Account(start, "salt"), pairs, ScriptedPrices(*points), find_tier(tier), START, fill_volume=fill_volume
+    )
 
 
-def place(exchange: Exchange, **params: str) -> str:
+def place_order(exchange: Exchange, **params: str) -> str:
     """Place an order on BTC/USD and return its txid."""
     arguments = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01"} | params
     return str(exchange.add_order(arguments)["txid"][0])
 
 
-def refusal_of(exchange: Exchange, **params: str) -> str:
+def order_error(exchange: Exchange, **params: str) -> str:
     """Return the error string that an order on BTC/USD is refused with, or "" if it is not."""
     try:
-        place(exchange, **params)
+        place_order(exchange, **params)
     except Refusal as refusal:
-        return refusal.string
+        return refusal.error
     return ""
 
 
-def balances(exchange: Exchange) -> dict[str, Decimal]:
+def read_balances(exchange: Exchange) -> dict[str, Decimal]:
     """Return what the account owns."""
     return dict(exchange.account.balances)
 
 
-class Client:
+class KrakenexClient:
     """krakenex on a running simulator, with a counter for a nonce."""
 
     def __init__(self, simulator: Simulator, key: str = "", secret: str = "", nonce: int = 0) -> None:
@@ -105,9 +107,9 @@ class Client:
         self.api.uri = simulator.url
         self.api.session.trust_env = False
         self.nonce = nonce
-        self.api._nonce = self._next
+        self.api._nonce = self._next_nonce
 
-    def _next(self) -> int:
+    def _next_nonce(self) -> int:
         self.nonce += 1
         return self.nonce
 
@@ -126,13 +128,13 @@ class Client:
         self.api.close()
 
 
-class Desk:
+class SimulatorHarness:
     """A local Kraken on a clock that moves only when told to, with krakenex on it."""
 
     def __init__(self, simulator: Simulator, clock: MarketClock) -> None:
         self.simulator = simulator
         self.clock = clock
-        self.client = Client(simulator)
+        self.client = KrakenexClient(simulator)
         self.client.api.session.max_redirects = 0
 
     def call(self, method: str, **params: object) -> Any:
@@ -140,34 +142,34 @@ class Desk:
         answer = self.client.private(method, **params)
         return answer["error"] or answer["result"]
 
-    def fail(self, fault: str, method: str, **params: object) -> Any:
+    def call_with_fault(self, fault_name: str, method: str, **params: object) -> Any:
         """Let a fault happen to a private call; return its result, its error strings, or None without an answer."""
-        self.simulator.faults.fire_next(fault, method)
+        self.simulator.faults.fire_next(fault_name, method)
         with suppress(requests.ConnectionError):
             return self.call(method, **params)
         return None
 
-    def pass_time(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Let market time pass."""
         self.clock.wait(seconds, threading.Event())
 
-    def orders(self) -> list[float]:
+    def order_times(self) -> list[float]:
         """Return when each order that was ever accepted was, in seconds after START."""
-        self.simulator.api.catch_up()
+        self.simulator.api.advance_to_now()
         return [order.opened - START for order in self.simulator.exchange.account.orders.values()]
 
-    def floor(self) -> int:
+    def nonce_floor(self) -> int:
         """Return the highest nonce that was accepted."""
         return int(self.simulator.api.state()["floors"][self.simulator.key])
 
 
 @contextmanager
-def open_desk(clock: MarketClock | None = None, **options: Any) -> Iterator[Desk]:
+def open_harness(clock: MarketClock | None = None, **options: Any) -> Iterator[SimulatorHarness]:
     """Open a local Kraken at START and 50000."""
     clock = clock or ReplayClock(START, START + YEAR_SECONDS)
-    with Simulator(SimulatorOptions(**options), clock, DrawnPrices((0, "50000"))) as simulator:
-        desk = Desk(simulator, clock)
+    with Simulator(SimulatorOptions(**options), clock, ScriptedPrices((0, "50000"))) as simulator:
+        harness = SimulatorHarness(simulator, clock)
         try:
-            yield desk
+            yield harness
         finally:
-            desk.client.close()
+            harness.client.close()

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 IGNORE = re.compile(r"# nosec\b(?P<rest>.*)")
 # As bandit reads them, with the reason that it does not ask for.
-GIVEN = re.compile(r" (?P<rules>B\d{3}(?:,B\d{3})*) # (?:noqa: \S+ - )?\w+ \w+.*")
+IGNORE_REASON = re.compile(r" (?P<rules>B\d{3}(?:,B\d{3})*) # (?:noqa: \S+ - )?\w+ \w+.*")
 LOCKS = sorted((ROOT / ".ci" / "locked").glob("*.txt"))
 REQUIREMENT = re.compile(r"[a-z0-9-]+(\[[a-z0-9,-]+\])?==[0-9][0-9a-z.+]*( ; [^\\]+)?")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
@@ -44,7 +44,7 @@ def bandit(*words: str) -> list[dict[str, object]]:
     return found
 
 
-def ignores() -> dict[tuple[str, int], str]:
+def nosec_comments() -> dict[tuple[str, int], str]:
     """Return for each line of the program that is to be ignored what stands after `# nosec`."""
     return {
         (str(path.relative_to(ROOT)), number): match["rest"]
@@ -54,44 +54,46 @@ def ignores() -> dict[tuple[str, int], str]:
     }
 
 
-def test_every_finding_of_bandit_is_ignored_for_a_reason() -> None:
+def test_every_bandit_finding_has_a_reason() -> None:
     """Bandit finds nothing but what is ignored by its number with a reason beside it, and no line ignores in vain."""
-    whole = re.search(r"^skips = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    assert whole is not None
-    assert [line for line in whole[1].splitlines() if not re.fullmatch(r' +"B\d{3}", # \S+ .+', line)] == []
-    given = ignores()
-    assert [(place, rest) for place, rest in given.items() if not GIVEN.fullmatch(rest)] == []
-    idle, found = dict(given), []
+    skip_list = re.search(
+        r"^skips = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert skip_list is not None
+    assert [line for line in skip_list[1].splitlines() if not re.fullmatch(r' +"B\d{3}", # \S+ .+', line)] == []
+    comments = nosec_comments()
+    assert [(place, rest) for place, rest in comments.items() if not IGNORE_REASON.fullmatch(rest)] == []
+    unused, found = dict(comments), []
     for finding in bandit("--ignore-nosec"):
         lines = finding["line_range"]
         assert isinstance(lines, list)
         places = [(str(finding["filename"]), line) for line in lines]
-        here = [place for place in places if str(finding["test_id"]) in given.get(place, "")]
-        found += [] if here else [f"{places[0]}: {finding['test_id']} {finding['issue_text']}"]
-        for place in here:
-            idle.pop(place, None)
+        matching = [place for place in places if str(finding["test_id"]) in comments.get(place, "")]
+        found += [] if matching else [f"{places[0]}: {finding['test_id']} {finding['issue_text']}"]
+        for place in matching:
+            unused.pop(place, None)
     assert found == []
-    assert idle == {}
+    assert unused == {}
 
 
-def entries(lock: Path) -> list[str]:
+def requirements(lock: Path) -> list[str]:
     """Return the requirements of a lock, each as one line, without comments."""
     lines = [line.partition("#")[0].strip() for line in lock.read_text("utf-8").splitlines()]
     return re.sub(r"\\\n", "", "\n".join(filter(None, lines))).splitlines()
 
 
-def test_the_locks_are_those_that_are_used() -> None:
+def test_lock_files_are_the_expected_ones() -> None:
     """There is a lock for building, running, stores, development, locking and looking up faults, and no other."""
     assert [lock.stem for lock in LOCKS] == ["audit", "build", "dev", "lock", "run", "stores"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
-def test_a_lock_takes_nothing_on_trust(lock: Path) -> None:
+def test_every_locked_package_has_hashes(lock: Path) -> None:
     """Each line of a lock is one package in one version with its hashes: no address, no option, nothing by its name
     alone.
     """
-    assert entries(lock)
-    for entry in entries(lock):
+    assert requirements(lock)
+    for entry in requirements(lock):
         requirement, *hashes = re.split(r" +(?=--hash=)", entry)
         assert REQUIREMENT.fullmatch(requirement), entry[:200]
         assert hashes, requirement

@@ -26,7 +26,7 @@ TEST_RULES: list[Rule] = [code_rules.test_docstrings]
 TREE_RULES = [tree_rules.dead_modules]
 
 
-def read(folder: str) -> list[Source]:
+def read_sources(folder: str) -> list[Source]:
     """Return the modules of a folder."""
     paths = sorted((ROOT / folder).rglob("*.py"))
     return [
@@ -38,12 +38,12 @@ def read(folder: str) -> list[Source]:
 
 
 @functools.cache
-def program() -> list[Source]:
+def program_sources() -> list[Source]:
     """Return the modules of the program."""
-    return [*read("bot"), Source("main", (ROOT / "main.py").read_text("utf-8"))]
+    return [*read_sources("bot"), Source("main", (ROOT / "main.py").read_text("utf-8"))]
 
 
-def tracked() -> list[str]:
+def tracked_paths() -> list[str]:
     """Return the paths that git tracks; without a git checkout, skip."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
@@ -52,33 +52,33 @@ def tracked() -> list[str]:
 
 
 @pytest.mark.parametrize("rule", PROGRAM_RULES, ids=lambda rule: rule.__name__)
-def test_the_program_keeps_the_rule(rule: Rule) -> None:
+def test_program_follows_the_rule(rule: Rule) -> None:
     """No module of the program breaks the rule."""
-    problems = [line for source in program() for line in rule(source)]
+    problems = [line for source in program_sources() for line in rule(source)]
     assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("rule", TEST_RULES, ids=lambda rule: rule.__name__)
-def test_the_tests_keep_the_rule(rule: Rule) -> None:
+def test_tests_follow_the_rule(rule: Rule) -> None:
     """No module of the tests breaks the rule."""
-    problems = [line for source in read("tests") for line in rule(source)]
+    problems = [line for source in read_sources("tests") for line in rule(source)]
     assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("rule", TREE_RULES, ids=lambda rule: rule.__name__)
-def test_the_modules_together_keep_the_rule(rule: tree_rules.TreeRule) -> None:
+def test_module_graph_follows_the_rule(rule: tree_rules.TreeRule) -> None:
     """The modules of the program, taken together, do not break the rule."""
-    problems = rule(program())
+    problems = rule(program_sources())
     assert not problems, "\n".join(problems)
 
 
 def test_the_top_level_is_fixed() -> None:
     """Git tracks nothing at the top level that has no place there."""
-    assert tree_rules.top_level(tracked()) == []
+    assert tree_rules.top_level(tracked_paths()) == []
 
 
 def test_tracked_text_is_clean() -> None:
     """No tracked file has pictures, paths of one machine, addresses of registries, or something put off."""
-    texts = {path: (ROOT / path).read_bytes().decode("utf-8", errors="replace") for path in tracked()}
+    texts = {path: (ROOT / path).read_bytes().decode("utf-8", errors="replace") for path in tracked_paths()}
     problems = [line for path, text in texts.items() for line in tree_rules.text_problems(path, text)]
     assert not problems, "\n".join(problems)

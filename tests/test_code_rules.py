@@ -12,7 +12,7 @@ from tests import code_rules, money_rules, tree_rules
 from tests.code_rules import Rule, Source
 from tests.conftest import OUR_VARIABLES, OutsideError, is_loopback
 
-CAUGHT: list[tuple[Rule, str]] = [
+VIOLATIONS: list[tuple[Rule, str]] = [
     (code_rules.import_inside_function, "def f():\n    if x:\n        import json"),
     (code_rules.import_inside_function, "class A:\n    def f(self):\n        from json import loads"),
     (code_rules.relative_import, "from . import models"),
@@ -58,7 +58,7 @@ CAUGHT: list[tuple[Rule, str]] = [
     (money_rules.float_money, "price = float(time_value)"),
     (money_rules.float_money, "x = float(text)"),
 ]
-LET_PASS: list[tuple[Rule, str]] = [
+VALID: list[tuple[Rule, str]] = [
     (code_rules.import_inside_function, "if TYPE_CHECKING:\n    import json"),
     (code_rules.environment, "import os\nos.path.join(environ)"),
     (
@@ -78,14 +78,14 @@ LET_PASS: list[tuple[Rule, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "text"), CAUGHT)
-def test_a_rule_catches_what_it_is_for(rule: Rule, text: str) -> None:
+@pytest.mark.parametrize(("rule", "text"), VIOLATIONS)
+def test_rule_finds_its_violation(rule: Rule, text: str) -> None:
     """A small breach of the rule is found."""
     assert rule(Source("bot.example", text)) != []
 
 
-@pytest.mark.parametrize(("rule", "text"), LET_PASS)
-def test_a_rule_lets_what_is_fine_pass(rule: Rule, text: str) -> None:
+@pytest.mark.parametrize(("rule", "text"), VALID)
+def test_rule_accepts_valid_code(rule: Rule, text: str) -> None:
     """What is just within the rule is not found."""
     assert rule(Source("bot.example", text)) == []
 
@@ -110,7 +110,7 @@ def test_a_rule_lets_what_is_fine_pass(rule: Rule, text: str) -> None:
         (money_rules.float_money, "bot.simulator.prices_synthetic", "bot.simulator.market", "price = 0.1"),
     ],
 )
-def test_a_rule_has_one_place_where_it_does_not_hold(rule: Rule, name: str, neighbour: str, text: str) -> None:
+def test_rule_has_one_exempt_module(rule: Rule, name: str, neighbour: str, text: str) -> None:
     """The module that is there for the thing may do it, and its neighbour may not."""
     assert rule(Source(name, text)) == []
     assert rule(Source(neighbour, text)) != []
@@ -122,14 +122,14 @@ def test_only_one_broad_except_is_allowed() -> None:
     assert code_rules.broad_except(Source("bot.trading.trader", one * 2)) == ["bot.trading.trader:7: broad except"]
 
 
-def test_a_dead_module_is_caught() -> None:
+def test_unused_module_is_found() -> None:
     """A module that nothing imports is found; one that is imported, a package and an entry point are not."""
     names = ("main", "bot", "bot.used", "bot.unused", "bot.sim", "bot.sim.__main__")
     sources = [Source(name, "from bot import used" if name == "main" else "") for name in names]
     assert tree_rules.dead_modules(sources) == ["nothing imports bot.unused"]
 
 
-def test_a_stray_file_at_the_top_is_caught() -> None:
+def test_unexpected_top_level_file_is_found() -> None:
     """A path outside the fixed top level is found, and one within is not."""
     assert tree_rules.top_level(["bot/base/clock.py", "notes.md", "FIXED/x"]) == ["FIXED", "notes.md"]
 
@@ -147,7 +147,7 @@ def test_a_stray_file_at_the_top_is_caught() -> None:
         "# TO" + "DO later",
     ],
 )
-def test_a_blemish_in_a_text_is_caught(line: str) -> None:
+def test_text_problem_is_found(line: str) -> None:
     """A line with a picture, a machine's path, a registry's address or something put off is found."""
     assert len(tree_rules.text_problems("x.md", line)) == 1
 
@@ -167,7 +167,7 @@ def test_plain_text_passes(line: str) -> None:
         *((host, False) for host in ("203.0.113.1", "10.0.0.1", "::2", "api.kraken.com")),
     ],
 )
-def test_loopback_is_told_from_the_rest(host: object, loopback: bool) -> None:
+def test_loopback_hosts_are_recognised(host: object, loopback: bool) -> None:
     """Only this machine's own addresses and names count as loopback."""
     assert is_loopback(host) is loopback
 
@@ -180,7 +180,7 @@ def test_a_connection_to_the_outside_is_refused() -> None:
         sock.connect_ex(("203.0.113.1", 443))
 
 
-def test_a_look_up_of_an_outside_name_is_refused() -> None:
+def test_dns_lookup_of_an_outside_name_is_refused() -> None:
     """In a test, asking for the address of a name beyond this machine raises."""
     with pytest.raises(OutsideError, match=r"api\.kraken\.com"):
         socket.create_connection(("api.kraken.com", 443))

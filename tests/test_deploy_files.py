@@ -10,22 +10,22 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from bot.cli.parser import parse
+from bot.cli.parser import parse_arguments
 from bot.config import DEFAULTS
-from tests.acceptance.processes import STOP_SECONDS_MAX
+from tests.acceptance.processes import STOP_TIMEOUT_SECONDS
 from tests.conftest import ROOT
-from tests.pages import blocks, text_of
+from tests.pages import code_blocks, read_page
 
 USER = 10001
 GRACE_SECONDS = 30
 
 
-def yaml_of(name: str) -> list[Any]:
+def load_yaml(name: str) -> list[Any]:
     """Return the documents of a YAML file."""
     return list(yaml.safe_load_all((ROOT / name).read_text("ascii")))
 
 
-def railway() -> dict[str, Any]:
+def railway_project() -> dict[str, Any]:
     """Return the project that .railway/railway.py describes, as Railway's command line evaluates it."""
     spec = importlib.util.spec_from_file_location("railway_project", ROOT / ".railway/railway.py")
     assert spec is not None
@@ -36,40 +36,40 @@ def railway() -> dict[str, Any]:
     return graph
 
 
-def railway_bot() -> dict[str, Any]:
+def railway_service() -> dict[str, Any]:
     """Return the only service of the Railway project."""
-    (found,) = [each for each in railway()["resources"] if each["type"] == "service"]
+    (found,) = [each for each in railway_project()["resources"] if each["type"] == "service"]
     return dict(found)
 
 
-def render_bot() -> dict[str, Any]:
+def render_service() -> dict[str, Any]:
     """Return the only service of render.yaml."""
-    (blueprint,) = yaml_of("render.yaml")
+    (blueprint,) = load_yaml("render.yaml")
     assert set(blueprint) == {"services"}
     (found,) = blueprint["services"]
     return dict(found)
 
 
-def compose() -> dict[str, Any]:
+def compose_file() -> dict[str, Any]:
     """Return the Compose file."""
-    (found,) = yaml_of("docs/deploy/compose.yaml")
+    (found,) = load_yaml("docs/deploy/compose.yaml")
     return dict(found)
 
 
-def kubernetes(kind: str) -> dict[str, Any]:
+def kubernetes_object(kind: str) -> dict[str, Any]:
     """Return the only object of a kind in the Kubernetes file."""
-    (found,) = [each for each in yaml_of("docs/deploy/kubernetes.yaml") if each["kind"] == kind]
+    (found,) = [each for each in load_yaml("docs/deploy/kubernetes.yaml") if each["kind"] == kind]
     return dict(found)
 
 
-def pod() -> dict[str, Any]:
+def pod_spec() -> dict[str, Any]:
     """Return what the StatefulSet says of its pod."""
-    return dict(kubernetes("StatefulSet")["spec"]["template"]["spec"])
+    return dict(kubernetes_object("StatefulSet")["spec"]["template"]["spec"])
 
 
-def container() -> dict[str, Any]:
+def pod_container() -> dict[str, Any]:
     """Return the pod's only container."""
-    (found,) = pod()["containers"]
+    (found,) = pod_spec()["containers"]
     return dict(found)
 
 
@@ -78,7 +78,7 @@ def container() -> dict[str, Any]:
 
 def test_railway_runs_one_instance_with_time_to_stop() -> None:
     """Railway is told: one instance, no overlap, 30 s to stop, never to sleep, restarts, and no command of its own."""
-    service = railway_bot()
+    service = railway_service()
     deploy = service["deploy"]
     assert [region["numReplicas"] for region in deploy.pop("multiRegionConfig").values()] == [1]
     # Numbers and not text, which Railway refuses.
@@ -94,19 +94,19 @@ def test_railway_runs_one_instance_with_time_to_stop() -> None:
     assert "source" not in service, "no repository of anybody's"
 
 
-def test_railway_mounts_a_volume_where_the_service_is() -> None:
+def test_railway_volume_is_in_the_region_of_the_service() -> None:
     """The Railway project has one volume, mounted at /data, in the region of the service."""
-    (volume,) = [each for each in railway()["resources"] if each["type"] == "volume"]
-    service = railway_bot()
+    (volume,) = [each for each in railway_project()["resources"] if each["type"] == "volume"]
+    service = railway_service()
     (mounted,) = service["volumeAttachments"].values()
     assert mounted["mountPath"] == "/data"
     assert mounted["volume"] == volume["address"]
     assert [volume["config"]["region"]] == list(service["deploy"]["multiRegionConfig"])
 
 
-def test_railway_keeps_every_setting_and_is_told_none() -> None:
+def test_railway_preserves_every_setting() -> None:
     """No value stands in the Railway project, and a setting that was made in the dashboard is kept, whichever it is."""
-    assert railway_bot()["variables"] == {name: {"type": "preserve"} for name in DEFAULTS}
+    assert railway_service()["variables"] == {name: {"type": "preserve"} for name in DEFAULTS}
 
 
 # Render
@@ -123,7 +123,7 @@ def test_render_runs_one_instance_with_a_disk() -> None:
     """Render is told: one instance of the Dockerfile, on a plan that may have a disk, with the disk at /data, that its
     health is at /healthz, and to deploy when somebody says so.
     """
-    service = render_bot()
+    service = render_service()
     assert set(service) <= BLUEPRINT_KEYS
     assert service["type"] == "web"
     assert service["runtime"] == "docker"
@@ -135,15 +135,15 @@ def test_render_runs_one_instance_with_a_disk() -> None:
     assert service["autoDeployTrigger"] == "off"
 
 
-def test_render_is_not_told_what_it_refuses_beside_a_disk() -> None:
+def test_render_has_no_option_that_a_disk_forbids() -> None:
     """render.yaml has no shutdown delay and no scaling, which Render refuses for a service with a disk."""
-    assert "disk" in render_bot()
-    assert {"maxShutdownDelaySeconds", "scaling"} & set(render_bot()) == set()
+    assert "disk" in render_service()
+    assert {"maxShutdownDelaySeconds", "scaling"} & set(render_service()) == set()
 
 
-def test_render_asks_for_secrets_and_is_told_none() -> None:
+def test_render_contains_no_secret() -> None:
     """The keys are asked for by the dashboard, the token is made by Render, and no value stands in render.yaml."""
-    variables = {each.pop("key"): each for each in render_bot()["envVars"]}
+    variables = {each.pop("key"): each for each in render_service()["envVars"]}
     assert variables == {
         "KRAKEN_API_KEY": {"sync": False},
         "KRAKEN_API_SECRET": {"sync": False},
@@ -154,15 +154,15 @@ def test_render_asks_for_secrets_and_is_told_none() -> None:
 # Compose
 
 
-def test_the_compose_file_is_one() -> None:
+def test_compose_file_is_valid() -> None:
     """The Compose file keeps to the Compose specification, and every network and volume that it uses is in it."""
     PyCompose.from_yaml((ROOT / "docs/deploy/compose.yaml").read_text("ascii")).validate()
 
 
 @pytest.mark.parametrize("name", ["bot", "redis"])
-def test_what_compose_runs_has_no_rights_and_writes_to_its_volume_alone(name: str) -> None:
+def test_compose_services_are_unprivileged(name: str) -> None:
     """Each service of the Compose file is no root, has no capabilities, a read-only root and one named volume."""
-    service = compose()["services"][name]
+    service = compose_file()["services"][name]
     assert service["user"] not in {"root", "0", "0:0"}
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -170,15 +170,15 @@ def test_what_compose_runs_has_no_rights_and_writes_to_its_volume_alone(name: st
     assert service["stop_grace_period"] == f"{GRACE_SECONDS}s"
     assert service["restart"] == "unless-stopped"
     (volume,) = service["volumes"]
-    assert volume.split(":")[0] in compose()["volumes"]
+    assert volume.split(":")[0] in compose_file()["volumes"]
     assert volume.split(":")[1] == "/data"
 
 
-def test_the_bot_in_compose_shares_its_nonces_through_the_redis_beside_it() -> None:
+def test_compose_bot_uses_the_redis_service() -> None:
     """The bot begins when the Redis answers, uses it as its store, keeps its state in /data, and its page is for this
     machine only; its secrets come from .env.
     """
-    bot = compose()["services"]["bot"]
+    bot = compose_file()["services"]["bot"]
     assert bot["environment"] == {"PORT": "8080", "STATE_DIR": "/data", "NONCE_STORE": "redis://redis:6379/0"}
     assert bot["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert bot["user"] == f"{USER}:{USER}"
@@ -189,9 +189,9 @@ def test_the_bot_in_compose_shares_its_nonces_through_the_redis_beside_it() -> N
     assert "healthcheck" not in bot, "the image has one"
 
 
-def test_the_redis_in_compose_loses_nothing_and_is_seen_by_the_bot_alone() -> None:
+def test_compose_redis_is_durable_and_internal() -> None:
     """The Redis syncs each write to its log, evicts nothing, and has no way out of the network that it shares."""
-    redis = compose()["services"]["redis"]
+    redis = compose_file()["services"]["redis"]
     server, *options = redis["command"]
     assert server == "redis-server"
     assert dict(zip(options[::2], options[1::2], strict=True)) == {
@@ -200,7 +200,7 @@ def test_the_redis_in_compose_loses_nothing_and_is_seen_by_the_bot_alone() -> No
         "--maxmemory-policy": "noeviction",
     }
     assert redis["networks"] == ["store"]
-    assert compose()["networks"]["store"] == {"internal": True}
+    assert compose_file()["networks"]["store"] == {"internal": True}
     assert "ports" not in redis
 
 
@@ -208,47 +208,47 @@ def test_the_redis_in_compose_loses_nothing_and_is_seen_by_the_bot_alone() -> No
 
 
 @pytest.mark.parametrize("kind", ["Service", "StatefulSet"])
-def test_the_kubernetes_file_keeps_to_the_schema(kind: str) -> None:
+def test_kubernetes_file_is_valid(kind: str) -> None:
     """Each object is one of Kubernetes 1.29, the first with ReadWriteOncePod for all, without a word that it lacks."""
-    assert kubernetes_validate.validate(kubernetes(kind), "1.29", strict=True) == "1.29"
+    assert kubernetes_validate.validate(kubernetes_object(kind), "1.29", strict=True) == "1.29"
 
 
 def test_kubernetes_never_runs_two_pods() -> None:
     """The bot is a StatefulSet of one, on a disk that one pod at a time can have."""
-    spec = kubernetes("StatefulSet")["spec"]
+    spec = kubernetes_object("StatefulSet")["spec"]
     assert spec["replicas"] == 1
     (claim,) = spec["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
-    assert container()["volumeMounts"] == [{"name": claim["metadata"]["name"], "mountPath": "/data"}]
-    assert pod()["terminationGracePeriodSeconds"] == GRACE_SECONDS
+    assert pod_container()["volumeMounts"] == [{"name": claim["metadata"]["name"], "mountPath": "/data"}]
+    assert pod_spec()["terminationGracePeriodSeconds"] == GRACE_SECONDS
 
 
-def test_a_pod_that_is_not_ready_can_be_updated_and_seen() -> None:
+def test_unready_pod_can_be_updated_and_reached() -> None:
     """Nothing waits for a bot that is not ready: neither an update of the StatefulSet, nor who opens its page."""
-    assert kubernetes("StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
-    assert kubernetes("Service")["spec"]["publishNotReadyAddresses"] is True
+    assert kubernetes_object("StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
+    assert kubernetes_object("Service")["spec"]["publishNotReadyAddresses"] is True
 
 
-def test_kubernetes_asks_whether_it_lives_and_whether_it_trades() -> None:
+def test_kubernetes_probes_use_healthz_and_readyz() -> None:
     """A pod is restarted by /healthz and called ready by /readyz, and the Service leads to the port of both."""
-    (port,) = container()["ports"]
-    paths = {probe: container()[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    (port,) = pod_container()["ports"]
+    paths = {probe: pod_container()[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert paths == {
         "startupProbe": {"path": "/healthz", "port": port["name"]},
         "livenessProbe": {"path": "/healthz", "port": port["name"]},
         "readinessProbe": {"path": "/readyz", "port": port["name"]},
     }
-    assert container()["env"][0] == {"name": "PORT", "value": str(port["containerPort"])}
-    service = kubernetes("Service")
+    assert pod_container()["env"][0] == {"name": "PORT", "value": str(port["containerPort"])}
+    service = kubernetes_object("Service")
     assert [each["port"] for each in service["spec"]["ports"]] == [port["containerPort"]]
-    labels = kubernetes("StatefulSet")["spec"]["template"]["metadata"]["labels"]
-    assert labels == service["spec"]["selector"] == kubernetes("StatefulSet")["spec"]["selector"]["matchLabels"]
-    assert service["metadata"]["name"] == kubernetes("StatefulSet")["spec"]["serviceName"]
+    labels = kubernetes_object("StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    assert labels == service["spec"]["selector"] == kubernetes_object("StatefulSet")["spec"]["selector"]["matchLabels"]
+    assert service["metadata"]["name"] == kubernetes_object("StatefulSet")["spec"]["serviceName"]
 
 
-def test_a_pod_has_no_rights_and_its_disk_is_its_groups() -> None:
+def test_pod_is_unprivileged_and_owns_its_disk() -> None:
     """The pod is user 10001, in the group of its disk, without capabilities, a token or a root that can be written."""
-    assert pod()["securityContext"] == {
+    assert pod_spec()["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": USER,
         "runAsGroup": USER,
@@ -256,35 +256,35 @@ def test_a_pod_has_no_rights_and_its_disk_is_its_groups() -> None:
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    assert container()["securityContext"] == {
+    assert pod_container()["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert pod()["automountServiceAccountToken"] is False
+    assert pod_spec()["automountServiceAccountToken"] is False
 
 
-def test_a_pod_has_its_secrets_from_a_secret() -> None:
+def test_pod_settings_come_from_a_secret() -> None:
     """Settings come from a Secret that must be there; in the file itself are the port and the folder alone."""
-    assert container()["envFrom"] == [{"secretRef": {"name": "kraken-bot"}}]
-    assert {each["name"]: each["value"] for each in container()["env"]} == {"PORT": "8080", "STATE_DIR": "/data"}
+    assert pod_container()["envFrom"] == [{"secretRef": {"name": "kraken-bot"}}]
+    assert {each["name"]: each["value"] for each in pod_container()["env"]} == {"PORT": "8080", "STATE_DIR": "/data"}
 
 
 # A server of one's own
 
 
-def test_the_unit_runs_what_there_is() -> None:
+def test_systemd_unit_runs_main() -> None:
     """The systemd unit on the page starts main.py as a service, with its state in the folder that systemd makes for it,
     and as much time to stop as everywhere.
     """
-    (text,) = blocks(text_of("docs/deploying.md"), "ini")
+    (text,) = code_blocks(read_page("docs/deploying.md"), "ini")
     pairs = [line.split("=", 1) for line in text.splitlines() if "=" in line]
     unit = {name: value for name, value in pairs if name != "Environment"}
     environment = dict(value.split("=", 1) for name, value in pairs if name == "Environment")
     python, program, *words = unit["ExecStart"].split()
     assert python == f"{unit['WorkingDirectory']}/.venv/bin/python"
     assert (ROOT / program).is_file()
-    assert parse(words).stay
+    assert parse_arguments(words).stay
     assert environment["STATE_DIR"] == f"/var/lib/{unit['StateDirectory']}"
     assert unit["TimeoutStopSec"] == str(GRACE_SECONDS)
     assert unit["User"] != "root"
@@ -293,6 +293,6 @@ def test_the_unit_runs_what_there_is() -> None:
 # All of them
 
 
-def test_every_platform_gives_more_time_than_the_bot_needs() -> None:
+def test_every_platform_allows_enough_time_to_stop() -> None:
     """Railway, Compose and Kubernetes are told to wait thrice as long as the tests wait for the bot to stop."""
-    assert 3 * STOP_SECONDS_MAX <= GRACE_SECONDS
+    assert 3 * STOP_TIMEOUT_SECONDS <= GRACE_SECONDS

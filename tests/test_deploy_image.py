@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
-from tests.dockerfile import image_environment, is_ignored, lets_through, one, stages
-from tests.pages import quoted, rows, section, text_of
+from tests.dockerfile import image_environment, is_ignored, is_in_context, only_step, stages
+from tests.pages import backquoted, read_page, read_section, rows
 
 USER = 10001
 
@@ -18,38 +18,38 @@ USER = 10001
 def test_the_image_has_two_stages_on_the_same_slim_python() -> None:
     """Of the first stage the image takes /app alone, and both stand on the same slim Python, which the tests run on."""
     build, final = stages()
-    base = one(final, "FROM").text
-    assert one(build, "FROM").text == f"{base} AS build"
+    base = only_step(final, "FROM").arguments
+    assert only_step(build, "FROM").arguments == f"{base} AS build"
     assert re.fullmatch(r"python:3\.1[1-3]-slim", base)
-    assert [step.text for step in final if step.word in {"COPY", "ADD"}] == ["--from=build /app /app"]
+    assert [step.arguments for step in final if step.instruction in {"COPY", "ADD"}] == ["--from=build /app /app"]
 
 
 def test_the_image_installs_by_the_locks_alone() -> None:
     """Nothing is installed but by .ci/setup, with the drivers of the stores, and that asks for every hash."""
-    steps = [step.text for stage in stages() for step in stage if step.word == "RUN"]
+    steps = [step.arguments for stage in stages() for step in stage if step.instruction == "RUN"]
     installing = [step for step in steps if re.search(r"\binstall\b(?! --directory)|\.ci/setup|\bapt|curl|wget", step)]
     assert [step.split(" && ")[0] for step in installing] == [".ci/setup stores"]
-    installs = re.findall(r"-m pip install.*", text_of(".ci/setup"))
+    installs = re.findall(r"-m pip install.*", read_page(".ci/setup"))
     assert installs
     assert all("--require-hashes" in line for line in installs)
 
 
-def test_what_the_image_runs_has_no_shell_in_between() -> None:
+def test_image_commands_use_the_exec_form() -> None:
     """Entry point, command and health check are in the exec form, and SIGTERM stops it."""
     final = stages()[-1]
-    assert one(final, "ENTRYPOINT").array() == ["/app/.ci/start"]
-    assert one(final, "CMD").array() == ["python", "main.py"]
-    assert one(final, "HEALTHCHECK").array()[0] == "python"
-    assert one(final, "STOPSIGNAL").text == "SIGTERM"
-    assert text_of(".ci/start").rstrip().endswith('\nexec "$@"')
+    assert only_step(final, "ENTRYPOINT").exec_words() == ["/app/.ci/start"]
+    assert only_step(final, "CMD").exec_words() == ["python", "main.py"]
+    assert only_step(final, "HEALTHCHECK").exec_words()[0] == "python"
+    assert only_step(final, "STOPSIGNAL").arguments == "SIGTERM"
+    assert read_page(".ci/start").rstrip().endswith('\nexec "$@"')
     assert os.access(ROOT / ".ci/start", os.X_OK)
 
 
-def test_the_image_says_nothing_that_a_platform_must_say() -> None:
+def test_image_leaves_platform_settings_unset() -> None:
     """No VOLUME, which Railway refuses; no STATE_DIR, which would win over its volume; no USER, who could not take over
     a disk of root's; and no variable but Python's, the port's and the volume's.
     """
-    words = {step.word for stage in stages() for step in stage}
+    words = {step.instruction for stage in stages() for step in stage}
     assert words <= set("FROM WORKDIR COPY RUN ENV EXPOSE STOPSIGNAL HEALTHCHECK ENTRYPOINT CMD".split())
     assert {name for name in image_environment() if not name.startswith("PYTHON")} == {
         "PATH",
@@ -79,29 +79,29 @@ def test_dockerignore_is_read_as_docker_reads_it(path: str, patterns: str, kept_
     assert is_ignored(path, patterns) is kept_out
 
 
-def test_what_git_knows_of_the_program_goes_into_the_image_and_nothing_else_that_it_knows() -> None:
+def test_build_context_is_the_tracked_program() -> None:
     """Of all files in git, those of .ci and bot, main.py and the licence go to the builder, and no others."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
         pytest.skip("not a git checkout")
     tracked = {path for path in listing.stdout.split("\0") if path}
     wanted = {path for path in tracked if path.split("/")[0] in {".ci", "bot", "main.py", "LICENSE"}}
-    assert {path for path in tracked if lets_through(path)} == wanted
+    assert {path for path in tracked if is_in_context(path)} == wanted
 
 
-def test_no_secret_and_no_state_goes_into_the_image() -> None:
+def test_build_context_has_no_secret_and_no_state() -> None:
     """No .env, no history, and none of the files that a state folder may have are sent to the builder."""
-    named = [name for line in rows(section("docs/configuration.md", "State")) for name in quoted(line[0])]
+    named = [name for line in rows(read_section("docs/configuration.md", "State")) for name in backquoted(line[0])]
     state = [re.sub(r"<\w+>", "0123abcd", name) for name in named]
     assert "kraken_nonce.txt" in state
     paths = [f"bot/{name}" for name in [*state, "bot.json.17", "paper_live.db-wal"]]
     paths += [".env", ".env.production", "bot/.env", ".git/config", ".venv/bin/python", "state/kraken_nonce.txt"]
-    assert [path for path in paths if lets_through(path)] == []
+    assert [path for path in paths if is_in_context(path)] == []
 
 
-def test_one_user() -> None:
+def test_image_runs_as_the_user_it_creates() -> None:
     """The user that the image makes is the one that it starts the bot as."""
     final = stages()[-1]
-    (step,) = [step.text for step in final if step.word == "RUN"]
+    (step,) = [step.arguments for step in final if step.instruction == "RUN"]
     assert re.findall(r"--[ug]id (\d+)", step) == [str(USER)] * 3
-    assert re.findall(r"\d{4,}", text_of(".ci/start").partition("\nset ")[2]) == ["0700", *[str(USER)] * 4]
+    assert re.findall(r"\d{4,}", read_page(".ci/start").partition("\nset ")[2]) == ["0700", *[str(USER)] * 4]

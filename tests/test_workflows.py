@@ -22,7 +22,7 @@ WRITERS = {"codeql.yml": {"contents": "read", "security-events": "write"}}
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 
 
-def parsed(path: Path) -> dict[str, Any]:
+def parse_workflow(path: Path) -> dict[str, Any]:
     """Return a workflow; YAML 1.1 reads its key `on` as true."""
     workflow: dict[Any, Any] = yaml.safe_load(path.read_text("utf-8"))
     return {"on" if key is True else key: value for key, value in workflow.items()}
@@ -30,7 +30,7 @@ def parsed(path: Path) -> dict[str, Any]:
 
 def steps(path: Path) -> list[dict[str, Any]]:
     """Return the steps of all its jobs."""
-    return [step for job in parsed(path)["jobs"].values() for step in job["steps"]]
+    return [step for job in parse_workflow(path)["jobs"].values() for step in job["steps"]]
 
 
 def commands(name: str) -> list[str]:
@@ -39,9 +39,9 @@ def commands(name: str) -> list[str]:
 
 
 @every_workflow
-def test_a_workflow_may_only_read(path: Path) -> None:
+def test_workflow_has_read_permission_only(path: Path) -> None:
     """A workflow may read the repository and do nothing else, but for handing in what CodeQL has found."""
-    workflow = parsed(path)
+    workflow = parse_workflow(path)
     assert workflow["permissions"] == READ
     for job in workflow["jobs"].values():
         assert job.get("permissions", READ) == WRITERS.get(path.name, READ)
@@ -53,9 +53,9 @@ def test_a_workflow_has_no_secrets(path: Path) -> None:
     fetched the files is not kept.
     """
     assert not re.search(r"secrets\s*[.\[]|github\.token|GITHUB_TOKEN", path.read_text("utf-8"))
-    assert set(parsed(path)["on"]) <= {"push", "pull_request", "schedule", "workflow_dispatch"}
+    assert set(parse_workflow(path)["on"]) <= {"push", "pull_request", "schedule", "workflow_dispatch"}
     fetches = [step for step in steps(path) if step.get("uses", "").startswith("actions/checkout@")]
-    assert [step["with"] for step in fetches] == [{"persist-credentials": False}] * len(parsed(path)["jobs"])
+    assert [step["with"] for step in fetches] == [{"persist-credentials": False}] * len(parse_workflow(path)["jobs"])
 
 
 @every_workflow
@@ -66,7 +66,7 @@ def test_actions_are_pinned(path: Path) -> None:
     assert len(lines) == sum("uses" in step for step in steps(path))
 
 
-def test_an_action_has_one_version() -> None:
+def test_each_action_has_one_version() -> None:
     """All workflows use one commit of an action, and one of all actions of a repository."""
     used: dict[str, set[tuple[str, str]]] = {}
     for match in re.finditer(PINNED.pattern, "\n".join(map(Path.read_text, WORKFLOWS)), re.MULTILINE):
@@ -77,15 +77,15 @@ def test_an_action_has_one_version() -> None:
 
 
 @every_workflow
-def test_nothing_from_outside_gets_into_a_command(path: Path) -> None:
+def test_commands_contain_no_expressions(path: Path) -> None:
     """No command has an expression in it, whose text would be run as a part of the command."""
     assert [step["run"] for step in steps(path) if "${{" in step.get("run", "")] == []
 
 
 @every_workflow
-def test_a_workflow_ends(path: Path) -> None:
+def test_workflow_has_a_timeout(path: Path) -> None:
     """Every job ends within 30 minutes, on a named image, and a newer run of the same branch ends the older one."""
-    workflow = parsed(path)
+    workflow = parse_workflow(path)
     assert workflow["concurrency"] == {"group": "${{ github.workflow }}-${{ github.ref }}", "cancel-in-progress": True}
     for job in workflow["jobs"].values():
         assert 0 < job["timeout-minutes"] <= 30
@@ -94,26 +94,26 @@ def test_a_workflow_ends(path: Path) -> None:
 
 def test_the_tests_run_on_every_python() -> None:
     """The tests run as in any clean clone, on Python 3.11, 3.12 and 3.13, and none of them is left out for another."""
-    (job,) = parsed(FOLDER / "tests.yml")["jobs"].values()
+    (job,) = parse_workflow(FOLDER / "tests.yml")["jobs"].values()
     assert commands("tests.yml") == [".ci/run"]
     assert job["strategy"] == {"fail-fast": False, "matrix": {"python": ["3.11", "3.12", "3.13"]}}
     (python,) = [step["with"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
     assert python == {"python-version": "${{ matrix.python }}"}
 
 
-def test_codeql_looks_at_the_python() -> None:
+def test_codeql_analyzes_python() -> None:
     """CodeQL is told of Python, and its end is reached."""
     used = [step["uses"].partition("@")[0] for step in steps(FOLDER / "codeql.yml")]
     assert used == ["actions/checkout", "github/codeql-action/init", "github/codeql-action/analyze"]
     assert steps(FOLDER / "codeql.yml")[1]["with"]["languages"] == "python"
 
 
-def test_the_audit_looks_at_what_runs() -> None:
+def test_audit_covers_the_locked_packages() -> None:
     """Every day the locked packages that a bot runs with are looked up, whole and by their hashes, by a program that is
     itself locked; and the program is audited as on any machine.
     """
     ran = commands("audit.yml")
-    assert "schedule" in parsed(FOLDER / "audit.yml")["on"]
+    assert "schedule" in parse_workflow(FOLDER / "audit.yml")["on"]
     assert ran[0] == "python -m pip install --require-hashes --only-binary :all: -r .ci/locked/audit.txt"
     looked_up = "python -m pip_audit --strict --require-hashes --disable-pip -r .ci/locked/"
     assert ran[1:] == [f"{looked_up}{name}.txt" for name in ("build", "run", "stores")] + ["make audit"]

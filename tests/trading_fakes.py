@@ -11,26 +11,26 @@ from dataclasses import replace
 from decimal import Decimal
 
 from bot.base.clock import MarketClock
-from bot.base.errors import OrderUnknownError
+from bot.base.errors import OrderOutcomeUnknownError
 from bot.base.models import (
     ZERO,
     Balance,
     Candle,
     Fill,
     Order,
+    OrderRequest,
     OrderStatus,
     Pair,
     PlacedOrder,
     Side,
     SystemStatus,
-    WantedOrder,
 )
-from bot.base.timeframes import seconds_of
+from bot.base.timeframes import parse_timeframe
 from bot.orders.journal import Journal
-from bot.orders.reconciliation import Settled, UnknownOrder
-from bot.trading.controls import Switches
+from bot.orders.reconciliation import Resolution, UnknownOrder
+from bot.trading.controls import Controls
 from bot.trading.risk import RiskLimits
-from bot.trading.strategies.base import MarketView, Strategy
+from bot.trading.strategies.base import Strategy, StrategyContext
 from bot.trading.trader import Summary, Trader, TraderSettings
 
 BOT_ID = "bot01"
@@ -62,14 +62,14 @@ def make_candles(closes: list[int], timeframe_seconds: int = 60, start_seconds: 
     opens = [*closes[:1], *closes]
     return [
         Candle(
-            start_seconds + at * timeframe_seconds,
-            Decimal(opens[at]),
-            Decimal(max(opens[at], close)),
-            Decimal(min(opens[at], close)),
+            start_seconds + index * timeframe_seconds,
+            Decimal(opens[index]),
+            Decimal(max(opens[index], close)),
+            Decimal(min(opens[index], close)),
             Decimal(close),
             Decimal(1),
         )
-        for at, close in enumerate(closes)
+        for index, close in enumerate(closes)
     ]
 
 
@@ -113,7 +113,7 @@ class SteppedClock(MarketClock):
         return stop.is_set()
 
 
-class PatientEvent(threading.Event):
+class InstantEvent(threading.Event):
     """An event whose waits take no time and are written down."""
 
     def __init__(self) -> None:
@@ -126,51 +126,55 @@ class PatientEvent(threading.Event):
         return self.is_set()
 
 
-class Script:
+class ScriptedStrategy:
     """A strategy that wants what the test says for each candle, given the view."""
 
     name = "script"
 
-    def __init__(self, wanted: dict[int, Callable[[MarketView], list[WantedOrder]]]) -> None:
-        self._wanted = wanted
+    def __init__(self, decisions: dict[int, Callable[[StrategyContext], list[OrderRequest]]]) -> None:
+        self._decisions = decisions
 
-    def decide(self, market: MarketView) -> list[WantedOrder]:
+    def decide(self, context: StrategyContext) -> list[OrderRequest]:
         """Return what is wanted at the last candle."""
-        wanted = self._wanted.get(market.candles[-1].time_seconds)
-        return wanted(market) if wanted else []
+        decision = self._decisions.get(context.candles[-1].time_seconds)
+        return decision(context) if decision else []
 
 
-def buy(quantity: str) -> Callable[[MarketView], list[WantedOrder]]:
+def buy(quantity: str) -> Callable[[StrategyContext], list[OrderRequest]]:
     """Want an entry at the last close, while nothing is held and no entry rests."""
 
-    def decide(market: MarketView) -> list[WantedOrder]:
-        if market.position_quantity or market.has_open_entry:
+    def decide(context: StrategyContext) -> list[OrderRequest]:
+        if context.position_quantity or context.has_open_entry:
             return []
-        last, symbol = market.candles[-1], market.pair.symbol
-        return [WantedOrder(symbol, Side.BUY, Decimal(quantity), last.close, "entry", last.time_seconds, "the test")]
+        last_candle, symbol = context.candles[-1], context.pair.symbol
+        return [
+            OrderRequest(
+                symbol, Side.BUY, Decimal(quantity), last_candle.close, "entry", last_candle.time_seconds, "the test"
+            )
+        ]
 
     return decide
 
 
-def look(see: Callable[[MarketView], object]) -> Callable[[MarketView], list[WantedOrder]]:
+def observe_context(observe: Callable[[StrategyContext], object]) -> Callable[[StrategyContext], list[OrderRequest]]:
     """Want nothing, but let the test see the view."""
 
-    def decide(market: MarketView) -> list[WantedOrder]:
-        see(market)
+    def decide(context: StrategyContext) -> list[OrderRequest]:
+        observe(context)
         return []
 
     return decide
 
 
-def sell_all(market: MarketView) -> list[WantedOrder]:
+def sell_all(context: StrategyContext) -> list[OrderRequest]:
     """Want an exit from what is held."""
-    if not market.position_quantity:
+    if not context.position_quantity:
         return []
-    seconds, symbol = market.candles[-1].time_seconds, market.pair.symbol
-    return [WantedOrder(symbol, Side.SELL, market.position_quantity, None, "exit", seconds, "the test")]
+    seconds, symbol = context.candles[-1].time_seconds, context.pair.symbol
+    return [OrderRequest(symbol, Side.SELL, context.position_quantity, None, "exit", seconds, "the test")]
 
 
-def _clear_up(journal: Journal, folder: str) -> None:
+def _clean_up(journal: Journal, folder: str) -> None:
     journal.close()
     shutil.rmtree(folder)
 
@@ -184,18 +188,18 @@ class FakeBroker:
         self._clock = clock
         self._candles = candles
         self.totals = {"USD": Decimal(usd)}
-        self.held: dict[str, Decimal] = {}
-        self.rows: dict[str, Order] = {}
+        self.externally_held: dict[str, Decimal] = {}
+        self.orders: dict[str, Order] = {}
         self.fills_limits = True
         self.fee_rate = ZERO
         self.unknown: list[UnknownOrder] = []
-        self.fates: list[Settled] = []
+        self.resolutions: list[Resolution] = []
         self.refused_nonces = 0
         self.bot_id = BOT_ID
-        self.past_until_seconds = 0.0
+        self.history_complete_at_seconds = 0.0
         folder = tempfile.mkdtemp()
         self.journal = Journal(f"{folder}/journal.sqlite")
-        weakref.finalize(self, _clear_up, self.journal, folder)
+        weakref.finalize(self, _clean_up, self.journal, folder)
         self.status = "online"
         self.pair_statuses: dict[str, str] = {}
         self.calls: list[str] = []
@@ -209,7 +213,7 @@ class FakeBroker:
 
     def placed(self) -> list[tuple[str, str, str]]:
         """Return side, volume and limit of every order that was accepted, in order."""
-        return [(row.side.value, f"{row.volume:f}", f"{row.price:f}") for row in self.rows.values()]
+        return [(order.side.value, f"{order.volume:f}", f"{order.price:f}") for order in self.orders.values()]
 
     def _call(self, verb: str) -> None:
         self.calls.append(verb)
@@ -232,10 +236,10 @@ class FakeBroker:
 
     def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
         self._call("get_candles")
-        return self._closed(symbol, seconds_of(timeframe))[-count:]
+        return self._closed(symbol, parse_timeframe(timeframe))[-count:]
 
     def _closed(self, symbol: str, timeframe_seconds: int = 60) -> list[Candle]:
-        return [one for one in self._candles[symbol] if one.time_seconds + timeframe_seconds <= self.now()]
+        return [candle for candle in self._candles[symbol] if candle.time_seconds + timeframe_seconds <= self.now()]
 
     def get_current_price(self, symbol: str) -> Decimal:
         self._call("get_current_price")
@@ -243,38 +247,38 @@ class FakeBroker:
 
     def get_account_balance(self) -> dict[str, Balance]:
         self._call("get_account_balance")
-        return {name: Balance(name, total, self._held(name)) for name, total in self.totals.items()}
+        return {name: Balance(name, total, self._held_quantity(name)) for name, total in self.totals.items()}
 
-    def _held(self, asset: str) -> Decimal:
-        sells = [row for row in self.rows.values() if row.is_open and row.side is Side.SELL]
-        own = [row.volume - row.executed for row in sells if row.symbol.split("/")[0] == asset]
-        return self.held.get(asset, ZERO) + sum(own, ZERO)
+    def _held_quantity(self, asset: str) -> Decimal:
+        sells = [order for order in self.orders.values() if order.is_open and order.side is Side.SELL]
+        own_quantities = [order.volume - order.executed for order in sells if order.symbol.split("/")[0] == asset]
+        return self.externally_held.get(asset, ZERO) + sum(own_quantities, ZERO)
 
     def get_open_orders(self) -> list[Order]:
         self._call("get_open_orders")
-        return [row for row in self.rows.values() if row.status is OrderStatus.OPEN]
+        return [order for order in self.orders.values() if order.status is OrderStatus.OPEN]
 
     def get_closed_orders(self, since_seconds: float = 0) -> list[Order]:
         self._call("get_closed_orders")
-        rows = [row for row in self.rows.values() if row.status is not OrderStatus.OPEN]
-        return [row for row in reversed(rows) if row.closed_seconds >= since_seconds]
+        closed_orders = [order for order in self.orders.values() if order.status is not OrderStatus.OPEN]
+        return [order for order in reversed(closed_orders) if order.closed_seconds >= since_seconds]
 
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
         self._call("get_trades_page")
         return [], 0
 
-    def knows_the_past(self) -> bool:
-        return self.now() >= self.past_until_seconds
+    def history_is_complete(self) -> bool:
+        return self.now() >= self.history_complete_at_seconds
 
-    def past_wait_seconds(self) -> float:
-        return max(0.0, self.past_until_seconds - self.now())
+    def history_wait_seconds(self) -> float:
+        return max(0.0, self.history_complete_at_seconds - self.now())
 
-    def check_lead(self) -> None: ...
+    def check_leadership(self) -> None: ...
 
-    def next_look_up_seconds(self) -> float | None:
-        return None if self.knows_the_past() else self.past_until_seconds - self.now()
+    def next_query_seconds(self) -> float | None:
+        return None if self.history_is_complete() else self.history_complete_at_seconds - self.now()
 
-    def owns(self, order: Order) -> bool:
+    def is_own_order(self, order: Order) -> bool:
         return order.cl_ord_id.startswith(BOT_ID)
 
     def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
@@ -318,41 +322,41 @@ class FakeBroker:
         self.sent_ids.append(cl_ord_id)
         try:
             self._call(f"place_{side}")
-        except OrderUnknownError:
+        except OrderOutcomeUnknownError:
             self.unknown.append(UnknownOrder(cl_ord_id, symbol, side, quantity, price, self.now(), self.now() + 8))
             raise
-        txid = f"O{len(self.rows) + 1}"
+        txid = f"O{len(self.orders) + 1}"
         order = make_order(txid, side, cl_ord_id=cl_ord_id, symbol=symbol, volume=quantity, price=price, kind=kind)
-        self.rows[txid] = replace(order, status=OrderStatus.OPEN, opened_seconds=self.now())
+        self.orders[txid] = replace(order, status=OrderStatus.OPEN, opened_seconds=self.now())
         if fills:
             self.execute(txid, quantity)
         return PlacedOrder(txid, cl_ord_id, symbol, side, quantity, price)
 
     def execute(self, txid: str, quantity: Decimal) -> None:
         """Let an order fill at its price; a full fill closes it."""
-        row = self.rows[txid]
-        cost, executed = quantity * row.price, row.executed + quantity
-        done = executed == row.volume
-        self.rows[txid] = replace(
-            row,
+        order = self.orders[txid]
+        cost, executed = quantity * order.price, order.executed + quantity
+        is_filled = executed == order.volume
+        self.orders[txid] = replace(
+            order,
             executed=executed,
-            cost=row.cost + cost,
-            fee=row.fee + cost * self.fee_rate,
-            average_price=row.price,
-            status=OrderStatus.CLOSED if done else OrderStatus.OPEN,
-            closed_seconds=self.now() if done else 0.0,
+            cost=order.cost + cost,
+            fee=order.fee + cost * self.fee_rate,
+            average_price=order.price,
+            status=OrderStatus.CLOSED if is_filled else OrderStatus.OPEN,
+            closed_seconds=self.now() if is_filled else 0.0,
         )
-        base, quote = row.symbol.split("/")
-        sign = 1 if row.side is Side.BUY else -1
+        base, quote = order.symbol.split("/")
+        sign = 1 if order.side is Side.BUY else -1
         self.totals[base] = self.totals.get(base, ZERO) + sign * quantity
         self.totals[quote] -= sign * cost + cost * self.fee_rate
 
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
-        assert symbol == self.rows[txid].symbol
+        assert symbol == self.orders[txid].symbol
         self._call("cancel_order")
-        was_open = self.rows[txid].status is OrderStatus.OPEN
+        was_open = self.orders[txid].status is OrderStatus.OPEN
         if was_open:
-            self.rows[txid] = replace(self.rows[txid], status=OrderStatus.CANCELED, closed_seconds=self.now())
+            self.orders[txid] = replace(self.orders[txid], status=OrderStatus.CANCELED, closed_seconds=self.now())
         return was_open
 
     def arm_dead_man_switch(self, timeout_seconds: int) -> None:
@@ -361,16 +365,20 @@ class FakeBroker:
     def unknown_orders(self) -> list[UnknownOrder]:
         return list(self.unknown)
 
-    def settle_unknown(self) -> list[Settled]:
-        if self.unknown or not self.knows_the_past():
+    def reconcile_unknown_orders(self) -> list[Resolution]:
+        if self.unknown or not self.history_is_complete():
             self._call("settle_unknown")
-        fates, self.fates = self.fates, []
-        self.unknown = [one for one in self.unknown if one not in [fate.unknown for fate in fates]]
-        return fates
+        resolutions, self.resolutions = self.resolutions, []
+        self.unknown = [
+            unknown
+            for unknown in self.unknown
+            if unknown not in [resolution.unknown_order for resolution in resolutions]
+        ]
+        return resolutions
 
 
-WIDE = RiskLimits(Decimal(1000), Decimal(1000), Decimal(1000), cool_down_seconds=0.0)
-PLAIN = TraderSettings(("BTC/USD",), "1m", order_value=Decimal(100), limits=WIDE)
+WIDE_LIMITS = RiskLimits(Decimal(1000), Decimal(1000), Decimal(1000), cooldown_seconds=0.0)
+DEFAULT_SETTINGS = TraderSettings(("BTC/USD",), "1m", order_value=Decimal(100), limits=WIDE_LIMITS)
 
 
 def run_trader(
@@ -379,7 +387,7 @@ def run_trader(
     strategy: Strategy,
     *,
     stop: threading.Event | None = None,
-    halted: Callable[[], bool] = lambda: False,
+    is_halted: Callable[[], bool] = lambda: False,
     entries_stopped: Callable[[], bool] = lambda: False,
     check_state: Callable[[], None] = lambda: None,
     **settings: object,
@@ -389,10 +397,10 @@ def run_trader(
     trader = Trader(
         broker,
         strategy,
-        replace(PLAIN, **settings),  # type: ignore[arg-type]  # the test names the settings
+        replace(DEFAULT_SETTINGS, **settings),  # type: ignore[arg-type]  # the test names the settings
         clock=clock,
-        stop=stop or PatientEvent(),
-        report=lines.append,
-        switches=Switches(halted, entries_stopped, check_state),
+        stop=stop or InstantEvent(),
+        print_line=lines.append,
+        controls=Controls(is_halted, entries_stopped, check_state),
     )
     return trader.run(), lines

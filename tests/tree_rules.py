@@ -41,23 +41,23 @@ def top_level(paths: list[str]) -> list[str]:
 
 
 # Written in pieces, so that this file does not break its own rules.
-PICTURES = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]")
+EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]")
 MACHINE_PATHS = re.compile(r"(?<![\w.~)}-])/(?:ro" + r"ot|wo" + r"rk|ho" + r"me|Us" + r"ers)/")
 REGISTRIES = re.compile(r"pypi\.o" + r"rg|python" + r"hosted|index" + r"-url|npm" + r"js\.(?:o" + r"rg|com)")
-LEFT_OVERS = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|HA" + r"CK|XX" + r"X)\b")
+UNFINISHED_MARKS = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|HA" + r"CK|XX" + r"X)\b")
 
 
 def text_problems(path: str, text: str) -> list[str]:
     """A text file has no pictures, no path of one machine, no registry's address, nothing put off."""
     rules = {
-        "emoji or tick": PICTURES,
+        "emoji or tick": EMOJI,
         "path of a machine": MACHINE_PATHS,
         "address of a registry": REGISTRIES,
-        "left over": LEFT_OVERS,
+        "left over": UNFINISHED_MARKS,
     }
     return [
-        f"{path}:{number}: {what}: {match.group()}"
+        f"{path}:{number}: {label}: {match.group()}"
         for number, line in enumerate(text.splitlines(), 1)
-        for what, rule in rules.items()
+        for label, rule in rules.items()
         if (match := rule.search(line))
     ]

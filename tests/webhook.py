@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else None
         self.server.hook.requests.put(Request(self.command, self.path, dict(self.headers), body))
         with contextlib.suppress(OSError):
-            self.server.hook.answer(self)
+            self.server.hook.respond(self)
 
     do_GET = do_POST  # noqa: N815 - the name that http.server looks for
 
@@ -50,15 +50,15 @@ class _Server(ThreadingHTTPServer):
 
 
 # A status, the bytes of a whole answer (none: the connection ends), or what writes one itself.
-Answer = int | bytes | Callable[[_Handler], None]
+ScriptedResponse = int | bytes | Callable[[_Handler], None]
 
 
 class Webhook:
     """Open in a `with` block. The next requests are answered by `answers`, one each; after that all is well."""
 
-    def __init__(self, port: int = 0, answers: list[Answer] | None = None) -> None:
+    def __init__(self, port: int = 0, responses: list[ScriptedResponse] | None = None) -> None:
         self.requests: queue.Queue[Request] = queue.Queue()
-        self.answers = answers or []
+        self.responses = responses or []
         # What hangs ends at this.
         self.released = threading.Event()
         self._server = _Server(("127.0.0.1", port), _Handler)
@@ -87,19 +87,19 @@ class Webhook:
         self._server.server_close()
         self._thread.join()
 
-    def next(self) -> Request:
+    def next_request(self) -> Request:
         """Wait for the next request."""
         return self.requests.get(timeout=LIMIT_SECONDS)
 
-    def answer(self, handler: _Handler) -> None:
+    def respond(self, handler: _Handler) -> None:
         """Answer as the test says."""
-        answer = self.answers.pop(0) if self.answers else 200
-        if callable(answer):
-            answer(handler)
-        elif isinstance(answer, bytes):
-            handler.wfile.write(answer)
+        response = self.responses.pop(0) if self.responses else 200
+        if callable(response):
+            response(handler)
+        elif isinstance(response, bytes):
+            handler.wfile.write(response)
         else:
-            handler.send_response(answer)
+            handler.send_response(response)
             handler.send_header("Content-Length", "0")
             handler.end_headers()
 

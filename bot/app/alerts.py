@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import requests
 
-from bot.app.alert_queue import Message, Outbox
+from bot.app.alert_queue import AlertQueue, Message
 from bot.base import clock, events
 from bot.base.errors import BotError
 from bot.base.events import Event
@@ -21,11 +21,11 @@ from bot.kraken import transport
 
 log = logging.getLogger(__name__)
 
-MINUTE_SECONDS = 60.0
+CHECK_INTERVAL_SECONDS = 60.0
 DAY_SECONDS = 86_400
 # Before midnight UTC, while what is summed up for "today" still is that day's.
-EARLY_SECONDS = 90
-ANSWER_LENGTH_MAX = 10_000
+BEFORE_MIDNIGHT_SECONDS = 90
+RESPONSE_LENGTH_MAX = 10_000
 
 
 class Alerts:
@@ -36,67 +36,67 @@ class Alerts:
     """
 
     def __init__(self, url: str, *, name: str) -> None:
-        address, self._chat = _telegram_chat(url)
-        self._line = _Line(address, "ALERT_WEBHOOK_URL")
+        address, self._telegram_fields = _split_telegram_url(url)
+        self._channel = _HttpChannel(address, "ALERT_WEBHOOK_URL")
         self._name = name
-        self._outbox = Outbox()
+        self._queue = AlertQueue()
         # For the outbox; held for moments only.
-        self._news = threading.Condition()
+        self._queue_changed = threading.Condition()
         self._closing = False
-        self._end_listening: Callable[[], None] | None = None
-        self._worker = threading.Thread(target=self._work, name="alerts", daemon=True)
+        self._unsubscribe: Callable[[], None] | None = None
+        self._worker = threading.Thread(target=self._run, name="alerts", daemon=True)
 
     def start(self) -> None:
         """Listen from now on."""
         self._worker.start()
-        self._end_listening = events.listen(self._hear)
+        self._unsubscribe = events.subscribe(self._enqueue)
 
     def close(self, timeout_seconds: float) -> None:
         """Listen no more; give what waits so long to leave."""
-        if self._end_listening is None:
+        if self._unsubscribe is None:
             return
-        self._end_listening()
-        with self._news:
+        self._unsubscribe()
+        with self._queue_changed:
             self._closing = True
-            self._news.notify()
+            self._queue_changed.notify()
         self._worker.join(timeout_seconds)
-        with self._news:
-            left = self._outbox.count
-        if left:
-            log.warning("Not sent to the address in ALERT_WEBHOOK_URL: %s alerts.", left)
+        with self._queue_changed:
+            unsent_count = self._queue.count
+        if unsent_count:
+            log.warning("Not sent to the address in ALERT_WEBHOOK_URL: %s alerts.", unsent_count)
 
-    def _hear(self, event: Event, text: str) -> None:
+    def _enqueue(self, event: Event, text: str) -> None:
         text = redact(text)
-        with self._news:
-            self._outbox.put(event, text, clock.wall_seconds())
-            self._news.notify()
+        with self._queue_changed:
+            self._queue.put(event, text, clock.wall_seconds())
+            self._queue_changed.notify()
 
-    def _work(self) -> None:
-        while (message := self._next()) is not None:
-            left_alone_seconds = self._line.send("POST", self._body(message))
+    def _run(self) -> None:
+        while (message := self._next_message()) is not None:
+            retry_after_seconds = self._channel.send("POST", self._payload(message))
             now = clock.boottime_seconds()
-            with self._news:
-                if left_alone_seconds is None:
-                    self._outbox.sent(now)
+            with self._queue_changed:
+                if retry_after_seconds is None:
+                    self._queue.mark_sent(now)
                     continue
-                self._outbox.not_sent(now, left_alone_seconds)
+                self._queue.mark_failed(now, retry_after_seconds)
                 if self._closing:
                     return
 
-    def _next(self) -> Message | None:
+    def _next_message(self) -> Message | None:
         """Wait for the next message that is due; at the end all are, and None comes after the last."""
-        with self._news:
+        with self._queue_changed:
             while not self._closing:
-                wait_seconds = self._outbox.due_seconds() - clock.boottime_seconds()
+                wait_seconds = self._queue.due_seconds() - clock.boottime_seconds()
                 if wait_seconds <= 0:
                     break
-                self._news.wait(min(wait_seconds, threading.TIMEOUT_MAX))
-            return self._outbox.take()
+                self._queue_changed.wait(min(wait_seconds, threading.TIMEOUT_MAX))
+            return self._queue.take()
 
-    def _body(self, message: Message) -> dict[str, Any]:
-        text = message.text(self._name)
-        if self._chat is not None:
-            return {**self._chat, "text": text}
+    def _payload(self, message: Message) -> dict[str, Any]:
+        text = message.render(self._name)
+        if self._telegram_fields is not None:
+            return {**self._telegram_fields, "text": text}
         return {
             "event": message.event.value,
             "text": text,
@@ -106,7 +106,7 @@ class Alerts:
         }
 
 
-def _telegram_chat(url: str) -> tuple[str, dict[str, str] | None]:
+def _split_telegram_url(url: str) -> tuple[str, dict[str, str] | None]:
     """Return Telegram's address without the chat that it names, and the chat; for any other address itself and None.
 
     Whatever else of sendMessage's fields stands in the address belongs to the chat, such as a thread in it.
@@ -117,95 +117,95 @@ def _telegram_chat(url: str) -> tuple[str, dict[str, str] | None]:
     return parts._replace(query="").geturl(), dict(parse_qsl(parts.query))
 
 
-class _EveryMinute:
+class _PeriodicTask:
     """Looks at something once a minute, in a thread of its own. Where a look raises, the looks end."""
 
-    def __init__(self, name: str, look: Callable[[], None]) -> None:
+    def __init__(self, name: str, task: Callable[[], None]) -> None:
         self._name = name
-        self._look = look
+        self._task = task
         self._closed = threading.Event()
 
     def start(self) -> None:
         """Look from now on."""
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._closed.is_set():
-            self._look()
-            self._closed.wait(MINUTE_SECONDS)
+            self._task()
+            self._closed.wait(CHECK_INTERVAL_SECONDS)
 
 
-class Heartbeat(_EveryMinute):
+class Heartbeat(_PeriodicTask):
     """Asks for an address once a minute as long as `is_alive` says so: whoever misses that knows that the bot is dead.
 
     Where `is_alive` raises, the heartbeat ends.
     """
 
     def __init__(self, url: str, is_alive: Callable[[], bool]) -> None:
-        super().__init__("heartbeat", self.beat)
-        self._line = _Line(url, "HEARTBEAT_URL")
+        super().__init__("heartbeat", self.ping)
+        self._channel = _HttpChannel(url, "HEARTBEAT_URL")
         self._is_alive = is_alive
 
-    def beat(self) -> None:
+    def ping(self) -> None:
         """Ask for the address, if the bot is alive."""
         if self._is_alive():
-            self._line.send("GET")
+            self._channel.send("GET")
         else:
-            self._line.say("it is not asked for, because the bot makes no progress")
+            self._channel.log_problem("it is not asked for, because the bot makes no progress")
 
 
-class DailySummary(_EveryMinute):
+class DailySummary(_PeriodicTask):
     """Tells how a day went, a minute before midnight UTC; `summary` says it, and is asked in a thread of its own."""
 
-    def __init__(self, summary: Callable[[], str]) -> None:
-        super().__init__("midnight", lambda: self.look(clock.wall_seconds()))
-        self._summary = summary
+    def __init__(self, make_summary: Callable[[], str]) -> None:
+        super().__init__("midnight", lambda: self.check(clock.wall_seconds()))
+        self._make_summary = make_summary
         self._day: int | None = None
 
-    def look(self, now_seconds: float) -> None:
-        """Tell the summary if a day has come to its end since the last look; `now_seconds` is Unix time."""
-        today = int((now_seconds + EARLY_SECONDS) // DAY_SECONDS)
-        before, self._day = self._day, today
-        if before is not None and today > before:
+    def check(self, now_seconds: float) -> None:
+        """Tell the summary if a day has come to its end since the last look; `market_seconds` is Unix time."""
+        today = int((now_seconds + BEFORE_MIDNIGHT_SECONDS) // DAY_SECONDS)
+        previous_day, self._day = self._day, today
+        if previous_day is not None and today > previous_day:
             # In a thread of its own, so that a summary that fails or hangs takes no other one with it.
-            threading.Thread(target=self._tell, name="summary", daemon=True).start()
+            threading.Thread(target=self._emit_summary, name="summary", daemon=True).start()
 
-    def _tell(self) -> None:
+    def _emit_summary(self) -> None:
         try:
-            text = self._summary()
+            text = self._make_summary()
         except BotError as error:
             text = f"The day could not be summed up: {error}"
-        events.tell(Event.DAILY_SUMMARY, text)
+        events.emit(Event.DAILY_SUMMARY, text)
 
 
-class Watch(_EveryMinute):
+class StallAlert(_PeriodicTask):
     """Tells when a bot that trades does not get through at two looks in a row, a minute apart, and when it does again.
 
     `stuck` says why it does not, or "".
     """
 
-    def __init__(self, stuck: Callable[[], str]) -> None:
-        super().__init__("watch", self.look)
-        self._stuck = stuck
-        self._before = ""
-        self._told = False
+    def __init__(self, find_stall: Callable[[], str]) -> None:
+        super().__init__("watch", self.check)
+        self._find_stall = find_stall
+        self._last_stall = ""
+        self._is_alerted = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once."""
-        before, self._before = self._before, self._stuck()
-        if self._before and before and not self._told:
-            self._told = True
-            events.tell(Event.TROUBLE, f"it has not got through for a minute: {self._before}")
-        elif self._told and not self._before:
-            self._told = False
-            events.tell(Event.TROUBLE, "it gets through again")
+        previous_stall, self._last_stall = self._last_stall, self._find_stall()
+        if self._last_stall and previous_stall and not self._is_alerted:
+            self._is_alerted = True
+            events.emit(Event.TRADING_INTERRUPTED, f"it has not got through for a minute: {self._last_stall}")
+        elif self._is_alerted and not self._last_stall:
+            self._is_alerted = False
+            events.emit(Event.TRADING_INTERRUPTED, "it gets through again")
 
 
-class _Line:
+class _HttpChannel:
     """A line to one address: every wait has an end, trouble is said once until it is over, and the address never."""
 
     def __init__(self, url: str, setting: str) -> None:
@@ -213,49 +213,49 @@ class _Line:
         # A Secret hides itself from requests too; put together anew, it is a plain text.
         self._url = urlsplit(url).geturl()
         self._setting = setting
-        self._said = ""
+        self._logged_problem = ""
 
     def send(self, method: str, body: dict[str, Any] | None = None) -> float | None:
         """Send, once. Return None where that is done with, taken or refused for good; or for how many seconds at least
         the server wants to be left alone before it is sent again.
         """
-        timeouts = (transport.CONNECT_SECONDS_MAX, transport.READ_SECONDS_MAX)
+        timeouts = (transport.CONNECT_TIMEOUT_SECONDS, transport.READ_TIMEOUT_SECONDS)
         try:
             with requests.Session() as session:
-                transport.restrain(session)
-                with session.request(method, self._url, json=body, timeout=timeouts, stream=True) as answer:
-                    return self._read(answer)
+                transport.harden_session(session)
+                with session.request(method, self._url, json=body, timeout=timeouts, stream=True) as response:
+                    return self._handle_response(response)
         except requests.TooManyRedirects:
-            self.say("it sends us elsewhere, where nothing is sent")
+            self.log_problem("it sends us elsewhere, where nothing is sent")
             return None
         except (requests.RequestException, OSError, http.client.HTTPException, ValueError) as error:
             # Without its text, in which the address stands.
-            self.say(f"no answer ({type(error).__name__})")
+            self.log_problem(f"no answer ({type(error).__name__})")
             return 0.0
 
-    def say(self, trouble: str) -> None:
+    def log_problem(self, problem: str) -> None:
         """Write trouble into the log, unless it is known."""
-        if trouble != self._said:
-            log.warning("The address in %s: %s.", self._setting, trouble)
-        self._said = trouble
+        if problem != self._logged_problem:
+            log.warning("The address in %s: %s.", self._setting, problem)
+        self._logged_problem = problem
 
-    def _read(self, answer: requests.Response) -> float | None:
-        status = answer.status_code
+    def _handle_response(self, response: requests.Response) -> float | None:
+        status = response.status_code
         if 200 <= status < 300:
-            if self._said:
+            if self._logged_problem:
                 log.warning("The address in %s answers again.", self._setting)
-            self._said = ""
+            self._logged_problem = ""
             return None
-        self.say(f"HTTP {status}")
+        self.log_problem(f"HTTP {status}")
         if status == http.HTTPStatus.TOO_MANY_REQUESTS:
-            return _left_alone_seconds(answer)
+            return _retry_after_seconds(response)
         return 0.0 if status >= 500 else None
 
 
-def _left_alone_seconds(answer: requests.Response) -> float:
+def _retry_after_seconds(response: requests.Response) -> float:
     """Return what a 429 asks for, in its header or where Telegram has it (Bot API: ResponseParameters)."""
-    asked = answer.headers.get("Retry-After", "").encode("ascii", "replace")
-    found = re.fullmatch(rb"(\d{1,9})", asked) or re.search(
-        rb'"retry_after"\s*:\s*(\d{1,9})', next(answer.iter_content(ANSWER_LENGTH_MAX), b"")
+    header = response.headers.get("Retry-After", "").encode("ascii", "replace")
+    match = re.fullmatch(rb"(\d{1,9})", header) or re.search(
+        rb'"retry_after"\s*:\s*(\d{1,9})', next(response.iter_content(RESPONSE_LENGTH_MAX), b"")
     )
-    return int(found[1]) if found else 0.0
+    return int(match[1]) if match else 0.0

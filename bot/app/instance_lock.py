@@ -13,15 +13,15 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from bot.base.errors import AnotherBotError, SettingsError, StateLostError
+from bot.base.errors import BotAlreadyRunningError, SettingsError, StateLostError
 
 log = logging.getLogger(__name__)
 
-STOP_IT = "Stop it first."
+STOP_ADVICE = "Stop it first."
 
-NOTE = "bot.json"
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_NOTE_BYTES_MAX = 65_536
+INSTANCE_FILE_NAME = "bot.json"
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_INSTANCE_FILE_BYTES_MAX = 65_536
 
 
 class InstanceLock:
@@ -33,22 +33,24 @@ class InstanceLock:
         with contextlib.ExitStack() as stack:
             self._descriptor = _open_folder(folder)
             stack.callback(os.close, self._descriptor)
-            found = os.fstat(self._descriptor)
-            self._inode = found.st_dev, found.st_ino
-            if problem := _others_write(found):
+            folder_stat = os.fstat(self._descriptor)
+            self._inode = folder_stat.st_dev, folder_stat.st_ino
+            if problem := _permission_problem(folder_stat):
                 raise SettingsError([f"STATE_DIR is {folder}, {problem}"])
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise AnotherBotError(f"{describe_owner(folder)} is running on {folder}. {STOP_IT}") from None
-            self._write_first_note()
+                raise BotAlreadyRunningError(
+                    f"{describe_owner(folder)} is running on {folder}. {STOP_ADVICE}"
+                ) from None
+            self._write_first_instance_file()
             stack.pop_all()
 
-    def _write_first_note(self) -> None:
+    def _write_first_instance_file(self) -> None:
         try:
-            self._write_note({})
+            self._write_instance_file({})
         except OSError as error:
-            if error.errno in _DISK_TROUBLE and any(self._folder.glob("journal.*.sqlite")):
+            if error.errno in _DISK_ERRNOS and any(self._folder.glob("journal.*.sqlite")):
                 # What an earlier life has sent is followed all the same.
                 log.warning(
                     "Nothing can be written in %s (%s): no new order is sent until it can.",
@@ -62,45 +64,45 @@ class InstanceLock:
     def check(self) -> None:
         """Raise StateLostError where the path no longer names the folder that is locked. Costs one look at the path."""
         try:
-            named = os.stat(self._folder)
+            path_stat = os.stat(self._folder)
         except OSError as error:
-            why = error.strerror
+            reason = error.strerror
         else:
-            if (named.st_dev, named.st_ino) == self._inode:
+            if (path_stat.st_dev, path_stat.st_ino) == self._inode:
                 return
-            why = "another folder is there now"
+            reason = "another folder is there now"
         raise StateLostError(
-            f"the state folder {self._folder} was moved, replaced or removed while the bot ran on it ({why}). Nothing "
+            f"the state folder {self._folder} was moved, replaced or removed while the bot ran on it ({reason}). Nothing "
             "more is sent: the lock on it keeps no other bot away any more. Put it back, then start the bot again"
         )
 
-    def note(self, **fields: Any) -> None:
-        """Tell other programs of this bot: `read_note` then gives its pid, its host and these fields, no others."""
+    def publish(self, **fields: Any) -> None:
+        """Tell other programs of this bot: `read_instance_file` then gives its pid, its host and these fields, no others."""
         try:
-            self._write_note(fields)
+            self._write_instance_file(fields)
         except OSError as error:
-            log.warning("%s could not be written in %s (%s).", NOTE, self._folder, error.strerror)
+            log.warning("%s could not be written in %s (%s).", INSTANCE_FILE_NAME, self._folder, error.strerror)
 
-    def _write_note(self, fields: dict[str, Any]) -> None:
+    def _write_instance_file(self, fields: dict[str, Any]) -> None:
         # All of it within the folder that is locked, whatever its path names by now.
-        aside = f"{NOTE}.{os.getpid()}"
+        temporary_name = f"{INSTANCE_FILE_NAME}.{os.getpid()}"
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **fields})
         with contextlib.suppress(FileNotFoundError):  # of an earlier process of this number
-            os.unlink(aside, dir_fd=self._descriptor)
+            os.unlink(temporary_name, dir_fd=self._descriptor)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with open(os.open(aside, flags, 0o600, dir_fd=self._descriptor), "w", encoding="utf-8") as stream:
+            with open(os.open(temporary_name, flags, 0o600, dir_fd=self._descriptor), "w", encoding="utf-8") as stream:
                 stream.write(text)
-            os.replace(aside, NOTE, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            os.replace(temporary_name, INSTANCE_FILE_NAME, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         except OSError:
             with contextlib.suppress(OSError):
-                os.unlink(aside, dir_fd=self._descriptor)
+                os.unlink(temporary_name, dir_fd=self._descriptor)
             raise
 
     def release(self) -> None:
         """Let another bot have the folder."""
         with contextlib.suppress(OSError):
-            os.unlink(NOTE, dir_fd=self._descriptor)
+            os.unlink(INSTANCE_FILE_NAME, dir_fd=self._descriptor)
         os.close(self._descriptor)
 
 
@@ -112,45 +114,43 @@ def _open_folder(folder: Path) -> int:
         raise SettingsError([f"STATE_DIR is {folder}, which cannot be used: {error.strerror}."]) from error
 
 
-def _others_write(found: os.stat_result) -> str:
+def _permission_problem(folder_stat: os.stat_result) -> str:
     """Return in words who else may put files into the folder; "" for nobody that matters.
 
     Its group may: the volumes of Kubernetes belong to root and the pod's fsGroup, with mode 2775, and where every
     user has a group of their own folders are often made with 775.
     """
-    if found.st_mode & stat.S_IWOTH:
+    if folder_stat.st_mode & stat.S_IWOTH:
         return "where every user of this machine can write: take that away with chmod o-w, or name another."
-    if found.st_uid not in (os.geteuid(), 0):
-        return (
-            f"which belongs to another user (number {found.st_uid}): give it to this one with chown, or name another."
-        )
+    if folder_stat.st_uid not in (os.geteuid(), 0):
+        return f"which belongs to another user (number {folder_stat.st_uid}): give it to this one with chown, or name another."
     return ""
 
 
-def read_note(folder: Path) -> dict[str, Any]:
+def read_instance_file(folder: Path) -> dict[str, Any]:
     """Return what the bot that took the folder last has told of itself: pid, host, and what it gave `note`.
 
     Empty where there is nothing to read. What a killed bot has told stays there: `is_running` says whether one runs.
     """
     try:
         # Not blocking, for whatever lies there in place of a file.
-        descriptor = os.open(folder / NOTE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(folder / INSTANCE_FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return {}
     try:
-        note = json.loads(os.read(descriptor, _NOTE_BYTES_MAX))
+        instance = json.loads(os.read(descriptor, _INSTANCE_FILE_BYTES_MAX))
     except (OSError, ValueError, RecursionError):
         return {}
     finally:
         os.close(descriptor)
-    return note if isinstance(note, dict) else {}
+    return instance if isinstance(instance, dict) else {}
 
 
 def describe_owner(folder: Path) -> str:
     """Return who holds a folder, in words."""
-    note = read_note(folder)
+    instance = read_instance_file(folder)
     try:
-        return f"Another bot (process {int(note['pid'])} on {note['host']})"
+        return f"Another bot (process {int(instance['pid'])} on {instance['host']})"
     except (ValueError, OverflowError, KeyError, TypeError):
         return "Another bot"
 

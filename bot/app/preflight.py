@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock, describe_owner, is_running
-from bot.app.nonce_report import check_store, last_nonce, leader, nonce_line
+from bot.app.nonce_report import check_store, format_last_nonce, format_leader, format_nonce_line
 from bot.base import clock
 from bot.base.errors import BotError, NonceStoreError
 from bot.base.models import common_quote
 from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
 from bot.config import Settings
 from bot.kraken import responses, transport
-from bot.nonce.file_store import store_at
+from bot.nonce.file_store import open_file_store
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at; `error` is what is wrong with it, and `text` says what to know or do.
 
     A `warning` does not keep the bot from running.
@@ -27,43 +27,43 @@ class Finding:
     subject: str
     text: str
     error: BotError | None = None
-    warning: bool = False
+    is_warning: bool = False
 
     @property
-    def verdict(self) -> str:
+    def label(self) -> str:
         """One word for the beginning of a line."""
-        return "PROBLEM" if self.error else "WARNING" if self.warning else "ok"
+        return "PROBLEM" if self.error else "WARNING" if self.is_warning else "ok"
 
 
-def check(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterator[Finding]:
+def run_checks(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterator[CheckResult]:
     """Look at settings, state folder, clock, nonce store, pairs, key and permissions, in this order."""
-    yield _attempt("settings", lambda: _settings(settings))
-    yield _attempt("state", lambda: _state(settings))
+    yield _run_check("settings", lambda: _describe_settings(settings))
+    yield _run_check("state", lambda: _check_state_folder(settings))
     if settings.trading_mode == "paper":
-        yield Finding("mode", "paper: no key and no internet are needed")
-        yield _attempt("nonce", lambda: _nonce(settings))
+        yield CheckResult("mode", "paper: no key and no internet are needed")
+        yield _run_check("nonce", lambda: _check_nonce(settings))
         return
-    of_clock = _clock(settings)
-    yield of_clock
+    clock_result = _check_clock(settings)
+    yield clock_result
     # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
-    yield _attempt("nonce", lambda: last_nonce(settings) if of_clock.error else _nonce(settings))
-    if not of_clock.error:
-        yield _attempt("pairs", lambda: _pairs(settings, open_broker))
-    yield _attempt("key", lambda: _key(settings, open_broker))
+    yield _run_check("nonce", lambda: format_last_nonce(settings) if clock_result.error else _check_nonce(settings))
+    if not clock_result.error:
+        yield _run_check("pairs", lambda: _check_pairs(settings, open_broker))
+    yield _run_check("key", lambda: _check_key(settings, open_broker))
 
 
-def _attempt(subject: str, look: Callable[[], str]) -> Finding:
+def _run_check(subject: str, check: Callable[[], str]) -> CheckResult:
     try:
-        return Finding(subject, look())
+        return CheckResult(subject, check())
     except BotError as error:
-        return Finding(subject, str(error), error)
+        return CheckResult(subject, str(error), error)
 
 
-def _settings(settings: Settings) -> str:
+def _describe_settings(settings: Settings) -> str:
     return f"{settings.trading_mode}, {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}"
 
 
-def _state(settings: Settings) -> str:
+def _check_state_folder(settings: Settings) -> str:
     folder = settings.state_dir
     if is_running(folder):
         return f"{folder}; {describe_owner(folder)} is running on it"
@@ -71,40 +71,44 @@ def _state(settings: Settings) -> str:
     return f"{folder}"
 
 
-def kraken_seconds(settings: Settings) -> float:
+def fetch_kraken_time(settings: Settings) -> float:
     """Return Kraken's Time in Unix seconds. Raises a TransportError or KrakenError."""
     api = transport.open_api("", "", settings.api_url, settings.proxy)
-    return responses.read_time(transport.ask(api.query_public, "Time", {}).get("result"))
+    return responses.read_time(transport.request(api.query_public, "Time", {}).get("result"))
 
 
-def _clock(settings: Settings) -> Finding:
+def _check_clock(settings: Settings) -> CheckResult:
     try:
-        kraken = kraken_seconds(settings)
+        kraken_time_seconds = fetch_kraken_time(settings)
     except BotError as error:
-        return Finding("clock", str(error), error)
+        return CheckResult("clock", str(error), error)
     if settings.market_speed != 1:
-        return Finding("clock", "not compared: the market's time runs faster than the wall clock")
-    ahead = clock.wall_seconds() - kraken
-    if abs(ahead) <= clock.ServerTime.WRONG_SECONDS:
-        return Finding("clock", "agrees with Kraken's")
-    clock.nonce_clock.follow_kraken(kraken)
-    where = "ahead of" if ahead > 0 else "behind"
-    return Finding("clock", f"{abs(ahead):.0f} s {where} Kraken's: set it. Nonces follow Kraken's time", warning=True)
+        return CheckResult("clock", "not compared: the market's time runs faster than the wall clock")
+    ahead_seconds = clock.wall_seconds() - kraken_time_seconds
+    if abs(ahead_seconds) <= clock.ServerTime.CORRECTION_THRESHOLD_SECONDS:
+        return CheckResult("clock", "agrees with Kraken's")
+    clock.nonce_clock.follow_kraken(kraken_time_seconds)
+    direction = "ahead of" if ahead_seconds > 0 else "behind"
+    return CheckResult(
+        "clock",
+        f"{abs(ahead_seconds):.0f} s {direction} Kraken's: set it. Nonces follow Kraken's time",
+        is_warning=True,
+    )
 
 
-def _nonce(settings: Settings) -> str:
+def _check_nonce(settings: Settings) -> str:
     if settings.nonce_store:
         return check_store(settings)
     # Before the draw, which would lift the file further still.
     check_nonce_file()
     get_kraken_nonce()
-    problem = store_at(broker_manager.NONCE_FILE).problem
+    problem = open_file_store(broker_manager.NONCE_FILE).problem
     if problem:
         raise NonceStoreError(f"{problem}. Free it or its disk, or name another STATE_DIR.")
-    return nonce_line()
+    return format_nonce_line()
 
 
-def _pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
+def _check_pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
     broker = open_broker()
     try:
         pairs = [broker.pair(name) for name in settings.pairs]
@@ -113,10 +117,10 @@ def _pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
         broker.close()
 
 
-def _key(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
-    if settings.nonce_store and (who := leader(settings)):
+def _check_key(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
+    if settings.nonce_store and (leader_text := format_leader(settings)):
         # Whoever does not lead is silent.
-        return f"not asked: {who}"
+        return f"not asked: {leader_text}"
     broker = open_broker()
     broker.connect()
     info = broker.key_info

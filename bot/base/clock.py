@@ -40,13 +40,13 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def rfc3339(unix_seconds: float) -> str:
+def format_rfc3339(unix_seconds: float) -> str:
     """Write Unix seconds as Kraken's `deadline` wants them: UTC with milliseconds."""
-    moment = datetime.fromtimestamp(unix_seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    timestamp = datetime.fromtimestamp(unix_seconds, UTC)
+    return timestamp.strftime("%Y-%m-%dT%H:%M:%S.") + f"{timestamp.microsecond // 1000:03d}Z"
 
 
-def utc(unix_seconds: float) -> str:
+def format_utc(unix_seconds: float) -> str:
     """Write Unix seconds as people and programs read them: UTC, to the second."""
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -55,27 +55,27 @@ class NonceClock:
     """The wall clock, until Kraken's own turns out to be more than ten seconds away from it."""
 
     def __init__(self) -> None:
-        self._kraken_minus_boot_us: int | None = None
+        self._kraken_offset_us: int | None = None
 
     def now_us(self) -> int:
         """Return the time that nonces start from, in microseconds."""
-        if self._kraken_minus_boot_us is None:
+        if self._kraken_offset_us is None:
             return time.time_ns() // 1000
-        return int(boottime_seconds() * 1_000_000) + self._kraken_minus_boot_us
+        return int(boottime_seconds() * 1_000_000) + self._kraken_offset_us
 
     def follow_kraken(self, kraken_seconds: float) -> None:
         """Use Kraken's time from here on, carried forward by the boot clock."""
         boot_us = int(boottime_seconds() * 1_000_000)
-        self._kraken_minus_boot_us = int(kraken_seconds * 1_000_000) - boot_us
+        self._kraken_offset_us = int(kraken_seconds * 1_000_000) - boot_us
 
     def follow_wall(self) -> None:
         """Use the machine's clock (the default)."""
-        self._kraken_minus_boot_us = None
+        self._kraken_offset_us = None
 
     @property
-    def follows_kraken(self) -> bool:
+    def is_following_kraken(self) -> bool:
         """Whether the machine's clock was found to be wrong."""
-        return self._kraken_minus_boot_us is not None
+        return self._kraken_offset_us is not None
 
 
 nonce_clock = NonceClock()
@@ -101,21 +101,21 @@ class MarketClock:
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
         """Wait until the market's time is `when_seconds`. Return True if `stop` was set meanwhile."""
-        remaining = (when_seconds - self.now()) / self.speed
-        return stop.wait(max(0.0, remaining))
+        remaining_seconds = (when_seconds - self.now()) / self.speed
+        return stop.wait(max(0.0, remaining_seconds))
 
     @property
-    def replaying(self) -> bool:
+    def is_replaying(self) -> bool:
         """Whether waits are jumps."""
         return False
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the market is over."""
         return False
 
     @property
-    def catching_up(self) -> bool:
+    def is_catching_up(self) -> bool:
         """Whether a replay is still on its way to the present; one that ends in the past never is."""
         return False
 
@@ -132,41 +132,41 @@ class ReplayClock(MarketClock):
 
     def __init__(self, start_seconds: float, end_seconds: float | None = None) -> None:
         super().__init__()
-        self._begin = start_seconds
-        self._jumped: float | None = start_seconds
+        self._replay_start_seconds = start_seconds
+        self._replay_seconds: float | None = start_seconds
         self._end_seconds = end_seconds
 
     @property
-    def replaying(self) -> bool:
+    def is_replaying(self) -> bool:
         """Whether waits are still jumps."""
-        return self._jumped is not None and not self.ended
+        return self._replay_seconds is not None and not self.has_ended
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether a market with an end has reached it."""
         return self._end_seconds is not None and self.now() >= self._end_seconds
 
     @property
-    def catching_up(self) -> bool:
+    def is_catching_up(self) -> bool:
         """Whether a replay is still on its way to the present; one that ends in the past never is."""
-        return self._end_seconds is None and self.replaying
+        return self._end_seconds is None and self.is_replaying
 
     def now(self) -> float:
         """Return the market's time in Unix seconds."""
-        return wall_seconds() if self._jumped is None else self._jumped
+        return wall_seconds() if self._replay_seconds is None else self._replay_seconds
 
     def elapsed(self) -> float:
         """Return market seconds since this clock was made."""
-        return self.now() - self._begin
+        return self.now() - self._replay_start_seconds
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
         """Jump to `when_seconds`, or really wait once the wall clock has been reached."""
-        if self._jumped is not None:
-            limit = wall_seconds() if self._end_seconds is None else self._end_seconds
-            self._jumped = max(self._jumped, min(when_seconds, limit))
-            if when_seconds <= limit or self._end_seconds is not None:
+        if self._replay_seconds is not None:
+            limit_seconds = wall_seconds() if self._end_seconds is None else self._end_seconds
+            self._replay_seconds = max(self._replay_seconds, min(when_seconds, limit_seconds))
+            if when_seconds <= limit_seconds or self._end_seconds is not None:
                 return stop.is_set()
-            self._jumped = None
+            self._replay_seconds = None
         return super().wait_until(when_seconds, stop)
 
 
@@ -175,35 +175,35 @@ class ServerTime:
 
     # Kraken's Time has whole seconds (Kraken: Time page), so smaller differences mean nothing.
     TOLERANCE_SECONDS = 2.0
-    WRONG_SECONDS = 10.0
+    CORRECTION_THRESHOLD_SECONDS = 10.0
 
-    def __init__(self, market: MarketClock) -> None:
-        self._market = market
-        self._kraken_minus_elapsed: float | None = None
+    def __init__(self, market_clock: MarketClock) -> None:
+        self._market_clock = market_clock
+        self._kraken_offset_seconds: float | None = None
         self.synced_elapsed_seconds: float | None = None
 
     def now(self) -> float:
         """Return Kraken's time in Unix seconds; the market's own clock before the first `sync`."""
-        if self._kraken_minus_elapsed is None:
-            return self._market.now()
-        return self._kraken_minus_elapsed + self._market.elapsed()
+        if self._kraken_offset_seconds is None:
+            return self._market_clock.now()
+        return self._kraken_offset_seconds + self._market_clock.elapsed()
 
-    def sync(self, kraken_seconds: float, took_seconds: float = 0.0) -> float:
+    def sync(self, kraken_seconds: float, round_trip_seconds: float = 0.0) -> float:
         """Take Kraken's Time, whose answer took so long; return by how many seconds our clock is ahead of it (0.0
         within tolerance)."""
-        elapsed = self._market.elapsed()
-        ahead = self._market.now() - kraken_seconds
-        was_late = took_seconds > self.TOLERANCE_SECONDS
-        if was_late and ahead > 0:
+        elapsed = self._market_clock.elapsed()
+        ahead_seconds = self._market_clock.now() - kraken_seconds
+        is_late = round_trip_seconds > self.TOLERANCE_SECONDS
+        if is_late and ahead_seconds > 0:
             # The answer may be that old; taken at its word, it would end every order's deadline before its order.
-            ahead = max(0.0, ahead - took_seconds)
-        if abs(ahead) < self.TOLERANCE_SECONDS:
-            ahead = 0.0
-        self._kraken_minus_elapsed = self._market.now() - ahead - elapsed
-        self.synced_elapsed_seconds = None if was_late else elapsed
-        return ahead
+            ahead_seconds = max(0.0, ahead_seconds - round_trip_seconds)
+        if abs(ahead_seconds) < self.TOLERANCE_SECONDS:
+            ahead_seconds = 0.0
+        self._kraken_offset_seconds = self._market_clock.now() - ahead_seconds - elapsed
+        self.synced_elapsed_seconds = None if is_late else elapsed
+        return ahead_seconds
 
     def needs_sync(self, interval_seconds: float) -> bool:
         """Whether Kraken was not asked within `interval_seconds` of market time."""
         synced = self.synced_elapsed_seconds
-        return synced is None or self._market.elapsed() - synced >= interval_seconds
+        return synced is None or self._market_clock.elapsed() - synced >= interval_seconds

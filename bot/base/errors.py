@@ -55,7 +55,7 @@ class SettingsError(BotError):
         self.problems = problems
 
 
-class AnotherBotError(BotError):
+class BotAlreadyRunningError(BotError):
     """Another bot is running on the same state folder."""
 
 
@@ -63,7 +63,7 @@ class StateLostError(BotError):
     """The state folder was moved, replaced or removed while the bot ran on it: another bot may hold the new one."""
 
 
-class NoBotError(BotError):
+class BotNotRunningError(BotError):
     """No bot runs on the state folder, or it does not answer."""
 
 
@@ -95,7 +95,7 @@ class StoreUnavailableError(NonceError):
     """The shared nonce store is unreachable, too slow, full or refuses; nothing was sent, and it is tried again."""
 
 
-class TurnTimeout(NonceError, TimeoutError):  # noqa: N818 - named by the design
+class RequestLockTimeout(NonceError, TimeoutError):  # noqa: N818 - named by the design
     """The key's turn was not given within the time allowed; nothing was sent."""
 
 
@@ -107,7 +107,7 @@ class KeyRuleError(BotError):
     """The key works, but trading on it would not be safe: a nonce window, a permission too many or too few."""
 
 
-class SilenceError(BotError):
+class CircuitOpenError(BotError):
     """The key stands by after refusals or a lockout; nothing was sent.
 
     `until_seconds` is Unix time.
@@ -130,7 +130,7 @@ class NotSentError(TransportError):
     """No connection could be made, so Kraken never saw the request."""
 
 
-class TurnLostError(NotSentError):
+class RequestLockExpiredError(NotSentError):
     """The turn's lifetime was over before the request could leave."""
 
 
@@ -147,11 +147,11 @@ class KrakenError(BotError):
 
     wait_seconds = 0.0
 
-    def __init__(self, method: str, strings: list[str], advice: str = "") -> None:
-        text = f"Kraken refused {method}: {'; '.join(strings)}"
+    def __init__(self, method: str, error_strings: list[str], advice: str = "") -> None:
+        text = f"Kraken refused {method}: {'; '.join(error_strings)}"
         super().__init__(f"{text}. {advice}" if advice else text)
         self.method = method
-        self.strings = strings
+        self.error_strings = error_strings
 
 
 class InvalidNonceError(KrakenError):
@@ -210,7 +210,7 @@ class OrderBlockedError(BotError):
     """The pair has an order whose outcome is unknown; no new order is sent for it."""
 
 
-class OrderUnknownError(BotError):
+class OrderOutcomeUnknownError(BotError):
     """An order was sent and its fate is not known. It is looked up, never sent again."""
 
     def __init__(self, message: str, cl_ord_id: str) -> None:

@@ -15,9 +15,9 @@ class Event(StrEnum):
     # Kraken has refused a nonce.
     REFUSED_NONCE = "refused_nonce"
     # Another program is using the key.
-    FOREIGN_SENDER = "foreign_sender"
+    EXTERNAL_SENDER = "foreign_sender"
     # The key begins to be silent, after refusals or a lockout.
-    BREAKER = "breaker"
+    CIRCUIT_BREAKER = "breaker"
     # Whether an order was placed is not known.
     UNKNOWN_OUTCOME = "unknown_outcome"
     # No order is sent any more, or orders are sent again.
@@ -28,7 +28,7 @@ class Event(StrEnum):
     # Nothing new is opened any more, or again.
     ENTRIES_STOPPED = "entries_stopped"
     # A service does not trade, and says why.
-    TROUBLE = "trouble"
+    TRADING_INTERRUPTED = "trouble"
 
 
 Listener = Callable[[Event, str], None]
@@ -36,7 +36,7 @@ Listener = Callable[[Event, str], None]
 _listeners: list[Listener] = []
 
 
-def tell(event: Event, text: str) -> None:
+def emit(event: Event, text: str) -> None:
     """Tell every listener, in this thread; whatever is wrong with a listener, the caller goes on."""
     for listener in tuple(_listeners):
         try:
@@ -45,32 +45,32 @@ def tell(event: Event, text: str) -> None:
             log.exception("A listener failed at the event %s.", event)
 
 
-def listen(listener: Listener) -> Callable[[], None]:
+def subscribe(listener: Listener) -> Callable[[], None]:
     """Have `listener` called for every event from now on, in whatever thread it happens: it must not wait for anything.
 
     Return what ends it.
     """
 
-    def heard(event: Event, text: str) -> None:
+    def forward(event: Event, text: str) -> None:
         listener(event, text)
 
-    def end() -> None:
-        if heard in _listeners:
-            _listeners.remove(heard)
+    def unsubscribe() -> None:
+        if forward in _listeners:
+            _listeners.remove(forward)
 
-    _listeners.append(heard)
-    return end
+    _listeners.append(forward)
+    return unsubscribe
 
 
-def watched(is_on: Callable[[], bool], event: Event, on_text: str, off_text: str) -> Callable[[], bool]:
+def edge_trigger(is_on: Callable[[], bool], event: Event, on_text: str, off_text: str) -> Callable[[], bool]:
     """Return a switch that says what `is_on` says, and tells when it is found on, and when it is found off again."""
     was_on = False
 
-    def look() -> bool:
+    def poll() -> bool:
         nonlocal was_on
-        before, was_on = was_on, is_on()
-        if was_on != before:
-            tell(event, on_text if was_on else off_text)
+        previous, was_on = was_on, is_on()
+        if was_on != previous:
+            emit(event, on_text if was_on else off_text)
         return was_on
 
-    return look
+    return poll

@@ -7,24 +7,24 @@ import weakref
 from typing import Protocol
 
 
-class Forgets(Protocol):
+class ForkAware(Protocol):
     """Something that holds descriptors or locks which a forked child must not use."""
 
     def after_fork_in_child(self) -> None:
         """Replace locks and close descriptors, without unlocking anything."""
 
 
-_holders: weakref.WeakSet[Forgets] = weakref.WeakSet()
+_registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-def forget_in_child(holder: Forgets) -> None:
+def register_after_fork(target: ForkAware) -> None:
     """Have `holder.after_fork_in_child()` called in every forked child."""
-    _holders.add(holder)
+    _registered.add(target)
 
 
-def _forget_all() -> None:
-    for holder in list(_holders):
-        holder.after_fork_in_child()
+def _call_all_after_fork() -> None:
+    for target in list(_registered):
+        target.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_call_all_after_fork)

@@ -10,7 +10,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from bot.base import clock
 from bot.base.private_files import make_folder, open_file
 
-LOCK_NOW = LOCK_EX | LOCK_NB
+LOCK_NONBLOCKING = LOCK_EX | LOCK_NB
 
 
 class LockedFile:
@@ -22,9 +22,9 @@ class LockedFile:
         self._path_bytes = os.fsencode(self.path)
         self._descriptor = -1
         self._inode = self._device = 0
-        self._created = False
+        self._was_created = False
 
-    def _lock_anew(self, timeout_seconds: float) -> int:
+    def _reopen_and_lock(self, timeout_seconds: float) -> int:
         """Wait for the lock of the file that the path names now, and return its descriptor.
 
         Raises TimeoutError where another process holds it all the time, OSError where it cannot be opened.
@@ -34,11 +34,11 @@ class LockedFile:
                 self._open()
             self._wait_for_lock(timeout_seconds)
             try:
-                named = os.stat(self._path_bytes)
+                path_status = os.stat(self._path_bytes)
             except FileNotFoundError:
                 self._close()
                 continue
-            if (named.st_ino, named.st_dev) == (self._inode, self._device):
+            if (path_status.st_ino, path_status.st_dev) == (self._inode, self._device):
                 return self._descriptor
             self._close()
         raise OSError(errno.ESTALE, "the file is replaced faster than it can be opened")
@@ -50,7 +50,7 @@ class LockedFile:
         pause_seconds = 20e-6
         while True:
             try:
-                flock(self._descriptor, LOCK_NOW)
+                flock(self._descriptor, LOCK_NONBLOCKING)
                 return
             except BlockingIOError:
                 if clock.boottime_seconds() >= deadline:
@@ -63,7 +63,7 @@ class LockedFile:
         make_folder(os.path.dirname(self.path))
         existed = os.path.lexists(self.path)
         self._descriptor = open_file(self.path, os.O_RDWR | os.O_CREAT)
-        self._created = not existed
+        self._was_created = not existed
         self._check_opened()
 
     def _check_opened(self) -> None:

@@ -20,105 +20,105 @@ from types import TracebackType
 from typing import TextIO
 
 from bot.base import redaction
-from bot.base.clock import rfc3339
+from bot.base.clock import format_rfc3339
 
-KEPT_LINES = 200
+RECENT_LINES_MAX = 200
 # Of each: an answer that an error quotes may be of any length.
-KEPT_CHARACTERS = 2000
+RECENT_LINE_LENGTH_MAX = 2000
 
-_SAID = "bot"
+_PRINT_LOGGER = "bot"
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"), (0, "debug"))
 
 log = logging.getLogger(__name__)
-_text = logging.Formatter()
+_formatter = logging.Formatter()
 
 
-class _Nobody(io.TextIOBase):
+class _NullStream(io.TextIOBase):
     """In place of a stream that the program was started without."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
-class _Output(logging.StreamHandler[TextIO | _Nobody]):
+class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
     """Where every line goes: redacted, kept for the page, and written."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.is_json = False
-        self.kept: deque[str] = deque(maxlen=KEPT_LINES)
-        self._trouble = ""
+        self.recent_lines: deque[str] = deque(maxlen=RECENT_LINES_MAX)
+        self._last_problem = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         # Looked up for each line, as `print` does: a stream may be put in place of another.
-        to_stdout = self.is_json or record.name == _SAID
-        self.stream = (sys.stdout if to_stdout else sys.stderr) or _Nobody()
+        to_stdout = self.is_json or record.name == _PRINT_LOGGER
+        self.stream = (sys.stdout if to_stdout else sys.stderr) or _NullStream()
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         message = redaction.redact(record.getMessage())
-        trace = redaction.redact(_trace(record))
-        self.keep(record, f"{message}\n{trace}" if trace else message)
+        traceback_text = redaction.redact(_format_traceback(record))
+        self.remember(record, f"{message}\n{traceback_text}" if traceback_text else message)
         if self.is_json:
-            return _as_json(record, message, trace)
-        if record.name == _SAID:
-            return _as_text(message)
-        line = f"{_text.formatTime(record)} {record.levelname} {message}"
-        return _as_text(f"{line}\n{trace}" if trace else line)
+            return _format_json(record, message, traceback_text)
+        if record.name == _PRINT_LOGGER:
+            return _escape_unprintable(message)
+        line = f"{_formatter.formatTime(record)} {record.levelname} {message}"
+        return _escape_unprintable(f"{line}\n{traceback_text}" if traceback_text else line)
 
-    def keep(self, record: logging.LogRecord, text: str) -> None:
+    def remember(self, record: logging.LogRecord, text: str) -> None:
         """Keep a line for the page."""
-        cut = text if len(text) <= KEPT_CHARACTERS else f"{text[:KEPT_CHARACTERS]} ..."
-        self.kept.append(f"{rfc3339(record.created)} {record.levelname} {cut}")
+        truncated = text if len(text) <= RECENT_LINE_LENGTH_MAX else f"{text[:RECENT_LINE_LENGTH_MAX]} ..."
+        self.recent_lines.append(f"{format_rfc3339(record.created)} {record.levelname} {truncated}")
 
     def flush(self) -> None:
         super().flush()
         # What fails next is news again.
-        self._trouble = ""
+        self._last_problem = ""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
         """Go on without the line: neither a full disk nor a logger's wrong arguments may end the trading."""
         error = sys.exc_info()[1]
         if isinstance(error, BrokenPipeError) and self.stream is sys.stdout:
-            _say_the_rest_to_nobody()
+            _redirect_stdout_to_null()
             return
-        trouble = redaction.redact(f"A line of {record.name} could not be written: {error!r}")
-        if trouble == self._trouble:
+        problem = redaction.redact(f"A line of {record.name} could not be written: {error!r}")
+        if problem == self._last_problem:
             return
-        self._trouble = trouble
-        self.keep(record, trouble)
+        self._last_problem = problem
+        self.remember(record, problem)
         with contextlib.suppress(OSError, ValueError):
-            print(trouble, file=sys.stderr or _Nobody(), flush=True)
+            print(problem, file=sys.stderr or _NullStream(), flush=True)
 
 
-_output = _Output()
+_output_handler = _OutputHandler()
 
 
-def set_up(form: str) -> None:
+def configure(output_format: str) -> None:
     """Write lines as "text" or "json" from here on; "auto" is text where standard output is a terminal, else JSON.
 
     As text, what is said goes to standard output, and what is logged to the error stream. May be called again.
     """
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    _output.is_json = form == "json" or (form == "auto" and not is_terminal)
+    _output_handler.is_json = output_format == "json" or (output_format == "auto" and not is_terminal)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # The name of a folder may have bytes that are no text.
             stream.reconfigure(errors="backslashreplace")
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.addHandler(_output)
+    root.addHandler(_output_handler)
     # Uvicorn's own set-up has to be off (`log_config=None`). That it has started is said by others.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True
-    sys.excepthook = _ended_by
-    threading.excepthook = _thread_ended_by
-    sys.unraisablehook = _passed_over
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Write one line of the run. Where nobody reads it any more (`| head`), the run is ended in good order."""
-    _output.handle(logging.LogRecord(_SAID, logging.INFO, __file__, 0, text, None, None))
+    _output_handler.handle(logging.LogRecord(_PRINT_LOGGER, logging.INFO, __file__, 0, text, None, None))
 
 
 def hide(*secrets: str) -> None:
@@ -126,55 +126,57 @@ def hide(*secrets: str) -> None:
     redaction.hide(*secrets)
 
 
-def recent() -> list[str]:
+def recent_lines() -> list[str]:
     """Return the last 200 lines, oldest first, each with time and level; a traceback belongs to its line."""
     # One step for all threads: whoever looks must not wait behind a line that cannot be written.
-    return list(_output.kept)
+    return list(_output_handler.recent_lines)
 
 
-def _trace(record: logging.LogRecord) -> str:
+def _format_traceback(record: logging.LogRecord) -> str:
     error = record.exc_info
-    parts = [_text.formatException(error) if error and error[0] else record.exc_text, record.stack_info]
+    parts = [_formatter.formatException(error) if error and error[0] else record.exc_text, record.stack_info]
     return "\n".join(part for part in parts if part)
 
 
-def _as_text(line: str) -> str:
+def _escape_unprintable(line: str) -> str:
     """Return a line without what a terminal would obey: names and answers come from others."""
     if line.isprintable():
         return line
-    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in line)
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in line
+    )
 
 
-def _as_json(record: logging.LogRecord, message: str, trace: str) -> str:
+def _format_json(record: logging.LogRecord, message: str, traceback_text: str) -> str:
     fields = {
-        "time": rfc3339(record.created),
-        "level": next(name for least, name in _LEVELS if record.levelno >= least),
+        "time": format_rfc3339(record.created),
+        "level": next(name for minimum_level, name in _LEVELS if record.levelno >= minimum_level),
         "logger": record.name,
         "message": message,
     }
     # ASCII: nothing in it can end a line, for whatever reads it.
-    return json.dumps(fields | {"exception": trace} if trace else fields)
+    return json.dumps(fields | {"exception": traceback_text} if traceback_text else fields)
 
 
-def _say_the_rest_to_nobody() -> None:
-    nobody = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nobody, sys.stdout.fileno())
-    os.close(nobody)
+def _redirect_stdout_to_null() -> None:
+    null_descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_descriptor, sys.stdout.fileno())
+    os.close(null_descriptor)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _ended_by(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    log.error("A fault in the program has ended it.", exc_info=(kind, error, trace))
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    log.error("A fault in the program has ended it.", exc_info=(kind, error, traceback))
 
 
-def _thread_ended_by(fault: threading.ExceptHookArgs) -> None:
-    if fault.exc_value is not None and not isinstance(fault.exc_value, SystemExit):
-        name = fault.thread.name if fault.thread else "without a name"
-        error = (fault.exc_type, fault.exc_value, fault.exc_traceback)
+def _log_uncaught_in_thread(hook_args: threading.ExceptHookArgs) -> None:
+    if hook_args.exc_value is not None and not isinstance(hook_args.exc_value, SystemExit):
+        name = hook_args.thread.name if hook_args.thread else "without a name"
+        error = (hook_args.exc_type, hook_args.exc_value, hook_args.exc_traceback)
         log.error("A fault in the program has ended its thread %s.", name, exc_info=error)
 
 
-def _passed_over(fault: sys.UnraisableHookArgs) -> None:
-    if fault.exc_value is not None:
-        error = (fault.exc_type, fault.exc_value, fault.exc_traceback)
-        log.error("%s %r", fault.err_msg or "An exception was passed over in", fault.object, exc_info=error)
+def _log_unraisable(hook_args: sys.UnraisableHookArgs) -> None:
+    if hook_args.exc_value is not None:
+        error = (hook_args.exc_type, hook_args.exc_value, hook_args.exc_traceback)
+        log.error("%s %r", hook_args.err_msg or "An exception was passed over in", hook_args.object, exc_info=error)

@@ -172,7 +172,7 @@ class SystemStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedOrder:
+class OrderRequest:
     """What a strategy would like to do.
 
     `quantity` is in base units; `price` is a limit price or None for a market order.

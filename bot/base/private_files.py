@@ -17,8 +17,8 @@ def make_folder(path: str) -> None:
     """Make a folder, and those above it that are missing."""
     if os.path.isdir(path):
         return
-    if (above := os.path.dirname(path)) != path:
-        make_folder(above)
+    if (parent := os.path.dirname(path)) != path:
+        make_folder(parent)
     # Whatever else has this name is met where a file in it is opened.
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
@@ -51,14 +51,14 @@ def prepare_file(path: str) -> None:
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
         except FileExistsError:
-            found = os.lstat(path)
-            if _is_too_open(found):
+            status = os.lstat(path)
+            if _is_too_open(status):
                 # One that was made read-only stays so.
-                os.chmod(path, stat.S_IMODE(found.st_mode) & 0o700)
+                os.chmod(path, stat.S_IMODE(status.st_mode) & 0o700)
 
 
-def _is_too_open(found: os.stat_result) -> bool:
-    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077) and found.st_uid == os.geteuid()
+def _is_too_open(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o077) and status.st_uid == os.geteuid()
 
 
 def refuse_link(path: str) -> None:

@@ -19,25 +19,25 @@ from urllib.parse import quote, quote_plus, unquote
 HIDDEN = "[hidden]"
 
 # A shorter text is a word like any other: `postgres` as a password must not tear `postgresql` apart.
-_WORD_LENGTH = 12
+_LITERAL_LENGTH_MIN = 12
 # So much of a Base64 means one text and no other.
-_CORE_LENGTH = 8
+_BASE64_FRAGMENT_LENGTH_MIN = 8
 # Part of a webhook's address that is long enough to be a token, and no word of a path.
-_TOKEN_LENGTH = 16
+_TOKEN_LENGTH_MIN = 16
 # What is called a key may be a number or a switch.
-_VALUE_LENGTH = 4
+_VALUE_LENGTH_MIN = 4
 # Kraken's public keys have 56 characters of Base64, private keys and signatures 88.
-_KEY_LENGTH = 56
+_KEY_LENGTH_MIN = 56
 
 
-class Redaction:
+class Redactor:
     """The known values, and the way of a text through both sieves."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
-        self._spellings: tuple[str, ...] = ()
-        self._words: tuple[re.Pattern[str], ...] = ()
-        self._in_base64: tuple[str, ...] = ()
+        self._literals: tuple[str, ...] = ()
+        self._word_patterns: tuple[re.Pattern[str], ...] = ()
+        self._base64_fragments: tuple[str, ...] = ()
 
     def hide(self, *secrets: str) -> None:
         """Never show these values again. Of an address it is the password, and what a webhook is called by.
@@ -46,56 +46,58 @@ class Redaction:
         """
         for secret in secrets:
             # Not `str()`: a text that does not print itself says "[hidden]" there.
-            self._secrets.update(_parts(str.__str__(secret)))
+            self._secrets.update(_secret_parts(str.__str__(secret)))
         self._secrets -= {"", HIDDEN}
-        known = sorted(self._secrets)
-        spellings = {spelling for secret in known for spelling in _spellings(secret)}
+        secrets_in_order = sorted(self._secrets)
+        encodings = {encoding for secret in secrets_in_order for encoding in _encodings(secret)}
         # The longest first, because one may be part of another.
-        longest = sorted(spellings, key=lambda text: (-len(text), text))
-        self._spellings = tuple(text for text in longest if len(text) >= _WORD_LENGTH)
-        self._words = tuple(_as_word(text) for text in longest if len(text) < _WORD_LENGTH)
-        self._in_base64 = tuple({core for secret in known for core in _base64_cores(secret)})
+        by_length = sorted(encodings, key=lambda text: (-len(text), text))
+        self._literals = tuple(text for text in by_length if len(text) >= _LITERAL_LENGTH_MIN)
+        self._word_patterns = tuple(_word_pattern(text) for text in by_length if len(text) < _LITERAL_LENGTH_MIN)
+        self._base64_fragments = tuple(
+            {fragment for secret in secrets_in_order for fragment in _base64_fragments(secret)}
+        )
 
     def redact(self, text: str) -> str:
         """Return the text without what must not be seen."""
-        for spelling in self._spellings:
-            if spelling in text:
-                text = text.replace(spelling, HIDDEN)
-        for word in self._words:
-            text = word.sub(HIDDEN, text)
-        for core in self._in_base64:
-            if core in text:
-                text = _without_base64(text, core)
-        return _without_shapes(text)
+        for literal in self._literals:
+            if literal in text:
+                text = text.replace(literal, HIDDEN)
+        for pattern in self._word_patterns:
+            text = pattern.sub(HIDDEN, text)
+        for fragment in self._base64_fragments:
+            if fragment in text:
+                text = _redact_base64(text, fragment)
+        return _redact_patterns(text)
 
 
-def _parts(secret: str) -> list[str]:
+def _secret_parts(secret: str) -> list[str]:
     """Return what of a value is secret: itself, or of an address what must not be seen."""
     scheme, address, rest = secret.partition("://")
     if not address:
         return [secret, secret.strip()]
     # The last one: an at sign in a password that is not encoded is refused elsewhere, and must not be shown here.
-    user, at, place = rest.rpartition("@")
+    user, at, host_and_path = rest.rpartition("@")
     password = user.partition(":")[2]
-    users = [secret, user, unquote(user), password, unquote(password)] if at else []
+    userinfo_parts = [secret, user, unquote(user), password, unquote(password)] if at else []
     if not scheme.lower().startswith("http"):
-        return users
-    called_by = place[len(re.split("[/?#]", place, maxsplit=1)[0]) :]
+        return userinfo_parts
+    path = host_and_path[len(re.split("[/?#]", host_and_path, maxsplit=1)[0]) :]
     # What follows the host is all that an error of urllib3 tells of an address.
-    tokens = [token for token in (called_by, *re.split("[/?&=#:]", called_by)) if len(token) >= _TOKEN_LENGTH]
-    return [*users, *tokens, secret] if called_by.strip("/") else users
+    tokens = [token for token in (path, *re.split("[/?&=#:]", path)) if len(token) >= _TOKEN_LENGTH_MIN]
+    return [*userinfo_parts, *tokens, secret] if path.strip("/") else userinfo_parts
 
 
-def _spellings(secret: str) -> set[str]:
+def _encodings(secret: str) -> set[str]:
     """Return how a text may be written: as it is, percent-encoded, escaped, and each of these once more."""
-    found = {secret}
+    encodings = {secret}
     for _round in range(2):
-        found |= {spelling for text in found for spelling in _escaped(text)}
-    with_bytes = _decoded(secret)
-    return found | ({repr(with_bytes)[2:-1], with_bytes.hex()} if with_bytes else set())
+        encodings |= {encoding for text in encodings for encoding in _escapes(text)}
+    decoded = _decode_base64(secret)
+    return encodings | ({repr(decoded)[2:-1], decoded.hex()} if decoded else set())
 
 
-def _escaped(text: str) -> list[str]:
+def _escapes(text: str) -> list[str]:
     encoded = text.encode("utf-8", "surrogatepass")
     percent = [quote(encoded), quote(encoded, safe=""), quote_plus(encoded)]
     lower = [re.sub("%..", lambda match: match[0].lower(), spelling) for spelling in percent]
@@ -104,49 +106,49 @@ def _escaped(text: str) -> list[str]:
     return [*percent, *lower, *escaped, json.dumps(text, ensure_ascii=False)[1:-1], text.replace("'", "\\'")]
 
 
-def _decoded(secret: str) -> bytes:
+def _decode_base64(secret: str) -> bytes:
     """Return the bytes of a text that is Base64, as a private key is; no bytes where it is none."""
     try:
         decoded = base64.b64decode(secret, validate=True)
     except (binascii.Error, ValueError):
         return b""
-    return decoded if len(decoded) >= _WORD_LENGTH else b""
+    return decoded if len(decoded) >= _LITERAL_LENGTH_MIN else b""
 
 
-def _as_word(text: str) -> re.Pattern[str]:
+def _word_pattern(text: str) -> re.Pattern[str]:
     return re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])){re.escape(text)}(?![A-Za-z0-9])")
 
 
-def _base64_cores(secret: str) -> set[str]:
+def _base64_fragments(secret: str) -> set[str]:
     """Return what every Base64 has in common that has the text in it, at any of the three places in a group."""
     encoded = secret.encode("utf-8", "surrogatepass")
-    cores = set()
-    for before in range(3):
-        text = base64.b64encode(bytes(before) + encoded).decode()
+    fragments = set()
+    for offset in range(3):
+        text = base64.b64encode(bytes(offset) + encoded).decode()
         # The first and last characters hold bits of what stands before and after.
-        whole = text[-(-before * 8 // 6) : (before + len(encoded)) * 8 // 6]
-        cores |= {whole, whole.replace("+", "-").replace("/", "_")}
-    return {core for core in cores if len(core) >= _CORE_LENGTH}
+        fragment = text[-(-offset * 8 // 6) : (offset + len(encoded)) * 8 // 6]
+        fragments |= {fragment, fragment.replace("+", "-").replace("/", "_")}
+    return {fragment_text for fragment_text in fragments if len(fragment_text) >= _BASE64_FRAGMENT_LENGTH_MIN}
 
 
-_BASE64_REST = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
+_BASE64_RUN = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 _BASE64_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
 
 
-def _without_base64(text: str, core: str) -> str:
+def _redact_base64(text: str, fragment: str) -> str:
     pieces = []
-    done = 0
-    while (found := text.find(core, done)) >= 0:
+    position = 0
+    while (start := text.find(fragment, position)) >= 0:
         # The characters around hold the secret's first and last bits.
-        pieces += [text[done:found].rstrip(_BASE64_CHARACTERS), HIDDEN]
-        rest = _BASE64_REST.match(text, found)
-        done = rest.end() if rest else found + len(core)
-    return "".join([*pieces, text[done:]])
+        pieces += [text[position:start].rstrip(_BASE64_CHARACTERS), HIDDEN]
+        rest = _BASE64_RUN.match(text, start)
+        position = rest.end() if rest else start + len(fragment)
+    return "".join([*pieces, text[position:]])
 
 
 # A name, and what stands between it and its value. Names that are words of any sentence count before `=` alone, or in
 # quotes: "key: may trade" is prose.
-_NAME = re.compile(
+_SECRET_NAME = re.compile(
     r"""
     (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=%[0-9a-f][0-9a-f])
       | (?<=api) | (?<=auth) | (?<=access) | (?<=refresh) | (?<=client) )
@@ -159,54 +161,54 @@ _NAME = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-_NAMED = ("key", "sign", "secret", "token", "pass", "pwd", "otp", "auth", "cookie")
-_OPENING = re.compile(r"""(?P<bracket>[\[({])?[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
+_SECRET_NAME_PARTS = ("key", "sign", "secret", "token", "pass", "pwd", "otp", "auth", "cookie")
+_VALUE_START = re.compile(r"""(?P<bracket>[\[({])?[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
 # In a list of values, what stands between two of them.
-_MORE = re.compile(r"""\\*+["'],[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
-_PLAIN_QUOTED = {mark: re.compile(rf"[^{mark}\\]*+(?:\\.[^{mark}\\]*+)*+", re.DOTALL) for mark in "'\""}
-_PLAIN = re.compile(r"""(?:(?:basic|bearer|digest|token|bot)[ \t]+)?[^\s,;&'"\\]*+""", re.IGNORECASE)
-_LINE = re.compile(r"""[^\r\n\\]*+(?:\\(?![rn])[^\r\n\\]*+)*+""")
+_LIST_SEPARATOR = re.compile(r"""\\*+["'],[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
+_QUOTED_VALUE = {mark: re.compile(rf"[^{mark}\\]*+(?:\\.[^{mark}\\]*+)*+", re.DOTALL) for mark in "'\""}
+_BARE_VALUE = re.compile(r"""(?:(?:basic|bearer|digest|token|bot)[ \t]+)?[^\s,;&'"\\]*+""", re.IGNORECASE)
+_LINE_VALUE = re.compile(r"""[^\r\n\\]*+(?:\\(?![rn])[^\r\n\\]*+)*+""")
 
 
-def _without_named(text: str) -> str:
+def _redact_named_values(text: str) -> str:
     """Hide the values of headers, parameters and fields that are named like a secret, however they are written."""
     pieces = []
-    done = 0
-    for match in _NAME.finditer(text):
-        if match.start() < done or (match["word"] and not match["quoted"] and match["between"] in (":", ",")):
+    position = 0
+    for match in _SECRET_NAME.finditer(text):
+        if match.start() < position or (match["word"] and not match["quoted"] and match["between"] in (":", ",")):
             continue
-        opening = _OPENING.match(text, match.end())
+        opening = _VALUE_START.match(text, match.end())
         if match["between"] == "," and not (match["quoted"] and opening):
             continue
         start = opening.end() if opening else match.end()
         end = _value_end(text, start, opening["quote"] if opening else "", match)
-        while opening and opening["bracket"] and (more := _MORE.match(text, end)):
-            end = _value_end(text, more.end(), more["quote"], match)
+        while opening and opening["bracket"] and (next_value := _LIST_SEPARATOR.match(text, end)):
+            end = _value_end(text, next_value.end(), next_value["quote"], match)
         # A setting may end in KEY and be 0 or 1.
-        is_switch = match["word"] and not opening and end - start < _VALUE_LENGTH
+        is_switch = match["word"] and not opening and end - start < _VALUE_LENGTH_MIN
         if end > start and not is_switch:
-            pieces += [text[done:start], HIDDEN]
-            done = end
-    return "".join([*pieces, text[done:]])
+            pieces += [text[position:start], HIDDEN]
+            position = end
+    return "".join([*pieces, text[position:]])
 
 
-def _value_end(text: str, start: int, mark: str, name: re.Match[str]) -> int:
-    if len(mark) > 1:
+def _value_end(text: str, start: int, quote_mark: str, name: re.Match[str]) -> int:
+    if len(quote_mark) > 1:
         # Quotes within quotes: what opened the value with backslashes closes it with as many.
-        closing = text.find(mark, start)
+        closing = text.find(quote_mark, start)
         return closing if closing >= 0 else len(text)
-    in_line = name["whole_line"] and name["whole_line"].lower() == "cookie" and not name["quoted"]
-    reach = _PLAIN_QUOTED[mark] if mark else _LINE if in_line else _PLAIN
-    value = reach.match(text, start)
+    is_cookie_line = name["whole_line"] and name["whole_line"].lower() == "cookie" and not name["quoted"]
+    pattern = _QUOTED_VALUE[quote_mark] if quote_mark else _LINE_VALUE if is_cookie_line else _BARE_VALUE
+    value = pattern.match(text, start)
     return value.end() if value else start
 
 
 _ADDRESS = re.compile(r"""://([^\s'"<>]*+)""")
 
 
-def _without_user(match: re.Match[str]) -> str:
+def _redact_userinfo(match: re.Match[str]) -> str:
     """Hide user and password of an address, and all up to its last at sign where the password is not encoded."""
-    before, at, rest = match[1].rpartition("@")
+    before, at, after_userinfo = match[1].rpartition("@")
     user, has_user, host = re.split("[/?#]", match[1], maxsplit=1)[0].rpartition("@")
     if has_user:
         # A name alone may be a token, where it is the web that is asked.
@@ -215,43 +217,46 @@ def _without_user(match: re.Match[str]) -> str:
     else:
         # A path may have an at sign as well.
         is_secret = at != "" and not (host.partition(":")[2] or "0").isdigit()
-    return f"://{HIDDEN}@{rest}" if before and is_secret else match[0]
+    return f"://{HIDDEN}@{after_userinfo}" if before and is_secret else match[0]
 
 
 # Telegram: bot<number>:<35 characters>; its Bot API has them in the path.
 _BOT_TOKEN = re.compile(r"bot[0-9]{5,20}(?::|%3[Aa])[\w-]{20,}|(?<![0-9])[0-9]{6,12}:[\w-]{35}(?![\w-])", re.ASCII)
 _BEARER = re.compile(r"(?<![A-Za-z])Bearer[ \t]+[\w.~+/-]{8,}=*", re.IGNORECASE | re.ASCII)
-_LONG_RUN = re.compile(rf"[A-Za-z0-9+/%]{{{_KEY_LENGTH},}}={{0,2}}")
+_BASE64_LIKE = re.compile(rf"[A-Za-z0-9+/%]{{{_KEY_LENGTH_MIN},}}={{0,2}}")
 
 
-def _without_key(match: re.Match[str]) -> str:
+def _redact_key(match: re.Match[str]) -> str:
     return HIDDEN if _looks_random(unquote(match[0])) else match[0]
 
 
-def _looks_random(run: str) -> bool:
+def _looks_random(text: str) -> bool:
     """Whether so long a text can only be Base64: digests in hexadecimal, long numbers and paths of files are not."""
-    kinds = ["A" if one.isupper() else "a" if one.islower() else "0" if one.isdigit() else "+" for one in run]
-    if not {"A", "a", "0"} <= set(kinds) or run.count("/") * 10 >= len(run):
+    character_kinds = [
+        "A" if character.isupper() else "a" if character.islower() else "0" if character.isdigit() else "+"
+        for character in text
+    ]
+    if not {"A", "a", "0"} <= set(character_kinds) or text.count("/") * 10 >= len(text):
         return False
     # Random characters are mostly of another kind than the one before, those of words and years mostly are not: of
     # 1000 keys one is taken for a path.
-    words = [kind for kind, one in zip(kinds, run, strict=True) if one != "/"]
-    return sum(before != after for before, after in pairwise(words)) * 100 > len(run) * 40
+    kinds_without_slash = [kind for kind, character in zip(character_kinds, text, strict=True) if character != "/"]
+    return sum(before != after for before, after in pairwise(kinds_without_slash)) * 100 > len(text) * 40
 
 
-def _without_shapes(text: str) -> str:
+def _redact_patterns(text: str) -> str:
     if "://" in text:
-        text = _ADDRESS.sub(_without_user, text)
+        text = _ADDRESS.sub(_redact_userinfo, text)
     lower = text.lower()
-    if any(name in lower for name in _NAMED):
-        text = _without_named(text)
+    if any(name in lower for name in _SECRET_NAME_PARTS):
+        text = _redact_named_values(text)
     if "bearer" in lower:
         text = _BEARER.sub(f"Bearer {HIDDEN}", text)
-    if len(text) >= _KEY_LENGTH:
-        text = _LONG_RUN.sub(_without_key, text)
+    if len(text) >= _KEY_LENGTH_MIN:
+        text = _BASE64_LIKE.sub(_redact_key, text)
     return _BOT_TOKEN.sub(HIDDEN, text) if ":" in text or "%3" in text else text
 
 
-_all = Redaction()
-hide = _all.hide
-redact = _all.redact
+_redactor = Redactor()
+hide = _redactor.hide
+redact = _redactor.redact

@@ -12,20 +12,20 @@ from fcntl import LOCK_UN, flock
 from typing import Any, TypeVar
 
 from bot.base import fork_safety
-from bot.base.locked_file import LOCK_NOW, LockedFile
+from bot.base.locked_file import LOCK_NONBLOCKING, LockedFile
 
 log = logging.getLogger(__name__)
 
-LOCK_SECONDS_MAX = 1.0
-_BYTES_MAX = 65_536
+LOCK_TIMEOUT_SECONDS = 1.0
+_MAX_BYTES = 65_536
 # A number of any length is a float, so that none is an error.
 _decode = json.JSONDecoder(parse_int=float).decode
 
 Fields = dict[str, Any]
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class SharedFields(LockedFile):
+class SharedJson(LockedFile):
     """Fields that every thread and process of the machine reads and changes one at a time; all numbers are floats.
 
     Written in place and never synced: they are lost with the machine's power, and what they say is of the last
@@ -37,10 +37,10 @@ class SharedFields(LockedFile):
         super().__init__(path)
         self.problem: str | None = None
         self._fields: Fields = {}
-        self._known = b""
-        self._told_damage = False
+        self._last_seen = b""
+        self._is_damage_logged = False
         self._thread_lock = threading.Lock()
-        fork_safety.forget_in_child(self)
+        fork_safety.register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
         """Let go of what belongs to the parent. Closing our copy does not unlock the parent's lock."""
@@ -52,11 +52,11 @@ class SharedFields(LockedFile):
         with self._thread_lock:
             self._close()
 
-    def change(self, work: Callable[[Fields], Answer]) -> Answer:
+    def update(self, operation: Callable[[Fields], Result]) -> Result:
         """Return what `work` makes of the fields, and write down what it changed in them."""
         with self._thread_lock:
             try:
-                return self._change(work)
+                return self._update(operation)
             finally:
                 if self._descriptor >= 0:
                     flock(self._descriptor, LOCK_UN)
@@ -70,40 +70,40 @@ class SharedFields(LockedFile):
         except OSError:
             return self._fields
         try:
-            fields = _decode(os.read(descriptor, _BYTES_MAX).decode())
+            fields = _decode(os.read(descriptor, _MAX_BYTES).decode())
         except (OSError, ValueError, RecursionError):
             return self._fields
         finally:
             os.close(descriptor)
         return fields if isinstance(fields, dict) else self._fields
 
-    def _change(self, work: Callable[[Fields], Answer]) -> Answer:
+    def _update(self, operation: Callable[[Fields], Result]) -> Result:
         try:
             descriptor = self._lock()
-            raw = os.pread(descriptor, _BYTES_MAX, 0)
+            raw = os.pread(descriptor, _MAX_BYTES, 0)
         except OSError as error:
-            self._say_alone(error)
-            return work(self._fields)
+            self._report_unavailable(error)
+            return operation(self._fields)
         self._fields = self._parse(raw)
-        answer = work(self._fields)
+        result = operation(self._fields)
         self._write(descriptor, raw)
-        return answer
+        return result
 
     def _lock(self) -> int:
         # Behind a stopped process only the first one waits.
-        timeout_seconds = 0.0 if self.problem else LOCK_SECONDS_MAX
+        timeout_seconds = 0.0 if self.problem else LOCK_TIMEOUT_SECONDS
         try:
-            flock(self._descriptor, LOCK_NOW)
-            named = os.stat(self._path_bytes)
+            flock(self._descriptor, LOCK_NONBLOCKING)
+            path_status = os.stat(self._path_bytes)
         except (ValueError, BlockingIOError, FileNotFoundError):
             # Not open yet, held by another process, or deleted.
-            return self._lock_anew(timeout_seconds)
-        if (named.st_ino, named.st_dev) == (self._inode, self._device):
+            return self._reopen_and_lock(timeout_seconds)
+        if (path_status.st_ino, path_status.st_dev) == (self._inode, self._device):
             return self._descriptor
-        return self._lock_anew(timeout_seconds)
+        return self._reopen_and_lock(timeout_seconds)
 
     def _parse(self, raw: bytes) -> Fields:
-        if not raw or raw == self._known:
+        if not raw or raw == self._last_seen:
             # New, lost, or as we left it, be it that we could not write: what this process knows is all there is.
             return self._fields
         try:
@@ -112,9 +112,9 @@ class SharedFields(LockedFile):
             fields = None
         if isinstance(fields, dict):
             return fields
-        if not self._told_damage:
+        if not self._is_damage_logged:
             log.warning("The file %s is damaged (%r): going on with what this process knows.", self.path, raw[:40])
-        self._told_damage = True
+        self._is_damage_logged = True
         return self._fields
 
     def _write(self, descriptor: int, raw: bytes) -> None:
@@ -124,15 +124,15 @@ class SharedFields(LockedFile):
             if data != raw and os.pwrite(descriptor, data, 0) != len(data):
                 raise OSError(errno.EIO, "the write was cut short")
         except OSError as error:
-            self._known = raw
-            self._say_alone(error)
+            self._last_seen = raw
+            self._report_unavailable(error)
             return
-        self._known = data
+        self._last_seen = data
         if self.problem is not None:
             log.info("The file %s can be used again.", self.path)
             self.problem = None
 
-    def _say_alone(self, error: OSError) -> None:
+    def _report_unavailable(self, error: OSError) -> None:
         if self.problem is None:
             self.problem = f"The file {self.path} cannot be used ({error.strerror or error})"
             log.warning("%s: what it counts is counted by each process for itself.", self.problem)

@@ -13,7 +13,7 @@ TIMEFRAMES = {
 }
 
 
-def seconds_of(timeframe: str) -> int:
+def parse_timeframe(timeframe: str) -> int:
     """Return the length of a timeframe such as 5m or 1h in seconds. Raises ValueError for others."""
     try:
         return TIMEFRAMES[timeframe]

@@ -10,36 +10,36 @@ from typing import Any, Protocol
 
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock
-from bot.app.nonce_report import Say, file_of, leading
+from bot.app.nonce_report import PrintLine, file_store_for_settings, format_lease
 from bot.base import clock
 from bot.base.errors import (
-    AnotherBotError,
+    BotAlreadyRunningError,
+    CircuitOpenError,
     InvalidNonceError,
     LockoutError,
     NonceAheadError,
     NonceStoreError,
     SettingsError,
-    SilenceError,
 )
-from bot.base.paths import key_file
-from bot.broker_manager import kraken_turn
+from bot.base.paths import key_file_path
+from bot.broker_manager import kraken_request_lock
 from bot.config import Settings, credential_problems
 from bot.kraken import error_table, nonce_recovery, transport
-from bot.kraken.breaker_file import SilenceFile
-from bot.nonce.file_store import NANOSECONDS, UNITS, FileStore, Unit, ceiling
-from bot.nonce.open_store import open_engine, url_problem
-from bot.nonce.shared_store import far_ahead, file_of_key, shared_store_at
-from bot.nonce.store_protocol import Engine, Outcome, Wish
+from bot.kraken.breaker_file import BreakerFile
+from bot.nonce.file_store import NANOSECONDS, UNITS, FileStore, NonceUnit, nonce_ceiling
+from bot.nonce.open_store import open_nonce_store, url_problem
+from bot.nonce.shared_store import file_store_for_key, nonce_ahead_error, open_shared_store
+from bot.nonce.store_protocol import GrantStatus, NonceRequest, NonceStore
 
-FILE = "file"
+FILE_TARGET = "file"
 
-BURNT = """For a key that another program has used with nonces in nanoseconds (19 digits): Kraken refuses all below.
+ADOPT_WARNING = """For a key that another program has used with nonces in nanoseconds (19 digits): Kraken refuses all below.
 One GetApiKeyInfo with a nonce in nanoseconds is sent to {url}, and nothing else.
 If Kraken accepts it, this key works with NONCE_UNIT=ns and nothing else, for ever: there is no way back.
 {common} is not touched."""
-ONE_ROW = """The row of this key in {place} holds one nonce. From now on it is one in nanoseconds, and
+SHARED_STORE_WARNING = """The row of this key in {place} holds one nonce. From now on it is one in nanoseconds, and
 every program that draws microseconds for this key there fails with NonceAheadError, whatever Kraken answers."""
-HIGHER_STILL = (
+NANOSECONDS_REFUSED_MESSAGE = (
     "A nonce in nanoseconds is too low as well: the key has seen one in a finer unit, or from a clock that was wrong. "
     "The other tools' units are all lower (.NET ticks too), so no setting reaches above it: make a new API key"
 )
@@ -48,117 +48,120 @@ HIGHER_STILL = (
 # Moving
 
 
-class _Place(Protocol):
+class _NonceLocation(Protocol):
     """Where the nonces of a key are: a file, or a row of a shared store."""
 
     name: str
 
-    def highest(self) -> int:
+    def highest_nonce(self) -> int:
         """Return the highest nonce drawn there, 0 if none."""
 
-    def raise_to(self, floor: int) -> None:
+    def raise_floor(self, floor: int) -> None:
         """Draw only above `floor` from now on."""
 
 
-class _FilePlace:
+class _FileLocation:
     def __init__(self, file: FileStore) -> None:
         self.name = file.path
         self._file = file
 
-    def highest(self) -> int:
+    def highest_nonce(self) -> int:
         stored = self._file.peek()
         if stored is None and os.path.lexists(self.name):
             raise NonceStoreError(f"the nonce file {self.name} cannot be read, so nobody knows what was drawn there")
         return stored or 0
 
-    def raise_to(self, floor: int) -> None:
-        self._file.keep(floor)
+    def raise_floor(self, floor: int) -> None:
+        self._file.record_nonce(floor)
         if self._file.problem:
             raise NonceStoreError(f"{self._file.problem}. Free it or its disk; nothing was moved")
 
 
-class _StorePlace:
-    def __init__(self, engine: Engine, copy: FileStore, unit: Unit) -> None:
-        self.name = engine.place
-        self._engine, self._copy, self._unit = engine, copy, unit
+class _StoreLocation:
+    def __init__(self, store: NonceStore, replica: FileStore, unit: NonceUnit) -> None:
+        self.name = store.location
+        self._store, self._replica, self._unit = store, replica, unit
 
-    def highest(self) -> int:
+    def highest_nonce(self) -> int:
         # The store may have been wiped or restored since the copy was written.
-        return max(self._held(), self._copy.peek() or 0)
+        return max(self._stored_nonce(), self._replica.peek() or 0)
 
-    def raise_to(self, floor: int) -> None:
-        if (last := self._held()) >= floor:
-            check_not_far_ahead(self.name, last, self._unit)
+    def raise_floor(self, floor: int) -> None:
+        if (last_nonce := self._stored_nonce()) >= floor:
+            check_not_far_ahead(self.name, last_nonce, self._unit)
             return
-        drawn = self._engine.draw(Wish(floor, ceiling(self._unit), self._unit.ticks))
-        if drawn.outcome is not Outcome.DRAWN:
-            raise far_ahead(self.name, drawn.last)
+        grant = self._store.next_nonce(NonceRequest(floor, nonce_ceiling(self._unit), self._unit.units_per_microsecond))
+        if grant.status is not GrantStatus.GRANTED:
+            raise nonce_ahead_error(self.name, grant.previous_nonce)
 
-    def _held(self) -> int:
-        row = self._engine.look()
-        return row.nonce if row else 0
+    def _stored_nonce(self) -> int:
+        record = self._store.read_record()
+        return record.last_nonce if record else 0
 
 
-def migrate(settings: Settings, target: str, say: Say) -> int:
+def migrate(settings: Settings, target: str, print_line: PrintLine) -> int:
     """Make the nonces at `target`, an address or "file", begin above all that were drawn where they are now; return 0.
 
     Raises SettingsError for a target that cannot be one, AnotherBotError while a bot runs or leads, NonceAheadError,
     StoreUnavailableError or NonceStoreError; in each case the settings that work now still do.
     """
-    if target != FILE and (problem := url_problem(target)):
-        raise SettingsError([f"--to {problem} Or it is the word {FILE}."])
+    if target != FILE_TARGET and (problem := url_problem(target)):
+        raise SettingsError([f"--to {problem} Or it is the word {FILE_TARGET}."])
     if not settings.api_key:
         raise SettingsError(["KRAKEN_API_KEY is not set: nonces in a shared store belong to a key."])
-    unit, file = UNITS[settings.nonce_unit], file_of(settings)
+    unit, file = UNITS[settings.nonce_unit], file_store_for_settings(settings)
     with ExitStack() as stack:
-        engines: list[Engine] = []
+        stores: list[NonceStore] = []
 
-        def place(url: str) -> _Place:
+        def open_location(url: str) -> _NonceLocation:
             if not url:
-                return _FilePlace(file)
-            engines.append(stack.enter_context(closing(open_engine(url, settings.api_key))))
-            return _StorePlace(engines[-1], file, unit)
+                return _FileLocation(file)
+            stores.append(stack.enter_context(closing(open_nonce_store(url, settings.api_key))))
+            return _StoreLocation(stores[-1], file, unit)
 
-        source, new = place(settings.nonce_store), place("" if target == FILE else target)
-        if source.name == new.name:
-            raise SettingsError([f"--to names {new.name}, where the nonces of this key are already."])
-        stack.enter_context(_no_bot(settings, engines))
-        floor = source.highest()
+        source, destination = (
+            open_location(settings.nonce_store),
+            open_location("" if target == FILE_TARGET else target),
+        )
+        if source.name == destination.name:
+            raise SettingsError([f"--to names {destination.name}, where the nonces of this key are already."])
+        stack.enter_context(_exclude_running_bots(settings, stores))
+        floor = source.highest_nonce()
         check_not_far_ahead(source.name, floor, unit)
         if floor:
-            new.raise_to(floor)
-    _say_moved(floor, source.name, new.name, say)
-    setting = "take NONCE_STORE out" if target == FILE else "set NONCE_STORE to the address that you have given"
-    say(f"setting  {setting}: in .env or the environment, for every program on this key")
+            destination.raise_floor(floor)
+    _print_migration(floor, source.name, destination.name, print_line)
+    setting = "take NONCE_STORE out" if target == FILE_TARGET else "set NONCE_STORE to the address that you have given"
+    print_line(f"setting  {setting}: in .env or the environment, for every program on this key")
     return 0
 
 
-def _say_moved(floor: int, source: str, new: str, say: Say) -> None:
+def _print_migration(floor: int, source: str, destination: str, print_line: PrintLine) -> None:
     if floor:
-        say(f"floor    {floor} in {source}, which is left as it is")
-        say(f"moved    the next nonce in {new} is above it")
+        print_line(f"floor    {floor} in {source}, which is left as it is")
+        print_line(f"moved    the next nonce in {destination} is above it")
     else:
-        say(f"floor    none: no nonce was drawn yet in {source}, which is left as it is")
+        print_line(f"floor    none: no nonce was drawn yet in {source}, which is left as it is")
 
 
-def check_not_far_ahead(place: str, last: int, unit: Unit) -> None:
+def check_not_far_ahead(location: str, last_nonce: int, unit: NonceUnit) -> None:
     """Raise NonceAheadError where a nonce is more than a day ahead of the clock, as one in a finer unit is."""
-    if last > ceiling(unit):
+    if last_nonce > nonce_ceiling(unit):
         raise NonceAheadError(
-            f"{place} holds {last}, more than a day ahead of the clock for NONCE_UNIT={unit.name}: nothing was moved. "
+            f"{location} holds {last_nonce}, more than a day ahead of the clock for NONCE_UNIT={unit.name}: nothing was moved. "
             "Check the clock, and whether this key is used with NONCE_UNIT=ns"
         )
 
 
 @contextmanager
-def _no_bot(settings: Settings, engines: list[Engine]) -> Iterator[None]:
+def _exclude_running_bots(settings: Settings, stores: list[NonceStore]) -> Iterator[None]:
     """Keep bots from the state folder. Raises AnotherBotError where one runs on it, or leads in one of the stores."""
     lock = InstanceLock(settings.state_dir)
     try:
-        for engine in engines:
-            row = engine.look()
-            if row and row.lease.remaining_seconds:
-                raise AnotherBotError(f"{leading(row.lease)}, says {engine.place}. Stop it first.")
+        for store in stores:
+            record = store.read_record()
+            if record and record.lease.remaining_seconds:
+                raise BotAlreadyRunningError(f"{format_lease(record.lease)}, says {store.location}. Stop it first.")
         yield
     finally:
         lock.release()
@@ -167,7 +170,7 @@ def _no_bot(settings: Settings, engines: list[Engine]) -> Iterator[None]:
 # Adopting
 
 
-def adopt(settings: Settings, yes: bool, say: Say, ask: Callable[[str], str] = input) -> int:
+def adopt(settings: Settings, assume_yes: bool, print_line: PrintLine, prompt: Callable[[str], str] = input) -> int:
     """Find out whether Kraken accepts nanoseconds of this key, having asked; say which setting that makes; return 0.
 
     Raises SettingsError where nobody can be asked, AnotherBotError while a bot runs or leads, InvalidNonceError where
@@ -176,72 +179,74 @@ def adopt(settings: Settings, yes: bool, say: Say, ask: Callable[[str], str] = i
     if problems := credential_problems(settings.api_key, settings.api_secret):
         raise SettingsError(problems)
     with ExitStack() as stack:
-        engines = []
+        stores = []
         if settings.nonce_store:
-            engines.append(stack.enter_context(closing(open_engine(settings.nonce_store, settings.api_key))))
-        stack.enter_context(_no_bot(settings, engines))
-        silence = SilenceFile(key_file(broker_manager.NONCE_FILE, settings.api_key, "silence"))
-        _check_silence(silence)
-        say(BURNT.format(url=settings.api_url, common=broker_manager.NONCE_FILE))
-        for engine in engines:
-            say(ONE_ROW.format(place=engine.place))
-        if not yes and not _agreed(ask):
-            say("Nothing was sent.")
+            stores.append(stack.enter_context(closing(open_nonce_store(settings.nonce_store, settings.api_key))))
+        stack.enter_context(_exclude_running_bots(settings, stores))
+        breaker = BreakerFile(key_file_path(broker_manager.NONCE_FILE, settings.api_key, "silence"))
+        _check_breaker_closed(breaker)
+        print_line(ADOPT_WARNING.format(url=settings.api_url, common=broker_manager.NONCE_FILE))
+        for store in stores:
+            print_line(SHARED_STORE_WARNING.format(place=store.location))
+        if not assume_yes and not _confirm(prompt):
+            print_line("Nothing was sent.")
             return 0
-        nonce = _ask_kraken(settings, silence)
-    say(f"Kraken has accepted {nonce}. Now set, in .env or the environment, for every program that uses this key:")
-    say(f"NONCE_UNIT={NANOSECONDS.name}")
+        nonce = _send_probe(settings, breaker)
+    print_line(
+        f"Kraken has accepted {nonce}. Now set, in .env or the environment, for every program that uses this key:"
+    )
+    print_line(f"NONCE_UNIT={NANOSECONDS.name}")
     return 0
 
 
-def _agreed(ask: Callable[[str], str]) -> bool:
+def _confirm(prompt: Callable[[str], str]) -> bool:
     if not sys.stdin.isatty():
         raise SettingsError(["Nobody can be asked here, which is no terminal: give --yes. Nothing was sent."])
     try:
-        return ask("Go on? [y/N] ").strip().lower() in ("y", "yes")
+        return prompt("Go on? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
-def _check_silence(silence: SilenceFile) -> None:
-    found = silence.read()
-    if found is not None and not found.over:
-        seconds = found.until_seconds - clock.wall_seconds()
-        raise SilenceError(
-            f"nothing is sent on this key for another {seconds:.0f} s: {found.reason}. Then try again",
-            found.until_seconds,
+def _check_breaker_closed(breaker: BreakerFile) -> None:
+    open_breaker = breaker.read()
+    if open_breaker is not None and not open_breaker.is_half_open:
+        seconds = open_breaker.until_seconds - clock.wall_seconds()
+        raise CircuitOpenError(
+            f"nothing is sent on this key for another {seconds:.0f} s: {open_breaker.reason}. Then try again",
+            open_breaker.until_seconds,
         )
 
 
-def _ask_kraken(settings: Settings, silence: SilenceFile) -> int:
+def _send_probe(settings: Settings, breaker: BreakerFile) -> int:
     """Send the one request; return its nonce, which stays drawn whatever the answer is."""
-    key, drawn = settings.api_key, []
+    key, nonces = settings.api_key, []
 
-    def draw() -> str:
+    def next_nonce() -> str:
         # Not by get_kraken_nonce(), which would draw from the common file too.
         if settings.nonce_store:
-            shared = shared_store_at(settings.nonce_store, key, broker_manager.NONCE_FILE, NANOSECONDS)
-            drawn.append(shared.draw())
+            shared_store = open_shared_store(settings.nonce_store, key, broker_manager.NONCE_FILE, NANOSECONDS)
+            nonces.append(shared_store.next_nonce())
         else:
-            drawn.append(file_of_key(broker_manager.NONCE_FILE, key, NANOSECONDS).draw())
-        return str(drawn[0])
+            nonces.append(file_store_for_key(broker_manager.NONCE_FILE, key, NANOSECONDS).next_nonce())
+        return str(nonces[0])
 
     api = transport.open_api(key, settings.api_secret, settings.api_url, settings.proxy)
-    api._nonce = draw
-    with closing(api), kraken_turn(api_key=key, unit=NANOSECONDS.name):
-        _raise_refusal(transport.ask(api.query_private, "GetApiKeyInfo", {}), silence)
+    api._nonce = next_nonce
+    with closing(api), kraken_request_lock(api_key=key, unit=NANOSECONDS.name):
+        _raise_kraken_error(transport.request(api.query_private, "GetApiKeyInfo", {}), breaker)
     # It was the probe that a silence ends with.
-    silence.end()
-    return drawn[0]
+    breaker.reset()
+    return nonces[0]
 
 
-def _raise_refusal(envelope: dict[str, Any], silence: SilenceFile) -> None:
-    strings = error_table.errors_in([str(string) for string in envelope["error"]])
-    if not strings:
+def _raise_kraken_error(envelope: dict[str, Any], breaker: BreakerFile) -> None:
+    error_strings = error_table.filter_errors([str(string) for string in envelope["error"]])
+    if not error_strings:
         return
-    error = error_table.error_for("GetApiKeyInfo", strings)
+    error = error_table.make_error("GetApiKeyInfo", error_strings)
     if isinstance(error, InvalidNonceError):
-        raise InvalidNonceError(error.method, error.strings, HIGHER_STILL)
+        raise InvalidNonceError(error.method, error.error_strings, NANOSECONDS_REFUSED_MESSAGE)
     if isinstance(error, LockoutError):
-        silence.begin(nonce_recovery.SILENCE_SECONDS_MAX, nonce_recovery.LOCKED_OUT)
+        breaker.trip(nonce_recovery.MAX_OPEN_SECONDS, nonce_recovery.LOCKED_OUT)
     raise error

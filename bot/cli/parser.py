@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bot.cli.nonce_commands import FILE
+from bot.cli.nonce_commands import FILE_TARGET
 
 EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, 3 the key may not be used,
 4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses, 6 another bot runs on this state folder
@@ -12,15 +12,17 @@ or leads this account, or the folder was taken away, 7 journal and Kraken disagr
 answers (status)"""
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Return the command and its options."""
     parser = argparse.ArgumentParser(prog="main.py", description="A Kraken trading bot.", epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(stay=False)
-    parser.add_argument("--ticks", type=ticks, metavar="N", help="stop after N ticks at current prices")
+    parser.add_argument("--ticks", type=cycle_count, metavar="N", help="stop after N ticks at current prices")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run_command = commands.add_parser("run", help="trade (also without any word)")
-    run_command.add_argument("--ticks", type=ticks, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks")
+    run_command.add_argument(
+        "--ticks", type=cycle_count, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks"
+    )
     run_command.add_argument(
         "--stay", action="store_true", help="stay up and try again, whatever passes; with PORT, too"
     )
@@ -29,30 +31,34 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     status.add_argument("--json", action="store_true", help="all of it, for programs")
     commands.add_parser("resume", help="let entries go on that were stopped from the page")
     commands.add_parser("check", help="look at settings, clock, nonce store, pairs and key, without trading")
-    add_nonce_words(commands)
-    add_reports(commands)
+    add_nonce_commands(commands)
+    add_report_commands(commands)
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
     simulator.add_argument("options", nargs=argparse.REMAINDER)
     return parser.parse_args(arguments)
 
 
-def add_nonce_words(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the words about the nonce."""
     nonce = commands.add_parser("nonce", help="about the nonce")
-    words = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
-    words.add_parser("show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads")
-    migrate_word = words.add_parser("migrate", help="go on in another store, above every nonce drawn before")
-    migrate_word.add_argument(
+    nonce_commands = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
+    nonce_commands.add_parser(
+        "show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads"
+    )
+    migrate_command = nonce_commands.add_parser(
+        "migrate", help="go on in another store, above every nonce drawn before"
+    )
+    migrate_command.add_argument(
         "--to",
         required=True,
         metavar="URL",
-        help=f"the store's address, - for standard input, or {FILE}",
+        help=f"the store's address, - for standard input, or {FILE_TARGET}",
     )
-    adopt_word = words.add_parser("adopt", help="find out whether a burnt key works with nanoseconds")
-    adopt_word.add_argument("--yes", action="store_true", help="do not ask")
+    adopt_command = nonce_commands.add_parser("adopt", help="find out whether a burnt key works with nanoseconds")
+    adopt_command.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the words that tell what the journal has."""
     orders = commands.add_parser("orders", help="the bot's orders, newest last")
     orders.add_argument("--open", action="store_true", help="only those that may still fill, or whose fate is unknown")
@@ -60,14 +66,14 @@ def add_reports(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     journal = commands.add_parser("journal", help="about the journal")
     journal.add_argument("what", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")
     for command in (orders, fills, journal):
-        form = command.add_mutually_exclusive_group()
+        format_options = command.add_mutually_exclusive_group()
         for name in ("json", "csv"):
-            form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table")
+            format_options.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table")
 
 
-def ticks(word: str) -> int:
+def cycle_count(text: str) -> int:
     """Read a number of ticks, at least one."""
-    number = int(word)
+    number = int(text)
     if number < 1:
         raise ValueError
     return number

@@ -13,47 +13,47 @@ from functools import cached_property
 
 from bot.base.clock import boottime_seconds
 from bot.dashboard import page
-from bot.dashboard.snapshot import Facts
+from bot.dashboard.snapshot import JsonObject
 
 REFRESH_SECONDS = 1.0
 # In place of each session's own, which the page of all does not know.
-_CSRF = secrets.token_hex()
+_CSRF_PLACEHOLDER = secrets.token_hex()
 
 
-class Shown:
+class CachedSnapshot:
     """One reading of the facts, and what has been made of it so far."""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    def __init__(self, status: JsonObject) -> None:
+        self.status = status
 
     @cached_property
     def json(self) -> bytes:
         """The facts, for programs."""
-        return json.dumps(self.facts).encode()
+        return json.dumps(self.status).encode()
 
     @cached_property
     def event(self) -> bytes:
         """What changes of the page, as a server-sent event."""
-        return f"data: {json.dumps(page.live(self.facts))}\n\n".encode()
+        return f"data: {json.dumps(page.render_live(self.status))}\n\n".encode()
 
     def page(self, csrf: str) -> bytes:
         """Return the page of a session."""
-        return self._page.replace(_CSRF.encode(), csrf.encode())
+        return self._page.replace(_CSRF_PLACEHOLDER.encode(), csrf.encode())
 
     @cached_property
     def _page(self) -> bytes:
         # The name of a file, in the log, need not be text.
-        return page.page(self.facts, csrf=_CSRF).encode("utf-8", "backslashreplace")
+        return page.render_page(self.status, csrf=_CSRF_PLACEHOLDER).encode("utf-8", "backslashreplace")
 
 
-def shown(read: Callable[[], Facts]) -> Callable[[], Shown]:
+def cached_reader(read: Callable[[], JsonObject]) -> Callable[[], CachedSnapshot]:
     """Return what gives the last reading; `read` is called anew where it is a second old."""
-    kept: tuple[float, Shown] | None = None
+    cached: tuple[float, CachedSnapshot] | None = None
 
-    def recent() -> Shown:
-        nonlocal kept
-        if kept is None or boottime_seconds() - kept[0] >= REFRESH_SECONDS:
-            kept = boottime_seconds(), Shown(read())
-        return kept[1]
+    def current() -> CachedSnapshot:
+        nonlocal cached
+        if cached is None or boottime_seconds() - cached[0] >= REFRESH_SECONDS:
+            cached = boottime_seconds(), CachedSnapshot(read())
+        return cached[1]
 
-    return recent
+    return current

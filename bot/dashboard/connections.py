@@ -17,20 +17,20 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-CONNECTIONS = 200
-HEAD_BYTES = 16_384
-HEAD_SECONDS = 10.0
-UNREAD_SECONDS = 30.0
+CONNECTIONS_MAX = 200
+HEAD_BYTES_MAX = 16_384
+HEAD_TIMEOUT_SECONDS = 10.0
+UNREAD_TIMEOUT_SECONDS = 30.0
 # Longer than proxies keep theirs, so that none of them sends a request into a connection that is being closed.
 KEEP_ALIVE_SECONDS = 75
 # What is being answered when the server ends is given so long.
-LAST_SECONDS = 0.2
+SHUTDOWN_GRACE_SECONDS = 0.2
 
 
 class Connection(H11Protocol):
     """Cut off when a request's head takes longer than 10 s, when output stays unread for 30 s, or to make room."""
 
-    is_cut = False
+    is_aborted = False
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
 
@@ -42,39 +42,39 @@ class Connection(H11Protocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Told of every byte that the kernel does not take.
         transport.set_write_buffer_limits(high=0)
-        self.waits_since = self.loop.time()
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.cut)
-        self._make_room()
+        self.idle_since_seconds = self.loop.time()
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self.abort)
+        self._evict_if_full()
 
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request."""
         if self._head_timer is None and not self.is_serving:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.cut)
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self.abort)
         super().data_received(data)
         if self.is_serving:
             self._stop_head_timer()
             # Requests behind the one that is answered, which no browser sends: they would be kept until their turn.
-            if len(self.conn.trailing_data[0]) > HEAD_BYTES:
-                self.cut()
+            if len(self.conn.trailing_data[0]) > HEAD_BYTES_MAX:
+                self.abort()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, of which a part may have come already."""
         super().on_response_complete()
-        self.waits_since = self.loop.time()
+        self.idle_since_seconds = self.loop.time()
         if not self.is_serving and self.conn.trailing_data[0]:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.cut)
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self.abort)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless a request came before it; uvicorn would fail then, and fill the log."""
         if self.conn.our_state is h11.IDLE:
             super().send_400_response(msg)
         else:
-            self.cut()
+            self.abort()
 
     def pause_writing(self) -> None:
         """Begin to wait for the client to read."""
         super().pause_writing()
-        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self.cut)
+        self._unread_timer = self.loop.call_later(UNREAD_TIMEOUT_SECONDS, self.abort)
 
     def resume_writing(self) -> None:
         """Note that it has read."""
@@ -93,28 +93,28 @@ class Connection(H11Protocol):
     def shutdown(self) -> None:
         """End with the server: a stream would go on."""
         super().shutdown()
-        self.loop.call_later(LAST_SECONDS, self.cut)
+        self.loop.call_later(SHUTDOWN_GRACE_SECONDS, self.abort)
 
     @property
     def is_serving(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close at once, with whatever was not read."""
-        self.is_cut = True
+        self.is_aborted = True
         self.transport.abort()
 
-    def _make_room(self) -> None:
+    def _evict_if_full(self) -> None:
         """Where there are too many, whoever has most loses the one that has waited longest for its client."""
-        others = [cast(Connection, one) for one in self.connections if one is not self]
-        others = [one for one in others if not one.is_cut]
-        if len(others) < CONNECTIONS:
+        others = [cast(Connection, other) for other in self.connections if other is not self]
+        others = [other for other in others if not other.is_aborted]
+        if len(others) < CONNECTIONS_MAX:
             return
-        counts = Counter(one.peer for one in others)
-        most = max(counts.values())
-        candidates = [one for one in others if counts[one.peer] == most]
-        min(candidates, key=lambda one: (one.is_serving, one.waits_since)).cut()
+        counts = Counter(other.peer for other in others)
+        highest_count = max(counts.values())
+        candidates = [other for other in others if counts[other.peer] == highest_count]
+        min(candidates, key=lambda one: (one.is_serving, one.idle_since_seconds)).abort()
 
     @property
     def peer(self) -> str:
@@ -132,7 +132,7 @@ class Connection(H11Protocol):
             self._unread_timer = None
 
 
-def config(app: ASGIApp) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     """Return the settings of a server for this app; nothing of it is read from the environment."""
     return uvicorn.Config(
         app,
@@ -152,5 +152,5 @@ def config(app: ASGIApp) -> uvicorn.Config:
         backlog=128,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
     )

@@ -10,10 +10,10 @@ from markupsafe import Markup, escape
 UNKNOWN = Markup('<span class="unknown">unknown</span>')
 
 _MONEY_DIGITS, _NUMBER_DIGITS = 3, 6
-_SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_DURATION_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def rounded(exact: str, digits: int = _NUMBER_DIGITS) -> str:
+def format_rounded(exact: str, digits: int = _NUMBER_DIGITS) -> str:
     """Return an amount with two decimals, or with more where it takes more to show `digits` digits; then no zeros."""
     value = Decimal(exact)
     decimals = max(2, digits - 1 - value.adjusted()) if value else 2
@@ -22,22 +22,22 @@ def rounded(exact: str, digits: int = _NUMBER_DIGITS) -> str:
     return text[:shortest] + text[shortest:].rstrip("0")
 
 
-def _amount(exact: str | None, digits: int) -> Markup:
+def _format_amount(exact: str | None, digits: int) -> Markup:
     if exact is None:
         return UNKNOWN
-    full = escape(exact)
-    shown = f'<data value="{full}" title="{full}">{rounded(exact, digits)}</data>'
-    return Markup(shown)  # nosec B704 # noqa: S704 - escaped above
+    escaped = escape(exact)
+    html = f'<data value="{escaped}" title="{escaped}">{format_rounded(exact, digits)}</data>'
+    return Markup(html)  # nosec B704 # noqa: S704 - escaped above
 
 
-def money(exact: str | None) -> Markup:
+def format_money(exact: str | None) -> Markup:
     """Return a sum of money, rounded, with the exact one in its title."""
-    return _amount(exact, _MONEY_DIGITS)
+    return _format_amount(exact, _MONEY_DIGITS)
 
 
-def number(exact: str | None) -> Markup:
+def format_number(exact: str | None) -> Markup:
     """Return a price or a volume, rounded to what tells it from its neighbours, with the exact one in its title."""
-    return _amount(exact, _NUMBER_DIGITS)
+    return _format_amount(exact, _NUMBER_DIGITS)
 
 
 def is_zero(exact: str | None) -> bool:
@@ -45,26 +45,26 @@ def is_zero(exact: str | None) -> bool:
     return exact is not None and not Decimal(exact)
 
 
-def known(text: object) -> str | Markup:
+def format_known(text: object) -> str | Markup:
     """Return a text as it is, or the word for what is not known."""
     return UNKNOWN if text is None or text == "" else str(text)
 
 
-def day_time(unix_seconds: float) -> str:
+def format_day_time(unix_seconds: float) -> str:
     """Return a time in UTC as day, month and time of day, to the minute."""
     return f"{datetime.fromtimestamp(unix_seconds, UTC):%d %b %H:%M}"
 
 
-def moment(iso_text: str | None) -> Markup:
+def format_timestamp(iso_text: str | None) -> Markup:
     """Return a time in UTC, given as ISO text, as day, month and time of day."""
     if not iso_text:
         return UNKNOWN
-    at = datetime.fromisoformat(iso_text)
-    shown = f'<time datetime="{escape(iso_text)}">{at:%d %b %H:%M:%S}</time>'
-    return Markup(shown)  # nosec B704 # noqa: S704 - escaped above
+    timestamp = datetime.fromisoformat(iso_text)
+    html = f'<time datetime="{escape(iso_text)}">{timestamp:%d %b %H:%M:%S}</time>'
+    return Markup(html)  # nosec B704 # noqa: S704 - escaped above
 
 
-def span(seconds: float | None) -> str | Markup:
+def format_duration(seconds: float | None) -> str | Markup:
     """Return a span of time in its two largest units, one of a few seconds with a decimal, a shorter one in ms."""
     if seconds is None:
         return UNKNOWN
@@ -72,9 +72,9 @@ def span(seconds: float | None) -> str | Markup:
         return f"{seconds * 1000:.3g} ms"
     if seconds != int(seconds) and abs(seconds) < 10:
         return f"{seconds:.1f} s"
-    left, parts = int(seconds), []
-    for size, unit in _SPANS:
-        count, left = divmod(left, size)
+    remaining_seconds, parts = int(seconds), []
+    for size, unit in _DURATION_UNITS:
+        count, remaining_seconds = divmod(remaining_seconds, size)
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2]) or "0 s"

@@ -6,12 +6,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Scope, Send
 
 # Everything the page needs is a file of its own server; nothing is written into the page that could run.
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
 )
 SECURITY_HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     # Not "no-referrer": with it, browsers send "Origin: null" with our own forms (Fetch: append a request Origin).
     "referrer-policy": "same-origin",
@@ -19,7 +19,7 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
-HTTPS_ONLY = "max-age=31536000"
+STRICT_TRANSPORT_SECURITY = "max-age=31536000"
 
 
 def is_https(scope: Scope) -> bool:
@@ -31,17 +31,17 @@ def is_https(scope: Scope) -> bool:
     return scope["scheme"] == "https" or forwarded.partition(",")[0].strip().lower() == "https"
 
 
-def secured(scope: Scope, send: Send) -> Send:
+def with_security_headers(scope: Scope, send: Send) -> Send:
     """Return `send` with the security headers in each answer, whoever wrote it; bodies pass as they come."""
-    extra = dict(SECURITY_HEADERS)
+    headers = dict(SECURITY_HEADERS)
     # A static file may be kept, but is asked for again: after a deploy it may be another.
-    extra["cache-control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+    headers["cache-control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
     if is_https(scope):
-        extra["strict-transport-security"] = HTTPS_ONLY
+        headers["strict-transport-security"] = STRICT_TRANSPORT_SECURITY
 
-    async def send_secured(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(extra)
+            MutableHeaders(scope=message).update(headers)
         await send(message)
 
-    return send_secured
+    return send_with_headers

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bot.app.lifecycle import Runner
+from bot.app.lifecycle import Lifecycle
 from bot.config import Settings
 
 if TYPE_CHECKING:
-    from bot.dashboard.server import StatusServer
+    from bot.dashboard.server import DashboardServer
 
 
-def open_page(settings: Settings, runner: Runner) -> StatusServer:
+def start_dashboard(settings: Settings, lifecycle: Lifecycle) -> DashboardServer:
     """Take the page's port and serve. Raises SettingsError where it is taken."""
-    from bot.dashboard.server import StatusServer
+    from bot.dashboard.server import DashboardServer
 
-    server = StatusServer(settings, runner)
+    server = DashboardServer(settings, lifecycle)
     server.start()
     return server

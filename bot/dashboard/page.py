@@ -17,15 +17,15 @@ from bot.dashboard import charts, formatting
 
 STATIC = Path(__file__).with_name("static")
 
-_MODES = {
+_MODE_LABELS = {
     "paper": ("PAPER", "No real money: the exchange is a local one."),
     "live": ("LIVE", "Real money at Kraken."),
     "halt": ("HALTED", "It only watches: no order is sent."),
 }
 
 
-def _environment() -> Environment:
-    made = Environment(
+def _create_environment() -> Environment:
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
@@ -33,53 +33,53 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "money": formatting.money,
-        "number": formatting.number,
-        "known": formatting.known,
-        "moment": formatting.moment,
-        "span": formatting.span,
+    environment.filters |= {
+        "money": formatting.format_money,
+        "number": formatting.format_number,
+        "known": formatting.format_known,
+        "moment": formatting.format_timestamp,
+        "span": formatting.format_duration,
     }
-    made.tests["zero"] = formatting.is_zero
-    made.globals |= {"equity_curve": charts.equity_curve, "candles": charts.candles}
-    return made
+    environment.tests["zero"] = formatting.is_zero
+    environment.globals |= {"equity_curve": charts.equity_chart, "candles": charts.candle_chart}
+    return environment
 
 
-def _templates(*names: str) -> list[Template]:
-    made = _environment()
-    return [made.get_template(f"{name}.html") for name in names]
+def _load_templates(*names: str) -> list[Template]:
+    environment = _create_environment()
+    return [environment.get_template(f"{name}.html") for name in names]
 
 
 # Compiled now and not at the first look, when the bot's threads would have to wait for it.
-_PAGE, _LIVE, _LOGIN = _templates("page", "live", "login")
+_PAGE, _LIVE, _LOGIN = _load_templates("page", "live", "login")
 
 
-def page(status: Mapping[str, Any], *, csrf: str) -> str:
+def render_page(status: Mapping[str, Any], *, csrf: str) -> str:
     """Return the whole document. `csrf` goes with the form that stops entries."""
-    inner = Markup(live(status))  # nosec B704 # noqa: S704 - rendered by a template
-    return _PAGE.render(status=status, live=inner, title=_title(status), csrf=csrf)
+    live_html = Markup(render_live(status))  # nosec B704 # noqa: S704 - rendered by a template
+    return _PAGE.render(status=status, live=live_html, title=_title(status), csrf=csrf)
 
 
-def live(status: Mapping[str, Any]) -> str:
+def render_live(status: Mapping[str, Any]) -> str:
     """Return the part that changes: what is inside `<main>`."""
-    word, meaning = _MODES[status["mode"]]
+    label, description = _MODE_LABELS[status["mode"]]
     return _LIVE.render(
         status=status,
         title=_title(status),
-        word=word,
-        meaning=meaning,
+        word=label,
+        meaning=description,
         account=status["account"] or dict.fromkeys(("quote", "equity", "realised", "day_loss")),
     )
 
 
-def login_page(problem: str) -> str:
+def render_login_page(problem: str) -> str:
     """Return the form that asks for the token. `problem`: why the last try failed, or nothing."""
     return _LOGIN.render(problem=problem)
 
 
 def _title(status: Mapping[str, Any]) -> str:
     account = status["account"]
-    word = _MODES[status["mode"]][0]
+    label = _MODE_LABELS[status["mode"]][0]
     if account is None or account["equity"] is None:
-        return f"{word}, equity unknown"
-    return f"{word} {formatting.rounded(account['equity'], 3)} {account['quote']}"
+        return f"{label}, equity unknown"
+    return f"{label} {formatting.format_rounded(account['equity'], 3)} {account['quote']}"

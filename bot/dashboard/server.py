@@ -25,46 +25,48 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from bot.app.lifecycle import Runner
-from bot.app.session import ENTRIES_STOPPED
+from bot.app.lifecycle import Lifecycle
+from bot.app.session import ENTRIES_STOPPED_FILE_NAME
 from bot.base import metrics
 from bot.base.clock import boottime_seconds, wall_seconds
 from bot.base.errors import SettingsError
-from bot.base.events import Event, tell
+from bot.base.events import Event, emit
 from bot.base.private_files import open_file
 from bot.config import Settings
 from bot.dashboard import connections, page
-from bot.dashboard.auth import Access
-from bot.dashboard.auth_middleware import Gate
-from bot.dashboard.cache import shown
-from bot.dashboard.snapshot import Reader
+from bot.dashboard.auth import Authenticator
+from bot.dashboard.auth_middleware import AuthMiddleware
+from bot.dashboard.cache import cached_reader
+from bot.dashboard.snapshot import SnapshotReader
 
 DEFAULT_PORT = 8080
 # How often an open page is told anew: 0.7 MB a minute.
-STREAM_SECONDS = 5.0
+STREAM_INTERVAL_SECONDS = 5.0
 # A stream keeps its connection; phones that were put away leave theirs open.
 STREAMS_MAX = 20
-END_SECONDS = 0.3
+SHUTDOWN_TIMEOUT_SECONDS = 0.3
 
 
-class StatusServer:
+class DashboardServer:
     """Serves until `close`. `url` is where."""
 
-    def __init__(self, settings: Settings, runner: Runner) -> None:
+    def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         """Take the port. Raises SettingsError where it is taken."""
         self._settings = settings
-        self._reader = Reader(settings, runner)
-        self._shown = shown(self._reader.read)
-        self._streams = 0
-        self._socket = _listen(settings.port)
+        self._reader = SnapshotReader(settings, lifecycle)
+        self._cached_snapshot = cached_reader(self._reader.read)
+        self._stream_count = 0
+        self._socket = _bind(settings.port)
         is_public = settings.port is not None
         port, token = self._socket.getsockname()[1], str.__str__(settings.status_token)
         self.url = f"http://127.0.0.1:{port}"
-        self.place = self.url
+        self.location = self.url
         if is_public:
-            self.place = f"port {port}, {'with STATUS_TOKEN' if token else 'closed: STATUS_TOKEN is not set'}"
-        access = Access(token, is_public=is_public, now=boottime_seconds, wall=wall_seconds)
-        self._server = uvicorn.Server(connections.config(Gate(self._app(), access, page.login_page)))
+            self.location = f"port {port}, {'with STATUS_TOKEN' if token else 'closed: STATUS_TOKEN is not set'}"
+        authenticator = Authenticator(token, is_public=is_public, monotonic=boottime_seconds, wall_clock=wall_seconds)
+        self._server = uvicorn.Server(
+            connections.uvicorn_config(AuthMiddleware(self._app(), authenticator, page.render_login_page))
+        )
         self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
 
     def start(self) -> None:
@@ -74,7 +76,7 @@ class StatusServer:
     def close(self) -> None:
         """End the thread; what is still being sent is cut off."""
         self._server.should_exit = True
-        self._thread.join(END_SECONDS)
+        self._thread.join(SHUTDOWN_TIMEOUT_SECONDS)
 
     def _serve(self) -> None:
         try:
@@ -101,32 +103,32 @@ class StatusServer:
 
     async def _readyz(self, _request: Request) -> Response:
         # Open to all, so no reason: it may name hosts.
-        state, _reason, ready = self._reader.standing()
-        return PlainTextResponse(f"{state}\n", 200 if ready else 503)
+        state, _reason, is_ready = self._reader.status()
+        return PlainTextResponse(f"{state}\n", 200 if is_ready else 503)
 
     async def _metrics(self, _request: Request) -> Response:
-        metrics.show(self._shown().facts)
-        return Response(metrics.text(), media_type=metrics.CONTENT_TYPE)
+        metrics.update_gauges(self._cached_snapshot().status)
+        return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     async def _api_status(self, _request: Request) -> Response:
-        return Response(self._shown().json, media_type="application/json")
+        return Response(self._cached_snapshot().json, media_type="application/json")
 
     async def _page(self, request: Request) -> Response:
-        return HTMLResponse(self._shown().page(request.state.csrf))
+        return HTMLResponse(self._cached_snapshot().page(request.state.csrf))
 
     async def _events(self, _request: Request) -> Response:
-        if self._streams >= STREAMS_MAX:
+        if self._stream_count >= STREAMS_MAX:
             return PlainTextResponse("too many pages are open; this one is shown without news\n", 503)
         return StreamingResponse(self._stream(), media_type="text/event-stream")
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        self._streams += 1
+        self._stream_count += 1
         try:
             while not self._server.should_exit:
-                yield self._shown().event
-                await asyncio.sleep(STREAM_SECONDS)
+                yield self._cached_snapshot().event
+                await asyncio.sleep(STREAM_INTERVAL_SECONDS)
         finally:
-            self._streams -= 1
+            self._stream_count -= 1
 
     async def _stop(self, request: Request) -> Response:
         if request.state.form.get("confirm") != "stop":
@@ -136,18 +138,18 @@ class StatusServer:
         except OSError as error:
             return PlainTextResponse(f"entries were NOT stopped: {error.strerror}\n", 503)
         # The page that follows shows it.
-        self._shown = shown(self._reader.read)
+        self._cached_snapshot = cached_reader(self._reader.read)
         return RedirectResponse("/", 303)
 
 
 def stop_entries(folder: Path) -> None:
     """Stop entries until `python main.py resume`, also across restarts. Raises OSError where that cannot be noted."""
     # It waits for nothing, whatever lies there in place of a file: health is answered by the same thread.
-    os.close(open_file(str(folder / ENTRIES_STOPPED), os.O_WRONLY | os.O_CREAT))
-    tell(Event.ENTRIES_STOPPED, "entries were stopped from the page; `python main.py resume` lets them go on")
+    os.close(open_file(str(folder / ENTRIES_STOPPED_FILE_NAME), os.O_WRONLY | os.O_CREAT))
+    emit(Event.ENTRIES_STOPPED, "entries were stopped from the page; `python main.py resume` lets them go on")
 
 
-def _listen(port: int | None) -> socket.socket:
+def _bind(port: int | None) -> socket.socket:
     if port is None:
         try:
             return socket.create_server(("127.0.0.1", DEFAULT_PORT))

@@ -7,13 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 from bot import __version__, broker_manager
-from bot.app.lifecycle import Runner, State
-from bot.app.nonce_report import file_of
+from bot.app.lifecycle import Lifecycle, LifecycleState
+from bot.app.nonce_report import file_store_for_settings
 from bot.app.reports import fill_rows, order_rows
-from bot.app.session import ENTRIES_STOPPED, HALT
-from bot.app.table import Row, exact
+from bot.app.session import ENTRIES_STOPPED_FILE_NAME, HALT_FILE_NAME
+from bot.app.table import Row, format_exact
 from bot.base import events, logging_setup, metrics
-from bot.base.clock import boottime_seconds, nonce_clock, utc, wall_seconds
+from bot.base.clock import boottime_seconds, format_utc, nonce_clock, wall_seconds
 from bot.base.errors import JournalError
 from bot.base.models import Fill
 from bot.base.redaction import redact
@@ -21,151 +21,160 @@ from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.nonce.file_store import UNITS
 from bot.orders.journal import Journal
-from bot.trading.snapshot import Observation, PairView
+from bot.trading.snapshot import PairSnapshot, Snapshot
 from bot.trading.trader import Trader
 
-CURVE_POINTS = 300
-FILLS_SHOWN = 20
+EQUITY_CURVE_POINTS_MAX = 300
+FILLS_MAX = 20
 # For the marks in the charts.
-FILLS_READ = 200
+CHART_FILLS_MAX = 200
 # A pass comes every ten seconds; what has not ended for so long hangs, or waits for Kraken.
-FRESH_SECONDS = 60.0
+READY_CYCLE_AGE_SECONDS_MAX = 60.0
 
-Facts = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-class Reader:
+class SnapshotReader:
     """Reads the facts. For the thread of the server alone; what the bot's threads write is read without their locks."""
 
-    def __init__(self, settings: Settings, runner: Runner) -> None:
+    def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self._settings = settings
-        self._runner = runner
-        self._began_seconds = boottime_seconds()
-        self._refused = _Today()
-        self._stop_counting = events.listen(self._refused.hear)
+        self._lifecycle = lifecycle
+        self._started_seconds = boottime_seconds()
+        self._refused_nonces = _DailyCounter()
+        self._unsubscribe = events.subscribe(self._refused_nonces.on_event)
         self._journal: Journal | None = None
 
     def close(self) -> None:
         """Close what was opened."""
-        self._stop_counting()
+        self._unsubscribe()
         if self._journal is not None:
             self._journal.close()
 
     @property
-    def alive_seconds(self) -> float | None:
+    def last_cycle_age_seconds(self) -> float | None:
         """How long ago the bot's last pass ended; None where there was none yet in this run."""
-        seen = self._seen(self._runner.trader)
-        return None if seen is None else boottime_seconds() - seen.boot_seconds
+        snapshot = self._latest_snapshot(self._lifecycle.trader)
+        return None if snapshot is None else boottime_seconds() - snapshot.boot_seconds
 
-    def standing(self) -> tuple[State, str, bool]:
+    def status(self) -> tuple[LifecycleState, str, bool]:
         """Return what the bot is doing, why it does not trade, and whether it is ready: its passes go through."""
-        state, reason = self._runner.standing
-        trader = self._runner.trader
-        if state is State.TRADING and trader is not None:
-            reason = trader.trouble
-        age_seconds = self.alive_seconds
-        ready = state is State.TRADING and not reason and age_seconds is not None and age_seconds < FRESH_SECONDS
-        return state, reason, ready
+        state, reason = self._lifecycle.status
+        trader = self._lifecycle.trader
+        if state is LifecycleState.TRADING and trader is not None:
+            reason = trader.last_error
+        age_seconds = self.last_cycle_age_seconds
+        is_ready = (
+            state is LifecycleState.TRADING
+            and not reason
+            and age_seconds is not None
+            and age_seconds < READY_CYCLE_AGE_SECONDS_MAX
+        )
+        return state, reason, is_ready
 
-    def stuck(self) -> str:
+    def stall_reason(self) -> str:
         """Return why a bot that has begun to trade does not get through, or ""."""
-        state, reason, ready = self.standing()
-        if state is not State.TRADING or ready or self.alive_seconds is None:
+        state, reason, is_ready = self.status()
+        if state is not LifecycleState.TRADING or is_ready or self.last_cycle_age_seconds is None:
             return ""
-        return reason or f"its last pass ended {self.alive_seconds:.0f} s ago"
+        return reason or f"its last pass ended {self.last_cycle_age_seconds:.0f} s ago"
 
-    def read(self) -> Facts:
+    def read(self) -> JsonObject:
         """Return everything that is known now. A value that is not known is None, never 0."""
-        runner, settings = self._runner, self._settings
-        broker, seen = runner.last_broker, self._seen(runner.trader)
-        state, reason, ready = self.standing()
+        lifecycle, settings = self._lifecycle, self._settings
+        broker, snapshot = lifecycle.last_broker, self._latest_snapshot(lifecycle.trader)
+        state, reason, is_ready = self.status()
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "time": utc(wall_seconds()),
+            "time": format_utc(wall_seconds()),
             "mode": settings.trading_mode,
             "state": str(state),
             "reason": redact(reason),
-            "ready": ready,
+            "ready": is_ready,
             "bot_id": broker.bot_id if broker else None,
             "strategy": settings.strategy,
             "timeframe": settings.timeframe,
-            "prices": runner.prices,
-            "uptime_seconds": int(boottime_seconds() - self._began_seconds),
-            "last_tick_seconds": self.alive_seconds,
-            "entries": self._entries(),
-            "account": _account(seen),
-            "balances": _balances(seen),
-            "limits": _limits(settings),
-            "refusals": _refusals(seen),
-            "nonce": self._nonce(broker),
-            "lease": self._lease(),
-            "rate_limits": {"rest": _rest(broker), "engine": broker.engine_levels if broker else {}},
-            "log": logging_setup.recent(),
-            **self._from_journal(broker, seen),
+            "prices": lifecycle.price_source,
+            "uptime_seconds": int(boottime_seconds() - self._started_seconds),
+            "last_tick_seconds": self.last_cycle_age_seconds,
+            "entries": self._entries_state(),
+            "account": _account_status(snapshot),
+            "balances": _balance_rows(snapshot),
+            "limits": _limit_settings(settings),
+            "refusals": _refusal_rows(snapshot),
+            "nonce": self._nonce_status(broker),
+            "lease": self._lease_status(),
+            "rate_limits": {"rest": _rest_counter(broker), "engine": broker.engine_levels if broker else {}},
+            "log": logging_setup.recent_lines(),
+            **self._journal_status(broker, snapshot),
         }
 
     @staticmethod
-    def _seen(trader: Trader | None) -> Observation | None:
-        return trader.observer.latest if trader else None
+    def _latest_snapshot(trader: Trader | None) -> Snapshot | None:
+        return trader.snapshot_publisher.latest if trader else None
 
-    def _entries(self) -> str:
+    def _entries_state(self) -> str:
         folder = self._settings.state_dir
-        if self._settings.trading_mode == "halt" or (folder / HALT).exists():
+        if self._settings.trading_mode == "halt" or (folder / HALT_FILE_NAME).exists():
             return "halted"
-        return "stopped" if (folder / ENTRIES_STOPPED).exists() else "open"
+        return "stopped" if (folder / ENTRIES_STOPPED_FILE_NAME).exists() else "open"
 
-    def _nonce(self, broker: KrakenBroker | None) -> Facts:
+    def _nonce_status(self, broker: KrakenBroker | None) -> JsonObject:
         unit = UNITS[self._settings.nonce_unit]
         # Not asked for in the store, which may be away: what this process has drawn, or its file holds.
-        last = (broker.last_nonce if broker else None) or file_of(self._settings).peek()
-        silence = broker.silence if broker else None
+        last_nonce = (broker.last_nonce if broker else None) or file_store_for_settings(self._settings).peek()
+        open_breaker = broker.breaker_state if broker else None
         return {
-            "last": None if last is None else str(last),
+            "last": None if last_nonce is None else str(last_nonce),
             "unit": unit.name,
-            "lead_seconds": None if last is None else last / (1e6 * unit.ticks) - nonce_clock.now_us() / 1e6,
-            "place": _place(broker),
-            "issued": metrics.issued(),
-            "refused": metrics.refused(),
-            "refused_today": self._refused.count(wall_seconds()),
-            "turn_wait_seconds": metrics.turn_wait_mean_seconds(),
-            "breaker": None if broker is None else "open" if silence else "closed",
-            "breaker_reason": redact(silence.reason) if silence else "",
-            "breaker_until": utc(silence.until_seconds) if silence and silence.until_seconds else None,
+            "lead_seconds": None
+            if last_nonce is None
+            else last_nonce / (1e6 * unit.units_per_microsecond) - nonce_clock.now_us() / 1e6,
+            "place": _nonce_location(broker),
+            "issued": metrics.issued_total(),
+            "refused": metrics.refused_total(),
+            "refused_today": self._refused_nonces.count(wall_seconds()),
+            "turn_wait_seconds": metrics.mean_request_lock_wait_seconds(),
+            "breaker": None if broker is None else "open" if open_breaker else "closed",
+            "breaker_reason": redact(open_breaker.reason) if open_breaker else "",
+            "breaker_until": format_utc(open_breaker.until_seconds)
+            if open_breaker and open_breaker.until_seconds
+            else None,
         }
 
-    def _lease(self) -> Facts:
-        leadership = self._runner.leadership
-        if leadership is None:
+    def _lease_status(self) -> JsonObject:
+        election = self._lifecycle.leadership
+        if election is None:
             # By the lock on the state folder, which knows of no leader.
-            role = "standby" if self._runner.standing[0] is State.STANDBY else "alone"
+            role = "standby" if self._lifecycle.status[0] is LifecycleState.STANDBY else "alone"
             return {"role": role, "leader": None, "generation": None}
-        leader, generation = leadership.leader
-        role = "leader" if leadership.leads else "standby"
-        return {"role": role, "leader": leader or None, "generation": generation or None}
+        leader, fencing_token = election.leader
+        role = "leader" if election.is_leader else "standby"
+        return {"role": role, "leader": leader or None, "generation": fencing_token or None}
 
-    def _from_journal(self, broker: KrakenBroker | None, seen: Observation | None) -> Facts:
-        nothing: Facts = {"equity_curve": [], "open_orders": [], "unknown_orders": [], "fills": []}
+    def _journal_status(self, broker: KrakenBroker | None, snapshot: Snapshot | None) -> JsonObject:
+        empty: JsonObject = {"equity_curve": [], "open_orders": [], "unknown_orders": [], "fills": []}
         if broker is None or not os.path.exists(broker.journal.path):
             # Read only: whoever stands by begins no journal.
-            return nothing | {"pairs": _pairs(seen, [])}
+            return empty | {"pairs": _pair_statuses(snapshot, [])}
         try:
-            journal = self._opened(broker.journal.path)
-            fills = journal.latest_fills(FILLS_READ)
-            working, unsettled = journal.working(), journal.unsettled()
-            curve = journal.equity_curve(CURVE_POINTS)
+            journal = self._open_journal(broker.journal.path)
+            fills = journal.latest_fills(CHART_FILLS_MAX)
+            working, unknown = journal.working_intents(), journal.unresolved_intents()
+            equity_points = journal.equity_curve(EQUITY_CURVE_POINTS_MAX)
         except JournalError as error:
-            return nothing | {"pairs": _pairs(seen, []), "journal_problem": redact(str(error))}
-        rows = seen.open_orders if seen else ()
+            return empty | {"pairs": _pair_statuses(snapshot, []), "journal_problem": redact(str(error))}
+        open_orders = snapshot.open_orders if snapshot else ()
         return {
-            "equity_curve": [[point.time_seconds, f"{point.value:f}"] for point in curve],
-            "open_orders": _exact_rows(order_rows(working, rows, broker.now(), only_open=True)),
-            "unknown_orders": _exact_rows(order_rows(unsettled, [], broker.now(), only_open=True)),
-            "fills": _exact_rows(fill_rows(fills[:FILLS_SHOWN])),
-            "pairs": _pairs(seen, fills),
+            "equity_curve": [[point.time_seconds, f"{point.value:f}"] for point in equity_points],
+            "open_orders": _json_rows(order_rows(working, open_orders, broker.now(), only_open=True)),
+            "unknown_orders": _json_rows(order_rows(unknown, [], broker.now(), only_open=True)),
+            "fills": _json_rows(fill_rows(fills[:FILLS_MAX])),
+            "pairs": _pair_statuses(snapshot, fills),
         }
 
-    def _opened(self, path: str) -> Journal:
+    def _open_journal(self, path: str) -> Journal:
         # A connection of its own: the bot's is locked while an order is written down.
         if self._journal is None or self._journal.path != path:
             if self._journal is not None:
@@ -174,111 +183,118 @@ class Reader:
         return self._journal
 
 
-class _Today:
+class _DailyCounter:
     """Counts the refused nonces of a day, UTC."""
 
     def __init__(self) -> None:
         self._day, self._count = "", 0
 
-    def hear(self, event: events.Event, _text: str) -> None:
+    def on_event(self, event: events.Event, _text: str) -> None:
         if event is events.Event.REFUSED_NONCE:
-            today = utc(wall_seconds())[:10]
+            today = format_utc(wall_seconds())[:10]
             self._day, self._count = today, self._count + 1 if self._day == today else 1
 
     def count(self, now_seconds: float) -> int:
-        return self._count if self._day == utc(now_seconds)[:10] else 0
+        return self._count if self._day == format_utc(now_seconds)[:10] else 0
 
 
-def _place(broker: KrakenBroker | None) -> str:
-    store = broker.shared_store if broker else None
-    return store.place if store else broker_manager.NONCE_FILE
+def _nonce_location(broker: KrakenBroker | None) -> str:
+    shared_store = broker.shared_store if broker else None
+    return shared_store.location if shared_store else broker_manager.NONCE_FILE
 
 
-def _account(seen: Observation | None) -> Facts | None:
-    if seen is None:
+def _account_status(snapshot: Snapshot | None) -> JsonObject | None:
+    if snapshot is None:
         return None
     return {
-        "quote": seen.quote,
-        "equity": _text(seen.equity),
-        "realised": _text(seen.realised),
-        "day_loss": _text(seen.day_loss),
+        "quote": snapshot.quote,
+        "equity": _exact_text(snapshot.equity),
+        "realised": _exact_text(snapshot.realised),
+        "day_loss": _exact_text(snapshot.realised_loss_today),
     }
 
 
-def _balances(seen: Observation | None) -> list[Facts]:
-    held = (seen.balances if seen else None) or {}
+def _balance_rows(snapshot: Snapshot | None) -> list[JsonObject]:
+    balances = (snapshot.balances if snapshot else None) or {}
     return [
-        {"asset": one.asset, "total": _text(one.total), "free": _text(one.free)} for one in held.values() if one.total
+        {"asset": balance.asset, "total": _exact_text(balance.total), "free": _exact_text(balance.free)}
+        for balance in balances.values()
+        if balance.total
     ]
 
 
-def _limits(settings: Settings) -> Facts:
+def _limit_settings(settings: Settings) -> JsonObject:
     return {
-        "order_value": _text(settings.order_value),
-        "max_order_value": _text(settings.max_order_value),
-        "max_position_value": _text(settings.max_position_value),
-        "max_daily_loss": _text(settings.max_daily_loss),
-        "loss_pause_seconds": settings.loss_pause_seconds,
-        "market_collar_percent": _text(settings.market_collar_percent),
-        "stop_percent": _text(settings.stop_percent),
+        "order_value": _exact_text(settings.order_value),
+        "max_order_value": _exact_text(settings.max_order_value),
+        "max_position_value": _exact_text(settings.max_position_value),
+        "max_daily_loss": _exact_text(settings.max_daily_loss),
+        "loss_pause_seconds": settings.cooldown_seconds,
+        "market_collar_percent": _exact_text(settings.max_slippage_percent),
+        "stop_percent": _exact_text(settings.stop_loss_percent),
     }
 
 
-def _refusals(seen: Observation | None) -> list[Facts]:
+def _refusal_rows(snapshot: Snapshot | None) -> list[JsonObject]:
     return [
         {
-            "time": utc(time_seconds),
+            "time": format_utc(time_seconds),
             "pair": refusal.order.symbol,
             "kind": refusal.order.kind,
             "rule": refusal.rule,
             "reason": refusal.reason,
         }
-        for time_seconds, refusal in reversed(seen.refusals if seen else ())
+        for time_seconds, refusal in reversed(snapshot.refusals if snapshot else ())
     ]
 
 
-def _rest(broker: KrakenBroker | None) -> Facts | None:
+def _rest_counter(broker: KrakenBroker | None) -> JsonObject | None:
     if broker is None:
         return None
     level, maximum = broker.rest_level
     return {"level": round(level, 2), "maximum": maximum}
 
 
-def _pairs(seen: Observation | None, fills: list[Fill]) -> list[Facts]:
+def _pair_statuses(snapshot: Snapshot | None, fills: list[Fill]) -> list[JsonObject]:
     return [
-        _pair(view, [fill for fill in fills if fill.symbol == view.symbol]) for view in (seen.pairs if seen else ())
+        _pair_status(pair, [fill for fill in fills if fill.symbol == pair.symbol])
+        for pair in (snapshot.pairs if snapshot else ())
     ]
 
 
-def _pair(view: PairView, fills: list[Fill]) -> Facts:
-    candles, holding = view.candles, view.holding
-    since = candles[0].time_seconds if candles else 0
+def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
+    candles, position = pair.candles, pair.holding
+    first_candle_seconds = candles[0].time_seconds if candles else 0
     return {
-        "symbol": view.symbol,
-        "price": _text(candles[-1].close) if candles else None,
-        "quantity": _text(holding.quantity),
-        "average_price": _text(holding.average_price) if holding.quantity else None,
+        "symbol": pair.symbol,
+        "price": _exact_text(candles[-1].close) if candles else None,
+        "quantity": _exact_text(position.quantity),
+        "average_price": _exact_text(position.average_price) if position.quantity else None,
         "candles": [
-            [one.time_seconds, f"{one.open:f}", f"{one.high:f}", f"{one.low:f}", f"{one.close:f}"] for one in candles
+            [candle.time_seconds, f"{candle.open:f}", f"{candle.high:f}", f"{candle.low:f}", f"{candle.close:f}"]
+            for candle in candles
         ],
         "fills": [
             {
                 "time_seconds": fill.time_seconds,
                 "side": str(fill.side),
-                "price": _text(fill.price),
-                "volume": _text(fill.volume),
+                "price": _exact_text(fill.price),
+                "volume": _exact_text(fill.volume),
             }
             for fill in fills
-            if fill.time_seconds >= since
+            if fill.time_seconds >= first_candle_seconds
         ],
     }
 
 
-def _exact_rows(rows: list[Row]) -> list[Facts]:
+def _json_rows(rows: list[Row]) -> list[JsonObject]:
     # Why an order ended may be told in somebody else's words.
     reasons = [{"reason": redact(str(row["reason"]))} if row.get("reason") else {} for row in rows]
-    return [{name: exact(value) for name, value in row.items()} | own for row, own in zip(rows, reasons, strict=True)]
+    return [
+        {name: format_exact(value) for name, value in row.items()} | redacted_reason
+        for row, redacted_reason in zip(rows, reasons, strict=True)
+    ]
 
 
-def _text(value: Decimal | None) -> str | None:
+def _exact_text(value: Decimal | None) -> str | None:
     return None if value is None else f"{value:f}"

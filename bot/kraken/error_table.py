@@ -4,7 +4,7 @@ The strings come from Kraken's errors guide, its support articles, its Rust SDK,
 silent. They are matched by prefix, case-sensitively, after trimming blanks around the colons
 (seen: `EService: Throttled: 1741500000`); the longest prefix wins.
 
-Two questions are kept apart. `ran` is about the copy of a request that Kraken answered. `final_for_order` is about
+Two questions are kept apart. `ran` is about the copy of a request that Kraken answered. `is_final_for_order` is about
 the order: a gateway that refuses one copy says nothing about another copy of it, so only the engine's own no and an
 error that follows from the request's content alone settle an order. Everything else leaves it unknown.
 """
@@ -29,7 +29,7 @@ from bot.base.errors import (
     UnknownKrakenError,
 )
 
-THROTTLE_SECONDS_MAX = 60.0
+MAX_THROTTLE_SECONDS = 60.0
 
 
 class Category(Enum):
@@ -38,7 +38,7 @@ class Category(Enum):
     LOCKOUT = "lockout"
     CREDENTIALS = "credentials"
     PERMISSION = "permission"
-    UNDECIDED = "undecided"
+    UNKNOWN = "undecided"
     NONCE = "nonce"
     SERVICE = "service"
     RATE_LIMIT = "rate limit"
@@ -46,23 +46,23 @@ class Category(Enum):
     ORDER = "order"
 
 
-class Ran(Enum):
+class Executed(Enum):
     """Whether the answered request may have changed anything at Kraken."""
 
     NO = "no"
     MAYBE = "maybe"
 
 
-class Repeat(Enum):
+class RetryPolicy(Enum):
     """How a read or a cancel may be sent again. An order is never sent again, whatever stands here."""
 
     NEVER = "never"
-    FRESH_NONCE = "fresh nonce"
+    NEW_NONCE = "fresh nonce"
     WAIT = "wait"
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorRow:
+class ErrorRule:
     """One error string.
 
     `wait_seconds` is the least time before anything of the kind is sent again; `meaning` completes the
@@ -72,176 +72,180 @@ class ErrorRow:
     prefix: str
     category: Category
     meaning: str
-    ran: Ran = Ran.NO
-    repeat: Repeat = Repeat.NEVER
+    executed: Executed = Executed.NO
+    retry: RetryPolicy = RetryPolicy.NEVER
     wait_seconds: float = 0.0
-    final_for_order: bool = False
+    is_final_for_order: bool = False
 
 
-def _credentials(prefix: str, meaning: str) -> ErrorRow:
-    return ErrorRow(prefix, Category.CREDENTIALS, meaning)
+def _credentials_error(prefix: str, meaning: str) -> ErrorRule:
+    return ErrorRule(prefix, Category.CREDENTIALS, meaning)
 
 
-def _permission(prefix: str, meaning: str) -> ErrorRow:
-    return ErrorRow(prefix, Category.PERMISSION, meaning)
+def _permission_error(prefix: str, meaning: str) -> ErrorRule:
+    return ErrorRule(prefix, Category.PERMISSION, meaning)
 
 
-def _limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRow:
-    return ErrorRow(prefix, Category.RATE_LIMIT, meaning, Ran.NO, Repeat.WAIT, wait_seconds)
+def _rate_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRule:
+    return ErrorRule(prefix, Category.RATE_LIMIT, meaning, Executed.NO, RetryPolicy.WAIT, wait_seconds)
 
 
-def _engine_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRow:
-    return ErrorRow(prefix, Category.ORDER, meaning, Ran.NO, Repeat.WAIT, wait_seconds, final_for_order=True)
+def _engine_rate_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRule:
+    return ErrorRule(
+        prefix, Category.ORDER, meaning, Executed.NO, RetryPolicy.WAIT, wait_seconds, is_final_for_order=True
+    )
 
 
-def _maybe(prefix: str, meaning: str) -> ErrorRow:
-    return ErrorRow(prefix, Category.SERVICE, meaning, Ran.MAYBE, Repeat.WAIT, 1.0)
+def _possibly_executed(prefix: str, meaning: str) -> ErrorRule:
+    return ErrorRule(prefix, Category.SERVICE, meaning, Executed.MAYBE, RetryPolicy.WAIT, 1.0)
 
 
-def _mode(prefix: str, meaning: str) -> ErrorRow:
-    return ErrorRow(prefix, Category.SERVICE, meaning, Ran.NO, Repeat.WAIT, 30.0)
+def _market_mode(prefix: str, meaning: str) -> ErrorRule:
+    return ErrorRule(prefix, Category.SERVICE, meaning, Executed.NO, RetryPolicy.WAIT, 30.0)
 
 
-def _request(prefix: str, meaning: str, final: bool = True) -> ErrorRow:
-    return ErrorRow(prefix, Category.REQUEST, meaning, final_for_order=final)
+def _request_error(prefix: str, meaning: str, is_final: bool = True) -> ErrorRule:
+    return ErrorRule(prefix, Category.REQUEST, meaning, is_final_for_order=is_final)
 
 
-def _order(prefix: str, meaning: str) -> ErrorRow:
-    return ErrorRow(prefix, Category.ORDER, meaning, final_for_order=True)
+def _order_refusal(prefix: str, meaning: str) -> ErrorRule:
+    return ErrorRule(prefix, Category.ORDER, meaning, is_final_for_order=True)
 
 
 # Key, signature and account. None is final for an order: each depends on more than the request's content.
-_ACCOUNT_ROWS = (
-    _credentials("EAPI:Invalid key", "the API key is unknown, deleted or malformed"),
-    _credentials("EAPI:Invalid signature", "the API secret does not belong to the key"),
-    ErrorRow(
+_ACCOUNT_RULES = (
+    _credentials_error("EAPI:Invalid key", "the API key is unknown, deleted or malformed"),
+    _credentials_error("EAPI:Invalid signature", "the API secret does not belong to the key"),
+    ErrorRule(
         "EAPI:Invalid nonce",
         Category.NONCE,
         "Kraken had already accepted this nonce or a higher one for the key",
-        repeat=Repeat.FRESH_NONCE,
+        retry=RetryPolicy.NEW_NONCE,
     ),
-    _request("EAPI:Bad request", "the body was not understood", final=False),
-    _request("EAPI:Feature disabled", "the feature is switched off", final=False),
-    _permission("EGeneral:Permission denied", "the key lacks a permission for this"),
-    _permission("EAPI:Permission denied", "the key lacks a permission for this"),
-    ErrorRow(
+    _request_error("EAPI:Bad request", "the body was not understood", is_final=False),
+    _request_error("EAPI:Feature disabled", "the feature is switched off", is_final=False),
+    _permission_error("EGeneral:Permission denied", "the key lacks a permission for this"),
+    _permission_error("EAPI:Permission denied", "the key lacks a permission for this"),
+    ErrorRule(
         "EGeneral:Temporary lockout",
         Category.LOCKOUT,
         "the key or this address is locked out after too many failed calls",
         wait_seconds=900.0,
     ),
-    _request("EGeneral:Unknown method", "there is no such endpoint"),
-    _credentials("EAuth:Account temporary disabled", "the account is disabled for now"),
-    _credentials("EAuth:Account unconfirmed", "the account is not confirmed"),
-    _credentials("EAuth:Failed", "authentication failed"),
-    _limit("EAuth:Rate limit exceeded", "too many authentications", 30.0),
-    _limit("EAuth:Too many requests", "too many authentications", 30.0),
-    _permission("EAccount:Invalid permissions", "the account may not trade this product or in this region"),
-    _credentials("ETrade:Locked", "the account is locked for trading"),
-    _credentials("ETrade:User Locked", "the account is locked for trading"),
-    _credentials("EAPI:Invalid token", "the WebSocket token is stale"),
-    _credentials("ESession:Invalid session", "the WebSocket session is stale"),
-    _permission("EBM:limit exceeded:CAL", "the Canadian purchase limit is reached"),
+    _request_error("EGeneral:Unknown method", "there is no such endpoint"),
+    _credentials_error("EAuth:Account temporary disabled", "the account is disabled for now"),
+    _credentials_error("EAuth:Account unconfirmed", "the account is not confirmed"),
+    _credentials_error("EAuth:Failed", "authentication failed"),
+    _rate_limit("EAuth:Rate limit exceeded", "too many authentications", 30.0),
+    _rate_limit("EAuth:Too many requests", "too many authentications", 30.0),
+    _permission_error("EAccount:Invalid permissions", "the account may not trade this product or in this region"),
+    _credentials_error("ETrade:Locked", "the account is locked for trading"),
+    _credentials_error("ETrade:User Locked", "the account is locked for trading"),
+    _credentials_error("EAPI:Invalid token", "the WebSocket token is stale"),
+    _credentials_error("ESession:Invalid session", "the WebSocket session is stale"),
+    _permission_error("EBM:limit exceeded:CAL", "the Canadian purchase limit is reached"),
 )
 
 # Limits. The engine's own (EOrder) are final for an order and have nothing to do with the REST counter.
-_LIMIT_ROWS = (
-    _limit("EAPI:Rate limit exceeded", "the key's REST counter is over its maximum", 5.0),
-    _limit("EGeneral:Too many requests", "too many requests from this key or address", 5.0),
-    _limit("EService:Throttled", "too many requests at the same time", 1.0),
-    _engine_limit("EOrder:Rate limit exceeded", "the engine counter of this pair is over its threshold", 5.0),
-    _engine_limit("EOrder:Domain rate limit exceeded", "the engine counter of the whole account is over", 30.0),
-    _order("EOrder:Orders limit exceeded", "the pair has as many open orders as it may have"),
-    _order("EOrder:Scheduled orders limit exceeded", "there are too many trigger or scheduled orders"),
-    _order("EOrder:Positions limit exceeded", "there are too many margin positions"),
+_LIMIT_RULES = (
+    _rate_limit("EAPI:Rate limit exceeded", "the key's REST counter is over its maximum", 5.0),
+    _rate_limit("EGeneral:Too many requests", "too many requests from this key or address", 5.0),
+    _rate_limit("EService:Throttled", "too many requests at the same time", 1.0),
+    _engine_rate_limit("EOrder:Rate limit exceeded", "the engine counter of this pair is over its threshold", 5.0),
+    _engine_rate_limit("EOrder:Domain rate limit exceeded", "the engine counter of the whole account is over", 30.0),
+    _order_refusal("EOrder:Orders limit exceeded", "the pair has as many open orders as it may have"),
+    _order_refusal("EOrder:Scheduled orders limit exceeded", "there are too many trigger or scheduled orders"),
+    _order_refusal("EOrder:Positions limit exceeded", "there are too many margin positions"),
 )
 
-_SERVICE_ROWS = (
-    _maybe("EService:Unavailable", "the engine or the API is offline"),
-    _maybe("EService:Busy", "Kraken is overloaded"),
-    _maybe("EService:Timeout", "Kraken's own backend timed out"),
+_SERVICE_RULES = (
+    _possibly_executed("EService:Unavailable", "the engine or the API is offline"),
+    _possibly_executed("EService:Busy", "Kraken is overloaded"),
+    _possibly_executed("EService:Timeout", "Kraken's own backend timed out"),
     # Meant to be a no, but Kraken's page does not promise it; the order is looked up.
-    ErrorRow("EService:Deadline elapsed", Category.SERVICE, "the order's deadline had passed", Ran.MAYBE),
-    _maybe("EGeneral:Internal error", "Kraken had an internal fault"),
-    _maybe("EDatabase:Internal error", "Kraken had an internal fault"),
-    _mode("EService:Market in cancel_only mode", "the market takes cancels only"),
-    _mode("EService:Market in post_only mode", "the market takes post-only limit orders only"),
-    _mode("EService:Market in limit_only mode", "the market takes limit orders only"),
+    ErrorRule("EService:Deadline elapsed", Category.SERVICE, "the order's deadline had passed", Executed.MAYBE),
+    _possibly_executed("EGeneral:Internal error", "Kraken had an internal fault"),
+    _possibly_executed("EDatabase:Internal error", "Kraken had an internal fault"),
+    _market_mode("EService:Market in cancel_only mode", "the market takes cancels only"),
+    _market_mode("EService:Market in post_only mode", "the market takes post-only limit orders only"),
+    _market_mode("EService:Market in limit_only mode", "the market takes limit orders only"),
 )
 
-_REQUEST_ROWS = (
-    _request("EGeneral:Invalid arguments", "an argument is malformed or missing"),
-    _request("EGeneral:Invalid arguments:volume minimum not met", "the volume is below the pair's ordermin"),
+_REQUEST_RULES = (
+    _request_error("EGeneral:Invalid arguments", "an argument is malformed or missing"),
+    _request_error("EGeneral:Invalid arguments:volume minimum not met", "the volume is below the pair's ordermin"),
     # Whether the index is there depends on the moment, not on the request.
-    _request("EGeneral:Invalid arguments:Index unavailable", "there is no index price for this pair", final=False),
-    _request("EGeneral:Invalid timeout argument", "the dead man's switch takes at most a day"),
-    _request("EQuery:Unknown asset pair", "there is no such pair"),
-    _request("EQuery:Invalid asset pair", "there is no such pair"),
-    _request("EQuery:Unknown asset", "there is no such asset"),
-    _request("ETrade:Invalid request", "the request has the wrong structure"),
-    # These carry no prefix, and Kraken is known to say one of them of a request that works.
-    _request("Limit_price(s) not found", "a limit price was not found", final=False),
-    _request("Price(s) not found", "a price was not found", final=False),
-    _request("Symbol(s) not found", "a symbol was not found", final=False),
-    _request("EFunding:", "a deposit or withdrawal was refused", final=False),
-)
-
-_ORDER_ROWS = (
-    _order("EOrder:", "the engine refused the order for a reason that is not in the table"),
-    _order("EOrder:Insufficient funds", "the free balance does not cover the order and its fee"),
-    _order("EOrder:Order minimum not met", "the volume is below the pair's ordermin"),
-    _order("EOrder:Cost minimum not met", "price times volume is below the pair's costmin"),
-    _order("EOrder:Tick size check failed", "the price is not a multiple of the pair's tick_size"),
-    _order("EOrder:Invalid price", "the price is malformed or has too many decimals"),
-    _order("EOrder:Post only order", "a post-only order would have traded at once"),
-    # The next two answer a cancel of an order that is gone: it may have filled as well as been cancelled.
-    _order("EOrder:Unknown order", "there is no such open order; it may have filled"),
-    _order("EOrder:Invalid order", "the order is gone or never was; it may have filled"),
-    _order("EOrder:No amendable parameters specified", "the amendment would change nothing"),
-    _order("EOrder:Order not editable", "the order can no longer be edited"),
-    _order("EOrder:Not enough leaves qty", "less is left of the order than the edit needs"),
-    _order("EOrder:Cancel pending", "the order is being cancelled already"),
-    _order("EOrder:Unknown order action", "there is no such action"),
-    _order("EOrder:Reduce only:No position exists", "there is no position to reduce"),
-    # The one refusal of the engine that may come with a fill (Kraken: errors guide).
-    ErrorRow(
-        "EOrder:Reduce only:Position is closed",
-        Category.UNDECIDED,
-        "the position was closed on the way; part may have filled",
-        Ran.MAYBE,
+    _request_error(
+        "EGeneral:Invalid arguments:Index unavailable", "there is no index price for this pair", is_final=False
     ),
-    _order("EOrder:Reduce only:Non-PC", "this client may not place reduce-only orders of this kind"),
-    _order("EOrder:Reduce only:Non-ECP", "this client may not place reduce-only orders of this kind"),
-    _order("EOrder:Cannot open position", "the account or pair does not allow margin"),
-    _order("EOrder:Cannot open opposing position", "an opposing margin position is not allowed"),
-    _order("EOrder:Margin allowance exceeded", "the margin allowance is used up"),
-    _order("EOrder:Margin level too low", "the margin level is too low"),
-    _order("EOrder:Margin position size exceeded", "the margin position would be too large"),
-    _order("EOrder:Insufficient margin", "Kraken has not enough margin funds to lend"),
-    _order("EOrder:Insufficient initial margin", "the collateral does not cover the margin position"),
-    _order("EOrder:Unknown position", "there is no such margin position"),
-    _order("EOrder:Trading agreement required", "the account has not accepted the trading agreement"),
+    _request_error("EGeneral:Invalid timeout argument", "the dead man's switch takes at most a day"),
+    _request_error("EQuery:Unknown asset pair", "there is no such pair"),
+    _request_error("EQuery:Invalid asset pair", "there is no such pair"),
+    _request_error("EQuery:Unknown asset", "there is no such asset"),
+    _request_error("ETrade:Invalid request", "the request has the wrong structure"),
+    # These carry no prefix, and Kraken is known to say one of them of a request that works.
+    _request_error("Limit_price(s) not found", "a limit price was not found", is_final=False),
+    _request_error("Price(s) not found", "a price was not found", is_final=False),
+    _request_error("Symbol(s) not found", "a symbol was not found", is_final=False),
+    _request_error("EFunding:", "a deposit or withdrawal was refused", is_final=False),
 )
 
-ERROR_TABLE = _ACCOUNT_ROWS + _LIMIT_ROWS + _SERVICE_ROWS + _REQUEST_ROWS + _ORDER_ROWS
+_ORDER_RULES = (
+    _order_refusal("EOrder:", "the engine refused the order for a reason that is not in the table"),
+    _order_refusal("EOrder:Insufficient funds", "the free balance does not cover the order and its fee"),
+    _order_refusal("EOrder:Order minimum not met", "the volume is below the pair's ordermin"),
+    _order_refusal("EOrder:Cost minimum not met", "price times volume is below the pair's costmin"),
+    _order_refusal("EOrder:Tick size check failed", "the price is not a multiple of the pair's tick_size"),
+    _order_refusal("EOrder:Invalid price", "the price is malformed or has too many decimals"),
+    _order_refusal("EOrder:Post only order", "a post-only order would have traded at once"),
+    # The next two answer a cancel of an order that is gone: it may have filled as well as been cancelled.
+    _order_refusal("EOrder:Unknown order", "there is no such open order; it may have filled"),
+    _order_refusal("EOrder:Invalid order", "the order is gone or never was; it may have filled"),
+    _order_refusal("EOrder:No amendable parameters specified", "the amendment would change nothing"),
+    _order_refusal("EOrder:Order not editable", "the order can no longer be edited"),
+    _order_refusal("EOrder:Not enough leaves qty", "less is left of the order than the edit needs"),
+    _order_refusal("EOrder:Cancel pending", "the order is being cancelled already"),
+    _order_refusal("EOrder:Unknown order action", "there is no such action"),
+    _order_refusal("EOrder:Reduce only:No position exists", "there is no position to reduce"),
+    # The one refusal of the engine that may come with a fill (Kraken: errors guide).
+    ErrorRule(
+        "EOrder:Reduce only:Position is closed",
+        Category.UNKNOWN,
+        "the position was closed on the way; part may have filled",
+        Executed.MAYBE,
+    ),
+    _order_refusal("EOrder:Reduce only:Non-PC", "this client may not place reduce-only orders of this kind"),
+    _order_refusal("EOrder:Reduce only:Non-ECP", "this client may not place reduce-only orders of this kind"),
+    _order_refusal("EOrder:Cannot open position", "the account or pair does not allow margin"),
+    _order_refusal("EOrder:Cannot open opposing position", "an opposing margin position is not allowed"),
+    _order_refusal("EOrder:Margin allowance exceeded", "the margin allowance is used up"),
+    _order_refusal("EOrder:Margin level too low", "the margin level is too low"),
+    _order_refusal("EOrder:Margin position size exceeded", "the margin position would be too large"),
+    _order_refusal("EOrder:Insufficient margin", "Kraken has not enough margin funds to lend"),
+    _order_refusal("EOrder:Insufficient initial margin", "the collateral does not cover the margin position"),
+    _order_refusal("EOrder:Unknown position", "there is no such margin position"),
+    _order_refusal("EOrder:Trading agreement required", "the account has not accepted the trading agreement"),
+)
+
+ERROR_TABLE = _ACCOUNT_RULES + _LIMIT_RULES + _SERVICE_RULES + _REQUEST_RULES + _ORDER_RULES
 
 # Kraken documents no text for a cl_ord_id that is in use, so any mention of it counts: an order with it may stand.
-_DUPLICATE = ErrorRow(
-    "", Category.UNDECIDED, "an order with this client order id may already stand at Kraken", Ran.MAYBE
+_DUPLICATE_ORDER_ID = ErrorRule(
+    "", Category.UNKNOWN, "an order with this client order id may already stand at Kraken", Executed.MAYBE
 )
-_UNLISTED = ErrorRow("", Category.UNDECIDED, "this string is not in the table, so nothing is assumed", Ran.MAYBE)
+_UNLISTED = ErrorRule("", Category.UNKNOWN, "this string is not in the table, so nothing is assumed", Executed.MAYBE)
 
-_LONGEST_FIRST = sorted(ERROR_TABLE, key=lambda row: len(row.prefix), reverse=True)
+_RULES_LONGEST_PREFIX_FIRST = sorted(ERROR_TABLE, key=lambda row: len(row.prefix), reverse=True)
 _SEVERITY = list(Category)
-_NAMES_ORDER_ID = re.compile(r"duplicate|cl_?ord_?id|client order id", re.IGNORECASE)
-_WARNING = re.compile(r"W[A-Z]\w*:")
-_THROTTLED_UNTIL = re.compile(r"EService:Throttled:(\d{1,13})")
+_ORDER_ID_PATTERN = re.compile(r"duplicate|cl_?ord_?id|client order id", re.IGNORECASE)
+_WARNING_PATTERN = re.compile(r"W[A-Z]\w*:")
+_THROTTLED_UNTIL_PATTERN = re.compile(r"EService:Throttled:(\d{1,13})")
 
-_CLASSES: dict[Category, type[KrakenError]] = {
+_EXCEPTION_TYPES: dict[Category, type[KrakenError]] = {
     Category.LOCKOUT: LockoutError,
     Category.CREDENTIALS: CredentialsError,
     Category.PERMISSION: PermissionDeniedError,
-    Category.UNDECIDED: UnknownKrakenError,
+    Category.UNKNOWN: UnknownKrakenError,
     Category.NONCE: InvalidNonceError,
     Category.SERVICE: ServiceError,
     Category.RATE_LIMIT: RateLimitError,
@@ -253,7 +257,7 @@ _ADVICE = {
     Category.LOCKOUT: "Send nothing for 15 minutes; each call may prolong it",
     Category.CREDENTIALS: "Repeating it brings a lockout: check the key, its secret and the account on kraken.com",
     Category.PERMISSION: "Change the key's permissions or the account on kraken.com",
-    Category.UNDECIDED: "Look at open and closed orders before doing anything else",
+    Category.UNKNOWN: "Look at open and closed orders before doing anything else",
     Category.NONCE: "Another program may use this key: give each program a key of its own",
     Category.SERVICE: "Wait; an order sent meanwhile has to be looked up",
     Category.RATE_LIMIT: "Wait until the counter has decayed",
@@ -262,30 +266,30 @@ _ADVICE = {
 }
 
 
-def look_up(string: str) -> ErrorRow | None:
+def find_rule(string: str) -> ErrorRule | None:
     """Return the row for one of Kraken's error strings, or None for a string that is not in the table."""
-    if _NAMES_ORDER_ID.search(string):
-        return _DUPLICATE
-    text = _trimmed(string)
-    return next((row for row in _LONGEST_FIRST if text.startswith(row.prefix)), None)
+    if _ORDER_ID_PATTERN.search(string):
+        return _DUPLICATE_ORDER_ID
+    text = _strip_blanks(string)
+    return next((rule for rule in _RULES_LONGEST_PREFIX_FIRST if text.startswith(rule.prefix)), None)
 
 
-def errors_in(strings: Iterable[str]) -> list[str]:
+def filter_errors(strings: Iterable[str]) -> list[str]:
     """Return the strings that are errors; warnings (`W...:`) accompany an answer that worked."""
-    return [string for string in strings if not _WARNING.match(string)]
+    return [string for string in strings if not _WARNING_PATTERN.match(string)]
 
 
-def error_for(method: str, strings: list[str]) -> KrakenError:
+def make_error(method: str, strings: list[str]) -> KrakenError:
     """Return the exception for an answer of `method` with these error strings: the most severe one decides.
 
-    Raises ValueError when no string is an error; ask `errors_in` first.
+    Raises ValueError when no string is an error; ask `filter_errors` first.
     """
-    rows = [look_up(string) or _UNLISTED for string in errors_in(strings)]
-    if not rows:
+    rules = [find_rule(string) or _UNLISTED for string in filter_errors(strings)]
+    if not rules:
         raise ValueError(f"the answer to {method} has no error in it")
-    worst = min(rows, key=lambda row: _SEVERITY.index(row.category))
-    advice = f"This means: {worst.meaning}. {_ADVICE[worst.category]}."
-    return _CLASSES[worst.category](method, strings, advice)
+    most_severe = min(rules, key=lambda row: _SEVERITY.index(row.category))
+    advice = f"This means: {most_severe.meaning}. {_ADVICE[most_severe.category]}."
+    return _EXCEPTION_TYPES[most_severe.category](method, strings, advice)
 
 
 def is_final_for_order(strings: list[str]) -> bool:
@@ -293,25 +297,25 @@ def is_final_for_order(strings: list[str]) -> bool:
 
     False means that its fate is unknown, never that it was placed.
     """
-    rows = [look_up(string) for string in errors_in(strings)]
-    return bool(rows) and all(row is not None and row.final_for_order for row in rows)
+    rules = [find_rule(string) for string in filter_errors(strings)]
+    return bool(rules) and all(rule is not None and rule.is_final_for_order for rule in rules)
 
 
-def wait_seconds(strings: list[str], now: float) -> float:
+def retry_after_seconds(strings: list[str], now: float) -> float:
     """Return how long to wait, from `now` (Unix seconds), before anything of the kind is sent again.
 
     `EService:Throttled` names the moment itself (Kraken: REST rate limits page); a minute is the most we believe.
     """
-    return max((_wait_for(string, now) for string in errors_in(strings)), default=0.0)
+    return max((_retry_after(string, now) for string in filter_errors(strings)), default=0.0)
 
 
-def _wait_for(string: str, now: float) -> float:
-    row = look_up(string) or _UNLISTED
-    until = _THROTTLED_UNTIL.match(_trimmed(string))
+def _retry_after(string: str, now: float) -> float:
+    rule = find_rule(string) or _UNLISTED
+    until = _THROTTLED_UNTIL_PATTERN.match(_strip_blanks(string))
     if until is None:
-        return row.wait_seconds
-    return max(row.wait_seconds, min(int(until[1]) - now, THROTTLE_SECONDS_MAX))
+        return rule.wait_seconds
+    return max(rule.wait_seconds, min(int(until[1]) - now, MAX_THROTTLE_SECONDS))
 
 
-def _trimmed(string: str) -> str:
+def _strip_blanks(string: str) -> str:
     return ":".join(part.strip() for part in string.split(":"))

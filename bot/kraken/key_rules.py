@@ -6,13 +6,13 @@ from bot.base.errors import KeyRuleError
 from bot.base.models import KeyInfo
 
 # Permission names of GetApiKeyInfo (Kraken: get-api-key-info page), and the words on Kraken's key page.
-_NEEDED = {
+_REQUIRED_PERMISSIONS = {
     "query-funds": "Funds: Query",
     "query-open-trades": "Orders and trades: Query open orders & trades",
     "query-closed-trades": "Orders and trades: Query closed orders & trades",
     "modify-trades": "Orders and trades: Create & modify orders",
 }
-_WITHDRAW = "withdraw-funds"
+_WITHDRAW_PERMISSION = "withdraw-funds"
 
 
 def check_key(info: KeyInfo, allow_withdraw: bool) -> None:
@@ -23,10 +23,10 @@ def check_key(info: KeyInfo, allow_withdraw: bool) -> None:
             f"it has a nonce window of {info.nonce_window}: one duplicated packet could double an order. "
             "Set the window of the key to 0"
         )
-    missing = [words for name, words in _NEEDED.items() if name not in info.permissions]
+    missing = [label for name, label in _REQUIRED_PERMISSIONS.items() if name not in info.permissions]
     if missing:
         problems.append(f"it lacks {', '.join(missing)}. Add what is missing on Kraken's key page")
-    if _WITHDRAW in info.permissions and not allow_withdraw:
+    if _WITHDRAW_PERMISSION in info.permissions and not allow_withdraw:
         problems.append(
             "it may withdraw funds, which a trading bot never needs. Take the permission away, or set "
             "ALLOW_WITHDRAW_KEY=1"

@@ -9,28 +9,28 @@ from typing import Any
 
 from bot.base.clock import MarketClock, ServerTime, nonce_clock
 from bot.base.models import Candle, Pair, SystemStatus
-from bot.base.timeframes import seconds_of
+from bot.base.timeframes import parse_timeframe
 from bot.kraken import responses, trading_status
 from bot.kraken.pairs import PairTable
-from bot.kraken.trading_status import What
+from bot.kraken.trading_status import OrderClass
 
 log = logging.getLogger(__name__)
 
-CLOCK_CHECK_SECONDS = 3600.0
-STATUS_AGE_SECONDS = 60.0
-PAIR_STATUS_AGE_SECONDS = 600.0
+TIME_SYNC_INTERVAL_SECONDS = 3600.0
+SYSTEM_STATUS_MAX_AGE_SECONDS = 60.0
+PAIR_STATUS_MAX_AGE_SECONDS = 600.0
 # Kraken serves 720 rows, the last of which is still running (Kraken: OHLC page).
-CANDLES_MAX = 719
+MAX_CANDLES = 719
 
 
-class MarketVerbs(ABC):
+class MarketData(ABC):
     """The public verbs of KrakenBroker. They are also what paces it: Kraken's time, and the exchange's status."""
 
-    def __init__(self, market: MarketClock) -> None:
-        self._market = market
-        self._time = ServerTime(market)
+    def __init__(self, market_clock: MarketClock) -> None:
+        self._market_clock = market_clock
+        self._server_time = ServerTime(market_clock)
         self._pair_table: PairTable | None = None
-        self._status = SystemStatus("", 0.0)
+        self._system_status = SystemStatus("", 0.0)
         self._pair_statuses: dict[str, tuple[str, float]] = {}
 
     @abstractmethod
@@ -38,21 +38,21 @@ class MarketVerbs(ABC):
         """Call a public endpoint; return its result."""
 
     def now(self) -> float:
-        """Return Kraken's time in Unix seconds, carried forward from the last `keep_time`."""
-        return self._time.now()
+        """Return Kraken's time in Unix seconds, carried forward from the last `sync_time`."""
+        return self._server_time.now()
 
-    def keep_time(self) -> None:
+    def sync_time(self) -> None:
         """Compare our clock with Kraken's, once an hour; use Kraken's for nonces where ours is wrong."""
-        if not self._time.needs_sync(CLOCK_CHECK_SECONDS):
+        if not self._server_time.needs_sync(TIME_SYNC_INTERVAL_SECONDS):
             return
-        asked = self._market.elapsed()
+        started_seconds = self._market_clock.elapsed()
         kraken_seconds = responses.read_time(self.public_call("Time"))
-        ahead = self._time.sync(kraken_seconds, self._market.elapsed() - asked)
-        if abs(ahead) > ServerTime.WRONG_SECONDS:
+        ahead_seconds = self._server_time.sync(kraken_seconds, self._market_clock.elapsed() - started_seconds)
+        if abs(ahead_seconds) > ServerTime.CORRECTION_THRESHOLD_SECONDS:
             log.warning(
                 "The clock of this machine is %.0f s %s Kraken's: nonces follow Kraken's time. Set the clock.",
-                abs(ahead),
-                "ahead of" if ahead > 0 else "behind",
+                abs(ahead_seconds),
+                "ahead of" if ahead_seconds > 0 else "behind",
             )
             nonce_clock.follow_kraken(kraken_seconds)
         else:
@@ -60,9 +60,9 @@ class MarketVerbs(ABC):
 
     def system_status(self) -> SystemStatus:
         """Return Kraken's system status; keeps the time as well."""
-        self.keep_time()
-        self._status = responses.read_system_status(self.public_call("SystemStatus"), self.now())
-        return self._status
+        self.sync_time()
+        self._system_status = responses.read_system_status(self.public_call("SystemStatus"), self.now())
+        return self._system_status
 
     def pair_status(self, symbol: str) -> str:
         """Ask for the status of one pair, as Kraken has it now (`bot/kraken/trading_status.py`). Raises SymbolError."""
@@ -71,38 +71,40 @@ class MarketVerbs(ABC):
         self._pair_statuses[pair.symbol] = status, self.now()
         return status
 
-    def _status_refusal(self, symbol: str, what: What) -> str:
+    def _status_block_reason(self, symbol: str, order_class: OrderClass) -> str:
         """Say why something may not be sent now; "" where it may. Asks Kraken where the last answers are old, but not
         for a cancel, which does no harm where it is refused."""
-        if what is not What.CANCEL:
-            if not self._is_fresh(self._status.checked_seconds, STATUS_AGE_SECONDS):
+        if order_class is not OrderClass.CANCEL:
+            if not self._is_fresh(self._system_status.checked_seconds, SYSTEM_STATUS_MAX_AGE_SECONDS):
                 self.system_status()
-            if not self._is_fresh(self._pair_statuses.get(symbol, ("", 0.0))[1], PAIR_STATUS_AGE_SECONDS):
+            if not self._is_fresh(self._pair_statuses.get(symbol, ("", 0.0))[1], PAIR_STATUS_MAX_AGE_SECONDS):
                 self.pair_status(symbol)
-        known = self._is_fresh(self._status.checked_seconds, STATUS_AGE_SECONDS)
+        is_known = self._is_fresh(self._system_status.checked_seconds, SYSTEM_STATUS_MAX_AGE_SECONDS)
         pair_status, _ = self._pair_statuses.get(symbol, ("", 0.0))
-        return trading_status.refusal(self._status.status if known else trading_status.ONLINE, pair_status, what)
+        return trading_status.block_reason(
+            self._system_status.status if is_known else trading_status.ONLINE, pair_status, order_class
+        )
 
-    def _is_fresh(self, asked_seconds: float, age_seconds_max: float) -> bool:
-        return self.now() - asked_seconds <= age_seconds_max
+    def _is_fresh(self, checked_seconds: float, max_age_seconds: float) -> bool:
+        return self.now() - checked_seconds <= max_age_seconds
 
     def pair(self, symbol: str) -> Pair:
         """Return a pair by any of its names: BTC/USD, XBTUSD, XXBTZUSD. Raises SymbolError."""
-        return self._pairs().find(symbol)
+        return self._get_pair_table().find(symbol)
 
-    def _pairs(self) -> PairTable:
+    def _get_pair_table(self) -> PairTable:
         if self._pair_table is None:
             self._pair_table = PairTable(self.public_call("AssetPairs"), self.public_call("Assets"))
         return self._pair_table
 
     def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
         """Return the last `count` closed candles (at most 719), oldest first."""
-        seconds = seconds_of(timeframe)
-        params = {"pair": self.pair(symbol).altname, "interval": seconds // 60}
-        if count < CANDLES_MAX:
+        timeframe_seconds = parse_timeframe(timeframe)
+        params = {"pair": self.pair(symbol).altname, "interval": timeframe_seconds // 60}
+        if count < MAX_CANDLES:
             # Kraken answers with what began after `since`.
-            params["since"] = int(self.now()) // seconds * seconds - (count + 1) * seconds
-        candles = responses.read_candles(self.public_call("OHLC", params), seconds, self.now())
+            params["since"] = int(self.now()) // timeframe_seconds * timeframe_seconds - (count + 1) * timeframe_seconds
+        candles = responses.read_candles(self.public_call("OHLC", params), timeframe_seconds, self.now())
         return candles[-count:]
 
     def get_current_price(self, symbol: str) -> Decimal:

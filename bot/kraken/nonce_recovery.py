@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 # What does no harm when it is done twice: reads, cancels and the dead man's switch. Anything else is sent once.
-REPEATABLE = frozenset(
+RETRYABLE_METHODS = frozenset(
     {
         "Balance",
         "BalanceEx",
@@ -36,91 +36,93 @@ REPEATABLE = frozenset(
     }
 )
 
-RETRY_SECONDS = (0.1, 2.0)
-LONG_CLIMB_SECONDS = 600
-WINDOW_SECONDS = 60.0
-FOREIGN_SILENCE_SECONDS = 100.0
-SILENCE_SECONDS_MAX = 900.0
+RETRY_DELAYS_SECONDS = (0.1, 2.0)
+LARGE_JUMP_SECONDS = 600
+REFUSAL_WINDOW_SECONDS = 60.0
+EXTERNAL_SENDER_OPEN_SECONDS = 100.0
+MAX_OPEN_SECONDS = 900.0
 
 
-class Climb(Enum):
+class NonceJump(Enum):
     """How to raise the nonce before the next attempt."""
 
     NONE = "none"
-    JUMP = "60 s ahead of the clock"
-    LONG = "10 min ahead of the clock"
+    SMALL = "60 s ahead of the clock"
+    LARGE = "10 min ahead of the clock"
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """Try again: wait, climb, draw a fresh nonce."""
 
     wait_seconds: float
-    climb: Climb
+    jump: NonceJump
 
 
 @dataclass(frozen=True, slots=True)
-class BeSilent:
+class OpenBreaker:
     """Send nothing on this key for a while, then one probe."""
 
-    seconds: float
+    open_seconds: float
     reason: str
 
 
 OUT_OF_SYNC = "every nonce since the start was refused"
-FOREIGN_SENDER = "another sender is using this key"
+EXTERNAL_SENDER = "another sender is using this key"
 LOCKED_OUT = "Kraken has locked this key or address out"
 
 
-class Recovery:
+class NonceRecovery:
     """The refusals of one key. Not thread-safe: used inside the key's turn.
 
     How to climb is counted by this process alone: processes that start together on a burnt key each have to try.
-    `in_sync` and `recent`, the moments of the last refusals, may also be told by others.
+    `is_in_sync` and `recent`, the moments of the last refusals, may also be told by others.
     """
 
     def __init__(self) -> None:
-        self.in_sync = False
+        self.is_in_sync = False
         self.refused_total = 0
-        self.recent: list[float] = []
-        self._in_a_row = 0
+        self.recent_refusals: list[float] = []
+        self._consecutive_refusals = 0
 
-    def accepted(self) -> None:
+    def record_accepted(self) -> None:
         """Kraken has accepted a nonce."""
-        self.in_sync = True
-        self._in_a_row = 0
+        self.is_in_sync = True
+        self._consecutive_refusals = 0
 
-    def refused(self, now_seconds: float) -> Again | BeSilent:
+    def handle_refusal(self, now_seconds: float) -> Retry | OpenBreaker:
         """Kraken has refused a nonce at this time (any clock that is not set back)."""
         self.refused_total += 1
-        self._in_a_row += 1
-        before = [time for time in self.recent if is_recent(time, now_seconds)]
-        self.recent = [*before[-2:], now_seconds]
-        if self.in_sync:
-            return self._refused_in_sync()
-        match self._in_a_row:
+        self._consecutive_refusals += 1
+        earlier_refusals = [
+            refusal_seconds for refusal_seconds in self.recent_refusals if is_recent(refusal_seconds, now_seconds)
+        ]
+        self.recent_refusals = [*earlier_refusals[-2:], now_seconds]
+        if self.is_in_sync:
+            return self._handle_refusal_in_sync()
+        match self._consecutive_refusals:
             case 1 | 2 as attempt:
-                return Again(RETRY_SECONDS[attempt - 1], Climb.NONE)
+                return Retry(RETRY_DELAYS_SECONDS[attempt - 1], NonceJump.NONE)
             case 3:
-                return Again(0.0, Climb.JUMP)
+                return Retry(0.0, NonceJump.SMALL)
             case 4:
-                return Again(0.0, Climb.LONG)
-        self._in_a_row = 0
-        return BeSilent(SILENCE_SECONDS_MAX, OUT_OF_SYNC)
+                return Retry(0.0, NonceJump.LARGE)
+        self._consecutive_refusals = 0
+        return OpenBreaker(MAX_OPEN_SECONDS, OUT_OF_SYNC)
 
-    def _refused_in_sync(self) -> Again | BeSilent:
-        if self._in_a_row >= 3 or len(self.recent) == 3:
-            self._in_a_row = 0
-            self.recent = []
-            return BeSilent(FOREIGN_SILENCE_SECONDS, FOREIGN_SENDER)
-        return Again(RETRY_SECONDS[self._in_a_row - 1], Climb.NONE)
+    def _handle_refusal_in_sync(self) -> Retry | OpenBreaker:
+        if self._consecutive_refusals >= 3 or len(self.recent_refusals) == 3:
+            self._consecutive_refusals = 0
+            self.recent_refusals = []
+            return OpenBreaker(EXTERNAL_SENDER_OPEN_SECONDS, EXTERNAL_SENDER)
+        return Retry(RETRY_DELAYS_SECONDS[self._consecutive_refusals - 1], NonceJump.NONE)
 
 
-def is_recent(when_seconds: float, now_seconds: float) -> bool:
+def is_recent(event_seconds: float, now_seconds: float) -> bool:
     """Return whether something lies within the last minute; what lies ahead is from before the machine was started."""
-    return 0 <= now_seconds - when_seconds <= WINDOW_SECONDS
+    return 0 <= now_seconds - event_seconds <= REFUSAL_WINDOW_SECONDS
 
 
-def longer(seconds: float) -> float:
+def next_open_seconds(open_seconds: float) -> float:
     """Return the next silence after a probe was refused: doubled, up to 15 minutes."""
-    return min(seconds * 2, SILENCE_SECONDS_MAX)
+    return min(open_seconds * 2, MAX_OPEN_SECONDS)

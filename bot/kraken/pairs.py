@@ -16,13 +16,13 @@ from bot.base.errors import OrderRuleError, SymbolError
 from bot.base.models import ZERO, Pair, Side
 
 # Kraken's own codes that differ from the ones in use everywhere else.
-_MODERN_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
+_COMMON_ASSET_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
 
 # Exact arithmetic: the values below are bounded by so many digits before and after the point that nothing is ever
 # rounded by accident. The bound leaves room for quotients of small numbers, which have many digits.
-_EXACT = Context(prec=1000)
-_SIZE_MAX = 100
-_DECIMALS_MAX = 20
+_EXACT_CONTEXT = Context(prec=1000)
+_MAX_EXPONENT = 100
+_MAX_DECIMALS = 20
 
 
 class PairTable:
@@ -38,7 +38,7 @@ class PairTable:
         # The exact id wins over the altname, and both over the names that are put together from the two assets.
         self._levels: tuple[dict[str, list[Pair]], ...] = ({}, {}, {})
         for pair_id, row in asset_pairs.items():
-            self._add(pair_id, row)
+            self._add_pair(pair_id, row)
 
     def find(self, symbol: str) -> Pair:
         """Return the pair that `symbol` names: BTC/USD, btc/usd, XBT/USD, XBTUSD, XXBTZUSD or BTCUSD.
@@ -52,7 +52,7 @@ class PairTable:
                 return found[0]
             if found:
                 raise SymbolError(f"{symbol} names several pairs: {', '.join(pair.pair_id for pair in found)}")
-        raise SymbolError(self._why_unknown(symbol, key))
+        raise SymbolError(self._unknown_pair_message(symbol, key))
 
     def symbol_of(self, kraken_name: str) -> str:
         """Return our symbol for a name in one of Kraken's rows.
@@ -72,12 +72,12 @@ class PairTable:
         """
         code, dot, suffix = asset_id.partition(".")
         altname = self._altnames.get(code, code)
-        return _MODERN_NAMES.get(altname, altname) + dot + suffix
+        return _COMMON_ASSET_NAMES.get(altname, altname) + dot + suffix
 
-    def _add(self, pair_id: str, row: Any) -> None:
+    def _add_pair(self, pair_id: str, row: Any) -> None:
         try:
-            pair = self._read(pair_id, row)
-            names_by_level = self._names(pair)
+            pair = self._parse_pair(pair_id, row)
+            names_by_level = self._lookup_names(pair)
         except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
             self._unreadable[pair_id.upper()] = f"{type(error).__name__}: {error}"
             return
@@ -85,9 +85,9 @@ class PairTable:
             for name in names:
                 level.setdefault(name, []).append(pair)
 
-    def _read(self, pair_id: str, row: Mapping[str, Any]) -> Pair:
+    def _parse_pair(self, pair_id: str, row: Mapping[str, Any]) -> Pair:
         base, quote = self.asset_name(row["base"]), self.asset_name(row["quote"])
-        price_decimals = _decimals(row["pair_decimals"])
+        price_decimals = _parse_decimals(row["pair_decimals"])
         altname = row.get("altname") or pair_id
         return Pair(
             symbol=f"{base}/{quote}",
@@ -99,15 +99,15 @@ class PairTable:
             base_id=row["base"],
             quote_id=row["quote"],
             price_decimals=price_decimals,
-            lot_decimals=_decimals(row["lot_decimals"]),
-            cost_decimals=_decimals(row.get("cost_decimals", price_decimals)),
-            tick_size=_number(row.get("tick_size"), _step(price_decimals)),
-            order_minimum=_number(row.get("ordermin"), ZERO),
-            cost_minimum=_number(row.get("costmin"), ZERO),
+            lot_decimals=_parse_decimals(row["lot_decimals"]),
+            cost_decimals=_parse_decimals(row.get("cost_decimals", price_decimals)),
+            tick_size=_parse_number(row.get("tick_size"), _decimal_step(price_decimals)),
+            order_minimum=_parse_number(row.get("ordermin"), ZERO),
+            cost_minimum=_parse_number(row.get("costmin"), ZERO),
         )
 
-    def _names(self, pair: Pair) -> tuple[set[str], set[str], set[str]]:
-        put_together = {
+    def _lookup_names(self, pair: Pair) -> tuple[set[str], set[str], set[str]]:
+        combined_names = {
             base + slash + quote
             for base, slash, quote in product(
                 (pair.base_id, self._altnames.get(pair.base_id, pair.base), pair.base),
@@ -115,15 +115,15 @@ class PairTable:
                 (pair.quote_id, self._altnames.get(pair.quote_id, pair.quote), pair.quote),
             )
         }
-        put_together.add(pair.wsname)
-        return {pair.pair_id.upper()}, {pair.altname.upper()}, {name.upper() for name in put_together}
+        combined_names.add(pair.wsname)
+        return {pair.pair_id.upper()}, {pair.altname.upper()}, {name.upper() for name in combined_names}
 
-    def _why_unknown(self, symbol: str, key: str) -> str:
+    def _unknown_pair_message(self, symbol: str, key: str) -> str:
         if key in self._unreadable:
             return f"Kraken's row for {symbol} cannot be read ({self._unreadable[key]})"
-        close = difflib.get_close_matches(key, self._all_names(), n=6, cutoff=0.7)
-        near = list(dict.fromkeys(self.symbol_of(name) for name in close))[:3]
-        hint = f"; near to it: {', '.join(near)}" if near else ""
+        matches = difflib.get_close_matches(key, self._all_names(), n=6, cutoff=0.7)
+        suggestions = list(dict.fromkeys(self.symbol_of(name) for name in matches))[:3]
+        hint = f"; near to it: {', '.join(suggestions)}" if suggestions else ""
         return f"Kraken knows no pair {symbol!r}{hint}"
 
     def _all_names(self) -> Iterator[str]:
@@ -131,9 +131,9 @@ class PairTable:
             yield from level
 
 
-def as_text(value: Decimal) -> str:
+def format_decimal(value: Decimal) -> str:
     """Write a number as Kraken wants it: plain digits, no exponent, no trailing zeros."""
-    _refuse_other_types(value)
+    _require_decimal(value)
     if not value.is_finite():
         raise ValueError(f"{value} is not a number that can be sent")
     text = format(value, "f")
@@ -144,15 +144,15 @@ def as_text(value: Decimal) -> str:
 
 def round_price(pair: Pair, side: Side, price: Decimal) -> Decimal:
     """Return the price on the pair's grid that is no worse for us: down for a buy, up for a sell."""
-    _require_ordinary(pair, "price", price)
-    grid = _price_grid(pair)
-    return _round_down(price, grid) if side is Side.BUY else _round_up(price, grid)
+    _require_ordinary_size(pair, "price", price)
+    increment = _price_increment(pair)
+    return _round_down(price, increment) if side is Side.BUY else _round_up(price, increment)
 
 
 def round_volume(pair: Pair, volume: Decimal) -> Decimal:
     """Return the volume rounded down to the pair's lot_decimals; it may be too small to trade."""
-    _require_ordinary(pair, "volume", volume)
-    return _round_down(volume, _step(pair.lot_decimals))
+    _require_ordinary_size(pair, "volume", volume)
+    return _round_down(volume, _decimal_step(pair.lot_decimals))
 
 
 def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> None:
@@ -162,64 +162,66 @@ def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> None
     allowed value, and what Kraken would have said (Kraken: errors guide, and strings that users were shown).
     Floats raise TypeError.
     """
-    for what, value in (("price", price), ("volume", volume)):
-        _require_ordinary(pair, what, value)
+    for field, value in (("price", price), ("volume", volume)):
+        _require_ordinary_size(pair, field, value)
         if value <= 0:
-            raise _broken(pair, what, value, "is not above zero", "positive", "")
+            raise _rule_error(pair, field, value, "is not above zero", "positive", "")
     _check_price(pair, side, price)
     _check_volume(pair, volume, price)
 
 
 def _check_price(pair: Pair, side: Side, price: Decimal) -> None:
-    grid = _price_grid(pair)
-    nearest = as_text(max(round_price(pair, side, price), grid))
-    if _EXACT.remainder(price, _step(pair.price_decimals)):
-        limit = (
+    increment = _price_increment(pair)
+    nearest = format_decimal(max(round_price(pair, side, price), increment))
+    if _EXACT_CONTEXT.remainder(price, _decimal_step(pair.price_decimals)):
+        problem = (
             f"has too many decimals; Kraken would say EOrder:Invalid price:{pair.altname} "
             f"price can only be specified up to {pair.price_decimals} decimals"
         )
-        raise _broken(pair, "price", price, limit, "pair_decimals", nearest)
-    if _EXACT.remainder(price, pair.tick_size):
-        limit = f"is not a multiple of {as_text(pair.tick_size)}; Kraken would say EOrder:Tick size check failed"
-        raise _broken(pair, "price", price, limit, "tick_size", nearest)
+        raise _rule_error(pair, "price", price, problem, "pair_decimals", nearest)
+    if _EXACT_CONTEXT.remainder(price, pair.tick_size):
+        problem = (
+            f"is not a multiple of {format_decimal(pair.tick_size)}; Kraken would say EOrder:Tick size check failed"
+        )
+        raise _rule_error(pair, "price", price, problem, "tick_size", nearest)
 
 
 def _check_volume(pair: Pair, volume: Decimal, price: Decimal) -> None:
-    step = _step(pair.lot_decimals)
-    smallest = _smallest_volume(pair, price)
-    if _EXACT.remainder(volume, step):
-        nearest = as_text(max(_round_down(volume, step), smallest))
-        limit = f"has more than {pair.lot_decimals} decimals; Kraken would say EGeneral:Invalid arguments:volume"
-        raise _broken(pair, "volume", volume, limit, "lot_decimals", nearest)
+    step = _decimal_step(pair.lot_decimals)
+    minimum = _minimum_volume(pair, price)
+    if _EXACT_CONTEXT.remainder(volume, step):
+        nearest = format_decimal(max(_round_down(volume, step), minimum))
+        problem = f"has more than {pair.lot_decimals} decimals; Kraken would say EGeneral:Invalid arguments:volume"
+        raise _rule_error(pair, "volume", volume, problem, "lot_decimals", nearest)
     if volume < pair.order_minimum:
-        limit = (
-            f"is below the minimum of {as_text(pair.order_minimum)}; Kraken would say "
+        problem = (
+            f"is below the minimum of {format_decimal(pair.order_minimum)}; Kraken would say "
             "EGeneral:Invalid arguments:volume minimum not met or EOrder:Order minimum not met"
         )
-        raise _broken(pair, "volume", volume, limit, "ordermin", as_text(smallest))
-    if _EXACT.multiply(price, volume) < pair.cost_minimum:
-        limit = (
-            f"at {as_text(price)} costs less than the minimum of {as_text(pair.cost_minimum)} {pair.quote}; "
+        raise _rule_error(pair, "volume", volume, problem, "ordermin", format_decimal(minimum))
+    if _EXACT_CONTEXT.multiply(price, volume) < pair.cost_minimum:
+        problem = (
+            f"at {format_decimal(price)} costs less than the minimum of {format_decimal(pair.cost_minimum)} {pair.quote}; "
             "Kraken would say EOrder:Cost minimum not met"
         )
-        raise _broken(pair, "volume", volume, limit, "costmin", as_text(smallest))
+        raise _rule_error(pair, "volume", volume, problem, "costmin", format_decimal(minimum))
 
 
-def _broken(pair: Pair, what: str, value: Decimal, limit: str, rule: str, nearest: str) -> OrderRuleError:
+def _rule_error(pair: Pair, field: str, value: Decimal, problem: str, rule: str, nearest: str) -> OrderRuleError:
     hint = f". The nearest allowed is {nearest}" if nearest else ""
-    return OrderRuleError(f"{pair.symbol} {what} {value} {limit} (rule: {rule}){hint}", rule, nearest)
+    return OrderRuleError(f"{pair.symbol} {field} {value} {problem} (rule: {rule}){hint}", rule, nearest)
 
 
-def _smallest_volume(pair: Pair, price: Decimal) -> Decimal:
+def _minimum_volume(pair: Pair, price: Decimal) -> Decimal:
     # Whole lots throughout, since the quotient of two decimals need not be a decimal.
-    step = _step(pair.lot_decimals)
-    cost_of_a_lot = _EXACT.multiply(price, step)
-    cost = _round_up(pair.cost_minimum, cost_of_a_lot)
-    for_cost = _EXACT.multiply(_EXACT.divide_int(cost, cost_of_a_lot), step)
-    return max(_round_up(pair.order_minimum, step), for_cost, step)
+    step = _decimal_step(pair.lot_decimals)
+    lot_cost = _EXACT_CONTEXT.multiply(price, step)
+    cost = _round_up(pair.cost_minimum, lot_cost)
+    cost_volume = _EXACT_CONTEXT.multiply(_EXACT_CONTEXT.divide_int(cost, lot_cost), step)
+    return max(_round_up(pair.order_minimum, step), cost_volume, step)
 
 
-def _price_grid(pair: Pair) -> Decimal:
+def _price_increment(pair: Pair) -> Decimal:
     # A price must keep both rules: so many decimals, and whole ticks.
     exponent = pair.tick_size.normalize().as_tuple().exponent
     decimals = max(pair.price_decimals, -int(exponent), 0)
@@ -228,42 +230,42 @@ def _price_grid(pair: Pair) -> Decimal:
 
 
 def _round_down(value: Decimal, step: Decimal) -> Decimal:
-    return _EXACT.multiply(_EXACT.divide_int(value, step), step)
+    return _EXACT_CONTEXT.multiply(_EXACT_CONTEXT.divide_int(value, step), step)
 
 
 def _round_up(value: Decimal, step: Decimal) -> Decimal:
     down = _round_down(value, step)
-    return _EXACT.add(down, step) if down < value else down
+    return _EXACT_CONTEXT.add(down, step) if down < value else down
 
 
-def _step(decimals: int) -> Decimal:
+def _decimal_step(decimals: int) -> Decimal:
     return Decimal(1).scaleb(-decimals)
 
 
-def _refuse_other_types(value: object) -> None:
+def _require_decimal(value: object) -> None:
     if not isinstance(value, Decimal):
         raise TypeError(f"money is Decimal, made from text; {value!r} is {type(value).__name__}")
 
 
-def _require_ordinary(pair: Pair, what: str, value: Decimal) -> None:
-    _refuse_other_types(value)
+def _require_ordinary_size(pair: Pair, field: str, value: Decimal) -> None:
+    _require_decimal(value)
     digits_after = value.as_tuple().exponent
-    if not isinstance(digits_after, int) or max(abs(value.adjusted()), abs(digits_after)) > _SIZE_MAX:
-        raise _broken(pair, what, value, "is not a number of ordinary size", "positive", "")
+    if not isinstance(digits_after, int) or max(abs(value.adjusted()), abs(digits_after)) > _MAX_EXPONENT:
+        raise _rule_error(pair, field, value, "is not a number of ordinary size", "positive", "")
 
 
-def _decimals(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _DECIMALS_MAX:
+def _parse_decimals(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_DECIMALS:
         raise ValueError(f"{value!r} is not a number of decimals")
     return value
 
 
-def _number(value: Any, default: Decimal) -> Decimal:
+def _parse_number(value: Any, default: Decimal) -> Decimal:
     if value is None:
         return default
     number = Decimal(value) if isinstance(value, str | int | Decimal) else Decimal("NaN")
     exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -_DECIMALS_MAX or number.adjusted() > _DECIMALS_MAX:
+    if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS or number.adjusted() > _MAX_DECIMALS:
         raise ValueError(f"{value!r} is not a number of ordinary size")
     if number < 0 or (number == 0 and default != 0):
         raise ValueError(f"{value!r} is not a minimum or a step")

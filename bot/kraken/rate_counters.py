@@ -1,7 +1,7 @@
 """Kraken's decaying rate counters, kept on our side so that the bot waits instead of being refused.
 
 Pure: the time is an argument, in Unix seconds of the market's clock. Not thread-safe: `rate_limiter.py` holds a lock
-from `wait_seconds` to `spend`, and shares the counters between processes. What another program on the key, or on the
+from `retry_after_seconds` to `spend`, and shares the counters between processes. What another program on the key, or on the
 account from another machine, spends at Kraken is not seen here; `saturate` is for the refusal that then comes.
 """
 
@@ -22,7 +22,7 @@ CANCEL_RESERVE_POINTS = 16
 
 # How far the clocks of two processes that count together may be apart. Each follows Kraken's time, whose seconds are
 # whole (Kraken: Time page); the rest is room for a market that runs faster than the wall.
-CLOCKS_APART_SECONDS_MAX = 60.0
+MAX_CLOCK_SKEW_SECONDS = 60.0
 
 # After a wait of exactly the time asked, rounding must not ask for another: one too short for a clock to move by.
 _ROUNDING_SECONDS = 1e-6
@@ -88,14 +88,14 @@ def engine_points(action: Action, age_seconds: float = 0.0) -> int:
     return fixed + by_age
 
 
-class Standing(NamedTuple):
+class CounterState(NamedTuple):
     """What a counter stood at, and when (Unix seconds). The greater one has more points."""
 
     points: float = 0.0
     at_seconds: float = 0.0
 
     @classmethod
-    def read(cls, value: object) -> Standing:
+    def parse(cls, value: object) -> CounterState:
         """Return the standing that a file holds as a list of two numbers; zero for anything else."""
         match value:
             case [int() | float() as points, int() | float() as at_seconds]:
@@ -111,41 +111,41 @@ class _DecayingCounter:
         # More than the maximum can be booked without being asked for; but nothing may be waited for without end.
         self._ceiling = 2 * maximum
         self._decay_per_second = decay_per_second
-        self._standing = Standing()
+        self._state = CounterState()
 
-    def at(self, now: float) -> Standing:
+    def state_at(self, now: float) -> CounterState:
         """Return the standing at `now`."""
-        if self._standing.at_seconds != now:
-            self._standing = self._moved(self._standing, now)
-        return self._standing
+        if self._state.at_seconds != now:
+            self._state = self._decay_to(self._state, now)
+        return self._state
 
-    def _moved(self, standing: Standing, now: float) -> Standing:
-        points, at_seconds = standing
+    def _decay_to(self, state: CounterState, now: float) -> CounterState:
+        points, at_seconds = state
         points = min(max(points, 0.0), self._ceiling)
-        ahead = at_seconds - now
-        if 0 < ahead <= CLOCKS_APART_SECONDS_MAX:
+        ahead_seconds = at_seconds - now
+        if 0 < ahead_seconds <= MAX_CLOCK_SKEW_SECONDS:
             # Another process's clock is ahead of ours: what it has seen decay must not decay again.
-            return Standing(points, at_seconds)
+            return CounterState(points, at_seconds)
         # Further ahead it was another clock, or this one before it was set back: it decays nothing, and goes on here.
-        return Standing(max(0.0, points - max(0.0, -ahead) * self._decay_per_second), now)
+        return CounterState(max(0.0, points - max(0.0, -ahead_seconds) * self._decay_per_second), now)
 
-    def merge(self, other: Standing, now: float) -> None:
+    def merge(self, other: CounterState, now: float) -> None:
         """Somebody else has counted, too: whoever has seen more is right."""
-        self._standing = max(self.at(now), self._moved(other, now))
+        self._state = max(self.state_at(now), self._decay_to(other, now))
 
     def add(self, points: float, now: float) -> None:
-        before, at_seconds = self.at(now)
-        self._standing = Standing(min(before + points, self._ceiling), at_seconds)
+        points_before, at_seconds = self.state_at(now)
+        self._state = CounterState(min(points_before + points, self._ceiling), at_seconds)
 
     def raise_to(self, points: float, now: float) -> None:
-        before, at_seconds = self.at(now)
-        self._standing = Standing(max(before, points), at_seconds)
+        points_before, at_seconds = self.state_at(now)
+        self._state = CounterState(max(points_before, points), at_seconds)
 
     def seconds_until_room(self, points: float, limit: float, now: float) -> float:
-        before, at_seconds = self.at(now)
-        over = before + points - limit
-        wait_seconds = at_seconds - now + over / self._decay_per_second
-        return wait_seconds if over > 0 and wait_seconds > _ROUNDING_SECONDS else 0.0
+        points_before, at_seconds = self.state_at(now)
+        excess = points_before + points - limit
+        wait_seconds = at_seconds - now + excess / self._decay_per_second
+        return wait_seconds if excess > 0 and wait_seconds > _ROUNDING_SECONDS else 0.0
 
 
 class RestCounter:
@@ -169,11 +169,11 @@ class RestCounter:
         """Kraken said `EAPI:Rate limit exceeded`: its counter is at the maximum, whatever ours says."""
         self._counter.raise_to(self._maximum, now)
 
-    def standing(self, now: float) -> Standing:
+    def state_at(self, now: float) -> CounterState:
         """Return what the counter stands at."""
-        return self._counter.at(now)
+        return self._counter.state_at(now)
 
-    def merge(self, other: Standing, now: float) -> None:
+    def merge(self, other: CounterState, now: float) -> None:
         """Take over what somebody else on the same key has counted."""
         self._counter.merge(other, now)
 
@@ -188,7 +188,7 @@ class EngineCounter:
 
     def points(self, symbol: str, now: float) -> float:
         """Return what the counter of the pair stands at."""
-        return self._counter(symbol).at(now).points
+        return self._counter(symbol).state_at(now).points
 
     def wait_seconds(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
         """Return how long to wait before the action may be sent. Only cancels may use the reserve."""
@@ -204,15 +204,15 @@ class EngineCounter:
         """Kraken said `EOrder:Rate limit exceeded`: the pair's counter is at its threshold."""
         self._counter(symbol).raise_to(self._threshold, now)
 
-    def standings(self, now: float) -> dict[str, Standing]:
+    def states_at(self, now: float) -> dict[str, CounterState]:
         """Return what the counters stand at that have any points left."""
-        all_standings = {symbol: counter.at(now) for symbol, counter in self._counters.items()}
-        return {symbol: standing for symbol, standing in all_standings.items() if standing.points}
+        all_states = {symbol: counter.state_at(now) for symbol, counter in self._counters.items()}
+        return {symbol: state for symbol, state in all_states.items() if state.points}
 
-    def merge(self, others: Mapping[str, Standing], now: float) -> None:
+    def merge(self, others: Mapping[str, CounterState], now: float) -> None:
         """Take over what somebody else on the same account has counted."""
-        for symbol, standing in others.items():
-            self._counter(symbol).merge(standing, now)
+        for symbol, state in others.items():
+            self._counter(symbol).merge(state, now)
 
     def _counter(self, symbol: str) -> _DecayingCounter:
         return self._counters.setdefault(symbol, _DecayingCounter(self._threshold, self._decay_per_second))

@@ -11,16 +11,16 @@ import math
 from collections.abc import Callable
 
 from bot.base.errors import RateLimitError
-from bot.base.shared_json import Answer, Fields, SharedFields
+from bot.base.shared_json import Fields, Result, SharedJson
 from bot.kraken import error_table
-from bot.kraken.rate_counters import Action, EngineCounter, RestCounter, Standing, Tier, rest_points
+from bot.kraken.rate_counters import Action, CounterState, EngineCounter, RestCounter, Tier, rest_points
 
 log = logging.getLogger(__name__)
 
-PAUSE_SECONDS_MAX = 60.0
+MAX_PAUSE_SECONDS = 60.0
 
 
-class KeyBudget:
+class RateLimiter:
     """What a key may still send, and when.
 
     `path` is a file of the key, beside its nonce. Times are Kraken's, in Unix seconds. Thread-safe, and never an error:
@@ -30,113 +30,113 @@ class KeyBudget:
 
     def __init__(self, path: str, tier: Tier) -> None:
         self._tier = tier
-        self._shared = SharedFields(path)
+        self._shared = SharedJson(path)
         self._rest = RestCounter(tier)
         self._engine = EngineCounter(tier)
         self._pause = (0.0, "")
 
-    def take_rest(self, method: str, now: float) -> float:
+    def try_acquire_rest(self, method: str, now: float) -> float:
         """Book a private call and return 0.0, or return how many seconds to wait and book nothing."""
         if not rest_points(method):
-            return self._shared.change(lambda fields: self._rest_of_pause(fields, now))
+            return self._shared.update(lambda fields: self._remaining_pause_seconds(fields, now))
 
-        def take(fields: Fields) -> float:
-            wait_seconds = max(self._rest.wait_seconds(method, now), self._rest_of_pause(fields, now))
+        def acquire(fields: Fields) -> float:
+            wait_seconds = max(self._rest.wait_seconds(method, now), self._remaining_pause_seconds(fields, now))
             if wait_seconds <= 0:
                 self._rest.spend(method, now)
             return wait_seconds
 
-        return self._change_rest(take, now)
+        return self._update_rest(acquire, now)
 
     def spend_rest(self, method: str, now: float) -> None:
         """Book a private call that goes whether there is room or not."""
-        self._change_rest(lambda _: self._rest.spend(method, now), now)
+        self._update_rest(lambda _: self._rest.spend(method, now), now)
 
     def saturate_rest(self, now: float) -> None:
         """Kraken said `EAPI:Rate limit exceeded`: whatever was counted, its counter is at the maximum."""
-        self._change_rest(lambda _: self._rest.saturate(now), now)
+        self._update_rest(lambda _: self._rest.saturate(now), now)
 
-    def note_limit(self, error: RateLimitError, now: float) -> None:
+    def record_rate_limit_error(self, error: RateLimitError, now: float) -> None:
         """Kraken has refused a call for a limit: count it as reached, or leave Kraken alone for a while."""
-        rows = [error_table.look_up(string) for string in error.strings]
-        if any(row is not None and row.prefix == "EAPI:Rate limit exceeded" for row in rows):
+        entries = [error_table.find_rule(string) for string in error.error_strings]
+        if any(entry is not None and entry.prefix == "EAPI:Rate limit exceeded" for entry in entries):
             self.saturate_rest(now)
         else:
             self.pause(now + error.wait_seconds, str(error))
 
-    def take_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
+    def try_acquire_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
         """Book an order or a cancel of a pair and return 0.0, or return how many seconds to wait and book nothing.
 
         `age_seconds` is the time since the order was placed.
         """
 
-        def take(fields: Fields) -> float:
-            counted = self._engine.wait_seconds(symbol, action, now, age_seconds)
-            wait_seconds = max(counted, self._rest_of_pause(fields, now))
+        def acquire(fields: Fields) -> float:
+            engine_wait_seconds = self._engine.wait_seconds(symbol, action, now, age_seconds)
+            wait_seconds = max(engine_wait_seconds, self._remaining_pause_seconds(fields, now))
             if wait_seconds <= 0:
                 self._engine.spend(symbol, action, now, age_seconds)
             return wait_seconds
 
-        return self._change_engine(take, now)
+        return self._update_engine(acquire, now)
 
     def spend_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> None:
         """Book an order or a cancel that goes whether there is room or not."""
-        self._change_engine(lambda _: self._engine.spend(symbol, action, now, age_seconds), now)
+        self._update_engine(lambda _: self._engine.spend(symbol, action, now, age_seconds), now)
 
     def saturate_engine(self, symbol: str, now: float) -> None:
         """Kraken said `EOrder:Rate limit exceeded`: the pair's counter is at its threshold."""
-        self._change_engine(lambda _: self._engine.saturate(symbol, now), now)
+        self._update_engine(lambda _: self._engine.saturate(symbol, now), now)
 
     def pause(self, until_seconds: float, reason: str) -> None:
         """Kraken wants to be left alone: nothing is given to anybody until then, a minute at most."""
 
-        def note(fields: Fields) -> None:
-            fields["pause"] = max(_pause(fields.get("pause")), (until_seconds, reason))
+        def set_pause(fields: Fields) -> None:
+            fields["pause"] = max(_parse_pause(fields.get("pause")), (until_seconds, reason))
 
-        self._shared.change(note)
+        self._shared.update(set_pause)
 
     def rest_level(self, now: float) -> tuple[float, float]:
         """Return the points on the REST counter now, and Kraken's maximum. Books nothing and waits for nobody."""
         # A counter of its own: those that are booked on belong to whoever has the file's lock.
         counter = RestCounter(self._tier)
-        counter.merge(Standing.read(self._shared.peek().get("rest")), now)
-        return counter.standing(now).points, self._tier.rest_maximum
+        counter.merge(CounterState.parse(self._shared.peek().get("rest")), now)
+        return counter.state_at(now).points, self._tier.rest_maximum
 
     def engine_levels(self, now: float) -> dict[str, float]:
         """Return the points on the engine's counter of each pair that has any now, as `rest_level` does."""
         counter = EngineCounter(self._tier)
-        counter.merge(_standings(self._shared.peek().get("engine")), now)
-        return {symbol: standing.points for symbol, standing in counter.standings(now).items()}
+        counter.merge(_parse_counter_states(self._shared.peek().get("engine")), now)
+        return {symbol: state.points for symbol, state in counter.states_at(now).items()}
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         self._shared.close()
 
-    def _change_rest(self, work: Callable[[Fields], Answer], now: float) -> Answer:
-        def change(fields: Fields) -> Answer:
-            self._rest.merge(Standing.read(fields.get("rest")), now)
-            answer = work(fields)
-            fields["rest"] = self._rest.standing(now)
-            return answer
+    def _update_rest(self, operation: Callable[[Fields], Result], now: float) -> Result:
+        def update(fields: Fields) -> Result:
+            self._rest.merge(CounterState.parse(fields.get("rest")), now)
+            result = operation(fields)
+            fields["rest"] = self._rest.state_at(now)
+            return result
 
-        return self._shared.change(change)
+        return self._shared.update(update)
 
-    def _change_engine(self, work: Callable[[Fields], Answer], now: float) -> Answer:
-        def change(fields: Fields) -> Answer:
-            self._engine.merge(_standings(fields.get("engine")), now)
-            answer = work(fields)
-            fields["engine"] = self._engine.standings(now)
-            return answer
+    def _update_engine(self, operation: Callable[[Fields], Result], now: float) -> Result:
+        def update(fields: Fields) -> Result:
+            self._engine.merge(_parse_counter_states(fields.get("engine")), now)
+            result = operation(fields)
+            fields["engine"] = self._engine.states_at(now)
+            return result
 
-        return self._shared.change(change)
+        return self._shared.update(update)
 
-    def _rest_of_pause(self, fields: Fields, now: float) -> float:
-        until_seconds, reason = max(self._pause, _pause(fields.get("pause")))
+    def _remaining_pause_seconds(self, fields: Fields, now: float) -> float:
+        until_seconds, reason = max(self._pause, _parse_pause(fields.get("pause")))
         if until_seconds <= now:
             fields.pop("pause", None)
             return 0.0
         # What is further away was said by another clock, or before this one was set back.
-        until_seconds = min(until_seconds, now + PAUSE_SECONDS_MAX)
+        until_seconds = min(until_seconds, now + MAX_PAUSE_SECONDS)
         if self._pause != (until_seconds, reason):
             log.warning("Nothing is sent on this key for %.0f s: %s", until_seconds - now, reason)
         self._pause = (until_seconds, reason)
@@ -144,11 +144,11 @@ class KeyBudget:
         return until_seconds - now
 
 
-def _standings(value: object) -> dict[str, Standing]:
-    return {name: Standing.read(kept) for name, kept in value.items()} if isinstance(value, dict) else {}
+def _parse_counter_states(value: object) -> dict[str, CounterState]:
+    return {name: CounterState.parse(stored) for name, stored in value.items()} if isinstance(value, dict) else {}
 
 
-def _pause(value: object) -> tuple[float, str]:
+def _parse_pause(value: object) -> tuple[float, str]:
     match value:
         case [int() | float() as until_seconds, str(reason)] if math.isfinite(until_seconds):
             return until_seconds, reason

@@ -18,11 +18,11 @@ from bot.kraken.pairs import PairTable
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
 # The end of the year 9999: what is not before it cannot be written as a date, on the page or in a report.
-_DATES_END_SECONDS = 253_402_300_800
+_MAX_TIMESTAMP_SECONDS = 253_402_300_800
 _RELATIVE_PRICE = re.compile(r"[+#-].*|.*%")
 
 
-class _Row:
+class _JsonObject:
     """One JSON object of an answer; names the endpoint and the field when something cannot be read."""
 
     def __init__(self, method: str, value: object) -> None:
@@ -31,8 +31,8 @@ class _Row:
             raise self.unreadable("an object was expected")
         self._fields: dict[str, Any] = value
 
-    def unreadable(self, what: str) -> NoAnswerError:
-        return NoAnswerError(f"unreadable reply to {self._method}: {what}")
+    def unreadable(self, problem: str) -> NoAnswerError:
+        return NoAnswerError(f"unreadable reply to {self._method}: {problem}")
 
     def get(self, field: str) -> Any:
         return self._fields.get(field)
@@ -40,8 +40,8 @@ class _Row:
     def items(self) -> list[tuple[str, Any]]:
         return list(self._fields.items())
 
-    def row(self, field: str) -> _Row:
-        return _Row(self._method, self.get(field))
+    def child(self, field: str) -> _JsonObject:
+        return _JsonObject(self._method, self.get(field))
 
     def text(self, field: str) -> str:
         value = self.get(field)
@@ -52,20 +52,20 @@ class _Row:
     def text_or_empty(self, field: str) -> str:
         return "" if self.get(field) is None else self.text(field)
 
-    def money(self, field: str) -> Decimal:
-        return self.exact(self.get(field), field)
+    def decimal(self, field: str) -> Decimal:
+        return self.parse_decimal(self.get(field), field)
 
-    def money_or_zero(self, field: str) -> Decimal:
-        return ZERO if self.get(field) is None else self.money(field)
+    def decimal_or_zero(self, field: str) -> Decimal:
+        return ZERO if self.get(field) is None else self.decimal(field)
 
-    def exact(self, value: object, what: str) -> Decimal:
+    def parse_decimal(self, value: object, field: str) -> Decimal:
         # A float has lost what was written; Kraken writes money as text.
         if isinstance(value, float) or not _NUMBER.fullmatch(str(value)):
-            raise self.unreadable(f"{what} is not an exact number")
+            raise self.unreadable(f"{field} is not an exact number")
         return Decimal(str(value))
 
     def integer(self, field: str) -> int:
-        value = self.money(field)
+        value = self.decimal(field)
         if value != value.to_integral_value():
             raise self.unreadable(f"{field} is not a whole number")
         return int(value)
@@ -74,11 +74,11 @@ class _Row:
         value = self.get(field)
         if not _NUMBER.fullmatch(str(value)):
             raise self.unreadable(f"{field} is not a time")
-        return self.moment(float(value), field)
+        return self.check_timestamp(float(value), field)
 
-    def moment(self, seconds: float, what: str) -> float:
-        if not 0 <= seconds < _DATES_END_SECONDS:
-            raise self.unreadable(f"{what} is no time that there is")
+    def check_timestamp(self, seconds: float, field: str) -> float:
+        if not 0 <= seconds < _MAX_TIMESTAMP_SECONDS:
+            raise self.unreadable(f"{field} is no time that there is")
         return seconds
 
     def seconds_or_zero(self, field: str) -> float:
@@ -92,33 +92,33 @@ class _Row:
 
 def read_time(result: object) -> float:
     """Time: Kraken's clock in Unix seconds (whole ones)."""
-    return _Row("Time", result).seconds("unixtime")
+    return _JsonObject("Time", result).seconds("unixtime")
 
 
 def read_system_status(result: object, checked_seconds: float) -> SystemStatus:
     """SystemStatus: the word as Kraken gave it; treat an unknown one as maintenance."""
-    return SystemStatus(_Row("SystemStatus", result).text("status"), checked_seconds)
+    return SystemStatus(_JsonObject("SystemStatus", result).text("status"), checked_seconds)
 
 
 def read_pair_status(result: object) -> str:
     """AssetPairs of one pair: the status as Kraken gave it, and online where it gave none, which may be."""
-    row = _Row("AssetPairs", result)
+    row = _JsonObject("AssetPairs", result)
     values = [value for _, value in row.items()]
     if len(values) != 1:
         raise row.unreadable("one pair was expected")
-    return _Row("AssetPairs", values[0]).text_or_empty("status") or "online"
+    return _JsonObject("AssetPairs", values[0]).text_or_empty("status") or "online"
 
 
 def read_price(result: object) -> Decimal:
     """Ticker of one pair: the price of the last trade."""
-    row = _Row("Ticker", result)
+    row = _JsonObject("Ticker", result)
     values = [value for _, value in row.items()]
     if len(values) != 1:
         raise row.unreadable("one pair was expected")
-    last = _Row("Ticker", values[0]).get("c")
+    last = _JsonObject("Ticker", values[0]).get("c")
     if not isinstance(last, list) or not last:
         raise row.unreadable("there is no last trade")
-    price = row.exact(last[0], "the last price")
+    price = row.parse_decimal(last[0], "the last price")
     if price <= 0:
         raise row.unreadable("the last price is not above zero")
     return price
@@ -130,79 +130,81 @@ def read_candles(result: object, timeframe_seconds: int, now: float) -> list[Can
     The running candle is left out twice over: by Kraken's `last`, the newest committed row, and by the clock
     (`now`, Unix seconds).
     """
-    row = _Row("OHLC", result)
+    row = _JsonObject("OHLC", result)
     committed_seconds = row.integer("last")
-    lists = [value for name, value in row.items() if name != "last"]
-    if len(lists) != 1 or not isinstance(lists[0], list):
+    candle_lists = [value for name, value in row.items() if name != "last"]
+    if len(candle_lists) != 1 or not isinstance(candle_lists[0], list):
         raise row.unreadable("the rows of one pair were expected")
-    candles = [_candle(row, fields) for fields in lists[0]]
+    candles = [_read_candle(row, fields) for fields in candle_lists[0]]
     if any(later.time_seconds <= earlier.time_seconds for earlier, later in pairwise(candles)):
         raise row.unreadable("the candles are not in order")
     closed_seconds = min(now - timeframe_seconds, committed_seconds)
     return [candle for candle in candles if candle.time_seconds <= closed_seconds]
 
 
-def _candle(row: _Row, fields: object) -> Candle:
+def _read_candle(row: _JsonObject, fields: object) -> Candle:
     if not isinstance(fields, list) or len(fields) < 7:
         raise row.unreadable("a candle has too few fields")
-    began = row.exact(fields[0], "the time of a candle")
-    opened, high, low, close, volume = (row.exact(fields[at], "a field of a candle") for at in (1, 2, 3, 4, 6))
+    start_seconds = row.parse_decimal(fields[0], "the time of a candle")
+    opened, high, low, close, volume = (
+        row.parse_decimal(fields[index], "a field of a candle") for index in (1, 2, 3, 4, 6)
+    )
     if not (0 < low <= min(opened, close) and max(opened, close) <= high and volume >= 0):
         raise row.unreadable("a candle contradicts itself")
-    row.moment(int(began), "the time of a candle")
-    return Candle(int(began), opened, high, low, close, volume)
+    row.check_timestamp(int(start_seconds), "the time of a candle")
+    return Candle(int(start_seconds), opened, high, low, close, volume)
 
 
-def read_balance_ex(result: object, table: PairTable) -> dict[str, Balance]:
+def read_balance_ex(result: object, pair_table: PairTable) -> dict[str, Balance]:
     """BalanceEx: totals by asset name, with what open orders hold.
 
     Free is balance + credit - credit_used - hold_trade (Kraken: BalanceEx page); the credit is part of the total.
     """
     balances: dict[str, Balance] = {}
-    for name, value in _Row("BalanceEx", result).items():
-        row = _Row("BalanceEx", value)
-        total = row.money("balance") + row.money_or_zero("credit") - row.money_or_zero("credit_used")
-        asset = table.asset_name(name)
-        before = balances.get(asset, Balance(asset, ZERO, ZERO))
-        balances[asset] = Balance(asset, before.total + total, before.held + row.money("hold_trade"))
+    for name, value in _JsonObject("BalanceEx", result).items():
+        row = _JsonObject("BalanceEx", value)
+        total = row.decimal("balance") + row.decimal_or_zero("credit") - row.decimal_or_zero("credit_used")
+        asset = pair_table.asset_name(name)
+        previous = balances.get(asset, Balance(asset, ZERO, ZERO))
+        balances[asset] = Balance(asset, previous.total + total, previous.held + row.decimal("hold_trade"))
     return balances
 
 
-def read_open_orders(result: object, table: PairTable) -> list[Order]:
+def read_open_orders(result: object, pair_table: PairTable) -> list[Order]:
     """OpenOrders: every open order of the account."""
-    return _orders("OpenOrders", _Row("OpenOrders", result).row("open"), table)
+    return _read_orders("OpenOrders", _JsonObject("OpenOrders", result).child("open"), pair_table)
 
 
-def read_closed_orders(result: object, table: PairTable) -> tuple[list[Order], int]:
+def read_closed_orders(result: object, pair_table: PairTable) -> tuple[list[Order], int]:
     """ClosedOrders: one page, newest first, and the number of all orders that match (not of this page)."""
-    row = _Row("ClosedOrders", result)
-    return _orders("ClosedOrders", row.row("closed"), table), row.integer("count")
+    row = _JsonObject("ClosedOrders", result)
+    return _read_orders("ClosedOrders", row.child("closed"), pair_table), row.integer("count")
 
 
-def _orders(method: str, rows: _Row, table: PairTable) -> list[Order]:
-    return [_order(txid, _Row(method, value), table) for txid, value in rows.items()]
+def _read_orders(method: str, rows: _JsonObject, pair_table: PairTable) -> list[Order]:
+    return [_read_order(txid, _JsonObject(method, value), pair_table) for txid, value in rows.items()]
 
 
-def _order(txid: str, row: _Row, table: PairTable) -> Order:
-    description = row.row("descr")
+def _read_order(txid: str, row: _JsonObject, pair_table: PairTable) -> Order:
+    description = row.child("descr")
     status = row.text("status")
     if status not in set(OrderStatus):
         raise row.unreadable("status is not one of Kraken's")
     return Order(
         txid=txid,
         cl_ord_id=row.text_or_empty("cl_ord_id"),
-        symbol=table.symbol_of(description.text("pair")),
+        symbol=pair_table.symbol_of(description.text("pair")),
         side=description.side(),
         # The word of all orders: the trader keeps every row of its own.
         kind=intern(description.text("ordertype")),
         status=OrderStatus(status),
-        price=_own_price(description),
-        volume=row.money("vol"),
-        executed=row.money("vol_exec"),
-        cost=row.money("cost"),
-        fee=row.money("fee"),
+        price=_read_order_price(description),
+        volume=row.decimal("vol"),
+        executed=row.decimal("vol_exec"),
+        cost=row.decimal("cost"),
+        fee=row.decimal("fee"),
         # The price beside the description is that of the fills (Kraken: SDK).
-        average_price=row.money("price"),
+        average_price=row.decimal("price"),
         opened_seconds=row.seconds("opentm"),
         closed_seconds=row.seconds_or_zero("closetm"),
         expires_seconds=row.seconds_or_zero("expiretm"),
@@ -210,37 +212,37 @@ def _order(txid: str, row: _Row, table: PairTable) -> Order:
     )
 
 
-def _own_price(description: _Row) -> Decimal:
+def _read_order_price(description: _JsonObject) -> Decimal:
     # Trailing orders, placed by hand, have an offset such as +1.5% here: no price of their own.
     if _RELATIVE_PRICE.fullmatch(description.text("price")):
         return ZERO
-    return description.money("price")
+    return description.decimal("price")
 
 
-def read_trades(result: object, table: PairTable) -> tuple[list[Fill], int]:
+def read_trades(result: object, pair_table: PairTable) -> tuple[list[Fill], int]:
     """TradesHistory: one page of fills, newest first, and the number of all that match."""
-    row = _Row("TradesHistory", result)
-    rows = [(trade_id, _Row("TradesHistory", value)) for trade_id, value in row.row("trades").items()]
-    return [_fill(trade_id, trade, table) for trade_id, trade in rows], row.integer("count")
+    row = _JsonObject("TradesHistory", result)
+    rows = [(trade_id, _JsonObject("TradesHistory", value)) for trade_id, value in row.child("trades").items()]
+    return [_read_fill(trade_id, trade, pair_table) for trade_id, trade in rows], row.integer("count")
 
 
-def _fill(trade_id: str, row: _Row, table: PairTable) -> Fill:
+def _read_fill(trade_id: str, row: _JsonObject, pair_table: PairTable) -> Fill:
     return Fill(
         trade_id=trade_id,
         order_txid=row.text("ordertxid"),
-        symbol=table.symbol_of(row.text("pair")),
+        symbol=pair_table.symbol_of(row.text("pair")),
         side=row.side(),
-        price=row.money("price"),
-        volume=row.money("vol"),
-        cost=row.money("cost"),
-        fee=row.money("fee"),
+        price=row.decimal("price"),
+        volume=row.decimal("vol"),
+        cost=row.decimal("cost"),
+        fee=row.decimal("fee"),
         time_seconds=row.seconds("time"),
     )
 
 
 def read_key_info(result: object) -> KeyInfo:
     """GetApiKeyInfo: the key's last nonce, window and permissions. The key itself is not read."""
-    row = _Row("GetApiKeyInfo", result)
+    row = _JsonObject("GetApiKeyInfo", result)
     permissions = row.get("permissions")
     if not isinstance(permissions, list) or not all(isinstance(name, str) for name in permissions):
         raise row.unreadable("permissions is not a list of names")
@@ -252,9 +254,9 @@ def read_key_info(result: object) -> KeyInfo:
     )
 
 
-def read_placed(result: object) -> str:
+def read_add_order_txid(result: object) -> str:
     """AddOrder: the txid. An answer without one leaves the order unknown, so it raises NoAnswerError."""
-    row = _Row("AddOrder", result)
+    row = _JsonObject("AddOrder", result)
     txids = row.get("txid")
     if not isinstance(txids, list) or len(txids) != 1 or not isinstance(txids[0], str) or not txids[0]:
         raise row.unreadable("one txid was expected")
@@ -263,4 +265,4 @@ def read_placed(result: object) -> str:
 
 def read_cancel_count(result: object) -> int:
     """CancelOrder and CancelAll: how many orders Kraken counted as cancelled or about to be."""
-    return _Row("CancelOrder", result).integer("count")
+    return _JsonObject("CancelOrder", result).integer("count")

@@ -11,7 +11,7 @@ from enum import StrEnum
 ONLINE = "online"
 
 
-class What(StrEnum):
+class OrderClass(StrEnum):
     """What somebody would like to send.
 
     LIMIT is a limit order of any time in force, a market order of ours (a limit, immediate or cancel) too.
@@ -25,33 +25,35 @@ class What(StrEnum):
     OTHER = "orders without a limit"
 
 
-_ALLOWED: dict[str, frozenset[What]] = {
-    ONLINE: frozenset(What),
+_ALLOWED_BY_STATUS: dict[str, frozenset[OrderClass]] = {
+    ONLINE: frozenset(OrderClass),
     "maintenance": frozenset(),
-    "cancel_only": frozenset({What.CANCEL}),
-    "post_only": frozenset({What.CANCEL, What.POST_ONLY}),
-    "limit_only": frozenset({What.CANCEL, What.POST_ONLY, What.LIMIT, What.CLOSING_SELL}),
-    "reduce_only": frozenset({What.CANCEL, What.CLOSING_SELL}),
+    "cancel_only": frozenset({OrderClass.CANCEL}),
+    "post_only": frozenset({OrderClass.CANCEL, OrderClass.POST_ONLY}),
+    "limit_only": frozenset({OrderClass.CANCEL, OrderClass.POST_ONLY, OrderClass.LIMIT, OrderClass.CLOSING_SELL}),
+    "reduce_only": frozenset({OrderClass.CANCEL, OrderClass.CLOSING_SELL}),
 }
 
 
-def allowed(status: str) -> frozenset[What]:
+def allowed_classes(status: str) -> frozenset[OrderClass]:
     """Return what a status lets through; a word that nobody knows counts as maintenance: nothing."""
-    return _ALLOWED.get(status, frozenset())
+    return _ALLOWED_BY_STATUS.get(status, frozenset())
 
 
-def refusal(system: str, pair: str, what: What) -> str:
+def block_reason(system: str, pair: str, order_class: OrderClass) -> str:
     """Say why something may not be sent, given the status of the exchange and of the pair; "" where it may.
 
     `pair` is "" for what concerns no single pair, and where AssetPairs gives no status (it may be missing).
     """
-    for who, status in (("the exchange", system), ("the pair", pair or ONLINE)):
-        if what not in allowed(status):
-            return held_up(who, status)
+    for subject, status in (("the exchange", system), ("the pair", pair or ONLINE)):
+        if order_class not in allowed_classes(status):
+            return describe_status(subject, status)
     return ""
 
 
-def held_up(who: str, status: str) -> str:
+def describe_status(subject: str, status: str) -> str:
     """Say what a status lets through: "the pair's status is cancel_only: cancels and nothing else"."""
-    words = [what.value for what in What if what in allowed(status)]
-    return f"{who}'s status is {status}: " + (f"{', '.join(words)} and nothing else" if words else "nothing is sent")
+    allowed_labels = [order_class.value for order_class in OrderClass if order_class in allowed_classes(status)]
+    return f"{subject}'s status is {status}: " + (
+        f"{', '.join(allowed_labels)} and nothing else" if allowed_labels else "nothing is sent"
+    )

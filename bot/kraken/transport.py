@@ -22,12 +22,12 @@ from bot.base.errors import NoAnswerError, NotSentError, TransportError
 from bot.base.redaction import redact
 from bot.kraken import error_table
 
-CONNECT_SECONDS_MAX = 3.0
-READ_SECONDS_MAX = 10.0
+CONNECT_TIMEOUT_SECONDS = 3.0
+READ_TIMEOUT_SECONDS = 10.0
 # With the connection's 3 s this bounds a whole turn to 15 s.
-ANSWER_SECONDS_MAX = 12.0
+RESPONSE_TIMEOUT_SECONDS = 12.0
 # Kraken's own are shorter than a line.
-ERROR_LENGTH_MAX = 500
+MAX_ERROR_LENGTH = 500
 
 
 class _BoundedReader(io.RawIOBase):
@@ -36,16 +36,16 @@ class _BoundedReader(io.RawIOBase):
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._raw = connection.makefile("rb", buffering=0)
-        self._deadline = clock.boottime_seconds() + ANSWER_SECONDS_MAX
+        self._deadline_seconds = clock.boottime_seconds() + RESPONSE_TIMEOUT_SECONDS
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        remaining = self._deadline - clock.boottime_seconds()
+        remaining = self._deadline_seconds - clock.boottime_seconds()
         if remaining <= 0:
-            raise TimeoutError(f"the answer took longer than {ANSWER_SECONDS_MAX:g} s")
-        if remaining < READ_SECONDS_MAX:
+            raise TimeoutError(f"the answer took longer than {RESPONSE_TIMEOUT_SECONDS:g} s")
+        if remaining < READ_TIMEOUT_SECONDS:
             self._socket.settimeout(remaining)
         return self._raw.readinto(buffer)
 
@@ -99,13 +99,13 @@ def open_api(key: str, secret: str, url: str, proxy: str = "") -> krakenex.API:
     api.uri = url.rstrip("/")
     # Numbers of an answer keep every digit.
     api.json_options(parse_float=Decimal)
-    restrain(api.session)
+    harden_session(api.session)
     if proxy:
         api.session.proxies = {"http": proxy, "https": proxy}
     return api
 
 
-def restrain(session: requests.Session) -> None:
+def harden_session(session: requests.Session) -> None:
     """Let a session follow no redirect, retry nothing, read nothing from the environment and wait for no answer without
     an end."""
     # A followed 307 would send key, signature and body to another host (measured).
@@ -115,42 +115,42 @@ def restrain(session: requests.Session) -> None:
         session.mount(scheme, _BoundedAdapter(max_retries=0))
 
 
-def ask(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
+def request(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
     """Send one request through krakenex's `query_private` or `query_public`; return the envelope.
 
     Raises NotSentError where no connection was made, NoAnswerError for everything else that is not a
     readable answer: time-outs, 5xx, redirects, HTML, half a body.
     """
-    began, outcome = clock.boottime_seconds(), "no_answer"
+    started_seconds, outcome = clock.boottime_seconds(), "no_answer"
     try:
-        envelope = _answer_of(query, method, params)
-        outcome = "error" if error_table.errors_in(envelope["error"]) else "ok"
+        envelope = _read_envelope(query, method, params)
+        outcome = "error" if error_table.filter_errors(envelope["error"]) else "ok"
         return envelope
     finally:
-        metrics.call_ended(method, outcome, clock.boottime_seconds() - began)
+        metrics.record_request(method, outcome, clock.boottime_seconds() - started_seconds)
 
 
-def _answer_of(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
+def _read_envelope(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
     try:
-        envelope = query(method, params, timeout=(CONNECT_SECONDS_MAX, READ_SECONDS_MAX))
+        envelope = query(method, params, timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
     except requests.RequestException as error:
-        raise _translate(method, error) from error
+        raise _to_transport_error(method, error) from error
     except (ValueError, ArithmeticError, RecursionError, OSError, http.client.HTTPException) as error:
         raise NoAnswerError(f"{method}: the answer could not be read ({error})") from error
     if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):
         raise NoAnswerError(f"{method}: the answer is not one of Kraken's")
-    envelope["error"] = [_fit_to_be_said(str(string)) for string in envelope["error"]]
+    envelope["error"] = [_sanitize_error(str(string)) for string in envelope["error"]]
     return envelope
 
 
-def _fit_to_be_said(string: str) -> str:
+def _sanitize_error(string: str) -> str:
     """Return an error as it may stand in a line, in the journal and on the page: it may quote what was sent."""
     # Cut once more at the end, because half a secret is not known as one.
-    text = redact(string[: 20 * ERROR_LENGTH_MAX])[:ERROR_LENGTH_MAX]
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    text = redact(string[: 20 * MAX_ERROR_LENGTH])[:MAX_ERROR_LENGTH]
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def _translate(method: str, error: requests.RequestException) -> TransportError:
+def _to_transport_error(method: str, error: requests.RequestException) -> TransportError:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return NoAnswerError(f"{method}: HTTP {error.response.status_code} instead of an answer")
     if isinstance(error, requests.TooManyRedirects):

@@ -11,57 +11,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bot.base import clock
-from bot.base.errors import TurnTimeout
-from bot.nonce.local_lock import WAIT_SECONDS_MAX, Turns, Urgency
+from bot.base.errors import RequestLockTimeout
+from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS, Priority, RequestLock
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.store_protocol import Outcome
+from bot.nonce.store_protocol import GrantStatus
 
 # How soon the one who is next asks again, and how soon the others.
-NEXT_PAUSE_SECONDS = 0.002
-BUSY_PAUSE_SECONDS = 0.02
+RESERVED_POLL_SECONDS = 0.002
+BUSY_POLL_SECONDS = 0.02
 
 
-class HostTurns:
+class DistributedRequestLock:
     """The turns of one sender on a key, ordered among its own machine's senders first, and then among the hosts."""
 
-    def __init__(self, local: Turns, store: SharedStore) -> None:
+    def __init__(self, local: RequestLock, store: SharedStore) -> None:
         self._local = local
         self._store = store
 
     @contextmanager
-    def turn(self, urgency: Urgency, timeout_seconds: float = WAIT_SECONDS_MAX) -> Iterator[None]:
+    def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
         """Hold the turn for the length of a `with` block; its nonce is the first that this thread draws in it.
 
         Raises as `Turns.turn`, and StoreUnavailableError or LeaseLostError; in each case nothing was sent.
         """
         deadline = clock.boottime_seconds() + timeout_seconds
-        with self._local.turn(urgency, timeout_seconds):
-            nonce, owner = self._take(urgency, deadline), self._store.owner
+        with self._local.hold(priority, timeout_seconds):
+            nonce, owner = self._acquire(priority, deadline), self._store.owner
             try:
                 yield
             finally:
                 # In a forked child the turn is its parent's, which may be sending in it.
                 if owner == self._store.owner:
-                    self._store.give_back(nonce)
+                    self._store.release_lock(nonce)
 
     def check(self) -> None:
         """Raise TurnLostError, LeaseLostError or StoreUnavailableError where the request must not leave (any more)."""
         self._store.check()
 
-    def stop(self, above: Urgency) -> None:
+    def stop(self, lowest_allowed: Priority) -> None:
         """Refuse turns less urgent than `above` from now on, those that wait included."""
-        self._local.stop(above)
+        self._local.stop(lowest_allowed)
 
     def close(self) -> None:
         """Close the machine's files; the store is shared by all of this process."""
         self._local.close()
 
-    def _take(self, urgency: Urgency, deadline: float) -> int:
-        began = clock.boottime_seconds()
-        while not (drawn := self._store.take(clock.boottime_seconds() - began)).nonce:
+    def _acquire(self, priority: Priority, deadline: float) -> int:
+        started_seconds = clock.boottime_seconds()
+        while not (grant := self._store.acquire_lock(clock.boottime_seconds() - started_seconds)).nonce:
             if clock.boottime_seconds() >= deadline:
-                raise TurnTimeout(f"no turn from {self._store.place} in time: another host holds it; nothing was sent")
-            self._local.check_stopping(urgency)
-            pause_seconds = NEXT_PAUSE_SECONDS if drawn.outcome is Outcome.NEXT else BUSY_PAUSE_SECONDS
+                raise RequestLockTimeout(
+                    f"no turn from {self._store.location} in time: another host holds it; nothing was sent"
+                )
+            self._local.check_stopping(priority)
+            pause_seconds = RESERVED_POLL_SECONDS if grant.status is GrantStatus.RESERVED else BUSY_POLL_SECONDS
             clock.sleep(random.uniform(0.5, 1.5) * pause_seconds)
-        return drawn.nonce
+        return grant.nonce

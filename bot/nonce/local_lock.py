@@ -20,15 +20,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from bot.base import clock, fork_safety
-from bot.base.errors import StoppingError, TurnTimeout
+from bot.base.errors import RequestLockTimeout, StoppingError
 from bot.base.private_files import make_folder, open_file
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS_MAX = 20.0
+LOCK_TIMEOUT_SECONDS = 20.0
 
 
-class Urgency(IntEnum):
+class Priority(IntEnum):
     """Who goes first when a turn becomes free."""
 
     CANCEL = 0
@@ -56,27 +56,27 @@ class _LockFile:
             except BlockingIOError:
                 if self.is_current():
                     return False
-                self.forget()
+                self.close()
                 continue
             if self.is_current():
                 return True
-            self.forget()
+            self.close()
 
     def is_current(self) -> bool:
         """Whether the path still names the file that we have open."""
         try:
-            named = os.stat(self.path)
+            path_status = os.stat(self.path)
         except FileNotFoundError:
             return False
-        opened = os.fstat(self._descriptor)
-        return (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev)
+        descriptor_status = os.fstat(self._descriptor)
+        return (path_status.st_ino, path_status.st_dev) == (descriptor_status.st_ino, descriptor_status.st_dev)
 
     def release(self) -> None:
         """Unlock."""
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """Close our descriptor. In a forked child this does not unlock the parent's lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -85,205 +85,205 @@ class _LockFile:
 
 @dataclass(order=True, slots=True)
 class _Waiter:
-    urgency: Urgency
-    number: int
-    woken: threading.Condition = field(compare=False)
-    granted: bool = field(default=False, compare=False)
+    priority: Priority
+    sequence: int
+    condition: threading.Condition = field(compare=False)
+    is_granted: bool = field(default=False, compare=False)
 
 
-class Turns:
+class RequestLock:
     """The turns of one sender on a key: its own threads by urgency, and the other senders by the files."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._numbers = itertools.count()
-        self._generation = 0
-        self._stopping_above: Urgency | None = None
-        self._alone = False
-        self._start_anew()
-        fork_safety.forget_in_child(self)
+        self._sequence = itertools.count()
+        self._fork_count = 0
+        self._lowest_allowed: Priority | None = None
+        self._is_process_local = False
+        self._reset()
+        fork_safety.register_after_fork(self)
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[_Waiter] = []
-        self._busy = False
-        self._turn_file = _LockFile(self.path)
-        self._gate_file = _LockFile(self.path.removesuffix(".lock") + ".gate")
+        self._waiters: list[_Waiter] = []
+        self._is_busy = False
+        self._lock_file = _LockFile(self.path)
+        self._queue_lock_file = _LockFile(self.path.removesuffix(".lock") + ".gate")
 
     def after_fork_in_child(self) -> None:
         """The turn, if there is one, is the parent's: forget it without unlocking it."""
-        self._turn_file.forget()
-        self._gate_file.forget()
-        self._generation += 1
-        self._start_anew()
+        self._lock_file.close()
+        self._queue_lock_file.close()
+        self._fork_count += 1
+        self._reset()
 
     @contextmanager
-    def turn(self, urgency: Urgency, timeout_seconds: float = WAIT_SECONDS_MAX) -> Iterator[None]:
+    def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
         """Hold the turn for the length of a `with` block.
 
         Raises TurnTimeout when it was not given in time and StoppingError when the program is stopping; in
         both cases nothing was sent.
         """
-        self._take(urgency, timeout_seconds)
-        generation = self._generation
+        self._acquire(priority, timeout_seconds)
+        fork_count = self._fork_count
         try:
             yield
         finally:
-            if generation == self._generation:
-                self._give_back()
+            if fork_count == self._fork_count:
+                self._release()
 
     def close(self) -> None:
         """Close the files, which also gives back what is held."""
         with self._lock:
-            self._turn_file.forget()
-            self._gate_file.forget()
+            self._lock_file.close()
+            self._queue_lock_file.close()
 
-    def stop(self, above: Urgency) -> None:
+    def stop(self, lowest_allowed: Priority) -> None:
         """Refuse turns less urgent than `above` from now on, those that wait included."""
         with self._lock:
-            self._stopping_above = above
-            for waiter in self._waiting:
-                waiter.woken.notify()
+            self._lowest_allowed = lowest_allowed
+            for waiter in self._waiters:
+                waiter.condition.notify()
 
-    def _take(self, urgency: Urgency, timeout_seconds: float) -> None:
+    def _acquire(self, priority: Priority, timeout_seconds: float) -> None:
         deadline = clock.boottime_seconds() + timeout_seconds
         with self._lock:
-            self.check_stopping(urgency)
-            if not self._busy and self._take_free():
+            self.check_stopping(priority)
+            if not self._is_busy and self._try_acquire():
                 return
-            waiter = _Waiter(urgency, next(self._numbers), threading.Condition(self._lock))
-            heapq.heappush(self._waiting, waiter)
+            waiter = _Waiter(priority, next(self._sequence), threading.Condition(self._lock))
+            heapq.heappush(self._waiters, waiter)
             try:
-                self._wait(waiter, deadline, timeout_seconds)
+                self._wait_until_granted(waiter, deadline, timeout_seconds)
             except BaseException:
-                if waiter.granted:
-                    self._pass_on()
+                if waiter.is_granted:
+                    self._release_or_hand_over()
                 else:
-                    self._waiting.remove(waiter)
-                    heapq.heapify(self._waiting)
+                    self._waiters.remove(waiter)
+                    heapq.heapify(self._waiters)
                 raise
 
-    def _take_free(self) -> bool:
+    def _try_acquire(self) -> bool:
         """Take the turn at once, or have the files waited for."""
-        self._busy = True
+        self._is_busy = True
         try:
-            if self._try_files():
+            if self._try_lock_files():
                 return True
         except BaseException:
             # Ctrl-C of a user's own script; the next one must not find the turn taken by nobody.
-            self._gate_file.release()
-            self._turn_file.release()
-            self._busy = False
+            self._queue_lock_file.release()
+            self._lock_file.release()
+            self._is_busy = False
             raise
-        self._ask()
+        self._start_lock_thread()
         return False
 
-    def _wait(self, waiter: _Waiter, deadline: float, timeout_seconds: float) -> None:
-        while not waiter.granted:
-            self.check_stopping(waiter.urgency)
-            remaining = deadline - clock.boottime_seconds()
-            if remaining <= 0:
-                raise TurnTimeout(
+    def _wait_until_granted(self, waiter: _Waiter, deadline: float, timeout_seconds: float) -> None:
+        while not waiter.is_granted:
+            self.check_stopping(waiter.priority)
+            remaining_seconds = deadline - clock.boottime_seconds()
+            if remaining_seconds <= 0:
+                raise RequestLockTimeout(
                     f"no turn on {os.path.basename(self.path)} within {timeout_seconds:g} s: another thread or "
                     "process is holding it; nothing was sent"
                 )
-            waiter.woken.wait(remaining)
+            waiter.condition.wait(remaining_seconds)
 
     def check(self) -> None:
         """A turn of this machine alone has no lifetime: what waits long before it leaves still leaves in its turn."""
 
-    def check_stopping(self, urgency: Urgency) -> None:
+    def check_stopping(self, priority: Priority) -> None:
         """Raise StoppingError where this is less urgent than what still goes."""
-        if self._stopping_above is not None and urgency > self._stopping_above:
+        if self._lowest_allowed is not None and priority > self._lowest_allowed:
             raise StoppingError("the program is stopping; nothing was sent")
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         with self._lock:
-            self._pass_on()
+            self._release_or_hand_over()
 
-    def _pass_on(self) -> None:
+    def _release_or_hand_over(self) -> None:
         """Give the turn to our most urgent waiter, unless it is another process's."""
-        if not self._waiting:
-            self._turn_file.release()
-            self._busy = False
-        elif self._alone or self._ours_to_pass_on():
-            self._grant()
+        if not self._waiters:
+            self._lock_file.release()
+            self._is_busy = False
+        elif self._is_process_local or self._can_hand_over():
+            self._grant_next()
         else:
-            self._turn_file.release()
-            self._ask()
+            self._lock_file.release()
+            self._start_lock_thread()
 
-    def _grant(self) -> None:
-        waiter = heapq.heappop(self._waiting)
-        waiter.granted = True
-        waiter.woken.notify()
+    def _grant_next(self) -> None:
+        waiter = heapq.heappop(self._waiters)
+        waiter.is_granted = True
+        waiter.condition.notify()
 
-    def _ours_to_pass_on(self) -> bool:
+    def _can_hand_over(self) -> bool:
         """Whether our lock is on the file that others lock too, and no other process stands at the gate."""
         try:
-            if not self._turn_file.is_current():
+            if not self._lock_file.is_current():
                 return False
-            free = self._gate_file.acquire(blocking=False)
+            is_free = self._queue_lock_file.acquire(blocking=False)
         except OSError:
             return True
-        if free:
-            self._gate_file.release()
-        return free
+        if is_free:
+            self._queue_lock_file.release()
+        return is_free
 
-    def _try_files(self) -> bool:
+    def _try_lock_files(self) -> bool:
         try:
-            if not self._gate_file.acquire(blocking=False):
+            if not self._queue_lock_file.acquire(blocking=False):
                 return False
             try:
-                taken = self._turn_file.acquire(blocking=False)
+                is_locked = self._lock_file.acquire(blocking=False)
             finally:
-                self._gate_file.release()
+                self._queue_lock_file.release()
         except OSError as error:
-            self._say_alone(error)
+            self._report_process_local(error)
             return True
-        self._say_together()
-        return taken
+        self._report_recovered()
+        return is_locked
 
-    def _ask(self) -> None:
+    def _start_lock_thread(self) -> None:
         """Wait for the files in a thread, because a blocking `flock` knows no time-out and no signal."""
-        arguments = (self._generation, self._turn_file, self._gate_file)
+        arguments = (self._fork_count, self._lock_file, self._queue_lock_file)
         try:
-            threading.Thread(target=self._fetch, args=arguments, name="kraken-turn", daemon=True).start()
+            threading.Thread(target=self._lock_files, args=arguments, name="kraken-turn", daemon=True).start()
         except RuntimeError as error:
             # Who waits gets TurnTimeout at the latest; the next one to ask tries again.
             log.error("Cannot wait for the turn file %s: %s.", self.path, error)
-            self._busy = False
+            self._is_busy = False
 
-    def _fetch(self, generation: int, turn_file: _LockFile, gate_file: _LockFile) -> None:
+    def _lock_files(self, fork_count: int, lock_file: _LockFile, queue_lock_file: _LockFile) -> None:
         failure: OSError | None = None
         try:
-            gate_file.acquire(blocking=True)
+            queue_lock_file.acquire(blocking=True)
             try:
-                turn_file.acquire(blocking=True)
+                lock_file.acquire(blocking=True)
             finally:
-                gate_file.release()
+                queue_lock_file.release()
         except OSError as error:
             failure = error
         with self._lock:
-            if generation != self._generation:
+            if fork_count != self._fork_count:
                 return
             if failure is not None:
-                self._say_alone(failure)
-            if self._waiting:
-                self._grant()
+                self._report_process_local(failure)
+            if self._waiters:
+                self._grant_next()
             else:
-                self._turn_file.release()
-                self._busy = False
+                self._lock_file.release()
+                self._is_busy = False
 
-    def _say_alone(self, error: OSError) -> None:
-        if not self._alone:
+    def _report_process_local(self, error: OSError) -> None:
+        if not self._is_process_local:
             log.error(
                 "The turn file %s cannot be used (%s): requests are put in order within this process only.",
                 self.path,
                 error.strerror or error,
             )
-        self._alone = True
+        self._is_process_local = True
 
-    def _say_together(self) -> None:
-        if self._alone:
+    def _report_recovered(self) -> None:
+        if self._is_process_local:
             log.info("The turn file %s can be used again.", self.path)
-        self._alone = False
+        self._is_process_local = False

@@ -7,14 +7,14 @@ from urllib.parse import SplitResult, urlsplit
 
 from bot.base.errors import SettingsError
 from bot.base.paths import key_hash
-from bot.nonce.store_protocol import Engine
+from bot.nonce.store_protocol import NonceStore
 
 REDIS_SCHEMES = ("redis", "rediss")
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 # Of the key's hash: enough that no two keys of a server that many share are taken for one.
-NAME_DIGITS = 16
+KEY_HASH_DIGITS = 16
 
-_BARE = re.compile(r"\s|%(?![0-9A-Fa-f]{2})")
+_UNENCODED = re.compile(r"\s|%(?![0-9A-Fa-f]{2})")
 
 
 def url_problem(url: str) -> str:
@@ -22,14 +22,14 @@ def url_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
         # urlsplit makes it small, and the drivers want it so.
-        known = url.startswith(f"{parts.scheme}:") and parts.scheme in REDIS_SCHEMES + POSTGRES_SCHEMES
-        usable = known and bool(parts.hostname) and 0 not in _ports(parts)
+        is_known_scheme = url.startswith(f"{parts.scheme}:") and parts.scheme in REDIS_SCHEMES + POSTGRES_SCHEMES
+        is_usable = is_known_scheme and bool(parts.hostname) and 0 not in _ports(parts)
     except ValueError:
-        usable = False
+        is_usable = False
     # A password with a bare / ? or # ends the host early, and one with a bare @ begins it early for libpq: what is
     # behind it would be taken for the rest, and shown.
-    password = parts.netloc.rpartition("@")[0] if usable else ""
-    if usable and "@" not in password + parts.path + parts.query + parts.fragment and not _BARE.search(url):
+    password = parts.netloc.rpartition("@")[0] if is_usable else ""
+    if is_usable and "@" not in password + parts.path + parts.query + parts.fragment and not _UNENCODED.search(url):
         return ""
     return (
         "must look like redis://host:6379/0, rediss://... or postgresql://user@host:5432/name, with the special "
@@ -39,29 +39,29 @@ def url_problem(url: str) -> str:
 
 def _ports(parts: SplitResult) -> list[int | None]:
     """Return the ports; raise ValueError for one that is none."""
-    place = parts.netloc.rpartition("@")[2]
+    host_list = parts.netloc.rpartition("@")[2]
     # PostgreSQL may have several hosts, each with a port of its own.
-    hosts = place.split(",") if parts.scheme in POSTGRES_SCHEMES else [place]
+    hosts = host_list.split(",") if parts.scheme in POSTGRES_SCHEMES else [host_list]
     return [urlsplit(f"//{host}").port for host in hosts]
 
 
-def open_engine(url: str, api_key: str) -> Engine:
+def open_nonce_store(url: str, api_key: str) -> NonceStore:
     """Return the engine for a key; it connects when it is first asked.
 
     Raises SettingsError for an address that is none, or where the driver is not installed.
     """
     if problem := url_problem(url):
         raise SettingsError([f"The address of the nonce store {problem}"])
-    name = key_hash(api_key, NAME_DIGITS)
+    name = key_hash(api_key, KEY_HASH_DIGITS)
     scheme = urlsplit(url).scheme
     try:
         if scheme in REDIS_SCHEMES:
-            from bot.nonce.redis_store import RedisEngine
+            from bot.nonce.redis_store import RedisStore
 
-            return RedisEngine(url, name)
-        from bot.nonce.postgres_store import PostgresEngine
+            return RedisStore(url, name)
+        from bot.nonce.postgres_store import PostgresStore
 
-        return PostgresEngine(url, name)
+        return PostgresStore(url, name)
     except ValueError as error:
         # The engines do not repeat the address.
         raise SettingsError([f"The address of the nonce store ({scheme}://...) cannot be used: {error}."]) from None

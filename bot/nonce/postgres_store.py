@@ -22,14 +22,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bot.base import clock, fork_safety
 from bot.base.errors import StoreUnavailableError
-from bot.nonce.store_protocol import NEXT_SECONDS, Drawn, Lease, Outcome, Row, Wish
+from bot.nonce.store_protocol import RESERVATION_SECONDS, GrantStatus, KeyRecord, Lease, NonceGrant, NonceRequest
 
-ANSWER_SECONDS = 2.0
-CONNECTIONS = 4
+RESPONSE_TIMEOUT_SECONDS = 2.0
+MAX_CONNECTIONS = 4
 # How long a statement that was given up may take to be called off, so that it does not stay behind in the server.
-_CANCEL_SECONDS = 0.5
+_CANCEL_TIMEOUT_SECONDS = 0.5
 # A server that is gone is noticed: by unanswered bytes within 2 s, on an idle connection by probes.
-_DEFAULTS = {
+_CONNECTION_DEFAULTS = {
     "application_name": "kraken-bot",
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -37,19 +37,19 @@ _DEFAULTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 2000,
 }
-_BOOLEAN, _BIGINT, _TEXT = 16, 20, 25
+_BOOL_OID, _INT8_OID, _TEXT_OID = 16, 20, 25
 # A forked child keeps what is its parent's: one that is thrown away is complained of as not closed.
-_parents: list[psycopg.Connection] = []
+_parent_connections: list[psycopg.Connection] = []
 
 Value = int | str | bool
-Answer = Sequence[Any]
+ResultRow = Sequence[Any]
 
 
-class NoAnswerInTime(psycopg.OperationalError):
+class ResponseTimeoutError(psycopg.OperationalError):
     """The server did not answer within ANSWER_SECONDS."""
 
 
-class NoConnectionFree(psycopg.OperationalError):
+class PoolTimeoutError(psycopg.OperationalError):
     """All connections of this process were in use for ANSWER_SECONDS."""
 
 
@@ -58,18 +58,18 @@ class Statement:
     """One statement; `names` are its parameters in the order of $1, $2 ..."""
 
     text: bytes
-    names: tuple[str, ...]
+    parameter_names: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path) -> Statement:
+    def from_file(cls, path: Path) -> Statement:
         """Read a file with %(name)s for each parameter; its comments are not sent."""
         text = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
-        names = tuple(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
-        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text)
-        return cls(" ".join(numbered.split()).encode(), names)
+        parameter_names = tuple(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${parameter_names.index(found[1]) + 1}", text)
+        return cls(" ".join(numbered.split()).encode(), parameter_names)
 
 
-class Connections:
+class ConnectionPool:
     """Up to four connections, opened when they are needed. Thread-safe. No statement leaves anything in a session.
 
     Raises ValueError where `url` cannot be read; it does not repeat it.
@@ -77,57 +77,57 @@ class Connections:
 
     def __init__(self, url: str) -> None:
         try:
-            self._settings: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(url), "connect_timeout": 2}
+            self._settings: dict[str, Any] = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(url), "connect_timeout": 2}
             for host in str(self._settings.get("host", "")).split(","):
                 host.encode("idna")  # as the look-up of the name will: it fails as no psycopg.Error
         except (psycopg.Error, UnicodeError):
             raise ValueError("not a postgresql:// address that libpq can read") from None
-        self.place = _place(self._settings)
-        self._open: set[psycopg.Connection] = set()
-        self._begin()
-        fork_safety.forget_in_child(self)
+        self.location = _format_location(self._settings)
+        self._open_connections: set[psycopg.Connection] = set()
+        self._reset()
+        fork_safety.register_after_fork(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._idle: list[psycopg.Connection] = []
         # One for each connection that may be in use. A semaphore of `threading` may stay locked for ever where Ctrl-C
         # comes in the middle of it; this is one step.
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(CONNECTIONS):
-            self._free.put(None)
+        self._free_slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(MAX_CONNECTIONS):
+            self._free_slots.put(None)
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's connections without a word to the server."""
-        for connection in self._open:
+        for connection in self._open_connections:
             with contextlib.suppress(psycopg.Error, OSError):
                 os.close(connection.pgconn.socket)
-        _parents.extend(self._open)
-        self._open = set()
-        self._begin()
+        _parent_connections.extend(self._open_connections)
+        self._open_connections = set()
+        self._reset()
 
-    def ask(self, statement: Statement, values: Mapping[str, Value]) -> Answer | None:
+    def execute(self, statement: Statement, values: Mapping[str, Value]) -> ResultRow | None:
         """Do one statement by itself; return its first row, if any. Raises psycopg.Error."""
         try:
-            self._free.get(timeout=ANSWER_SECONDS)
+            self._free_slots.get(timeout=RESPONSE_TIMEOUT_SECONDS)
         except queue.Empty:
-            raise NoConnectionFree from None
+            raise PoolTimeoutError from None
         try:
-            used = self._take_idle()
-            if used is not None:
+            connection = self._pop_idle()
+            if connection is not None:
                 try:
-                    return self._ask(used, statement, values)
+                    return self._execute_on(connection, statement, values)
                 except psycopg.Error as error:
-                    if not _was_cut(error):
+                    if not _is_connection_lost(error):
                         raise
-            return self._ask(self._connect(), statement, values)
+            return self._execute_on(self._connect(), statement, values)
         finally:
-            self._free.put(None)
+            self._free_slots.put(None)
 
     def close(self) -> None:
         """Close what is not in use."""
-        while (connection := self._take_idle()) is not None:
-            self._drop(connection)
+        while (connection := self._pop_idle()) is not None:
+            self._discard(connection)
 
-    def _take_idle(self) -> psycopg.Connection | None:
+    def _pop_idle(self) -> psycopg.Connection | None:
         try:
             return self._idle.pop()
         except IndexError:  # another thread was quicker
@@ -135,111 +135,113 @@ class Connections:
 
     def _connect(self) -> psycopg.Connection:
         connection = psycopg.Connection.connect(**self._settings, autocommit=True)
-        self._open.add(connection)
+        self._open_connections.add(connection)
         return connection
 
-    def _ask(self, connection: psycopg.Connection, statement: Statement, values: Mapping[str, Value]) -> Answer | None:
-        done = False
+    def _execute_on(
+        self, connection: psycopg.Connection, statement: Statement, values: Mapping[str, Value]
+    ) -> ResultRow | None:
+        is_done = False
         try:
-            row = _row(_exchange(connection.pgconn, statement, values))
-            done = True
+            row = _first_row(_send_and_receive(connection.pgconn, statement, values))
+            is_done = True
             return row
-        except NoAnswerInTime:
+        except ResponseTimeoutError:
             with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe(timeout=_CANCEL_SECONDS)
+                connection.cancel_safe(timeout=_CANCEL_TIMEOUT_SECONDS)
             raise
         finally:
-            if done:
+            if is_done:
                 self._idle.append(connection)
             else:
-                self._drop(connection)
+                self._discard(connection)
 
-    def _drop(self, connection: psycopg.Connection) -> None:
-        self._open.discard(connection)
+    def _discard(self, connection: psycopg.Connection) -> None:
+        self._open_connections.discard(connection)
         connection.close()
 
 
-def _exchange(connection: pq.abc.PGconn, statement: Statement, values: Mapping[str, Value]) -> pq.abc.PGresult:
+def _send_and_receive(connection: pq.abc.PGconn, statement: Statement, values: Mapping[str, Value]) -> pq.abc.PGresult:
     """Send one statement, not prepared: behind a pooler the next one may reach another session."""
-    given = [values[name] for name in statement.names]
+    arguments = [values[name] for name in statement.parameter_names]
     connection.send_query_params(
-        statement.text, [str(value).encode() for value in given], [_kind(value) for value in given]
+        statement.text, [str(value).encode() for value in arguments], [_type_oid(value) for value in arguments]
     )
-    until_seconds = clock.boottime_seconds() + ANSWER_SECONDS
+    deadline_seconds = clock.boottime_seconds() + RESPONSE_TIMEOUT_SECONDS
     while connection.flush():
-        _wait(connection, select.POLLIN | select.POLLOUT, until_seconds)
-    first: pq.abc.PGresult | None = None
+        _wait_for_socket(connection, select.POLLIN | select.POLLOUT, deadline_seconds)
+    first_result: pq.abc.PGresult | None = None
     while True:
         while connection.is_busy():
-            _wait(connection, select.POLLIN, until_seconds)
+            _wait_for_socket(connection, select.POLLIN, deadline_seconds)
         result = connection.get_result()
         if result is None:
             break
-        first = first or result
-    if first is None:
+        first_result = first_result or result
+    if first_result is None:
         raise psycopg.OperationalError("the connection ended without an answer")
-    return first
+    return first_result
 
 
-def _wait(connection: pq.abc.PGconn, events: int, until_seconds: float) -> None:
+def _wait_for_socket(connection: pq.abc.PGconn, events: int, deadline_seconds: float) -> None:
     poll = select.poll()
     poll.register(connection.socket, events)
-    remaining_seconds = until_seconds - clock.boottime_seconds()
+    remaining_seconds = deadline_seconds - clock.boottime_seconds()
     if remaining_seconds <= 0 or not poll.poll(remaining_seconds * 1000):
-        raise NoAnswerInTime
+        raise ResponseTimeoutError
     connection.consume_input()
 
 
-def _kind(value: Value) -> int:
+def _type_oid(value: Value) -> int:
     if isinstance(value, str):
-        return _TEXT
-    return _BOOLEAN if isinstance(value, bool) else _BIGINT
+        return _TEXT_OID
+    return _BOOL_OID if isinstance(value, bool) else _INT8_OID
 
 
-def _row(result: pq.abc.PGresult) -> Answer | None:
+def _first_row(result: pq.abc.PGresult) -> ResultRow | None:
     if result.status not in {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}:
         raise psycopg.errors.error_from_result(result)
     if not result.ntuples:
         return None
-    return tuple(_value(result.get_value(0, column), result.ftype(column)) for column in range(result.nfields))
+    return tuple(_decode_value(result.get_value(0, column), result.ftype(column)) for column in range(result.nfields))
 
 
-def _value(text: bytes | None, kind: int) -> Value:
+def _decode_value(text: bytes | None, type_oid: int) -> Value:
     if text is None:
         raise psycopg.DataError("an empty column, which the table does not allow")
-    if kind == _BOOLEAN:
+    if type_oid == _BOOL_OID:
         return text == b"t"
-    return int(text) if kind == _BIGINT else text.decode()
+    return int(text) if type_oid == _INT8_OID else text.decode()
 
 
-def _was_cut(error: psycopg.Error) -> bool:
+def _is_connection_lost(error: psycopg.Error) -> bool:
     """Say whether the server or the network had ended the connection, not our own patience."""
     if error.sqlstate is None:
-        return not isinstance(error, NoAnswerInTime)
+        return not isinstance(error, ResponseTimeoutError)
     return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
 
 
-def _place(settings: Mapping[str, Any]) -> str:
+def _format_location(settings: Mapping[str, Any]) -> str:
     """Say where the server is, without user name and password."""
     hosts = str(settings.get("host") or settings.get("hostaddr") or "localhost").split(",")
     ports = str(settings.get("port") or "5432").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     # An IPv6 address in an URL stands in brackets.
-    named = [f"[{host}]" if ":" in host else host for host in hosts]
-    servers = ",".join(f"{host}:{port or 5432}" for host, port in zip(named, ports, strict=False))
+    bracketed_hosts = [f"[{host}]" if ":" in host else host for host in hosts]
+    servers = ",".join(f"{host}:{port or 5432}" for host, port in zip(bracketed_hosts, ports, strict=False))
     return f"postgresql://{servers}/{settings.get('dbname', '')}"
 
 
-_NO_RIGHT = (
+_MISSING_PRIVILEGE = (
     "does not let this user do that: as its owner run bot/nonce/postgres/schema.sql there once,"
     " and GRANT SELECT, INSERT, UPDATE ON kraken_bot_keys to this user"
 )
-_BY_KIND: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], str], ...] = (
-    ((NoAnswerInTime, errors.ConnectionTimeout), f"did not answer within {ANSWER_SECONDS:g} s"),
-    (NoConnectionFree, f"kept all connections of this process waiting for {ANSWER_SECONDS:g} s"),
+_DESCRIPTION_BY_ERROR_TYPE: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], str], ...] = (
+    ((ResponseTimeoutError, errors.ConnectionTimeout), f"did not answer within {RESPONSE_TIMEOUT_SECONDS:g} s"),
+    (PoolTimeoutError, f"kept all connections of this process waiting for {RESPONSE_TIMEOUT_SECONDS:g} s"),
     (errors.ReadOnlySqlTransaction, "is read-only (a standby, or default_transaction_read_only is on)"),
     (errors.DiskFull, "has no space left on its disk"),
-    ((errors.InsufficientPrivilege, errors.InvalidSchemaName), _NO_RIGHT),
+    ((errors.InsufficientPrivilege, errors.InvalidSchemaName), _MISSING_PRIVILEGE),
     (
         (errors.UndefinedColumn, errors.UndefinedFunction, errors.DatatypeMismatch, errors.NotNullViolation),
         "has a table kraken_bot_keys that this version of the program does not know",
@@ -250,7 +252,7 @@ _BY_KIND: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], str
     (errors.QueryCanceled, "called the statement off (statement_timeout, or its administrator)"),
 )
 # What a server says while a connection is made comes as text alone. In another language the last line is said.
-_BY_TEXT = (
+_DESCRIPTION_BY_MESSAGE = (
     ("password", "refuses this user name and password"),
     ("no pg_hba.conf entry", "does not let this user in from here (pg_hba.conf)"),
     ("SSL", "cannot be reached by TLS as the address wants it (sslmode)"),
@@ -267,164 +269,174 @@ _BY_TEXT = (
 )
 
 
-def sentence(error: psycopg.Error, place: str) -> str:
+def describe_error(error: psycopg.Error, location: str) -> str:
     """Say what is wrong at `place`. The driver's own text is not repeated: it may hold the address."""
-    return f"the nonce store {place} {_what(error)}"
+    return f"the nonce store {location} {_describe(error)}"
 
 
-def _what(error: psycopg.Error) -> str:
-    for kind, what in _BY_KIND:
-        if isinstance(error, kind):
-            return what
+def _describe(error: psycopg.Error) -> str:
+    for error_type, description in _DESCRIPTION_BY_ERROR_TYPE:
+        if isinstance(error, error_type):
+            return description
     if error.sqlstate is not None:
         return f"refused a statement ({type(error).__name__}, SQLSTATE {error.sqlstate})"
     text = str(error)
-    return next((what for mark, what in _BY_TEXT if mark in text), "cannot be reached, or lets nobody in")
+    return next(
+        (description for fragment, description in _DESCRIPTION_BY_MESSAGE if fragment in text),
+        "cannot be reached, or lets nobody in",
+    )
 
 
-SECOND_US = 1_000_000
+MICROSECONDS_PER_SECOND = 1_000_000
 # A refusal is explained by a second statement; where the row has changed between the two, both are done again.
-ATTEMPTS = 5
+MAX_ATTEMPTS = 5
 
-_FOLDER = Path(__file__).parent / "postgres"
-_STATEMENTS = {path.stem: Statement.read(path) for path in _FOLDER.glob("*.sql")}
+_SQL_FOLDER = Path(__file__).parent / "postgres"
+_STATEMENTS = {path.stem: Statement.from_file(path) for path in _SQL_FOLDER.glob("*.sql")}
 # What two processes that make the table at the same time can be told.
-_MADE_BY_ANOTHER = (
+_CONCURRENT_CREATE_ERRORS = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.DuplicateTable,
     psycopg.errors.DuplicateObject,
 )
 
 
-class PostgresEngine:
+class PostgresStore:
     """One key's row of the table `kraken_bot_keys`. `name` is a hash of the key; `url` is postgresql://...
 
     Raises ValueError where `url` cannot be read. Nothing is opened before the first step.
     """
 
     def __init__(self, url: str, name: str) -> None:
-        self._connections = Connections(url)
+        self._connections = ConnectionPool(url)
         self._name = name
-        self.place = self._connections.place
+        self.location = self._connections.location
 
-    def draw(self, wish: Wish) -> Drawn:
+    def next_nonce(self, request: NonceRequest) -> NonceGrant:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
-        return self._drawn("draw", wish)
+        return self._request_nonce("draw", request)
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
+    def acquire_lock(
+        self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
+    ) -> NonceGrant:
         """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
-        return self._drawn("take", wish, owner, lifetime_seconds, waited_seconds)
+        return self._request_nonce("take", request, owner, lifetime_seconds, waited_seconds)
 
-    def give_back(self, nonce: int) -> None:
+    def release_lock(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
-        self._run("give_back", nonce=nonce)
+        self._execute("give_back", nonce=nonce)
 
-    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+    def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
         """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
-        for _ in range(ATTEMPTS):
-            granted = self._run("acquire", owner=owner, lifetime=_microseconds(lifetime_seconds))
-            if granted is not None:
-                return _lease(granted)
-            held = self._run("look")
-            if held is None:
-                self._run("row")
+        for _ in range(MAX_ATTEMPTS):
+            granted_row = self._execute("acquire", owner=owner, lifetime=_to_microseconds(lifetime_seconds))
+            if granted_row is not None:
+                return _parse_lease(granted_row)
+            row = self._execute("look")
+            if row is None:
+                self._execute("row")
                 continue
-            _nonce, *lease, _turn_owner, too_far = held
-            if too_far:
-                self._run("notice")
-            elif (standing := _lease(lease)).remaining_seconds:
-                return standing
-        raise self._restless()
+            _nonce, *lease, _lock_owner, is_expiry_too_far = row
+            if is_expiry_too_far:
+                self._execute("notice")
+            elif (current_lease := _parse_lease(lease)).remaining_seconds:
+                return current_lease
+        raise self._contention_error()
 
-    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+    def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
         """Let the lease of this generation live on from now; return False where it is over, or another's."""
-        return self._run("renew", generation=generation, lifetime=_microseconds(lifetime_seconds)) is not None
+        return self._execute("renew", generation=fencing_token, lifetime=_to_microseconds(lifetime_seconds)) is not None
 
-    def sign_off(self, generation: int, settled: bool) -> None:
+    def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
         """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
-        self._run("sign_off", generation=generation, settled=settled)
+        self._execute("sign_off", generation=fencing_token, settled=is_reconciled)
 
-    def look(self) -> Row | None:
+    def read_record(self) -> KeyRecord | None:
         """Return what the store has of the key, or None. Writes nothing."""
         try:
-            held = self._ask("look")
+            row = self._execute_once("look")
         except psycopg.errors.UndefinedTable:
             return None
         except psycopg.Error as error:
-            raise StoreUnavailableError(sentence(error, self.place)) from None
-        if held is None:
+            raise StoreUnavailableError(describe_error(error, self.location)) from None
+        if row is None:
             return None
-        nonce, *lease, turn_owner, _too_far = held
-        standing = _lease(lease)
-        return Row(nonce, standing, turn_owner) if nonce or standing.generation else None
+        nonce, *lease, lock_owner, _is_expiry_too_far = row
+        current_lease = _parse_lease(lease)
+        return KeyRecord(nonce, current_lease, lock_owner) if nonce or current_lease.fencing_token else None
 
     def close(self) -> None:
         """Close the connections; the next use opens them again."""
         self._connections.close()
 
-    def _drawn(
-        self, statement: str, wish: Wish, owner: str = "", lifetime_seconds: float = 0.0, waited_seconds: float = 0.0
-    ) -> Drawn:
-        wished: dict[str, Value] = {
-            "floor": wish.floor,
-            "ceiling": wish.ceiling,
-            "ticks": wish.ticks,
-            "generation": wish.generation,
+    def _request_nonce(
+        self,
+        statement: str,
+        request: NonceRequest,
+        owner: str = "",
+        lifetime_seconds: float = 0.0,
+        waited_seconds: float = 0.0,
+    ) -> NonceGrant:
+        parameters: dict[str, Value] = {
+            "floor": request.floor,
+            "ceiling": request.ceiling,
+            "ticks": request.units_per_microsecond,
+            "generation": request.fencing_token,
             "owner": owner,
-            "lifetime": _microseconds(lifetime_seconds),
-            "next_lifetime": _microseconds(NEXT_SECONDS),
-            "waited": _microseconds(waited_seconds),
+            "lifetime": _to_microseconds(lifetime_seconds),
+            "next_lifetime": _to_microseconds(RESERVATION_SECONDS),
+            "waited": _to_microseconds(waited_seconds),
         }
-        for _ in range(ATTEMPTS):
-            drawn = self._run(statement, **wished)
-            if drawn is not None:
-                return Drawn(Outcome.DRAWN, *drawn)
-            refused = self._run("refused", **wished)
-            if refused is None:
-                self._run("row")
+        for _ in range(MAX_ATTEMPTS):
+            granted_row = self._execute(statement, **parameters)
+            if granted_row is not None:
+                return NonceGrant(GrantStatus.GRANTED, *granted_row)
+            refusal = self._execute("refused", **parameters)
+            if refusal is None:
+                self._execute("row")
                 continue
-            last, stale, busy, ahead, is_next, reservable = refused
-            if stale:
-                return Drawn(Outcome.STALE, 0, last)
-            if busy:
-                if reservable:
-                    reserved = self._run("reserve", **wished)
-                    is_next = reserved is None or reserved[0]  # None: by now the turn is free
-                return Drawn(Outcome.NEXT if is_next else Outcome.BUSY, 0, last)
-            if ahead:
-                return Drawn(Outcome.AHEAD, 0, last)
+            previous_nonce, is_stale, is_busy, is_above_ceiling, is_reserved, can_reserve = refusal
+            if is_stale:
+                return NonceGrant(GrantStatus.STALE, 0, previous_nonce)
+            if is_busy:
+                if can_reserve:
+                    reservation = self._execute("reserve", **parameters)
+                    is_reserved = reservation is None or reservation[0]  # None: by now the turn is free
+                return NonceGrant(GrantStatus.RESERVED if is_reserved else GrantStatus.BUSY, 0, previous_nonce)
+            if is_above_ceiling:
+                return NonceGrant(GrantStatus.ABOVE_CEILING, 0, previous_nonce)
         if owner:
-            return Drawn(Outcome.BUSY)  # the turn goes from hand to hand: whoever asks again gets it, too
-        raise self._restless()
+            return NonceGrant(GrantStatus.BUSY)  # the turn goes from hand to hand: whoever asks again gets it, too
+        raise self._contention_error()
 
-    def _run(self, statement: str, **parameters: Value) -> Answer | None:
+    def _execute(self, statement: str, **parameters: Value) -> ResultRow | None:
         """Do one statement, where the table is missing after making it; return its row, if it has one."""
         try:
             try:
-                return self._ask(statement, **parameters)
+                return self._execute_once(statement, **parameters)
             except psycopg.errors.UndefinedTable:
-                self._make_table()
-                return self._ask(statement, **parameters)
+                self._create_table()
+                return self._execute_once(statement, **parameters)
         except psycopg.Error as error:
-            raise StoreUnavailableError(sentence(error, self.place)) from None
+            raise StoreUnavailableError(describe_error(error, self.location)) from None
 
-    def _make_table(self) -> None:
+    def _create_table(self) -> None:
         try:
-            self._ask("schema")
-        except _MADE_BY_ANOTHER:
+            self._execute_once("schema")
+        except _CONCURRENT_CREATE_ERRORS:
             return
 
-    def _ask(self, statement: str, **parameters: Value) -> Answer | None:
-        return self._connections.ask(_STATEMENTS[statement], {"name": self._name, **parameters})
+    def _execute_once(self, statement: str, **parameters: Value) -> ResultRow | None:
+        return self._connections.execute(_STATEMENTS[statement], {"name": self._name, **parameters})
 
-    def _restless(self) -> StoreUnavailableError:
-        return StoreUnavailableError(f"the row of this key at {self.place} changes faster than it can be read")
-
-
-def _microseconds(seconds: float) -> int:
-    return round(seconds * SECOND_US)
+    def _contention_error(self) -> StoreUnavailableError:
+        return StoreUnavailableError(f"the row of this key at {self.location} changes faster than it can be read")
 
 
-def _lease(columns: Answer) -> Lease:
-    owner, generation, remaining, clean = columns
-    return Lease(owner, generation, remaining / SECOND_US, clean)
+def _to_microseconds(seconds: float) -> int:
+    return round(seconds * MICROSECONDS_PER_SECOND)
+
+
+def _parse_lease(columns: ResultRow) -> Lease:
+    owner, fencing_token, remaining_us, is_clean_handover = columns
+    return Lease(owner, fencing_token, remaining_us / MICROSECONDS_PER_SECOND, is_clean_handover)

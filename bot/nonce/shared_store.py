@@ -16,37 +16,37 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, TypeVar
 
 from bot.base import clock, fork_safety, metrics
-from bot.base.errors import LeaseLostError, NonceAheadError, NonceError, StoreUnavailableError, TurnLostError
-from bot.base.paths import key_file
-from bot.nonce.file_store import MICROSECONDS, FileStore, Unit, ceiling, store_at
-from bot.nonce.open_store import open_engine
-from bot.nonce.store_protocol import Drawn, Engine, Outcome, Wish
+from bot.base.errors import LeaseLostError, NonceAheadError, NonceError, RequestLockExpiredError, StoreUnavailableError
+from bot.base.paths import key_file_path
+from bot.nonce.file_store import MICROSECONDS, FileStore, NonceUnit, nonce_ceiling, open_file_store
+from bot.nonce.open_store import open_nonce_store
+from bot.nonce.store_protocol import GrantStatus, NonceGrant, NonceRequest, NonceStore
 
 log = logging.getLogger(__name__)
 
 # A request that begins in time has left long before its turn is over: its connection takes 3 s at most. Its answer may
 # come later.
-TURN_SECONDS = 16.0
-BEGIN_SECONDS_MAX = 3.0
+LOCK_LIFETIME_SECONDS = 16.0
+SEND_WINDOW_SECONDS = 3.0
 
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
-class Standing(Protocol):
+class LeaseGuard(Protocol):
     """Whether this process may send at all: by the lease of `generation`."""
 
-    generation: int
+    fencing_token: int
 
     def check(self) -> None:
         """Raise LeaseLostError or StoreUnavailableError where it may not."""
 
 
-class _Held(threading.local):
+class _HeldLock(threading.local):
     """The turn of a thread: its nonce, until that has been handed out, and until when a request may begin in it."""
 
     nonce = 0
-    begin_until_seconds: float | None = None
+    send_until_seconds: float | None = None
 
 
 class SharedStore:
@@ -56,32 +56,32 @@ class SharedStore:
     moment. With a `leadership` nothing is drawn but under its lease.
     """
 
-    def __init__(self, engine: Engine, file: FileStore) -> None:
-        self.engine = engine
+    def __init__(self, backend: NonceStore, replica: FileStore) -> None:
+        self.backend = backend
         self.problem: str | None = None
-        self.leadership: Standing | None = None
-        self._file = file
-        self._highest = 0
-        self._start_anew()
-        fork_safety.forget_in_child(self)
+        self.lease_guard: LeaseGuard | None = None
+        self._replica = replica
+        self._highest_nonce = 0
+        self._reset()
+        fork_safety.register_after_fork(self)
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # Re-entrant, so that a signal handler that draws is told off instead of waiting for itself.
         self._lock = threading.RLock()
-        self._drawing = False
-        self._held = _Held()
+        self._is_drawing = False
+        self._held_lock = _HeldLock()
 
     def after_fork_in_child(self) -> None:
         """The turn is the parent's."""
-        self._start_anew()
+        self._reset()
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the store is, without credentials."""
-        return self.engine.place
+        return self.backend.location
 
-    def draw(self, at_least: int = 0) -> int:
+    def next_nonce(self, at_least: int = 0) -> int:
         """Return max(the server's clock, last + 1, at_least), written in the store before it is returned.
 
         Raises StoreUnavailableError where the store does not answer, NonceAheadError where the nonce would be more
@@ -89,157 +89,164 @@ class SharedStore:
         lease that this process draws under, is over.
         """
         self.check()
-        came_with_turn, self._held.nonce = self._held.nonce, 0
-        if came_with_turn and at_least <= came_with_turn:
-            return came_with_turn
-        return self._draw(self.engine.draw, at_least).nonce
+        lock_nonce, self._held_lock.nonce = self._held_lock.nonce, 0
+        if lock_nonce and at_least <= lock_nonce:
+            return lock_nonce
+        return self._request_nonce(self.backend.next_nonce, at_least).nonce
 
-    def take(self, waited_seconds: float = 0.0) -> Drawn:
+    def acquire_lock(self, waited_seconds: float = 0.0) -> NonceGrant:
         """Take the turn, whose nonce the next `draw` of this thread hands out; NEXT or BUSY where it is another's.
 
         `waited_seconds` is for how long it has been asked for in vain. Raises as `draw`.
         """
         # A thread that asks has none: what an interrupt may have left behind must not end this one.
-        self._held.nonce, self._held.begin_until_seconds = 0, None
-        began = clock.boottime_seconds()
+        self._held_lock.nonce, self._held_lock.send_until_seconds = 0, None
+        started_seconds = clock.boottime_seconds()
 
-        def take(wish: Wish) -> Drawn:
-            return self.engine.take(wish, self.owner, TURN_SECONDS, waited_seconds)
+        def acquire(request: NonceRequest) -> NonceGrant:
+            return self.backend.acquire_lock(request, self.owner, LOCK_LIFETIME_SECONDS, waited_seconds)
 
-        drawn = self._draw(take)
-        if drawn.nonce:
-            self._held.nonce, self._held.begin_until_seconds = drawn.nonce, began + BEGIN_SECONDS_MAX
-        return drawn
+        grant = self._request_nonce(acquire)
+        if grant.nonce:
+            self._held_lock.nonce, self._held_lock.send_until_seconds = (
+                grant.nonce,
+                started_seconds + SEND_WINDOW_SECONDS,
+            )
+        return grant
 
-    def give_back(self, nonce: int) -> None:
+    def release_lock(self, nonce: int) -> None:
         """Give back the turn that came with this nonce. Where the store is away, it ends by itself."""
-        self._held.nonce, self._held.begin_until_seconds = 0, None
+        self._held_lock.nonce, self._held_lock.send_until_seconds = 0, None
         try:
-            self.ask(self.engine.give_back, nonce)
+            self.call(self.backend.release_lock, nonce)
         except StoreUnavailableError:
             return
 
     def check(self) -> None:
         """Raise TurnLostError, LeaseLostError or StoreUnavailableError where a request must not leave (any more)."""
-        begin_until_seconds = self._held.begin_until_seconds
-        if begin_until_seconds is not None and clock.boottime_seconds() > begin_until_seconds:
-            raise TurnLostError("the request was held up until its turn was nearly over; nothing was sent")
-        if self.leadership is not None:
-            self.leadership.check()
+        send_until_seconds = self._held_lock.send_until_seconds
+        if send_until_seconds is not None and clock.boottime_seconds() > send_until_seconds:
+            raise RequestLockExpiredError("the request was held up until its turn was nearly over; nothing was sent")
+        if self.lease_guard is not None:
+            self.lease_guard.check()
 
     def peek(self) -> int | None:
         """Return the last nonce in the store, or None where it has none. Raises StoreUnavailableError."""
-        row = self.ask(self.engine.look)
-        return row.nonce if row else None
+        record = self.call(self.backend.read_record)
+        return record.last_nonce if record else None
 
-    def ask(self, step: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    def call(self, step: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         """Return the answer of one of the engine's steps; say once when the store is away, and once when it is back."""
-        return self._told(lambda: _timed(step, *args, **kwargs))
+        return self._track_availability(lambda: _call_timed(step, *args, **kwargs))
 
-    def _told(self, work: Callable[[], Answer]) -> Answer:
+    def _track_availability(self, operation: Callable[[], Result]) -> Result:
         try:
-            answer = work()
+            result = operation()
         except StoreUnavailableError as error:
             if self.problem is None:
                 log.error("No private request is sent until the nonce store is back: %s.", error)
             self.problem = str(error)
             raise
         if self.problem is not None:
-            log.info("The nonce store %s is back.", self.place)
+            log.info("The nonce store %s is back.", self.location)
             self.problem = None
-        return answer
+        return result
 
-    def _draw(self, step: Callable[[Wish], Drawn], at_least: int = 0) -> Drawn:
+    def _request_nonce(self, step: Callable[[NonceRequest], NonceGrant], at_least: int = 0) -> NonceGrant:
         # One at a time, or a nonce drawn later might be looked at first, as if the store had gone back.
         with self._lock:
-            if self._drawing:
+            if self._is_drawing:
                 raise NonceError("a nonce was asked for in the middle of drawing one (from a signal handler?)")
-            self._drawing = True
+            self._is_drawing = True
             try:
                 self.check()
-                wish = self._wish(at_least)
-                drawn = self._told(lambda: self._drawn(step, wish))
-                self._take_over(drawn)
+                request = self._build_request(at_least)
+                grant = self._track_availability(lambda: self._call_and_validate(step, request))
+                self._accept_grant(grant)
             finally:
-                self._drawing = False
-            return drawn
+                self._is_drawing = False
+            return grant
 
-    def _drawn(self, step: Callable[[Wish], Drawn], wish: Wish) -> Drawn:
-        drawn = _timed(step, wish)
-        asked_for = wish.floor <= drawn.nonce <= wish.ceiling if drawn.outcome is Outcome.DRAWN else not drawn.nonce
-        if not asked_for:
+    def _call_and_validate(self, step: Callable[[NonceRequest], NonceGrant], request: NonceRequest) -> NonceGrant:
+        grant = _call_timed(step, request)
+        is_within_bounds = (
+            request.floor <= grant.nonce <= request.ceiling if grant.status is GrantStatus.GRANTED else not grant.nonce
+        )
+        if not is_within_bounds:
             # Too high a nonce would close the key for ever.
-            raise StoreUnavailableError(f"the nonce store {self.place} gave a nonce that was not asked for; not used")
-        return drawn
+            raise StoreUnavailableError(
+                f"the nonce store {self.location} gave a nonce that was not asked for; not used"
+            )
+        return grant
 
-    def _wish(self, at_least: int) -> Wish:
-        unit = self._file.unit
-        highest = ceiling(unit)
-        if at_least > highest:
+    def _build_request(self, at_least: int) -> NonceRequest:
+        unit = self._replica.unit
+        max_nonce = nonce_ceiling(unit)
+        if at_least > max_nonce:
             raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
-        floor = max(self._highest, self._file.kept()) + 1
-        generation = self.leadership.generation if self.leadership else 0
-        return Wish(max(floor, at_least), highest, unit.ticks, generation)
+        floor = max(self._highest_nonce, self._replica.highest_nonce()) + 1
+        fencing_token = self.lease_guard.fencing_token if self.lease_guard else 0
+        return NonceRequest(max(floor, at_least), max_nonce, unit.units_per_microsecond, fencing_token)
 
-    def _take_over(self, drawn: Drawn) -> None:
-        if drawn.outcome is Outcome.STALE:
-            raise LeaseLostError(lease_over(self.place))
-        if drawn.outcome is Outcome.AHEAD:
-            raise far_ahead(self.place, drawn.last)
-        if drawn.outcome is not Outcome.DRAWN:
+    def _accept_grant(self, grant: NonceGrant) -> None:
+        if grant.status is GrantStatus.STALE:
+            raise LeaseLostError(lease_expired_message(self.location))
+        if grant.status is GrantStatus.ABOVE_CEILING:
+            raise nonce_ahead_error(self.location, grant.previous_nonce)
+        if grant.status is not GrantStatus.GRANTED:
             return
-        if drawn.last < self._highest:
+        if grant.previous_nonce < self._highest_nonce:
             log.warning(
                 "The nonce store %s went back to %s (wiped, restored, failed over?); going on above %s.",
-                self.place,
-                drawn.last,
-                self._highest,
+                self.location,
+                grant.previous_nonce,
+                self._highest_nonce,
             )
-        elif not self._highest and drawn.last < self._file.kept():
+        elif not self._highest_nonce and grant.previous_nonce < self._replica.highest_nonce():
             log.warning(
                 "The nonce store %s holds %s, below this folder's nonce file (a new or restored store, or the file was "
                 "written for another key): going on above the file.",
-                self.place,
-                drawn.last or "nothing",
+                self.location,
+                grant.previous_nonce or "nothing",
             )
-        self._highest = drawn.nonce
-        self._file.keep(drawn.nonce)
+        self._highest_nonce = grant.nonce
+        self._replica.record_nonce(grant.nonce)
 
 
-def _timed(step: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-    with metrics.timed_step(step.__name__):
+def _call_timed(step: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    with metrics.time_store_operation(step.__name__):
         return step(*args, **kwargs)
 
 
-def lease_over(place: str) -> str:
+def lease_expired_message(location: str) -> str:
     """Return the words for a lease that was not renewed in time; whether another one has been granted is not known."""
-    return f"this instance's lease is over, says {place}, so another one may lead by now; nothing was sent"
+    return f"this instance's lease is over, says {location}, so another one may lead by now; nothing was sent"
 
 
-def far_ahead(place: str, last: int) -> NonceAheadError:
+def nonce_ahead_error(location: str, last_nonce: int) -> NonceAheadError:
     """Return the error for a store whose next nonce would be more than a day ahead of the clock."""
     return NonceAheadError(
-        f"the nonce store {place} holds {last}, and the next nonce would be more than a day ahead of the clock. "
+        f"the nonce store {location} holds {last_nonce}, and the next nonce would be more than a day ahead of the clock. "
         "Check the clocks of this machine and of the store's; a key that is used with NONCE_UNIT=ns can be used with "
         "nothing else"
     )
 
 
-def file_of_key(nonce_file: str | os.PathLike[str], api_key: str, unit: Unit) -> FileStore:
+def file_store_for_key(nonce_file: str | os.PathLike[str], api_key: str, unit: NonceUnit) -> FileStore:
     """Return the nonce file of a key: the common one; in a finer unit than microseconds one of its own."""
-    path = os.fspath(nonce_file) if unit is MICROSECONDS else key_file(nonce_file, api_key, "txt")
-    return store_at(path, unit)
+    path = os.fspath(nonce_file) if unit is MICROSECONDS else key_file_path(nonce_file, api_key, "txt")
+    return open_file_store(path, unit)
 
 
-_stores: dict[tuple[str, str, str, Unit], SharedStore] = {}
+_stores: dict[tuple[str, str, str, NonceUnit], SharedStore] = {}
 
 
 @functools.cache
-def shared_store_at(url: str, api_key: str, nonce_file: str | os.PathLike[str], unit: Unit) -> SharedStore:
+def open_shared_store(url: str, api_key: str, nonce_file: str | os.PathLike[str], unit: NonceUnit) -> SharedStore:
     """Return this process's store for a key. Raises SettingsError for an address that is none."""
-    file = file_of_key(nonce_file, api_key, unit)
-    known = (url, api_key, os.path.realpath(file.path), unit)
-    if known not in _stores:
+    file = file_store_for_key(nonce_file, api_key, unit)
+    cache_key = (url, api_key, os.path.realpath(file.path), unit)
+    if cache_key not in _stores:
         # `setdefault` is one step for all threads; the cache is not.
-        _stores.setdefault(known, SharedStore(open_engine(url, api_key), file))
-    return _stores[known]
+        _stores.setdefault(cache_key, SharedStore(open_nonce_store(url, api_key), file))
+    return _stores[cache_key]

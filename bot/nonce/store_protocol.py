@@ -28,21 +28,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-NEXT_SECONDS = 1.0
+RESERVATION_SECONDS = 1.0
 
 
-class Outcome(Enum):
+class GrantStatus(Enum):
     """What became of a wish for a nonce."""
 
-    DRAWN = "drawn"
+    GRANTED = "drawn"
     BUSY = "busy"
-    NEXT = "next"
+    RESERVED = "next"
     STALE = "stale"
-    AHEAD = "ahead"
+    ABOVE_CEILING = "ahead"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class NonceRequest:
     """What a nonce has to be: at least `floor`, at most `ceiling`, in units of 1/`ticks` microseconds.
 
     With a `generation` it is drawn only under that lease; 0 is for senders that do not trade by a lease.
@@ -50,17 +50,17 @@ class Wish:
 
     floor: int
     ceiling: int
-    ticks: int = 1
-    generation: int = 0
+    units_per_microsecond: int = 1
+    fencing_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class NonceGrant:
     """The answer to a wish: `nonce` where it was drawn, else 0; `last` is what the store held before, 0 if nothing."""
 
-    outcome: Outcome
+    status: GrantStatus
     nonce: int = 0
-    last: int = 0
+    previous_nonce: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,53 +71,55 @@ class Lease:
     """
 
     owner: str = ""
-    generation: int = 0
+    fencing_token: int = 0
     remaining_seconds: float = 0.0
-    clean: bool = False
+    is_clean_handover: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """All that the store has of a key, for people to look at. `turn_owner` is "" where nobody has the turn."""
+class KeyRecord:
+    """All that the store has of a key, for people to look at. `lock_owner` is "" where nobody has the turn."""
 
-    nonce: int
+    last_nonce: int
     lease: Lease
-    turn_owner: str
+    lock_owner: str
 
 
-class Engine(Protocol):
+class NonceStore(Protocol):
     """The steps on the row of one key. Thread-safe. Each raises StoreUnavailableError where the store does not do it.
 
     `place` says where the store is, without user name and password.
     """
 
-    place: str
+    location: str
 
-    def draw(self, wish: Wish) -> Drawn:
+    def next_nonce(self, request: NonceRequest) -> NonceGrant:
         """Draw a nonce: DRAWN, STALE or AHEAD."""
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
+    def acquire_lock(
+        self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
+    ) -> NonceGrant:
         """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD.
 
         `waited_seconds` is for how long the owner has been asking, by its own clock.
         """
 
-    def give_back(self, nonce: int) -> None:
+    def release_lock(self, nonce: int) -> None:
         """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
 
-    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+    def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
         """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
 
-    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+    def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
         """Let the lease of this generation live on from now; return False where it is over, or another's."""
 
-    def sign_off(self, generation: int, settled: bool) -> None:
+    def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
         """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate.
 
         Of a lease that is over already it is not believed.
         """
 
-    def look(self) -> Row | None:
+    def read_record(self) -> KeyRecord | None:
         """Return what the store has of the key, or None. Writes nothing."""
 
     def close(self) -> None:

@@ -27,19 +27,19 @@ from bot.base import fork_safety
 from bot.base.clock import boottime_seconds, sleep, wall_seconds
 from bot.base.errors import JournalError, JournalVersionError
 from bot.base.private_files import prepare_file, refuse_link
-from bot.orders.journal_schema import MIGRATIONS, TABLES, fill_steps, has_steps
+from bot.orders.journal_schema import MIGRATIONS, TABLES, has_current_transitions, write_transitions
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS_MAX = 5.0
+BUSY_TIMEOUT_SECONDS = 5.0
 # SQLite's own would grow with the file up to 2 MB a connection, beside the system's.
 CACHE_KIB = 256
 # What a text that is not what it should be raises where it is read.
-_UNREADABLE = (ValueError, ArithmeticError)
-_ENDINGS = ("", "-wal", "-shm")
+_UNREADABLE_ERRORS = (ValueError, ArithmeticError)
+_FILE_SUFFIXES = ("", "-wal", "-shm")
 
 
-class JournalFile:
+class JournalDatabase:
     """One connection for all threads. Several processes may have the same file open."""
 
     def __init__(self, path: str) -> None:
@@ -47,34 +47,34 @@ class JournalFile:
         self._connection: sqlite3.Connection | None = None
         self._inodes: dict[str, tuple[int, int]] = {}
         self._lock = threading.RLock()
-        self._left_to_parent: list[sqlite3.Connection] = []
-        fork_safety.forget_in_child(self)
-        _files.add(self)
+        self._parent_connections: list[sqlite3.Connection] = []
+        fork_safety.register_after_fork(self)
+        _open_databases.add(self)
 
     def after_fork_in_child(self) -> None:
         """SQLite forbids the use of a connection in a forked child, and closing it there as well."""
         if self._connection is not None:
-            self._left_to_parent.append(self._connection)
+            self._parent_connections.append(self._connection)
         self._connection = None
         self._lock = threading.RLock()
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Wait until no other thread is at work in the file, and let none begin."""
         self._lock.acquire()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let others work in the file again."""
         self._lock.release()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """Give the connection for reading. Raises JournalError, also where a row cannot be read: that is damage."""
-        with self._lock, self._in_words("read"), contextlib.ExitStack() as stack:
+        with self._lock, self._translate_errors("read"), contextlib.ExitStack() as stack:
             try:
-                connection = self._opened()
+                connection = self._current_connection()
             except sqlite3.OperationalError:
                 # What was sent has to be followed also where nothing can be written.
-                connection = self._connection or stack.enter_context(contextlib.closing(self._open_to_read()))
+                connection = self._connection or stack.enter_context(contextlib.closing(self._open_read_only()))
             yield connection
 
     @contextlib.contextmanager
@@ -83,8 +83,8 @@ class JournalFile:
 
         Raises JournalError; then nothing was written.
         """
-        with self._lock, self._in_words("written"):
-            connection = self._opened()
+        with self._lock, self._translate_errors("written"):
+            connection = self._current_connection()
             with _transaction(connection, durable):
                 yield connection
 
@@ -101,116 +101,116 @@ class JournalFile:
             self._connection.close()
 
     @contextlib.contextmanager
-    def _in_words(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, action: str) -> Iterator[None]:
         try:
-            with self._unreadable_is_damage():
+            with self._move_aside_if_unreadable():
                 yield
         except sqlite3.IntegrityError:
             # No trouble of the disk: this program wanted to write what must not be.
             raise
         except (sqlite3.DatabaseError, OSError) as error:
-            if _is_damage(error):
+            if _is_corruption(error):
                 self.close()  # so that the next use looks through the whole file
-            why = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             raise JournalError(
-                f"the journal {self.path} could not be {what} ({why}). No new order is sent until it can; free the "
+                f"the journal {self.path} could not be {action} ({reason}). No new order is sent until it can; free the "
                 "disk or its permissions. What was sent before is still followed"
             ) from error
 
     @contextlib.contextmanager
-    def _unreadable_is_damage(self) -> Iterator[None]:
+    def _move_aside_if_unreadable(self) -> Iterator[None]:
         try:
             yield
-        except _UNREADABLE as error:
+        except _UNREADABLE_ERRORS as error:
             self.close()
             self._move_aside(error)
             raise sqlite3.DatabaseError(f"a damaged row: {error}") from error
 
-    def _opened(self) -> sqlite3.Connection:
+    def _current_connection(self) -> sqlite3.Connection:
         """Return the connection to the file that the path names now."""
-        left = self._connection
-        if left is not None:
+        previous = self._connection
+        if previous is not None:
             if _inode(self.path) == self._inodes[""]:
-                return left
-            self._unlink_beside()
+                return previous
+            self._unlink_stale_wal()
         try:
             connection = self._open()
-        except (sqlite3.DatabaseError, *_UNREADABLE) as error:
-            if not _is_damage(error):
+        except (sqlite3.DatabaseError, *_UNREADABLE_ERRORS) as error:
+            if not _is_corruption(error):
                 raise
             self._move_aside(error)
             connection = self._open()
-        if left is not None:
+        if previous is not None:
             try:
-                self._carry_over(left, connection)
+                self._copy_rows(previous, connection)
             except sqlite3.DatabaseError:
                 connection.close()
                 raise
         self._connection = connection
-        self._inodes = {ending: _inode(self.path + ending) for ending in _ENDINGS}
+        self._inodes = {ending: _inode(self.path + ending) for ending in _FILE_SUFFIXES}
         return connection
 
-    def _unlink_beside(self) -> None:
+    def _unlink_stale_wal(self) -> None:
         """Unlink the log of a file that is gone from here, or it would be taken for the new one's."""
         for ending in ("-wal", "-shm"):
             if _inode(self.path + ending) == self._inodes[ending] != (0, 0):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.path + ending)
 
-    def _carry_over(self, left: sqlite3.Connection, connection: sqlite3.Connection) -> None:
-        whole = True
+    def _copy_rows(self, previous: sqlite3.Connection, connection: sqlite3.Connection) -> None:
+        is_complete = True
         log.warning("The journal %s was deleted or replaced while it was in use: its rows are written anew.", self.path)
         with _transaction(connection, durable=True):
             for table in TABLES:
-                if table == "known" and not whole:
+                if table == "known" and not is_complete:
                     continue  # what is missing has to be looked for
                 try:
-                    rows = left.execute(f"SELECT * FROM {table}").fetchall()  # nosec B608 # noqa: S608 - a name of our own
-                except (sqlite3.DatabaseError, *_UNREADABLE) as error:
+                    rows = previous.execute(f"SELECT * FROM {table}").fetchall()  # nosec B608 # noqa: S608 - a name of our own
+                except (sqlite3.DatabaseError, *_UNREADABLE_ERRORS) as error:
                     log.warning("Its %s cannot be read any more (%s).", table, error)
-                    whole = False
+                    is_complete = False
                     continue
                 for row in rows:
-                    marks = ", ".join("?" for _ in row)
-                    connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608 - as above
-        left.close()
+                    placeholders = ", ".join("?" for _ in row)
+                    connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({placeholders})", row)  # noqa: S608 - as above
+        previous.close()
 
     def _open(self) -> sqlite3.Connection:
         self._refuse_links()
         prepare_file(self.path)
         connection = _connect(self.path)
         try:
-            _log_ahead(connection)
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                damage = sqlite3.DatabaseError(found)
+            _enable_wal(connection)
+            check_result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if check_result != "ok":
+                damage = sqlite3.DatabaseError(check_result)
                 damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
                 raise damage
             self._migrate(connection)
-            _try_to_write(connection)
+            _check_writable(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _refuse_links(self) -> None:
-        for ending in _ENDINGS:
+        for ending in _FILE_SUFFIXES:
             refuse_link(self.path + ending)
 
-    def _open_to_read(self) -> sqlite3.Connection:
+    def _open_read_only(self) -> sqlite3.Connection:
         self._refuse_links()
         wal = self.path + "-wal"
         # Without a log beside it the file is whole, and needs none of the files that cannot be made now.
-        whole = not os.path.exists(wal) or os.path.getsize(wal) == 0
-        connection = _connect(f"{Path(self.path).absolute().as_uri()}?mode=ro{'&immutable=1' if whole else ''}")
+        is_wal_empty = not os.path.exists(wal) or os.path.getsize(wal) == 0
+        connection = _connect(f"{Path(self.path).absolute().as_uri()}?mode=ro{'&immutable=1' if is_wal_empty else ''}")
         try:
-            self._version(connection)
+            self._schema_version(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _version(self, connection: sqlite3.Connection) -> int:
+    def _schema_version(self, connection: sqlite3.Connection) -> int:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > len(MIGRATIONS):
             raise JournalVersionError(
@@ -220,32 +220,32 @@ class JournalFile:
         return version
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == len(MIGRATIONS) and has_steps(connection):
+        if self._schema_version(connection) == len(MIGRATIONS) and has_current_transitions(connection):
             return
         with _transaction(connection, durable=True):
             # Another process may have been first.
-            for statements in MIGRATIONS[self._version(connection) :]:
+            for statements in MIGRATIONS[self._schema_version(connection) :]:
                 for statement in statements:
                     connection.execute(statement)
-            fill_steps(connection)
+            write_transitions(connection)
             connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     def _move_aside(self, error: Exception) -> None:
-        aside = f"{self.path}.damaged.{int(wall_seconds())}"
-        for ending in _ENDINGS:
+        damaged_path = f"{self.path}.damaged.{int(wall_seconds())}"
+        for ending in _FILE_SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
-                os.replace(self.path + ending, aside + ending)
+                os.replace(self.path + ending, damaged_path + ending)
         log.warning(
             "The journal %s is damaged (%s): moved to %s. A new one is made from Kraken's rows of this bot's orders.",
             self.path,
             error,
-            aside,
+            damaged_path,
         )
 
 
 def _connect(address: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        address, uri=True, timeout=BUSY_SECONDS_MAX, isolation_level=None, check_same_thread=False
+        address, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
     )
     # Bytes that are no text are damage, and are to be told from trouble of the disk: UnicodeDecodeError.
     connection.text_factory = bytes.decode
@@ -266,65 +266,68 @@ def _transaction(connection: sqlite3.Connection, durable: bool) -> Iterator[None
         raise
 
 
-def _try_to_write(connection: sqlite3.Connection) -> None:
+def _check_writable(connection: sqlite3.Connection) -> None:
     """Raise where the connection can only read: it would stay so after the disk has healed."""
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
     connection.execute("ROLLBACK")
 
 
-def _log_ahead(connection: sqlite3.Connection) -> None:
+def _enable_wal(connection: sqlite3.Connection) -> None:
     """Switch to the write-ahead log. SQLite does not wait here for another process that does the same."""
-    deadline = boottime_seconds() + BUSY_SECONDS_MAX
+    deadline = boottime_seconds() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or boottime_seconds() > deadline:
+            if _primary_result_code(error) != sqlite3.SQLITE_BUSY or boottime_seconds() > deadline:
                 raise
         sleep(0.005)
 
 
-def _is_damage(error: Exception) -> bool:
-    return isinstance(error, _UNREADABLE) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def _is_corruption(error: Exception) -> bool:
+    return isinstance(error, _UNREADABLE_ERRORS) or _primary_result_code(error) in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
 
 
-def _code(error: Exception) -> int:
+def _primary_result_code(error: Exception) -> int:
     # The lowest byte says what kind, the others which one of it (SQLite: result codes).
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _inode(path: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return 0, 0
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
-class _Held(threading.local):
+class _ForkLock(threading.local):
     """The files that the thread which forks holds meanwhile."""
 
     def __init__(self) -> None:
-        self.files: list[JournalFile] = []
+        self.databases: list[JournalDatabase] = []
 
 
-_files: weakref.WeakSet[JournalFile] = weakref.WeakSet()
-_held = _Held()
+_open_databases: weakref.WeakSet[JournalDatabase] = weakref.WeakSet()
+_fork_lock = _ForkLock()
 
 
-def _hold_all() -> None:
+def _lock_all() -> None:
     # A child that is forked while another thread is within SQLite would wait for that thread's mutex for ever.
-    _held.files = list(_files)
-    for file in _held.files:
-        file.hold()
+    _fork_lock.databases = list(_open_databases)
+    for file in _fork_lock.databases:
+        file.acquire()
 
 
-def _let_go_of_all() -> None:
-    for file in _held.files:
-        file.let_go()
-    _held.files = []
+def _unlock_all() -> None:
+    for file in _fork_lock.databases:
+        file.release()
+    _fork_lock.databases = []
 
 
-os.register_at_fork(before=_hold_all, after_in_parent=_let_go_of_all)
+os.register_at_fork(before=_lock_all, after_in_parent=_unlock_all)

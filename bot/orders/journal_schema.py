@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from bot.orders.order_state import NEXT
+from bot.orders.order_state import ALLOWED_TRANSITIONS
 
 # What has to outlive a file that is taken away while the bot runs.
 TABLES = ("intents", "orders", "fills", "equity", "known")
@@ -93,15 +93,15 @@ MIGRATIONS: list[tuple[str, ...]] = [
 ]
 
 
-_STEPS = {(str(before), str(after)) for before, follows in NEXT.items() for after in follows}
+_TRANSITIONS = {(str(before), str(after)) for before, follows in ALLOWED_TRANSITIONS.items() for after in follows}
 
 
-def has_steps(connection: sqlite3.Connection) -> bool:
+def has_current_transitions(connection: sqlite3.Connection) -> bool:
     """Whether the table of lawful steps is that of this program."""
-    return set(connection.execute("SELECT before, after FROM steps")) == _STEPS
+    return set(connection.execute("SELECT before, after FROM steps")) == _TRANSITIONS
 
 
-def fill_steps(connection: sqlite3.Connection) -> None:
+def write_transitions(connection: sqlite3.Connection) -> None:
     """Write down which state of an order may follow which."""
     connection.execute("DELETE FROM steps")
-    connection.executemany("INSERT INTO steps VALUES (?, ?)", sorted(_STEPS))
+    connection.executemany("INSERT INTO steps VALUES (?, ?)", sorted(_TRANSITIONS))

@@ -29,41 +29,41 @@ class OrderState(StrEnum):
     OPEN = "open"
     PARTLY_FILLED = "partly filled"
     FILLED = "filled"
-    CANCELLED = "cancelled"
+    CANCELED = "cancelled"
     EXPIRED = "expired"
     REFUSED = "refused"
     NOT_PLACED = "not placed"
 
 
-UNSETTLED = frozenset({OrderState.SENT, OrderState.UNKNOWN})
-WORKING = frozenset({OrderState.OPEN, OrderState.PARTLY_FILLED})
-_ENDED = frozenset({OrderState.FILLED, OrderState.CANCELLED, OrderState.EXPIRED})
-PLACED = WORKING | _ENDED
+UNRESOLVED_STATES = frozenset({OrderState.SENT, OrderState.UNKNOWN})
+WORKING_STATES = frozenset({OrderState.OPEN, OrderState.PARTLY_FILLED})
+_FINAL_STATES = frozenset({OrderState.FILLED, OrderState.CANCELED, OrderState.EXPIRED})
+PLACED_STATES = WORKING_STATES | _FINAL_STATES
 
-NEXT: Mapping[OrderState, frozenset[OrderState]] = {
-    OrderState.INTENDED: frozenset({OrderState.SENT, OrderState.NOT_PLACED}) | PLACED,
+ALLOWED_TRANSITIONS: Mapping[OrderState, frozenset[OrderState]] = {
+    OrderState.INTENDED: frozenset({OrderState.SENT, OrderState.NOT_PLACED}) | PLACED_STATES,
     OrderState.SENT: frozenset({OrderState.INTENDED, OrderState.UNKNOWN, OrderState.REFUSED, OrderState.NOT_PLACED})
-    | PLACED,
-    OrderState.UNKNOWN: frozenset({OrderState.NOT_PLACED}) | PLACED,
-    OrderState.OPEN: frozenset({OrderState.PARTLY_FILLED}) | _ENDED,
-    OrderState.PARTLY_FILLED: _ENDED,
+    | PLACED_STATES,
+    OrderState.UNKNOWN: frozenset({OrderState.NOT_PLACED}) | PLACED_STATES,
+    OrderState.OPEN: frozenset({OrderState.PARTLY_FILLED}) | _FINAL_STATES,
+    OrderState.PARTLY_FILLED: _FINAL_STATES,
     OrderState.FILLED: frozenset(),
-    OrderState.CANCELLED: frozenset(),
+    OrderState.CANCELED: frozenset(),
     OrderState.EXPIRED: frozenset(),
-    OrderState.REFUSED: PLACED,
-    OrderState.NOT_PLACED: PLACED,
+    OrderState.REFUSED: PLACED_STATES,
+    OrderState.NOT_PLACED: PLACED_STATES,
 }
 
 
-def state_of(row: Order) -> OrderState:
+def state_from_order(order: Order) -> OrderState:
     """Return the state that a row of Kraken's shows."""
-    if row.is_open:
-        return OrderState.PARTLY_FILLED if row.executed else OrderState.OPEN
+    if order.is_open:
+        return OrderState.PARTLY_FILLED if order.executed else OrderState.OPEN
     return {
         OrderStatus.CLOSED: OrderState.FILLED,
-        OrderStatus.CANCELED: OrderState.CANCELLED,
+        OrderStatus.CANCELED: OrderState.CANCELED,
         OrderStatus.EXPIRED: OrderState.EXPIRED,
-    }[row.status]
+    }[order.status]
 
 
 @dataclass(frozen=True, slots=True)

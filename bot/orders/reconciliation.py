@@ -20,14 +20,14 @@ from enum import Enum
 
 from bot.base.models import Order, Side
 
-DEADLINE_SECONDS = 8.0
-MARGIN_SECONDS = 5.0
-GAP_SECONDS = 3.0
+ORDER_DEADLINE_SECONDS = 8.0
+DEADLINE_MARGIN_SECONDS = 5.0
+QUERY_GAP_SECONDS = 3.0
 # Rows of the past are asked for from a little earlier than the order, because its time is Kraken's and ours may differ.
-LOOK_BACK_SECONDS = 60.0
+LOOKBACK_SECONDS = 60.0
 
 # Stands for every order that an earlier life may have sent.
-THE_PAST = ""
+HISTORY_GAP_ID = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +46,35 @@ class UnknownOrder:
     sent_seconds: float
     deadline_seconds: float
     fence_seconds: float | None = None
-    open_answered_seconds: float | None = None
+    open_orders_answered_seconds: float | None = None
 
     @property
     def due_seconds(self) -> float:
         """When its next look-up may be sent."""
-        if self.open_answered_seconds is not None:
-            return self.open_answered_seconds + GAP_SECONDS
+        if self.open_orders_answered_seconds is not None:
+            return self.open_orders_answered_seconds + QUERY_GAP_SECONDS
         if self.fence_seconds is None:
             return self.sent_seconds
-        return max(self.deadline_seconds, self.fence_seconds) + MARGIN_SECONDS
+        return max(self.deadline_seconds, self.fence_seconds) + DEADLINE_MARGIN_SECONDS
 
-    def step(self, now: float) -> Step:
+    def next_step(self, now: float) -> QueryStep:
         """Return what may be asked next."""
         if now < self.due_seconds:
-            return Step.WAIT
+            return QueryStep.WAIT
         if self.fence_seconds is None:
-            return Step.FENCE
-        return Step.OPEN if self.open_answered_seconds is None else Step.CLOSED
+            return QueryStep.FENCE
+        return QueryStep.OPEN if self.open_orders_answered_seconds is None else QueryStep.CLOSED
 
 
-def the_past(now: float, deadline_seconds: float) -> UnknownOrder:
+def history_gap(now: float, deadline_seconds: float) -> UnknownOrder:
     """Return what stands for all orders that another life, of which nothing is known, may have sent.
 
     The last of them has its deadline at `deadline_seconds`.
     """
-    return UnknownOrder(THE_PAST, "", Side.BUY, Decimal(0), Decimal(0), now, deadline_seconds)
+    return UnknownOrder(HISTORY_GAP_ID, "", Side.BUY, Decimal(0), Decimal(0), now, deadline_seconds)
 
 
-class Step(Enum):
+class QueryStep(Enum):
     """The next look-up of a settlement."""
 
     FENCE = "fence"
@@ -84,10 +84,10 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Resolution:
     """The fate of an order: `order` is its row at Kraken, or None where it was proved not to exist."""
 
-    unknown: UnknownOrder
+    unknown_order: UnknownOrder
     order: Order | None
 
 
@@ -121,7 +121,7 @@ class UnknownOrders:
         with self._lock:
             return list(self._orders.values())
 
-    def of_pair(self, symbol: str) -> list[UnknownOrder]:
+    def for_pair(self, symbol: str) -> list[UnknownOrder]:
         """Return those that block a pair."""
         return [order for order in self.all() if order.symbol == symbol]
 
@@ -129,39 +129,43 @@ class UnknownOrders:
         """Return when the next look-up may be sent; None while nothing is unknown."""
         return min((order.due_seconds for order in self.all()), default=None)
 
-    def next_step(self, now: float) -> Step:
+    def next_step(self, now: float) -> QueryStep:
         """Return the look-up that is due: one of each kind settles all orders that are ready for it."""
-        steps = {order.step(now) for order in self.all()}
-        return next((step for step in (Step.FENCE, Step.CLOSED, Step.OPEN) if step in steps), Step.WAIT)
+        steps = {order.next_step(now) for order in self.all()}
+        return next(
+            (step for step in (QueryStep.FENCE, QueryStep.CLOSED, QueryStep.OPEN) if step in steps), QueryStep.WAIT
+        )
 
-    def looked_up(self, step: Step, rows: list[Order], asked: float, answered: float) -> list[Settled]:
+    def apply_query_result(
+        self, step: QueryStep, kraken_orders: list[Order], queried_seconds: float, answered_seconds: float
+    ) -> list[Resolution]:
         """Take the rows of a look-up that was sent at `asked`; return the orders that it settles.
 
         OPEN brings the rows of OpenOrders, CLOSED those of ClosedOrders, FENCE both.
         """
-        found = {row.cl_ord_id: row for row in rows if row.cl_ord_id}
-        settled: list[Settled] = []
+        found = {row.cl_ord_id: row for row in kraken_orders if row.cl_ord_id}
+        resolutions: list[Resolution] = []
         for order in self.all():
             # What was asked before an order left says nothing of it.
-            due = order.step(asked) is step
+            is_due = order.next_step(queried_seconds) is step
             if order.cl_ord_id in found:
-                settled.append(Settled(order, found[order.cl_ord_id]))
-            elif due and step is Step.FENCE:
-                self._go_on(replace(order, fence_seconds=answered))
-            elif due and step is Step.OPEN:
-                self._go_on(replace(order, open_answered_seconds=answered))
-            elif due and step is Step.CLOSED:
-                settled.append(Settled(order, None))
-        for each in settled:
-            self.remove(each.unknown.cl_ord_id)
-        return settled
+                resolutions.append(Resolution(order, found[order.cl_ord_id]))
+            elif is_due and step is QueryStep.FENCE:
+                self._update(replace(order, fence_seconds=answered_seconds))
+            elif is_due and step is QueryStep.OPEN:
+                self._update(replace(order, open_orders_answered_seconds=answered_seconds))
+            elif is_due and step is QueryStep.CLOSED:
+                resolutions.append(Resolution(order, None))
+        for resolution in resolutions:
+            self.remove(resolution.unknown_order.cl_ord_id)
+        return resolutions
 
-    def look_up_failed(self) -> None:
+    def restart_proof(self) -> None:
         """A look-up was not answered: the pair of look-ups starts again."""
         for order in self.all():
-            self._go_on(replace(order, open_answered_seconds=None))
+            self._update(replace(order, open_orders_answered_seconds=None))
 
-    def _go_on(self, order: UnknownOrder) -> None:
+    def _update(self, order: UnknownOrder) -> None:
         with self._lock:
             # It may have been answered meanwhile.
             if order.cl_ord_id in self._orders:

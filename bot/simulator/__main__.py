@@ -10,18 +10,18 @@ from pathlib import Path
 
 from bot.base.clock import MarketClock, wall_seconds
 from bot.simulator.errors import SimulatorError
-from bot.simulator.instruments import Catalogue, known_pairs
+from bot.simulator.instruments import Instruments, known_instruments
 from bot.simulator.limits import TIERS
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.server import Simulator
-from bot.simulator.storage import peek
+from bot.simulator.storage import read_state
 
-WARM_UP_SECONDS = 3600.0
+REPLAY_HISTORY_SECONDS = 3600.0
 
 
-def _arguments(words: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bot.simulator", description="A local Kraken for tests and paper.")
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default 8000)")
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep the account there (default: in memory)")
@@ -34,78 +34,82 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tier", choices=sorted(TIERS), default="pro", help="rate limits (default pro)")
     parser.add_argument(
-        "--latency-ms", type=milliseconds, default=(0.0, 0.0), metavar="A-B", help="how long requests take to arrive"
+        "--latency-ms", type=latency_range, default=(0.0, 0.0), metavar="A-B", help="how long requests take to arrive"
     )
     parser.add_argument(
-        "--fault", type=fault, action="append", default=[], metavar="NAME=RATE", help="see docs/simulator.md"
+        "--fault", type=fault_rate, action="append", default=[], metavar="NAME=RATE", help="see docs/simulator.md"
     )
     parser.add_argument("--lockout-after", type=int, default=0, metavar="N", help="bad requests a minute (default off)")
     parser.add_argument("--key", default="", help="API key (default: made once and kept)")
     parser.add_argument("--secret", default="", help="its secret, Base64")
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
-def fault(word: str) -> tuple[str, float]:
+def fault_rate(text: str) -> tuple[str, float]:
     """Read NAME=RATE."""
-    name, _, chance = word.partition("=")
-    return name, float(chance)
+    name, _, rate = text.partition("=")
+    return name, float(rate)
 
 
-def milliseconds(word: str) -> tuple[float, float]:
+def latency_range(text: str) -> tuple[float, float]:
     """Read A-B, or A alone, as a range of seconds."""
-    low_ms, _, high_ms = word.partition("-")
+    low_ms, _, high_ms = text.partition("-")
     return float(low_ms) / 1000, float(high_ms or low_ms) / 1000
 
 
-def _options(given: argparse.Namespace, catalogue: Catalogue) -> SimulatorOptions:
-    if bool(given.key) != bool(given.secret):
+def _build_options(arguments: argparse.Namespace, catalogue: Instruments) -> SimulatorOptions:
+    if bool(arguments.key) != bool(arguments.secret):
         raise SimulatorError("--key and --secret go together.")
-    balances = given.balance or [f"{catalogue.pairs[0].quote.asset_id}=10000"]
+    balances = arguments.balance or [f"{catalogue.pairs[0].quote.asset_id}=10000"]
     return SimulatorOptions(
         balances=dict(word.partition("=")[::2] for word in balances),
-        tier=given.tier,
-        seed=given.seed,
-        state_path=given.state,
-        port=given.port,
-        key=given.key,
-        secret=given.secret,
-        latency_seconds=given.latency_ms,
-        fault_rates=dict(given.fault),
-        lockout_after=given.lockout_after,
+        tier=arguments.tier,
+        seed=arguments.seed,
+        state_path=arguments.state,
+        port=arguments.port,
+        key=arguments.key,
+        secret=arguments.secret,
+        latency_seconds=arguments.latency_ms,
+        fault_rates=dict(arguments.fault),
+        lockout_after=arguments.lockout_after,
     )
 
 
-def _prices(given: argparse.Namespace, catalogue: Catalogue) -> PriceSource:
-    if given.prices == "synthetic":
-        return SyntheticPrices(given.seed)
-    if not given.prices.startswith("replay:"):
-        raise SimulatorError(f"Prices are synthetic or replay:FILE, not {given.prices}.")
+def _open_price_source(arguments: argparse.Namespace, catalogue: Instruments) -> PriceSource:
+    if arguments.prices == "synthetic":
+        return SyntheticPrices(arguments.seed)
+    if not arguments.prices.startswith("replay:"):
+        raise SimulatorError(f"Prices are synthetic or replay:FILE, not {arguments.prices}.")
     if len(catalogue.pairs) != 1:
         raise SimulatorError("A file has the prices of one pair; name it with --pairs.")
-    return RecordedPrices(catalogue.pairs[0], Path(given.prices.removeprefix("replay:")))
+    return RecordedPrices(catalogue.pairs[0], Path(arguments.prices.removeprefix("replay:")))
 
 
-def _clock(given: argparse.Namespace, prices: PriceSource) -> MarketClock:
+def _build_clock(arguments: argparse.Namespace, prices: PriceSource) -> MarketClock:
     """Return the market's clock: it goes on from the state file, and a recorded market begins with its file."""
-    kept = peek(given.state, prices.world) if given.state else None
-    begin = prices.begin + WARM_UP_SECONDS if isinstance(prices, RecordedPrices) else wall_seconds()
-    if kept is not None:
-        begin = kept.now if isinstance(prices, RecordedPrices) else max(begin, kept.now)
-    elif given.speed == 1 and not isinstance(prices, RecordedPrices):
+    saved_state = read_state(arguments.state, prices.source_id) if arguments.state else None
+    start_seconds = (
+        prices.start_seconds + REPLAY_HISTORY_SECONDS if isinstance(prices, RecordedPrices) else wall_seconds()
+    )
+    if saved_state is not None:
+        start_seconds = saved_state.now if isinstance(prices, RecordedPrices) else max(start_seconds, saved_state.now)
+    elif arguments.speed == 1 and not isinstance(prices, RecordedPrices):
         return MarketClock()
-    return MarketClock(begin, given.speed)
+    return MarketClock(start_seconds, arguments.speed)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C. Return the exit code: 0, or 2 with one sentence on what is wrong."""
-    given = _arguments(words)
+    arguments = _parse_arguments(argv)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
     try:
-        catalogue = known_pairs(given.pairs.split(","))
-        prices = _prices(given, catalogue)
-        with Simulator(_options(given, catalogue), _clock(given, prices), prices, catalogue) as simulator:
+        catalogue = known_instruments(arguments.pairs.split(","))
+        prices = _open_price_source(arguments, catalogue)
+        with Simulator(
+            _build_options(arguments, catalogue), _build_clock(arguments, prices), prices, catalogue
+        ) as simulator:
             print(f"Kraken simulator on {simulator.url}")
             print(f"key    {simulator.key}")
             print(f"secret {simulator.secret}", flush=True)

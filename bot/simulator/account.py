@@ -20,7 +20,7 @@ ZERO = Decimal(0)
 
 
 @dataclass(slots=True)
-class Order:
+class SimOrder:
     """An order as the exchange keeps it. `price` is the limit or trigger price, zero for market orders.
 
     Times are Unix seconds; `expires` and `closed` are zero when there is none. `held` is the amount of `spends` (the
@@ -61,7 +61,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Trade:
+class SimTrade:
     """One fill. `base_change` and `quote_change` are what it did to the two balances, fee included."""
 
     trade_id: str
@@ -85,25 +85,25 @@ class Trade:
 class Account:
     """The state of one account. Not thread-safe: the exchange's lock is around it."""
 
-    def __init__(self, start: Mapping[str, Decimal], salt: str, issued_ids: int = 0) -> None:
-        self.start = dict(start)
+    def __init__(self, starting_balances: Mapping[str, Decimal], salt: str, issued_id_count: int = 0) -> None:
+        self.starting_balances = dict(starting_balances)
         self.salt = salt
-        self.issued_ids = issued_ids
-        self.balances = dict(start)
+        self.issued_id_count = issued_id_count
+        self.balances = dict(starting_balances)
         self.held: dict[str, Decimal] = {}
-        self.orders: dict[str, Order] = {}
-        self.open_orders: dict[str, Order] = {}
-        self.closed_orders: list[Order] = []
-        self.trades: list[Trade] = []
-        self.changed_orders: dict[str, Order] = {}
-        self.new_trades: list[Trade] = []
-        self._recent: deque[Trade] = deque()
-        self._recent_cost = ZERO
+        self.orders: dict[str, SimOrder] = {}
+        self.open_orders: dict[str, SimOrder] = {}
+        self.closed_orders: list[SimOrder] = []
+        self.trades: list[SimTrade] = []
+        self.changed_orders: dict[str, SimOrder] = {}
+        self.new_trades: list[SimTrade] = []
+        self._fee_window_trades: deque[SimTrade] = deque()
+        self._fee_window_cost = ZERO
 
-    def restore(self, orders: Iterable[Order], trades: Iterable[Trade]) -> None:
+    def restore(self, orders: Iterable[SimOrder], trades: Iterable[SimTrade]) -> None:
         """Take over the orders and trades of a kept account."""
         for trade in trades:
-            self.book(trade)
+            self.apply_trade(trade)
         for order in sorted(orders, key=lambda kept: kept.opened):
             self.orders[order.txid] = order
             if order.status == "open":
@@ -111,46 +111,46 @@ class Account:
                 self.held[order.spends] = self.held.get(order.spends, ZERO) + order.held
             else:
                 insort(self.closed_orders, order, key=lambda kept: kept.closed)
-        self.forget_changes()
+        self.clear_changes()
 
-    def forget_changes(self) -> None:
+    def clear_changes(self) -> None:
         """Begin a new list of changes; the last one has been kept."""
         self.changed_orders.clear()
         self.new_trades.clear()
 
     def new_id(self, prefix: str) -> str:
         """Return an id in Kraken's shape (OQ7TEX-3F5KA-9ZPLMN), never issued before by this account."""
-        self.issued_ids += 1
-        digest = hashlib.blake2b(f"{self.salt}:{self.issued_ids}".encode(), digest_size=10).digest()
+        self.issued_id_count += 1
+        digest = hashlib.blake2b(f"{self.salt}:{self.issued_id_count}".encode(), digest_size=10).digest()
         text = base64.b32encode(digest).decode()
         return f"{prefix}{text[:5]}-{text[5:10]}-{text[10:16]}"
 
-    def free(self, asset: str) -> Decimal:
+    def free_balance(self, asset: str) -> Decimal:
         """Return what a new order may use."""
         return self.balances.get(asset, ZERO) - self.held.get(asset, ZERO)
 
-    def open(self, order: Order, held: Decimal) -> None:
+    def open_order(self, order: SimOrder, amount: Decimal) -> None:
         """Let an order rest, with so much held for it."""
         order.status = "open"
         self.orders[order.txid] = order
         self.open_orders[order.txid] = order
-        self.hold(order, held)
+        self.set_hold(order, amount)
 
-    def hold(self, order: Order, held: Decimal) -> None:
+    def set_hold(self, order: SimOrder, amount: Decimal) -> None:
         """Change what is held for an order."""
-        self.held[order.spends] = self.held.get(order.spends, ZERO) - order.held + held
-        order.held = held
+        self.held[order.spends] = self.held.get(order.spends, ZERO) - order.held + amount
+        order.held = amount
         self.changed_orders[order.txid] = order
 
-    def close(self, order: Order, status: str, reason: str, now: float) -> None:
+    def close_order(self, order: SimOrder, status: str, reason: str, now: float) -> None:
         """End an order for good and let go of what was held for it."""
-        self.hold(order, ZERO)
+        self.set_hold(order, ZERO)
         order.status, order.reason, order.closed = status, reason, now
         self.open_orders.pop(order.txid, None)
         self.orders[order.txid] = order
         insort(self.closed_orders, order, key=lambda kept: kept.closed)
 
-    def fill(self, order: Order, trade: Trade) -> None:
+    def record_fill(self, order: SimOrder, trade: SimTrade) -> None:
         """Book a trade of an order."""
         if order.executed:
             order.executed += trade.volume
@@ -161,37 +161,37 @@ class Account:
             order.executed, order.cost, order.fee = trade.volume, trade.cost, trade.fee
         self.changed_orders[order.txid] = order
         self.new_trades.append(trade)
-        self.book(trade)
+        self.apply_trade(trade)
 
-    def book(self, trade: Trade) -> None:
+    def apply_trade(self, trade: SimTrade) -> None:
         """Move the money of a trade."""
         for asset, change in ((trade.base_asset, trade.base_change), (trade.quote_asset, trade.quote_change)):
             self.balances[asset] = self.balances.get(asset, ZERO) + change
         self.trades.append(trade)
-        self._recent.append(trade)
-        self._recent_cost += trade.cost
+        self._fee_window_trades.append(trade)
+        self._fee_window_cost += trade.cost
 
     def orders_by_client_id(self) -> dict[str, list[str]]:
         """Return the txids of all orders ever accepted by the client id they came with; one txid each, one hopes."""
-        found: dict[str, list[str]] = {}
+        txids: dict[str, list[str]] = {}
         for order in self.orders.values():
             if order.cl_ord_id:
-                found.setdefault(order.cl_ord_id, []).append(order.txid)
-        return found
+                txids.setdefault(order.cl_ord_id, []).append(order.txid)
+        return txids
 
-    def trades_of(self, order: Order) -> list[str]:
+    def list_trade_ids(self, order: SimOrder) -> list[str]:
         """Return the ids of an order's trades, oldest first."""
         return [trade.trade_id for trade in self.trades if trade.order_txid == order.txid]
 
     def volume_30_days(self, now: float) -> Decimal:
         """Return the traded value of the last 30 days, in quote units (every quote counts as dollars here)."""
-        while self._recent and self._recent[0].time <= now - FEE_WINDOW_SECONDS:
-            self._recent_cost -= self._recent.popleft().cost
-        return self._recent_cost
+        while self._fee_window_trades and self._fee_window_trades[0].time <= now - FEE_WINDOW_SECONDS:
+            self._fee_window_cost -= self._fee_window_trades.popleft().cost
+        return self._fee_window_cost
 
     def audit(self) -> list[str]:
         """Return what does not add up, as sentences; an empty list is a clean account."""
-        expected = dict(self.start)
+        expected = dict(self.starting_balances)
         executed: dict[str, Decimal] = {}
         for trade in self.trades:
             expected[trade.base_asset] = expected.get(trade.base_asset, ZERO) + trade.base_change
@@ -210,7 +210,7 @@ class Account:
             for asset, amount in self.held.items()
             if amount != held.get(asset, ZERO)
         ]
-        problems += [f"{asset}: less than nothing is free" for asset in self.balances if self.free(asset) < 0]
+        problems += [f"{asset}: less than nothing is free" for asset in self.balances if self.free_balance(asset) < 0]
         problems += [
             f"{order.txid}: executed {order.executed}, its trades give {executed.get(order.txid, ZERO)}"
             for order in self.orders.values()

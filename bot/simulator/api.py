@@ -14,15 +14,15 @@ from urllib.parse import parse_qsl
 
 from bot.simulator.errors import Refusal, StateFileError
 from bot.simulator.exchange import Exchange
-from bot.simulator.faults import CANCEL_RACE, FOREIGN_NONCE, NO_FAULT, QUEUED, Fault
+from bot.simulator.faults import CANCEL_RACE, EXTERNAL_NONCE, NO_FAULT, QUEUED, Fault
 from bot.simulator.keys import ApiKey, Credentials, KeyRing
-from bot.simulator.market import Market
+from bot.simulator.market import PublicEndpoints
 from bot.simulator.options import SimulatorOptions
-from bot.simulator.private import Private
-from bot.simulator.query_lag import Lag
+from bot.simulator.private import PrivateEndpoints
+from bot.simulator.query_lag import QueryLag
 
-PUBLIC = "/0/public/"
-PRIVATE = "/0/private/"
+PUBLIC_PATH = "/0/public/"
+PRIVATE_PATH = "/0/private/"
 THROTTLED_SECONDS = 3
 
 log = logging.getLogger(__name__)
@@ -35,16 +35,16 @@ class LoggedRequest:
     method: str
     key: str
     nonce: str
-    accepted: bool
+    is_nonce_accepted: bool
     error: str
     time: float
 
 
 @dataclass(frozen=True, slots=True)
-class _LateRequest:
+class _DelayedRequest:
     """A copy of a request that is still on its way. `due` is market time."""
 
-    due: float
+    due_at: float
     http_method: str
     target: str
     headers: Mapping[str, str]
@@ -52,11 +52,11 @@ class _LateRequest:
 
 
 @dataclass(slots=True)
-class _Attempt:
+class _NonceCheck:
     """What is known of a private request while it is being answered."""
 
     nonce: str = ""
-    accepted: bool = False
+    is_accepted: bool = False
 
 
 class Api:
@@ -70,21 +70,21 @@ class Api:
         exchange: Exchange,
         keys: KeyRing,
         clock: Callable[[], float],
-        keep: Callable[[], None],
+        save_changes: Callable[[], None],
         options: SimulatorOptions,
     ) -> None:
-        self.log: deque[LoggedRequest] = deque(maxlen=options.log_rows)
-        self.accepted = 0
+        self.request_log: deque[LoggedRequest] = deque(maxlen=options.request_log_size)
+        self.accepted_nonces = 0
         self.failure = ""
-        self._closed = False
-        self._late: list[_LateRequest] = []
+        self._is_closed = False
+        self._delayed_requests: list[_DelayedRequest] = []
         self._queue_seconds = options.queue_seconds
         self._exchange = exchange
         self._keys = keys
         self._clock = clock
-        self._keep = keep
-        self._market = Market(exchange)
-        self._private = Private(exchange, Lag(options))
+        self._save_changes = save_changes
+        self._public_endpoints = PublicEndpoints(exchange)
+        self._private_endpoints = PrivateEndpoints(exchange, QueryLag(options))
         self.lock = threading.RLock()
 
     def handle(
@@ -96,17 +96,17 @@ class Api:
         """
         path, _, query = target.partition("?")
         with self.lock:
-            if self._closed:
+            if self._is_closed:
                 raise ConnectionAbortedError("the exchange is closed")
             if path == "/simulator/state":
                 return 200, json.dumps(self.state()).encode()
             try:
-                result = self._run(http_method, path, query, headers, body, fault or NO_FAULT)
+                result = self._process(http_method, path, query, headers, body, fault or NO_FAULT)
             except Refusal as refusal:
-                return 200, json.dumps({"error": [refusal.string]}).encode()
+                return 200, json.dumps({"error": [refusal.error]}).encode()
         return 200, json.dumps({"error": [], "result": result}, separators=(",", ":")).encode()
 
-    def handle_later(
+    def schedule_request(
         self, delay_seconds: float, http_method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> None:
         """Let a copy of a request arrive so many market seconds from now; its answer goes to nobody.
@@ -115,24 +115,26 @@ class Api:
         difference, and no timer has to be stopped.
         """
         with self.lock:
-            self._late.append(_LateRequest(self._clock() + delay_seconds, http_method, target, headers, body))
-            self._late.sort(key=lambda request: request.due)
+            self._delayed_requests.append(
+                _DelayedRequest(self._clock() + delay_seconds, http_method, target, headers, body)
+            )
+            self._delayed_requests.sort(key=lambda request: request.due_at)
 
-    def catch_up(self) -> None:
+    def advance_to_now(self) -> None:
         """Let everything happen that is due by now, as the next request would."""
         with self.lock, suppress(Refusal):
-            if not self._closed and not self.failure:
+            if not self._is_closed and not self.failure:
                 self._advance()
-                self._write_down()
+                self._save_or_fail()
 
     def close(self) -> None:
         """Do nothing more: what is still on the way, or queued, is lost."""
         with self.lock:
-            self.catch_up()
-            self._closed = True
-            self._late.clear()
+            self.advance_to_now()
+            self._is_closed = True
+            self._delayed_requests.clear()
 
-    def _run(
+    def _process(
         self, http_method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, fault: Fault
     ) -> Any:
         if self.failure:
@@ -141,21 +143,21 @@ class Api:
             self._advance()
             return self._dispatch(http_method, path, query, headers, body, fault)
         finally:
-            self._write_down()
+            self._save_or_fail()
 
     def _advance(self) -> None:
         now = self._clock()
-        while self._late and self._late[0].due <= now:
-            late = self._late.pop(0)
-            self._exchange.advance(late.due)
-            path, _, query = late.target.partition("?")
+        while self._delayed_requests and self._delayed_requests[0].due_at <= now:
+            delayed = self._delayed_requests.pop(0)
+            self._exchange.advance(delayed.due_at)
+            path, _, query = delayed.target.partition("?")
             with suppress(Refusal):
-                self._dispatch(late.http_method, path, query, late.headers, late.body, NO_FAULT)
+                self._dispatch(delayed.http_method, path, query, delayed.headers, delayed.body, NO_FAULT)
         self._exchange.advance(now)
 
-    def _write_down(self) -> None:
+    def _save_or_fail(self) -> None:
         try:
-            self._keep()
+            self._save_changes()
         except StateFileError as error:
             self.failure = str(error)
             log.error("The local Kraken stands still until it is started again: %s", error)
@@ -164,10 +166,10 @@ class Api:
     def state(self) -> dict[str, Any]:
         """Return what a test outside this process wants to know."""
         with self.lock:
-            self.catch_up()
+            self.advance_to_now()
             account = self._exchange.account
             return {
-                "accepted": self.accepted,
+                "accepted": self.accepted_nonces,
                 "refused_nonces": sum(self._keys.refused_nonces.values()),
                 "floors": {key.key: str(key.floor) for key in self._keys.keys.values()},
                 "balances": {asset: f"{amount:f}" for asset, amount in account.balances.items()},
@@ -183,59 +185,63 @@ class Api:
     def _dispatch(
         self, http_method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, fault: Fault
     ) -> Any:
-        if path.startswith(PUBLIC) and http_method == "GET":
-            if fault.string:
-                raise self._refusal(fault)
-            return self._call_public(path.removeprefix(PUBLIC), query)
-        if path.startswith(PRIVATE) and http_method == "POST":
+        if path.startswith(PUBLIC_PATH) and http_method == "GET":
+            if fault.error:
+                raise self._build_refusal(fault)
+            return self._call_public(path.removeprefix(PUBLIC_PATH), query)
+        if path.startswith(PRIVATE_PATH) and http_method == "POST":
             return self._call_private(path, headers, body, fault)
         raise Refusal("EGeneral:Unknown method")
 
     def _call_public(self, method: str, query: str) -> Any:
-        if method not in self._market.methods:
+        if method not in self._public_endpoints.methods:
             raise Refusal("EGeneral:Unknown method")
-        return self._market.methods[method](dict(parse_qsl(query)), self._exchange.now)
+        return self._public_endpoints.methods[method](dict(parse_qsl(query)), self._exchange.now)
 
     def _call_private(self, path: str, headers: Mapping[str, str], body: bytes, fault: Fault) -> Any:
-        method, key, attempt = path.removeprefix(PRIVATE), headers.get("API-Key") or "", _Attempt()
+        method, key, nonce_check = path.removeprefix(PRIVATE_PATH), headers.get("API-Key") or "", _NonceCheck()
         error = ""
         try:
-            return self._authenticated(path, key, headers.get("API-Sign") or "", body, fault, attempt)
+            return self._authenticate_and_execute(path, key, headers.get("API-Sign") or "", body, fault, nonce_check)
         except Refusal as refusal:
-            error = refusal.string
-            raise self._refusal(fault) if fault.gateway else refusal from None
+            error = refusal.error
+            raise self._build_refusal(fault) if fault.is_gateway_error else refusal from None
         finally:
-            self.accepted += attempt.accepted
-            self.log.append(LoggedRequest(method, key, attempt.nonce, attempt.accepted, error, self._exchange.now))
+            self.accepted_nonces += nonce_check.is_accepted
+            self.request_log.append(
+                LoggedRequest(method, key, nonce_check.nonce, nonce_check.is_accepted, error, self._exchange.now)
+            )
 
-    def _authenticated(self, path: str, key: str, signature: str, body: bytes, fault: Fault, attempt: _Attempt) -> Any:
+    def _authenticate_and_execute(
+        self, path: str, key: str, signature: str, body: bytes, fault: Fault, nonce_check: _NonceCheck
+    ) -> Any:
         params = _read_params(body)
-        attempt.nonce = params.get("nonce", "")
-        if fault.gateway and not fault.executed:
-            raise self._refusal(fault)
-        if fault.name == FOREIGN_NONCE and key in self._keys.keys and attempt.nonce.isdigit():
-            self._keys.raise_floor(key, int(attempt.nonce))
-        credentials = Credentials(key, signature, path, attempt.nonce, body.decode())
+        nonce_check.nonce = params.get("nonce", "")
+        if fault.is_gateway_error and not fault.is_executed:
+            raise self._build_refusal(fault)
+        if fault.name == EXTERNAL_NONCE and key in self._keys.keys and nonce_check.nonce.isdigit():
+            self._keys.raise_nonce_floor(key, int(nonce_check.nonce))
+        credentials = Credentials(key, signature, path, nonce_check.nonce, body.decode())
         api_key = self._keys.authenticate(credentials, self._exchange.now)
-        attempt.accepted = True
-        method = path.removeprefix(PRIVATE)
-        if not fault.string:
+        nonce_check.is_accepted = True
+        method = path.removeprefix(PRIVATE_PATH)
+        if not fault.error:
             return self._execute(method, params, api_key, fault)
-        if fault.executed:
+        if fault.is_executed:
             with suppress(Refusal):
                 self._execute(method, params, api_key, fault)
-        raise self._refusal(fault)
+        raise self._build_refusal(fault)
 
     def _execute(self, method: str, params: dict[str, str], key: ApiKey, fault: Fault) -> Any:
-        self._private.admit(method, key)
+        self._private_endpoints.authorize(method, key)
         if fault.name == QUEUED:
             return self._exchange.queue_order(params, self._queue_seconds)
         if fault.name == CANCEL_RACE:
-            self._exchange.fill_named(params)
-        return self._private.methods[method](params, key)
+            self._exchange.fill_matching_orders(params)
+        return self._private_endpoints.methods[method](params, key)
 
-    def _refusal(self, fault: Fault) -> Refusal:
-        return Refusal(fault.string.replace("{until}", str(int(self._exchange.time) + THROTTLED_SECONDS)))
+    def _build_refusal(self, fault: Fault) -> Refusal:
+        return Refusal(fault.error.replace("{until}", str(int(self._exchange.server_time) + THROTTLED_SECONDS)))
 
 
 def _read_params(body: bytes) -> dict[str, str]:

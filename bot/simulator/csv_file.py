@@ -12,42 +12,42 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from bot.simulator.errors import PriceFileError
-from bot.simulator.prices import Candle
+from bot.simulator.prices import SimCandle
 
 
-class Recording:
+class CandleFile:
     """The rows of a file, oldest first. `times` is when each began; `digest` names the file by what is in it.
 
     Raises PriceFileError with the number of the first bad line.
     """
 
     def __init__(self, path: Path) -> None:
-        raw = _read(path)
+        raw = _read_file(path)
         self.digest = hashlib.sha256(raw).hexdigest()
         self.times = array("q")
         self._text = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         # Where each line begins, and where the last one ends.
-        self._begins = array("q", [0])
+        self._line_offsets = array("q", [0])
         for number, line in enumerate(io.BytesIO(self._text), start=1):
-            self._take(path, number, line.decode().rstrip("\n"))
-            self._begins.append(self._begins[-1] + len(line))
+            self._add_line(path, number, line.decode().rstrip("\n"))
+            self._line_offsets.append(self._line_offsets[-1] + len(line))
         if len(self.times) < 2:
             raise PriceFileError(f"{path} has fewer than two candles.")
 
-    def _take(self, path: Path, number: int, line: str) -> None:
-        candle = _read_line(line)
+    def _add_line(self, path: Path, number: int, line: str) -> None:
+        candle = _parse_line(line)
         if candle is None or (self.times and candle.time <= self.times[-1]):
             problem = "is not unix,open,high,low,close,volume,trades" if candle is None else "is not in order of time"
             raise PriceFileError(f"{path}, line {number}: {line[:60]!r} {problem}.")
         self.times.append(candle.time)
 
-    def rows(self, first: int, last: int) -> list[Candle]:
+    def read_candles(self, first: int, last: int) -> list[SimCandle]:
         """Return the rows from number `first` up to, and without, number `last`."""
-        lines = self._text[self._begins[first] : self._begins[last]].decode().splitlines()
-        return [candle for line in lines if (candle := _read_line(line)) is not None]
+        lines = self._text[self._line_offsets[first] : self._line_offsets[last]].decode().splitlines()
+        return [candle for line in lines if (candle := _parse_line(line)) is not None]
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
         raw.decode()
@@ -58,16 +58,16 @@ def _read(path: Path) -> bytes:
     return raw
 
 
-def _read_line(line: str) -> Candle | None:
+def _parse_line(line: str) -> SimCandle | None:
     fields = line.split(",")
     if len(fields) != 7:
         return None
     try:
         first, high, low, last, volume = (Decimal(field) for field in fields[1:6])
-        candle = Candle(int(fields[0]), first, high, low, last, volume, int(fields[6]))
+        candle = SimCandle(int(fields[0]), first, high, low, last, volume, int(fields[6]))
     except (ValueError, InvalidOperation):
         return None
     if not all(amount.is_finite() for amount in (first, high, low, last, volume)):
         return None
-    inside = low <= min(first, last) <= max(first, last) <= high
-    return candle if inside and low > 0 and volume >= 0 else None
+    is_consistent = low <= min(first, last) <= max(first, last) <= high
+    return candle if is_consistent and low > 0 and volume >= 0 else None

@@ -18,6 +18,6 @@ class PriceFileError(SimulatorError):
 class Refusal(Exception):  # noqa: N818 - an answer of the exchange, not a fault of the program
     """Kraken's answer to a request that it refuses; `string` is what stands in the error array."""
 
-    def __init__(self, string: str) -> None:
-        super().__init__(string)
-        self.string = string
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        self.error = error

@@ -8,37 +8,45 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
-from bot.simulator.account import ZERO, Account, Order
+from bot.simulator.account import ZERO, Account, SimOrder
 from bot.simulator.errors import Refusal, SimulatorError
-from bot.simulator.instruments import Catalogue, PairRules
-from bot.simulator.limits import Limits, Tier, cancel_penalty
-from bot.simulator.matching import Matching, whole
-from bot.simulator.orders import OrderRequest, Params, check_deadline, find_pair, invalid, read_order, truth
+from bot.simulator.instruments import Instruments, PairRules
+from bot.simulator.limits import RateLimits, SimTier, cancel_penalty
+from bot.simulator.matching import MatchingEngine, full_fill
+from bot.simulator.orders import (
+    OrderRequest,
+    Params,
+    check_deadline,
+    find_pair,
+    invalid_argument,
+    parse_bool,
+    parse_order,
+)
 from bot.simulator.prices import PriceSource
-from bot.simulator.serializers import describe
+from bot.simulator.serializers import describe_order
 
-STATUSES = ("online", "maintenance", "cancel_only", "post_only")
+SYSTEM_STATUSES = ("online", "maintenance", "cancel_only", "post_only")
 PAIR_STATUSES = ("online", "cancel_only", "post_only", "limit_only", "reduce_only")
-SWITCH_MAXIMUM_SECONDS = 86400
+DEAD_MAN_SWITCH_SECONDS_MAX = 86400
 
 
 @dataclass(frozen=True, slots=True)
-class DeadlineRules:
+class DeadlinePolicy:
     """Whether orders are refused after their deadline, and whether the engine looks at it again after its queue.
 
     `clock_offset_seconds`: how far the clock of deadlines and of Time is ahead of the market's.
     """
 
-    enforced: bool = True
-    at_engine: bool = True
+    is_enforced: bool = True
+    is_checked_at_engine: bool = True
     clock_offset_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Queued:
+class _QueuedOrder:
     """An order that the gateway has let through. `due`: when the engine comes to it, in market time."""
 
-    due: float
+    due_at: float
     request: OrderRequest
     params: Params
 
@@ -49,20 +57,20 @@ class Exchange:
     def __init__(
         self,
         account: Account,
-        catalogue: Catalogue,
+        instruments: Instruments,
         prices: PriceSource,
-        tier: Tier,
+        tier: SimTier,
         now: float,
-        portion: Callable[[Order], Decimal] = whole,
-        deadlines: DeadlineRules | None = None,
+        fill_volume: Callable[[SimOrder], Decimal] = full_fill,
+        deadline_policy: DeadlinePolicy | None = None,
     ) -> None:
         self.account = account
-        self.catalogue = catalogue
+        self.instruments = instruments
         self.prices = prices
-        self.limits = Limits(tier)
-        self._matching = Matching(account, catalogue, prices, now, portion)
-        self._deadlines = deadlines or DeadlineRules()
-        self._queue: list[_Queued] = []
+        self.limits = RateLimits(tier)
+        self._matching = MatchingEngine(account, instruments, prices, now, fill_volume)
+        self._deadline_policy = deadline_policy or DeadlinePolicy()
+        self._queue: list[_QueuedOrder] = []
         self._status = "online"
         self._pair_statuses: dict[str, str] = {}
 
@@ -72,24 +80,24 @@ class Exchange:
         return self._matching.now
 
     @property
-    def switch_at(self) -> float | None:
+    def dead_man_switch_at(self) -> float | None:
         """When the dead man's switch fires, if it is armed."""
-        return self._matching.switch_at
+        return self._matching.dead_man_switch_at
 
     @property
-    def time(self) -> float:
+    def server_time(self) -> float:
         """What the exchange's own clock shows."""
-        return self.now + self._deadlines.clock_offset_seconds
+        return self.now + self._deadline_policy.clock_offset_seconds
 
     def advance(self, now: float) -> None:
         """Move along the price path to `now`, match everything on the way and place what was queued until then."""
-        while self._queue and self._queue[0].due <= now:
+        while self._queue and self._queue[0].due_at <= now:
             queued = self._queue.pop(0)
-            self._matching.advance(queued.due)
+            self._matching.advance(queued.due_at)
             with suppress(Refusal):
-                if self._deadlines.at_engine:
+                if self._deadline_policy.is_checked_at_engine:
                     self._check_deadline(queued.params)
-                self._place(queued.request)
+                self._place_order(queued.request)
         self._matching.advance(now)
 
     def status(self, now: float) -> str:
@@ -98,8 +106,8 @@ class Exchange:
 
     def set_status(self, status: str) -> None:
         """Set the system status (Kraken: SystemStatus page)."""
-        if status not in STATUSES:
-            raise SimulatorError(f"There is no system status {status}; there are {', '.join(STATUSES)}.")
+        if status not in SYSTEM_STATUSES:
+            raise SimulatorError(f"There is no system status {status}; there are {', '.join(SYSTEM_STATUSES)}.")
         self._status = status
 
     def pair_status(self, pair: PairRules) -> str:
@@ -108,67 +116,67 @@ class Exchange:
 
     def set_pair_status(self, name: str, status: str) -> None:
         """Set the status of a pair, by any of its names (Kraken: AssetPairs page)."""
-        pair = self.catalogue.find(name)
+        pair = self.instruments.find(name)
         if pair is None:
             raise SimulatorError(f"There is no pair {name}.")
         if status not in PAIR_STATUSES:
             raise SimulatorError(f"There is no status {status} of a pair; there are {', '.join(PAIR_STATUSES)}.")
         self._pair_statuses[pair.pair_id] = status
 
-    def arm_switch(self, seconds: int) -> float | None:
+    def arm_dead_man_switch(self, seconds: int) -> float | None:
         """Cancel everything after so many seconds unless armed again; 0 disarms. Return when it fires."""
-        if seconds > SWITCH_MAXIMUM_SECONDS:
+        if seconds > DEAD_MAN_SWITCH_SECONDS_MAX:
             raise Refusal("EGeneral:Invalid timeout argument:above max")
-        self._matching.switch_at = self.now + seconds if seconds else None
-        return self._matching.switch_at
+        self._matching.dead_man_switch_at = self.now + seconds if seconds else None
+        return self._matching.dead_man_switch_at
 
-    def restore_switch(self, fires: float | None) -> None:
+    def restore_dead_man_switch(self, fires_at: float | None) -> None:
         """Take over the dead man's switch of a kept account."""
-        self._matching.switch_at = fires
+        self._matching.dead_man_switch_at = fires_at
 
     def add_order(self, params: Params) -> dict[str, Any]:
         """Answer AddOrder. Raises Refusal."""
-        request = self._pass_gateway(params)
+        request = self._validate_at_gateway(params)
         if not request.validate:
-            return self._place(request)
-        return {"descr": {"order": describe(self._order(request), request.pair)}}
+            return self._place_order(request)
+        return {"descr": {"order": describe_order(self._build_order(request), request.pair)}}
 
     def queue_order(self, params: Params, seconds: float) -> dict[str, Any]:
         """Take in an AddOrder that the engine comes to so much later. Raises Refusal where the gateway refuses it."""
-        request = self._pass_gateway(params)
+        request = self._validate_at_gateway(params)
         if not request.validate:
-            self._queue.append(_Queued(self.now + seconds, request, params))
+            self._queue.append(_QueuedOrder(self.now + seconds, request, params))
         return {}
 
-    def _pass_gateway(self, params: Params) -> OrderRequest:
-        pair = find_pair(self.catalogue, params.get("pair", ""))
-        if not truth(params.get("validate", "")):
+    def _validate_at_gateway(self, params: Params) -> OrderRequest:
+        pair = find_pair(self.instruments, params.get("pair", ""))
+        if not parse_bool(params.get("validate", "")):
             # The fixed part is charged even if the order is refused (Kraken: matching-engine limits page).
             self.limits.spend_engine(pair.pair_id, 1, self.now)
-        request = read_order(pair, params, self.now)
+        request = parse_order(pair, params, self.now)
         self._check_deadline(params)
         return request
 
     def _check_deadline(self, params: Params) -> None:
-        if self._deadlines.enforced:
-            check_deadline(params, self.time)
+        if self._deadline_policy.is_enforced:
+            check_deadline(params, self.server_time)
 
-    def _place(self, request: OrderRequest) -> dict[str, Any]:
-        order = self._order(request)
+    def _place_order(self, request: OrderRequest) -> dict[str, Any]:
+        order = self._build_order(request)
         self._check_status(request)
-        self._check_engine(request)
+        self._check_open_order_rules(request)
         self._matching.submit(order)
-        return {"descr": {"order": describe(order, request.pair)}, "txid": [order.txid]}
+        return {"descr": {"order": describe_order(order, request.pair)}, "txid": [order.txid]}
 
-    def _order(self, request: OrderRequest) -> Order:
+    def _build_order(self, request: OrderRequest) -> SimOrder:
         pair, volume = request.pair, request.volume
         if request.kind == "market":
             ask = self.prices.price(pair, self.now) + pair.tick_size
-            volume = self._base_volume(request, ask) if request.in_quote else volume
+            volume = self._base_volume(request, ask) if request.is_volume_in_quote else volume
             if ask * volume < pair.cost_minimum:
                 raise Refusal("EOrder:Cost minimum not met")
         spends = pair.quote if request.side == "buy" else pair.base
-        return Order(
+        return SimOrder(
             "" if request.validate else self.account.new_id("O"),
             pair.pair_id, request.side, request.kind, request.price, volume, request.flags, request.time_in_force,
             spends.asset_id, self.now, request.expires, request.userref, request.cl_ord_id,
@@ -178,7 +186,7 @@ class Exchange:
     def _base_volume(request: OrderRequest, price: Decimal) -> Decimal:
         volume = (request.volume / price).quantize(Decimal(1).scaleb(-request.pair.lot_decimals), ROUND_DOWN)
         if volume < request.pair.order_minimum:
-            raise invalid("volume minimum not met")
+            raise invalid_argument("volume minimum not met")
         return volume
 
     def _check_status(self, request: OrderRequest) -> None:
@@ -195,9 +203,9 @@ class Exchange:
             if not allowed.get(mode, False):
                 raise Refusal(f"EService:Market in {mode} mode")
 
-    def _check_engine(self, request: OrderRequest) -> None:
-        on_pair = [o for o in self.account.open_orders.values() if o.pair_id == request.pair.pair_id]
-        self.limits.check_open_orders(len(on_pair))
+    def _check_open_order_rules(self, request: OrderRequest) -> None:
+        open_on_pair = [o for o in self.account.open_orders.values() if o.pair_id == request.pair.pair_id]
+        self.limits.check_open_order_limit(len(open_on_pair))
         if request.cl_ord_id and any(o.cl_ord_id == request.cl_ord_id for o in self.account.open_orders.values()):
             # Kraken does not publish its words for this.
             raise Refusal("EOrder:Duplicate order")
@@ -205,22 +213,22 @@ class Exchange:
     def cancel(self, params: Params) -> dict[str, Any]:
         """Answer CancelOrder by txid, userref or client id. Raises Refusal when nothing of that name is open."""
         if not params.get("txid", "") and not params.get("cl_ord_id", ""):
-            raise invalid("txid")
+            raise invalid_argument("txid")
         if self.status(self.now) == "maintenance":
             raise Refusal("EService:Unavailable")
-        chosen = self._named(params)
-        if not chosen:
+        orders = self._find_open_orders(params)
+        if not orders:
             raise Refusal("EOrder:Invalid order")
-        for order in chosen:
+        for order in orders:
             self.limits.spend_engine(order.pair_id, cancel_penalty(self.now - order.opened), self.now)
-        return self._cancel(chosen)
+        return self._close_as_canceled(orders)
 
-    def fill_named(self, params: Params) -> None:
+    def fill_matching_orders(self, params: Params) -> None:
         """Fill the open orders that a CancelOrder names."""
-        for order in self._named(params):
+        for order in self._find_open_orders(params):
             self._matching.fill_now(order)
 
-    def _named(self, params: Params) -> list[Order]:
+    def _find_open_orders(self, params: Params) -> list[SimOrder]:
         name, client_id = params.get("txid", ""), params.get("cl_ord_id", "")
         return [
             order
@@ -233,24 +241,24 @@ class Exchange:
         """Answer CancelAll; each order attracts its penalty, but nothing is refused for it."""
         if self.status(self.now) == "maintenance":
             raise Refusal("EService:Unavailable")
-        chosen = list(self.account.open_orders.values())
-        for order in chosen:
+        orders = list(self.account.open_orders.values())
+        for order in orders:
             self.limits.charge_engine(order.pair_id, cancel_penalty(self.now - order.opened), self.now)
-        return self._cancel(chosen)
+        return self._close_as_canceled(orders)
 
-    def _cancel(self, chosen: list[Order]) -> dict[str, Any]:
-        for order in chosen:
-            self.account.close(order, "canceled", "User requested", self.now)
-        return {"count": len(chosen)}
+    def _close_as_canceled(self, orders: list[SimOrder]) -> dict[str, Any]:
+        for order in orders:
+            self.account.close_order(order, "canceled", "User requested", self.now)
+        return {"count": len(orders)}
 
     def value_of(self, asset: str, quote: str) -> Decimal:
         """Return the worth of the whole balance of an asset in `quote`, zero where no pair connects them."""
         amount = self.account.balances.get(asset, ZERO)
         if asset == quote:
             return amount
-        pair = next((p for p in self.catalogue.pairs if (p.base.asset_id, p.quote.asset_id) == (asset, quote)), None)
+        pair = next((p for p in self.instruments.pairs if (p.base.asset_id, p.quote.asset_id) == (asset, quote)), None)
         return amount * self.prices.price(pair, self.now) if pair else ZERO
 
-    def pair_of(self, order: Order) -> PairRules:
+    def pair_of(self, order: SimOrder) -> PairRules:
         """Return the pair of an order."""
-        return self.catalogue.get(order.pair_id)
+        return self.instruments.get(order.pair_id)

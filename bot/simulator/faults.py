@@ -15,33 +15,33 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal
 from enum import Enum, auto
 
-from bot.simulator.account import Order
+from bot.simulator.account import SimOrder
 from bot.simulator.errors import SimulatorError
 
 PARTIAL_FILL = "partial_fill"
 ERROR = "error"
-FOREIGN_NONCE = "foreign_nonce"
+EXTERNAL_NONCE = "foreign_nonce"
 QUEUED = "queued"
 CANCEL_RACE = "cancel_race"
 
 
-class Arrival(Enum):
+class RequestDelivery(Enum):
     """How a request comes to the exchange."""
 
-    AT_ONCE = auto()
-    NEVER = auto()
-    LATE = auto()
-    TWICE = auto()
+    IMMEDIATE = auto()
+    DROPPED = auto()
+    DELAYED = auto()
+    DUPLICATED = auto()
 
 
-class Answer(Enum):
+class ResponseMode(Enum):
     """What becomes of the answer. LAST: of two answers to the same request, the second one."""
 
-    WHOLE = auto()
-    LAST = auto()
-    NOTHING = auto()
+    FULL = auto()
+    SECOND_RESPONSE = auto()
+    CLOSE = auto()
     RESET = auto()
-    HALF = auto()
+    TRUNCATED = auto()
     HTML = auto()
     HTTP_502 = auto()
     REDIRECT = auto()
@@ -57,61 +57,61 @@ class Fault:
     """
 
     name: str
-    arrival: Arrival = Arrival.AT_ONCE
-    answer: Answer = Answer.WHOLE
-    string: str = ""
-    executed: bool = True
-    gateway: bool = False
+    delivery: RequestDelivery = RequestDelivery.IMMEDIATE
+    response: ResponseMode = ResponseMode.FULL
+    error: str = ""
+    is_executed: bool = True
+    is_gateway_error: bool = False
     methods: tuple[str, ...] = ()
-    planned: bool = False
+    is_planned: bool = False
 
 
-def _refusal(name: str, string: str, *, executed: bool = False, gateway: bool = False) -> Fault:
-    return Fault(name, string=string, executed=executed, gateway=gateway)
+def _error_fault(name: str, error: str, *, is_executed: bool = False, is_gateway_error: bool = False) -> Fault:
+    return Fault(name, error=error, is_executed=is_executed, is_gateway_error=is_gateway_error)
 
 
 NO_FAULT = Fault("")
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("refuse_502", Arrival.NEVER, Answer.HTTP_502),
-        Fault("redirect_307", Arrival.NEVER, Answer.REDIRECT),
-        _refusal("spurious_nonce", "EAPI:Invalid nonce", gateway=True),
-        Fault(FOREIGN_NONCE),
-        Fault("answer_502", answer=Answer.HTTP_502),
-        Fault("reset", answer=Answer.RESET),
-        Fault("half_body", answer=Answer.HALF),
-        Fault("html", answer=Answer.HTML),
-        Fault("slow", answer=Answer.SLOW),
-        Fault("no_answer", answer=Answer.NOTHING),
-        Fault("delayed", Arrival.LATE, Answer.NOTHING),
-        Fault("duplicated_first", Arrival.TWICE),
-        Fault("duplicated_second", Arrival.TWICE, Answer.LAST),
-        _refusal("gateway_limit", "EAPI:Rate limit exceeded", gateway=True),
-        _refusal("gateway_lockout", "EGeneral:Temporary lockout", gateway=True),
-        _refusal("gateway_throttled", "EService: Throttled: {until}", gateway=True),
-        _refusal("gateway_limit_executed", "EAPI:Rate limit exceeded", gateway=True, executed=True),
-        _refusal("unavailable", "EService:Unavailable"),
-        _refusal("busy", "EService:Busy"),
-        _refusal("timeout", "EService:Timeout"),
-        _refusal("internal_error", "EGeneral:Internal error"),
-        _refusal("unavailable_executed", "EService:Unavailable", executed=True),
-        _refusal("busy_executed", "EService:Busy", executed=True),
-        _refusal("timeout_executed", "EService:Timeout", executed=True),
-        _refusal("internal_error_executed", "EGeneral:Internal error", executed=True),
-        Fault("deadline_elapsed", string="EService:Deadline elapsed", executed=False, methods=("AddOrder",)),
-        Fault(QUEUED, answer=Answer.NOTHING, methods=("AddOrder",)),
+        Fault("refuse_502", RequestDelivery.DROPPED, ResponseMode.HTTP_502),
+        Fault("redirect_307", RequestDelivery.DROPPED, ResponseMode.REDIRECT),
+        _error_fault("spurious_nonce", "EAPI:Invalid nonce", is_gateway_error=True),
+        Fault(EXTERNAL_NONCE),
+        Fault("answer_502", response=ResponseMode.HTTP_502),
+        Fault("reset", response=ResponseMode.RESET),
+        Fault("half_body", response=ResponseMode.TRUNCATED),
+        Fault("html", response=ResponseMode.HTML),
+        Fault("slow", response=ResponseMode.SLOW),
+        Fault("no_answer", response=ResponseMode.CLOSE),
+        Fault("delayed", RequestDelivery.DELAYED, ResponseMode.CLOSE),
+        Fault("duplicated_first", RequestDelivery.DUPLICATED),
+        Fault("duplicated_second", RequestDelivery.DUPLICATED, ResponseMode.SECOND_RESPONSE),
+        _error_fault("gateway_limit", "EAPI:Rate limit exceeded", is_gateway_error=True),
+        _error_fault("gateway_lockout", "EGeneral:Temporary lockout", is_gateway_error=True),
+        _error_fault("gateway_throttled", "EService: Throttled: {until}", is_gateway_error=True),
+        _error_fault("gateway_limit_executed", "EAPI:Rate limit exceeded", is_gateway_error=True, is_executed=True),
+        _error_fault("unavailable", "EService:Unavailable"),
+        _error_fault("busy", "EService:Busy"),
+        _error_fault("timeout", "EService:Timeout"),
+        _error_fault("internal_error", "EGeneral:Internal error"),
+        _error_fault("unavailable_executed", "EService:Unavailable", is_executed=True),
+        _error_fault("busy_executed", "EService:Busy", is_executed=True),
+        _error_fault("timeout_executed", "EService:Timeout", is_executed=True),
+        _error_fault("internal_error_executed", "EGeneral:Internal error", is_executed=True),
+        Fault("deadline_elapsed", error="EService:Deadline elapsed", is_executed=False, methods=("AddOrder",)),
+        Fault(QUEUED, response=ResponseMode.CLOSE, methods=("AddOrder",)),
         Fault(CANCEL_RACE, methods=("CancelOrder",)),
     )
 }
-NAMES = tuple(FAULTS)
+FAULT_NAMES = tuple(FAULTS)
 
 
-class Faults:
+class FaultInjector:
     """Decides, request by request, what goes wrong. `fired` counts how often each fault did. Thread-safe."""
 
     def __init__(self, rates: Mapping[str, float] | None = None, seed: int = 1) -> None:
-        self.fired: Counter[str] = Counter()
+        self.fired_counts: Counter[str] = Counter()
         self._rates: dict[str, float] = {}
         self._random = random.Random(seed)
         self._planned: list[tuple[str, Fault]] = []
@@ -122,7 +122,7 @@ class Faults:
     def set_rate(self, name: str, rate: float) -> None:
         """Give a fault its chance per request, from 0 to 1. Raises SimulatorError for an unknown name."""
         if name not in FAULTS and name != PARTIAL_FILL:
-            raise SimulatorError(f"There is no fault {name}; there are {', '.join((*NAMES, PARTIAL_FILL))}.")
+            raise SimulatorError(f"There is no fault {name}; there are {', '.join((*FAULT_NAMES, PARTIAL_FILL))}.")
         if not 0.0 <= rate <= 1.0:
             raise SimulatorError(f"The rate of {name} must be from 0 to 1, not {rate}.")
         with self._lock:
@@ -137,41 +137,41 @@ class Faults:
     def fire_next(self, name: str, method: str, times: int = 1) -> None:
         """Let a named fault happen to the next request(s) of a method, such as AddOrder."""
         if name not in FAULTS:
-            raise SimulatorError(f"There is no fault {name}; there are {', '.join(NAMES)}.")
-        fault = replace(FAULTS[name], planned=True)
-        if not _concerns(fault, method):
+            raise SimulatorError(f"There is no fault {name}; there are {', '.join(FAULT_NAMES)}.")
+        fault = replace(FAULTS[name], is_planned=True)
+        if not _applies_to(fault, method):
             raise SimulatorError(f"The fault {name} concerns {', '.join(fault.methods)} only, not {method}.")
         with self._lock:
             self._planned += [(method, fault)] * times
 
-    def raise_next(self, method: str, string: str, times: int = 1, executed: bool = False) -> None:
+    def raise_next(self, method: str, error: str, times: int = 1, executed: bool = False) -> None:
         """Answer the next request(s) of a method with an error string; `executed`: after running it all the same."""
         with self._lock:
-            self._planned += [(method, Fault(ERROR, string=string, executed=executed))] * times
+            self._planned += [(method, Fault(ERROR, error=error, is_executed=executed))] * times
 
-    def draw(self, method: str, private: bool) -> Fault | None:
+    def next_fault(self, method: str, is_private: bool) -> Fault | None:
         """Return the fault for one request, if any. Rates concern private requests only."""
         with self._lock:
-            fault = self._next_planned(method) or (self._next_random(method) if private else None)
+            fault = self._next_planned(method) or (self._next_random(method) if is_private else None)
             if fault is not None:
-                self.fired[fault.name] += 1
+                self.fired_counts[fault.name] += 1
             return fault
 
-    def latency(self, between: tuple[float, float]) -> float:
+    def random_latency(self, bounds_seconds: tuple[float, float]) -> float:
         """Return how long one request takes to arrive, in seconds."""
-        if between == (0, 0):
+        if bounds_seconds == (0, 0):
             return 0.0
         with self._lock:
-            return self._random.uniform(*between)
+            return self._random.uniform(*bounds_seconds)
 
-    def delay(self, fault: Fault, seconds_max: float) -> float:
+    def copy_delay(self, fault: Fault, max_seconds: float) -> float:
         """Return after how many seconds the copy of a request arrives: the most for a planned fault, or any."""
-        if fault.planned:
-            return seconds_max
+        if fault.is_planned:
+            return max_seconds
         with self._lock:
-            return self._random.uniform(0.0, seconds_max)
+            return self._random.uniform(0.0, max_seconds)
 
-    def portion(self, order: Order) -> Decimal:
+    def fill_volume(self, order: SimOrder) -> Decimal:
         """Return how much of an order is filled at once: all of the rest, or by fault its half."""
         rate = self._rates.get(PARTIAL_FILL, 0.0)
         if not rate:
@@ -180,12 +180,12 @@ class Faults:
         with self._lock:
             if self._random.random() >= rate or half < Decimal("0.0001"):
                 return order.remaining
-            self.fired[PARTIAL_FILL] += 1
+            self.fired_counts[PARTIAL_FILL] += 1
             return half
 
     def _next_planned(self, method: str) -> Fault | None:
-        for index, (wanted, fault) in enumerate(self._planned):
-            if wanted == method:
+        for index, (planned_method, fault) in enumerate(self._planned):
+            if planned_method == method:
                 del self._planned[index]
                 return fault
         return None
@@ -193,10 +193,10 @@ class Faults:
     def _next_random(self, method: str) -> Fault | None:
         for name, rate in self._rates.items():
             fault = FAULTS.get(name)
-            if fault and rate and _concerns(fault, method) and self._random.random() < rate:
+            if fault and rate and _applies_to(fault, method) and self._random.random() < rate:
                 return fault
         return None
 
 
-def _concerns(fault: Fault, method: str) -> bool:
+def _applies_to(fault: Fault, method: str) -> bool:
     return not fault.methods or method in fault.methods

@@ -12,12 +12,12 @@ FEE_WINDOW_SECONDS = 30 * 86400
 class FeeTier:
     """Rates in percent from a 30-day volume in US dollars on."""
 
-    volume: Decimal
+    min_volume: Decimal
     maker: Decimal
     taker: Decimal
 
 
-LADDER = tuple(
+FEE_TIERS = tuple(
     FeeTier(Decimal(volume), Decimal(maker), Decimal(taker))
     for volume, maker, taker in (
         ("0", "0.40", "0.80"),
@@ -36,11 +36,11 @@ LADDER = tuple(
 )
 
 
-def tier_at(volume: Decimal) -> FeeTier:
+def fee_tier_at(volume: Decimal) -> FeeTier:
     """Return the tier of a 30-day volume."""
-    return next(tier for tier in reversed(LADDER) if volume >= tier.volume)
+    return next(tier for tier in reversed(FEE_TIERS) if volume >= tier.min_volume)
 
 
-def next_tier(volume: Decimal) -> FeeTier | None:
+def next_fee_tier(volume: Decimal) -> FeeTier | None:
     """Return the tier above that of a 30-day volume, or None at the top."""
-    return next((tier for tier in LADDER if tier.volume > volume), None)
+    return next((tier for tier in FEE_TIERS if tier.min_volume > volume), None)

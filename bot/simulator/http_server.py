@@ -10,23 +10,23 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from bot.base.clock import MarketClock, sleep
-from bot.simulator.api import PRIVATE, Api
-from bot.simulator.faults import NO_FAULT, Answer, Arrival, Fault, Faults
+from bot.simulator.api import PRIVATE_PATH, Api
+from bot.simulator.faults import NO_FAULT, Fault, FaultInjector, RequestDelivery, ResponseMode
 from bot.simulator.options import SimulatorOptions
 
-MAXIMUM_BODY_BYTES = 1_000_000
-IDLE_SECONDS = 300.0
-_HTML = b"<html><head><title>502 Bad Gateway</title></head><body><center>cloudflare</center></body></html>"
-_REASONS = {200: "OK", 307: "Temporary Redirect", 413: "Content Too Large", 502: "Bad Gateway"}
+BODY_BYTES_MAX = 1_000_000
+IDLE_TIMEOUT_SECONDS = 300.0
+_BAD_GATEWAY_HTML = b"<html><head><title>502 Bad Gateway</title></head><body><center>cloudflare</center></body></html>"
+_REASON_PHRASES = {200: "OK", 307: "Temporary Redirect", 413: "Content Too Large", 502: "Bad Gateway"}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     """One connection. Nagle is off: with it every answer takes 40 ms."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = IDLE_SECONDS
-    server: WireServer
+    timeout = IDLE_TIMEOUT_SECONDS
+    server: SimulatorHttpServer
 
     def do_GET(self) -> None:
         """Answer a public request."""
@@ -35,69 +35,71 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a private request."""
         text = self.headers.get("Content-Length") or "0"
-        length = int(text) if text.isdigit() else MAXIMUM_BODY_BYTES + 1
-        if length > MAXIMUM_BODY_BYTES:
+        length = int(text) if text.isdigit() else BODY_BYTES_MAX + 1
+        if length > BODY_BYTES_MAX:
             self.close_connection = True
-            self._send(413, _HTML, "text/html")
+            self._send(413, _BAD_GATEWAY_HTML, "text/html")
             return
         self._serve(self.rfile.read(length))
 
     def _serve(self, body: bytes) -> None:
         options, faults = self.server.options, self.server.faults
-        latency = faults.latency(options.latency_seconds)
+        latency = faults.random_latency(options.latency_seconds)
         if latency:
             sleep(latency)
         path = self.path.partition("?")[0]
-        fault = faults.draw(path.rpartition("/")[2], path.startswith(PRIVATE)) or NO_FAULT
-        status, answer = self._deliver(body, fault)
-        self._answer(status, answer, fault.answer)
+        fault = faults.next_fault(path.rpartition("/")[2], path.startswith(PRIVATE_PATH)) or NO_FAULT
+        status, response_body = self._deliver(body, fault)
+        self._respond(status, response_body, fault.response)
 
     def _deliver(self, body: bytes, fault: Fault) -> tuple[int, bytes]:
         """Hand the request to the exchange as the fault has it arrive; return its status and body."""
         server = self.server
         headers = {name: self.headers.get(name) or "" for name in ("API-Key", "API-Sign")}
-        if fault.arrival in (Arrival.AT_ONCE, Arrival.TWICE):
-            answered = server.api.handle(self.command, self.path, headers, body, fault)
+        if fault.delivery in (RequestDelivery.IMMEDIATE, RequestDelivery.DUPLICATED):
+            response = server.api.handle(self.command, self.path, headers, body, fault)
         else:
-            answered = 200, b""
-        if fault.arrival not in (Arrival.LATE, Arrival.TWICE):
-            return answered
-        delay = server.faults.delay(fault, server.options.delay_seconds)
-        if fault.answer is not Answer.LAST:
-            server.api.handle_later(delay, self.command, self.path, headers, body)
-            return answered
+            response = 200, b""
+        if fault.delivery not in (RequestDelivery.DELAYED, RequestDelivery.DUPLICATED):
+            return response
+        delay = server.faults.copy_delay(fault, server.options.delay_seconds)
+        if fault.response is not ResponseMode.SECOND_RESPONSE:
+            server.api.schedule_request(delay, self.command, self.path, headers, body)
+            return response
         if server.clock.wait(delay, server.stopped):
             raise ConnectionAbortedError("stopped before the second copy arrived")
         return server.api.handle(self.command, self.path, headers, body)
 
-    def _answer(self, status: int, answer: bytes, fate: Answer) -> None:
+    def _respond(self, status: int, body: bytes, mode: ResponseMode) -> None:
         """Send the answer, or what becomes of it."""
-        if fate is Answer.SLOW:
+        if mode is ResponseMode.SLOW:
             sleep(self.server.options.slow_seconds)
-        if fate is Answer.RESET:
-            self._reset()
-        elif fate is Answer.NOTHING:
+        if mode is ResponseMode.RESET:
+            self._reset_connection()
+        elif mode is ResponseMode.CLOSE:
             self.close_connection = True
-        elif fate is Answer.HALF:
-            self._send(status, answer, "application/json", cut=len(answer) // 2)
-        elif fate is Answer.HTTP_502:
-            self._send(502, _HTML, "text/html")
-        elif fate is Answer.HTML:
-            self._send(200, _HTML, "text/html")
-        elif fate is Answer.REDIRECT:
+        elif mode is ResponseMode.TRUNCATED:
+            self._send(status, body, "application/json", body_limit=len(body) // 2)
+        elif mode is ResponseMode.HTTP_502:
+            self._send(502, _BAD_GATEWAY_HTML, "text/html")
+        elif mode is ResponseMode.HTML:
+            self._send(200, _BAD_GATEWAY_HTML, "text/html")
+        elif mode is ResponseMode.REDIRECT:
             self._send(307, b"", "text/html", f"Location: {self.server.options.redirect_url}{self.path}\r\n")
         else:
-            self._send(status, answer, "application/json; charset=utf-8")
+            self._send(status, body, "application/json; charset=utf-8")
 
-    def _send(self, status: int, body: bytes, kind: str, more: str = "", cut: int | None = None) -> None:
+    def _send(
+        self, status: int, body: bytes, content_type: str, extra_headers: str = "", body_limit: int | None = None
+    ) -> None:
         """Write status, headers and body at once. `cut` leaves the body unfinished and hangs up."""
-        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}"
-        if self.close_connection or cut is not None:
+        head = f"HTTP/1.1 {status} {_REASON_PHRASES[status]}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{extra_headers}"
+        if self.close_connection or body_limit is not None:
             self.close_connection = True
             head += "Connection: close\r\n"
-        self.wfile.write(head.encode() + b"\r\n" + body[:cut])
+        self.wfile.write(head.encode() + b"\r\n" + body[:body_limit])
 
-    def _reset(self) -> None:
+    def _reset_connection(self) -> None:
         """Hang up without an answer, with a TCP reset."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -107,14 +109,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing: requests are in `Api.log`."""
 
 
-class WireServer(ThreadingHTTPServer):
+class SimulatorHttpServer(ThreadingHTTPServer):
     """The listening socket and its connections. Raises OSError when the port is taken."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, api: Api, faults: Faults, options: SimulatorOptions, clock: MarketClock) -> None:
+    def __init__(self, api: Api, faults: FaultInjector, options: SimulatorOptions, clock: MarketClock) -> None:
         self.api = api
         self.faults = faults
         self.options = options
@@ -122,7 +124,7 @@ class WireServer(ThreadingHTTPServer):
         self.stopped = threading.Event()
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
-        super().__init__(("127.0.0.1", options.port), _Handler)
+        super().__init__(("127.0.0.1", options.port), _RequestHandler)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
         """Remember the connection, so that it can be ended."""
@@ -141,7 +143,7 @@ class WireServer(ThreadingHTTPServer):
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
-    def hang_up(self) -> None:
+    def close_connections(self) -> None:
         """End the connections that clients keep alive; each one's thread then closes its socket."""
         self.stopped.set()
         with self._connections_lock:

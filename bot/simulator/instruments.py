@@ -20,7 +20,7 @@ class AssetRules:
     display_decimals: int
 
     @property
-    def unit(self) -> Decimal:
+    def smallest_unit(self) -> Decimal:
         """The smallest amount of the asset."""
         return Decimal(1).scaleb(-self.decimals)
 
@@ -48,7 +48,9 @@ class PairRules:
         return frozenset({self.symbol, self.pair_id, self.altname, self.wsname})
 
 
-def _pair(symbol: str, names: tuple[str, str, str], assets: tuple[str, str], decimals: int, minimum: str) -> PairRules:
+def _build_pair(
+    symbol: str, names: tuple[str, str, str], assets: tuple[str, str], decimals: int, minimum: str
+) -> PairRules:
     pair_id, altname, wsname = names
     base, quote = ASSETS[assets[0]], ASSETS[assets[1]]
     tick = Decimal(1).scaleb(-decimals)
@@ -70,16 +72,16 @@ ASSETS = {
 KNOWN_PAIRS = {
     pair.symbol: pair
     for pair in (
-        _pair("BTC/USD", ("XXBTZUSD", "XBTUSD", "XBT/USD"), ("XXBT", "ZUSD"), 1, "0.00005"),
-        _pair("ETH/USD", ("XETHZUSD", "ETHUSD", "ETH/USD"), ("XETH", "ZUSD"), 2, "0.001"),
-        _pair("SOL/USD", ("SOLUSD", "SOLUSD", "SOL/USD"), ("SOL", "ZUSD"), 2, "0.02"),
-        _pair("BTC/EUR", ("XXBTZEUR", "XBTEUR", "XBT/EUR"), ("XXBT", "ZEUR"), 1, "0.00005"),
-        _pair("BTC/USDT", ("XBTUSDT", "XBTUSDT", "XBT/USDT"), ("XXBT", "USDT"), 1, "0.00005"),
+        _build_pair("BTC/USD", ("XXBTZUSD", "XBTUSD", "XBT/USD"), ("XXBT", "ZUSD"), 1, "0.00005"),
+        _build_pair("ETH/USD", ("XETHZUSD", "ETHUSD", "ETH/USD"), ("XETH", "ZUSD"), 2, "0.001"),
+        _build_pair("SOL/USD", ("SOLUSD", "SOLUSD", "SOL/USD"), ("SOL", "ZUSD"), 2, "0.02"),
+        _build_pair("BTC/EUR", ("XXBTZEUR", "XBTEUR", "XBT/EUR"), ("XXBT", "ZEUR"), 1, "0.00005"),
+        _build_pair("BTC/USDT", ("XBTUSDT", "XBTUSDT", "XBT/USDT"), ("XXBT", "USDT"), 1, "0.00005"),
     )
 }
 
 
-class Catalogue:
+class Instruments:
     """The pairs of one exchange, found by any of their names."""
 
     def __init__(self, pairs: Iterable[PairRules]) -> None:
@@ -100,34 +102,36 @@ class Catalogue:
         return next((a for a in self.assets.values() if name in (a.asset_id, a.altname)), None)
 
 
-def known_pairs(names: Iterable[str]) -> Catalogue:
+def known_instruments(names: Iterable[str]) -> Instruments:
     """Return the catalogue of pairs whose rules are built in. Raises SimulatorError for another name."""
-    return _chosen(names, Catalogue(KNOWN_PAIRS.values()), "The simulator")
+    return _select(names, Instruments(KNOWN_PAIRS.values()), "The simulator")
 
 
-def pairs_from_kraken(names: Iterable[str], pair_rows: Mapping[str, Any], asset_rows: Mapping[str, Any]) -> Catalogue:
+def instruments_from_kraken(
+    names: Iterable[str], pair_entries: Mapping[str, Any], asset_entries: Mapping[str, Any]
+) -> Instruments:
     """Build the catalogue from the results of Kraken's own AssetPairs and Assets. Raises SimulatorError."""
-    everyday = {"XBT": "BTC", "XDG": "DOGE"}
+    common_names = {"XBT": "BTC", "XDG": "DOGE"}
     assets = {
-        asset_id: AssetRules(asset_id, row["altname"], row["decimals"], row["display_decimals"])
-        for asset_id, row in asset_rows.items()
+        asset_id: AssetRules(asset_id, entry["altname"], entry["decimals"], entry["display_decimals"])
+        for asset_id, entry in asset_entries.items()
     }
     pairs = []
-    for pair_id, row in pair_rows.items():
-        base, quote = assets[row["base"]], assets[row["quote"]]
-        symbol = "/".join(everyday.get(asset.altname, asset.altname) for asset in (base, quote))
-        tick = Decimal(row.get("tick_size") or Decimal(1).scaleb(-row["pair_decimals"]))
-        minima = Decimal(row["ordermin"]), Decimal(row.get("costmin") or "0")
-        names_of = (pair_id, row["altname"], row.get("wsname") or symbol)
-        decimals = (row["lot_decimals"], row["cost_decimals"])
-        pairs.append(PairRules(symbol, *names_of, base, quote, row["pair_decimals"], tick, *minima, *decimals))
-    return _chosen(names, Catalogue(pairs), "Kraken")
+    for pair_id, entry in pair_entries.items():
+        base, quote = assets[entry["base"]], assets[entry["quote"]]
+        symbol = "/".join(common_names.get(asset.altname, asset.altname) for asset in (base, quote))
+        tick = Decimal(entry.get("tick_size") or Decimal(1).scaleb(-entry["pair_decimals"]))
+        minima = Decimal(entry["ordermin"]), Decimal(entry.get("costmin") or "0")
+        pair_names = (pair_id, entry["altname"], entry.get("wsname") or symbol)
+        decimals = (entry["lot_decimals"], entry["cost_decimals"])
+        pairs.append(PairRules(symbol, *pair_names, base, quote, entry["pair_decimals"], tick, *minima, *decimals))
+    return _select(names, Instruments(pairs), "Kraken")
 
 
-def _chosen(names: Iterable[str], offered: Catalogue, owner: str) -> Catalogue:
-    found = {name: offered.find(name.strip().upper()) for name in names}
-    unknown = [name for name, pair in found.items() if pair is None]
-    if unknown or not found:
-        symbols = ", ".join(pair.symbol for pair in offered.pairs)
-        raise SimulatorError(f"{owner} does not know {', '.join(unknown) or 'no pair at all'}; it has {symbols}.")
-    return Catalogue(dict.fromkeys(pair for pair in found.values() if pair is not None))
+def _select(names: Iterable[str], available: Instruments, source: str) -> Instruments:
+    pair_by_name = {name: available.find(name.strip().upper()) for name in names}
+    unknown = [name for name, pair in pair_by_name.items() if pair is None]
+    if unknown or not pair_by_name:
+        symbols = ", ".join(pair.symbol for pair in available.pairs)
+        raise SimulatorError(f"{source} does not know {', '.join(unknown) or 'no pair at all'}; it has {symbols}.")
+    return Instruments(dict.fromkeys(pair for pair in pair_by_name.values() if pair is not None))

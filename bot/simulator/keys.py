@@ -19,7 +19,7 @@ from bot.simulator.errors import Refusal, SimulatorError
 U64_MAX = 2**64 - 1
 LOCKOUT_SECONDS = 900.0
 LOCKOUT_WINDOW_SECONDS = 60.0
-ALL_TRADING = ("query-funds", "query-open-trades", "query-closed-trades", "modify-trades", "close-trades")
+TRADING_PERMISSIONS = ("query-funds", "query-open-trades", "query-closed-trades", "modify-trades", "close-trades")
 
 
 def sign(secret: str, path: str, nonce: str, payload: str) -> str:
@@ -60,15 +60,15 @@ class KeyRing:
     calls (0: never). `window_repeats`: whether the same nonce may come twice inside a nonce window.
     """
 
-    def __init__(self, lockout_after: int = 0, window_repeats: bool = False) -> None:
+    def __init__(self, lockout_after: int = 0, allow_nonce_repeats: bool = False) -> None:
         self.keys: dict[str, ApiKey] = {}
-        self.changed: dict[str, ApiKey] = {}
+        self.changed_keys: dict[str, ApiKey] = {}
         self.refused_nonces: Counter[str] = Counter()
         self._lockout_after = lockout_after
-        self._window_repeats = window_repeats
-        self._bad: deque[float] = deque()
+        self._allow_nonce_repeats = allow_nonce_repeats
+        self._failure_times: deque[float] = deque()
         self._locked_until = 0.0
-        self._seen: dict[str, set[int]] = {}
+        self._seen_nonces: dict[str, set[int]] = {}
 
     def add(self, key: ApiKey) -> None:
         """Take a key in. Raises SimulatorError when its secret is not Base64."""
@@ -77,29 +77,29 @@ class KeyRing:
         except binascii.Error:
             raise SimulatorError("The secret of an API key must be Base64.") from None
         self.keys[key.key] = key
-        self.changed[key.key] = key
+        self.changed_keys[key.key] = key
 
-    def raise_floor(self, key: str, nonce: int) -> None:
+    def raise_nonce_floor(self, key: str, nonce: int) -> None:
         """Do what another sender on the key does: have a higher nonce accepted."""
-        self._accept(self.keys[key], nonce)
+        self._record_nonce(self.keys[key], nonce)
 
     def authenticate(self, credentials: Credentials, now: float) -> ApiKey:
         """Return the key of a request and move its floor. Raises Refusal."""
         key = self.keys.get(credentials.key)
         if key is None:
-            self._count_bad(now)
+            self._record_failure(now)
             raise Refusal("EAPI:Invalid key")
         self._check_lockout(now)
         expected = sign(key.secret, credentials.path, credentials.nonce, credentials.payload)
         if not hmac.compare_digest(expected.encode(), credentials.signature.encode()):
-            self._count_bad(now)
+            self._record_failure(now)
             raise Refusal("EAPI:Invalid signature")
-        nonce = _as_number(credentials.nonce)
+        nonce = _parse_nonce(credentials.nonce)
         if nonce is None or not self._is_fresh(key, nonce):
-            self._count_bad(now)
+            self._record_failure(now)
             self.refused_nonces[key.key] += 1
             raise Refusal("EAPI:Invalid nonce")
-        self._accept(key, nonce)
+        self._record_nonce(key, nonce)
         key.used = now
         return key
 
@@ -108,13 +108,13 @@ class KeyRing:
             return True
         if nonce < key.floor - key.nonce_window or not key.nonce_window:
             return False
-        return self._window_repeats or nonce not in self._seen.get(key.key, ())
+        return self._allow_nonce_repeats or nonce not in self._seen_nonces.get(key.key, ())
 
-    def _accept(self, key: ApiKey, nonce: int) -> None:
+    def _record_nonce(self, key: ApiKey, nonce: int) -> None:
         key.floor = max(key.floor, nonce)
-        self.changed[key.key] = key
+        self.changed_keys[key.key] = key
         if key.nonce_window:
-            seen = self._seen.setdefault(key.key, set())
+            seen = self._seen_nonces.setdefault(key.key, set())
             seen.add(nonce)
             if len(seen) > 10_000:
                 seen.difference_update([old for old in seen if old < key.floor - key.nonce_window])
@@ -124,20 +124,20 @@ class KeyRing:
             self._locked_until = now + LOCKOUT_SECONDS
             raise Refusal("EGeneral:Temporary lockout")
 
-    def _count_bad(self, now: float) -> None:
+    def _record_failure(self, now: float) -> None:
         self._check_lockout(now)
         if not self._lockout_after:
             return
-        self._bad.append(now)
-        while self._bad and self._bad[0] < now - LOCKOUT_WINDOW_SECONDS:
-            self._bad.popleft()
-        if len(self._bad) >= self._lockout_after:
-            self._bad.clear()
+        self._failure_times.append(now)
+        while self._failure_times and self._failure_times[0] < now - LOCKOUT_WINDOW_SECONDS:
+            self._failure_times.popleft()
+        if len(self._failure_times) >= self._lockout_after:
+            self._failure_times.clear()
             self._locked_until = now + LOCKOUT_SECONDS
 
 
 def new_key(
-    now: float, name: str, permissions: tuple[str, ...] = ALL_TRADING, nonce_window: int = 0, floor: int = 0
+    now: float, name: str, permissions: tuple[str, ...] = TRADING_PERMISSIONS, nonce_window: int = 0, floor: int = 0
 ) -> ApiKey:
     """Make a key pair in the shape of Kraken's."""
     key = base64.b64encode(secrets.token_bytes(42)).decode()
@@ -145,7 +145,7 @@ def new_key(
     return ApiKey(key, secret, name, permissions, nonce_window, floor, now)
 
 
-def _as_number(nonce: str) -> int | None:
+def _parse_nonce(nonce: str) -> int | None:
     if not (nonce.isascii() and nonce.isdigit()) or len(nonce) > 20 or int(nonce) > U64_MAX:
         return None
     return int(nonce)

@@ -12,28 +12,28 @@ from bot.simulator.errors import Refusal, SimulatorError
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class SimTier:
     """What one verification level may do. A maximum of None is no limit."""
 
-    rest_maximum: int | None
-    rest_decay: float
-    engine_maximum: int | None
-    engine_decay: float
-    open_orders: int | None
+    max_rest_points: int | None
+    rest_decay_per_second: float
+    max_engine_points: int | None
+    engine_decay_per_second: float
+    max_open_orders: int | None
 
 
 TIERS = {
-    "starter": Tier(15, 0.33, 60, 1.0, 60),
-    "intermediate": Tier(20, 0.5, 125, 2.34, 80),
-    "pro": Tier(20, 1.0, 180, 3.75, 225),
-    "unlimited": Tier(None, 1.0, None, 1.0, None),
+    "starter": SimTier(15, 0.33, 60, 1.0, 60),
+    "intermediate": SimTier(20, 0.5, 125, 2.34, 80),
+    "pro": SimTier(20, 1.0, 180, 3.75, 225),
+    "unlimited": SimTier(None, 1.0, None, 1.0, None),
 }
 
 REST_COSTS = {"TradesHistory": 2, "AddOrder": 0, "CancelOrder": 0}
 CANCEL_PENALTIES = ((5, 8), (10, 6), (15, 5), (45, 4), (90, 2), (300, 1))
 
 
-def tier_named(name: str) -> Tier:
+def find_tier(name: str) -> SimTier:
     """Return the tier. Raises SimulatorError for another name."""
     if name not in TIERS:
         raise SimulatorError(f"There is no tier {name}; there are {', '.join(TIERS)}.")
@@ -48,16 +48,16 @@ def cancel_penalty(age_seconds: float) -> int:
 class DecayingCounter:
     """A counter that falls by `decay` a second of market time, never below zero."""
 
-    def __init__(self, decay: float) -> None:
-        self._decay = decay
+    def __init__(self, decay_per_second: float) -> None:
+        self._decay_per_second = decay_per_second
         self._points = 0.0
-        self._at: float | None = None
+        self._updated_at: float | None = None
 
     def points(self, now: float) -> float:
         """Return what is left of everything added so far."""
-        if self._at is not None and now > self._at:
-            self._points = max(0.0, self._points - (now - self._at) * self._decay)
-        self._at = now if self._at is None else max(now, self._at)
+        if self._updated_at is not None and now > self._updated_at:
+            self._points = max(0.0, self._points - (now - self._updated_at) * self._decay_per_second)
+        self._updated_at = now if self._updated_at is None else max(now, self._updated_at)
         return self._points
 
     def add(self, points: int, now: float) -> None:
@@ -65,38 +65,42 @@ class DecayingCounter:
         self._points = self.points(now) + points
 
 
-class Limits:
+class RateLimits:
     """All counters of the one account. Not thread-safe: the exchange's lock is around it."""
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, tier: SimTier) -> None:
         self.tier = tier
-        self._rest: dict[str, DecayingCounter] = {}
-        self._engine: dict[str, DecayingCounter] = {}
+        self._rest_counters: dict[str, DecayingCounter] = {}
+        self._engine_counters: dict[str, DecayingCounter] = {}
 
     def spend_rest(self, key: str, method: str, now: float) -> None:
         """Count one REST call of a key. Raises Refusal when its counter is over the maximum."""
-        counter = self._rest.setdefault(key, DecayingCounter(self.tier.rest_decay))
+        counter = self._rest_counters.setdefault(key, DecayingCounter(self.tier.rest_decay_per_second))
         cost = REST_COSTS.get(method, 1)
-        if cost and self.tier.rest_maximum is not None and counter.points(now) + cost > self.tier.rest_maximum:
+        if cost and self.tier.max_rest_points is not None and counter.points(now) + cost > self.tier.max_rest_points:
             raise Refusal("EAPI:Rate limit exceeded")
         counter.add(cost, now)
 
     def spend_engine(self, pair_id: str, points: int, now: float) -> None:
         """Count one transaction on a pair. Raises Refusal when its counter is over the threshold."""
-        counter = self.engine(pair_id)
-        if points and self.tier.engine_maximum is not None and counter.points(now) + points > self.tier.engine_maximum:
+        counter = self.engine_counter(pair_id)
+        if (
+            points
+            and self.tier.max_engine_points is not None
+            and counter.points(now) + points > self.tier.max_engine_points
+        ):
             raise Refusal("EOrder:Rate limit exceeded")
         counter.add(points, now)
 
     def charge_engine(self, pair_id: str, points: int, now: float) -> None:
         """Count without refusing: bulk cancels go through (Kraken: matching-engine limits page)."""
-        self.engine(pair_id).add(points, now)
+        self.engine_counter(pair_id).add(points, now)
 
-    def engine(self, pair_id: str) -> DecayingCounter:
+    def engine_counter(self, pair_id: str) -> DecayingCounter:
         """Return the engine counter of a pair."""
-        return self._engine.setdefault(pair_id, DecayingCounter(self.tier.engine_decay))
+        return self._engine_counters.setdefault(pair_id, DecayingCounter(self.tier.engine_decay_per_second))
 
-    def check_open_orders(self, open_on_pair: int) -> None:
+    def check_open_order_limit(self, open_on_pair: int) -> None:
         """Raise Refusal when the pair has as many open orders as the tier allows."""
-        if self.tier.open_orders is not None and open_on_pair >= self.tier.open_orders:
+        if self.tier.max_open_orders is not None and open_on_pair >= self.tier.max_open_orders:
             raise Refusal("EOrder:Orders limit exceeded")

@@ -11,38 +11,38 @@ import heapq
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, ROUND_UP, Decimal
 
-from bot.simulator.account import ZERO, Account, Order, Trade
+from bot.simulator.account import ZERO, Account, SimOrder, SimTrade
 from bot.simulator.errors import Refusal
-from bot.simulator.fees import tier_at
-from bot.simulator.instruments import Catalogue, PairRules
+from bot.simulator.fees import fee_tier_at
+from bot.simulator.instruments import Instruments, PairRules
 from bot.simulator.prices import PriceSource
 
-WALK_SECONDS = 86400.0
+MAX_STEP_SECONDS = 86400.0
 PERCENT = Decimal(100)
 
 
-def whole(order: Order) -> Decimal:
+def full_fill(order: SimOrder) -> Decimal:
     """Fill all that is left of an order."""
     return order.remaining
 
 
-class Matching:
+class MatchingEngine:
     """Moves along the price path and fills what it meets. `portion` says how much of an order is filled at a time."""
 
     def __init__(
         self,
         account: Account,
-        catalogue: Catalogue,
+        instruments: Instruments,
         prices: PriceSource,
         now: float,
-        portion: Callable[[Order], Decimal] = whole,
+        fill_volume: Callable[[SimOrder], Decimal] = full_fill,
     ) -> None:
         self.account = account
-        self.catalogue = catalogue
+        self.instruments = instruments
         self.prices = prices
         self.now = now
-        self.switch_at: float | None = None
-        self._portion = portion
+        self.dead_man_switch_at: float | None = None
+        self._fill_volume = fill_volume
 
     def advance(self, now: float) -> None:
         """Move to `now` and do everything that happens on the way. Time never goes back."""
@@ -50,173 +50,185 @@ class Matching:
             if not self.account.open_orders:
                 self.now = now
                 break
-            boundary = min(now, self.now + WALK_SECONDS)
-            ends = [order.expires for order in self.account.open_orders.values() if order.expires]
-            ends += [] if self.switch_at is None else [self.switch_at]
-            boundary = max(self.now, min([boundary, *ends]))
-            self._walk(boundary)
+            boundary = min(now, self.now + MAX_STEP_SECONDS)
+            end_times = [order.expires for order in self.account.open_orders.values() if order.expires]
+            end_times += [] if self.dead_man_switch_at is None else [self.dead_man_switch_at]
+            boundary = max(self.now, min([boundary, *end_times]))
+            self._follow_price_path(boundary)
             self.now = boundary
-            self._end_orders()
-        self._end_orders()
+            self._end_due_orders()
+        self._end_due_orders()
 
-    def submit(self, order: Order) -> None:
+    def submit(self, order: SimOrder) -> None:
         """Fill, rest or end a new order. Raises Refusal when there are not enough funds, or a post-only would fill."""
-        pair = self.catalogue.get(order.pair_id)
+        pair = self.instruments.get(order.pair_id)
         last = self.prices.price(pair, self.now)
         touch = self._touch(pair, order.is_buy, last)
         if order.kind == "market":
-            self._take(order, pair, touch)
+            self._fill_as_taker(order, pair, touch)
         elif order.kind == "limit":
             marketable = order.price >= touch if order.is_buy else order.price <= touch
             self._submit_limit(order, pair, touch if marketable else None)
         else:
-            held = self._needed(order, pair, self._touch(pair, order.is_buy, order.price), ROUND_UP)
-            self._check_funds(order, held)
-            self.account.open(order, held)
-            if self._falls(order) == (last <= order.price) or last == order.price:
+            required = self._required_funds(order, pair, self._touch(pair, order.is_buy, order.price), ROUND_UP)
+            self._check_funds(order, required)
+            self.account.open_order(order, required)
+            if self._triggers_on_fall(order) == (last <= order.price) or last == order.price:
                 self._trigger(order, pair, last, self.now)
 
-    def fill_now(self, order: Order) -> None:
+    def fill_now(self, order: SimOrder) -> None:
         """Fill all that is left of a resting order at its own price, as if the path had just touched it."""
-        pair = self.catalogue.get(order.pair_id)
+        pair = self.instruments.get(order.pair_id)
         if order.kind == "limit":
             self._fill(order, pair, order.price, order.remaining, self.now, maker=True)
         else:
             self._trigger(order, pair, order.price, self.now)
 
-    def needed_to_rest(self, order: Order, pair: PairRules) -> Decimal:
+    def required_hold(self, order: SimOrder, pair: PairRules) -> Decimal:
         """Return what a resting order ties up: quote with the taker's fee for a buy, base for a sell."""
-        return self._needed(order, pair, order.price, ROUND_UP)
+        return self._required_funds(order, pair, order.price, ROUND_UP)
 
-    def _submit_limit(self, order: Order, pair: PairRules, touch: Decimal | None) -> None:
+    def _submit_limit(self, order: SimOrder, pair: PairRules, touch: Decimal | None) -> None:
         if touch is not None and "post" in order.flags:
             raise Refusal("EOrder:Post only order")
         if touch is None and order.time_in_force in ("IOC", "FOK"):
-            self._check_funds(order, self.needed_to_rest(order, pair))
-            self.account.close(order, "canceled", f"{order.time_in_force} order not filled", self.now)
+            self._check_funds(order, self.required_hold(order, pair))
+            self.account.close_order(order, "canceled", f"{order.time_in_force} order not filled", self.now)
         elif touch is None:
-            held = self.needed_to_rest(order, pair)
-            self._check_funds(order, held)
-            self.account.open(order, held)
+            required = self.required_hold(order, pair)
+            self._check_funds(order, required)
+            self.account.open_order(order, required)
         else:
-            self._take(order, pair, touch)
+            self._fill_as_taker(order, pair, touch)
 
-    def _take(self, order: Order, pair: PairRules, price: Decimal) -> None:
+    def _fill_as_taker(self, order: SimOrder, pair: PairRules, price: Decimal) -> None:
         """Fill an arriving order as taker; what the portion leaves rests, or ends if it may not."""
         if order.kind == "limit":
-            self._check_funds(order, self.needed_to_rest(order, pair))
-        self._check_funds(order, self._needed(order, pair, price, ROUND_HALF_UP))
-        full = order.kind == "market" or order.time_in_force == "FOK"
-        volume = order.remaining if full else self._portion(order)
-        self.account.open(order, ZERO)
+            self._check_funds(order, self.required_hold(order, pair))
+        self._check_funds(order, self._required_funds(order, pair, price, ROUND_HALF_UP))
+        is_full_fill = order.kind == "market" or order.time_in_force == "FOK"
+        volume = order.remaining if is_full_fill else self._fill_volume(order)
+        self.account.open_order(order, ZERO)
         self._fill(order, pair, price, volume, self.now, maker=False)
         if order.remaining and order.time_in_force == "IOC":
-            self.account.close(order, "canceled", "IOC order not filled", self.now)
+            self.account.close_order(order, "canceled", "IOC order not filled", self.now)
         elif order.remaining:
-            self._hold_rest(order, pair)
+            self._hold_remainder(order, pair)
 
-    def _check_funds(self, order: Order, needed: Decimal) -> None:
-        if needed > self.account.free(order.spends) + order.held:
+    def _check_funds(self, order: SimOrder, required: Decimal) -> None:
+        if required > self.account.free_balance(order.spends) + order.held:
             raise Refusal("EOrder:Insufficient funds")
 
-    def _needed(self, order: Order, pair: PairRules, price: Decimal, rounding: str) -> Decimal:
+    def _required_funds(self, order: SimOrder, pair: PairRules, price: Decimal, rounding: str) -> Decimal:
         if not order.is_buy:
             return order.remaining
-        cost = (price * order.remaining).quantize(pair.quote.unit, rounding)
+        cost = (price * order.remaining).quantize(pair.quote.smallest_unit, rounding)
         if "fcib" in order.flags:
             return cost
-        rate = tier_at(self.account.volume_30_days(self.now)).taker
-        return cost + (cost * rate / PERCENT).quantize(pair.quote.unit, rounding)
+        rate = fee_tier_at(self.account.volume_30_days(self.now)).taker
+        return cost + (cost * rate / PERCENT).quantize(pair.quote.smallest_unit, rounding)
 
     @staticmethod
     def _touch(pair: PairRules, is_buy: bool, last: Decimal) -> Decimal:
         return last + pair.tick_size if is_buy else max(pair.tick_size, last - pair.tick_size)
 
     @staticmethod
-    def _falls(order: Order) -> bool:
+    def _triggers_on_fall(order: SimOrder) -> bool:
         """Whether the order acts when the price comes down to it (rather than up)."""
         return order.is_buy == (order.kind in ("limit", "take-profit"))
 
-    def _walk(self, until: float) -> None:
+    def _follow_price_path(self, until: float) -> None:
         pairs = {order.pair_id for order in self.account.open_orders.values()}
-        at = {pair_id: (self.now, self.prices.price(self.catalogue.get(pair_id), self.now)) for pair_id in pairs}
-        steps = heapq.merge(
-            *([(when, pair_id, price) for when, price in self._knots(pair_id, until)] for pair_id in sorted(pairs))
+        last_points = {
+            pair_id: (self.now, self.prices.price(self.instruments.get(pair_id), self.now)) for pair_id in pairs
+        }
+        points = heapq.merge(
+            *(
+                [(timestamp, pair_id, price) for timestamp, price in self._price_points(pair_id, until)]
+                for pair_id in sorted(pairs)
+            )
         )
-        for when, pair_id, price in steps:
-            self._segment(pair_id, *at[pair_id], when, price)
-            at[pair_id] = (when, price)
+        for timestamp, pair_id, price in points:
+            self._match_segment(pair_id, *last_points[pair_id], timestamp, price)
+            last_points[pair_id] = (timestamp, price)
             if not self.account.open_orders:
                 return
 
-    def _knots(self, pair_id: str, until: float) -> list[tuple[float, Decimal]]:
-        return self.prices.knots(self.catalogue.get(pair_id), self.now, until)
+    def _price_points(self, pair_id: str, until: float) -> list[tuple[float, Decimal]]:
+        return self.prices.price_points(self.instruments.get(pair_id), self.now, until)
 
-    def _segment(self, pair_id: str, begin: float, start: Decimal, end: float, stop: Decimal) -> None:
+    def _match_segment(
+        self, pair_id: str, start_time: float, start_price: Decimal, end_time: float, end_price: Decimal
+    ) -> None:
         """Act on every order that the line from (begin, start) to (end, stop) touches, nearest first."""
-        low, high = min(start, stop), max(start, stop)
-        touched = [
+        low, high = min(start_price, end_price), max(start_price, end_price)
+        touched_orders = [
             order
             for order in self.account.open_orders.values()
-            if order.pair_id == pair_id and (low <= order.price if self._falls(order) else order.price <= high)
+            if order.pair_id == pair_id
+            and (low <= order.price if self._triggers_on_fall(order) else order.price <= high)
         ]
-        touched.sort(key=lambda order: abs(order.price - start))
-        pair = self.catalogue.get(pair_id)
-        for order in touched:
-            crossed = min(max(order.price, low), high)
-            share = (crossed - start) / (stop - start) if stop != start else ZERO
-            moment = begin + (end - begin) * float(share)
+        touched_orders.sort(key=lambda order: abs(order.price - start_price))
+        pair = self.instruments.get(pair_id)
+        for order in touched_orders:
+            crossing_price = min(max(order.price, low), high)
+            fraction = (crossing_price - start_price) / (end_price - start_price) if end_price != start_price else ZERO
+            timestamp = start_time + (end_time - start_time) * float(fraction)
             if order.kind == "limit":
-                self._fill(order, pair, order.price, self._portion(order), moment, maker=True)
+                self._fill(order, pair, order.price, self._fill_volume(order), timestamp, maker=True)
             else:
-                self._trigger(order, pair, crossed, moment)
+                self._trigger(order, pair, crossing_price, timestamp)
 
-    def _trigger(self, order: Order, pair: PairRules, last: Decimal, moment: float) -> None:
+    def _trigger(self, order: SimOrder, pair: PairRules, last: Decimal, timestamp: float) -> None:
         order.misc = "stopped" if order.kind == "stop-loss" else "touched"
-        self._fill(order, pair, self._touch(pair, order.is_buy, last), order.remaining, moment, maker=False)
+        self._fill(order, pair, self._touch(pair, order.is_buy, last), order.remaining, timestamp, maker=False)
 
     def _fill(
-        self, order: Order, pair: PairRules, price: Decimal, volume: Decimal, moment: float, *, maker: bool
+        self, order: SimOrder, pair: PairRules, price: Decimal, volume: Decimal, timestamp: float, *, maker: bool
     ) -> None:
-        trade = self._trade(order, pair, price, volume, moment, maker)
-        if -trade.quote_change > self.account.free(pair.quote.asset_id) + order.held and order.is_buy:
-            self.account.close(order, "canceled", "Insufficient funds", moment)
+        trade = self._build_trade(order, pair, price, volume, timestamp, maker)
+        if -trade.quote_change > self.account.free_balance(pair.quote.asset_id) + order.held and order.is_buy:
+            self.account.close_order(order, "canceled", "Insufficient funds", timestamp)
             return
-        self.account.fill(order, trade)
+        self.account.record_fill(order, trade)
         if order.remaining == 0:
-            self.account.close(order, "closed", "", moment)
+            self.account.close_order(order, "closed", "", timestamp)
         elif order.held:
-            self._hold_rest(order, pair)
+            self._hold_remainder(order, pair)
 
-    def _hold_rest(self, order: Order, pair: PairRules) -> None:
+    def _hold_remainder(self, order: SimOrder, pair: PairRules) -> None:
         """Hold what the rest of an order needs. Cents rounded in its fills never make the free balance negative."""
-        self.account.hold(order, min(self.needed_to_rest(order, pair), self.account.free(order.spends) + order.held))
+        self.account.set_hold(
+            order, min(self.required_hold(order, pair), self.account.free_balance(order.spends) + order.held)
+        )
 
-    def _trade(
-        self, order: Order, pair: PairRules, price: Decimal, volume: Decimal, moment: float, maker: bool
-    ) -> Trade:
-        account, tier = self.account, tier_at(self.account.volume_30_days(moment))
+    def _build_trade(
+        self, order: SimOrder, pair: PairRules, price: Decimal, volume: Decimal, timestamp: float, maker: bool
+    ) -> SimTrade:
+        account, tier = self.account, fee_tier_at(self.account.volume_30_days(timestamp))
         rate = tier.maker if maker else tier.taker
-        cost = (price * volume).quantize(pair.quote.unit, ROUND_HALF_UP)
-        fee = (cost * rate / PERCENT).quantize(pair.quote.unit, ROUND_HALF_UP)
+        cost = (price * volume).quantize(pair.quote.smallest_unit, ROUND_HALF_UP)
+        fee = (cost * rate / PERCENT).quantize(pair.quote.smallest_unit, ROUND_HALF_UP)
         base_change, quote_change = (volume, -cost) if order.is_buy else (-volume, cost)
-        base_fee = (volume * rate / PERCENT).quantize(pair.base.unit, ROUND_HALF_UP)
-        spare = account.free(pair.base.asset_id) + (volume if order.is_buy else order.held - order.remaining)
+        base_fee = (volume * rate / PERCENT).quantize(pair.base.smallest_unit, ROUND_HALF_UP)
+        spare_base = account.free_balance(pair.base.asset_id) + (
+            volume if order.is_buy else order.held - order.remaining
+        )
         # Fee in base is a preference: where the account has no coins beyond those it sells, the quote pays.
-        if "fcib" in order.flags and base_fee <= spare:
+        if "fcib" in order.flags and base_fee <= spare_base:
             base_change -= base_fee
         else:
             quote_change -= fee
-        return Trade(
-            account.new_id("T"), len(account.trades) + 1, order.txid, order.pair_id, order.side, order.kind, moment,
+        return SimTrade(
+            account.new_id("T"), len(account.trades) + 1, order.txid, order.pair_id, order.side, order.kind, timestamp,
             price, volume, cost, fee, maker, pair.base.asset_id, pair.quote.asset_id, base_change, quote_change,
         )  # fmt: skip
 
-    def _end_orders(self) -> None:
+    def _end_due_orders(self) -> None:
         for order in list(self.account.open_orders.values()):
             if order.expires and order.expires <= self.now:
-                self.account.close(order, "expired", "Order expired", order.expires)
-        if self.switch_at is not None and self.switch_at <= self.now:
-            self.switch_at = None
+                self.account.close_order(order, "expired", "Order expired", order.expires)
+        if self.dead_man_switch_at is not None and self.dead_man_switch_at <= self.now:
+            self.dead_man_switch_at = None
             for order in list(self.account.open_orders.values()):
-                self.account.close(order, "canceled", "Cancelled by the dead man's switch", self.now)
+                self.account.close_order(order, "canceled", "Cancelled by the dead man's switch", self.now)

@@ -19,12 +19,12 @@ class SimulatorOptions:
     - `queue_seconds`: how long a queued order waits for the engine.
     - `open_lag_seconds`, `closed_lag_seconds`: until then at most, OpenOrders misses an order that was accepted, and
       ClosedOrders one that has closed; each order has its own lag. QueryOrders, trades and balances have none.
-    - `enforce_deadline` False: a broken exchange, which accepts orders after their deadline. `deadline_at`: "engine",
+    - `enforce_deadline` False: a broken exchange, which accepts orders after their deadline. `deadline_checked_at`: "engine",
       where a queued order is refused if its deadline passed meanwhile, or "gateway", where it is not.
     - `clock_offset_seconds`: how far Time, and the clock of the deadlines, is ahead of the market's.
 
-    `nonce_window` is that of the account's own key; `nonce_window_repeats`: the same nonce may come twice within it
-    (Kraken does not say whether it may). `log_rows` is how many private requests are remembered, for tests.
+    `nonce_window` is that of the account's own key; `allow_nonce_repeats`: the same nonce may come twice within it
+    (Kraken does not say whether it may). `request_log_size` is how many private requests are remembered, for tests.
     """
 
     pairs: tuple[str, ...] = ("BTC/USD", "ETH/USD", "SOL/USD")
@@ -45,8 +45,8 @@ class SimulatorOptions:
     open_lag_seconds: float = 0.0
     closed_lag_seconds: float = 0.0
     enforce_deadline: bool = True
-    deadline_at: str = "engine"
+    deadline_checked_at: str = "engine"
     clock_offset_seconds: float = 0.0
     nonce_window: int = 0
-    nonce_window_repeats: bool = False
-    log_rows: int = 10_000
+    allow_nonce_repeats: bool = False
+    request_log_size: int = 10_000

@@ -14,18 +14,18 @@ from decimal import Decimal
 from sys import intern
 
 from bot.simulator.errors import Refusal
-from bot.simulator.instruments import Catalogue, PairRules
+from bot.simulator.instruments import Instruments, PairRules
 
 Params = Mapping[str, str]
 
-KINDS = ("market", "limit", "stop-loss", "take-profit")
+ORDER_TYPES = ("market", "limit", "stop-loss", "take-profit")
 TIMES_IN_FORCE = ("GTC", "IOC", "GTD", "FOK")
-FLAGS = ("post", "fcib", "fciq", "viqc", "nompp")
-MONTH_SECONDS = 31 * 86400
-DEADLINE_SECONDS = 60
+ORDER_FLAGS = ("post", "fcib", "fciq", "viqc", "nompp")
+EXPIRY_SECONDS_MAX = 31 * 86400
+DEADLINE_SECONDS_MAX = 60
 _PLAIN_NUMBER = re.compile(r"\d{1,20}(\.\d{1,20})?", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_ABSENT = ("leverage", "reduce_only", "displayvol", "price2", "starttm", "asset_class")
+_UNSUPPORTED = ("leverage", "reduce_only", "displayvol", "price2", "starttm", "asset_class")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,52 +45,52 @@ class OrderRequest:
     validate: bool
 
     @property
-    def in_quote(self) -> bool:
+    def is_volume_in_quote(self) -> bool:
         """Whether `volume` is in the quote currency (viqc)."""
         return "viqc" in self.flags
 
 
-def invalid(argument: str) -> Refusal:
+def invalid_argument(argument: str) -> Refusal:
     """Return Kraken's general refusal of one argument."""
     return Refusal(f"EGeneral:Invalid arguments:{argument}")
 
 
-def truth(text: str) -> bool:
+def parse_bool(text: str) -> bool:
     """Read a boolean parameter."""
     return text.lower() in ("true", "1")
 
 
-def find_pair(catalogue: Catalogue, name: str) -> PairRules:
+def find_pair(instruments: Instruments, name: str) -> PairRules:
     """Return the pair of a request. Raises Refusal."""
     if not name:
-        raise invalid("pair")
-    pair = catalogue.find(name)
+        raise invalid_argument("pair")
+    pair = instruments.find(name)
     if pair is None:
         raise Refusal("EQuery:Unknown asset pair")
     return pair
 
 
-def read_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
+def parse_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
     """Return the order that the arguments describe. Raises Refusal for the first one that is wrong."""
     # The words of all orders, and not each order's own: every order is kept.
     side, kind = intern(params.get("type", "")), intern(params.get("ordertype", ""))
     if side not in ("buy", "sell"):
-        raise invalid("type")
-    if kind not in KINDS:
-        raise invalid("ordertype")
+        raise invalid_argument("type")
+    if kind not in ORDER_TYPES:
+        raise invalid_argument("ordertype")
     _refuse_unsupported(params)
     flags = _read_flags(params, side, kind)
     volume = _read_volume(pair, params, "viqc" in flags)
     price = _read_price(pair, params) if kind != "market" else Decimal(0)
     if price and price * volume < pair.cost_minimum:
         raise Refusal("EOrder:Cost minimum not met")
-    force = _read_time_in_force(params, kind)
+    time_in_force = _read_time_in_force(params, kind)
     return OrderRequest(
-        pair, side, kind, volume, price, flags, force,
-        expires=_read_expiry(params, force, kind, now),
+        pair, side, kind, volume, price, flags, time_in_force,
+        expires=_read_expiry(params, time_in_force, kind, now),
         userref=_read_userref(params),
         cl_ord_id=_read_client_id(params),
-        validate=truth(params.get("validate", "")),
+        validate=parse_bool(params.get("validate", "")),
     )  # fmt: skip
 
 
@@ -100,61 +100,61 @@ def check_deadline(params: Params, now: float) -> None:
     if not text:
         return
     try:
-        moment = datetime.fromisoformat(text)
+        deadline = datetime.fromisoformat(text)
     except ValueError:
-        raise invalid("deadline") from None
-    if moment.tzinfo is None or moment.timestamp() > now + DEADLINE_SECONDS + 1:
-        raise invalid("deadline")
-    if moment.timestamp() <= now:
+        raise invalid_argument("deadline") from None
+    if deadline.tzinfo is None or deadline.timestamp() > now + DEADLINE_SECONDS_MAX + 1:
+        raise invalid_argument("deadline")
+    if deadline.timestamp() <= now:
         raise Refusal("EService:Deadline elapsed")
 
 
 def _refuse_unsupported(params: Params) -> None:
-    for name in _ABSENT:
+    for name in _UNSUPPORTED:
         if params.get(name, "") not in ("", "0", "none", "false"):
-            raise invalid(name)
-    closing = next((name for name in params if name.startswith("close[")), "")
-    if closing:
-        raise invalid(closing)
+            raise invalid_argument(name)
+    close_param = next((name for name in params if name.startswith("close[")), "")
+    if close_param:
+        raise invalid_argument(close_param)
     if params.get("trigger", "last") == "index":
-        raise invalid("Index unavailable")
+        raise invalid_argument("Index unavailable")
     if params.get("trigger", "last") != "last":
-        raise invalid("trigger")
+        raise invalid_argument("trigger")
 
 
 def _read_flags(params: Params, side: str, kind: str) -> tuple[str, ...]:
     flags = tuple(intern(flag.strip()) for flag in params.get("oflags", "").split(",") if flag.strip())
-    unknown = any(flag not in FLAGS for flag in flags)
+    unknown = any(flag not in ORDER_FLAGS for flag in flags)
     if unknown or ("fcib" in flags and "fciq" in flags) or ("post" in flags and kind != "limit"):
-        raise invalid("oflags")
+        raise invalid_argument("oflags")
     if "viqc" in flags and (kind != "market" or side != "buy"):
-        raise invalid("viqc")
+        raise invalid_argument("viqc")
     if "fcib" in flags or "fciq" in flags:
         return flags
     # Kraken, AddOrder page: fee in quote is the default when buying, fee in base when selling.
     return (*flags, "fciq" if side == "buy" else "fcib")
 
 
-def _read_volume(pair: PairRules, params: Params, in_quote: bool) -> Decimal:
+def _read_volume(pair: PairRules, params: Params, is_in_quote: bool) -> Decimal:
     text = params.get("volume", "")
     if not _PLAIN_NUMBER.fullmatch(text):
-        raise invalid("volume")
+        raise invalid_argument("volume")
     volume = Decimal(text)
-    if volume <= 0 or _decimals(volume) > pair.lot_decimals:
-        raise invalid("volume")
-    if not in_quote and volume < pair.order_minimum:
-        raise invalid("volume minimum not met")
+    if volume <= 0 or _count_decimals(volume) > pair.lot_decimals:
+        raise invalid_argument("volume")
+    if not is_in_quote and volume < pair.order_minimum:
+        raise invalid_argument("volume minimum not met")
     return volume
 
 
 def _read_price(pair: PairRules, params: Params) -> Decimal:
     text = params.get("price", "")
     if not text:
-        raise invalid("price")
+        raise invalid_argument("price")
     if not _PLAIN_NUMBER.fullmatch(text) or Decimal(text) <= 0:
         raise Refusal("EOrder:Invalid price:Invalid price argument.")
     price = Decimal(text)
-    if _decimals(price) > pair.price_decimals:
+    if _count_decimals(price) > pair.price_decimals:
         limit = f"{pair.wsname} price can only be specified up to {pair.price_decimals} decimals."
         raise Refusal(f"EOrder:Invalid price:{limit}")
     if price % pair.tick_size:
@@ -162,32 +162,32 @@ def _read_price(pair: PairRules, params: Params) -> Decimal:
     return price
 
 
-def _decimals(number: Decimal) -> int:
+def _count_decimals(number: Decimal) -> int:
     exponent = number.normalize().as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _read_time_in_force(params: Params, kind: str) -> str:
-    force = intern(params.get("timeinforce", "") or "GTC")
-    if force not in TIMES_IN_FORCE or (force == "FOK" and kind != "limit"):
-        raise invalid("timeinforce")
-    return force
+    time_in_force = intern(params.get("timeinforce", "") or "GTC")
+    if time_in_force not in TIMES_IN_FORCE or (time_in_force == "FOK" and kind != "limit"):
+        raise invalid_argument("timeinforce")
+    return time_in_force
 
 
-def _read_expiry(params: Params, force: str, kind: str, now: float) -> float:
+def _read_expiry(params: Params, time_in_force: str, kind: str, now: float) -> float:
     text = params.get("expiretm", "") or "0"
     relative = text.startswith("+")
     digits = text.removeprefix("+")
     if not _PLAIN_NUMBER.fullmatch(digits):
-        raise invalid("expiretm")
+        raise invalid_argument("expiretm")
     seconds = float(digits)
-    if seconds == 0 and force == "GTD":
-        raise invalid("expiretm")
+    if seconds == 0 and time_in_force == "GTD":
+        raise invalid_argument("expiretm")
     if seconds == 0 or kind == "market":
         return 0.0
     expires = now + seconds if relative else seconds
-    if (relative and seconds < 5) or not now < expires <= now + MONTH_SECONDS:
-        raise invalid("expiretm")
+    if (relative and seconds < 5) or not now < expires <= now + EXPIRY_SECONDS_MAX:
+        raise invalid_argument("expiretm")
     return expires
 
 
@@ -196,7 +196,7 @@ def _read_userref(params: Params) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"-?\d{1,10}", text, re.ASCII) or not -(2**31) <= int(text) < 2**31:
-        raise invalid("userref")
+        raise invalid_argument("userref")
     return int(text)
 
 
@@ -205,5 +205,5 @@ def _read_client_id(params: Params) -> str:
     well_formed = (len(text) <= 18 and text.isascii() and text.isprintable()) or _UUID.fullmatch(text)
     # Kraken: cl_ord_id and userref exclude each other; its words for that are not published.
     if not well_formed or (text and params.get("userref", "")):
-        raise invalid("cl_ord_id")
+        raise invalid_argument("cl_ord_id")
     return text

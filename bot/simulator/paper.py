@@ -9,130 +9,145 @@ from pathlib import Path
 
 from bot.base.clock import MarketClock, ReplayClock, wall_seconds
 from bot.simulator.errors import SimulatorError
-from bot.simulator.instruments import Catalogue, known_pairs
+from bot.simulator.instruments import Instruments, known_instruments
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices
-from bot.simulator.prices_live import LiveError, LivePrices, answers_within
+from bot.simulator.prices_live import LivePrices, LivePricesError, is_kraken_reachable
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.server import Simulator
-from bot.simulator.storage import peek, remove
+from bot.simulator.storage import delete_state, read_state
 
-HISTORY_CANDLES = 720
-WARM_UP_CANDLES = 60
-KNOTS_PER_CANDLE = 12
-PROBE_SECONDS = 2.0
-START_AMOUNT = "10000"
-SEED = 1
+WARM_UP_CANDLES = 720
+REPLAY_HISTORY_CANDLES = 60
+POINTS_PER_CANDLE = 12
+PROBE_TIMEOUT_SECONDS = 2.0
+STARTING_BALANCE = "10000"
+SYNTHETIC_SEED = 1
 LIVE_URL = "https://api.kraken.com"
 
 
 @dataclass(frozen=True, slots=True)
-class PaperMarket:
-    """An open paper account. `prices_label` says in a sentence where prices come from."""
+class PaperAccount:
+    """An open paper account. `price_source_label` says in a sentence where prices come from."""
 
     url: str
     key: str
     secret: str
     clock: MarketClock
-    prices_label: str
+    price_source_label: str
     simulator: Simulator
 
 
 @dataclass(frozen=True, slots=True)
-class _World:
+class _PriceSetup:
     """One source of prices and what goes with it. `begin` and `end` are given for a recorded market only."""
 
     prices: PriceSource
-    catalogue: Catalogue
+    instruments: Instruments
     file_name: str
     label: str
-    begin: float | None = None
-    end: float | None = None
+    start_seconds: float | None = None
+    end_seconds: float | None = None
 
 
 @contextmanager
-def open_paper(
+def open_paper_account(
     pairs: Sequence[str],
-    prices: str,
+    price_source: str,
     timeframe_seconds: int,
     state_dir: Path,
     speed: float = 1.0,
     live_url: str = LIVE_URL,
-) -> Iterator[PaperMarket]:
+) -> Iterator[PaperAccount]:
     """Open the paper account of `state_dir` with prices from `auto`, `live`, `synthetic` or `replay:FILE`.
 
     A new account first runs through the last 720 candles. One that was there before goes on from where it was: open
     orders are matched through the gap. Every kind of prices has an account of its own. Raises SimulatorError.
     """
     with ExitStack() as stack:
-        world = _open_world(stack, pairs, prices, timeframe_seconds, live_url)
-        if speed != 1.0 and not isinstance(world.prices, SyntheticPrices):
+        setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url)
+        if speed != 1.0 and not isinstance(setup.prices, SyntheticPrices):
             raise SimulatorError("Only synthetic prices can run at another speed than the clock's.")
-        path = state_dir / world.file_name
-        clock = _choose_clock(world, path, timeframe_seconds, speed)
-        quote = world.catalogue.pairs[0].quote.asset_id
-        options = SimulatorOptions(balances={quote: START_AMOUNT}, tier="pro", state_path=path, log_rows=0)
-        simulator = stack.enter_context(Simulator(options, clock, world.prices, world.catalogue))
-        yield PaperMarket(simulator.url, simulator.key, simulator.secret, clock, world.label, simulator)
+        path = state_dir / setup.file_name
+        clock = _choose_clock(setup, path, timeframe_seconds, speed)
+        quote = setup.instruments.pairs[0].quote.asset_id
+        options = SimulatorOptions(balances={quote: STARTING_BALANCE}, tier="pro", state_path=path, request_log_size=0)
+        simulator = stack.enter_context(Simulator(options, clock, setup.prices, setup.instruments))
+        yield PaperAccount(simulator.url, simulator.key, simulator.secret, clock, setup.label, simulator)
 
 
-def _open_world(stack: ExitStack, pairs: Sequence[str], prices: str, timeframe: int, live_url: str) -> _World:
-    if prices.startswith("replay:"):
-        return _recorded(pairs, Path(prices.removeprefix("replay:")), timeframe)
-    if prices == "synthetic":
-        return _synthetic(pairs, timeframe, "synthetic prices (made up, the same on every run)")
-    if prices == "live":
-        return _live(stack, pairs, timeframe, live_url)
-    if prices != "auto":
-        raise SimulatorError(f"Prices are live, synthetic, replay:FILE or auto, not {prices}.")
-    why = "Kraken does not answer"
-    if answers_within(live_url, PROBE_SECONDS):
+def _open_prices(
+    stack: ExitStack, pairs: Sequence[str], price_source: str, timeframe_seconds: int, live_url: str
+) -> _PriceSetup:
+    if price_source.startswith("replay:"):
+        return _open_recorded(pairs, Path(price_source.removeprefix("replay:")), timeframe_seconds)
+    if price_source == "synthetic":
+        return _open_synthetic(pairs, timeframe_seconds, "synthetic prices (made up, the same on every run)")
+    if price_source == "live":
+        return _open_live(stack, pairs, timeframe_seconds, live_url)
+    if price_source != "auto":
+        raise SimulatorError(f"Prices are live, synthetic, replay:FILE or auto, not {price_source}.")
+    reason = "Kraken does not answer"
+    if is_kraken_reachable(live_url, PROBE_TIMEOUT_SECONDS):
         try:
-            return _live(stack, pairs, timeframe, live_url)
-        except LiveError as error:
-            why = str(error)
-    return _synthetic(pairs, timeframe, f"synthetic prices (made up; live ones were not to be had: {why})")
+            return _open_live(stack, pairs, timeframe_seconds, live_url)
+        except LivePricesError as error:
+            reason = str(error)
+    return _open_synthetic(
+        pairs, timeframe_seconds, f"synthetic prices (made up; live ones were not to be had: {reason})"
+    )
 
 
-def _synthetic(pairs: Sequence[str], timeframe: int, label: str) -> _World:
-    prices = SyntheticPrices(SEED, timeframe // KNOTS_PER_CANDLE)
-    return _World(prices, known_pairs(pairs), "paper_synthetic.db", label)
+def _open_synthetic(pairs: Sequence[str], timeframe_seconds: int, label: str) -> _PriceSetup:
+    prices = SyntheticPrices(SYNTHETIC_SEED, timeframe_seconds // POINTS_PER_CANDLE)
+    return _PriceSetup(prices, known_instruments(pairs), "paper_synthetic.db", label)
 
 
-def _live(stack: ExitStack, pairs: Sequence[str], timeframe: int, live_url: str) -> _World:
-    prices = LivePrices(pairs, timeframe, live_url)
+def _open_live(stack: ExitStack, pairs: Sequence[str], timeframe_seconds: int, live_url: str) -> _PriceSetup:
+    prices = LivePrices(pairs, timeframe_seconds, live_url)
     stack.callback(prices.close)
     prices.start()
-    return _World(prices, prices.catalogue, "paper_live.db", f"live prices from {live_url}", begin=prices.begin)
+    return _PriceSetup(
+        prices, prices.instruments, "paper_live.db", f"live prices from {live_url}", start_seconds=prices.start_seconds
+    )
 
 
-def _recorded(pairs: Sequence[str], path: Path, timeframe: int) -> _World:
-    catalogue = known_pairs(pairs)
-    if len(catalogue.pairs) != 1:
-        raise SimulatorError(f"A file has the prices of one pair; {len(catalogue.pairs)} pairs are set.")
-    pair = catalogue.pairs[0]
+def _open_recorded(pairs: Sequence[str], path: Path, timeframe_seconds: int) -> _PriceSetup:
+    instruments = known_instruments(pairs)
+    if len(instruments.pairs) != 1:
+        raise SimulatorError(f"A file has the prices of one pair; {len(instruments.pairs)} pairs are set.")
+    pair = instruments.pairs[0]
     prices = RecordedPrices(pair, path)
-    if timeframe % prices.finest_seconds:
+    if timeframe_seconds % prices.shortest_candle_seconds:
         raise SimulatorError(
-            f"{path} has candles of {prices.finest_seconds} s; a timeframe of {timeframe} s cannot be made of them."
+            f"{path} has candles of {prices.shortest_candle_seconds} s; a timeframe of {timeframe_seconds} s cannot be made of them."
         )
-    name = f"paper_replay_{prices.short_name}.db"
-    return _World(prices, catalogue, name, f"recorded prices of {pair.symbol} from {path}", prices.begin, prices.end)
+    name = f"paper_replay_{prices.short_digest}.db"
+    return _PriceSetup(
+        prices,
+        instruments,
+        name,
+        f"recorded prices of {pair.symbol} from {path}",
+        prices.start_seconds,
+        prices.end_seconds,
+    )
 
 
-def _choose_clock(world: _World, path: Path, timeframe: int, speed: float) -> MarketClock:
+def _choose_clock(setup: _PriceSetup, path: Path, timeframe_seconds: int, speed: float) -> MarketClock:
     """Return the market's clock: a new account first runs through history."""
-    kept = peek(path, world.prices.world)
-    wall = wall_seconds()
-    if world.begin is not None and world.end is not None:
-        if kept is not None and kept.now >= world.end:
-            remove(path)
-            kept = None
-        warm_seconds = min(WARM_UP_CANDLES * timeframe, (world.end - world.begin) / 2)
-        return ReplayClock(kept.now if kept else world.begin + float(warm_seconds), world.end)
-    if speed != 1.0 or (kept is not None and kept.now > wall):
+    saved_state = read_state(path, setup.prices.source_id)
+    wall_now = wall_seconds()
+    if setup.start_seconds is not None and setup.end_seconds is not None:
+        if saved_state is not None and saved_state.now >= setup.end_seconds:
+            delete_state(path)
+            saved_state = None
+        warm_up_seconds = min(REPLAY_HISTORY_CANDLES * timeframe_seconds, (setup.end_seconds - setup.start_seconds) / 2)
+        return ReplayClock(
+            saved_state.now if saved_state else setup.start_seconds + float(warm_up_seconds), setup.end_seconds
+        )
+    if speed != 1.0 or (saved_state is not None and saved_state.now > wall_now):
         # An account that was run faster than the clock is ahead of it: its market goes on from there.
-        return MarketClock(max(wall, kept.now if kept else 0.0), speed)
-    if kept is not None:
+        return MarketClock(max(wall_now, saved_state.now if saved_state else 0.0), speed)
+    if saved_state is not None:
         return MarketClock()
-    return ReplayClock(max(wall - HISTORY_CANDLES * timeframe, world.begin or 0.0))
+    return ReplayClock(max(wall_now - WARM_UP_CANDLES * timeframe_seconds, setup.start_seconds or 0.0))

@@ -8,22 +8,22 @@ from decimal import Decimal
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from bot.simulator.account import ZERO, Order, Trade
+from bot.simulator.account import ZERO, SimOrder, SimTrade
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
-from bot.simulator.fees import LADDER, next_tier, tier_at
+from bot.simulator.fees import FEE_TIERS, fee_tier_at, next_fee_tier
 from bot.simulator.keys import ApiKey
-from bot.simulator.orders import Params, find_pair, invalid, truth
-from bot.simulator.query_lag import Lag
-from bot.simulator.serializers import fixed, key_row, order_row, trade_row
+from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool
+from bot.simulator.query_lag import QueryLag
+from bot.simulator.serializers import format_decimal, serialize_key, serialize_order, serialize_trade
 
-PAGE_ROWS = 50
-QUERY_MAXIMUM = 50
+PAGE_SIZE = 50
+QUERY_TXIDS_MAX = 50
 Result = dict[str, Any]
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 
-_CANCEL = frozenset({"modify-trades", "close-trades"})
-_QUERY = frozenset({"query-open-trades", "query-closed-trades"})
+_CANCEL_PERMISSIONS = frozenset({"modify-trades", "close-trades"})
+_QUERY_PERMISSIONS = frozenset({"query-open-trades", "query-closed-trades"})
 # One of these permissions is enough (Kraken: the endpoint pages). GetApiKeyInfo needs none.
 PERMISSIONS: dict[str, frozenset[str]] = {
     "Balance": frozenset({"query-funds"}),
@@ -32,21 +32,21 @@ PERMISSIONS: dict[str, frozenset[str]] = {
     "TradeVolume": frozenset({"query-funds"}),
     "OpenOrders": frozenset({"query-open-trades"}),
     "ClosedOrders": frozenset({"query-closed-trades"}),
-    "QueryOrders": _QUERY,
+    "QueryOrders": _QUERY_PERMISSIONS,
     "TradesHistory": frozenset({"query-closed-trades"}),
     "AddOrder": frozenset({"modify-trades"}),
-    "CancelOrder": _CANCEL,
-    "CancelAll": _CANCEL,
-    "CancelAllOrdersAfter": _CANCEL,
+    "CancelOrder": _CANCEL_PERMISSIONS,
+    "CancelAll": _CANCEL_PERMISSIONS,
+    "CancelAllOrdersAfter": _CANCEL_PERMISSIONS,
 }
 
 
-class Private:
+class PrivateEndpoints:
     """Answers what only the account's keys may ask."""
 
-    def __init__(self, exchange: Exchange, lag: Lag) -> None:
+    def __init__(self, exchange: Exchange, query_lag: QueryLag) -> None:
         self._exchange = exchange
-        self._lag = lag
+        self._query_lag = query_lag
         self._account = exchange.account
         self.methods: dict[str, Callable[[Params, ApiKey], Result]] = {
             "Balance": self._balance,
@@ -61,10 +61,10 @@ class Private:
             "CancelOrder": lambda params, key: exchange.cancel(params),
             "CancelAll": lambda params, key: exchange.cancel_all(),
             "CancelAllOrdersAfter": self._cancel_all_after,
-            "GetApiKeyInfo": lambda params, key: key_row(key),
+            "GetApiKeyInfo": lambda params, key: serialize_key(key),
         }
 
-    def admit(self, method: str, key: ApiKey) -> None:
+    def authorize(self, method: str, key: ApiKey) -> None:
         """Check that there is such a method, and the key's permission and rate limit. Raises Refusal."""
         if method not in self.methods:
             raise Refusal("EGeneral:Unknown method")
@@ -74,77 +74,89 @@ class Private:
         self._exchange.limits.spend_rest(key.key, method, self._exchange.now)
 
     def _balance(self, params: Params, key: ApiKey) -> Result:
-        return {asset: self._amount(asset, amount) for asset, amount in self._account.balances.items()}
+        return {asset: self._format_amount(asset, amount) for asset, amount in self._account.balances.items()}
 
     def _balance_ex(self, params: Params, key: ApiKey) -> Result:
         return {
             asset: {
-                "balance": self._amount(asset, amount),
-                "hold_trade": self._amount(asset, self._account.held.get(asset, ZERO)),
+                "balance": self._format_amount(asset, amount),
+                "hold_trade": self._format_amount(asset, self._account.held.get(asset, ZERO)),
             }
             for asset, amount in self._account.balances.items()
         }
 
-    def _amount(self, asset: str, amount: Decimal) -> str:
-        known = self._exchange.catalogue.assets.get(asset)
-        return fixed(amount, known.decimals) if known else f"{amount:f}"
+    def _format_amount(self, asset: str, amount: Decimal) -> str:
+        known = self._exchange.instruments.assets.get(asset)
+        return format_decimal(amount, known.decimals) if known else f"{amount:f}"
 
     def _trade_balance(self, params: Params, key: ApiKey) -> Result:
-        asset = self._exchange.catalogue.find_asset(params.get("asset", "") or "ZUSD")
+        asset = self._exchange.instruments.find_asset(params.get("asset", "") or "ZUSD")
         if asset is None:
             raise Refusal("EQuery:Unknown asset")
-        worth = sum((self._exchange.value_of(a, asset.asset_id) for a in self._account.balances), ZERO)
-        total = fixed(worth, 4)
+        equity = sum((self._exchange.value_of(a, asset.asset_id) for a in self._account.balances), ZERO)
+        total = format_decimal(equity, 4)
         zeros = dict.fromkeys(("m", "uv", "n", "c", "v"), "0.0000")
         return {"eb": total, "tb": total, **zeros, "e": total, "mf": total}
 
-    def _order_row(self, order: Order, params: Params) -> Result:
-        trades = self._account.trades_of(order) if truth(params.get("trades", "")) else None
-        return order_row(order, self._exchange.pair_of(order), trades)
+    def _serialize_order(self, order: SimOrder, params: Params) -> Result:
+        trades = self._account.list_trade_ids(order) if parse_bool(params.get("trades", "")) else None
+        return serialize_order(order, self._exchange.pair_of(order), trades)
 
     def _open_orders(self, params: Params, key: ApiKey) -> Result:
         now, newest_first = self._exchange.now, reversed(list(self._account.open_orders.values()))
-        chosen = _by_reference((order for order in newest_first if not self._lag.hides_open(order, now)), params)
-        return {"open": {order.txid: self._order_row(order, params) for order in chosen}}
+        chosen = _filter_by_reference(
+            (order for order in newest_first if not self._query_lag.hides_open(order, now)), params
+        )
+        return {"open": {order.txid: self._serialize_order(order, params) for order in chosen}}
 
     def _closed_orders(self, params: Params, key: ApiKey) -> Result:
-        which = params.get("closetime", "") or "both"
-        if which not in ("open", "close", "both"):
-            raise invalid("closetime")
+        closetime = params.get("closetime", "") or "both"
+        if closetime not in ("open", "close", "both"):
+            raise invalid_argument("closetime")
         start, end = self._time_bound(params, "start"), self._time_bound(params, "end")
         # Newest first, so nothing after the first order that was closed before the start can belong to the answer.
         recent = takewhile(lambda order: start is None or order.closed > start, reversed(self._account.closed_orders))
         found = [
             order
-            for order in _by_reference(recent, params)
+            for order in _filter_by_reference(recent, params)
             if (
-                (which != "close" and _within(order.opened, start, end))
-                or (which != "open" and _within(order.closed, start, end))
+                (closetime != "close" and _is_within(order.opened, start, end))
+                or (closetime != "open" and _is_within(order.closed, start, end))
             )
-            and not self._lag.hides_closed(order, self._exchange.now)
+            and not self._query_lag.hides_closed(order, self._exchange.now)
         ]
-        page = _page(found, params)
-        rows = {order.txid: self._order_row(order, params) for order in page}
-        return {"closed": rows} if truth(params.get("without_count", "")) else {"closed": rows, "count": len(found)}
+        page = _paginate(found, params)
+        entries = {order.txid: self._serialize_order(order, params) for order in page}
+        return (
+            {"closed": entries}
+            if parse_bool(params.get("without_count", ""))
+            else {"closed": entries, "count": len(found)}
+        )
 
     def _query_orders(self, params: Params, key: ApiKey) -> Result:
         names = [name for name in params.get("txid", "").split(",") if name]
-        if not 1 <= len(names) <= QUERY_MAXIMUM:
-            raise invalid("txid")
+        if not 1 <= len(names) <= QUERY_TXIDS_MAX:
+            raise invalid_argument("txid")
         if any(name not in self._account.orders for name in names):
             raise Refusal("EOrder:Invalid order")
-        chosen = _by_reference((self._account.orders[name] for name in names), params)
-        return {order.txid: self._order_row(order, params) for order in chosen}
+        chosen = _filter_by_reference((self._account.orders[name] for name in names), params)
+        return {order.txid: self._serialize_order(order, params) for order in chosen}
 
     def _trades_history(self, params: Params, key: ApiKey) -> Result:
         kind = params.get("type", "") or "all"
         if kind not in ("all", "any position", "closed position", "closing position", "no position"):
-            raise invalid("type")
+            raise invalid_argument("type")
         start, end = self._time_bound(params, "start"), self._time_bound(params, "end")
-        newest_first: list[Trade] = sorted(self._account.trades, key=lambda trade: trade.time, reverse=True)
-        found = [t for t in newest_first if _within(t.time, start, end) and kind in ("all", "no position")]
-        rows = {t.trade_id: trade_row(t, self._exchange.catalogue.get(t.pair_id)) for t in _page(found, params)}
-        return {"trades": rows} if truth(params.get("without_count", "")) else {"trades": rows, "count": len(found)}
+        newest_first: list[SimTrade] = sorted(self._account.trades, key=lambda trade: trade.time, reverse=True)
+        found = [t for t in newest_first if _is_within(t.time, start, end) and kind in ("all", "no position")]
+        entries = {
+            t.trade_id: serialize_trade(t, self._exchange.instruments.get(t.pair_id)) for t in _paginate(found, params)
+        }
+        return (
+            {"trades": entries}
+            if parse_bool(params.get("without_count", ""))
+            else {"trades": entries, "count": len(found)}
+        )
 
     def _time_bound(self, params: Params, name: str) -> float | None:
         """Read `start` or `end`: Unix time, or the id of an order or trade."""
@@ -155,28 +167,31 @@ class Private:
         if traded is not None or not text:
             return traded
         if not text.replace(".", "", 1).isdigit():
-            raise invalid(name)
+            raise invalid_argument(name)
         return float(text)
 
     def _trade_volume(self, params: Params, key: ApiKey) -> Result:
         volume = self._account.volume_30_days(self._exchange.now)
-        result: Result = {"currency": "ZUSD", "volume": fixed(volume, 4)}
+        result: Result = {"currency": "ZUSD", "volume": format_decimal(volume, 4)}
         names = [name.strip() for name in params.get("pair", "").split(",") if name.strip()]
         if names:
-            pairs = [find_pair(self._exchange.catalogue, name).pair_id for name in names]
-            result["fees"] = {pair: _fee_row(volume, "taker") for pair in pairs}
-            result["fees_maker"] = {pair: _fee_row(volume, "maker") for pair in pairs}
+            pairs = [find_pair(self._exchange.instruments, name).pair_id for name in names]
+            result["fees"] = {pair: _fee_info(volume, "taker") for pair in pairs}
+            result["fees_maker"] = {pair: _fee_info(volume, "maker") for pair in pairs}
         return result
 
     def _cancel_all_after(self, params: Params, key: ApiKey) -> Result:
         text = params.get("timeout", "")
         if not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise invalid("timeout")
-        fires = self._exchange.arm_switch(int(text))
-        return {"currentTime": _moment(self._exchange.now), "triggerTime": "0" if fires is None else _moment(fires)}
+            raise invalid_argument("timeout")
+        fires_at = self._exchange.arm_dead_man_switch(int(text))
+        return {
+            "currentTime": _format_time(self._exchange.now),
+            "triggerTime": "0" if fires_at is None else _format_time(fires_at),
+        }
 
 
-def _by_reference(orders: Iterable[Order], params: Params) -> list[Order]:
+def _filter_by_reference(orders: Iterable[SimOrder], params: Params) -> list[SimOrder]:
     userref, client_id = params.get("userref", ""), params.get("cl_ord_id", "")
     return [
         order
@@ -185,31 +200,31 @@ def _by_reference(orders: Iterable[Order], params: Params) -> list[Order]:
     ]
 
 
-def _within(when: float, start: float | None, end: float | None) -> bool:
-    return (start is None or when > start) and (end is None or when <= end)
+def _is_within(timestamp: float, start: float | None, end: float | None) -> bool:
+    return (start is None or timestamp > start) and (end is None or timestamp <= end)
 
 
-def _page(found: list[Row], params: Params) -> list[Row]:
+def _paginate(found: list[Item], params: Params) -> list[Item]:
     text = params.get("ofs", "") or "0"
     if not (text.isascii() and text.isdigit()):
-        raise invalid("ofs")
-    return found[int(text) : int(text) + PAGE_ROWS]
+        raise invalid_argument("ofs")
+    return found[int(text) : int(text) + PAGE_SIZE]
 
 
-def _fee_row(volume: Decimal, side: str) -> Result:
+def _fee_info(volume: Decimal, side: str) -> Result:
     def rate(tier: Any) -> str:
-        return fixed(getattr(tier, side), 4)
+        return format_decimal(getattr(tier, side), 4)
 
-    tier, above = tier_at(volume), next_tier(volume)
+    tier, tier_above = fee_tier_at(volume), next_fee_tier(volume)
     return {
         "fee": rate(tier),
-        "minfee": rate(LADDER[-1]),
-        "maxfee": rate(LADDER[0]),
-        "nextfee": rate(above) if above else None,
-        "tiervolume": fixed(tier.volume, 4),
-        "nextvolume": fixed(above.volume, 4) if above else None,
+        "minfee": rate(FEE_TIERS[-1]),
+        "maxfee": rate(FEE_TIERS[0]),
+        "nextfee": rate(tier_above) if tier_above else None,
+        "tiervolume": format_decimal(tier.min_volume, 4),
+        "nextvolume": format_decimal(tier_above.min_volume, 4) if tier_above else None,
     }
 
 
-def _moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from bot.simulator.account import Order
+from bot.simulator.account import SimOrder
 from bot.simulator.options import SimulatorOptions
 
 
-class Lag:
+class QueryLag:
     """Decides which orders a look-up does not show yet.
 
     An order that closes leaves OpenOrders at once, so for a while it may be in neither answer. A lag depends on the
@@ -20,15 +20,15 @@ class Lag:
         self._open_seconds = options.open_lag_seconds
         self._closed_seconds = options.closed_lag_seconds
 
-    def hides_open(self, order: Order, now: float) -> bool:
+    def hides_open(self, order: SimOrder, now: float) -> bool:
         """Whether OpenOrders does not show an order yet."""
-        return now < order.opened + self._drawn(order, "open", self._open_seconds)
+        return now < order.opened + self._lag_seconds(order, "open", self._open_seconds)
 
-    def hides_closed(self, order: Order, now: float) -> bool:
+    def hides_closed(self, order: SimOrder, now: float) -> bool:
         """Whether ClosedOrders does not show an order yet."""
-        return now < order.closed + self._drawn(order, "closed", self._closed_seconds)
+        return now < order.closed + self._lag_seconds(order, "closed", self._closed_seconds)
 
-    def _drawn(self, order: Order, what: str, seconds_max: float) -> float:
-        if not seconds_max:
+    def _lag_seconds(self, order: SimOrder, query: str, max_seconds: float) -> float:
+        if not max_seconds:
             return 0.0
-        return random.Random(f"{self._seed} {what} {order.cl_ord_id or order.txid}").uniform(0.0, seconds_max)
+        return random.Random(f"{self._seed} {query} {order.cl_ord_id or order.txid}").uniform(0.0, max_seconds)

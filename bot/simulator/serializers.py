@@ -5,33 +5,33 @@ from __future__ import annotations
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from bot.simulator.account import Order, Trade
+from bot.simulator.account import SimOrder, SimTrade
 from bot.simulator.instruments import AssetRules, PairRules
 from bot.simulator.keys import ApiKey
 
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
 ZERO_TEXT = "0.00000"
 
 
-def fixed(number: Decimal, decimals: int) -> str:
+def format_decimal(number: Decimal, decimals: int) -> str:
     """Write a number with that many decimals, never with an exponent."""
     return f"{number.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP):f}"
 
 
-def _price(pair: PairRules, price: Decimal) -> str:
-    return fixed(price, pair.price_decimals)
+def _format_price(pair: PairRules, price: Decimal) -> str:
+    return format_decimal(price, pair.price_decimals)
 
 
-def describe(order: Order, pair: PairRules) -> str:
+def describe_order(order: SimOrder, pair: PairRules) -> str:
     """Return the sentence that Kraken calls descr.order."""
-    start = f"{order.side} {fixed(order.volume, pair.lot_decimals)} {pair.altname} @ {order.kind.replace('-', ' ')}"
-    return start if order.kind == "market" else f"{start} {_price(pair, order.price)}"
+    start = f"{order.side} {format_decimal(order.volume, pair.lot_decimals)} {pair.altname} @ {order.kind.replace('-', ' ')}"
+    return start if order.kind == "market" else f"{start} {_format_price(pair, order.price)}"
 
 
-def order_row(order: Order, pair: PairRules, trades: list[str] | None = None) -> Row:
+def serialize_order(order: SimOrder, pair: PairRules, trades: list[str] | None = None) -> JsonObject:
     """Return a row of OpenOrders, ClosedOrders or QueryOrders. `trades` None leaves them out."""
     average = order.cost / order.executed if order.executed else Decimal(0)
-    row: Row = {
+    entry: JsonObject = {
         "refid": None,
         "userref": order.userref,
         "cl_ord_id": order.cl_ord_id,
@@ -39,12 +39,12 @@ def order_row(order: Order, pair: PairRules, trades: list[str] | None = None) ->
         "opentm": round(order.opened, 4),
         "starttm": 0,
         "expiretm": round(order.expires, 4) if order.expires else 0,
-        "descr": _description(order, pair),
-        "vol": fixed(order.volume, pair.lot_decimals),
-        "vol_exec": fixed(order.executed, pair.lot_decimals),
-        "cost": fixed(order.cost, pair.cost_decimals),
-        "fee": fixed(order.fee, pair.cost_decimals),
-        "price": fixed(average, max(5, pair.price_decimals)),
+        "descr": _serialize_description(order, pair),
+        "vol": format_decimal(order.volume, pair.lot_decimals),
+        "vol_exec": format_decimal(order.executed, pair.lot_decimals),
+        "cost": format_decimal(order.cost, pair.cost_decimals),
+        "fee": format_decimal(order.fee, pair.cost_decimals),
+        "price": format_decimal(average, max(5, pair.price_decimals)),
         "stopprice": ZERO_TEXT,
         "limitprice": ZERO_TEXT,
         "misc": order.misc,
@@ -54,31 +54,31 @@ def order_row(order: Order, pair: PairRules, trades: list[str] | None = None) ->
         "trigger": "last",
     }
     if not order.cl_ord_id:
-        del row["cl_ord_id"]
+        del entry["cl_ord_id"]
     if order.kind in {"market", "limit"}:
-        del row["trigger"]
+        del entry["trigger"]
     if order.closed:
-        row |= {"closetm": round(order.closed, 4), "reason": order.reason or None}
+        entry |= {"closetm": round(order.closed, 4), "reason": order.reason or None}
     if trades:
-        row["trades"] = trades
-    return row
+        entry["trades"] = trades
+    return entry
 
 
-def _description(order: Order, pair: PairRules) -> Row:
+def _serialize_description(order: SimOrder, pair: PairRules) -> JsonObject:
     return {
         "pair": pair.altname,
         "aclass": "forex",
         "type": order.side,
         "ordertype": order.kind,
-        "price": _price(pair, order.price) if order.price else "0",
+        "price": _format_price(pair, order.price) if order.price else "0",
         "price2": "0",
         "leverage": "none",
-        "order": describe(order, pair),
+        "order": describe_order(order, pair),
         "close": "",
     }
 
 
-def trade_row(trade: Trade, pair: PairRules) -> Row:
+def serialize_trade(trade: SimTrade, pair: PairRules) -> JsonObject:
     """Return a row of TradesHistory."""
     return {
         "ordertxid": trade.order_txid,
@@ -88,10 +88,10 @@ def trade_row(trade: Trade, pair: PairRules) -> Row:
         "time": round(trade.time, 4),
         "type": trade.side,
         "ordertype": trade.kind,
-        "price": _price(pair, trade.price),
-        "cost": fixed(trade.cost, pair.cost_decimals),
-        "fee": fixed(trade.fee, pair.cost_decimals),
-        "vol": fixed(trade.volume, pair.lot_decimals),
+        "price": _format_price(pair, trade.price),
+        "cost": format_decimal(trade.cost, pair.cost_decimals),
+        "fee": format_decimal(trade.fee, pair.cost_decimals),
+        "vol": format_decimal(trade.volume, pair.lot_decimals),
         "margin": ZERO_TEXT,
         "leverage": "0",
         "misc": "",
@@ -100,7 +100,7 @@ def trade_row(trade: Trade, pair: PairRules) -> Row:
     }
 
 
-def asset_row(asset: AssetRules) -> Row:
+def serialize_asset(asset: AssetRules) -> JsonObject:
     """Return a row of Assets."""
     return {
         "aclass": "currency",
@@ -111,7 +111,7 @@ def asset_row(asset: AssetRules) -> Row:
     }
 
 
-def pair_row(pair: PairRules, status: str) -> Row:
+def serialize_pair(pair: PairRules, status: str) -> JsonObject:
     """Return a row of AssetPairs. The fee arrays are empty, as Kraken's are since 8 September 2026."""
     return {
         "altname": pair.altname,
@@ -140,7 +140,7 @@ def pair_row(pair: PairRules, status: str) -> Row:
     }
 
 
-def key_row(key: ApiKey) -> Row:
+def serialize_key(key: ApiKey) -> JsonObject:
     """Return the result of GetApiKeyInfo. Its nonce is the one of this very call (Kraken does not say which)."""
     return {
         "apiKeyName": key.name,

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from bot.base.models import Balance, Candle, Fill, Order, Pair, PlacedOrder, Side, SystemStatus
 from bot.orders.journal import Journal
-from bot.orders.reconciliation import Settled, UnknownOrder
+from bot.orders.reconciliation import Resolution, UnknownOrder
 
 
 class Broker(Protocol):
@@ -56,7 +56,7 @@ class Broker(Protocol):
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
         """Return a page of the account's fills, newest first, and how many there are."""
 
-    def owns(self, order: Order) -> bool:
+    def is_own_order(self, order: Order) -> bool:
         """Tell whether an order is this bot's."""
 
     def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
@@ -93,17 +93,17 @@ class Broker(Protocol):
     def unknown_orders(self) -> Sequence[UnknownOrder]:
         """Return the orders whose fate is unknown."""
 
-    def past_wait_seconds(self) -> float:
+    def history_wait_seconds(self) -> float:
         """Return for how long orders of an earlier life may still turn up at least."""
 
-    def check_lead(self) -> None:
+    def check_leadership(self) -> None:
         """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
 
-    def settle_unknown(self) -> Sequence[Settled]:
+    def reconcile_unknown_orders(self) -> Sequence[Resolution]:
         """Look the unknown orders up, if it is time to; return those whose fate is now known."""
 
-    def knows_the_past(self) -> bool:
-        """Tell whether the journal has every order of this bot; `settle_unknown` finds what is missing."""
+    def history_is_complete(self) -> bool:
+        """Tell whether the journal has every order of this bot; `reconcile_unknown_orders` finds what is missing."""
 
-    def next_look_up_seconds(self) -> float | None:
-        """Return in how many seconds `settle_unknown` has something to ask; None where nothing is unknown."""
+    def next_query_seconds(self) -> float | None:
+        """Return in how many seconds `reconcile_unknown_orders` has something to ask; None where nothing is unknown."""

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def _no() -> bool:
+def _always_false() -> bool:
     return False
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     return
 
 
 @dataclass(frozen=True, slots=True)
-class Switches:
+class Controls:
     """`halted`: the kill switch, no order at all. `entries_stopped`: nothing new is opened, and what is held is left by
     the usual rules. `check_state` raises StateLostError where the state folder is not ours any more."""
 
-    halted: Callable[[], bool] = _no
-    entries_stopped: Callable[[], bool] = _no
-    check_state: Callable[[], None] = _nothing
+    is_halted: Callable[[], bool] = _always_false
+    entries_stopped: Callable[[], bool] = _always_false
+    check_state: Callable[[], None] = _do_nothing

@@ -11,11 +11,11 @@ import math
 
 from bot.base.errors import BotError
 from bot.trading.broker import Broker
-from bot.trading.decision_log import Narrator
+from bot.trading.decision_log import DecisionLog
 
 # Kraken advises every 15 to 30 s for a time-out of 60 s, so that an answer may fail.
-ARMINGS_PER_TIMEOUT = 3
-_PROTECTIVE = ("stop", "take-profit")
+REARMS_PER_TIMEOUT = 3
+_PROTECTIVE_KINDS = ("stop", "take-profit")
 _TOPIC = "dead man's switch"
 
 
@@ -26,22 +26,22 @@ class DeadManSwitch:
     Unix seconds of the market.
     """
 
-    def __init__(self, broker: Broker, timeout_seconds: int, narrator: Narrator) -> None:
+    def __init__(self, broker: Broker, timeout_seconds: int, decision_log: DecisionLog) -> None:
         self._broker = broker
         self._timeout_seconds = timeout_seconds
-        self._narrator = narrator
-        self._begun = False
+        self._decision_log = decision_log
+        self._is_previous_disarmed = False
         self._may_be_armed = False
-        self._stopped = False
+        self._is_stopped = False
         self.due_seconds = -math.inf if timeout_seconds else math.inf
 
-    def begin(self) -> None:
+    def disarm_previous(self) -> None:
         """Disarm it, once: an earlier life may have left it armed. Raises BotError; then `keep` does it."""
-        if self._timeout_seconds and not self._begun:
+        if self._timeout_seconds and not self._is_previous_disarmed:
             self._disarm()
-            self._begun = True
+            self._is_previous_disarmed = True
 
-    def keep(self, held_up: str) -> None:
+    def refresh(self, blocked_reason: str) -> None:
         """If it is due, look at all open orders of the account, and arm or disarm.
 
         `held_up` says why the bot opens nothing now (the status, the kill switch), or is empty. Raises BotError, and
@@ -50,35 +50,35 @@ class DeadManSwitch:
         now = self._broker.now()
         if now < self.due_seconds:
             return
-        self.begin()
-        reason = held_up or self._harm()
+        self.disarm_previous()
+        reason = blocked_reason or self._reason_not_to_arm()
         if reason:
             if self._may_be_armed:
                 self._disarm()
-            self._narrator.once(_TOPIC, reason, f"the dead man's switch is off: {reason}")
-        elif not self._stopped:
+            self._decision_log.record_once(_TOPIC, reason, f"the dead man's switch is off: {reason}")
+        elif not self._is_stopped:
             self._arm()
-        self.due_seconds = now + self._timeout_seconds / ARMINGS_PER_TIMEOUT
+        self.due_seconds = now + self._timeout_seconds / REARMS_PER_TIMEOUT
 
     def stop(self) -> None:
         """Disarm it for the end of a run; also from another thread, while `keep` hangs in a call."""
         if not self._timeout_seconds:
             return
-        self._stopped = True
+        self._is_stopped = True
         try:
             self._disarm()
         except BotError as problem:
             text = f"Kraken may cancel every order of the account within {self._timeout_seconds} s"
-            self._narrator.say(f"the dead man's switch could not be disarmed ({problem}): {text}")
+            self._decision_log.record(f"the dead man's switch could not be disarmed ({problem}): {text}")
 
-    def _harm(self) -> str:
+    def _reason_not_to_arm(self) -> str:
         """Say which open order would be cancelled that must not be; empty if there is none."""
         for order in self._broker.get_open_orders():
-            what = f"{order.symbol} {order.kind} {order.txid}"
-            if not self._broker.owns(order):
-                return f"it would cancel the order of another sender ({what})"
-            if any(word in order.kind for word in _PROTECTIVE):
-                return f"it would cancel what protects a position ({what})"
+            description = f"{order.symbol} {order.kind} {order.txid}"
+            if not self._broker.is_own_order(order):
+                return f"it would cancel the order of another sender ({description})"
+            if any(kind in order.kind for kind in _PROTECTIVE_KINDS):
+                return f"it would cancel what protects a position ({description})"
         return ""
 
     def _arm(self) -> None:
@@ -86,7 +86,7 @@ class DeadManSwitch:
         self._may_be_armed = True
         self._broker.arm_dead_man_switch(self._timeout_seconds)
         text = f"after {self._timeout_seconds} s without a word from the bot, Kraken cancels every order of the account"
-        self._narrator.once(_TOPIC, "armed", f"the dead man's switch is armed: {text}")
+        self._decision_log.record_once(_TOPIC, "armed", f"the dead man's switch is armed: {text}")
 
     def _disarm(self) -> None:
         self._broker.arm_dead_man_switch(0)

@@ -20,7 +20,7 @@ from enum import Enum
 from bot.base.models import ZERO
 
 
-class Role(Enum):
+class OrderRole(Enum):
     """What an own order is for."""
 
     ENTRY = "entry"
@@ -37,14 +37,14 @@ class WorkingOrder:
     """
 
     txid: str
-    role: Role
-    left: Decimal
+    role: OrderRole
+    remaining: Decimal
     price: Decimal
     is_open: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class PairFacts:
+class PairState:
     """What is known of a pair. Quantities are in base units.
 
     `held` is what the bot bought and has not sold, by its own fills; `free` is what the account has of the coin and
@@ -52,31 +52,31 @@ class PairFacts:
     `lot` is the step of quantities. `unknown`: the fate of an order of the pair is not known.
     """
 
-    held: Decimal
-    free: Decimal
-    minimum: Decimal
-    largest: Decimal
-    lot: Decimal
-    working: tuple[WorkingOrder, ...] = ()
-    unknown: bool = False
+    held_quantity: Decimal
+    free_quantity: Decimal
+    min_quantity: Decimal
+    max_stop_quantity: Decimal
+    lot_size: Decimal
+    working_orders: tuple[WorkingOrder, ...] = ()
+    has_unknown_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Protect:
+class ProtectPosition:
     """Keep stops on what is held, at a trigger price on the tick grid. Entries go on resting."""
 
     stop_price: Decimal
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class ExitPosition:
     """Sell so much of what is held, at once; what is more than held is ignored."""
 
     quantity: Decimal
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class CancelOrders:
     """Cancel these orders, whatever they answer; what became of them, the rows will tell."""
 
     txids: tuple[str, ...]
@@ -109,77 +109,79 @@ class Done:
     """What is wanted is so, or as near to it as the pair's minimum allows."""
 
 
-Wanted = Protect | Leave
-Step = Cancel | Wait | Sell | PlaceStop | Done
+ExitGoal = ProtectPosition | ExitPosition
+ExitStep = CancelOrders | Wait | Sell | PlaceStop | Done
 
 
-def next_step(facts: PairFacts, wanted: Wanted) -> Step:
+def next_step(state: PairState, goal: ExitGoal) -> ExitStep:
     """Return the one step to take now towards what is wanted."""
-    match wanted:
-        case Protect(stop_price):
-            return _waiting(facts) or _protect(facts, stop_price)
-        case Leave(quantity):
-            return _without_entries(facts) or _waiting(facts) or _leave(facts, quantity)
+    match goal:
+        case ProtectPosition(stop_price):
+            return _wait_if_unresolved(state) or _protect_position(state, stop_price)
+        case ExitPosition(quantity):
+            return _cancel_entries(state) or _wait_if_unresolved(state) or _exit_position(state, quantity)
 
 
-def _without_entries(facts: PairFacts) -> Cancel | None:
-    entries = [order for order in facts.working if order.role is Role.ENTRY and order.is_open]
-    return _cancel(entries) if entries else None
+def _cancel_entries(state: PairState) -> CancelOrders | None:
+    entries = [order for order in state.working_orders if order.role is OrderRole.ENTRY and order.is_open]
+    return _cancel_orders(entries) if entries else None
 
 
-def _waiting(facts: PairFacts) -> Wait | None:
+def _wait_if_unresolved(state: PairState) -> Wait | None:
     """Say what has to be known first: until then no order is sent, and no stop is taken away."""
-    if facts.unknown:
+    if state.has_unknown_order:
         return Wait("the fate of an order is not known")
-    for order in facts.working:
+    for order in state.working_orders:
         if not order.is_open:
             return Wait(f"the {order.role.value} {order.txid} was accepted and is neither open nor closed yet")
-        if order.role is Role.EXIT:
+        if order.role is OrderRole.EXIT:
             return Wait(f"the exit {order.txid} is still open")
     return None
 
 
-def _leave(facts: PairFacts, quantity: Decimal) -> Step:
-    stops = _stops(facts)
-    wanted = _on_grid(min(quantity, facts.held), facts)
-    if wanted < facts.minimum:
+def _exit_position(state: PairState, quantity: Decimal) -> ExitStep:
+    stops = _stop_orders(state)
+    target = _round_down_to_lot(min(quantity, state.held_quantity), state)
+    if target < state.min_quantity:
         return Done()
     # The coins of a stop are free as soon as it is gone.
-    sellable = _on_grid(min(wanted, facts.free + _left(stops)), facts)
-    if sellable < facts.minimum:
+    sellable = _round_down_to_lot(min(target, state.free_quantity + _total_remaining(stops)), state)
+    if sellable < state.min_quantity:
         return Wait("the coins are tied up in orders that are not this bot's")
-    return _cancel(stops) if stops else Sell(sellable)
+    return _cancel_orders(stops) if stops else Sell(sellable)
 
 
-def _protect(facts: PairFacts, stop_price: Decimal) -> Step:
-    stops = _stops(facts)
-    covered = _left(stops)
-    wrong = stops if covered > facts.held else [stop for stop in stops if stop.price != stop_price]
-    if wrong:
-        return _cancel(wrong)
-    bare = _on_grid(min(facts.held - covered, facts.free), facts)
-    if bare <= 0:
+def _protect_position(state: PairState, stop_price: Decimal) -> ExitStep:
+    stops = _stop_orders(state)
+    covered = _total_remaining(stops)
+    mismatched = stops if covered > state.held_quantity else [stop for stop in stops if stop.price != stop_price]
+    if mismatched:
+        return _cancel_orders(mismatched)
+    unprotected = _round_down_to_lot(min(state.held_quantity - covered, state.free_quantity), state)
+    if unprotected <= 0:
         return Done()
     # One stop for all where one may hold all; a position beyond that has several.
-    small = [stop for stop in stops if facts.minimum <= stop.left + bare <= facts.largest]
-    if small:
-        return _cancel([min(small, key=lambda stop: (stop.left, stop.txid))])
-    parts = (bare / facts.largest).to_integral_value(rounding=ROUND_CEILING)
-    part = _on_grid(bare / parts, facts)
-    return PlaceStop(part, stop_price) if part >= facts.minimum else Done()
+    extendable = [
+        stop for stop in stops if state.min_quantity <= stop.remaining + unprotected <= state.max_stop_quantity
+    ]
+    if extendable:
+        return _cancel_orders([min(extendable, key=lambda stop: (stop.remaining, stop.txid))])
+    part_count = (unprotected / state.max_stop_quantity).to_integral_value(rounding=ROUND_CEILING)
+    part_quantity = _round_down_to_lot(unprotected / part_count, state)
+    return PlaceStop(part_quantity, stop_price) if part_quantity >= state.min_quantity else Done()
 
 
-def _on_grid(quantity: Decimal, facts: PairFacts) -> Decimal:
-    return (quantity / facts.lot).to_integral_value(rounding=ROUND_DOWN) * facts.lot
+def _round_down_to_lot(quantity: Decimal, state: PairState) -> Decimal:
+    return (quantity / state.lot_size).to_integral_value(rounding=ROUND_DOWN) * state.lot_size
 
 
-def _stops(facts: PairFacts) -> list[WorkingOrder]:
-    return [order for order in facts.working if order.role is Role.STOP]
+def _stop_orders(state: PairState) -> list[WorkingOrder]:
+    return [order for order in state.working_orders if order.role is OrderRole.STOP]
 
 
-def _left(orders: list[WorkingOrder]) -> Decimal:
-    return sum((order.left for order in orders), ZERO)
+def _total_remaining(orders: list[WorkingOrder]) -> Decimal:
+    return sum((order.remaining for order in orders), ZERO)
 
 
-def _cancel(orders: list[WorkingOrder]) -> Cancel:
-    return Cancel(tuple(order.txid for order in orders))
+def _cancel_orders(orders: list[WorkingOrder]) -> CancelOrders:
+    return CancelOrders(tuple(order.txid for order in orders))

@@ -10,14 +10,14 @@ from decimal import Decimal
 
 from bot.base.errors import JournalError
 from bot.base.models import ZERO, Order
-from bot.orders.reconciliation import LOOK_BACK_SECONDS
+from bot.orders.reconciliation import LOOKBACK_SECONDS
 from bot.trading.broker import Broker
 
 # A trade may be in the history a moment later than in the order's row.
-AGAIN_SECONDS = 30.0
+RETRY_SECONDS = 30.0
 
 
-class Fills:
+class FillFetcher:
     """Keeps the fills in the journal equal to what the order rows say was executed."""
 
     def __init__(self, broker: Broker) -> None:
@@ -27,9 +27,9 @@ class Fills:
         self._since_seconds = 0.0
         self._due_seconds = 0.0
 
-    def load(self) -> None:
+    def load_missing(self) -> None:
         """Begin with the orders whose fills the journal lacks. Raises JournalError."""
-        self.expect(self._broker.journal.without_fills())
+        self.expect(self._broker.journal.orders_with_missing_fills())
 
     def expect(self, orders: Iterable[Order]) -> None:
         """These have executed something since their fills were last fetched."""
@@ -37,7 +37,7 @@ class Fills:
             self._missing[order.txid] = order.opened_seconds, order.executed
             self._offset, self._due_seconds = 0, 0.0
 
-    def fetch(self) -> bool:
+    def fetch_page(self) -> bool:
         """Fetch one page of what is missing, if something is; return whether Kraken was asked.
 
         Raises BotError; then it is fetched later.
@@ -45,21 +45,21 @@ class Fills:
         if not self._missing or self._broker.now() < self._due_seconds:
             return False
         if self._offset == 0:
-            self._since_seconds = min(opened for opened, _ in self._missing.values()) - LOOK_BACK_SECONDS
-        self._due_seconds = self._broker.now() + AGAIN_SECONDS  # where this is not answered
+            self._since_seconds = min(opened for opened, _ in self._missing.values()) - LOOKBACK_SECONDS
+        self._due_seconds = self._broker.now() + RETRY_SECONDS  # where this is not answered
         page, total = self._broker.get_trades_page(max(0.0, self._since_seconds), self._offset)
         self._due_seconds = 0.0
-        own = [fill for fill in page if fill.order_txid in self._missing]
+        own_fills = [fill for fill in page if fill.order_txid in self._missing]
         try:
-            self._broker.journal.add_fills(own)
-            kept = self._broker.journal.filled({fill.order_txid for fill in own})
+            self._broker.journal.add_fills(own_fills)
+            journal_volumes = self._broker.journal.filled_volumes({fill.order_txid for fill in own_fills})
         except JournalError:
-            self._due_seconds = self._broker.now() + AGAIN_SECONDS
+            self._due_seconds = self._broker.now() + RETRY_SECONDS
             return True
         for txid, (_, executed) in list(self._missing.items()):
-            if kept.get(txid, ZERO) == executed:
+            if journal_volumes.get(txid, ZERO) == executed:
                 del self._missing[txid]
         self._offset += len(page)
         if not page or self._offset >= total:
-            self._offset, self._due_seconds = 0, self._broker.now() + AGAIN_SECONDS
+            self._offset, self._due_seconds = 0, self._broker.now() + RETRY_SECONDS
         return True

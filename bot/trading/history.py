@@ -7,57 +7,57 @@ from collections.abc import Iterable
 
 from bot.base.clock import MarketClock
 from bot.trading.broker import Broker
-from bot.trading.decision_log import Narrator
+from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor
 
-LONG_SECONDS = 60.0
-WHY_SO_LONG = (
+LONG_WAIT_SECONDS = 60.0
+LONG_WAIT_REASON = (
     "because STATE_DIR has no journal of this key, an instance elsewhere may still trade; "
     "where there is none, SINGLE_INSTANCE=1 skips this"
 )
 
 
-class History:
+class StartupReconciliation:
     """Reads the bot's own history at the start."""
 
-    def __init__(self, broker: Broker, executor: Executor, narrator: Narrator, clock: MarketClock) -> None:
+    def __init__(self, broker: Broker, executor: Executor, decision_log: DecisionLog, clock: MarketClock) -> None:
         self._broker = broker
         self._executor = executor
-        self._narrator = narrator
+        self._decision_log = decision_log
         self._clock = clock
-        self._working: list[str] | None = None
+        self._working_txids: list[str] | None = None
 
     @property
-    def known(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether it has been read."""
-        return self._executor.own.known
+        return self._executor.order_tracker.is_loaded
 
-    def read(self, symbols: Iterable[str], stop: threading.Event) -> None:
+    def reconcile(self, symbols: Iterable[str], stop: threading.Event) -> None:
         """Await what an earlier life may have sent, unless the journal knows it all; then take everything over.
 
         Raises BotError; then it is read later.
         """
-        if self._working is None:
+        if self._working_txids is None:
             # Before the past is looked for, which already brings the journal up to date.
-            self._working = [intent.txid for intent in self._broker.journal.working()]
-        if self._await_the_past(stop):
+            self._working_txids = [intent.txid for intent in self._broker.journal.working_intents()]
+        if self._wait_for_history(stop):
             return
         self._executor.rebuild()
-        self._executor.tell_ended(self._working)
-        for symbol, holding in sorted(self._executor.own.book.holdings.items()):
-            what = "" if symbol in symbols else ", a pair that is not traded now: left alone"
-            self._narrator.say(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{what}")
+        self._executor.record_ended(self._working_txids)
+        for symbol, holding in sorted(self._executor.order_tracker.book.holdings.items()):
+            suffix = "" if symbol in symbols else ", a pair that is not traded now: left alone"
+            self._decision_log.record(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{suffix}")
 
-    def _await_the_past(self, stop: threading.Event) -> bool:
+    def _wait_for_history(self, stop: threading.Event) -> bool:
         """Let turn up what an earlier life sent that the journal knows nothing of; return whether it was stopped."""
-        while not self._broker.knows_the_past():
-            if not self._clock.replaying:
-                seconds = self._broker.past_wait_seconds()
+        while not self._broker.history_is_complete():
+            if not self._clock.is_replaying:
+                seconds = self._broker.history_wait_seconds()
                 text = "orders that this journal does not know may still turn up, so none is sent for another"
-                self._narrator.once("past", "", f"{text} {seconds:.0f} s")
-                if seconds > LONG_SECONDS:
-                    self._narrator.once("past is long", "", WHY_SO_LONG)
-            self._executor.settle()
-            if self._clock.wait(self._broker.next_look_up_seconds() or 0.0, stop):
+                self._decision_log.record_once("past", "", f"{text} {seconds:.0f} s")
+                if seconds > LONG_WAIT_SECONDS:
+                    self._decision_log.record_once("past is long", "", LONG_WAIT_REASON)
+            self._executor.reconcile()
+            if self._clock.wait(self._broker.next_query_seconds() or 0.0, stop):
                 return True
         return False

@@ -8,15 +8,15 @@ from decimal import Decimal
 
 from bot.base.errors import JournalError
 from bot.base.models import ZERO, Order, PlacedOrder, Side
-from bot.orders.order_state import PLACED, OrderState
-from bot.orders.reconciliation import LOOK_BACK_SECONDS
+from bot.orders.order_state import PLACED_STATES, OrderState
+from bot.orders.reconciliation import LOOKBACK_SECONDS
 from bot.trading.broker import Broker
-from bot.trading.exit_policy import Role, WorkingOrder
-from bot.trading.position import EMPTY_BOOK, Book, fold
+from bot.trading.exit_policy import OrderRole, WorkingOrder
+from bot.trading.position import EMPTY_BOOK, PositionBook, build_positions
 
 
 @dataclass(frozen=True, slots=True)
-class NewFill:
+class FillDelta:
     """What an order executed since its row was last seen."""
 
     order: Order
@@ -26,7 +26,7 @@ class NewFill:
 
 
 @dataclass(frozen=True, slots=True)
-class _Awaited:
+class _PendingOrder:
     """An order that was accepted and whose final row has not been seen."""
 
     symbol: str
@@ -34,7 +34,7 @@ class _Awaited:
     since_seconds: float
 
 
-class OwnOrders:
+class OrderTracker:
     """Own order rows, followed from the open orders into the closed ones.
 
     `known` is False until the history has been read once. An accepted order is working until its
@@ -44,17 +44,17 @@ class OwnOrders:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._rows: dict[str, Order] = {}
-        self._ids: set[str] = set()
-        self._awaited: dict[str, _Awaited] = {}
+        self._orders: dict[str, Order] = {}
+        self._placed_ids: set[str] = set()
+        self._pending_orders: dict[str, _PendingOrder] = {}
         self._open_txids: set[str] = set()
-        self._unwritten: dict[str, Order] = {}
-        self._cut_short: list[Order] = []
-        self.not_placed: set[str] = set()
-        self.foreign: dict[str, Order] = {}
-        self.known = False
-        self.trouble = ""
-        self.book: Book = EMPTY_BOOK
+        self._unsaved_orders: dict[str, Order] = {}
+        self._ended_unfilled: list[Order] = []
+        self.not_placed_ids: set[str] = set()
+        self.external_orders: dict[str, Order] = {}
+        self.is_loaded = False
+        self.journal_error = ""
+        self.book: PositionBook = EMPTY_BOOK
 
     def rebuild(self) -> None:
         """Take over what the journal has, and what Kraken has had since it was written; adopt the open orders."""
@@ -62,67 +62,67 @@ class OwnOrders:
         for intent in journal.intents():
             if not intent.cl_ord_id.startswith(self._broker.bot_id):
                 continue
-            if intent.state in PLACED:
-                self._ids.add(intent.cl_ord_id)
+            if intent.state in PLACED_STATES:
+                self._placed_ids.add(intent.cl_ord_id)
             elif intent.state is OrderState.NOT_PLACED:
-                self.not_placed.add(intent.cl_ord_id)
-        for row in filter(self._broker.owns, journal.orders()):
-            self._update(row)
-        self._unwritten.clear()
-        for intent in journal.working():
-            if intent.cl_ord_id in self._ids:
-                self._awaited[intent.txid] = _Awaited(intent.symbol, intent.side, intent.sent_seconds)
-        since_seconds = self._closed_since(set(), [journal.known_until(self._broker.bot_id)])
+                self.not_placed_ids.add(intent.cl_ord_id)
+        for order in filter(self._broker.is_own_order, journal.orders()):
+            self._update(order)
+        self._unsaved_orders.clear()
+        for intent in journal.working_intents():
+            if intent.cl_ord_id in self._placed_ids:
+                self._pending_orders[intent.txid] = _PendingOrder(intent.symbol, intent.side, intent.sent_seconds)
+        since_seconds = self._closed_orders_since(set(), [journal.complete_until(self._broker.bot_id)])
         # Open before closed: an order that closes in between is then in both, and never in neither.
-        opened = self._broker.get_open_orders()
-        closed = self._broker.get_closed_orders(since_seconds or 0.0)
-        self.known = True
-        self._take(opened, closed)
-        self._cut_short.clear()
-        self.book = fold(self._rows.values())
+        open_orders = self._broker.get_open_orders()
+        closed_orders = self._broker.get_closed_orders(since_seconds or 0.0)
+        self.is_loaded = True
+        self._apply(open_orders, closed_orders)
+        self._ended_unfilled.clear()
+        self.book = build_positions(self._orders.values())
 
-    def refresh(self) -> list[NewFill]:
+    def refresh(self) -> list[FillDelta]:
         """Follow the working orders; return what they filled. Asks Kraken for nothing if none is working."""
-        if not self._awaited:
-            self._write()
+        if not self._pending_orders:
+            self._write_journal()
             return []
-        opened = self._broker.get_open_orders()
-        since_seconds = self._closed_since({order.txid for order in opened}, [])
-        closed = [] if since_seconds is None else self._broker.get_closed_orders(since_seconds)
-        return self._take(opened, closed)
+        open_orders = self._broker.get_open_orders()
+        since_seconds = self._closed_orders_since({order.txid for order in open_orders}, [])
+        closed_orders = [] if since_seconds is None else self._broker.get_closed_orders(since_seconds)
+        return self._apply(open_orders, closed_orders)
 
-    def adopt(self, order: Order) -> list[NewFill]:
+    def adopt(self, order: Order) -> list[FillDelta]:
         """Take in an own order that was found elsewhere; return what it filled."""
         fills = self._update(order)
         if fills:
-            self.book = fold(self._rows.values())
+            self.book = build_positions(self._orders.values())
         return fills
 
-    def expect(self, placed: PlacedOrder) -> None:
+    def add_accepted(self, placed: PlacedOrder) -> None:
         """Remember an order that Kraken has accepted."""
-        self._ids.add(placed.cl_ord_id)
-        self._awaited[placed.txid] = _Awaited(placed.symbol, placed.side, self._broker.now())
+        self._placed_ids.add(placed.cl_ord_id)
+        self._pending_orders[placed.txid] = _PendingOrder(placed.symbol, placed.side, self._broker.now())
 
-    def has(self, cl_ord_id: str) -> bool:
+    def was_placed(self, cl_ord_id: str) -> bool:
         """Tell whether an order with this identity was ever placed."""
-        return cl_ord_id in self._ids
+        return cl_ord_id in self._placed_ids
 
-    def final_rows(self, txids: Iterable[str]) -> list[Order]:
+    def final_orders(self, txids: Iterable[str]) -> list[Order]:
         """Return those of these orders that are over."""
-        return [row for txid in txids if (row := self._rows.get(txid)) is not None and not row.is_open]
+        return [order for txid in txids if (order := self._orders.get(txid)) is not None and not order.is_open]
 
-    def cut_short(self) -> list[Order]:
+    def pop_ended_unfilled(self) -> list[Order]:
         """Return the orders that were open and have ended since this was last asked, with something left unfilled."""
-        rows, self._cut_short = self._cut_short, []
-        return rows
+        orders, self._ended_unfilled = self._ended_unfilled, []
+        return orders
 
-    def executed(self, cl_ord_id: str) -> Decimal:
+    def executed_quantity(self, cl_ord_id: str) -> Decimal:
         """Return what the order with this identity has executed."""
-        return sum((row.executed for row in self._rows.values() if row.cl_ord_id == cl_ord_id), ZERO)
+        return sum((order.executed for order in self._orders.values() if order.cl_ord_id == cl_ord_id), ZERO)
 
     def open_orders(self) -> list[Order]:
         """Return the own orders that are open."""
-        return [self._rows[txid] for txid in sorted(self._open_txids)]
+        return [self._orders[txid] for txid in sorted(self._open_txids)]
 
     def resting_entries(self, symbol: str) -> list[Order]:
         """Return the own buy orders of a pair that are open."""
@@ -131,76 +131,80 @@ class OwnOrders:
     def working(self, symbol: str) -> tuple[WorkingOrder, ...]:
         """Return the own orders of a pair that were accepted and may still fill."""
         return tuple(
-            self._working(txid, awaited.side) for txid, awaited in self._awaited.items() if awaited.symbol == symbol
+            self._working(txid, pending.side)
+            for txid, pending in self._pending_orders.items()
+            if pending.symbol == symbol
         )
 
-    def stopped_quantity(self, symbol: str) -> Decimal:
+    def quantity_in_stops(self, symbol: str) -> Decimal:
         """Return how many coins of a pair the own stops tie up."""
-        return sum((order.left for order in self.working(symbol) if order.role is Role.STOP), ZERO)
+        return sum((order.remaining for order in self.working(symbol) if order.role is OrderRole.STOP), ZERO)
 
     def resting_quantity(self, symbol: str) -> Decimal:
         """Return how many coins the resting entries of a pair may still buy."""
         return sum((order.volume - order.executed for order in self.resting_entries(symbol)), ZERO)
 
     def _working(self, txid: str, side: Side) -> WorkingOrder:
-        role = Role.ENTRY if side is Side.BUY else Role.EXIT
-        row = self._rows.get(txid)
-        if row is None:
+        role = OrderRole.ENTRY if side is Side.BUY else OrderRole.EXIT
+        order = self._orders.get(txid)
+        if order is None:
             return WorkingOrder(txid, role, ZERO, ZERO, is_open=False)
-        if role is Role.EXIT and row.kind.startswith("stop"):
-            role = Role.STOP
-        return WorkingOrder(txid, role, row.volume - row.executed, row.price, txid in self._open_txids)
+        if role is OrderRole.EXIT and order.kind.startswith("stop"):
+            role = OrderRole.STOP
+        return WorkingOrder(txid, role, order.volume - order.executed, order.price, txid in self._open_txids)
 
-    def _closed_since(self, open_txids: set[str], moments: list[float]) -> float | None:
-        moments = [one.since_seconds for txid, one in self._awaited.items() if txid not in open_txids] + moments
-        return max(0.0, min(moments) - LOOK_BACK_SECONDS) if moments else None
+    def _closed_orders_since(self, open_txids: set[str], start_times: list[float]) -> float | None:
+        start_times = [
+            pending.since_seconds for txid, pending in self._pending_orders.items() if txid not in open_txids
+        ] + start_times
+        return max(0.0, min(start_times) - LOOKBACK_SECONDS) if start_times else None
 
-    def _take(self, opened: list[Order], closed: list[Order]) -> list[NewFill]:
+    def _apply(self, open_orders: list[Order], closed_orders: list[Order]) -> list[FillDelta]:
         self._open_txids = set()
         fills = []
-        self.foreign = {order.txid: order for order in opened if not self._broker.owns(order)}
-        for order in filter(self._broker.owns, opened + closed):
+        self.external_orders = {order.txid: order for order in open_orders if not self._broker.is_own_order(order)}
+        for order in filter(self._broker.is_own_order, open_orders + closed_orders):
             fills += self._update(order)
         if fills:
-            self.book = fold(self._rows.values())
-        self._write()
+            self.book = build_positions(self._orders.values())
+        self._write_journal()
         return fills
 
-    def _write(self) -> None:
+    def _write_journal(self) -> None:
         """Keep the journal up to date: what it lacks, and the moment up to which it lacks nothing."""
-        if not self.known:
+        if not self.is_loaded:
             return
         journal = self._broker.journal
         # In this order: who leads afterwards has led until then, also where the machine slept in between.
         now = self._broker.now()
-        self._broker.check_lead()
+        self._broker.check_leadership()
         try:
-            if self._unwritten:
-                journal.take_rows(self._unwritten.values())
-                self._unwritten.clear()
-            journal.keep_known(self._broker.bot_id, now)
+            if self._unsaved_orders:
+                journal.record_orders(self._unsaved_orders.values())
+                self._unsaved_orders.clear()
+            journal.extend_complete_until(self._broker.bot_id, now)
         except JournalError as error:
-            self.trouble = str(error)
+            self.journal_error = str(error)
         else:
-            self.trouble = ""
+            self.journal_error = ""
 
-    def _update(self, order: Order) -> list[NewFill]:
-        before = self._rows.get(order.txid)
-        if before is not None and order.is_open and not before.is_open:
+    def _update(self, order: Order) -> list[FillDelta]:
+        previous = self._orders.get(order.txid)
+        if previous is not None and order.is_open and not previous.is_open:
             return []  # an answer from before the end of the order; a final row stays final
-        if order != before:
-            self._unwritten[order.txid] = order
-        self._rows[order.txid] = order
-        self._ids.add(order.cl_ord_id)
+        if order != previous:
+            self._unsaved_orders[order.txid] = order
+        self._orders[order.txid] = order
+        self._placed_ids.add(order.cl_ord_id)
         if order.is_open:
             self._open_txids.add(order.txid)
-            self._awaited[order.txid] = _Awaited(order.symbol, order.side, order.opened_seconds)
+            self._pending_orders[order.txid] = _PendingOrder(order.symbol, order.side, order.opened_seconds)
         else:
             self._open_txids.discard(order.txid)
-            self._awaited.pop(order.txid, None)
-            if before is not None and before.is_open and order.executed < order.volume:
-                self._cut_short.append(order)
-        executed, cost, fee = (before.executed, before.cost, before.fee) if before else (ZERO, ZERO, ZERO)
+            self._pending_orders.pop(order.txid, None)
+            if previous is not None and previous.is_open and order.executed < order.volume:
+                self._ended_unfilled.append(order)
+        executed, cost, fee = (previous.executed, previous.cost, previous.fee) if previous else (ZERO, ZERO, ZERO)
         if order.executed == executed:
             return []
-        return [NewFill(order, order.executed - executed, order.cost - cost, order.fee - fee)]
+        return [FillDelta(order, order.executed - executed, order.cost - cost, order.fee - fee)]

@@ -15,8 +15,8 @@ from bot.base.models import ZERO, Order, Side
 DAY_SECONDS = 86_400
 
 # A share of a cost is cut to this grid, so that every later sum stays within Decimal's 28 digits and exact.
-_SHARE_GRID = Decimal("1e-10")
-_UNFINISHED = float("inf")
+_SHARE_QUANTUM = Decimal("1e-10")
+_NOT_CLOSED_SECONDS = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class RealisedProfit:
+class RealisedPnl:
     """What one selling order earned (negative: lost), net of the fees of both legs, in the quote currency."""
 
     symbol: str
@@ -49,11 +49,11 @@ class RealisedProfit:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class PositionBook:
     """The result of the fold: holdings by symbol, and every realised profit, oldest first."""
 
     holdings: Mapping[str, Holding]
-    realised: tuple[RealisedProfit, ...]
+    realised: tuple[RealisedPnl, ...]
 
     def holding(self, symbol: str) -> Holding:
         """Return what is held of a pair; an empty holding where there is none."""
@@ -61,66 +61,70 @@ class Book:
 
     def realised_total(self) -> Decimal:
         """Return the sum of all realised profits."""
-        return sum((profit.amount for profit in self.realised), ZERO)
+        return sum((pnl.amount for pnl in self.realised), ZERO)
 
-    def day_loss(self, now_seconds: float) -> Decimal:
+    def realised_loss_today(self, now_seconds: float) -> Decimal:
         """Return the net realised loss since the last UTC midnight, as a positive amount; zero after a net gain."""
-        midnight = now_seconds // DAY_SECONDS * DAY_SECONDS
-        today = (profit.amount for profit in self.realised if profit.time_seconds >= midnight)
-        return max(ZERO, -sum(today, ZERO))
+        midnight_seconds = now_seconds // DAY_SECONDS * DAY_SECONDS
+        amounts_today = (pnl.amount for pnl in self.realised if pnl.time_seconds >= midnight_seconds)
+        return max(ZERO, -sum(amounts_today, ZERO))
 
     def last_loss_seconds(self) -> float | None:
         """Return when the latest losing exit was, or None if there was none."""
-        return max((profit.time_seconds for profit in self.realised if profit.amount < 0), default=None)
+        return max((pnl.time_seconds for pnl in self.realised if pnl.amount < 0), default=None)
 
 
-EMPTY_BOOK = Book({}, ())
+EMPTY_BOOK = PositionBook({}, ())
 
 
-def fold(orders: Iterable[Order]) -> Book:
+def build_positions(orders: Iterable[Order]) -> PositionBook:
     """Fold the bot's own order rows, in any order and of any status, into a book.
 
     Canceled and expired rows count with what they executed. Selling more than was bought (coins
     that are not the bot's) counts only up to what was bought.
     """
     holdings: dict[str, Holding] = {}
-    realised: list[RealisedProfit] = []
-    for order in sorted((row for row in orders if row.executed > 0), key=_when):
-        held = holdings.get(order.symbol) or Holding(order.symbol, ZERO, ZERO, ZERO, 0.0)
+    realised: list[RealisedPnl] = []
+    for order in sorted((candidate for candidate in orders if candidate.executed > 0), key=_sort_key):
+        holding = holdings.get(order.symbol) or Holding(order.symbol, ZERO, ZERO, ZERO, 0.0)
         if order.side is Side.BUY:
-            holdings[order.symbol] = _after_buy(held, order)
-        elif held.quantity > 0:
-            holdings[order.symbol], profit = _after_sell(held, order)
-            realised.append(profit)
-    return Book({symbol: held for symbol, held in holdings.items() if held.quantity > 0}, tuple(realised))
+            holdings[order.symbol] = _after_buy(holding, order)
+        elif holding.quantity > 0:
+            holdings[order.symbol], pnl = _after_sell(holding, order)
+            realised.append(pnl)
+    return PositionBook(
+        {symbol: holding for symbol, holding in holdings.items() if holding.quantity > 0}, tuple(realised)
+    )
 
 
-def _when(order: Order) -> tuple[float, float, str]:
+def _sort_key(order: Order) -> tuple[float, float, str]:
     # A buy may fill on after its first coins have been sold by their stop, so it counts from when it was opened; an
     # exit that is still open may sell on, so it comes last.
-    moment = order.opened_seconds if order.side is Side.BUY else order.closed_seconds or _UNFINISHED
-    return (moment, order.opened_seconds, order.txid)
+    sort_seconds = order.opened_seconds if order.side is Side.BUY else order.closed_seconds or _NOT_CLOSED_SECONDS
+    return (sort_seconds, order.opened_seconds, order.txid)
 
 
-def _after_buy(held: Holding, order: Order) -> Holding:
+def _after_buy(holding: Holding, order: Order) -> Holding:
     return Holding(
-        symbol=held.symbol,
-        quantity=held.quantity + order.executed,
-        cost=held.cost + order.cost,
-        fees=held.fees + order.fee,
+        symbol=holding.symbol,
+        quantity=holding.quantity + order.executed,
+        cost=holding.cost + order.cost,
+        fees=holding.fees + order.fee,
         entry_seconds=order.opened_seconds,
     )
 
 
-def _after_sell(held: Holding, order: Order) -> tuple[Holding, RealisedProfit]:
-    sold = min(order.executed, held.quantity)
-    cost = _share(held.cost, sold, held.quantity)
-    fees = _share(held.fees, sold, held.quantity)
+def _after_sell(holding: Holding, order: Order) -> tuple[Holding, RealisedPnl]:
+    sold = min(order.executed, holding.quantity)
+    cost = _share(holding.cost, sold, holding.quantity)
+    fees = _share(holding.fees, sold, holding.quantity)
     proceeds = _share(order.cost - order.fee, sold, order.executed)
-    left = Holding(held.symbol, held.quantity - sold, held.cost - cost, held.fees - fees, held.entry_seconds)
+    remaining = Holding(
+        holding.symbol, holding.quantity - sold, holding.cost - cost, holding.fees - fees, holding.entry_seconds
+    )
     time_seconds = order.closed_seconds or order.opened_seconds
-    return left, RealisedProfit(held.symbol, time_seconds, proceeds - cost - fees)
+    return remaining, RealisedPnl(holding.symbol, time_seconds, proceeds - cost - fees)
 
 
-def _share(amount: Decimal, part: Decimal, whole: Decimal) -> Decimal:
-    return amount if part == whole else (amount * part / whole).quantize(_SHARE_GRID)
+def _share(amount: Decimal, part: Decimal, total: Decimal) -> Decimal:
+    return amount if part == total else (amount * part / total).quantize(_SHARE_QUANTUM)

@@ -6,119 +6,129 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.base.models import ZERO, Pair, Side, WantedOrder
+from bot.base.models import ZERO, OrderRequest, Pair, Side
 from bot.kraken.pairs import round_price
 from bot.trading.broker import Broker
-from bot.trading.context_builder import Situation
-from bot.trading.decision_log import Narrator
+from bot.trading.context_builder import ContextBuilder
+from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor
-from bot.trading.exit_policy import Cancel, Done, Leave, PlaceStop, Protect, Sell, Step, Wait, next_step
+from bot.trading.exit_policy import (
+    CancelOrders,
+    Done,
+    ExitPosition,
+    ExitStep,
+    PlaceStop,
+    ProtectPosition,
+    Sell,
+    Wait,
+    next_step,
+)
 from bot.trading.position import Holding
-from bot.trading.risk import RiskLimits, RiskState, Verdict, check, comes_again, exit_parts
+from bot.trading.risk import RiskLimits, RiskState, Verdict, check_orders, is_retryable, split_exit
 
 # Of the market's time. Kraken may refuse a stop because its coins are not free yet.
 STOP_RETRY_SECONDS = 60.0
 
-StateNow = Callable[[], RiskState]
+RiskStateReader = Callable[[], RiskState]
 
 
-class PositionKeeper:
+class PositionManager:
     """Goes through the steps as far as they lead in one pass; the next pass reads the facts again and goes on.
 
-    `stop_percent` is how far below the average entry price the stops are; 0 means that there are none.
+    `stop_loss_percent` is how far below the average entry price the stops are; 0 means that there are none.
     """
 
     def __init__(
         self,
         broker: Broker,
-        situation: Situation,
+        context_builder: ContextBuilder,
         executor: Executor,
-        narrator: Narrator,
+        decision_log: DecisionLog,
         limits: RiskLimits,
-        stop_percent: Decimal,
+        stop_loss_percent: Decimal,
     ) -> None:
         self._broker = broker
-        self._situation = situation
+        self._context_builder = context_builder
         self._executor = executor
-        self._narrator = narrator
+        self._decision_log = decision_log
         self._limits = limits
-        self._stop_percent = stop_percent
-        self._retry_seconds: dict[str, float] = {}
+        self._stop_loss_percent = stop_loss_percent
+        self._retry_at_seconds: dict[str, float] = {}
 
-    def judge(self, state: RiskState, wanted: Iterable[WantedOrder]) -> Verdict:
+    def check_requests(self, state: RiskState, requests: Iterable[OrderRequest]) -> Verdict:
         """Let risk judge what a strategy wants: of an exit, what its candle has not sold yet."""
-        orders: list[WantedOrder] = []
-        for order in wanted:
-            sold = self._executor.sold_by_exits(order.symbol, order.candle_seconds)
-            if order.kind == "entry":
+        remaining_requests: list[OrderRequest] = []
+        for request in requests:
+            sold = self._executor.sold_by_exits(request.symbol, request.candle_seconds)
+            if request.kind == "entry":
                 # A candle that was left is not entered again, however many passes the leaving took.
-                orders += [order] if not sold else []
-            elif order.quantity > sold:
-                orders.append(replace(order, quantity=min(order.quantity - sold, state.held_quantity)))
-        return check(orders, state, self._limits)
+                remaining_requests += [request] if not sold else []
+            elif request.quantity > sold:
+                remaining_requests.append(replace(request, quantity=min(request.quantity - sold, state.held_quantity)))
+        return check_orders(remaining_requests, state, self._limits)
 
-    def leave(self, state_now: StateNow, wanted_now: Callable[[], Iterable[WantedOrder]]) -> bool:
+    def exit_position(self, read_state: RiskStateReader, read_requests: Callable[[], Iterable[OrderRequest]]) -> bool:
         """Sell what is wanted and allowed, asked anew after each step; return whether that is done.
 
         What waits is not done, and neither is what the collar has left of a sale. An exit that Kraken has refused is:
         its signal has had its chance, and the coins get their stop back.
         """
-        taken: list[Step] = []
+        steps_taken: list[ExitStep] = []
         while True:
-            state = state_now()
-            verdict = self.judge(state, wanted_now())
+            state = read_state()
+            verdict = self.check_requests(state, read_requests())
             exits = [order for order in verdict.allowed if order.kind == "exit"]
             if not exits:
-                return not any(map(comes_again, verdict.refusals))
+                return not any(map(is_retryable, verdict.refusals))
             symbol = state.pair.symbol
-            wanted = Leave(sum((order.quantity for order in exits), ZERO))
-            step = next_step(self._situation.facts(state, state.price, self._limits), wanted)
+            goal = ExitPosition(sum((order.quantity for order in exits), ZERO))
+            step = next_step(self._context_builder.build_pair_state(state, state.price, self._limits), goal)
             if isinstance(step, Wait):
                 key = f"{exits[0].candle_seconds} {step.reason}"
-                self._narrator.once(f"wait {symbol}", key, f"{symbol}  the exit waits: {step.reason}")
+                self._decision_log.record_once(f"wait {symbol}", key, f"{symbol}  the exit waits: {step.reason}")
                 return False
-            if isinstance(step, Sell) and not any(isinstance(one, Sell) for one in taken):
-                parts = exit_parts(replace(exits[0], quantity=step.quantity), state, self._limits)
+            if isinstance(step, Sell) and not any(isinstance(step_taken, Sell) for step_taken in steps_taken):
+                parts = split_exit(replace(exits[0], quantity=step.quantity), state, self._limits)
                 if not self._executor.execute(parts, state.price):
-                    return not self._executor.unsettled(symbol)
-            elif isinstance(step, Cancel) and step not in taken:
+                    return not self._executor.describe_unresolved_order(symbol)
+            elif isinstance(step, CancelOrders) and step not in steps_taken:
                 self._executor.cancel(symbol, step.txids)
             else:
                 return isinstance(step, Done)
-            taken.append(step)
+            steps_taken.append(step)
 
-    def protect(self, state_now: StateNow) -> bool:
+    def protect_position(self, read_state: RiskStateReader) -> bool:
         """Keep stops under what is held; return whether that is so, or as near to it as can be for now."""
-        taken: list[Step] = []
-        while self._stop_percent:
-            state = state_now()
+        steps_taken: list[ExitStep] = []
+        while self._stop_loss_percent:
+            state = read_state()
             symbol = state.pair.symbol
-            if self._broker.now() < self._retry_seconds.get(symbol, 0.0):
+            if self._broker.now() < self._retry_at_seconds.get(symbol, 0.0):
                 return True
-            holding = self._executor.own.book.holding(symbol)
+            holding = self._executor.order_tracker.book.holding(symbol)
             price = self._stop_price(state.pair, holding)
-            step = next_step(self._situation.facts(state, price, self._limits), Protect(price))
-            if isinstance(step, Done | Wait) or step in taken:
+            step = next_step(self._context_builder.build_pair_state(state, price, self._limits), ProtectPosition(price))
+            if isinstance(step, Done | Wait) or step in steps_taken:
                 return isinstance(step, Done)
             quantity = step.quantity if isinstance(step, PlaceStop) else ZERO
-            verdict = check([self._stop(holding, quantity, price)], state, self._limits)
+            verdict = check_orders([self._stop_request(holding, quantity, price)], state, self._limits)
             for refusal in verdict.refusals:
-                self._narrator.refusal(state.price, refusal)
+                self._decision_log.record_refusal(state.price, refusal)
                 return True
-            if isinstance(step, Cancel):
-                taken.append(step)
+            if isinstance(step, CancelOrders):
+                steps_taken.append(step)
                 self._executor.cancel(symbol, step.txids)
             elif not self._executor.execute(verdict.allowed, state.price):
-                self._executor.forget_balances()
-                self._retry_seconds[symbol] = self._broker.now() + STOP_RETRY_SECONDS
+                self._executor.invalidate_balances()
+                self._retry_at_seconds[symbol] = self._broker.now() + STOP_RETRY_SECONDS
                 return True
         return True
 
     def _stop_price(self, pair: Pair, holding: Holding) -> Decimal:
-        return round_price(pair, Side.SELL, holding.average_price * (1 - self._stop_percent / 100))
+        return round_price(pair, Side.SELL, holding.average_price * (1 - self._stop_loss_percent / 100))
 
-    def _stop(self, holding: Holding, quantity: Decimal, price: Decimal) -> WantedOrder:
+    def _stop_request(self, holding: Holding, quantity: Decimal, price: Decimal) -> OrderRequest:
         reason = f"what is held was bought at {holding.average_price:.8g} on average"
         # The entry is the same in Kraken's rows on every host, so the stop has the same name everywhere.
         entry_seconds = int(holding.entry_seconds)
-        return WantedOrder(holding.symbol, Side.SELL, quantity, price, "stop", entry_seconds, reason)
+        return OrderRequest(holding.symbol, Side.SELL, quantity, price, "stop", entry_seconds, reason)

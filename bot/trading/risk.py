@@ -11,24 +11,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 
-from bot.base.models import Pair, Side, SystemStatus, WantedOrder
+from bot.base.models import OrderRequest, Pair, Side, SystemStatus
 from bot.kraken import trading_status
-from bot.kraken.trading_status import What
+from bot.kraken.trading_status import OrderClass
 
-STATUS_AGE_SECONDS = 60.0
-STALE_TIMEFRAMES = 2
+MAX_STATUS_AGE_SECONDS = 60.0
+MAX_PRICE_AGE_TIMEFRAMES = 2
 # A part of a large exit is made this much smaller than the largest order, because its price is only known later.
-_EXIT_PART = Decimal("0.95")
+_EXIT_VALUE_FACTOR = Decimal("0.95")
 
 
 @dataclass(frozen=True, slots=True)
 class RiskLimits:
     """What the user allows. Values are in the quote currency; each is the largest value still allowed."""
 
-    largest_order_value: Decimal
-    largest_position_value: Decimal
-    largest_daily_loss: Decimal
-    cool_down_seconds: float
+    max_order_value: Decimal
+    max_position_value: Decimal
+    max_daily_loss: Decimal
+    cooldown_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RiskState:
 
     `price` is the last close and `closed_seconds` when that candle closed. `held_quantity` is what
     could be sold; `committed_quantity` is what is held plus whatever resting entries may still buy.
-    `day_loss` is today's net realised loss and `last_loss_seconds` the time of the last losing exit,
+    `realised_loss_today` is today's net realised loss and `last_loss_seconds` the time of the last losing exit,
     both over all pairs. `unsettled` says which order of the pair has an open fate, or is empty. `pair_status` is
     Kraken's word for the pair, "" where it is not known.
     """
@@ -49,13 +49,13 @@ class RiskState:
     closed_seconds: float
     status: SystemStatus | None
     pair_status: str
-    halted: bool
-    stopping: bool
-    history_known: bool
-    unsettled: str
+    is_halted: bool
+    is_stopping: bool
+    is_history_loaded: bool
+    unresolved_order: str
     held_quantity: Decimal
     committed_quantity: Decimal
-    day_loss: Decimal
+    realised_loss_today: Decimal
     last_loss_seconds: float | None
     entries_stopped: bool = False
 
@@ -64,7 +64,7 @@ class RiskState:
 class Refusal:
     """An order that may not be sent, the rule that says so, and the reason as a sentence."""
 
-    order: WantedOrder
+    order: OrderRequest
     rule: str
     reason: str
 
@@ -73,50 +73,53 @@ class Refusal:
 class Verdict:
     """The orders that may be sent, and the refusals."""
 
-    allowed: tuple[WantedOrder, ...]
+    allowed: tuple[OrderRequest, ...]
     refusals: tuple[Refusal, ...]
 
 
-def check(wanted: Iterable[WantedOrder], state: RiskState, limits: RiskLimits) -> Verdict:
+def check_orders(requests: Iterable[OrderRequest], state: RiskState, limits: RiskLimits) -> Verdict:
     """Judge the orders one after the other, each as if those allowed before it had filled."""
-    allowed: list[WantedOrder] = []
+    allowed: list[OrderRequest] = []
     refusals: list[Refusal] = []
-    for order in wanted:
-        refusal = _refusal(order, state, limits)
+    for order in requests:
+        refusal = _find_refusal(order, state, limits)
         if refusal is not None:
             refusals.append(refusal)
             continue
         allowed.append(order)
-        state = _as_if_filled(order, state)
+        state = _assume_filled(order, state)
     return Verdict(tuple(allowed), tuple(refusals))
 
 
-def exit_parts(order: WantedOrder, state: RiskState, limits: RiskLimits) -> list[WantedOrder]:
+def split_exit(order: OrderRequest, state: RiskState, limits: RiskLimits) -> list[OrderRequest]:
     """Divide an exit into equal parts that are each worth less than the largest order, of what is held and free.
 
     A position may have grown beyond what one order may be worth; it must be sellable all the same.
     """
     quantity = min(order.quantity, state.held_quantity)
-    count = max(1, int((quantity / largest_part(state, limits)).to_integral_value(rounding=ROUND_CEILING)))
+    count = max(1, int((quantity / max_exit_quantity(state, limits)).to_integral_value(rounding=ROUND_CEILING)))
     lot = Decimal(1).scaleb(-state.pair.lot_decimals)
-    part = (quantity / count).quantize(lot, rounding=ROUND_DOWN)
-    return [replace(order, quantity=one) for one in [part] * (count - 1) + [quantity - part * (count - 1)]]
+    base_quantity = (quantity / count).quantize(lot, rounding=ROUND_DOWN)
+    return [
+        replace(order, quantity=part_quantity)
+        for part_quantity in [base_quantity] * (count - 1) + [quantity - base_quantity * (count - 1)]
+    ]
 
 
-def largest_part(state: RiskState, limits: RiskLimits) -> Decimal:
+def max_exit_quantity(state: RiskState, limits: RiskLimits) -> Decimal:
     """Return how many coins one order may sell."""
-    return limits.largest_order_value * _EXIT_PART / state.price
+    return limits.max_order_value * _EXIT_VALUE_FACTOR / state.price
 
 
-def comes_again(refusal: Refusal) -> bool:
+def is_retryable(refusal: Refusal) -> bool:
     """Whether an order was refused for something that passes: it is wanted again at the next pass.
 
     Of an entry that is the trading status alone: what else passes may take the price along.
     """
-    return refusal.rule == _STATUS_RULE if refusal.order.kind == "entry" else refusal.rule in _PASSING_RULES
+    return refusal.rule == _STATUS_RULE if refusal.order.kind == "entry" else refusal.rule in _TRANSIENT_RULES
 
 
-def _refusal(order: WantedOrder, state: RiskState, limits: RiskLimits) -> Refusal | None:
+def _find_refusal(order: OrderRequest, state: RiskState, limits: RiskLimits) -> Refusal | None:
     rules = {"entry": ENTRY_RULES, "stop": STOP_RULES}.get(order.kind, EXIT_RULES)
     for name, rule in rules.items():
         reason = rule(order, state, limits)
@@ -125,49 +128,49 @@ def _refusal(order: WantedOrder, state: RiskState, limits: RiskLimits) -> Refusa
     return None
 
 
-def _as_if_filled(order: WantedOrder, state: RiskState) -> RiskState:
+def _assume_filled(order: OrderRequest, state: RiskState) -> RiskState:
     if order.side is Side.BUY:
         return replace(state, committed_quantity=state.committed_quantity + order.quantity)
-    left = state.held_quantity - order.quantity
-    return replace(state, held_quantity=left, committed_quantity=state.committed_quantity - order.quantity)
+    remaining = state.held_quantity - order.quantity
+    return replace(state, held_quantity=remaining, committed_quantity=state.committed_quantity - order.quantity)
 
 
-def _value(order: WantedOrder, state: RiskState) -> Decimal:
+def _value(order: OrderRequest, state: RiskState) -> Decimal:
     return order.quantity * (state.price if order.price is None else order.price)
 
 
-def _kill_switch(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
-    return "the kill switch is on: no order is sent" if state.halted else ""
+def _check_kill_switch(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    return "the kill switch is on: no order is sent" if state.is_halted else ""
 
 
-def _trading_status(order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+def _check_trading_status(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
     if state.status is None:
         return "the system status is not known"
     age_seconds = state.now_seconds - state.status.checked_seconds
-    if age_seconds > STATUS_AGE_SECONDS:
-        return f"the system status is {age_seconds:.0f} s old, more than {STATUS_AGE_SECONDS:.0f} s"
-    return trading_status.refusal(state.status.status, state.pair_status, _what(order))
+    if age_seconds > MAX_STATUS_AGE_SECONDS:
+        return f"the system status is {age_seconds:.0f} s old, more than {MAX_STATUS_AGE_SECONDS:.0f} s"
+    return trading_status.block_reason(state.status.status, state.pair_status, _order_class(order))
 
 
-def _what(order: WantedOrder) -> What:
+def _order_class(order: OrderRequest) -> OrderClass:
     if order.kind == "stop":
-        return What.OTHER
+        return OrderClass.OTHER
     # With a price or without, it leaves as a limit order.
-    return What.LIMIT if order.side is Side.BUY else What.CLOSING_SELL
+    return OrderClass.LIMIT if order.side is Side.BUY else OrderClass.CLOSING_SELL
 
 
-def _stale_prices(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+def _check_price_age(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
     age_seconds = state.now_seconds - state.closed_seconds
-    if age_seconds <= STALE_TIMEFRAMES * state.timeframe_seconds:
+    if age_seconds <= MAX_PRICE_AGE_TIMEFRAMES * state.timeframe_seconds:
         return ""
-    return f"the last closed candle is {age_seconds:.0f} s old, more than {STALE_TIMEFRAMES} timeframes"
+    return f"the last closed candle is {age_seconds:.0f} s old, more than {MAX_PRICE_AGE_TIMEFRAMES} timeframes"
 
 
-def _unsettled(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
-    return f"the fate of an order of this pair is not known: {state.unsettled}" if state.unsettled else ""
+def _check_unresolved_order(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    return f"the fate of an order of this pair is not known: {state.unresolved_order}" if state.unresolved_order else ""
 
 
-def _minimum(order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+def _check_minimum(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
     pair = state.pair
     if order.quantity < pair.order_minimum:
         return f"{order.quantity:f} {pair.base} is below the pair's minimum of {pair.order_minimum:f}"
@@ -176,7 +179,7 @@ def _minimum(order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
     return ""
 
 
-def _own_coins(order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+def _check_managed_position(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
     if order.side is not Side.SELL:
         return "an exit has to sell"
     if order.quantity > state.held_quantity:
@@ -184,78 +187,78 @@ def _own_coins(order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str
     return ""
 
 
-def _long_only(order: WantedOrder, _state: RiskState, _limits: RiskLimits) -> str:
+def _check_long_only(order: OrderRequest, _state: RiskState, _limits: RiskLimits) -> str:
     return "" if order.side is Side.BUY else "an entry has to buy: only coins that the bot bought are sold"
 
 
-def _stopping(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
-    return "the bot is stopping" if state.stopping else ""
+def _check_stopping(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    return "the bot is stopping" if state.is_stopping else ""
 
 
-def _entries_stopped(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
+def _check_entries_stopped(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
     return "entries were stopped; `python main.py resume` lets them go on" if state.entries_stopped else ""
 
 
-def _history(_order: WantedOrder, state: RiskState, _limits: RiskLimits) -> str:
-    return "" if state.history_known else "the bot's own history could not be read yet"
+def _check_history(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    return "" if state.is_history_loaded else "the bot's own history could not be read yet"
 
 
-def _order_value(order: WantedOrder, state: RiskState, limits: RiskLimits) -> str:
+def _check_order_value(order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     value = _value(order, state)
-    if value <= limits.largest_order_value:
+    if value <= limits.max_order_value:
         return ""
-    return f"it is worth {value:.2f} {state.pair.quote}, more than {limits.largest_order_value:f} for one order"
+    return f"it is worth {value:.2f} {state.pair.quote}, more than {limits.max_order_value:f} for one order"
 
 
-def _position_value(order: WantedOrder, state: RiskState, limits: RiskLimits) -> str:
+def _check_position_value(order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     value = state.committed_quantity * state.price + _value(order, state)
-    if value <= limits.largest_position_value:
+    if value <= limits.max_position_value:
         return ""
-    return f"the position would be worth {value:.2f} {state.pair.quote}, more than {limits.largest_position_value:f}"
+    return f"the position would be worth {value:.2f} {state.pair.quote}, more than {limits.max_position_value:f}"
 
 
-def _daily_loss(_order: WantedOrder, state: RiskState, limits: RiskLimits) -> str:
-    if state.day_loss < limits.largest_daily_loss:
+def _check_daily_loss(_order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
+    if state.realised_loss_today < limits.max_daily_loss:
         return ""
-    return f"today's loss of {state.day_loss:.2f} {state.pair.quote} has reached {limits.largest_daily_loss:f}"
+    return f"today's loss of {state.realised_loss_today:.2f} {state.pair.quote} has reached {limits.max_daily_loss:f}"
 
 
-def _cool_down(_order: WantedOrder, state: RiskState, limits: RiskLimits) -> str:
+def _check_cooldown(_order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     if state.last_loss_seconds is None:
         return ""
-    left_seconds = state.last_loss_seconds + limits.cool_down_seconds - state.now_seconds
-    return f"it cools down after a loss, {left_seconds:.0f} s to go" if left_seconds > 0 else ""
+    remaining_seconds = state.last_loss_seconds + limits.cooldown_seconds - state.now_seconds
+    return f"it cools down after a loss, {remaining_seconds:.0f} s to go" if remaining_seconds > 0 else ""
 
 
 # What may be over at the next pass, and not only at the next candle.
 _STATUS_RULE = "trading status"
-_PASSING_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unsettled order"})
+_TRANSIENT_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unsettled order"})
 
-Rule = Callable[[WantedOrder, RiskState, RiskLimits], str]
+Rule = Callable[[OrderRequest, RiskState, RiskLimits], str]
 
 # The first rule that refuses gives the reason.
-_ALL_ORDERS: dict[str, Rule] = {
-    "kill switch": _kill_switch,
-    _STATUS_RULE: _trading_status,
-    "stale prices": _stale_prices,
-    "unsettled order": _unsettled,
+_COMMON_RULES: dict[str, Rule] = {
+    "kill switch": _check_kill_switch,
+    _STATUS_RULE: _check_trading_status,
+    "stale prices": _check_price_age,
+    "unsettled order": _check_unresolved_order,
 }
-EXIT_RULES: dict[str, Rule] = {**_ALL_ORDERS, "own coins": _own_coins, "minimum": _minimum}
+EXIT_RULES: dict[str, Rule] = {**_COMMON_RULES, "own coins": _check_managed_position, "minimum": _check_minimum}
 # A stop sells at a future price, so the last price does not matter. `exit_policy.py` checks open and unknown orders.
 STOP_RULES: dict[str, Rule] = {
-    "kill switch": _kill_switch,
-    _STATUS_RULE: _trading_status,
-    "own coins": _own_coins,
+    "kill switch": _check_kill_switch,
+    _STATUS_RULE: _check_trading_status,
+    "own coins": _check_managed_position,
 }
 ENTRY_RULES: dict[str, Rule] = {
-    **_ALL_ORDERS,
-    "long only": _long_only,
-    "stopping": _stopping,
-    "entries stopped": _entries_stopped,
-    "history": _history,
-    "order value": _order_value,
-    "position value": _position_value,
-    "daily loss": _daily_loss,
-    "cool-down": _cool_down,
-    "minimum": _minimum,
+    **_COMMON_RULES,
+    "long only": _check_long_only,
+    "stopping": _check_stopping,
+    "entries stopped": _check_entries_stopped,
+    "history": _check_history,
+    "order value": _check_order_value,
+    "position value": _check_position_value,
+    "daily loss": _check_daily_loss,
+    "cool-down": _check_cooldown,
+    "minimum": _check_minimum,
 }

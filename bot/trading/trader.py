@@ -24,39 +24,39 @@ from bot.base.errors import (
     LeaseLostError,
     NonceError,
     PermissionDeniedError,
+    RequestLockTimeout,
     SettingsError,
     StateLostError,
     StoppingError,
     StoreUnavailableError,
     SymbolError,
-    TurnTimeout,
 )
-from bot.base.models import ZERO, Candle, WantedOrder, common_quote
-from bot.base.timeframes import seconds_of
+from bot.base.models import ZERO, Candle, OrderRequest, common_quote
+from bot.base.timeframes import parse_timeframe
 from bot.trading.broker import Broker
-from bot.trading.context_builder import Equity, Situation
-from bot.trading.controls import Switches
+from bot.trading.context_builder import ContextBuilder, EquityTracker
+from bot.trading.controls import Controls
 from bot.trading.dead_man_switch import DeadManSwitch
-from bot.trading.decision_log import Heartbeat, Narrator
-from bot.trading.executor import Counts, Executor
+from bot.trading.decision_log import DecisionLog, StatusLine
+from bot.trading.executor import Executor, OrderCounts
 from bot.trading.feed import Feed
-from bot.trading.history import History
-from bot.trading.position_manager import PositionKeeper
-from bot.trading.risk import RiskLimits, RiskState, comes_again
-from bot.trading.snapshot import Observer
+from bot.trading.history import StartupReconciliation
+from bot.trading.position_manager import PositionManager
+from bot.trading.risk import RiskLimits, RiskState, is_retryable
+from bot.trading.snapshot import SnapshotPublisher
 from bot.trading.strategies.base import Strategy
 
 # Of real time: a market that runs faster is not asked more often.
 POLL_SECONDS = 10.0
 # While an exit or a stop is between two steps. Kraken's lists may be so late.
-UNDER_WAY_POLL_SECONDS = 3.0
-BACK_OFF_SECONDS_MAX = 60.0
+PENDING_STEP_POLL_SECONDS = 3.0
+MAX_BACK_OFF_SECONDS = 60.0
 # A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
 # An entry lives one candle and a little, so that the next decision finds it still there or finds its fill.
-ENTRY_EXTRA_SECONDS = 60
+ENTRY_TTL_MARGIN_SECONDS = 60
 
-_ENDS_THE_RUN = (
+_FATAL_ERRORS = (
     CredentialsError,
     JournalVersionError,
     KeyRuleError,
@@ -69,7 +69,7 @@ _ENDS_THE_RUN = (
     SymbolError,
 )
 # Of those, what passes.
-_GOES_ON = (StoreUnavailableError, TurnTimeout)
+_TRANSIENT_ERRORS = (StoreUnavailableError, RequestLockTimeout)
 STOPPED = "stopped"
 
 logger = logging.getLogger(__name__)
@@ -77,10 +77,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TraderSettings:
-    """What to trade and how. `max_ticks` ends the run after so many passes at current prices; None never does.
+    """What to trade and how. `max_cycles` ends the run after so many passes at current prices; None never does.
 
-    After `entry_lifetime_seconds` a resting entry expires at Kraken; None means one candle and a minute. The dead man's
-    switch is armed for `dead_man_switch_seconds`; 0 means never. A position has a stop at Kraken `stop_percent` below
+    After `entry_ttl_seconds` a resting entry expires at Kraken; None means one candle and a minute. The dead man's
+    switch is armed for `dead_man_switch_seconds`; 0 means never. A position has a stop at Kraken `stop_loss_percent` below
     its average entry price; 0 means none.
     """
 
@@ -88,11 +88,11 @@ class TraderSettings:
     timeframe: str
     order_value: Decimal
     limits: RiskLimits
-    entry_lifetime_seconds: int | None = None
+    entry_ttl_seconds: int | None = None
     cancel_entries_on_stop: bool = True
     dead_man_switch_seconds: int = 0
-    stop_percent: Decimal = ZERO
-    max_ticks: int | None = None
+    stop_loss_percent: Decimal = ZERO
+    max_cycles: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,9 @@ class Summary:
     equity_start: Decimal | None
     equity_end: Decimal | None
     realised: Decimal
-    orders: Counts
+    orders: OrderCounts
     refused_nonces: int
-    passes: int
+    cycles: int
 
 
 class Trader:
@@ -124,8 +124,8 @@ class Trader:
         *,
         clock: MarketClock,
         stop: threading.Event,
-        report: Callable[[str], None],
-        switches: Switches,
+        print_line: Callable[[str], None],
+        controls: Controls,
     ) -> None:
         """`report` takes lines for a person."""
         self._broker = broker
@@ -133,38 +133,43 @@ class Trader:
         self._settings = settings
         self._clock = clock
         self._stop = stop
-        self._switches = switches
-        self._narrator = Narrator(report, clock, broker.now)
-        self._timeframe_seconds = seconds_of(settings.timeframe)
-        self._feed = Feed(broker, settings.timeframe, self._narrator)
-        lifetime_seconds = settings.entry_lifetime_seconds or self._timeframe_seconds + ENTRY_EXTRA_SECONDS
-        self._executor = Executor(broker, strategy.name, lifetime_seconds, self._narrator)
-        self._switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._narrator)
-        self._situation = Situation(broker, self._feed, self._executor, self._timeframe_seconds)
-        self._history = History(broker, self._executor, self._narrator, clock)
-        self._equity = Equity(broker, self._feed, self._executor, self._situation, clock)
-        self._heartbeat = Heartbeat(broker, clock, self._narrator, self._executor.own)
-        self.observer = Observer(broker, self._feed, self._executor, self._narrator)
-        self._keeper = PositionKeeper(
-            broker, self._situation, self._executor, self._narrator, settings.limits, settings.stop_percent
+        self._controls = controls
+        self._decision_log = DecisionLog(print_line, clock, broker.now)
+        self._timeframe_seconds = parse_timeframe(settings.timeframe)
+        self._feed = Feed(broker, settings.timeframe, self._decision_log)
+        entry_ttl_seconds = settings.entry_ttl_seconds or self._timeframe_seconds + ENTRY_TTL_MARGIN_SECONDS
+        self._executor = Executor(broker, strategy.name, entry_ttl_seconds, self._decision_log)
+        self._dead_man_switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._decision_log)
+        self._context_builder = ContextBuilder(broker, self._feed, self._executor, self._timeframe_seconds)
+        self._startup_reconciliation = StartupReconciliation(broker, self._executor, self._decision_log, clock)
+        self._equity_tracker = EquityTracker(broker, self._feed, self._executor, self._context_builder, clock)
+        self._status_line = StatusLine(broker, clock, self._decision_log, self._executor.order_tracker)
+        self.snapshot_publisher = SnapshotPublisher(broker, self._feed, self._executor, self._decision_log)
+        self._position_manager = PositionManager(
+            broker,
+            self._context_builder,
+            self._executor,
+            self._decision_log,
+            settings.limits,
+            settings.stop_loss_percent,
         )
-        self._decided: dict[str, int] = {}
-        self._under_way = False
+        self._decided_candles: dict[str, int] = {}
+        self._has_pending_step = False
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
         self._equity_start: Decimal | None = None
-        self._realised_before = ZERO
+        self._realised_at_start = ZERO
         self._back_off_seconds = 1.0
         # Why the last pass did not go through; "" where it did.
-        self.trouble = ""
-        self._passes = 0
-        self._ticks = 0
+        self.last_error = ""
+        self._cycle_count = 0
+        self._live_cycle_count = 0
 
     def run(self) -> Summary:
         """Trade until something ends it; then cancel resting entries (a setting) and sum up."""
         error: Exception | None = None
         try:
-            self._open_pairs()
+            self._resolve_pairs()
             reason = self._loop()
         except BotError as problem:
             reason, error = str(problem), problem
@@ -173,168 +178,180 @@ class Trader:
             reason, error = f"an error in the program: {problem!r}", problem
         return self._finish(reason, error)
 
-    def clear_up(self) -> None:
+    def shutdown(self) -> None:
         """Disarm the switch, cancel resting entries (a setting); also from another thread, while `run` hangs."""
-        self._switch.stop()
+        self._dead_man_switch.stop()
         if self._settings.cancel_entries_on_stop:
             self._executor.cancel_entries()
 
     def _loop(self) -> str:
-        if self._clock.catching_up:
-            self._narrator.once("replay", "", "recent candles first, as fast as they go: these lines are of the past")
+        if self._clock.is_catching_up:
+            self._decision_log.record_once(
+                "replay", "", "recent candles first, as fast as they go: these lines are of the past"
+            )
         while not (reason := self._end_reason()):
-            trouble = self._try_pass()
+            error = self._try_cycle()
             if self._end_reason():
                 continue
-            if trouble is None:
-                self._wait()
+            if error is None:
+                self._wait_for_next_cycle()
             else:
-                self._back_off(trouble)
+                self._back_off(error)
         return reason
 
-    def _try_pass(self) -> BotError | None:
+    def _try_cycle(self) -> BotError | None:
         try:
-            self._pass()
+            self._run_cycle()
         except StoppingError:
             self._stop.set()
         except BotError as problem:
-            if _ends_the_run(problem):
+            if _is_fatal(problem):
                 raise
             return problem
         self._back_off_seconds = 1.0
-        self.trouble = ""
-        self._narrator.over("trouble", "going on")
+        self.last_error = ""
+        self._decision_log.record_resolved("trouble", "going on")
         return None
 
     def _end_reason(self) -> str:
         if self._stop.is_set():
             return STOPPED
-        if self._clock.ended:
+        if self._clock.has_ended:
             return "the market's prices have ended"
-        if self._settings.max_ticks is not None and self._ticks >= self._settings.max_ticks:
-            return f"{self._ticks} ticks done"
+        if self._settings.max_cycles is not None and self._live_cycle_count >= self._settings.max_cycles:
+            return f"{self._live_cycle_count} ticks done"
         return ""
 
-    def _pass(self) -> None:
-        self._switches.check_state()
-        self._passes += 1
-        self._under_way = False
-        if not self._clock.catching_up:
-            self._ticks += 1
-            self._narrator.over("replay", "the replay is over: from here on at current prices")
-        troubles = [] if self._clock.replaying else [_attempt(self._switch.begin)]
+    def _run_cycle(self) -> None:
+        self._controls.check_state()
+        self._cycle_count += 1
+        self._has_pending_step = False
+        if not self._clock.is_catching_up:
+            self._live_cycle_count += 1
+            self._decision_log.record_resolved("replay", "the replay is over: from here on at current prices")
+        errors = [] if self._clock.is_replaying else [_catch_transient_error(self._dead_man_switch.disarm_previous)]
         # It may take minutes: a status would be old by then, and a switch that is armed would fire.
-        self._know_history()
+        self._reconcile_startup()
         if self._stop.is_set():
             return
         self._feed.refresh_status()
-        troubles.append(_attempt(self._keep_switch))
-        for symbol in self._executor.settle():
-            self._decided.pop(symbol, None)
-        troubles.append(_attempt(lambda: self._executor.heed(self._switches)))
-        troubles += [_attempt(partial(self._follow_pair, symbol)) for symbol in self._symbols]
-        for trouble in filter(None, troubles):
-            raise trouble
-        self._equity.keep(self._symbols, self._quote)
-        self._heartbeat.beat(self._symbols)
-        if not self._clock.replaying:
+        errors.append(_catch_transient_error(self._refresh_dead_man_switch))
+        for symbol in self._executor.reconcile():
+            self._decided_candles.pop(symbol, None)
+        errors.append(_catch_transient_error(lambda: self._executor.apply_controls(self._controls)))
+        errors += [_catch_transient_error(partial(self._process_pair, symbol)) for symbol in self._symbols]
+        for error in filter(None, errors):
+            raise error
+        self._equity_tracker.record_if_due(self._symbols, self._quote)
+        self._status_line.record_if_due(self._symbols)
+        if not self._clock.is_replaying:
             # After a fill they are old, and the next decision may be an hour away; nothing waits for them here.
-            _attempt(self._executor.know_balances)
-        self.observer.look(self._symbols, self._quote)
+            _catch_transient_error(self._executor.refresh_balances)
+        self.snapshot_publisher.publish(self._symbols, self._quote)
 
-    def _keep_switch(self) -> None:
+    def _refresh_dead_man_switch(self) -> None:
         # The time that a replay jumps over is no silence of the bot's.
-        if not self._clock.replaying:
-            self._switch.keep("the kill switch is on" if self._switches.halted() else self._feed.held_up())
+        if not self._clock.is_replaying:
+            self._dead_man_switch.refresh(
+                "the kill switch is on" if self._controls.is_halted() else self._feed.blocked_reason()
+            )
 
-    def _follow_pair(self, symbol: str) -> None:
+    def _process_pair(self, symbol: str) -> None:
         self._feed.refresh_pair_status(symbol)
         self._feed.refresh_candles(symbol)
-        candle = self._feed.newest(symbol)
+        candle = self._feed.last_candle(symbol)
         if candle is None:
             return
-        if self._decided.get(symbol) != candle.time_seconds:
-            if not self._decide(symbol, candle):
+        if self._decided_candles.get(symbol) != candle.time_seconds:
+            if not self._decide_candle(symbol, candle):
                 # What is only wanted need not be asked for as often as what is to be left.
-                self._under_way = self._under_way or self._executor.own.book.holding(symbol).quantity > 0
+                self._has_pending_step = (
+                    self._has_pending_step or self._executor.order_tracker.book.holding(symbol).quantity > 0
+                )
                 return
-            self._decided[symbol] = candle.time_seconds
-            self._equity.due = True
-        if not self._keeper.protect(partial(self._state, symbol, candle)):
-            self._under_way = True
+            self._decided_candles[symbol] = candle.time_seconds
+            self._equity_tracker.is_due = True
+        if not self._position_manager.protect_position(partial(self._build_risk_state, symbol, candle)):
+            self._has_pending_step = True
 
-    def _know_history(self) -> None:
-        if not self._history.known:
+    def _reconcile_startup(self) -> None:
+        if not self._startup_reconciliation.is_complete:
             try:
-                self._history.read(self._symbols, self._stop)
+                self._startup_reconciliation.reconcile(self._symbols, self._stop)
             except BotError as problem:
-                if _ends_the_run(problem):
+                if _is_fatal(problem):
                     raise
                 text = f"the bot's own history could not be read, so it opens nothing: {problem}"
-                self._narrator.once("history", type(problem).__name__, text)
-            if not self._history.known:
+                self._decision_log.record_once("history", type(problem).__name__, text)
+            if not self._startup_reconciliation.is_complete:
                 return
-            self._narrator.over("history", "the bot's own history has been read")
-            self._realised_before = self._executor.own.book.realised_total()
+            self._decision_log.record_resolved("history", "the bot's own history has been read")
+            self._realised_at_start = self._executor.order_tracker.book.realised_total()
         if self._equity_start is None:
-            self._equity_start = self._equity.now(self._symbols, self._quote)
+            self._equity_start = self._equity_tracker.current_equity(self._symbols, self._quote)
 
-    def _decide(self, symbol: str, candle: Candle) -> bool:
+    def _decide_candle(self, symbol: str, candle: Candle) -> bool:
         """Decide one candle; return whether that is done, or has to be tried again at the next pass."""
-        if not self._wanted(symbol):
-            self._narrator.hold(symbol, candle.close)
+        if not self._request_orders(symbol):
+            self._decision_log.record_hold(symbol, candle.close)
             return True
-        self._executor.forget_balances()
-        verdict = self._keeper.judge(self._state(symbol, candle), self._wanted(symbol))
+        self._executor.invalidate_balances()
+        verdict = self._position_manager.check_requests(
+            self._build_risk_state(symbol, candle), self._request_orders(symbol)
+        )
         for refusal in verdict.refusals:
-            self._narrator.refusal(candle.close, refusal)
+            self._decision_log.record_refusal(candle.close, refusal)
         if any(order.kind == "exit" for order in verdict.allowed):
-            return self._keeper.leave(partial(self._state, symbol, candle), partial(self._wanted, symbol))
+            return self._position_manager.exit_position(
+                partial(self._build_risk_state, symbol, candle), partial(self._request_orders, symbol)
+            )
         self._executor.execute(verdict.allowed, candle.close)
-        return not any(map(comes_again, verdict.refusals))
+        return not any(map(is_retryable, verdict.refusals))
 
-    def _wanted(self, symbol: str) -> list[WantedOrder]:
-        return self._strategy.decide(self._situation.view(symbol, self._settings.order_value))
+    def _request_orders(self, symbol: str) -> list[OrderRequest]:
+        return self._strategy.decide(self._context_builder.build_strategy_context(symbol, self._settings.order_value))
 
-    def _state(self, symbol: str, candle: Candle) -> RiskState:
-        switches = self._switches
-        switches.check_state()
-        state = self._situation.risk_state(symbol, candle, halted=switches.halted(), stopping=self._stop.is_set())
-        return replace(state, entries_stopped=switches.entries_stopped())
+    def _build_risk_state(self, symbol: str, candle: Candle) -> RiskState:
+        controls = self._controls
+        controls.check_state()
+        state = self._context_builder.build_risk_state(
+            symbol, candle, is_halted=controls.is_halted(), is_stopping=self._stop.is_set()
+        )
+        return replace(state, entries_stopped=controls.entries_stopped())
 
-    def _wait(self) -> None:
+    def _wait_for_next_cycle(self) -> None:
         now = self._broker.now()
         next_close_seconds = (now // self._timeframe_seconds + 1) * self._timeframe_seconds + CANDLE_GRACE_SECONDS
-        when_seconds = self._clock.now() + next_close_seconds - now
-        if self._clock.catching_up:
+        wake_at_seconds = self._clock.now() + next_close_seconds - now
+        if self._clock.is_catching_up:
             # The last jump ends at the present, not at a candle that is still to come.
-            when_seconds = min(when_seconds, wall_seconds() + CANDLE_GRACE_SECONDS)
-        elif not self._clock.replaying:
-            look_up_seconds = self._broker.next_look_up_seconds()
-            wait_seconds = min(POLL_SECONDS * self._clock.speed, self._switch.due_seconds - now)
-            if self._under_way:
-                wait_seconds = min(wait_seconds, UNDER_WAY_POLL_SECONDS)
-            if look_up_seconds is not None:
-                wait_seconds = min(wait_seconds, look_up_seconds)
-            when_seconds = min(when_seconds, self._clock.now() + wait_seconds)
-        self._clock.wait_until(when_seconds, self._stop)
+            wake_at_seconds = min(wake_at_seconds, wall_seconds() + CANDLE_GRACE_SECONDS)
+        elif not self._clock.is_replaying:
+            query_seconds = self._broker.next_query_seconds()
+            wait_seconds = min(POLL_SECONDS * self._clock.speed, self._dead_man_switch.due_seconds - now)
+            if self._has_pending_step:
+                wait_seconds = min(wait_seconds, PENDING_STEP_POLL_SECONDS)
+            if query_seconds is not None:
+                wait_seconds = min(wait_seconds, query_seconds)
+            wake_at_seconds = min(wake_at_seconds, self._clock.now() + wait_seconds)
+        self._clock.wait_until(wake_at_seconds, self._stop)
 
     def _back_off(self, problem: BotError) -> None:
-        self.trouble = str(problem)
-        self._narrator.once("trouble", type(problem).__name__, f"waiting: {problem}")
+        self.last_error = str(problem)
+        self._decision_log.record_once("trouble", type(problem).__name__, f"waiting: {problem}")
         # An order of unknown fate is looked up soon after Kraken answers again.
-        most_seconds = POLL_SECONDS if _may_be_unknown(self._broker) else BACK_OFF_SECONDS_MAX
+        max_seconds = POLL_SECONDS if _may_have_unknown_orders(self._broker) else MAX_BACK_OFF_SECONDS
         if isinstance(problem, StoreUnavailableError):
             # Of our own, and quick to ask; the lease may be over meanwhile, and nobody else there to lead.
-            most_seconds = UNDER_WAY_POLL_SECONDS
-        seconds = min(self._back_off_seconds, most_seconds)
+            max_seconds = PENDING_STEP_POLL_SECONDS
+        seconds = min(self._back_off_seconds, max_seconds)
         self._back_off_seconds = seconds * 2
         if isinstance(problem, KrakenError):
             seconds = max(seconds, problem.wait_seconds)
         # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
         self._stop.wait(seconds)
 
-    def _open_pairs(self) -> None:
+    def _resolve_pairs(self) -> None:
         # Order rows bear the pair's own name, whatever name the settings use.
         pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
         self._symbols, self._quote = tuple(pairs), common_quote(pairs.values())
@@ -343,45 +360,45 @@ class Trader:
         equity_end = None
         # Without its state folder, it is another bot's switch by now.
         if error is not None and not isinstance(error, StateLostError):
-            self._switch.stop()
+            self._dead_man_switch.stop()
         elif error is None:
-            self.clear_up()
+            self.shutdown()
             try:
-                self._executor.follow()
-                self._executor.forget_balances()
-                equity_end = self._equity.now(self._symbols, self._quote)
+                self._executor.poll_working_orders()
+                self._executor.invalidate_balances()
+                equity_end = self._equity_tracker.current_equity(self._symbols, self._quote)
             except BotError as problem:
-                self._narrator.say(f"the account could not be read at the end: {problem}")
+                self._decision_log.record(f"the account could not be read at the end: {problem}")
         return Summary(
             reason=reason,
             error=error,
             quote=self._quote,
             equity_start=self._equity_start,
             equity_end=equity_end,
-            realised=self._executor.own.book.realised_total() - self._realised_before,
+            realised=self._executor.order_tracker.book.realised_total() - self._realised_at_start,
             orders=self._executor.counts,
             refused_nonces=self._broker.refused_nonces,
-            passes=self._passes,
+            cycles=self._cycle_count,
         )
 
 
-def _may_be_unknown(broker: Broker) -> bool:
+def _may_have_unknown_orders(broker: Broker) -> bool:
     try:
         return bool(broker.unknown_orders())
     except JournalError:
         return True
 
 
-def _attempt(work: Callable[[], None]) -> BotError | None:
+def _catch_transient_error(action: Callable[[], None]) -> BotError | None:
     # Trouble with one pair, or with the switch, must not keep the bot in a position in another.
     try:
-        work()
+        action()
     except BotError as problem:
-        if _ends_the_run(problem):
+        if _is_fatal(problem):
             raise
         return problem
     return None
 
 
-def _ends_the_run(problem: BotError) -> bool:
-    return isinstance(problem, _ENDS_THE_RUN) and not isinstance(problem, _GOES_ON)
+def _is_fatal(problem: BotError) -> bool:
+    return isinstance(problem, _FATAL_ERRORS) and not isinstance(problem, _TRANSIENT_ERRORS)

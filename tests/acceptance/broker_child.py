@@ -24,23 +24,23 @@ ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001
 SPEED = 1000.0
 
 
-def attempt(broker: KrakenBroker, method: str = "BalanceEx", params: dict[str, str] | None = None) -> None:
+def print_call_outcome(broker: KrakenBroker, method: str = "BalanceEx", params: dict[str, str] | None = None) -> None:
     """Make one call and say how it went."""
     try:
         broker.private_call(method, params)
-        word = "ok"
+        outcome = "ok"
     except BotError as error:
-        word = type(error).__name__
-    sys.stdout.write(f"{word}\n")
+        outcome = type(error).__name__
+    sys.stdout.write(f"{outcome}\n")
     sys.stdout.flush()
 
 
-def reads(broker: KrakenBroker, count: int, threads: int) -> None:
+def run_reads(broker: KrakenBroker, count: int, threads: int) -> None:
     """Make reads in threads."""
 
     def work() -> None:
         for _ in range(count):
-            attempt(broker)
+            print_call_outcome(broker)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
@@ -49,32 +49,32 @@ def reads(broker: KrakenBroker, count: int, threads: int) -> None:
         worker.join()
 
 
-def patient(broker: KrakenBroker) -> None:
+def read_until_sigterm(broker: KrakenBroker) -> None:
     """Make one read in a thread; stop the broker at SIGTERM."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    worker = threading.Thread(target=attempt, args=(broker,))
+    worker = threading.Thread(target=print_call_outcome, args=(broker,))
     worker.start()
     stop.wait()
     broker.stop()
     worker.join()
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Do what the words say."""
-    url, key, secret, command, *rest = words
-    market = MarketClock(time.time(), SPEED if command != "order" else 1.0)
-    broker = KrakenBroker(key, secret, api_url=url, tier=UNLIMITED, market=market)
+    url, key, secret, command, *rest = arguments
+    market_clock = MarketClock(time.time(), SPEED if command != "order" else 1.0)
+    broker = KrakenBroker(key, secret, api_url=url, tier=UNLIMITED, market_clock=market_clock)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     if command == "reads":
-        reads(broker, int(rest[0]), int(rest[1]))
+        run_reads(broker, int(rest[0]), int(rest[1]))
     elif command == "patient":
-        patient(broker)
+        read_until_sigterm(broker)
     elif command == "order":
-        attempt(broker, "AddOrder", ORDER)
+        print_call_outcome(broker, "AddOrder", ORDER)
     else:
-        attempt(broker)
+        print_call_outcome(broker)
 
 
 if __name__ == "__main__":

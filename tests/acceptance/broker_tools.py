@@ -12,7 +12,7 @@ from typing import Any
 from bot.base.clock import MarketClock, ReplayClock, boottime_seconds, nonce_clock, sleep, wall_seconds
 from bot.broker_manager import KrakenBroker
 from bot.kraken.rate_counters import UNLIMITED
-from bot.nonce.local_lock import Turns
+from bot.nonce.local_lock import RequestLock
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
@@ -22,18 +22,18 @@ YEARS_SECONDS = 10 * 365 * 86_400
 ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "1000"}
 
 
-def still_clock() -> ReplayClock:
+def auto_advance_clock() -> ReplayClock:
     """Return a market clock that stands still until somebody waits on it, and then jumps."""
     start = wall_seconds()
     return ReplayClock(start, start + YEARS_SECONDS)
 
 
-def pass_time(clock: MarketClock, seconds: float) -> None:
+def advance_time(clock: MarketClock, seconds: float) -> None:
     """Let market time pass."""
     clock.wait(seconds, threading.Event())
 
 
-class Desk:
+class BrokerSetup:
     """A local Kraken and a broker on it."""
 
     def __init__(self, simulator: Simulator, clock: MarketClock, settings: dict[str, Any]) -> None:
@@ -43,45 +43,45 @@ class Desk:
 
     def open_broker(self, key: tuple[str, str] | None = None, **settings: Any) -> KrakenBroker:
         """Return one more broker: what a restart, or another key, would have."""
-        pair = key or (self.simulator.key, self.simulator.secret)
-        given: dict[str, Any] = {"api_url": self.simulator.url, "tier": UNLIMITED, "market": self.clock, **settings}
-        return KrakenBroker(*pair, **given)
+        credentials = key or (self.simulator.key, self.simulator.secret)
+        arguments: dict[str, Any] = {"api_url": self.simulator.url, "tier": UNLIMITED, "market": self.clock, **settings}
+        return KrakenBroker(*credentials, **arguments)
 
-    def rows(self, key: str = "") -> list[LoggedRequest]:
+    def requests(self, key: str = "") -> list[LoggedRequest]:
         """Return the private requests that arrived on a key, oldest first."""
-        return [row for row in list(self.simulator.log) if row.key == (key or self.simulator.key)]
+        return [request for request in list(self.simulator.request_log) if request.key == (key or self.simulator.key)]
 
-    def methods(self, key: str = "") -> list[str]:
+    def request_methods(self, key: str = "") -> list[str]:
         """Return which private requests arrived on a key, oldest first."""
-        return [row.method for row in self.rows(key)]
+        return [row.method for row in self.requests(key)]
 
-    def refused(self, key: str = "") -> int:
+    def refused_nonce_count(self, key: str = "") -> int:
         """Return how many requests of a key were refused for their nonce."""
-        return sum(row.error == "EAPI:Invalid nonce" for row in self.rows(key))
+        return sum(row.error == "EAPI:Invalid nonce" for row in self.requests(key))
 
-    def orders_placed(self) -> int:
+    def placed_order_count(self) -> int:
         """Return how many orders the exchange has ever taken."""
         return len(self.simulator.exchange.account.orders)
 
 
 @contextmanager
-def open_desk(
+def open_broker_setup(
     options: SimulatorOptions | None = None, clock: MarketClock | None = None, **settings: Any
-) -> Iterator[Desk]:
+) -> Iterator[BrokerSetup]:
     """Open a local Kraken with a broker on it; `settings` are the broker's."""
-    clock = clock or still_clock()
+    clock = clock or auto_advance_clock()
     with Simulator(options or SimulatorOptions(), clock) as simulator:
-        desk = Desk(simulator, clock, settings)
+        setup = BrokerSetup(simulator, clock, settings)
         try:
-            yield desk
+            yield setup
         finally:
-            desk.broker.close()
+            setup.broker.close()
             nonce_clock.follow_wall()
 
 
-def price(desk: Desk) -> Decimal:
+def current_btc_price(setup: BrokerSetup) -> Decimal:
     """Return the price of a bitcoin now."""
-    return desk.broker.get_current_price("BTC/USD")
+    return setup.broker.get_current_price("BTC/USD")
 
 
 def wait_for(condition: Callable[[], object], seconds_max: float = 20.0) -> None:
@@ -92,34 +92,38 @@ def wait_for(condition: Callable[[], object], seconds_max: float = 20.0) -> None
         sleep(0.002)
 
 
-def waiting_calls(broker: KrakenBroker) -> int:
+def count_waiting_calls(broker: KrakenBroker) -> int:
     """Return how many of a broker's calls wait for the turn of this machine."""
-    assert isinstance(broker._turns, Turns)
-    return len(broker._turns._waiting)
+    assert isinstance(broker._request_lock, RequestLock)
+    return len(broker._request_lock._waiters)
 
 
-def in_threads(count: int, work: Callable[[], object]) -> list[BaseException]:
+def run_in_threads(count: int, work: Callable[[], object]) -> list[BaseException]:
     """Do the same work in so many threads at once; return what they raised."""
-    raised: list[BaseException] = []
-    gate = threading.Barrier(count)
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(count)
 
     def run() -> None:
-        gate.wait()
+        barrier.wait()
         try:
             work()
         except BaseException as error:
-            raised.append(error)
+            errors.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return raised
+    return errors
 
 
-def child(folder: Path, desk: Desk, *words: object, key: tuple[str, str] | None = None) -> Child:
+def start_broker_child(
+    folder: Path, setup: BrokerSetup, *arguments: object, key: tuple[str, str] | None = None
+) -> Child:
     """Return another process with a broker on the same key and state folder; broker_child.py has the words."""
-    pair = key or (desk.simulator.key, desk.simulator.secret)
+    credentials = key or (setup.simulator.key, setup.simulator.secret)
     environment = {"STATE_DIR": str(folder)}
-    return Child("tests.acceptance.broker_child", desk.simulator.url, *pair, *words, environment=environment)
+    return Child(
+        "tests.acceptance.broker_child", setup.simulator.url, *credentials, *arguments, environment=environment
+    )

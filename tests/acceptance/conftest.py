@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.nonce.open_store import open_engine
-from bot.nonce.store_protocol import Engine
+from bot.nonce.open_store import open_nonce_store
+from bot.nonce.store_protocol import NonceStore
 from tests.acceptance.local_kraken import LocalKraken, local_kraken
 
 
@@ -33,9 +33,9 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def engine(url: str, kraken: LocalKraken) -> Iterator[Engine]:
+def nonce_store(url: str, kraken: LocalKraken) -> Iterator[NonceStore]:
     """Open the row of the key in the store."""
-    with closing(open_engine(url, kraken.simulator.key)) as opened:
+    with closing(open_nonce_store(url, kraken.simulator.key)) as opened:
         yield opened
 
 

@@ -21,19 +21,19 @@ from typing import Any, Self
 
 import pytest
 
-from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX
-from tests.dockerfile import image_environment, one, stages
+from tests.acceptance.processes import STOP_TIMEOUT_SECONDS, TIMEOUT_SECONDS
+from tests.dockerfile import image_environment, only_step, stages
 
 APP = "/app"
 
 
 @functools.cache
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Return why no container can be made here; "" where one can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "only root can make a container by hand, and on Linux"
-    tried = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
-    return f"no namespaces to be had here: {tried.stderr.strip()}" if tried.returncode else ""
+    probe = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
+    return f"no namespaces to be had here: {probe.stderr.strip()}" if probe.returncode else ""
 
 
 _UNSHARE = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
@@ -66,11 +66,11 @@ class Container:
     ) -> None:
         image = stages()[-1]
         self._variables = {**image_environment(), **variables}
-        self._command = [*one(image, "ENTRYPOINT").array(), *(words or one(image, "CMD").array())]
-        self._health = one(image, "HEALTHCHECK").array()
+        self._command = [*only_step(image, "ENTRYPOINT").exec_words(), *(words or only_step(image, "CMD").exec_words())]
+        self._health = only_step(image, "HEALTHCHECK").exec_words()
         # Root has further groups, as engines give it those that stand in the image's /etc/group.
-        whom = ["--groups=0,1"] if user is None else [f"--userspec={user}:{user}", "--groups="]
-        begin = ["chroot", *whom, str(root)]
+        user_options = ["--groups=0,1"] if user is None else [f"--userspec={user}:{user}", "--groups="]
+        chroot_command = ["chroot", *user_options, str(root)]
         steps = [
             shlex.join([sys.executable, "-c", _LOOPBACK_UP]),
             f"mount -t tmpfs -o mode=755 tmpfs {root}",
@@ -83,7 +83,7 @@ class Container:
             f"mount --bind /dev {root}/dev",
             f"mount --bind {volume} {root}{mounted_at}",
             f"mount -o remount,ro {root}",
-            f"exec {shlex.join([*begin, *self._inside(self._command)])}",
+            f"exec {shlex.join([*chroot_command, *self._environment_command(self._command)])}",
         ]
         self.lines: list[str] = []
         self._process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Container:
             text=True,
             env={"PATH": os.environ["PATH"]},
         )
-        self._timer = threading.Timer(LIMIT_SECONDS, self._process.kill)
+        self._timer = threading.Timer(TIMEOUT_SECONDS, self._process.kill)
         self._timer.daemon = True
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class Container:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def _inside(self, words: list[str]) -> list[str]:
+    def _environment_command(self, words: list[str]) -> list[str]:
         return ["env", "-i", f"--chdir={APP}", *(f"{name}={value}" for name, value in self._variables.items()), *words]
 
     @property
@@ -117,7 +117,7 @@ class Container:
         number = self._process.pid
         return int(Path(f"/proc/{number}/task/{number}/children").read_text("ascii"))
 
-    def status(self, field: str) -> list[str]:
+    def kernel_status(self, field: str) -> list[str]:
         """Return a field of the process's status as the kernel gives it, such as `Uid`."""
         lines = Path(f"/proc/{self.pid}/status").read_text("ascii").splitlines()
         return next(line.split()[1:] for line in lines if line.startswith(f"{field}:"))
@@ -134,8 +134,8 @@ class Container:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command beside it, as root, as `docker exec` does."""
         enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--root"]
-        command = [*enter, *self._inside(list(words))]
-        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+        command = [*enter, *self._environment_command(list(words))]
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
 
     def health(self) -> subprocess.CompletedProcess[str]:
         """Run the image's health check."""
@@ -144,9 +144,9 @@ class Container:
     def stop(self) -> int:
         """Send SIGTERM to process 1; return the exit code that it ends with, within the time that is promised."""
         os.kill(self.pid, signal.SIGTERM)
-        return self.end(STOP_SECONDS_MAX)
+        return self.wait_for_exit(STOP_TIMEOUT_SECONDS)
 
-    def end(self, limit_seconds: float = LIMIT_SECONDS) -> int:
+    def wait_for_exit(self, limit_seconds: float = TIMEOUT_SECONDS) -> int:
         """Wait for its end; return the exit code."""
         try:
             rest, _ = self._process.communicate(timeout=limit_seconds)
@@ -155,11 +155,11 @@ class Container:
         self.lines += rest.splitlines(keepends=True)
         return self._process.returncode
 
-    def said(self) -> list[dict[str, Any]]:
+    def log_records(self) -> list[dict[str, Any]]:
         """Return what it has said, which is one JSON object a line."""
         return [json.loads(line) for line in self.lines]
 
 
-def _read_only(path: Path, root: Path, place: str = "") -> str:
-    target = f"{root}{place or path}"
+def _read_only(path: Path, root: Path, mount_point: str = "") -> str:
+    target = f"{root}{mount_point or path}"
     return f"mkdir -p {target}; mount --bind {path} {target}; mount -o remount,bind,ro {target}"

@@ -9,10 +9,10 @@ from itertools import cycle, islice, pairwise
 from pathlib import Path
 
 from bot.base.clock import MarketClock, boottime_seconds, sleep
-from bot.simulator.account import Order
-from bot.simulator.instruments import PairRules, known_pairs
+from bot.simulator.account import SimOrder
+from bot.simulator.instruments import PairRules, known_instruments
 from bot.simulator.options import SimulatorOptions
-from bot.simulator.prices import Candle, Knot
+from bot.simulator.prices import PricePoint, SimCandle
 from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
 
@@ -21,10 +21,10 @@ HOUR = 3600
 START = 1_780_000_000 // 86_400 * 86_400
 # Fast enough that waits of seconds take none, slow enough that an order's deadline of 8 s is kept.
 SPEED = 20.0
-WAIT_SECONDS_MAX = 60.0
+WAIT_TIMEOUT_SECONDS = 60.0
 
 # A fault of this Kraken's makes a call hang for longer than any limit of the bot's own.
-HANGING = SimulatorOptions(tier="pro", slow_seconds=30.0)
+HANGING_OPTIONS = SimulatorOptions(tier="pro", slow_seconds=30.0)
 
 # Falling, and then a jump that takes the 10 average above the 30 average within the last candle.
 FALLING = tuple(range(1000, 955, -1))
@@ -44,29 +44,29 @@ WAVE_CANDLES = 60_000
 WAVE_HISTORY = 208
 
 
-class DrawnCandles:
+class ScriptedCandles:
     """Candles through a row of closes, the same for every pair."""
 
-    def __init__(self, closes: Sequence[int], seconds: int, gap: bool = True) -> None:
+    def __init__(self, closes: Sequence[int], candle_seconds: int, has_gaps: bool = True) -> None:
         """`gap`: a candle begins where it ends, not where the one before it ended."""
-        self.world = "drawn for a test"
-        self.finest_seconds = seconds
+        self.source_id = "drawn for a test"
+        self.shortest_candle_seconds = candle_seconds
         self._closes = closes
-        self._gap = gap
+        self._gap = has_gaps
         self._paths: dict[str, CandlePath] = {}
 
     def _path(self, pair: PairRules) -> CandlePath:
         if pair.pair_id not in self._paths:
-            self._paths[pair.pair_id] = CandlePath(pair, self._candles(), self.finest_seconds)
+            self._paths[pair.pair_id] = CandlePath(pair, self._candles(), self.shortest_candle_seconds)
         return self._paths[pair.pair_id]
 
-    def _candles(self) -> list[Candle]:
+    def _candles(self) -> list[SimCandle]:
         volume, candles = Decimal(1), []
         for index, (before, now) in enumerate(pairwise(map(Decimal, self._closes))):
             first = now if self._gap else before
             low, high = min(first, now) - 2, max(first, now) + 2
-            begin = START + index * self.finest_seconds
-            candles.append(Candle(begin, first, high, low, now, volume, 1))
+            begin = START + index * self.shortest_candle_seconds
+            candles.append(SimCandle(begin, first, high, low, now, volume, 1))
         return candles
 
     def status(self, now: float) -> str:
@@ -77,16 +77,16 @@ class DrawnCandles:
         """Return the price at `now`."""
         return self._path(pair).price(now)
 
-    def knots(self, pair: PairRules, after: float, until: float) -> list[Knot]:
+    def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
         """Return the points of the line."""
-        return self._path(pair).knots(after, until)
+        return self._path(pair).price_points(after, until)
 
-    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[Candle]:
+    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
         """Return the candles from `first` on."""
         return self._path(pair).candles(interval, first, now)
 
 
-class DrawnClock(MarketClock):
+class SkippableClock(MarketClock):
     """A market clock whose time can be made to pass."""
 
     def skip(self, seconds: float) -> None:
@@ -97,16 +97,18 @@ class DrawnClock(MarketClock):
 class LocalKraken:
     """A simulator with prices that make the strategy trade, and the settings of a bot on it."""
 
-    def __init__(self, simulator: Simulator, clock: DrawnClock, state: Path, speed: float, timeframe: str) -> None:
+    def __init__(
+        self, simulator: Simulator, clock: SkippableClock, state_folder: Path, speed: float, timeframe: str
+    ) -> None:
         self.simulator = simulator
         self._clock = clock
-        self.state = state
+        self.state = state_folder
         self._speed = speed
         self._timeframe = timeframe
 
-    def settings(self, **more: str) -> dict[str, str]:
+    def settings(self, **overrides: str) -> dict[str, str]:
         """Return the settings of a live bot on it; `more` wins."""
-        mine = {
+        defaults = {
             "TRADING_MODE": "live",
             "KRAKEN_API_URL": self.simulator.url,
             "KRAKEN_API_KEY": self.simulator.key,
@@ -119,21 +121,21 @@ class LocalKraken:
             "LOSS_PAUSE_SECONDS": "0",
             "MAX_DAILY_LOSS": "100000",
         }
-        return mine | more
+        return defaults | overrides
 
     @property
-    def methods(self) -> list[str]:
+    def request_methods(self) -> list[str]:
         """The private requests that arrived, oldest first."""
-        return [row.method for row in list(self.simulator.log)]
+        return [row.method for row in list(self.simulator.request_log)]
 
     def wait_for(self, method: str, times: int = 1) -> None:
         """Wait until so many requests of a method have arrived; only a failure takes the whole time."""
-        limit = boottime_seconds() + WAIT_SECONDS_MAX
-        while self.methods.count(method) < times:
-            assert boottime_seconds() < limit, f"no {method} number {times} after {self.methods}"
+        deadline_seconds = boottime_seconds() + WAIT_TIMEOUT_SECONDS
+        while self.request_methods.count(method) < times:
+            assert boottime_seconds() < deadline_seconds, f"no {method} number {times} after {self.request_methods}"
             sleep(0.01)
 
-    def pass_time(self, seconds: float) -> None:
+    def advance_time(self, seconds: float) -> None:
         """Let so much of the market's time pass at the exchange; while a bot runs, its own clock would stay behind."""
         self._clock.skip(seconds)
         self.simulator.api.state()
@@ -144,21 +146,21 @@ class LocalKraken:
         return int(self.simulator.api.state()["refused_nonces"])
 
     @property
-    def floor(self) -> int:
+    def nonce_floor(self) -> int:
         """The highest nonce that was accepted on the bot's key."""
         return int(self.simulator.api.state()["floors"][self.simulator.key])
 
     @property
-    def orders(self) -> list[Order]:
+    def orders(self) -> list[SimOrder]:
         """All orders ever taken."""
         with self.simulator.api.lock:
             return list(self.simulator.exchange.account.orders.values())
 
-    def open_orders(self) -> list[Order]:
+    def open_orders(self) -> list[SimOrder]:
         """Return the orders that are open."""
         return [order for order in self.orders if order.status == "open"]
 
-    def place_foreign_order(self) -> str:
+    def place_external_order(self) -> str:
         """Place an order as another program would; return its txid."""
         params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
         with self.simulator.api.lock:
@@ -174,29 +176,37 @@ class LocalKraken:
 
 @contextlib.contextmanager
 def local_kraken(
-    state: Path,
+    state_folder: Path,
     closes: Sequence[int] = QUIET,
     *,
-    seconds: int = HOUR,
+    candle_seconds: int = HOUR,
     timeframe: str = "1h",
     at_candle: int = len(CROSSING) - 1,
     speed: float = SPEED,
-    gap: bool = True,
+    has_gaps: bool = True,
     options: SimulatorOptions | None = None,
     pairs: Sequence[str] = ("BTC/USD", "ETH/USD", "SOL/USD"),
 ) -> Iterator[LocalKraken]:
     """Open a local Kraken whose market is a little after the close of candle number `at_candle`."""
-    clock = DrawnClock(START + at_candle * seconds + seconds / 60, speed)
+    clock = SkippableClock(START + at_candle * candle_seconds + candle_seconds / 60, speed)
     options = options or SimulatorOptions(tier="pro")
-    with Simulator(options, clock, DrawnCandles(closes, seconds, gap), known_pairs(pairs)) as simulator:
-        yield LocalKraken(simulator, clock, state, speed, timeframe)
+    with Simulator(
+        options, clock, ScriptedCandles(closes, candle_seconds, has_gaps), known_instruments(pairs)
+    ) as simulator:
+        yield LocalKraken(simulator, clock, state_folder, speed, timeframe)
 
 
 @contextlib.contextmanager
-def waving_kraken(state: Path) -> Iterator[LocalKraken]:
+def trading_kraken(state_folder: Path) -> Iterator[LocalKraken]:
     """Open a local Kraken whose market makes the strategy buy and sell every few seconds."""
     closes = tuple(islice(cycle(WAVE), WAVE_CANDLES))
     with local_kraken(
-        state, closes, seconds=60, timeframe="1m", at_candle=WAVE_HISTORY, speed=WAVE_SPEED, gap=False
+        state_folder,
+        closes,
+        candle_seconds=60,
+        timeframe="1m",
+        at_candle=WAVE_HISTORY,
+        speed=WAVE_SPEED,
+        has_gaps=False,
     ) as kraken:
         yield kraken

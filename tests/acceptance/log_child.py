@@ -18,7 +18,7 @@ from bot.base import logging_setup
 log = logging.getLogger("child")
 
 
-class Spilling:
+class LeakingFinalizer:
     """Fails where nobody can catch it."""
 
     def __init__(self, text: str) -> None:
@@ -29,21 +29,21 @@ class Spilling:
         raise ValueError(self._text)
 
 
-def spill(text: str) -> None:
+def leak_secrets(text: str) -> None:
     """Show a text in every way that a program has, short of its end."""
-    logging_setup.say(f"said {text}")
+    logging_setup.print_line(f"said {text}")
     log.warning("logged %r", {"headers": text})
-    thread = threading.Thread(target=fail, args=(text,), name="spilling")
+    thread = threading.Thread(target=raise_error, args=(text,), name="spilling")
     thread.start()
     thread.join()
-    Spilling(f"third {text}")
+    LeakingFinalizer(f"third {text}")
     # What a thread is ended by on purpose is no fault.
     thread = threading.Thread(target=sys.exit, args=(text,))
     thread.start()
     thread.join()
 
 
-def fail(text: str) -> NoReturn:
+def raise_error(text: str) -> NoReturn:
     """Raise an error with the text, out of another one."""
     try:
         raise OSError(f"first {text}")
@@ -51,30 +51,30 @@ def fail(text: str) -> NoReturn:
         raise ValueError(f"second {text}", {"argument": text}) from error
 
 
-def say_for_ever() -> None:
+def print_until_sigterm() -> None:
     """Say lines until SIGTERM comes, and then some more; end with 0 where it came once."""
-    came: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
-    while not came:
-        logging_setup.say("a line")
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: signals.append(number))
+    while not signals:
+        logging_setup.print_line("a line")
         log.warning("a warning")
         time.sleep(0.001)
     for _ in range(10):
-        logging_setup.say("on the way out")
-    sys.exit(len(came) - 1)
+        logging_setup.print_line("on the way out")
+    sys.exit(len(signals) - 1)
 
 
-def main(way: str, form: str) -> None:
+def main(ending: str, output_format: str) -> None:
     """Do it."""
-    known, shaped = json.loads(sys.stdin.readline())
-    logging_setup.set_up(form)
-    logging_setup.hide(*known)
-    if way == "say":
-        say_for_ever()
-    text = " ".join([*known, *shaped])
-    spill(text)
-    if way == "raise":
-        fail(text)
+    known_secrets, secret_patterns = json.loads(sys.stdin.readline())
+    logging_setup.configure(output_format)
+    logging_setup.hide(*known_secrets)
+    if ending == "say":
+        print_until_sigterm()
+    text = " ".join([*known_secrets, *secret_patterns])
+    leak_secrets(text)
+    if ending == "raise":
+        raise_error(text)
 
 
 if __name__ == "__main__":

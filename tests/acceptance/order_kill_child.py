@@ -21,30 +21,30 @@ from pathlib import Path
 
 from bot import broker_manager
 from bot.base.clock import MarketClock, sleep
-from bot.base.errors import BotError, SilenceError
-from bot.base.models import Side, WantedOrder
+from bot.base.errors import BotError, CircuitOpenError
+from bot.base.models import OrderRequest, Side
 from bot.broker_manager import KrakenBroker
 from bot.kraken import nonce_recovery
 from bot.kraken.rate_counters import Tier
-from bot.orders.order_state import PLACED
-from bot.trading.decision_log import Narrator
-from bot.trading.executor import ATTEMPTS_MAX, Executor
-from tests.acceptance.order_kill_steps import Seams
+from bot.orders.order_state import PLACED_STATES
+from bot.trading.decision_log import DecisionLog
+from bot.trading.executor import MAX_ATTEMPTS, Executor
+from tests.acceptance.order_kill_steps import KillPoints
 
 BOT_ID = "kills"
 STRATEGY = "scripted"
 START = 1_790_000_000
 CANDLE_SECONDS = 60
-LIFETIME_SECONDS = 90
+ENTRY_TTL_SECONDS = 90
 # Longer than Kraken's lists lag.
-PATIENCE_SECONDS = 5.0
+RETRY_WAIT_SECONDS = 5.0
 # Below the price but for the dips, in which it fills.
 RESTING_PRICE = Decimal(40_000)
 VOLUME = Decimal("0.01")
 # Large enough that it is seldom waited for, small enough that a refusal for a limit costs seconds.
 TIER = Tier("quick", 200, 20.0, 200, 20.0)
 # A life that tries so often has come upon something that does not pass.
-TRIES_MAX = 500
+MAX_RETRIES = 500
 
 
 class SharedClock(MarketClock):
@@ -53,27 +53,27 @@ class SharedClock(MarketClock):
     def __init__(self, path: Path) -> None:
         super().__init__()
         with path.open("r+b") as file:
-            self._cell = mmap.mmap(file.fileno(), 8)
-        self._begin_seconds = self.now()
+            self._memory = mmap.mmap(file.fileno(), 8)
+        self._created_seconds = self.now()
 
     @classmethod
-    def begin(cls, path: Path, start_seconds: float) -> SharedClock:
+    def create(cls, path: Path, start_seconds: float) -> SharedClock:
         """Make the file of a clock that stands at `start_seconds`."""
         path.write_bytes(struct.pack("d", start_seconds))
         return cls(path)
 
     def now(self) -> float:
         """Return the market's time in Unix seconds."""
-        return float(struct.unpack("d", self._cell[:8])[0])
+        return float(struct.unpack("d", self._memory[:8])[0])
 
     def elapsed(self) -> float:
         """Return market seconds since this clock was made."""
-        return self.now() - self._begin_seconds
+        return self.now() - self._created_seconds
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
         """Jump to `when_seconds`."""
         if when_seconds > self.now():
-            self._cell[:8] = struct.pack("d", when_seconds)
+            self._memory[:8] = struct.pack("d", when_seconds)
         return stop.is_set()
 
 
@@ -94,19 +94,19 @@ class Signal:
         return START + self.number * CANDLE_SECONDS
 
     @property
-    def is_cancelled(self) -> bool:
+    def is_canceled(self) -> bool:
         """Whether its order is cancelled as soon as it rests."""
         return self.number % 4 == 2
 
-    def wanted(self) -> WantedOrder:
+    def order_request(self) -> OrderRequest:
         """Return the order."""
         side = Side.SELL if self.number % 4 == 3 else Side.BUY
         price = RESTING_PRICE if self.number % 4 in (1, 2) else None
-        return WantedOrder(self.symbol, side, VOLUME, price, "entry", self.candle_seconds, "a test wants it")
+        return OrderRequest(self.symbol, side, VOLUME, price, "entry", self.candle_seconds, "a test wants it")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """One life: the key, the folders, the signals `first` up to but not `last`, and how it ends.
 
     It dies when it comes to `step` for the `times`th time, or after `kill_after_seconds` of real time, if not zero.
@@ -120,102 +120,102 @@ class Plan:
     first: int
     last: int
     step: str = ""
-    times: int = 1
+    kill_at_visit: int = 1
     kill_after_seconds: float = 0.0
 
-    def line(self) -> str:
+    def to_json(self) -> str:
         """Return it as the child reads it."""
         return json.dumps(asdict(self))
 
 
-class Life:
+class BotRun:
     """A bot without a strategy of its own: it knows its past, wants what the signals say, and follows every order."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
         self._clock = SharedClock(Path(plan.clock))
         self._stop = threading.Event()
-        self._lines: list[str] = []
+        self._output_lines: list[str] = []
         # The silence after refused nonces is the one wait that goes by the wall clock.
-        nonce_recovery.FOREIGN_SILENCE_SECONDS = 0.1
-        nonce_recovery.SILENCE_SECONDS_MAX = 0.2
+        nonce_recovery.EXTERNAL_SENDER_OPEN_SECONDS = 0.1
+        nonce_recovery.MAX_OPEN_SECONDS = 0.2
         broker_manager.NONCE_FILE = str(Path(plan.state) / "kraken_nonce.txt")
         self._broker = KrakenBroker(
-            plan.key, plan.secret, api_url=plan.url, tier=TIER, market=self._clock, bot_id=BOT_ID
+            plan.key, plan.secret, api_url=plan.url, tier=TIER, market_clock=self._clock, bot_id=BOT_ID
         )
-        Seams(plan.step, plan.times).watch(self._broker)
-        narrator = Narrator(self._lines.append, self._clock, self._broker.now)
-        self._executor = Executor(self._broker, STRATEGY, LIFETIME_SECONDS, narrator)
+        KillPoints(plan.step, plan.kill_at_visit).install(self._broker)
+        trade_log = DecisionLog(self._output_lines.append, self._clock, self._broker.now)
+        self._executor = Executor(self._broker, STRATEGY, ENTRY_TTL_SECONDS, trade_log)
 
     def run(self) -> None:
         """Live to the end of the plan."""
-        self._persist(self._broker.connect)
-        self._persist(self._know_the_past)
+        self._retry(self._broker.connect)
+        self._retry(self._await_complete_history)
         for number in range(self._plan.first, self._plan.last):
-            self._persist(partial(self._follow_signal, Signal(number)))
-        self._persist(self._follow_all)
+            self._retry(partial(self._execute_signal, Signal(number)))
+        self._retry(self._check_all_ended)
 
-    def _persist(self, work: Callable[[], object]) -> None:
-        for _ in range(TRIES_MAX):
+    def _retry(self, action: Callable[[], object]) -> None:
+        for _ in range(MAX_RETRIES):
             try:
-                work()
-            except BotError as problem:
-                self._lines.append(str(problem))
-                self._wait(PATIENCE_SECONDS)
-                if isinstance(problem, SilenceError):
-                    sleep(nonce_recovery.FOREIGN_SILENCE_SECONDS)
+                action()
+            except BotError as error:
+                self._output_lines.append(str(error))
+                self._wait(RETRY_WAIT_SECONDS)
+                if isinstance(error, CircuitOpenError):
+                    sleep(nonce_recovery.EXTERNAL_SENDER_OPEN_SECONDS)
             else:
                 return
-        raise AssertionError("\n".join(["it does not pass", *self._lines[-20:]]))
+        raise AssertionError("\n".join(["it does not pass", *self._output_lines[-20:]]))
 
     def _wait(self, seconds: float) -> None:
         self._clock.wait(seconds, self._stop)
 
-    def _know_the_past(self) -> None:
-        while not self._broker.knows_the_past():
-            self._executor.settle()
-            self._wait(self._broker.next_look_up_seconds() or 0.0)
+    def _await_complete_history(self) -> None:
+        while not self._broker.history_is_complete():
+            self._executor.reconcile()
+            self._wait(self._broker.next_query_seconds() or 0.0)
         self._executor.rebuild()
 
-    def _settle(self) -> None:
-        self._executor.settle()
+    def _reconcile(self) -> None:
+        self._executor.reconcile()
         while self._broker.unknown_orders():
-            self._wait(self._broker.next_look_up_seconds() or 0.0)
-            self._executor.settle()
+            self._wait(self._broker.next_query_seconds() or 0.0)
+            self._executor.reconcile()
 
-    def _follow_signal(self, given: Signal) -> None:
-        self._clock.wait_until(given.candle_seconds + CANDLE_SECONDS, self._stop)
-        wanted = given.wanted()
-        self._settle()
+    def _execute_signal(self, trade_signal: Signal) -> None:
+        self._clock.wait_until(trade_signal.candle_seconds + CANDLE_SECONDS, self._stop)
+        order_request = trade_signal.order_request()
+        self._reconcile()
         # Also where it was placed before: then no second order may come of it.
-        self._executor.execute([wanted], RESTING_PRICE)
-        txid = self._txid(wanted)
+        self._executor.execute([order_request], RESTING_PRICE)
+        txid = self._find_txid(order_request)
         if not txid:
-            raise BotError(f"signal {given.number} is not placed yet")
-        if given.is_cancelled:
-            self._wait(PATIENCE_SECONDS)
-            self._executor.follow()
-            if any(order.txid == txid for order in self._executor.own.open_orders()):
-                self._executor.cancel(given.symbol, [txid])
+            raise BotError(f"signal {trade_signal.number} is not placed yet")
+        if trade_signal.is_canceled:
+            self._wait(RETRY_WAIT_SECONDS)
+            self._executor.poll_working_orders()
+            if any(order.txid == txid for order in self._executor.order_tracker.open_orders()):
+                self._executor.cancel(trade_signal.symbol, [txid])
 
-    def _txid(self, wanted: WantedOrder) -> str:
-        for attempt in range(ATTEMPTS_MAX):
-            identity = self._broker.client_order_id(
-                wanted.symbol, STRATEGY, wanted.candle_seconds, wanted.kind, attempt
+    def _find_txid(self, order_request: OrderRequest) -> str:
+        for attempt in range(MAX_ATTEMPTS):
+            cl_ord_id = self._broker.client_order_id(
+                order_request.symbol, STRATEGY, order_request.candle_seconds, order_request.kind, attempt
             )
-            intent = self._broker.journal.intent(identity)
-            if intent is not None and intent.state in PLACED:
+            intent = self._broker.journal.get_intent(cl_ord_id)
+            if intent is not None and intent.state in PLACED_STATES:
                 return intent.txid
         return ""
 
-    def _follow_all(self) -> None:
-        self._executor.settle()
+    def _check_all_ended(self) -> None:
+        self._executor.reconcile()
         journal = self._broker.journal
-        if journal.unsettled() or journal.working() or journal.without_fills():
+        if journal.unresolved_intents() or journal.working_intents() or journal.orders_with_missing_fills():
             raise BotError("some orders have not ended")
 
 
-def ended(plan: Plan, pid: int) -> str:
+def wait_for_exit(plan: RunPlan, pid: int) -> str:
     """Wait for the end of a life, or bring it about; return how it ended."""
     if plan.kill_after_seconds:
         sleep(plan.kill_after_seconds)
@@ -229,13 +229,13 @@ def ended(plan: Plan, pid: int) -> str:
 def main() -> None:
     """Live one life after the other."""
     for line in sys.stdin:
-        plan = Plan(**json.loads(line))
+        plan = RunPlan(**json.loads(line))
         pid = os.fork()
         if pid == 0:
             # An error of a life ends this process, and is told as Python tells it.
-            Life(plan).run()
+            BotRun(plan).run()
             os._exit(0)
-        sys.stdout.write(ended(plan, pid) + "\n")
+        sys.stdout.write(wait_for_exit(plan, pid) + "\n")
         sys.stdout.flush()
 
 

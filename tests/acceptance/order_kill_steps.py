@@ -15,10 +15,10 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 from bot.broker_manager import KrakenBroker
-from bot.orders.order_state import PLACED, OrderState
-from bot.orders.reconciliation import Step
+from bot.orders.order_state import PLACED_STATES, OrderState
+from bot.orders.reconciliation import QueryStep
 
-_PLACING = (
+_PLACING_STEPS = (
     "before it is intended",
     "being intended",
     "intended",
@@ -33,11 +33,11 @@ _PLACING = (
     "outcome being written",
     "outcome written",
 )
-_FOLLOWING = ("row followed", "fills read", "fills written")
+_FOLLOWING_STEPS = ("row followed", "fills read", "fills written")
 
 # Each step, and what goes wrong with the order (or the cancel) so that the step is come to: "" for nothing.
 STEPS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_PLACING, ("",)),
+    **dict.fromkeys(_PLACING_STEPS, ("",)),
     "sent": ("slow", "delayed"),
     "unknown written": ("reset", "queued"),
     "fence accepted": ("no_answer", "unavailable_executed", "refuse_502", "queued", "delayed"),
@@ -47,7 +47,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "found rows written": ("no_answer", "queued"),
     "not placed, unwritten": ("refuse_502",),
     "not placed, written": ("refuse_502",),
-    **dict.fromkeys(_FOLLOWING, ("",)),
+    **dict.fromkeys(_FOLLOWING_STEPS, ("",)),
     "cancel unsent": ("",),
     "cancel half sent": ("",),
     "cancel sent": ("", "slow", "cancel_race"),
@@ -55,7 +55,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "cancel done": ("", "cancel_race"),
 }
 # The steps of a life that finds no journal, and what had gone wrong with the order before it.
-PAST_STEPS = {
+HISTORY_STEPS = {
     "fence accepted": "queued",
     "open orders read": "delayed",
     "closed orders read": "refuse_502",
@@ -64,122 +64,126 @@ PAST_STEPS = {
     "past known": "no_answer",
 }
 
-_WRITTEN = (
-    ("answer read", "outcome written", PLACED),
+_STATE_STEPS = (
+    ("answer read", "outcome written", PLACED_STATES),
     ("", "unknown written", frozenset({OrderState.UNKNOWN})),
     ("not placed, unwritten", "not placed, written", frozenset({OrderState.NOT_PLACED})),
 )
-_LOOKED_UP = {Step.FENCE: "fence accepted", Step.OPEN: "open orders read", Step.CLOSED: "closed orders read"}
-_WRITING = {"intend": "being intended", "leave": "being written down", "set_state": "outcome being written"}
+_QUERY_STEPS = {
+    QueryStep.FENCE: "fence accepted",
+    QueryStep.OPEN: "open orders read",
+    QueryStep.CLOSED: "closed orders read",
+}
+_COMMIT_STEPS = {"intend": "being intended", "leave": "being written down", "set_state": "outcome being written"}
 
 
-class Seams:
+class KillPoints:
     """Where a life may end, put around the functions of one broker; it ends where the plan says."""
 
     def __init__(self, step: str, times: int) -> None:
         self._step = step
-        self._left = times
-        self._inside: list[str] = []
-        self._method = ""
+        self._remaining = times
+        self._active_calls: list[str] = []
+        self._http_method = ""
 
-    def reached(self, step: str) -> None:
+    def kill_if_reached(self, step: str) -> None:
         """Die, if it is here."""
         if step and step == self._step:
-            self._left -= 1
-            if self._left == 0:
+            self._remaining -= 1
+            if self._remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def around(
+    def wrap(
         self,
-        owner: object,
+        target: object,
         name: str,
         before: str = "",
         after: str = "",
         when: Callable[..., bool] = lambda *_: True,
     ) -> None:
         """Make a function of an object come to a step before it begins, and to another after it has ended."""
-        work = getattr(owner, name)
+        original = getattr(target, name)
 
-        def seen(*arguments: Any, **named: Any) -> Any:
-            is_it = when(*arguments)
-            self.reached(before if is_it else "")
-            self._inside.append(name)
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            is_matching = when(*arguments)
+            self.kill_if_reached(before if is_matching else "")
+            self._active_calls.append(name)
             try:
-                result = work(*arguments, **named)
+                result = original(*arguments, **options)
             finally:
-                self._inside.pop()
-            self.reached(after if is_it else "")
+                self._active_calls.pop()
+            self.kill_if_reached(after if is_matching else "")
             return result
 
-        setattr(owner, name, seen)
+        setattr(target, name, wrapper)
 
-    def watch(self, broker: KrakenBroker) -> None:
+    def install(self, broker: KrakenBroker) -> None:
         """Put them all in place."""
-        journal, settlement = broker.journal, broker._settlement
-        self._watch_commits(broker)
-        self._watch_wire()
-        self.around(journal, "intend", "before it is intended", "intended")
-        self.around(broker, "_send", "turn taken", when=lambda _, method, *rest: method == "AddOrder")
-        self.around(journal, "leave", "nonce drawn", "written down")
-        self.around(journal, "set_state")
-        for before, after, states in _WRITTEN:
-            self.around(settlement, "write", before, after, partial(_is_among, states))
-        for step, name in _LOOKED_UP.items():
-            self.around(settlement, "_look_up", "", name, partial(_is_one, step))
-        self.around(journal, "take_rows", "", "found rows written", lambda rows: "_write_found" in self._inside)
-        self.around(journal, "take_rows", "", "row followed", lambda rows: "_write_found" not in self._inside)
-        self.around(journal, "set_known_until", "", "past known", lambda *_: "_write_found" in self._inside)
-        self.around(settlement, "_write_found")
-        self.around(journal, "add_fills", "fills read", "fills written", bool)
-        self.around(broker._desk, "cancel", "cancel unsent", "cancel done")
+        journal, reconciler = broker.journal, broker._reconciler
+        self._hook_commits(broker)
+        self._hook_http()
+        self.wrap(journal, "intend", "before it is intended", "intended")
+        self.wrap(broker, "_send", "turn taken", when=lambda _, method, *rest: method == "AddOrder")
+        self.wrap(journal, "leave", "nonce drawn", "written down")
+        self.wrap(journal, "set_state")
+        for before, after, states in _STATE_STEPS:
+            self.wrap(reconciler, "write", before, after, partial(_has_state, states))
+        for step, name in _QUERY_STEPS.items():
+            self.wrap(reconciler, "_look_up", "", name, partial(_is_step, step))
+        self.wrap(journal, "take_rows", "", "found rows written", lambda rows: "_write_found" in self._active_calls)
+        self.wrap(journal, "take_rows", "", "row followed", lambda rows: "_write_found" not in self._active_calls)
+        self.wrap(journal, "set_known_until", "", "past known", lambda *_: "_write_found" in self._active_calls)
+        self.wrap(reconciler, "_write_found")
+        self.wrap(journal, "add_fills", "fills read", "fills written", bool)
+        self.wrap(broker._order_gateway, "cancel", "cancel unsent", "cancel done")
 
-    def _watch_commits(self, broker: KrakenBroker) -> None:
-        file = broker.journal._file
-        work = file._open
+    def _hook_commits(self, broker: KrakenBroker) -> None:
+        database = broker.journal._database
+        open_connection = database._open
 
-        def opened() -> Any:
-            connection = work()
-            connection.set_trace_callback(self._statement)
+        def open_traced() -> Any:
+            connection = open_connection()
+            connection.set_trace_callback(self._on_statement)
             return connection
 
-        file._open = opened  # type: ignore[method-assign]
+        database._open = open_traced  # type: ignore[method-assign]
 
-    def _statement(self, statement: str) -> None:
+    def _on_statement(self, statement: str) -> None:
         """Called with each statement before it runs."""
         if statement == "COMMIT":
-            for name in self._inside:
-                self.reached(_WRITING.get(name, ""))
-            if "_write_found" in self._inside and "take_rows" in self._inside:
-                self.reached("found rows being written")
+            for name in self._active_calls:
+                self.kill_if_reached(_COMMIT_STEPS.get(name, ""))
+            if "_write_found" in self._active_calls and "take_rows" in self._active_calls:
+                self.kill_if_reached("found rows being written")
 
-    def _watch_wire(self) -> None:
+    def _hook_http(self) -> None:
         send, getresponse = HTTPConnection.send, HTTPConnection.getresponse
-        words = {"AddOrder": "", "CancelOrder": "cancel "}
+        step_prefixes = {"AddOrder": "", "CancelOrder": "cancel "}
 
-        def seen_send(connection: HTTPConnection, data: Any) -> None:
+        def traced_send(connection: HTTPConnection, data: Any) -> None:
             send(connection, data)
-            if found := re.match(rb"(?:GET|POST) /0/\w+/(\w+)", data):
-                self._method = found[1].decode()
+            if match := re.match(rb"(?:GET|POST) /0/\w+/(\w+)", data):
+                self._http_method = match[1].decode()
                 step = "half sent"
             else:
                 step = "sent"
-            if self._method in words:
-                self.reached(words[self._method] + step)
+            if self._http_method in step_prefixes:
+                self.kill_if_reached(step_prefixes[self._http_method] + step)
 
-        def seen_getresponse(connection: HTTPConnection) -> HTTPResponse:
-            if self._method in words:
+        def traced_getresponse(connection: HTTPConnection) -> HTTPResponse:
+            if self._http_method in step_prefixes:
                 # Dead before it reads what has come.
                 select.select([connection.sock], [], [], 10.0)
-                self.reached(words[self._method] + "answered")
+                self.kill_if_reached(step_prefixes[self._http_method] + "answered")
             return getresponse(connection)
 
-        HTTPConnection.send = seen_send  # type: ignore[assignment, method-assign]
-        HTTPConnection.getresponse = seen_getresponse  # type: ignore[assignment, method-assign]
+        HTTPConnection.send = traced_send  # type: ignore[assignment, method-assign]
+        HTTPConnection.getresponse = traced_getresponse  # type: ignore[assignment, method-assign]
 
 
-def _is_one(wanted: Step, step: Step) -> bool:
-    return step is wanted
+def _is_step(expected: QueryStep, step: QueryStep) -> bool:
+    return step is expected
 
 
-def _is_among(wanted: frozenset[OrderState], _: str, state: OrderState, *_more: str) -> bool:
-    return state in wanted
+def _has_state(expected: frozenset[OrderState], _: str, state: OrderState, *_more: str) -> bool:
+    return state in expected

@@ -8,112 +8,116 @@ from decimal import Decimal
 
 import requests
 
-from bot.base.clock import rfc3339
+from bot.base.clock import format_rfc3339
 from bot.simulator.server import Simulator
-from tests.simulator_parts import START, Client
+from tests.simulator_parts import START, KrakenexClient
 
 SIGNAL = "trace0000000000001"
 VOLUME = Decimal("0.01")
 # When the order is sent; before it, a broker on a new disk has found out that there is no past.
-SENT = START + 100
+SENT_SECONDS = START + 100
 PLACED, NOT_PLACED = "placed", "not placed"
 
 
-class Peer:
+class NaiveClient:
     """A client of the kind that doubles or loses orders: krakenex, and what its author thought was enough."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
-        self.client = Client(simulator)
+        self.client = KrakenexClient(simulator)
 
     def close(self) -> None:
         """Hang up."""
         self.client.close()
 
-    def send(self, price: Decimal, name: str = SIGNAL) -> str:
+    def send(self, price: Decimal, cl_ord_id: str = SIGNAL) -> str:
         """Send one order with a fresh nonce; return the error that it is answered with, "lost" for no answer."""
         order = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": str(price), "volume": str(VOLUME)}
         try:
-            answer = self.client.private("AddOrder", **order, cl_ord_id=name, deadline=rfc3339(self._now() + 8))
+            answer = self.client.private(
+                "AddOrder", **order, cl_ord_id=cl_ord_id, deadline=format_rfc3339(self._now() + 8)
+            )
         except (requests.RequestException, ValueError):
             return "lost"
         return "".join(answer["error"])
 
-    def sees(self, where: str, name: str = SIGNAL) -> bool:
+    def finds_order(self, method: str, cl_ord_id: str = SIGNAL) -> bool:
         """Whether OpenOrders or ClosedOrders have an order of the name."""
-        result = self.client.private(where, cl_ord_id=name)["result"]
-        return bool(result["open" if where == "OpenOrders" else "closed"])
+        result = self.client.private(method, cl_ord_id=cl_ord_id)["result"]
+        return bool(result["open" if method == "OpenOrders" else "closed"])
 
-    def looks(self, first: float, second: float, name: str = SIGNAL, where: str = "OpenOrders ClosedOrders") -> str:
+    def query_twice(
+        self, first: float, second: float, cl_ord_id: str = SIGNAL, methods: str = "OpenOrders ClosedOrders"
+    ) -> str:
         """Look up twice, so many seconds after the order was sent; return the verdict."""
-        for after, method in zip((first, second), where.split(), strict=True):
+        for after, method in zip((first, second), methods.split(), strict=True):
             self.wait_until(after)
-            if self.sees(method, name):
+            if self.finds_order(method, cl_ord_id):
                 return PLACED
         return NOT_PLACED
 
     def wait_until(self, after: float) -> None:
         """Wait until so many seconds after the order was sent."""
-        self.simulator.clock.wait_until(SENT + after, threading.Event())
+        self.simulator.clock.wait_until(SENT_SECONDS + after, threading.Event())
 
     def _now(self) -> float:
         return self.simulator.clock.now()
 
 
-def again_after_invalid_nonce(peer: Peer, price: Decimal) -> str:
+def resend_after_invalid_nonce(peer: NaiveClient, price: Decimal) -> str:
     """Take Invalid nonce for a reason to send again."""
     while peer.send(price) == "EAPI:Invalid nonce":
         pass
     return PLACED
 
 
-def invalid_nonce_is_placed(peer: Peer, price: Decimal) -> str:
+def treat_invalid_nonce_as_placed(peer: NaiveClient, price: Decimal) -> str:
     """Take Invalid nonce for the echo of a copy that was accepted."""
     return PLACED if peer.send(price) in ("", "EAPI:Invalid nonce") else NOT_PLACED
 
 
-def a_refusal_is_not_placed(peer: Peer, price: Decimal) -> str:
+def treat_refusal_as_not_placed(peer: NaiveClient, price: Decimal) -> str:
     """Take every refusal for a no."""
     return NOT_PLACED if peer.send(price) else PLACED
 
 
-def looks_at_once(peer: Peer, price: Decimal) -> str:
+def query_at_once(peer: NaiveClient, price: Decimal) -> str:
     """Look up right after the lost answer."""
     peer.send(price)
-    return peer.looks(0, 0)
+    return peer.query_twice(0, 0)
 
 
-def looks_before_the_deadline(peer: Peer, price: Decimal) -> str:
+def query_before_deadline(peer: NaiveClient, price: Decimal) -> str:
     """Look up five and eight seconds after the fence, whatever the deadline."""
     peer.send(price)
-    return peer.looks(5, 8)
+    return peer.query_twice(5, 8)
 
 
-def looks_at_the_deadline(peer: Peer, price: Decimal) -> str:
+def query_without_margin(peer: NaiveClient, price: Decimal) -> str:
     """Leave the margin out."""
     peer.send(price)
-    return peer.looks(8, 11)
+    return peer.query_twice(8, 11)
 
 
-def closed_before_open(peer: Peer, price: Decimal) -> str:
+def query_closed_before_open(peer: NaiveClient, price: Decimal) -> str:
     """Look up in the wrong order."""
     peer.send(price)
-    return peer.looks(13, 16, where="ClosedOrders OpenOrders")
+    return peer.query_twice(13, 16, methods="ClosedOrders OpenOrders")
 
 
-def no_gap(peer: Peer, price: Decimal) -> str:
+def query_without_gap(peer: NaiveClient, price: Decimal) -> str:
     """Make both look-ups together."""
     peer.send(price)
-    return peer.looks(13, 13)
+    return peer.query_twice(13, 13)
 
 
-def no_fence(peer: Peer, price: Decimal) -> str:
+def query_without_fence(peer: NaiveClient, price: Decimal) -> str:
     """Do everything right, but read nothing before."""
     peer.send(price)
-    return peer.looks(13, 16)
+    return peer.query_twice(13, 16)
 
 
-def time_alone(peer: Peer, price: Decimal) -> str:
+def trust_elapsed_time(peer: NaiveClient, price: Decimal) -> str:
     """Believe that what was not answered for 16 s is not there."""
     if not peer.send(price):
         return PLACED
@@ -121,25 +125,25 @@ def time_alone(peer: Peer, price: Decimal) -> str:
     return NOT_PLACED
 
 
-def forgets_at_a_crash(peer: Peer, price: Decimal) -> str:
+def forget_after_crash(peer: NaiveClient, price: Decimal) -> str:
     """Die, forget, and send the same signal under the same id."""
     if peer.send(price) == "lost":
         peer.send(price)
     return PLACED
 
 
-def no_patience_on_a_new_disk(peer: Peer, price: Decimal) -> str:
+def query_early_on_new_disk(peer: NaiveClient, price: Decimal) -> str:
     """Die, look the id up as if no order could still be on its way, and send it again."""
     peer.send(price)
-    if peer.looks(5, 8) == NOT_PLACED:
+    if peer.query_twice(5, 8) == NOT_PLACED:
         peer.send(price)
     return PLACED
 
 
-def looks_at_open_orders_only(peer: Peer, price: Decimal) -> str:
+def query_open_orders_only(peer: NaiveClient, price: Decimal) -> str:
     """Look among the open orders, as if nothing filled at once."""
     peer.send(price)
-    return PLACED if peer.sees("OpenOrders") else NOT_PLACED
+    return PLACED if peer.finds_order("OpenOrders") else NOT_PLACED
 
 
-WrongClient = Callable[[Peer, Decimal], str]
+FaultyProcedure = Callable[[NaiveClient, Decimal], str]

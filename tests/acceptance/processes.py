@@ -23,56 +23,60 @@ from bot.config import DEFAULTS
 from tests.conftest import ROOT
 
 # For a run on a loaded machine; what takes longer says so.
-LIMIT_SECONDS = 45.0
-LONGEST_LINE = 200
+TIMEOUT_SECONDS = 45.0
+MAX_LINE_LENGTH = 200
 # Promised are five; the rest is for a machine that has other things to do.
-STOP_SECONDS_MAX = 8.0
+STOP_TIMEOUT_SECONDS = 8.0
 
 
 _LIBC = ctypes.CDLL(None)
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 
 
-def _give_up_root_access() -> None:
+def _drop_root_access() -> None:
     # For anybody but root this does nothing, and need not.
     _LIBC.prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
-def only(settings: Mapping[str, str]) -> dict[str, str]:
+def isolated_settings(settings: Mapping[str, str]) -> dict[str, str]:
     """Return these settings and, for all others, that they are not given: whatever a .env beside main.py says.
 
     Without a word of them there is no page, and the log is for people.
     """
-    nothing = dict.fromkeys((*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"), "")
-    usual = {"TRADING_MODE": "paper", "PRICES": "synthetic", "KRAKEN_TIER": "pro", "PORT": "0", "LOG_FORMAT": "text"}
-    return {**nothing, **usual, **settings}
+    unset = dict.fromkeys((*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"), "")
+    defaults = {"TRADING_MODE": "paper", "PRICES": "synthetic", "KRAKEN_TIER": "pro", "PORT": "0", "LOG_FORMAT": "text"}
+    return {**unset, **defaults, **settings}
 
 
-class Bot:
+class BotProcess:
     """`python main.py WORDS` with `settings` as its environment, and nothing else that it knows.
 
     Both streams come as one, as in a terminal. `bound`: file modes count for it, also where root runs it.
     """
 
     def __init__(
-        self, *words: str, settings: Mapping[str, str], bound: bool = False, limit_seconds: float = LIMIT_SECONDS
+        self,
+        *arguments: str,
+        settings: Mapping[str, str],
+        is_unprivileged: bool = False,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        self.settings = only(settings)
+        self.settings = isolated_settings(settings)
         self.lines: list[str] = []
-        self._limit_seconds = limit_seconds
-        self._news = threading.Condition()
+        self._timeout_seconds = timeout_seconds
+        self._output_changed = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *words],
+            [sys.executable, str(ROOT / "main.py"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd="/",
             env={**os.environ, **self.settings},
-            preexec_fn=_give_up_root_access if bound else None,  # noqa: PLW1509 - one system call, no Python after it
+            preexec_fn=_drop_root_access if is_unprivileged else None,  # noqa: PLW1509 - one system call, no Python after it
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
-        self._timer = threading.Timer(limit_seconds, self._process.kill)
+        self._timer = threading.Timer(timeout_seconds, self._process.kill)
         self._timer.daemon = True
 
     def __enter__(self) -> Self:
@@ -90,16 +94,16 @@ class Bot:
         assert self._process.stdout is not None
         with self._process.stdout as stream:
             for line in stream:
-                with self._news:
+                with self._output_changed:
                     self.lines.append(line.rstrip("\n"))
-                    self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+                    self._output_changed.notify_all()
+        with self._output_changed:
+            self._output_changed.notify_all()
 
     @property
     def text(self) -> str:
         """Everything that it has said so far."""
-        with self._news:
+        with self._output_changed:
             return "\n".join(self.lines)
 
     @property
@@ -110,21 +114,23 @@ class Bot:
     def wait_for(self, pattern: str, times: int = 1) -> list[str]:
         """Wait until `times` lines have matched; return all that have. The end of the program ends the wait too."""
 
-        def found() -> list[str]:
+        def matching_lines() -> list[str]:
             return [line for line in self.lines if re.search(pattern, line)]
 
-        with self._news:
-            self._news.wait_for(lambda: len(found()) >= times or not self._reader.is_alive(), self._limit_seconds)
-            lines = found()
+        with self._output_changed:
+            self._output_changed.wait_for(
+                lambda: len(matching_lines()) >= times or not self._reader.is_alive(), self._timeout_seconds
+            )
+            lines = matching_lines()
         if len(lines) < times:
             self._reader.join(1.0)
             lines = [line for line in self.lines if re.search(pattern, line)]
         assert len(lines) >= times, f"{times} times {pattern!r} was expected of\n{self.text}"
         return lines
 
-    def send(self, number: signal.Signals) -> None:
+    def send(self, signal_number: signal.Signals) -> None:
         """Send it a signal."""
-        self._process.send_signal(number)
+        self._process.send_signal(signal_number)
 
     def kill(self) -> None:
         """End it by SIGKILL."""
@@ -132,23 +138,23 @@ class Bot:
         self._process.wait()
         self._reader.join()
 
-    def end(self, limit_seconds: float | None = None) -> int:
+    def wait_and_check(self, timeout_seconds: float | None = None) -> int:
         """Wait for its end; return its exit code, having looked through everything that it said."""
         try:
-            code = self._process.wait(self._limit_seconds if limit_seconds is None else limit_seconds)
+            exit_code = self._process.wait(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"it was still there after its time, having said\n{self.text}")
         self._reader.join()
         self.check_output()
         # What is wrong may need a longer sentence.
         longest = max((len(line) for line in self.lines if not re.search("^waiting | is unknown: ", line)), default=0)
-        assert code or longest <= LONGEST_LINE, f"a line of {longest} characters in\n{self.text}"
-        return code
+        assert exit_code or longest <= MAX_LINE_LENGTH, f"a line of {longest} characters in\n{self.text}"
+        return exit_code
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end that is due within seconds; return the exit code."""
-        self.send(number)
-        return self.end(STOP_SECONDS_MAX)
+        self.send(signal_number)
+        return self.wait_and_check(STOP_TIMEOUT_SECONDS)
 
     def check_output(self) -> None:
         """Fail where a line is not fit for a person, or not fit for anybody else's eyes."""
@@ -159,27 +165,29 @@ class Bot:
 
 
 def run(
-    *words: str,
+    *arguments: str,
     settings: Mapping[str, str],
-    code: int = 0,
-    bound: bool = False,
-    limit_seconds: float = LIMIT_SECONDS,
-) -> Bot:
+    exit_code: int = 0,
+    is_unprivileged: bool = False,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> BotProcess:
     """Run main.py to its end, which must have this exit code."""
-    with Bot(*words, settings=settings, bound=bound, limit_seconds=limit_seconds) as bot:
-        ended = bot.end()
-    assert ended == code, f"it ended with {ended} instead of {code}, having said\n{bot.text}"
+    with BotProcess(
+        *arguments, settings=settings, is_unprivileged=is_unprivileged, timeout_seconds=timeout_seconds
+    ) as bot:
+        actual_code = bot.wait_and_check()
+    assert actual_code == exit_code, f"it ended with {actual_code} instead of {exit_code}, having said\n{bot.text}"
     return bot
 
 
 @contextlib.contextmanager
-def running(*words: str, settings: Mapping[str, str], until: str) -> Iterator[Bot]:
+def running(*arguments: str, settings: Mapping[str, str], until: str) -> Iterator[BotProcess]:
     """Run main.py and go on when it has said a line that matches `until`."""
-    with Bot(*words, settings=settings) as bot:
+    with BotProcess(*arguments, settings=settings) as bot:
         bot.wait_for(until)
         yield bot
 
 
-def stored_nonce(state: Path) -> int:
+def stored_nonce(state_folder: Path) -> int:
     """Return the nonce that a state folder keeps."""
-    return int((state / "kraken_nonce.txt").read_text("ascii"))
+    return int((state_folder / "kraken_nonce.txt").read_text("ascii"))

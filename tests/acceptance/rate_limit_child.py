@@ -12,16 +12,16 @@ from bot.base.clock import MarketClock, boottime_seconds
 from bot.base.errors import BotError
 from bot.broker_manager import KrakenBroker
 from bot.kraken.rate_counters import STARTER
-from bot.kraken.rate_limiter import KeyBudget
+from bot.kraken.rate_limiter import RateLimiter
 
 
 def main(words: list[str]) -> None:
     """Do what the words say."""
     url, key, secret, start, boot, speed, count, budget = words
     now = float(start) + (boottime_seconds() - float(boot)) * float(speed)
-    broker = KrakenBroker(key, secret, api_url=url, tier=STARTER, market=MarketClock(now, float(speed)))
+    broker = KrakenBroker(key, secret, api_url=url, tier=STARTER, market_clock=MarketClock(now, float(speed)))
     if budget != "shared":
-        broker._budget = KeyBudget(budget, STARTER)
+        broker._rate_limiter = RateLimiter(budget, STARTER)
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(int(count)):

@@ -12,34 +12,34 @@ import krakenex
 
 from bot.broker_manager import get_kraken_nonce
 from bot.simulator.server import Simulator
-from tests.acceptance.processes import only
+from tests.acceptance.processes import isolated_settings
 from tests.child_process import Child
 from tests.conftest import ROOT
-from tests.pages import blocks, section
+from tests.pages import code_blocks, read_section
 
 PAGE = "docs/other-programs.md"
-LIMIT_SECONDS = 40.0
+TIMEOUT_SECONDS = 40.0
 
 
-def example(title: str) -> str:
+def example_code(title: str) -> str:
     """Return the program under a title of the page."""
-    [code] = blocks(section(PAGE, title), "python")
+    [code] = code_blocks(read_section(PAGE, title), "python")
     return code
 
 
-def variables(simulator: Simulator, state: Path, store: str = "") -> dict[str, str]:
+def script_environment(simulator: Simulator, state_folder: Path, store: str = "") -> dict[str, str]:
     """Return the environment of a script on the key of a simulator."""
     settings = {
         "KRAKEN_API_KEY": simulator.key,
         "KRAKEN_API_SECRET": simulator.secret,
         "KRAKEN_API_URL": simulator.url,
-        "STATE_DIR": str(state),
+        "STATE_DIR": str(state_folder),
         "NONCE_STORE": store,
     }
-    return only(settings)
+    return isolated_settings(settings)
 
 
-def write(folder: Path, code: str, name: str = "my_script") -> Path:
+def write_script(folder: Path, code: str, name: str = "my_script") -> Path:
     """Write a script into a folder of its own; return its path."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.py"
@@ -47,7 +47,7 @@ def write(folder: Path, code: str, name: str = "my_script") -> Path:
     return path
 
 
-def run(path: Path, environment: dict[str, str], program: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_script(path: Path, environment: dict[str, str], program: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a script as the page says, in its own folder."""
     return subprocess.run(
         [sys.executable, path.name],
@@ -56,17 +56,17 @@ def run(path: Path, environment: dict[str, str], program: Path = ROOT) -> subpro
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
 
 
-def outcomes(simulator: Simulator) -> list[str]:
+def request_errors(simulator: Simulator) -> list[str]:
     """Return what became of each private request, oldest first: "" where all was well."""
-    return [row.error for row in list(simulator.log)]
+    return [row.error for row in list(simulator.request_log)]
 
 
-FORKS = """
+FORKING_SCRIPT = """
 import multiprocessing
 
 import krakenex
@@ -100,7 +100,7 @@ for one in children:
     assert one.exitcode == 0, one.exitcode
 """
 
-HOLDS = """
+LOCK_HOLDING_SCRIPT = """
 import select
 import sys
 
@@ -125,35 +125,39 @@ with kraken_turn():
 """
 
 
-def holder(simulator: Simulator, folder: Path, state: Path, store: str, seconds: float = 3600.0) -> Child:
+def start_lock_holder(
+    simulator: Simulator, folder: Path, state_folder: Path, store: str, lock_seconds: float = 3600.0
+) -> Child:
     """Return a script that holds the turn until it is told to send; with a store the turn lives so long."""
-    path = write(folder / "mine", HOLDS.format(seconds=seconds))
-    return Child(path.stem, cwd=path.parent, environment=variables(simulator, state, store))
+    path = write_script(folder / "mine", LOCK_HOLDING_SCRIPT.format(seconds=lock_seconds))
+    return Child(path.stem, cwd=path.parent, environment=script_environment(simulator, state_folder, store))
 
 
-def storm(simulator: Simulator, folder: Path, store: str, codes: list[str], times: int, reads: int) -> None:
+def run_scripts_concurrently(
+    simulator: Simulator, folder: Path, store: str, scripts: list[str], times: int, reads: int
+) -> None:
     """Run every script so many times while two bots read; where there is a store each has a state folder of its own."""
     with ExitStack() as stack:
         processes: list[Child] = []
-        for number, code in enumerate(codes):
-            environment = variables(simulator, folder / (f"host{number}" if store else "state"), store)
-            path = write(folder / "mine", code, f"script{number}")
+        for number, code in enumerate(scripts):
+            environment = script_environment(simulator, folder / (f"host{number}" if store else "state"), store)
+            path = write_script(folder / "mine", code, f"script{number}")
             child = Child("tests.acceptance.script_child", path, times, cwd=path.parent, environment=environment)
             processes.append(stack.enter_context(child))
         for process in processes:
-            process.expect("ready")
+            process.expect_line("ready")
         for number in range(2 if reads else 0):
-            environment = variables(simulator, folder / (f"bot{number}" if store else "state"), store)
-            words = (simulator.url, simulator.key, simulator.secret, "reads", reads, 2)
-            bot = Child("tests.acceptance.broker_child", *words, environment=environment)
+            environment = script_environment(simulator, folder / (f"bot{number}" if store else "state"), store)
+            arguments = (simulator.url, simulator.key, simulator.secret, "reads", reads, 2)
+            bot = Child("tests.acceptance.broker_child", *arguments, environment=environment)
             processes.append(stack.enter_context(bot))
-        for process in processes[: len(codes)]:
-            process.tell("go")
+        for process in processes[: len(scripts)]:
+            process.write_line("go")
         for process in processes:
-            process.rest()
+            process.read_to_end()
 
 
-def krakenex_on(simulator: Simulator) -> krakenex.API:
+def open_krakenex(simulator: Simulator) -> krakenex.API:
     """Return krakenex on the key of a simulator, as the page says, but for the settings."""
     api = krakenex.API(simulator.key, simulator.secret)
     api.uri = simulator.url

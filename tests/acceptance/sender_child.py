@@ -18,7 +18,7 @@ from typing import Any
 
 from bot import broker_manager
 from bot.base.clock import MarketClock, boottime_seconds
-from bot.base.errors import BotError, OrderBlockedError, OrderUnknownError
+from bot.base.errors import BotError, OrderBlockedError, OrderOutcomeUnknownError
 from bot.broker_manager import KrakenBroker
 from bot.kraken.rate_counters import UNLIMITED
 from bot.nonce import shared_store
@@ -27,7 +27,7 @@ ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001
 
 
 @dataclass(frozen=True)
-class Plan:
+class SenderPlan:
     """The key, the store, how far the host's clock is off, and what is called.
 
     The market's time is `market_seconds` at the moment `boot_seconds` of the boot clock. `turn_seconds` 0 leaves a
@@ -44,39 +44,39 @@ class Plan:
     boot_seconds: float
     speed: float
     calls: int
-    clock_off_seconds: float = 0.0
-    turn_seconds: float = 0.0
-    shared_turn: bool = True
-    stop_at: int = -1
+    clock_offset_seconds: float = 0.0
+    lock_seconds: float = 0.0
+    uses_shared_lock: bool = True
+    stop_at_call: int = -1
     is_order: bool = False
 
-    def line(self) -> str:
+    def to_json(self) -> str:
         """Return it as the child reads it."""
         return json.dumps(asdict(self))
 
 
-def set_clock(off_seconds: float) -> None:
+def set_clock(offset_seconds: float) -> None:
     """Move this process's wall clock, as that of a host that nobody sets."""
     real_ns = time.time_ns
-    off_ns = round(off_seconds * 1e9)
-    time.time_ns = lambda: real_ns() + off_ns
+    offset_ns = round(offset_seconds * 1e9)
+    time.time_ns = lambda: real_ns() + offset_ns
     time.time = lambda: time.time_ns() / 1e9
 
 
-def open_broker(plan: Plan) -> KrakenBroker:
+def open_broker(plan: SenderPlan) -> KrakenBroker:
     """Return a broker that shares the key with other hosts."""
     broker_manager.NONCE_STORE = plan.store
-    if plan.turn_seconds:
-        shared_store.TURN_SECONDS, shared_store.BEGIN_SECONDS_MAX = plan.turn_seconds, plan.turn_seconds / 2
+    if plan.lock_seconds:
+        shared_store.LOCK_LIFETIME_SECONDS, shared_store.SEND_WINDOW_SECONDS = plan.lock_seconds, plan.lock_seconds / 2
     now = plan.market_seconds + (boottime_seconds() - plan.boot_seconds) * plan.speed
-    market = MarketClock(now, plan.speed)
-    broker = KrakenBroker(plan.key, plan.secret, api_url=plan.url, tier=UNLIMITED, market=market)
-    if not plan.shared_turn:
-        broker._turns = broker._turns._local  # type: ignore[union-attr]
+    market_clock = MarketClock(now, plan.speed)
+    broker = KrakenBroker(plan.key, plan.secret, api_url=plan.url, tier=UNLIMITED, market_clock=market_clock)
+    if not plan.uses_shared_lock:
+        broker._request_lock = broker._request_lock._local  # type: ignore[union-attr]
     return broker
 
 
-def stop_before_sending(broker: KrakenBroker) -> None:
+def stop_before_next_request(broker: KrakenBroker) -> None:
     """Let this process stop when the next request is on the point of leaving."""
     session, send = broker.api.session, broker.api.session.send
 
@@ -88,7 +88,7 @@ def stop_before_sending(broker: KrakenBroker) -> None:
     session.send = stop_and_send
 
 
-def told(broker: KrakenBroker, call: Callable[[], object]) -> str:
+def call_outcome(broker: KrakenBroker, call: Callable[[], object]) -> str:
     """Make a call; return how it went."""
     try:
         call()
@@ -97,41 +97,41 @@ def told(broker: KrakenBroker, call: Callable[[], object]) -> str:
     return f"ok {broker._last_nonce}"
 
 
-def order_and_settle(broker: KrakenBroker) -> Iterator[str]:
+def order_and_reconcile(broker: KrakenBroker) -> Iterator[str]:
     """Send an order, settle it where its fate is unknown, and ask for it once more under its name."""
     try:
         broker.private_call("AddOrder", ORDER)
-    except OrderUnknownError as unknown:
-        name = unknown.cl_ord_id
+    except OrderOutcomeUnknownError as unknown:
+        cl_ord_id = unknown.cl_ord_id
         yield "unknown"
         while broker.unknown_orders():
-            broker._market.wait(broker.next_look_up_seconds() or 0.0, threading.Event())
-            broker.settle_unknown()
-        intent = broker.journal.intent(name)
+            broker._market_clock.wait(broker.next_query_seconds() or 0.0, threading.Event())
+            broker.reconcile_unknown_orders()
+        intent = broker.journal.get_intent(cl_ord_id)
         yield str(intent.state) if intent else "nothing is written"
         try:
-            broker.private_call("AddOrder", {**ORDER, "cl_ord_id": name})
+            broker.private_call("AddOrder", {**ORDER, "cl_ord_id": cl_ord_id})
         except OrderBlockedError:
             yield "not sent again"
 
 
-def main(plan: Plan) -> None:
+def main(plan: SenderPlan) -> None:
     """Call as the plan says."""
-    set_clock(plan.clock_off_seconds)
+    set_clock(plan.clock_offset_seconds)
     broker = open_broker(plan)
     # A host's first turn makes its files and connections.
-    lines = [told(broker, lambda: broker.private_call("BalanceEx"))]
+    lines = [call_outcome(broker, lambda: broker.private_call("BalanceEx"))]
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(plan.calls):
-        if number == plan.stop_at:
-            stop_before_sending(broker)
+        if number == plan.stop_at_call:
+            stop_before_next_request(broker)
             if plan.is_order:
-                lines += order_and_settle(broker)
+                lines += order_and_reconcile(broker)
                 continue
-        lines.append(told(broker, lambda: broker.private_call("BalanceEx")))
+        lines.append(call_outcome(broker, lambda: broker.private_call("BalanceEx")))
     print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":
-    main(Plan(**json.loads(sys.argv[1])))
+    main(SenderPlan(**json.loads(sys.argv[1])))

@@ -14,107 +14,115 @@ from bot import broker_manager
 from bot.base.clock import MarketClock, wall_seconds
 from bot.base.errors import RateLimitError, SettingsError, StoppingError
 from bot.kraken.rate_counters import STARTER
-from bot.nonce.local_lock import Urgency
+from bot.nonce.local_lock import Priority
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import ORDER, child, in_threads, open_desk, still_clock, wait_for, waiting_calls
+from tests.acceptance.broker_tools import (
+    ORDER,
+    auto_advance_clock,
+    count_waiting_calls,
+    open_broker_setup,
+    run_in_threads,
+    start_broker_child,
+    wait_for,
+)
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
 JITTER = SimulatorOptions(latency_seconds=(0.0, 0.005), seed=7)
 
 
-def test_eight_threads_on_one_broker_are_never_refused() -> None:
+def test_eight_threads_on_one_broker_get_no_nonce_refusal() -> None:
     """Of 8 x 100 private calls with 0 to 5 ms of jitter on the way, none is refused and all are answered."""
-    with open_desk(JITTER) as desk:
-        raised = in_threads(8, lambda: [desk.broker.private_call("BalanceEx") for _ in range(100)])
-        assert (raised, len(desk.rows()), desk.refused()) == ([], 800, 0)
+    with open_broker_setup(JITTER) as setup:
+        raised = run_in_threads(8, lambda: [setup.broker.private_call("BalanceEx") for _ in range(100)])
+        assert (raised, len(setup.requests()), setup.refused_nonce_count()) == ([], 800, 0)
 
 
 def test_bare_krakenex_in_eight_threads_is_refused() -> None:
     """The same jitter refuses krakenex objects in 8 threads, so the test above can fail."""
-    with open_desk(JITTER) as desk:
+    with open_broker_setup(JITTER) as setup:
 
         def work() -> None:
             api = krakenex.API(*key)
-            api.uri = desk.simulator.url
+            api.uri = setup.simulator.url
             for _ in range(10):
                 api.query_private("Balance")
             api.close()
 
-        key = desk.simulator.add_key()
-        assert in_threads(8, work) == []
-        assert desk.refused(key[0]) > 0
+        key = setup.simulator.add_key()
+        assert run_in_threads(8, work) == []
+        assert setup.refused_nonce_count(key[0]) > 0
 
 
 def test_four_processes_on_one_key_are_never_refused(tmp_path: Path, full_size: bool) -> None:
     """Of the private calls of 4 processes with 8 threads each, none is refused and all are answered."""
     count = 100 if full_size else 25
-    with open_desk(JITTER) as desk:
+    with open_broker_setup(JITTER) as setup:
         words = ("reads", str(count), "8")
         with ExitStack() as stack:
-            processes = [stack.enter_context(child(tmp_path, desk, *words)) for _ in range(4)]
-            answers = [line for process in processes for line in process.rest()[1:]]
+            processes = [stack.enter_context(start_broker_child(tmp_path, setup, *words)) for _ in range(4)]
+            answers = [line for process in processes for line in process.read_to_end()[1:]]
         assert answers == ["ok"] * (4 * 8 * count)
-        assert desk.refused() == 0
+        assert setup.refused_nonce_count() == 0
 
 
-def test_a_cancel_overtakes_queued_reads() -> None:
+def test_cancel_overtakes_queued_reads() -> None:
     """A cancel that comes last to a queue of five reads arrives at Kraken first."""
-    with open_desk() as desk:
-        txid = desk.broker.private_call("AddOrder", ORDER)["txid"][0]
-        before = len(desk.rows())
-        calls = [threading.Thread(target=desk.broker.private_call, args=("BalanceEx",)) for _ in range(5)]
-        calls.append(threading.Thread(target=desk.broker.cancel_order, args=(txid,)))
-        with desk.broker._turns.turn(Urgency.READ):
+    with open_broker_setup() as setup:
+        txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
+        before = len(setup.requests())
+        calls = [threading.Thread(target=setup.broker.private_call, args=("BalanceEx",)) for _ in range(5)]
+        calls.append(threading.Thread(target=setup.broker.cancel_order, args=(txid,)))
+        with setup.broker._request_lock.hold(Priority.READ):
             for number, call in enumerate(calls, 1):
                 call.start()
-                wait_for(lambda number=number: waiting_calls(desk.broker) == number)  # type: ignore[misc]
+                wait_for(lambda number=number: count_waiting_calls(setup.broker) == number)  # type: ignore[misc]
         for call in calls:
             call.join()
-        assert desk.methods()[before:] == ["CancelOrder"] + ["BalanceEx"] * 5
+        assert setup.request_methods()[before:] == ["CancelOrder"] + ["BalanceEx"] * 5
 
 
-def test_forty_quick_reads_fit_the_starter_tier() -> None:
+def test_forty_quick_reads_respect_the_starter_tier() -> None:
     """With the starter tier on both sides, forty reads in a row are all answered: the broker waits on its own."""
-    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
+    with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
         for _ in range(40):
-            desk.broker.private_call("BalanceEx")
-        assert [row.error for row in desk.rows()] == [""] * 40
+            setup.broker.private_call("BalanceEx")
+        assert [row.error for row in setup.requests()] == [""] * 40
 
 
 def test_without_the_counter_forty_quick_reads_are_refused() -> None:
     """The starter tier of the simulator refuses forty reads of a broker that does not wait."""
-    with open_desk(SimulatorOptions(tier="starter")) as desk:
-        raised = in_threads(1, lambda: [desk.broker.private_call("BalanceEx") for _ in range(40)])
+    with open_broker_setup(SimulatorOptions(tier="starter")) as setup:
+        raised = run_in_threads(1, lambda: [setup.broker.private_call("BalanceEx") for _ in range(40)])
         assert [type(error) for error in raised] == [RateLimitError]
 
 
-def test_orders_leave_room_for_cancels() -> None:
+def test_orders_reserve_rate_counter_room_for_cancels() -> None:
     """When orders begin to wait for the engine counter, two fresh ones can still be cancelled without waiting."""
-    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
-        txids, start = [], desk.clock.now()
-        while desk.clock.now() == start:
-            txids += desk.broker.private_call("AddOrder", ORDER)["txid"]
-        before = desk.clock.now()
-        assert [desk.broker.cancel_order(txid, "BTC/USD") for txid in txids[-2:]] == [True, True]
-        assert desk.clock.now() == before
-        assert {row.error for row in desk.rows()} == {""}
+    with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
+        txids, start = [], setup.clock.now()
+        while setup.clock.now() == start:
+            txids += setup.broker.private_call("AddOrder", ORDER)["txid"]
+        before = setup.clock.now()
+        assert [setup.broker.cancel_order(txid, "BTC/USD") for txid in txids[-2:]] == [True, True]
+        assert setup.clock.now() == before
+        assert {row.error for row in setup.requests()} == {""}
 
 
-def test_orders_beyond_the_reserve_wait_for_it() -> None:
+def test_orders_beyond_the_reserve_wait_for_decay() -> None:
     """Sixty orders on the starter tier are none refused, because the later ones wait."""
-    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
-        before = desk.clock.now()
+    with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
+        before = setup.clock.now()
         for _ in range(59):
-            desk.broker.private_call("AddOrder", ORDER)
-        assert {row.error for row in desk.rows()} == {""}
-        assert desk.clock.now() > before
+            setup.broker.private_call("AddOrder", ORDER)
+        assert {row.error for row in setup.requests()} == {""}
+        assert setup.clock.now() > before
 
 
 def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
     """After stop(), reads and orders that wait end with StoppingError, and a waiting cancel still goes."""
-    with open_desk() as desk:
-        broker = desk.broker
+    with open_broker_setup() as setup:
+        broker = setup.broker
         txid = broker.private_call("AddOrder", ORDER)["txid"][0]
         raised: list[BaseException] = []
         cancelled: list[bool] = []
@@ -130,10 +138,10 @@ def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
             threading.Thread(target=call, args=("AddOrder", ORDER)),
             threading.Thread(target=lambda: cancelled.append(broker.cancel_order(txid, "BTC/USD"))),
         ]
-        with broker._turns.turn(Urgency.READ):
+        with broker._request_lock.hold(Priority.READ):
             for number, thread in enumerate(threads, 1):
                 thread.start()
-                wait_for(lambda number=number: waiting_calls(broker) == number)  # type: ignore[misc]
+                wait_for(lambda number=number: count_waiting_calls(broker) == number)  # type: ignore[misc]
             broker.stop()
             wait_for(lambda: len(raised) == 2)
         for thread in threads:
@@ -144,8 +152,8 @@ def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
 
 def test_stop_ends_a_read_that_waits_for_its_rate_counter() -> None:
     """A read that waits for room in the rate counter ends with StoppingError when the broker stops."""
-    with open_desk(clock=MarketClock(wall_seconds()), tier=STARTER) as desk:
-        broker = desk.broker
+    with open_broker_setup(clock=MarketClock(wall_seconds()), tier=STARTER) as setup:
+        broker = setup.broker
         raised: list[BaseException] = []
 
         def work() -> None:
@@ -157,53 +165,53 @@ def test_stop_ends_a_read_that_waits_for_its_rate_counter() -> None:
 
         thread = threading.Thread(target=work)
         thread.start()
-        wait_for(lambda: len(desk.rows()) >= 14)
+        wait_for(lambda: len(setup.requests()) >= 14)
         broker.stop()
         thread.join()
         assert len(raised) == 1
 
 
-def test_a_cancel_after_stop_does_not_wait_for_the_engine_counter() -> None:
+def test_cancel_after_stop_skips_the_matching_engine_counter() -> None:
     """While the program stops, a cancel goes out at once even where the pair's engine counter has no room."""
-    with open_desk(tier=STARTER) as desk:
-        broker = desk.broker
+    with open_broker_setup(tier=STARTER) as setup:
+        broker = setup.broker
         txids = [broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(8)]
         broker.stop()
-        before = desk.clock.now()
+        before = setup.clock.now()
         assert all(broker.cancel_order(txid, "BTC/USD") for txid in txids)
         # Eight cancels of new orders are 64 points at one a second; the threshold is 60.
-        assert desk.clock.now() == before
+        assert setup.clock.now() == before
 
 
-def test_the_callers_parameters_stay_as_they_are() -> None:
+def test_calls_do_not_modify_caller_parameters() -> None:
     """private_call changes nothing in the dictionary that it is given, for reads and for orders."""
-    with open_desk() as desk:
+    with open_broker_setup() as setup:
         query, order = {"trades": True}, dict(ORDER)
-        desk.broker.private_call("OpenOrders", query)
-        desk.broker.private_call("AddOrder", order)
+        setup.broker.private_call("OpenOrders", query)
+        setup.broker.private_call("AddOrder", order)
         assert (query, order) == ({"trades": True}, ORDER)
 
 
 def test_a_call_works_without_connect() -> None:
     """private_call of a new broker works without connect()."""
-    with open_desk() as desk:
-        assert "ZUSD" in desk.broker.private_call("Balance")
+    with open_broker_setup() as setup:
+        assert "ZUSD" in setup.broker.private_call("Balance")
 
 
-def test_a_broker_is_not_made_on_nonsense() -> None:
+def test_invalid_credentials_and_url_are_reported_together() -> None:
     """An empty key, a secret that is not Base64 and a foreign http address are told at once, together."""
     with pytest.raises(SettingsError) as caught:
         broker_manager.KrakenBroker("", "not base64!", api_url="http://kraken.example")
     assert len(caught.value.problems) == 3
 
 
-def _in_child(work: object) -> int:
+def _in_child(action: object) -> int:
     """Fork; run `work` in the child; return the child's exit code."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            work()  # type: ignore[operator]
+            action()  # type: ignore[operator]
             code = 0
         finally:
             os._exit(code)
@@ -211,10 +219,10 @@ def _in_child(work: object) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_and_its_parent_can_both_call_on() -> None:
+def test_forked_child_and_parent_can_both_continue_calling() -> None:
     """After a fork child and parent go on with the same broker, over connections of their own, and none is refused."""
-    with open_desk() as desk:
-        broker = desk.broker
+    with open_broker_setup() as setup:
+        broker = setup.broker
         broker.private_call("BalanceEx")
         connections = broker.api.session
 
@@ -234,19 +242,19 @@ def test_a_forked_child_and_its_parent_can_both_call_on() -> None:
         forker.start()
         parent.join()
         forker.join()
-        assert (codes, len(desk.rows()), desk.refused()) == ([0], 41, 0)
+        assert (codes, len(setup.requests()), setup.refused_nonce_count()) == ([0], 41, 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_child_that_was_forked_during_an_order_can_order() -> None:
+def test_child_forked_during_an_order_can_place_orders() -> None:
     """A child that is forked while another thread places an order can place one of its own."""
-    with open_desk() as desk:
-        broker = desk.broker
+    with open_broker_setup() as setup:
+        broker = setup.broker
         broker.private_call("AddOrder", ORDER)
-        with broker._turns.turn(Urgency.READ):
+        with broker._request_lock.hold(Priority.READ):
             placing = threading.Thread(target=broker.private_call, args=("AddOrder", ORDER))
             placing.start()
-            wait_for(lambda: waiting_calls(broker))
+            wait_for(lambda: count_waiting_calls(broker))
             pid = os.fork()
             if pid == 0:
                 ordering = threading.Thread(
@@ -259,12 +267,12 @@ def test_a_child_that_was_forked_during_an_order_can_order() -> None:
                 os._exit(1 if ordering.is_alive() else 0)
         placing.join()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert desk.orders_placed() == 3
+        assert setup.placed_order_count() == 3
 
 
-def test_the_clock_of_these_tests_stands_still() -> None:
+def test_auto_advance_clock_moves_only_by_waits() -> None:
     """The market clock of these tests moves only by waits, so that they do not depend on the machine's speed."""
-    clock = still_clock()
+    clock = auto_advance_clock()
     before = clock.now()
     clock.wait(13, threading.Event())
     assert clock.now() == before + 13

@@ -13,8 +13,8 @@ from bot.base.errors import (
     InvalidNonceError,
     LockoutError,
     OrderBlockedError,
+    OrderOutcomeUnknownError,
     OrderRefusedError,
-    OrderUnknownError,
     PermissionDeniedError,
     RateLimitError,
     RequestError,
@@ -23,7 +23,7 @@ from bot.base.errors import (
 )
 from bot.kraken.error_table import ERROR_TABLE
 from bot.kraken.rate_counters import STARTER
-from tests.acceptance.broker_tools import ORDER, Desk, open_desk
+from tests.acceptance.broker_tools import ORDER, BrokerSetup, open_broker_setup
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -62,7 +62,7 @@ STRINGS = [row.prefix for row in ERROR_TABLE] + [
 ]
 
 
-def words(text: str) -> set[str]:
+def quoted_strings(text: str) -> set[str]:
     """Return the strings of a list above."""
     return {part.strip() for line in text.splitlines() for part in line.split("|") if part.strip()}
 
@@ -70,7 +70,7 @@ def words(text: str) -> set[str]:
 def expected_class(string: str) -> type[BotError]:
     """Return the class that the facts give a string."""
     for kind, listed in EXPECTED.items():
-        if string.replace(": ", ":").replace(":1741500000", "") in words(listed):
+        if string.replace(": ", ":").replace(":1741500000", "") in quoted_strings(listed):
             return kind
     plain_order = string.startswith("EOrder:") and "Duplicate" not in string
     return OrderRefusedError if plain_order else UnknownKrakenError
@@ -78,25 +78,25 @@ def expected_class(string: str) -> type[BotError]:
 
 def is_final(string: str) -> bool:
     """Tell whether the facts make a string the last word on an order."""
-    return string in words(FINAL) or expected_class(string) is OrderRefusedError
+    return string in quoted_strings(FINAL) or expected_class(string) is OrderRefusedError
 
 
 @pytest.fixture(scope="module")
-def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def shared_setup(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give one simulator for all strings; each takes a key of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broker_manager, "NONCE_FILE", str(tmp_path_factory.mktemp("nonce") / "kraken_nonce.txt"))
-        with open_desk() as desk:
-            yield desk
+        with open_broker_setup() as setup:
+            yield setup
 
 
 @pytest.mark.parametrize("string", STRINGS)
-def test_every_string_has_its_class(shared_desk: Desk, string: str) -> None:
+def test_each_error_string_raises_its_class(shared_setup: BrokerSetup, string: str) -> None:
     """A private call that is answered with the string raises the class that the facts give it, with Kraken's words."""
-    key = shared_desk.simulator.add_key()
-    broker = shared_desk.open_broker(key)
+    key = shared_setup.simulator.add_key()
+    broker = shared_setup.open_broker(key)
     broker.private_call("BalanceEx")
-    shared_desk.simulator.faults.raise_next("TradeVolume", string, times=3 if string == NONCE_REFUSED else 1)
+    shared_setup.simulator.faults.raise_next("TradeVolume", string, times=3 if string == NONCE_REFUSED else 1)
     with pytest.raises(expected_class(string)) as caught:
         broker.private_call("TradeVolume")
     broker.close()
@@ -104,12 +104,12 @@ def test_every_string_has_its_class(shared_desk: Desk, string: str) -> None:
 
 
 @pytest.mark.parametrize("string", STRINGS)
-def test_every_string_settles_an_order_or_leaves_it_unknown(shared_desk: Desk, string: str) -> None:
+def test_each_error_string_resolves_an_order_or_leaves_it_unknown(shared_setup: BrokerSetup, string: str) -> None:
     """An AddOrder answered with a final string is refused and its pair free; with any other, unknown and blocked."""
-    broker = shared_desk.open_broker(shared_desk.simulator.add_key(), tier=STARTER)
+    broker = shared_setup.open_broker(shared_setup.simulator.add_key(), tier=STARTER)
     broker.private_call("BalanceEx")
-    shared_desk.simulator.faults.raise_next("AddOrder", string)
-    with pytest.raises(OrderRefusedError if is_final(string) else OrderUnknownError):
+    shared_setup.simulator.faults.raise_next("AddOrder", string)
+    with pytest.raises(OrderRefusedError if is_final(string) else OrderOutcomeUnknownError):
         broker.private_call("AddOrder", ORDER)
     if is_final(string):
         assert broker.unknown_orders() == []

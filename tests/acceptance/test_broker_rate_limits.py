@@ -11,10 +11,17 @@ import pytest
 from bot import broker_manager
 from bot.base.clock import MarketClock, boottime_seconds, wall_seconds, wall_us
 from bot.base.errors import OrderRefusedError, RateLimitError
-from bot.base.paths import key_file
+from bot.base.paths import key_file_path
 from bot.kraken.rate_counters import STARTER
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import ORDER, Desk, child, in_threads, open_desk, wait_for
+from tests.acceptance.broker_tools import (
+    ORDER,
+    BrokerSetup,
+    open_broker_setup,
+    run_in_threads,
+    start_broker_child,
+    wait_for,
+)
 from tests.child_process import Child
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
@@ -24,183 +31,183 @@ PROCESSES, READS = 4, 8
 RATE_LIMIT = "EAPI:Rate limit exceeded"
 
 
-def read_in_processes(desk: Desk, folder: Path, budgets: list[str]) -> list[str]:
+def read_in_processes_within_limit(setup: BrokerSetup, folder: Path, limiter_paths: list[str]) -> list[str]:
     """Let a process for each of the budgets read as fast as it may; return what they said."""
-    start, boot = desk.clock.now(), boottime_seconds()
-    pair = (desk.simulator.key, desk.simulator.secret)
+    start, boot = setup.clock.now(), boottime_seconds()
+    pair = (setup.simulator.key, setup.simulator.secret)
     with ExitStack() as stack:
         children = [
             stack.enter_context(
                 Child(
                     "tests.acceptance.rate_limit_child",
-                    *(desk.simulator.url, *pair, start, boot, SPEED, READS, budget),
+                    *(setup.simulator.url, *pair, start, boot, SPEED, READS, budget),
                     environment={"STATE_DIR": str(folder)},
                 )
             )
-            for budget in budgets
+            for budget in limiter_paths
         ]
         for process in children:
-            process.expect("ready")
+            process.expect_line("ready")
         for process in children:
-            process.tell("go")
-        return [line for process in children for line in process.rest()]
+            process.write_line("go")
+        return [line for process in children for line in process.read_to_end()]
 
 
-def test_processes_on_one_key_never_meet_its_rate_limit(tmp_path: Path) -> None:
+def test_processes_sharing_a_limiter_never_exceed_the_rate_limit(tmp_path: Path) -> None:
     """Four processes that read as fast as they may, twice the allowance at once, are never refused by Kraken."""
-    with open_desk(SimulatorOptions(tier="starter"), MarketClock(wall_seconds(), SPEED)) as desk:
-        assert read_in_processes(desk, tmp_path, ["shared"] * PROCESSES) == ["ok"] * PROCESSES * READS
-        assert [row.error for row in desk.rows()] == [""] * PROCESSES * READS
+    with open_broker_setup(SimulatorOptions(tier="starter"), MarketClock(wall_seconds(), SPEED)) as setup:
+        assert read_in_processes_within_limit(setup, tmp_path, ["shared"] * PROCESSES) == ["ok"] * PROCESSES * READS
+        assert [row.error for row in setup.requests()] == [""] * PROCESSES * READS
 
 
-def test_processes_that_count_for_themselves_meet_it(tmp_path: Path) -> None:
+def test_processes_with_separate_limiters_exceed_the_rate_limit(tmp_path: Path) -> None:
     """The same four processes, each with a budget of its own, are refused by Kraken."""
-    with open_desk(SimulatorOptions(tier="starter"), MarketClock(wall_seconds(), SPEED)) as desk:
+    with open_broker_setup(SimulatorOptions(tier="starter"), MarketClock(wall_seconds(), SPEED)) as setup:
         budgets = [str(tmp_path / f"own.{number}") for number in range(PROCESSES)]
-        assert "RateLimitError" in read_in_processes(desk, tmp_path, budgets)
-        assert RATE_LIMIT in [row.error for row in desk.rows()]
+        assert "RateLimitError" in read_in_processes_within_limit(setup, tmp_path, budgets)
+        assert RATE_LIMIT in [row.error for row in setup.requests()]
 
 
-def test_calls_that_waited_for_their_turn_do_not_arrive_all_at_once() -> None:
+def test_calls_queued_for_the_request_lock_do_not_burst() -> None:
     """After an answer that took 10 s of the market's time, the threads that wait behind it are never refused."""
     options = SimulatorOptions(tier="starter", slow_seconds=10.0 / SPEED)
-    with open_desk(options, MarketClock(wall_seconds(), SPEED), tier=STARTER) as desk:
-        desk.simulator.faults.fire_next("slow", "BalanceEx")
-        assert in_threads(20, lambda: desk.broker.private_call("BalanceEx")) == []
-        assert [row.error for row in desk.rows()] == [""] * 20
+    with open_broker_setup(options, MarketClock(wall_seconds(), SPEED), tier=STARTER) as setup:
+        setup.simulator.faults.fire_next("slow", "BalanceEx")
+        assert run_in_threads(20, lambda: setup.broker.private_call("BalanceEx")) == []
+        assert [row.error for row in setup.requests()] == [""] * 20
 
 
 @pytest.mark.parametrize("method", ["BalanceEx", "CancelAll", "AddOrder"])
-def test_what_is_throttled_pauses_every_sender(method: str) -> None:
+def test_throttled_response_pauses_all_senders(method: str) -> None:
     """After `EService:Throttled` nothing is sent by any broker of the key before the moment that Kraken named."""
-    with open_desk() as desk:
-        other = desk.open_broker()
-        until = int(desk.clock.now()) + 40
-        desk.simulator.faults.raise_next("BalanceEx", f"EService: Throttled: {until}")
+    with open_broker_setup() as setup:
+        other = setup.open_broker()
+        until = int(setup.clock.now()) + 40
+        setup.simulator.faults.raise_next("BalanceEx", f"EService: Throttled: {until}")
         with pytest.raises(RateLimitError):
-            desk.broker.private_call("BalanceEx")
-        assert desk.clock.now() < until - 30
+            setup.broker.private_call("BalanceEx")
+        assert setup.clock.now() < until - 30
         other.private_call(method, ORDER if method == "AddOrder" else None)
-        assert desk.clock.now() >= until
-        assert desk.methods() == ["BalanceEx", method]
+        assert setup.clock.now() >= until
+        assert setup.request_methods() == ["BalanceEx", method]
         other.close()
 
 
 @pytest.mark.parametrize(("string", "waits"), [(RATE_LIMIT, (6.0, 6.1)), ("EGeneral:Too many requests", (5.0, 5.1))])
-def test_a_limit_that_one_has_met_is_known_to_all(string: str, waits: tuple[float, float]) -> None:
+def test_rate_limit_refusal_is_shared_between_brokers(string: str, waits: tuple[float, float]) -> None:
     """After a refusal for a limit the next read of another broker of the key waits as long as that limit takes."""
-    with open_desk(tier=STARTER) as desk:
-        other = desk.open_broker(tier=STARTER)
-        desk.simulator.faults.raise_next("BalanceEx", string)
+    with open_broker_setup(tier=STARTER) as setup:
+        other = setup.open_broker(tier=STARTER)
+        setup.simulator.faults.raise_next("BalanceEx", string)
         with pytest.raises(RateLimitError):
-            desk.broker.private_call("BalanceEx")
-        before = desk.clock.now()
+            setup.broker.private_call("BalanceEx")
+        before = setup.clock.now()
         other.private_call("BalanceEx")
-        assert waits[0] <= desk.clock.now() - before <= waits[1]
+        assert waits[0] <= setup.clock.now() - before <= waits[1]
         other.close()
 
 
-def test_a_restart_does_not_bring_a_new_allowance() -> None:
+def test_restart_does_not_reset_the_rate_counter() -> None:
     """A broker that is opened after another one has spent the allowance waits for the same decay."""
-    with open_desk(tier=STARTER) as desk:
-        start = desk.clock.now()
+    with open_broker_setup(tier=STARTER) as setup:
+        start = setup.clock.now()
         for _ in range(20):
-            broker = desk.open_broker(tier=STARTER)
+            broker = setup.open_broker(tier=STARTER)
             broker.private_call("BalanceEx")
             broker.close()
-        assert desk.clock.now() - start == pytest.approx((20 - 14) / 0.33, abs=1.0)
+        assert setup.clock.now() - start == pytest.approx((20 - 14) / 0.33, abs=1.0)
 
 
-def test_a_cancel_while_the_program_stops_waits_for_no_pause() -> None:
+def test_cancel_during_shutdown_skips_pauses() -> None:
     """While the program stops a cancel goes at once, in a pause and with a full counter too."""
-    with open_desk(tier=STARTER) as desk:
-        txid = desk.broker.private_call("AddOrder", ORDER)["txid"][0]
-        desk.broker._budget.saturate_rest(desk.broker.now())
-        desk.broker._budget.pause(desk.broker.now() + 30.0, "throttled")
-        desk.broker.stop()
-        before = desk.clock.now()
-        desk.broker.private_call("CancelOrder", {"txid": txid})
-        desk.broker.private_call("CancelAll")
-        assert desk.clock.now() == before
-        assert desk.methods()[1:] == ["CancelOrder", "CancelAll"]
+    with open_broker_setup(tier=STARTER) as setup:
+        txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
+        setup.broker._rate_limiter.saturate_rest(setup.broker.now())
+        setup.broker._rate_limiter.pause(setup.broker.now() + 30.0, "throttled")
+        setup.broker.stop()
+        before = setup.clock.now()
+        setup.broker.private_call("CancelOrder", {"txid": txid})
+        setup.broker.private_call("CancelAll")
+        assert setup.clock.now() == before
+        assert setup.request_methods()[1:] == ["CancelOrder", "CancelAll"]
 
 
 # Silence: refusals count together, and one process at a time probes
 
 
-def begin_silence_that_is_over(desk: Desk) -> None:
+def open_expired_breaker(setup: BrokerSetup) -> None:
     """Leave the key in a silence whose time has come."""
     text = json.dumps({"until_seconds": wall_seconds() - 1, "seconds": 100.0, "reason": "another sender"})
-    Path(key_file(broker_manager.NONCE_FILE, desk.simulator.key, "silence")).write_text(text)
+    Path(key_file_path(broker_manager.NONCE_FILE, setup.simulator.key, "silence")).write_text(text)
 
 
-def said_by_children(desk: Desk, folder: Path, words: list[object], count: int) -> list[list[str]]:
+def outputs_of_children(setup: BrokerSetup, folder: Path, arguments: list[object], count: int) -> list[list[str]]:
     """Let so many processes call at once; return what each said."""
     with ExitStack() as stack:
-        children = [stack.enter_context(child(folder, desk, *words)) for _ in range(count)]
-        return [process.rest()[1:] for process in children]
+        children = [stack.enter_context(start_broker_child(folder, setup, *arguments)) for _ in range(count)]
+        return [process.read_to_end()[1:] for process in children]
 
 
-def test_refusals_of_all_processes_count_together(tmp_path: Path) -> None:
+def test_nonce_refusals_are_counted_across_processes(tmp_path: Path) -> None:
     """With a foreign sender on the key, four processes meet three refusals together, never climb, and are silent."""
-    with open_desk() as desk:
-        desk.broker.private_call("BalanceEx")
-        desk.simulator.faults.fire_next("foreign_nonce", "BalanceEx", times=100)
-        said = said_by_children(desk, tmp_path, ["reads", 5, 1], 4)
+    with open_broker_setup() as setup:
+        setup.broker.private_call("BalanceEx")
+        setup.simulator.faults.fire_next("foreign_nonce", "BalanceEx", times=100)
+        said = outputs_of_children(setup, tmp_path, ["reads", 5, 1], 4)
         assert {word for words in said for word in words} == {"InvalidNonceError", "SilenceError"}
-        assert desk.refused() == 3
-        assert max(int(row.nonce) for row in desk.rows()) <= wall_us()
+        assert setup.refused_nonce_count() == 3
+        assert max(int(row.nonce) for row in setup.requests()) <= wall_us()
 
 
-def test_one_process_probes_for_all(tmp_path: Path) -> None:
+def test_one_process_probes_for_all_others(tmp_path: Path) -> None:
     """When a silence is over, four processes that call at once send one probe, and then all their calls."""
-    with open_desk(SimulatorOptions(latency_seconds=(0.005, 0.02))) as desk:
-        begin_silence_that_is_over(desk)
-        assert said_by_children(desk, tmp_path, ["reads", 3, 2], 4) == [["ok"] * 6] * 4
-        assert desk.methods() == ["GetApiKeyInfo"] + ["BalanceEx"] * 24
+    with open_broker_setup(SimulatorOptions(latency_seconds=(0.005, 0.02))) as setup:
+        open_expired_breaker(setup)
+        assert outputs_of_children(setup, tmp_path, ["reads", 3, 2], 4) == [["ok"] * 6] * 4
+        assert setup.request_methods() == ["GetApiKeyInfo"] + ["BalanceEx"] * 24
 
 
-def test_a_refused_probe_is_the_only_one(tmp_path: Path) -> None:
+def test_refused_probe_blocks_all_further_requests(tmp_path: Path) -> None:
     """When the probe is refused nothing else is sent, by any of four processes that call at once."""
-    with open_desk(SimulatorOptions(latency_seconds=(0.005, 0.02))) as desk:
-        begin_silence_that_is_over(desk)
-        desk.simulator.faults.fire_next("spurious_nonce", "GetApiKeyInfo")
-        assert said_by_children(desk, tmp_path, ["reads", 3, 2], 4) == [["SilenceError"] * 6] * 4
-        assert desk.methods() == ["GetApiKeyInfo"]
+    with open_broker_setup(SimulatorOptions(latency_seconds=(0.005, 0.02))) as setup:
+        open_expired_breaker(setup)
+        setup.simulator.faults.fire_next("spurious_nonce", "GetApiKeyInfo")
+        assert outputs_of_children(setup, tmp_path, ["reads", 3, 2], 4) == [["SilenceError"] * 6] * 4
+        assert setup.request_methods() == ["GetApiKeyInfo"]
 
 
-def test_a_killed_prober_leaves_the_probe_to_the_next(tmp_path: Path) -> None:
+def test_next_process_probes_when_the_prober_is_killed(tmp_path: Path) -> None:
     """When the process that probes is killed, the next one probes, and nothing else goes before it is answered."""
-    with open_desk(SimulatorOptions(slow_seconds=30.0)) as desk:
-        begin_silence_that_is_over(desk)
-        desk.simulator.faults.fire_next("slow", "GetApiKeyInfo")
-        with child(tmp_path, desk, "one") as prober:
-            wait_for(lambda: desk.methods() == ["GetApiKeyInfo"])
+    with open_broker_setup(SimulatorOptions(slow_seconds=30.0)) as setup:
+        open_expired_breaker(setup)
+        setup.simulator.faults.fire_next("slow", "GetApiKeyInfo")
+        with start_broker_child(tmp_path, setup, "one") as prober:
+            wait_for(lambda: setup.request_methods() == ["GetApiKeyInfo"])
             prober.kill()
-        assert said_by_children(desk, tmp_path, ["one"], 1) == [["ok"]]
-        assert desk.methods() == ["GetApiKeyInfo", "GetApiKeyInfo", "BalanceEx"]
+        assert outputs_of_children(setup, tmp_path, ["one"], 1) == [["ok"]]
+        assert setup.request_methods() == ["GetApiKeyInfo", "GetApiKeyInfo", "BalanceEx"]
 
 
 # The matching engine's counters
 
 
-def test_after_an_engine_limit_the_pair_waits_and_the_others_do_not() -> None:
+def test_matching_engine_limit_delays_only_its_pair() -> None:
     """After `EOrder:Rate limit exceeded` the next order of the pair waits 17 s at one point a second, ETH/USD none."""
-    with open_desk(tier=STARTER) as desk:
-        desk.simulator.faults.raise_next("AddOrder", "EOrder:Rate limit exceeded")
+    with open_broker_setup(tier=STARTER) as setup:
+        setup.simulator.faults.raise_next("AddOrder", "EOrder:Rate limit exceeded")
         with pytest.raises(OrderRefusedError):
-            desk.broker.private_call("AddOrder", ORDER)
-        begin = desk.clock.now()
-        desk.broker.private_call("AddOrder", ORDER | {"pair": "ETHUSD", "volume": "0.01", "price": "1000"})
-        assert desk.clock.now() == begin
-        desk.broker.private_call("AddOrder", ORDER)
-        assert desk.clock.now() - begin == pytest.approx(17.0)
+            setup.broker.private_call("AddOrder", ORDER)
+        begin = setup.clock.now()
+        setup.broker.private_call("AddOrder", ORDER | {"pair": "ETHUSD", "volume": "0.01", "price": "1000"})
+        assert setup.clock.now() == begin
+        setup.broker.private_call("AddOrder", ORDER)
+        assert setup.clock.now() - begin == pytest.approx(17.0)
 
 
-def test_cancels_of_new_orders_wait_for_the_engine() -> None:
+def test_cancels_of_new_orders_wait_for_the_matching_engine_counter() -> None:
     """Twelve orders that are placed and cancelled at once are never refused: the cancels wait for the engine."""
-    with open_desk(SimulatorOptions(tier="starter"), tier=STARTER) as desk:
-        txids = [desk.broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(12)]
-        begin = desk.clock.now()
-        assert all(desk.broker.cancel_order(txid, "BTC/USD") for txid in txids)
-        assert desk.clock.now() > begin
+    with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
+        txids = [setup.broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(12)]
+        begin = setup.clock.now()
+        assert all(setup.broker.cancel_order(txid, "BTC/USD") for txid in txids)
+        assert setup.clock.now() > begin

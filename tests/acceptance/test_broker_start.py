@@ -12,112 +12,112 @@ from freezegun import freeze_time
 from bot.base.clock import MarketClock, wall_seconds
 from bot.base.errors import InvalidNonceError
 from bot.broker_manager import get_kraken_nonce
-from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
-from tests.acceptance.broker_tools import ORDER, open_desk, pass_time, price
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS, QUERY_GAP_SECONDS
+from tests.acceptance.broker_tools import ORDER, advance_time, current_btc_price, open_broker_setup
 
-NAMED = ORDER | {"cl_ord_id": "abcde1234567890123"}
+ORDER_WITH_ID = ORDER | {"cl_ord_id": "abcde1234567890123"}
 
 
-def test_a_new_broker_draws_no_nonce(nonce_file: Path) -> None:
+def test_new_broker_issues_no_nonce(nonce_file: Path) -> None:
     """A broker that is made while the clock is two days ahead leaves no nonce behind that would outlive the error."""
-    with open_desk() as desk:
+    with open_broker_setup() as setup:
         with freeze_time(datetime.now(UTC) + timedelta(days=2)):
-            desk.open_broker().close()
+            setup.open_broker().close()
         assert not nonce_file.exists()
-        desk.broker.connect()
+        setup.broker.connect()
         assert get_kraken_nonce() <= (wall_seconds() + 2) * 1_000_000
 
 
 @pytest.mark.usefixtures("nonce_file")
-def test_the_first_order_is_looked_up_with_patience() -> None:
+def test_first_order_waits_for_startup_reconciliation() -> None:
     """A pair's first named order waits 13 s from the first accepted read, is looked up among open orders, 3 s later
     among closed ones, and only then sent."""
-    with open_desk() as desk:
-        desk.broker.connect()
-        start = desk.rows()[0].time
-        desk.broker.private_call("AddOrder", NAMED)
-        rows = [row for row in desk.rows() if row.method in ("OpenOrders", "ClosedOrders", "AddOrder")]
+    with open_broker_setup() as setup:
+        setup.broker.connect()
+        start = setup.requests()[0].time
+        setup.broker.private_call("AddOrder", ORDER_WITH_ID)
+        rows = [row for row in setup.requests() if row.method in ("OpenOrders", "ClosedOrders", "AddOrder")]
         assert [row.method for row in rows] == ["OpenOrders", "OpenOrders", "ClosedOrders", "AddOrder"]
-        assert rows[1].time >= start + DEADLINE_SECONDS + MARGIN_SECONDS
-        assert rows[2].time >= rows[1].time + GAP_SECONDS
+        assert rows[1].time >= start + ORDER_DEADLINE_SECONDS + DEADLINE_MARGIN_SECONDS
+        assert rows[2].time >= rows[1].time + QUERY_GAP_SECONDS
 
 
 @pytest.mark.usefixtures("nonce_file")
-def test_a_journal_from_the_future_is_not_current() -> None:
+def test_journal_with_future_timestamp_is_not_current() -> None:
     """A journal that a wrong clock has called complete until tomorrow is one that may lack orders, and is set right."""
-    with open_desk() as desk:
-        desk.broker.journal.set_known_until(desk.broker.bot_id, desk.clock.now() + 86_400)
-        desk.broker.private_call("AddOrder", NAMED)
-        assert desk.methods() == ["OpenOrders", "OpenOrders", "ClosedOrders", "AddOrder"]
-        assert desk.broker.journal.known_until(desk.broker.bot_id) <= desk.clock.now()
+    with open_broker_setup() as setup:
+        setup.broker.journal.set_complete_until(setup.broker.bot_id, setup.clock.now() + 86_400)
+        setup.broker.private_call("AddOrder", ORDER_WITH_ID)
+        assert setup.request_methods() == ["OpenOrders", "OpenOrders", "ClosedOrders", "AddOrder"]
+        assert setup.broker.journal.complete_until(setup.broker.bot_id) <= setup.clock.now()
 
 
 @pytest.mark.usefixtures("nonce_file")
-def test_later_orders_and_nameless_ones_are_not_looked_up() -> None:
+def test_later_and_generated_id_orders_are_not_queried() -> None:
     """A second order of the pair, and an order whose id was made just now, are sent without a look-up."""
-    with open_desk() as desk:
-        desk.broker.private_call("AddOrder", ORDER)
-        assert desk.methods() == ["AddOrder"]
-        desk.broker.private_call("AddOrder", NAMED)
-        count = len(desk.methods())
-        desk.broker.private_call("AddOrder", ORDER | {"cl_ord_id": "abcde1234567890124"})
-        assert desk.methods()[count:] == ["AddOrder"]
+    with open_broker_setup() as setup:
+        setup.broker.private_call("AddOrder", ORDER)
+        assert setup.request_methods() == ["AddOrder"]
+        setup.broker.private_call("AddOrder", ORDER_WITH_ID)
+        count = len(setup.request_methods())
+        setup.broker.private_call("AddOrder", ORDER | {"cl_ord_id": "abcde1234567890124"})
+        assert setup.request_methods()[count:] == ["AddOrder"]
 
 
 @pytest.mark.usefixtures("nonce_file")
 @pytest.mark.parametrize("clears", ["open", "closed"])
-def test_an_order_of_an_earlier_life_is_not_sent_again(clears: str) -> None:
+def test_order_of_an_earlier_run_is_not_resent(clears: str) -> None:
     """After a restart the same signal finds its order, whether it rests or was cancelled, and sends nothing."""
-    with open_desk() as desk:
-        desk.broker.private_call("AddOrder", NAMED)
-        txid = desk.broker.get_open_orders()[0].txid
+    with open_broker_setup() as setup:
+        setup.broker.private_call("AddOrder", ORDER_WITH_ID)
+        txid = setup.broker.get_open_orders()[0].txid
         if clears == "closed":
-            desk.broker.cancel_order(txid)
-        pass_time(desk.clock, 30)
-        again = desk.open_broker()
-        assert again.private_call("AddOrder", NAMED)["txid"] == [txid]
+            setup.broker.cancel_order(txid)
+        advance_time(setup.clock, 30)
+        again = setup.open_broker()
+        assert again.private_call("AddOrder", ORDER_WITH_ID)["txid"] == [txid]
         again.close()
-        assert desk.orders_placed() == 1
+        assert setup.placed_order_count() == 1
 
 
 @pytest.mark.usefixtures("nonce_file")
-def test_all_orders_of_an_earlier_life_are_not_sent_again() -> None:
+def test_all_orders_of_an_earlier_run_are_not_resent() -> None:
     """After a restart two market orders of one pair, the parts of an exit, are both found, and none is sent."""
-    with open_desk() as desk:
+    with open_broker_setup() as setup:
         names = ("abcde1234567890123", "abcde1234567890124")
         for name in names:
-            desk.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
-        again = desk.open_broker()
+            setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
+        again = setup.open_broker()
         for name in names:
             again.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
         again.close()
-        assert desk.orders_placed() == 2
+        assert setup.placed_order_count() == 2
 
 
 @pytest.mark.usefixtures("nonce_file")
-def test_what_is_neither_read_nor_cancel_is_sent_once() -> None:
+def test_calls_other_than_reads_and_cancels_are_sent_once() -> None:
     """A refused nonce on a method that could do something twice is raised and not repeated."""
-    with open_desk() as desk:
-        desk.simulator.faults.raise_next("Withdraw", "EAPI:Invalid nonce")
+    with open_broker_setup() as setup:
+        setup.simulator.faults.raise_next("Withdraw", "EAPI:Invalid nonce")
         with pytest.raises(InvalidNonceError):
-            desk.broker.private_call("Withdraw", {"asset": "XBT", "key": "home", "amount": "1"})
-        assert desk.methods() == ["Withdraw"]
+            setup.broker.private_call("Withdraw", {"asset": "XBT", "key": "home", "amount": "1"})
+        assert setup.request_methods() == ["Withdraw"]
 
 
 @pytest.mark.usefixtures("nonce_file")
-def test_a_sell_for_money_is_sized_by_the_current_price() -> None:
+def test_quote_sized_sell_uses_the_current_price() -> None:
     """A market sell of 100 in quote sells coins for 100 at the current price, not at the collar's."""
-    with open_desk() as desk:
-        desk.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base")
-        placed = desk.broker.place_market_order("BTC/USD", "sell", Decimal(100), "quote")
-        assert Decimal("99.5") < placed.volume * price(desk) <= 100
+    with open_broker_setup() as setup:
+        setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base")
+        placed = setup.broker.place_market_order("BTC/USD", "sell", Decimal(100), "quote")
+        assert Decimal("99.5") < placed.volume * current_btc_price(setup) <= 100
 
 
 @pytest.mark.usefixtures("nonce_file")
 def test_an_order_without_connect_has_its_deadline_in_krakens_time() -> None:
     """A broker that never connected, on a clock a minute behind Kraken's, still has its order placed."""
-    with open_desk() as desk:
-        late = desk.open_broker(market=MarketClock(desk.clock.now() - 60, 1.0))
+    with open_broker_setup() as setup:
+        late = setup.open_broker(market=MarketClock(setup.clock.now() - 60, 1.0))
         assert late.private_call("AddOrder", ORDER)["txid"]
         late.close()
 
@@ -126,6 +126,6 @@ def test_an_order_without_connect_has_its_deadline_in_krakens_time() -> None:
 @pytest.mark.parametrize("yes", [True, "true", "1", "TRUE"])
 def test_a_validated_order_is_only_checked(yes: object) -> None:
     """However `validate` is spelt, nothing is placed."""
-    with open_desk() as desk:
-        desk.broker.private_call("AddOrder", ORDER | {"validate": yes})
-        assert desk.orders_placed() == 0
+    with open_broker_setup() as setup:
+        setup.broker.private_call("AddOrder", ORDER | {"validate": yes})
+        assert setup.placed_order_count() == 0

@@ -9,66 +9,66 @@ from decimal import Decimal
 import pytest
 
 from bot.base.clock import ReplayClock
-from bot.base.errors import OrderRuleError, OrderUnknownError
+from bot.base.errors import OrderOutcomeUnknownError, OrderRuleError
 from bot.base.models import Order, OrderStatus, Side
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from tests.acceptance.broker_tools import YEARS_SECONDS, Desk, pass_time
-from tests.simulator_parts import START, DrawnPrices
+from tests.acceptance.broker_tools import YEARS_SECONDS, BrokerSetup, advance_time
+from tests.simulator_parts import START, ScriptedPrices
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
-NAME = "bot01abcdefghijklm"
+CL_ORD_ID = "bot01abcdefghijklm"
 ONE_COIN = {"ZUSD": "0", "XXBT": "1"}
 
 
 @contextmanager
-def falling_market(**settings: object) -> Iterator[Desk]:
+def falling_market(**settings: object) -> Iterator[BrokerSetup]:
     """Open a Kraken whose price falls from 50000 by 10 a second, with one coin in the account and a broker on it."""
     clock = ReplayClock(START, START + YEARS_SECONDS)
-    prices = DrawnPrices((0, "50000"), (2000, "30000"))
+    prices = ScriptedPrices((0, "50000"), (2000, "30000"))
     with Simulator(SimulatorOptions(balances=ONE_COIN), clock, prices) as simulator:
-        desk = Desk(simulator, clock, {"bot_id": "bot01", **settings})
+        setup = BrokerSetup(simulator, clock, {"bot_id": "bot01", **settings})
         try:
-            yield desk
+            yield setup
         finally:
-            desk.broker.close()
+            setup.broker.close()
 
 
-def place_stop(desk: Desk, quantity: str = "0.5", price: str = "45000") -> str:
+def place_stop(setup: BrokerSetup, quantity: str = "0.5", price: str = "45000") -> str:
     """Place the stop of these tests; return its txid."""
-    placed = desk.broker.place_stop_order("BTC/USD", Side.SELL, Decimal(quantity), Decimal(price), cl_ord_id=NAME)
+    placed = setup.broker.place_stop_order("BTC/USD", Side.SELL, Decimal(quantity), Decimal(price), cl_ord_id=CL_ORD_ID)
     return placed.txid
 
 
-def the_open_order(desk: Desk) -> Order:
+def only_open_order(setup: BrokerSetup) -> Order:
     """Return the one order that is open."""
-    (order,) = desk.broker.get_open_orders()
+    (order,) = setup.broker.get_open_orders()
     return order
 
 
-def test_a_stop_rests_with_its_trigger_and_its_name() -> None:
+def test_stop_rests_with_its_trigger_and_client_order_id() -> None:
     """A stop is open without an end as stop-loss, at its trigger price, under its name, its fee in money."""
-    with falling_market() as desk:
-        txid = place_stop(desk)
-        order = the_open_order(desk)
-        assert (order.txid, order.cl_ord_id, order.kind, order.side) == (txid, NAME, "stop-loss", Side.SELL)
+    with falling_market() as setup:
+        txid = place_stop(setup)
+        order = only_open_order(setup)
+        assert (order.txid, order.cl_ord_id, order.kind, order.side) == (txid, CL_ORD_ID, "stop-loss", Side.SELL)
         assert (order.price, order.volume, order.expires_seconds) == (Decimal(45000), Decimal("0.5"), 0.0)
-        assert desk.simulator.exchange.account.orders[txid].flags == ("fciq",)
+        assert setup.simulator.exchange.account.orders[txid].flags == ("fciq",)
 
 
 def test_a_stop_sells_while_no_bot_runs() -> None:
     """With its broker closed, a stop at 45000 sells when the price has come down to it, and pays its fee in money."""
-    with falling_market() as desk:
-        place_stop(desk)
-        desk.broker.close()
-        pass_time(desk.clock, 499)
-        assert desk.simulator.exchange.account.trades == []
-        pass_time(desk.clock, 2)
-        later = desk.open_broker(bot_id="bot01")
+    with falling_market() as setup:
+        place_stop(setup)
+        setup.broker.close()
+        advance_time(setup.clock, 499)
+        assert setup.simulator.exchange.account.trades == []
+        advance_time(setup.clock, 2)
+        later = setup.open_broker(bot_id="bot01")
         (sold,) = later.get_closed_orders()
         assert (sold.cl_ord_id, sold.status, sold.executed, sold.average_price) == (
-            NAME,
+            CL_ORD_ID,
             OrderStatus.CLOSED,
             Decimal("0.5"),
             Decimal("44999.9"),
@@ -79,39 +79,39 @@ def test_a_stop_sells_while_no_bot_runs() -> None:
         later.close()
 
 
-def test_the_coins_of_a_stop_are_free_once_it_is_cancelled() -> None:
+def test_canceling_a_stop_frees_its_coins() -> None:
     """A resting stop ties its coins up, and its cancel frees them."""
-    with falling_market() as desk:
-        txid = place_stop(desk)
-        assert desk.broker.get_account_balance()["BTC"].free == Decimal("0.5")
-        assert desk.broker.cancel_order(txid, "BTC/USD")
-        assert desk.broker.get_account_balance()["BTC"].free == 1
+    with falling_market() as setup:
+        txid = place_stop(setup)
+        assert setup.broker.get_account_balance()["BTC"].free == Decimal("0.5")
+        assert setup.broker.cancel_order(txid, "BTC/USD")
+        assert setup.broker.get_account_balance()["BTC"].free == 1
 
 
-def test_a_stop_is_bounded_by_what_its_coins_are_worth_now() -> None:
+def test_stop_value_is_bounded_by_the_current_price() -> None:
     """A stop over coins worth more than MAX_ORDER_VALUE is not sent, however low its trigger is."""
-    with falling_market(max_order_value=Decimal(250)) as desk:
+    with falling_market(max_order_value=Decimal(250)) as setup:
         with pytest.raises(OrderRuleError, match="MAX_ORDER_VALUE"):
-            place_stop(desk, "0.006", "40000")
-        assert "AddOrder" not in desk.methods()
+            place_stop(setup, "0.006", "40000")
+        assert "AddOrder" not in setup.request_methods()
 
 
 @pytest.mark.parametrize(("quantity", "price"), [("0.5", "45000.05"), ("0.00001", "45000")])
 def test_a_stop_off_the_grid_or_below_the_minimum_is_not_sent(quantity: str, price: str) -> None:
     """A trigger between two ticks, or a quantity below the pair's minimum, raises OrderRuleError and is not sent."""
-    with falling_market() as desk:
+    with falling_market() as setup:
         with pytest.raises(OrderRuleError):
-            place_stop(desk, quantity, price)
-        assert "AddOrder" not in desk.methods()
+            place_stop(setup, quantity, price)
+        assert "AddOrder" not in setup.request_methods()
 
 
-def test_a_stop_that_was_not_answered_is_unknown_and_found() -> None:
+def test_unanswered_stop_is_unknown_and_then_found() -> None:
     """A stop that ran but was answered 502 is unknown, blocks its pair, and is settled as the one order there is."""
-    with falling_market() as desk:
-        desk.simulator.faults.fire_next("answer_502", "AddOrder")
-        with pytest.raises(OrderUnknownError):
-            place_stop(desk)
-        assert [one.cl_ord_id for one in desk.broker.unknown_orders()] == [NAME]
-        fates = desk.broker.settle_unknown()
-        assert [fate.order.kind for fate in fates if fate.order] == ["stop-loss"]
-        assert (desk.broker.unknown_orders(), desk.orders_placed()) == ([], 1)
+    with falling_market() as setup:
+        setup.simulator.faults.fire_next("answer_502", "AddOrder")
+        with pytest.raises(OrderOutcomeUnknownError):
+            place_stop(setup)
+        assert [one.cl_ord_id for one in setup.broker.unknown_orders()] == [CL_ORD_ID]
+        resolutions = setup.broker.reconcile_unknown_orders()
+        assert [resolution.order.kind for resolution in resolutions if resolution.order] == ["stop-loss"]
+        assert (setup.broker.unknown_orders(), setup.placed_order_count()) == ([], 1)

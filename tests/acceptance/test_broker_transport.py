@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from bot.base.clock import boottime_seconds
-from bot.base.errors import NoAnswerError, NotSentError, OrderUnknownError, TransportError
+from bot.base.errors import NoAnswerError, NotSentError, OrderOutcomeUnknownError, TransportError
 from bot.broker_manager import KrakenBroker
 from bot.config import Secret
 from bot.kraken import transport
 from bot.simulator.options import SimulatorOptions
-from tests.acceptance.broker_tools import ORDER, open_desk
+from tests.acceptance.broker_tools import ORDER, open_broker_setup
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -72,12 +72,12 @@ def raw_server(answer: Callable[[socket.socket, threading.Event], None]) -> Iter
         server.close()
 
 
-def says(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
+def fixed_response(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
     """Return an answer of these bytes."""
     return lambda connection, _: connection.sendall(text)
 
 
-def call(url: str, method: str = "BalanceEx") -> object:
+def make_call(url: str, method: str = "BalanceEx") -> object:
     """Make one private call to a server."""
     broker = KrakenBroker(KEY, SECRET, api_url=url)
     try:
@@ -86,7 +86,7 @@ def call(url: str, method: str = "BalanceEx") -> object:
         broker.close()
 
 
-def body(text: bytes) -> bytes:
+def http_response(text: bytes) -> bytes:
     """Return a whole answer with this body."""
     return HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(text), text)
 
@@ -96,23 +96,23 @@ def body(text: bytes) -> bytes:
 
 def test_a_redirect_does_not_lead_the_signature_away() -> None:
     """A 307 to another server ends in NoAnswerError, and not even a connection arrives there."""
-    with raw_server(says(body(b'{"error":[],"result":{}}'))) as thief:
-        with open_desk(SimulatorOptions(redirect_url=thief.url)) as desk:
-            desk.simulator.faults.fire_next("redirect_307", "BalanceEx")
+    with raw_server(fixed_response(http_response(b'{"error":[],"result":{}}'))) as thief:
+        with open_broker_setup(SimulatorOptions(redirect_url=thief.url)) as setup:
+            setup.simulator.faults.fire_next("redirect_307", "BalanceEx")
             with pytest.raises(NoAnswerError, match="redirect"):
-                desk.broker.private_call("BalanceEx")
-            desk.simulator.faults.fire_next("redirect_307", "AddOrder")
-            with pytest.raises(OrderUnknownError):
-                desk.broker.private_call("AddOrder", ORDER)
+                setup.broker.private_call("BalanceEx")
+            setup.simulator.faults.fire_next("redirect_307", "AddOrder")
+            with pytest.raises(OrderOutcomeUnknownError):
+                setup.broker.private_call("AddOrder", ORDER)
         assert (thief.connections, thief.received) == (0, [])
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_of_a_public_call_is_followed(status: int) -> None:
     """Whatever the redirect, the second server gets nothing."""
-    with raw_server(says(body(b'{"error":[],"result":{}}'))) as thief:
+    with raw_server(fixed_response(http_response(b'{"error":[],"result":{}}'))) as thief:
         text = b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, thief.url.encode())
-        with raw_server(says(text)) as server:
+        with raw_server(fixed_response(text)) as server:
             broker = KrakenBroker(KEY, SECRET, api_url=server.url)
             with pytest.raises(NoAnswerError):
                 broker.public_call("Time")
@@ -122,21 +122,21 @@ def test_no_redirect_of_a_public_call_is_followed(status: int) -> None:
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxy variables and a .netrc of the environment change nothing: no proxy sees a request."""
-    with raw_server(says(body(b'{"error":[],"result":{}}'))) as proxy:
+    with raw_server(fixed_response(http_response(b'{"error":[],"result":{}}'))) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
-        with open_desk() as desk:
-            desk.broker.private_call("BalanceEx")
-            desk.broker.public_call("Time")
-            assert len(desk.rows()) == 1
+        with open_broker_setup() as setup:
+            setup.broker.private_call("BalanceEx")
+            setup.broker.public_call("Time")
+            assert len(setup.requests()) == 1
         assert proxy.connections == 0
 
 
 def test_a_proxy_that_is_set_is_used() -> None:
     """With KRAKEN_PROXY the request goes to the proxy, with its whole address; as a Secret, which settings hold."""
-    with raw_server(says(body(b'{"error":[],"result":{"Z":"1"}}'))) as proxy:
+    with raw_server(fixed_response(http_response(b'{"error":[],"result":{"Z":"1"}}'))) as proxy:
         broker = KrakenBroker(KEY, SECRET, api_url="http://127.0.0.1:9", proxy=Secret(proxy.url))
         assert broker.private_call("Balance") == {"Z": "1"}
         broker.close()
@@ -145,11 +145,11 @@ def test_a_proxy_that_is_set_is_used() -> None:
 
 def test_secrets_sign_as_plain_texts_do() -> None:
     """A key and secret that do not print are sent and sign like any other."""
-    with open_desk() as desk:
-        broker = desk.open_broker((Secret(desk.simulator.key), Secret(desk.simulator.secret)))
+    with open_broker_setup() as setup:
+        broker = setup.open_broker((Secret(setup.simulator.key), Secret(setup.simulator.secret)))
         broker.private_call("BalanceEx")
         broker.close()
-        assert [row.error for row in desk.rows()] == [""]
+        assert [row.error for row in setup.requests()] == [""]
 
 
 # Answers that are none
@@ -158,13 +158,13 @@ def test_secrets_sign_as_plain_texts_do() -> None:
 @pytest.mark.parametrize("fault", ["answer_502", "refuse_502", "reset", "half_body", "html"])
 def test_a_broken_answer_is_no_answer(fault: str) -> None:
     """A 502, a reset, half a body or HTML raises NoAnswerError; nothing is repeated, and the next call works."""
-    with open_desk() as desk:
-        desk.simulator.faults.fire_next(fault, "BalanceEx")
+    with open_broker_setup() as setup:
+        setup.simulator.faults.fire_next(fault, "BalanceEx")
         with pytest.raises(NoAnswerError):
-            desk.broker.private_call("BalanceEx")
-        assert len(desk.rows()) == (0 if fault == "refuse_502" else 1)
-        desk.broker.private_call("BalanceEx")
-        assert desk.refused() == 0
+            setup.broker.private_call("BalanceEx")
+        assert len(setup.requests()) == (0 if fault == "refuse_502" else 1)
+        setup.broker.private_call("BalanceEx")
+        assert setup.refused_nonce_count() == 0
 
 
 BODIES = {
@@ -182,8 +182,8 @@ BODIES = {
 @pytest.mark.parametrize("text", BODIES.values(), ids=BODIES.keys())
 def test_a_body_that_is_not_krakens_is_no_answer(text: bytes) -> None:
     """A body that is not one of Kraken's envelopes raises NoAnswerError."""
-    with raw_server(says(body(text))) as server, pytest.raises(NoAnswerError):
-        call(server.url)
+    with raw_server(fixed_response(http_response(text))) as server, pytest.raises(NoAnswerError):
+        make_call(server.url)
 
 
 HEADS = {
@@ -200,14 +200,14 @@ HEADS = {
 @pytest.mark.parametrize("text", HEADS.values(), ids=HEADS.keys())
 def test_an_answer_that_is_not_http_is_no_answer(text: bytes) -> None:
     """Bytes that are not HTTP, or break off, raise NoAnswerError."""
-    with raw_server(says(text)) as server, pytest.raises(NoAnswerError):
-        call(server.url)
+    with raw_server(fixed_response(text)) as server, pytest.raises(NoAnswerError):
+        make_call(server.url)
 
 
 # Answers without an end
 
 
-def trickle(start: bytes, drop: bytes) -> Callable[[socket.socket, threading.Event], None]:
+def trickling_response(start: bytes, drop: bytes) -> Callable[[socket.socket, threading.Event], None]:
     """Return an answer that begins with `start` and then goes on with `drop`, now and then, for ever."""
 
     def answer(connection: socket.socket, over: threading.Event) -> None:
@@ -219,11 +219,11 @@ def trickle(start: bytes, drop: bytes) -> Callable[[socket.socket, threading.Eve
 
 
 ENDLESS = {
-    "body": trickle(HEAD + b"Content-Length: 100000\r\n\r\n{", b" "),
-    "headers": trickle(b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n"),
-    "a header's letters": trickle(b"HTTP/1.1 200 OK\r\nX: ", b"a"),
-    "status lines": trickle(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "chunks": trickle(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "body": trickling_response(HEAD + b"Content-Length: 100000\r\n\r\n{", b" "),
+    "headers": trickling_response(b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n"),
+    "a header's letters": trickling_response(b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "status lines": trickling_response(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunks": trickling_response(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
     "silence": lambda _, over: over.wait(),
 }
 
@@ -238,7 +238,7 @@ def test_an_endless_answer_ends(
     with raw_server(answer) as server:
         before = boottime_seconds()
         with pytest.raises(NoAnswerError):
-            call(server.url)
+            make_call(server.url)
         # Without the bound the call would not come back at all; the server goes on as long as the test does.
         assert boottime_seconds() - before >= 0.3
 
@@ -247,12 +247,12 @@ def test_an_answer_in_pieces_within_its_time_is_read() -> None:
     """An answer that comes in small pieces, but within its time, is read whole."""
 
     def answer(connection: socket.socket, over: threading.Event) -> None:
-        for letter in body(b'{"error":[],"result":{"ZUSD":"1.50"}}'):
+        for letter in http_response(b'{"error":[],"result":{"ZUSD":"1.50"}}'):
             connection.sendall(bytes([letter]))
             over.wait(0.001)
 
     with raw_server(answer) as server:
-        assert call(server.url) == {"ZUSD": "1.50"}
+        assert make_call(server.url) == {"ZUSD": "1.50"}
 
 
 # No connection
@@ -263,13 +263,13 @@ def test_a_refused_connection_was_not_sent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(NotSentError):
-        call(f"http://127.0.0.1:{port}")
+        make_call(f"http://127.0.0.1:{port}")
 
 
-def test_an_order_without_a_connection_is_not_unknown() -> None:
+def test_order_without_a_connection_is_not_sent() -> None:
     """An order that could not be sent raises NotSentError and blocks nothing."""
-    with open_desk() as desk:
-        broker = desk.broker
+    with open_broker_setup() as setup:
+        broker = setup.broker
         broker.private_call("AddOrder", ORDER)
         # From here on private calls lead nowhere.
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -289,7 +289,7 @@ def test_a_host_without_an_address_was_not_sent(monkeypatch: pytest.MonkeyPatch)
     # The one thing faked in this file: a look-up would leave the machine.
     monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
     with pytest.raises(NotSentError):
-        call("https://kraken.invalid")
+        make_call("https://kraken.invalid")
 
 
 def test_a_server_that_does_not_accept_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,16 +304,16 @@ def test_a_server_that_does_not_accept_was_not_sent(monkeypatch: pytest.MonkeyPa
             filler.setblocking(False)
             filler.connect_ex(address)
         with pytest.raises(NotSentError):
-            call(f"http://127.0.0.1:{address[1]}")
+            make_call(f"http://127.0.0.1:{address[1]}")
         for filler in fillers:
             filler.close()
 
 
-def test_plain_words_on_an_encrypted_port_are_a_transport_error() -> None:
+def test_plain_text_on_a_tls_port_is_a_transport_error() -> None:
     """A server that does not speak TLS raises a TransportError, and never sees the key."""
-    with raw_server(says(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
+    with raw_server(fixed_response(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
         with pytest.raises(TransportError):
-            call(server.url.replace("http:", "https:"))
+            make_call(server.url.replace("http:", "https:"))
         assert all(KEY.encode() not in text for text in server.received)
 
 
@@ -325,7 +325,7 @@ def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
     closed = threading.Semaphore(0)
 
     def answer_once(connection: socket.socket, _: threading.Event) -> None:
-        connection.sendall(body(b'{"error":[],"result":{}}'))
+        connection.sendall(http_response(b'{"error":[],"result":{}}'))
         connection.shutdown(socket.SHUT_RDWR)
         closed.release()
 
@@ -340,27 +340,27 @@ def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
 
 def test_calls_share_one_connection() -> None:
     """Several private calls go over one connection."""
-    with open_desk() as desk:
-        opened = desk.simulator._server
+    with open_broker_setup() as setup:
+        opened = setup.simulator._server
         assert opened is not None
         for _ in range(5):
-            desk.broker.private_call("BalanceEx")
+            setup.broker.private_call("BalanceEx")
         assert len(opened._connections) == 1
 
 
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """At the finest level of logging, neither key nor secret nor a signature is in the log."""
     caplog.set_level(logging.DEBUG)
-    with open_desk() as desk:
-        broker = desk.broker
+    with open_broker_setup() as setup:
+        broker = setup.broker
         broker.connect()
         broker.private_call("AddOrder", ORDER)
-        desk.simulator.faults.fire_next("reset", "BalanceEx")
+        setup.simulator.faults.fire_next("reset", "BalanceEx")
         with pytest.raises(NoAnswerError) as caught:
             broker.private_call("BalanceEx")
-        desk.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
+        setup.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
         broker.private_call("BalanceEx")
         text = caplog.text + str(caught.value) + repr(caught.value.__cause__)
         assert "BalanceEx" in text
-        for secret in (desk.simulator.key, desk.simulator.secret, "API-Sign"):
+        for secret in (setup.simulator.key, setup.simulator.secret, "API-Sign"):
             assert secret not in text

@@ -9,24 +9,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.acceptance.malformed_requests import Nasty
-from tests.acceptance.processes import Bot
+from tests.acceptance.malformed_requests import MalformedRequests
+from tests.acceptance.processes import BotProcess
 from tests.dashboard_tools import TOKEN, Client
 from tests.server_processes import free_port
 
 SEED = 20_261_123
 # Beyond the head's 10 s and a loaded machine.
-CUT_SECONDS = 40.0
+TIMEOUT_LIMIT_SECONDS = 40.0
 MEMORY_MB = 8
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-KEPT = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+KEEP_ALIVE_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 FORM = (
     b"POST /login HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 3000\r\n"
     b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
 )
 
 
-class Usage:
+class ProcessUsage:
     """What a process has at the moment, by /proc."""
 
     def __init__(self, pid: int) -> None:
@@ -52,80 +52,80 @@ async def connected(port: int, number: int) -> AsyncIterator[tuple[asyncio.Strea
         writer.transport.abort()
 
 
-async def healthy(port: int) -> None:
+async def check_health(port: int) -> None:
     """Fail unless the bot says in time that it lives."""
     async with asyncio.timeout(10), connected(port, 0) as (reader, writer):
         writer.write(HEALTH)
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
 
 
-async def witness(port: int) -> None:
+async def poll_health(port: int) -> None:
     """Ask for health again and again, as a platform does."""
     while True:
-        await healthy(port)
+        await check_health(port)
         await asyncio.sleep(0.1)
 
 
-async def throw(port: int, nasty: Nasty, number: int) -> int:
+async def send_malformed(port: int, generator: MalformedRequests, number: int) -> int:
     """Send one of the nasty requests; return the status of its answer, 0 where there was none."""
     head = b""
     try:
         async with asyncio.timeout(0.3), connected(port, number) as (reader, writer):
-            writer.write(nasty.request(number))
+            writer.write(generator.request(number))
             head = await reader.readline()
     except (TimeoutError, ConnectionError):
         pass
     return int(head.split(b" ")[1]) if head else 0
 
 
-async def throw_all(port: int, nasty: Nasty, count: int) -> None:
+async def send_all_malformed(port: int, generator: MalformedRequests, count: int) -> None:
     """Send them, some at a time; fail with the number of the one that is answered by an error of the server."""
-    left = iter(range(count))
+    numbers = iter(range(count))
 
-    async def throw_some() -> None:
-        for number in left:
-            status = await throw(port, nasty, number)
+    async def worker() -> None:
+        for number in numbers:
+            status = await send_malformed(port, generator, number)
             # 503: not ready, and too many streams.
-            assert status < 500 or status == 503, (nasty.seed, number, nasty.request(number))
+            assert status < 500 or status == 503, (generator.seed, number, generator.request(number))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
-            group.create_task(throw_some())
+            group.create_task(worker())
 
 
-async def until_cut(port: int, number: int, first: bytes, drop: bytes) -> None:
+async def send_slowly(port: int, number: int, first: bytes, piece: bytes) -> None:
     """Send a beginning, and then a drop now and then, until the server has had enough."""
-    async with asyncio.timeout(CUT_SECONDS), connected(port, number) as (reader, writer):
+    async with asyncio.timeout(TIMEOUT_LIMIT_SECONDS), connected(port, number) as (reader, writer):
         writer.write(first)
         while not reader.at_eof():
             try:
                 async with asyncio.timeout(0.5):
                     await reader.read(100)
             except TimeoutError:
-                writer.write(drop)
+                writer.write(piece)
             except ConnectionError:
                 return
 
 
-async def slow_ones(port: int) -> None:
+async def run_slow_clients(port: int) -> None:
     """Let clients be slow in every way, all at once; return when each of them was cut off."""
-    ways = [
+    client_kinds = [
         (b"", b""),
         (b"", b"G"),
         (b"GET / HTTP/1.1\r\nHost: loc", b""),
         (b"GET / HTTP/1.1\r\nX: ", b"x"),
-        (KEPT + b"GET /", b"x"),
+        (KEEP_ALIVE_REQUEST + b"GET /", b"x"),
         (FORM, b""),
         (FORM, b"x"),
         (HEALTH.replace(b"Connection: close", b"Content-Length: 99999"), b"x"),
     ]
     async with asyncio.TaskGroup() as group:
-        for number in range(5 * len(ways)):
-            group.create_task(until_cut(port, number, *ways[number % len(ways)]))
+        for number in range(5 * len(client_kinds)):
+            group.create_task(send_slowly(port, number, *client_kinds[number % len(client_kinds)]))
 
 
 @asynccontextmanager
-async def readers_of_nothing(port: int, cookie: str) -> AsyncIterator[None]:
+async def open_unread_clients(port: int, cookie: str) -> AsyncIterator[None]:
     """Have clients that ask for the page again and again, and for news, and never read."""
     writers = []
     for number in range(20):
@@ -139,62 +139,62 @@ async def readers_of_nothing(port: int, cookie: str) -> AsyncIterator[None]:
         writer.transport.abort()
 
 
-async def crowd(port: int, pid: int) -> None:
+async def open_many_connections(port: int, pid: int) -> None:
     """Open more connections than there is room for; the bot is healthy all the same, and keeps no more than 200."""
-    links = [await connect(port, 1) for _ in range(400)]
-    await healthy(port)
-    assert Usage(pid).files < 250
-    for _, writer in links:
+    connections = [await connect(port, 1) for _ in range(400)]
+    await check_health(port)
+    assert ProcessUsage(pid).files < 250
+    for _, writer in connections:
         writer.transport.abort()
 
 
-async def attack(port: int, pid: int, nasty: Nasty, cookie: str, count: int) -> None:
+async def run_attack(port: int, pid: int, generator: MalformedRequests, cookie: str, count: int) -> None:
     """Do all of it at once, while the bot's health is asked for."""
-    async with readers_of_nothing(port, cookie), asyncio.TaskGroup() as group:
-        watching = group.create_task(witness(port))
-        slow = group.create_task(slow_ones(port))
-        await throw_all(port, nasty, count)
-        await crowd(port, pid)
-        await slow
-        watching.cancel()
+    async with open_unread_clients(port, cookie), asyncio.TaskGroup() as group:
+        health_task = group.create_task(poll_health(port))
+        slow_task = group.create_task(run_slow_clients(port))
+        await send_all_malformed(port, generator, count)
+        await open_many_connections(port, pid)
+        await slow_task
+        health_task.cancel()
 
 
-async def calm(port: int, pid: int, files: int) -> Usage:
+async def wait_until_idle(port: int, pid: int, files: int) -> ProcessUsage:
     """Wait until the bot has no more open than so many files; return what it has then."""
-    async with asyncio.timeout(CUT_SECONDS):
-        while (usage := Usage(pid)).files > files:
-            await healthy(port)
+    async with asyncio.timeout(TIMEOUT_LIMIT_SECONDS):
+        while (usage := ProcessUsage(pid)).files > files:
+            await check_health(port)
     return usage
 
 
-async def attacked(bot: Bot, port: int, cookie: str, count: int) -> None:
+async def attack_twice(bot: BotProcess, port: int, cookie: str, count: int) -> None:
     """Attack it twice, a little and in earnest; fail where the second time leaves anything behind."""
-    idle = Usage(bot.pid)
+    idle_usage = ProcessUsage(bot.pid)
     # The journal may be opened, and a file be read, when the first page is asked for.
-    files = idle.files + 5
-    nasty = Nasty(SEED, cookie)
-    await throw_all(port, nasty, count // 5)
-    await crowd(port, bot.pid)
-    before = await calm(port, bot.pid, files)
-    await attack(port, bot.pid, nasty, cookie, count)
-    after = await calm(port, bot.pid, files)
+    files = idle_usage.files + 5
+    generator = MalformedRequests(SEED, cookie)
+    await send_all_malformed(port, generator, count // 5)
+    await open_many_connections(port, bot.pid)
+    before = await wait_until_idle(port, bot.pid, files)
+    await run_attack(port, bot.pid, generator, cookie, count)
+    after = await wait_until_idle(port, bot.pid, files)
     # Static files are read by a pool of threads.
-    assert after.threads <= idle.threads + 40
+    assert after.threads <= idle_usage.threads + 40
     assert after.memory_mb - before.memory_mb <= MEMORY_MB, (vars(before), vars(after))
 
 
-def test_whatever_is_sent(state: Path, full_size: bool) -> None:
+def test_server_survives_malformed_slow_and_many_clients(state: Path, full_size: bool) -> None:
     """Whatever is sent, however slowly and by however many: no error, no thread or connection kept, no memory, nothing
     in the log, health answered all the time, and whoever is logged in still sees the page.
     """
     port, count = free_port(), 40_000 if full_size else 500
     settings = {"STATE_DIR": str(state), "PORT": str(port), "STATUS_TOKEN": TOKEN}
-    with Bot(settings=settings, limit_seconds=1800 if full_size else 100) as bot:
+    with BotProcess(settings=settings, timeout_seconds=1800 if full_size else 100) as bot:
         bot.wait_for("the replay is over")
         cookie = Client(port).log_in().cookie
         assert Client(port).get("/", Cookie=cookie).status == 200
-        asyncio.run(attacked(bot, port, cookie, count))
+        asyncio.run(attack_twice(bot, port, cookie, count))
         assert Client(port).get("/", Cookie=cookie).status == 200
         assert bot.stop() == 0
-    for unwanted in ("(?i)exception|asyncio|uvicorn|starlette|h11", TOKEN, cookie.partition("=")[2]):
-        assert re.search(unwanted, bot.text) is None, bot.text
+    for pattern in ("(?i)exception|asyncio|uvicorn|starlette|h11", TOKEN, cookie.partition("=")[2]):
+        assert re.search(pattern, bot.text) is None, bot.text

@@ -16,33 +16,40 @@ from tests.server_processes import free_port
 
 RATE = 200
 WAIT_SECONDS_MAX = 60.0
-DISTANT = SimulatorOptions(tier="pro", latency_seconds=(0.02, 0.02))
+DISTANT_SIMULATOR = SimulatorOptions(tier="pro", latency_seconds=(0.02, 0.02))
 # Two candles a second, an order every eight; and three times the latency until an order's deadline.
 SPEED = 120.0
 
 
-def test_who_looks_at_the_page_costs_no_nonce(state: Path, full_size: bool) -> None:
+def test_dashboard_load_costs_no_nonce(state: Path, full_size: bool) -> None:
     """While page and health are asked for 200 times a second, a bot that trades at 20 ms of latency has every nonce
     accepted, and every reader has its answer."""
     seconds = 30.0 if full_size else 2.0
-    port, closes = free_port(), tuple(islice(cycle(WAVE), 6000))
+    port, close_prices = free_port(), tuple(islice(cycle(WAVE), 6000))
     with local_kraken(
-        state, closes, seconds=60, timeframe="1m", at_candle=WAVE_HISTORY, speed=SPEED, gap=False, options=DISTANT
+        state,
+        close_prices,
+        candle_seconds=60,
+        timeframe="1m",
+        at_candle=WAVE_HISTORY,
+        speed=SPEED,
+        has_gaps=False,
+        options=DISTANT_SIMULATOR,
     ) as kraken:
         page = {"PORT": str(port), "STATUS_TOKEN": TOKEN, "PAIRS": "BTC/USD,ETH/USD,SOL/USD"}
         with (
             running(settings=kraken.settings(**page), until="^account") as bot,
-            Child("tests.dashboard_readers", port, TOKEN, limit_seconds=WAIT_SECONDS_MAX + seconds) as readers,
+            Child("tests.dashboard_readers", port, TOKEN, limit_seconds=WAIT_SECONDS_MAX + seconds) as load_process,
         ):
-            orders, until = kraken.methods.count("AddOrder"), boottime_seconds() + WAIT_SECONDS_MAX
+            orders, until = kraken.request_methods.count("AddOrder"), boottime_seconds() + WAIT_SECONDS_MAX
             while True:
-                dashboard_readers.begin(readers, RATE, seconds, "/healthz", "/")
-                readings = dashboard_readers.end(readers)
+                dashboard_readers.start_load(load_process, RATE, seconds, "/healthz", "/")
+                result = dashboard_readers.finish_load(load_process)
                 half = int(RATE * seconds / 2)
-                assert readings.statuses == {"/healthz 200": half, "/ 200": half}
-                if kraken.methods.count("AddOrder") > orders:
+                assert result.statuses == {"/healthz 200": half, "/ 200": half}
+                if kraken.request_methods.count("AddOrder") > orders:
                     break
                 assert boottime_seconds() < until, f"it did not trade:\n{bot.text}"
             assert bot.stop() == 0
         assert bot.lines[-1] == "refused nonces: 0"
-        assert [row for row in kraken.simulator.log if not row.accepted] == []
+        assert [row for row in kraken.simulator.request_log if not row.is_nonce_accepted] == []

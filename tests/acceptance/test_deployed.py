@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.container import APP, Container, why_not
+from tests.acceptance.container import APP, Container, unavailable_reason
 from tests.conftest import ROOT
-from tests.dockerfile import build_context, copies, one, stages
+from tests.dockerfile import build_context, copies, only_step, stages
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason=unavailable_reason())
 
 USER = 10001
 
@@ -38,7 +38,7 @@ def image(full_size: bool, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """Copy what the Dockerfile copies and run the steps of its first stage; but the installation at full size only."""
     app = tmp_path_factory.mktemp("app")
     build = stages()[0]
-    assert one(build, "WORKDIR").text == APP
+    assert only_step(build, "WORKDIR").arguments == APP
     context = list(build_context())
     for sources, destination in copies(build):
         for path in context:
@@ -48,7 +48,7 @@ def image(full_size: bool, tmp_path_factory: pytest.TempPathFactory) -> Image:
                 shutil.copy2(ROOT / path, target)
     if not full_size:
         (app / ".venv").symlink_to(sys.prefix)
-    for step in [step.text for step in build if step.word == "RUN"]:
+    for step in [step.arguments for step in build if step.instruction == "RUN"]:
         if full_size or not step.startswith(".ci/setup"):
             subprocess.run(["sh", "-ec", step], cwd=app, check=True)
     if not full_size:
@@ -95,13 +95,13 @@ def start(image: Image, tmp_path: Path, volume: Path) -> Start:
     return make
 
 
-def owners(folder: Path) -> set[tuple[int, int]]:
+def owners_and_modes(folder: Path) -> set[tuple[int, int]]:
     """Return owner and mode of a folder and of all that is in it."""
     found = [folder.stat(), *(path.stat() for path in folder.iterdir())]
     return {(one.st_uid, one.st_mode & 0o777) for one in found}
 
 
-def test_on_a_disk_of_roots_it_runs_as_a_user_without_rights_and_stops_in_order(start: Start, volume: Path) -> None:
+def test_container_drops_root_and_stops_cleanly(start: Start, volume: Path) -> None:
     """With a disk of root's, mounted anywhere, the image's command gives up root, owns the disk, is healthy, writes
     nothing elsewhere, ends on SIGTERM as process 1 with exit code 0, and its journal agrees with its account then.
     """
@@ -109,25 +109,25 @@ def test_on_a_disk_of_roots_it_runs_as_a_user_without_rights_and_stops_in_order(
     railway = {"PORT": "9000", "RAILWAY_VOLUME_MOUNT_PATH": "/elsewhere"}
     with start("/elsewhere", **railway) as container:
         container.wait_for("filled: ")
-        assert set(container.status("Uid")) == set(container.status("Gid")) == {str(USER)}
-        assert container.status("Groups") == []
-        assert {int(container.status(kind)[0], 16) for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
-        assert container.status("NoNewPrivs") == ["1"]
-        assert container.status("NSpid")[-1] == "1"
+        assert set(container.kernel_status("Uid")) == set(container.kernel_status("Gid")) == {str(USER)}
+        assert container.kernel_status("Groups") == []
+        assert {int(container.kernel_status(kind)[0], 16) for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
+        assert container.kernel_status("NoNewPrivs") == ["1"]
+        assert container.kernel_status("NSpid")[-1] == "1"
         assert container.health().returncode == 0
         orders = container.run(f"{APP}/.ci/start", "python", "main.py", "orders")
         assert orders.returncode == 0, orders.stderr
         assert "BTC/USD" in orders.stdout
         assert container.stop() == 0
-    assert {line["level"] for line in container.said()} == {"info"}
-    assert any(line["message"] == "Ended: stopped." for line in container.said())
+    assert {line["level"] for line in container.log_records()} == {"info"}
+    assert any(line["message"] == "Ended: stopped." for line in container.log_records())
     assert int((volume / "kraken_nonce.txt").read_text("ascii")) > 1_000_000_000_000_000
-    assert owners(volume) == {(USER, 0o600), (USER, 0o700)}
+    assert owners_and_modes(volume) == {(USER, 0o600), (USER, 0o700)}
     with start("/elsewhere", "python", "main.py", "journal", "check", **railway) as check:
-        assert check.end() == 0, "".join(check.lines)
+        assert check.wait_for_exit() == 0, "".join(check.lines)
 
 
-def test_as_the_user_that_the_platform_names_it_needs_no_root(start: Start, volume: Path) -> None:
+def test_container_runs_as_a_non_root_user(start: Start, volume: Path) -> None:
     """As user 10001 from the start, on a disk that its group can write, the image's command is healthy and stops."""
     # As Kubernetes does it: the disk stays root's and is given to the group of the pod.
     os.chown(volume, 0, USER)
@@ -135,14 +135,14 @@ def test_as_the_user_that_the_platform_names_it_needs_no_root(start: Start, volu
     (volume / "kraken_nonce.txt").unlink()
     with start("/data", user=USER, STATE_DIR="/data") as container:
         container.wait_for("filled: ")
-        assert container.status("Uid") == [str(USER)] * 4
+        assert container.kernel_status("Uid") == [str(USER)] * 4
         assert container.health().returncode == 0
         assert container.stop() == 0
-    assert {line["level"] for line in container.said()} == {"info"}
+    assert {line["level"] for line in container.log_records()} == {"info"}
     assert {path.stat().st_uid for path in volume.iterdir()} == {USER}
 
 
-def test_the_health_check_is_red_where_the_bot_does_not_answer(start: Start) -> None:
+def test_health_check_fails_without_the_bot(start: Start) -> None:
     """The image's health check fails where nobody listens, and where somebody does who has no such page."""
     with start("/data", "sh", "-c", "echo here; exec sleep 60") as container:
         container.wait_for("here")
@@ -155,8 +155,8 @@ def test_the_health_check_is_red_where_the_bot_does_not_answer(start: Start) -> 
         assert (health.returncode, health.stderr) == (1, "")
 
 
-def test_what_cannot_be_written_is_said_at_once(start: Start, volume: Path) -> None:
+def test_unwritable_disk_is_reported_at_start(start: Start, volume: Path) -> None:
     """As a user to whom the disk does not belong, the image's command ends with exit code 2 and names the folder."""
     with start("/data", user=USER) as container:
-        assert container.end() == 2
+        assert container.wait_for_exit() == 2
     assert any("STATE_DIR is /data" in line for line in container.lines)

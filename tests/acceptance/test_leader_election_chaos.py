@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from bot.base.clock import boottime_seconds, sleep
-from tests.acceptance.instances import Fleet, Life, check_signals, wait_until, waving_fleet
+from tests.acceptance.instances import Fleet, Instance, check_signals, trading_fleet, wait_until
 from tests.servers import Server, open_postgres, open_redis
-from tests.tcp_proxy import Gateway
+from tests.tcp_proxy import FaultProxy
 
 NAMES = ("first", "second", "third")
 LEASE_SECONDS = 3.0
@@ -42,7 +42,7 @@ class Chaos:
     Half of what happens to an instance does so while a call of its own is under way, which arrives later.
     """
 
-    def __init__(self, fleet: Fleet, server: Server, doors: dict[str, Gateway], seed: int) -> None:
+    def __init__(self, fleet: Fleet, server: Server, doors: dict[str, FaultProxy], seed: int) -> None:
         self.fleet = fleet
         self.told: list[str] = []
         self._server = server
@@ -80,8 +80,8 @@ class Chaos:
 
     def _someone(self) -> str:
         """Return an instance that is well, most often the one that leads; "" where there is none."""
-        well = [name for name in NAMES if name not in self._troubles and not self._lives[name].ended]
-        leader = self.fleet.heard[-1].life.name if self.fleet.heard else ""
+        well = [name for name in NAMES if name not in self._troubles and not self._lives[name].has_ended]
+        leader = self.fleet.observed_requests[-1].instance.name if self.fleet.observed_requests else ""
         if leader in well and self._chance.random() < 0.7:
             return leader
         return self._chance.choice(well) if well else ""
@@ -89,8 +89,8 @@ class Chaos:
     def start_again(self) -> None:
         """Start again who could not reach the store at its start; nothing else may have ended an instance."""
         for name, life in self._lives.items():
-            if life.ended and name not in self._troubles:
-                assert life.code == NO_STORE_CODE, f"it ended with {life.code}\n{life.text}"
+            if life.has_ended and name not in self._troubles:
+                assert life.exit_code == NO_STORE_CODE, f"it ended with {life.exit_code}\n{life.text}"
                 self._lives[name] = self._start(name)
 
     def end(self) -> None:
@@ -101,37 +101,37 @@ class Chaos:
             self._check_end(life)
 
     @staticmethod
-    def _check_end(life: Life) -> None:
+    def _check_end(life: Instance) -> None:
         # At the very start nothing has been done yet that could need an end of its own.
         good = (0, NO_STORE_CODE) if life.text else (-signal.SIGTERM,)
-        assert life.end() in good, f"it ended with {life.code}\n{life.text}"
+        assert life.wait_and_check() in good, f"it ended with {life.exit_code}\n{life.text}"
 
     def _let_happen(self, where: str, what: str) -> None:
         if where == "store":
             self.told.append(what)
             for life in self._lives.values():
-                life.disturbed.append(what)
+                life.disturbances.append(what)
         else:
             held = self._hold_a_call(where) if what != "terminate" and self._chance.random() < 0.5 else ""
             self.told.append(f"{what} {where}{held}")
-            self._lives[where].disturbed.append(f"{what}{held}")
+            self._lives[where].disturbances.append(f"{what}{held}")
         self._events[what](where)
 
     def _hold_a_call(self, name: str) -> str:
         """Let the next call of an instance arrive later than what happens to it; return what was held, in words."""
-        door, method = self._lives[name].door, self._chance.choice(["", "AddOrder"])
-        door.hold_next(method)
+        door, method = self._lives[name].server, self._chance.choice(["", "AddOrder"])
+        door.hold_next_request(method)
         until = boottime_seconds() + HOLD_SECONDS
-        while not door.holds and boottime_seconds() < until:
+        while not door.is_holding and boottime_seconds() < until:
             self._wait(0.0)
             sleep(0.005)
-        if not door.holds:
-            door.let_go()
+        if not door.is_holding:
+            door.release()
             return ""
-        self._put_right(f"a call of {name}", STOP_LIFETIMES, door.let_go)
+        self._put_right(f"a call of {name}", STOP_LIFETIMES, door.release)
         return f" while its {method or 'call'} is under way"
 
-    def _start(self, name: str) -> Life:
+    def _start(self, name: str) -> Instance:
         store = self._doors[name].url
         return self.fleet.start(name, NONCE_STORE=store, LEASE_SECONDS=f"{LEASE_SECONDS:g}")
 
@@ -151,19 +151,19 @@ class Chaos:
 
     def _stop_in_a_question(self, name: str) -> None:
         """Stop an instance that waits for its store; the store is asked, and answers, when another one leads."""
-        self._doors[name].close_port(silent=True)
+        self._doors[name].start_partition(blackhole=True)
         sleep(ASKS_SECONDS)
         self._lives[name].send(signal.SIGSTOP)
         self._put_right(name, STOP_LIFETIMES, partial(self._go_on_answered, name, self._lives[name]))
 
-    def _go_on_answered(self, name: str, life: Life) -> None:
-        self._doors[name].open_port()
+    def _go_on_answered(self, name: str, life: Instance) -> None:
+        self._doors[name].end_partition()
         sleep(ASKS_SECONDS)
         life.send(signal.SIGCONT)
 
     def _part(self, name: str, silent: bool) -> None:
-        self._doors[name].close_port(silent=silent)
-        self._put_right(name, TROUBLE_LIFETIMES, self._doors[name].open_port)
+        self._doors[name].start_partition(blackhole=silent)
+        self._put_right(name, TROUBLE_LIFETIMES, self._doors[name].end_partition)
 
     def _crash(self) -> None:
         self._server.kill()
@@ -201,11 +201,11 @@ def test_never_two_leaders(
     that were held up are refused, no signal is traded twice, and in the end one of them trades."""
     with ExitStack() as stack:
         server = stack.enter_context(open_server(tmp_path))
-        doors = {name: stack.enter_context(Gateway(server)) for name in NAMES}
+        doors = {name: stack.enter_context(FaultProxy(server)) for name in NAMES}
         (tmp_path / "fleet").mkdir()
-        fleet = stack.enter_context(waving_fleet(tmp_path / "fleet", speed=SPEED, enforce_deadline=False))
+        fleet = stack.enter_context(trading_fleet(tmp_path / "fleet", speed=SPEED, enforce_deadline=False))
         chaos = Chaos(fleet, server, doors, seed)
-        fleet.lives[0].wait_for("^(leader|standby)")
+        fleet.instances[0].wait_for("^(leader|standby)")
         chaos.run(200 if full_size else 4)
         print(f"seed {seed}: {', '.join(chaos.told)}")
         wait_for_an_order(chaos)
@@ -216,13 +216,16 @@ def test_never_two_leaders(
 def wait_for_an_order(chaos: Chaos) -> None:
     """Wait until somebody sends an order, now that nothing more happens."""
     fleet = chaos.fleet
-    before = len(fleet.heard)
+    before = len(fleet.observed_requests)
 
     def traded() -> bool:
         chaos.start_again()
-        return any(heard.row.method == "AddOrder" and heard.row.accepted for heard in fleet.heard[before:])
+        return any(
+            heard.request.method == "AddOrder" and heard.request.is_nonce_accepted
+            for heard in fleet.observed_requests[before:]
+        )
 
-    wait_until(traded, lambda: "\n".join(life.text[-3000:] for life in fleet.lives[-3:]))
+    wait_until(traded, lambda: "\n".join(life.text[-3000:] for life in fleet.instances[-3:]))
 
 
 def check(fleet: Fleet, seed: int, full_size: bool) -> None:
@@ -231,15 +234,15 @@ def check(fleet: Fleet, seed: int, full_size: bool) -> None:
     check_signals(fleet.kraken)
     highest = 0
     late: Counter[str] = Counter()
-    for heard in fleet.heard:
-        if heard.row.accepted:
+    for heard in fleet.observed_requests:
+        if heard.request.is_nonce_accepted:
             highest = heard.generation
-        elif heard.is_late:
-            where = f"seed {seed}: {heard} while generation {highest} leads; {fleet.story()}\n{heard.life.text}"
+        elif heard.has_refused_nonce:
+            where = f"seed {seed}: {heard} while generation {highest} leads; {fleet.describe_disturbances()}\n{heard.instance.text}"
             assert heard.generation < highest, where
-            assert heard.life.disturbed, where
-            late[f"{heard.row.method} of {heard.life.name}"] += 1
+            assert heard.instance.disturbances, where
+            late[f"{heard.request.method} of {heard.instance.name}"] += 1
     assert late or not full_size, "nothing came late: there was nothing to keep apart"
-    generations = len({heard.generation for heard in fleet.heard})
-    orders = sum(heard.row.method == "AddOrder" for heard in fleet.heard)
-    print(f"{generations} generations in {len(fleet.lives)} lives, {orders} orders; late calls: {dict(late)}")
+    generations = len({heard.generation for heard in fleet.observed_requests})
+    orders = sum(heard.request.method == "AddOrder" for heard in fleet.observed_requests)
+    print(f"{generations} generations in {len(fleet.instances)} lives, {orders} orders; late calls: {dict(late)}")

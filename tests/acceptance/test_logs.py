@@ -14,29 +14,33 @@ from typing import Any
 import pytest
 
 from tests.acceptance.local_kraken import FILLING, local_kraken
-from tests.acceptance.processes import only, running
+from tests.acceptance.processes import isolated_settings, running
 from tests.conftest import ROOT
-from tests.fake_secrets import BOT_TOKEN, SECRETS, check_nothing_of
+from tests.fake_secrets import BOT_TOKEN, SECRETS, assert_no_part_of
 
 LIMIT_SECONDS = 60.0
-KNOWN = ["correct horse/battery+staple", "redis://:hunter2%2Fhunter2@db.example:6379/0"]
+KNOWN_SECRETS = ["correct horse/battery+staple", "redis://:hunter2%2Fhunter2@db.example:6379/0"]
 SIGNATURE = SECRETS[0]
-SHAPED = [
+SECRET_PATTERNS = [
     f"{{'API-Sign': '{SIGNATURE}'}}",
     f"https://api.telegram.org/bot{BOT_TOKEN}/x",
     SIGNATURE,
     "token=zyxwvuts9876",
 ]
-SPILLED = [KNOWN[0], "hunter2", SIGNATURE, BOT_TOKEN.partition(":")[2], "zyxwvuts9876"]
+LEAKED_SECRETS = [KNOWN_SECRETS[0], "hunter2", SIGNATURE, BOT_TOKEN.partition(":")[2], "zyxwvuts9876"]
 
 
 @contextmanager
-def child(
-    way: str, form: str, stdout: int = subprocess.PIPE, known: list[str] = KNOWN, shaped: list[str] = SHAPED
+def run_child(
+    ending: str,
+    output_format: str,
+    stdout: int = subprocess.PIPE,
+    known_secrets: list[str] = KNOWN_SECRETS,
+    secret_patterns: list[str] = SECRET_PATTERNS,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run the child, and see that it is gone at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.acceptance.log_child", way, form],
+        [sys.executable, "-m", "tests.acceptance.log_child", ending, output_format],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -47,31 +51,31 @@ def child(
     assert process.stdin is not None
     with process:
         try:
-            process.stdin.write(json.dumps([known, shaped]) + "\n")
+            process.stdin.write(json.dumps([known_secrets, secret_patterns]) + "\n")
             process.stdin.flush()
             yield process
         finally:
             process.kill()
 
 
-def check_no_secret(text: str) -> None:
+def assert_no_secret(text: str) -> None:
     """Fail where a piece of a secret is in the text."""
-    for secret in SPILLED:
-        check_nothing_of(secret, text)
+    for secret in LEAKED_SECRETS:
+        assert_no_part_of(secret, text)
 
 
-def objects(text: str) -> list[dict[str, Any]]:
+def parse_json_lines(text: str) -> list[dict[str, Any]]:
     """Return the objects of lines of JSON."""
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_process_that_spills_its_secrets_shows_none_as_text() -> None:
+def test_text_output_of_a_leaking_process_has_no_secret() -> None:
     """As text, neither stream of a process has a secret that it says, logs, ends a thread or itself with, or that an
     error has which nobody catches; what it says is on standard output, and the rest on the other stream."""
-    with child("raise", "text") as process:
+    with run_child("raise", "text") as process:
         out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 1
-    check_no_secret(out + err)
+    assert_no_secret(out + err)
     assert out.startswith("said [hidden]")
     assert len(out.splitlines()) == 1
     for words in (
@@ -85,23 +89,23 @@ def test_a_process_that_spills_its_secrets_shows_none_as_text() -> None:
         assert err.count(words) == 2, err
 
 
-def test_a_process_that_spills_its_secrets_shows_none_as_json() -> None:
+def test_json_output_of_a_leaking_process_has_no_secret() -> None:
     """As JSON, all of it is on standard output, one object a line, tracebacks too, and no secret is in any."""
-    with child("raise", "json") as process:
+    with run_child("raise", "json") as process:
         out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (1, "")
-    check_no_secret(out)
-    lines = objects(out)
+    assert_no_secret(out)
+    lines = parse_json_lines(out)
     assert [line["level"] for line in lines] == ["info", "warning", "error", "error", "error"]
     assert ["exception" in line for line in lines] == [False, False, True, True, True]
-    check_no_secret("".join(str(value) for line in lines for value in line.values()))
+    assert_no_secret("".join(str(value) for line in lines for value in line.values()))
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_process_whose_reader_is_gone_ends_in_good_order(form: str) -> None:
+def test_closed_stdout_pipe_ends_the_process_cleanly(form: str) -> None:
     """When nobody reads its standard output any more, a process is told to end as by SIGTERM, once, and says the rest
     to nobody."""
-    with child("say", form) as process:
+    with run_child("say", form) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
@@ -110,49 +114,49 @@ def test_a_process_whose_reader_is_gone_ends_in_good_order(form: str) -> None:
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_folder_whose_name_is_no_text_can_be_named() -> None:
+def test_undecodable_folder_name_can_be_printed() -> None:
     """A line with bytes that are no text is written all the same, whatever the streams' encoding."""
     odd = os.fsdecode(b"/srv/bot\xff")
     for form in ("text", "json"):
-        with child("end", form, known=[], shaped=[odd]) as process:
+        with run_child("end", form, known_secrets=[], secret_patterns=[odd]) as process:
             out, err = process.communicate(timeout=LIMIT_SECONDS)
         assert process.returncode == 0, err
         assert "could not be written" not in err
         assert r"/srv/bot\udcff" in out
 
 
-def test_lines_are_text_on_a_terminal_and_json_elsewhere() -> None:
+def test_format_is_text_on_a_terminal_and_json_elsewhere() -> None:
     """Left to itself, a process writes text on a terminal, and JSON into a pipe."""
     main_side, child_side = os.openpty()
-    with child("end", "auto", stdout=child_side) as process:
+    with run_child("end", "auto", stdout=child_side) as process:
         os.close(child_side)
         assert process.wait(LIMIT_SECONDS) == 0
         assert os.read(main_side, 65536).startswith(b"said [hidden]")
         os.close(main_side)
-    with child("end", "auto") as process:
+    with run_child("end", "auto") as process:
         out, _ = process.communicate(timeout=LIMIT_SECONDS)
-    assert objects(out)[0]["message"].startswith("said [hidden]")
+    assert parse_json_lines(out)[0]["message"].startswith("said [hidden]")
 
 
-def test_a_run_as_json_is_json_to_the_last_line(state: Path) -> None:
+def test_json_run_prints_json_only(state: Path) -> None:
     """A bot that runs with LOG_FORMAT=json and trades writes nothing but objects, and its key and secret in none."""
     with local_kraken(state, FILLING) as kraken:
         as_json = kraken.settings(LOG_FORMAT="json")
         with running("--ticks", "1", settings=as_json, until="refused nonces: 0") as bot:
-            lines = objects(bot.text)
+            lines = parse_json_lines(bot.text)
         messages = [line["message"] for line in lines]
         assert messages[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
         assert messages[-1] == "refused nonces: 0"
         assert any("filled: buy" in message for message in messages)
         assert {line["level"] for line in lines} == {"info"}
         for secret in (kraken.simulator.key, kraken.simulator.secret):
-            check_nothing_of(secret, bot.text)
+            assert_no_part_of(secret, bot.text)
 
 
-def test_a_program_that_was_started_without_standard_output_ends_well(state: Path) -> None:
+def test_program_without_stdout_exits_cleanly(state: Path) -> None:
     """Where standard output was closed before the start, the program says nothing and ends with exit code 0."""
     command = ["/bin/sh", "-c", 'exec "$0" main.py nonce show >&-', sys.executable]
-    environment = {**os.environ, **only({"STATE_DIR": str(state)})}
+    environment = {**os.environ, **isolated_settings({"STATE_DIR": str(state)})}
     ended = subprocess.run(
         command, check=False, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=LIMIT_SECONDS
     )

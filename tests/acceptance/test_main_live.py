@@ -9,33 +9,33 @@ from pathlib import Path
 import pytest
 
 from bot.base.clock import wall_us
-from bot.base.paths import journal_file
-from bot.simulator.keys import ALL_TRADING
-from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, waving_kraken
-from tests.acceptance.processes import Bot, run, running, stored_nonce
+from bot.base.paths import journal_file_path
+from bot.simulator.keys import TRADING_PERMISSIONS
+from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, trading_kraken
+from tests.acceptance.processes import BotProcess, run, running, stored_nonce
 
-ACCOUNT_SAID = r"^account "
+ACCOUNT_LINE = r"^account "
 # Any Base64 will do: no Kraken knows it.
 SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
 
 
-def stopped(bot: Bot) -> str:
+def stop_message(bot: BotProcess) -> str:
     """Return the message that the bot ended with, which must be the only one."""
     messages = [line for line in bot.lines if line.startswith("Stopped: ")]
     assert len(messages) == 1, bot.text
     return messages[0]
 
 
-def test_a_live_bot_says_so_and_trades(state: Path) -> None:
+def test_a_live_bot_announces_live_mode_and_trades(state: Path) -> None:
     """Live mode says so in large letters, places the order of its signal once, and reports its fill."""
     with local_kraken(state, FILLING) as kraken:
         bot = run("--ticks", "1", settings=kraken.settings())
         assert bot.lines[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
         assert "1 placed, 0 refused by Kraken, 0 unknown; fills 1" in bot.text
         assert "refused nonces: 0" in bot.text
-        assert kraken.methods[0] == "GetApiKeyInfo"
-        assert kraken.methods.count("AddOrder") == 1
-        assert stored_nonce(state) == kraken.floor
+        assert kraken.request_methods[0] == "GetApiKeyInfo"
+        assert kraken.request_methods.count("AddOrder") == 1
+        assert stored_nonce(state) == kraken.nonce_floor
         kraken.check_account()
 
 
@@ -45,24 +45,24 @@ def test_a_second_start_within_the_same_candle_does_not_repeat_the_order(state: 
         run("--ticks", "1", settings=kraken.settings())
         again = run("--ticks", "1", settings=kraken.settings())
         assert "this signal was placed before" in again.text
-        assert kraken.methods.count("AddOrder") == 1
+        assert kraken.request_methods.count("AddOrder") == 1
 
 
-def test_a_journal_that_cannot_be_opened_is_waited_for(state: Path) -> None:
+def test_a_start_waits_for_a_journal_that_cannot_be_opened(state: Path) -> None:
     """A start whose journal cannot be opened orders nothing and waits until it is stopped; the next one trades."""
     with local_kraken(state, FILLING) as kraken:
-        blocked = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key))
+        blocked = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key))
         blocked.mkdir(parents=True)
         with running(settings=kraken.settings(), until="waiting: the journal") as bot:
             bot.send(signal.SIGTERM)
             bot.wait_for(r"^Ended: stopped\.$")
-        assert "AddOrder" not in kraken.methods
+        assert "AddOrder" not in kraken.request_methods
         blocked.rmdir()
         assert "1 placed" in run("--ticks", "1", settings=kraken.settings()).text
         kraken.check_account()
 
 
-def test_a_bot_that_was_stopped_leaves_its_journal_in_one_file(state: Path) -> None:
+def test_a_stopped_bot_leaves_its_journal_in_one_file(state: Path) -> None:
     """Once a bot that has traded is stopped, its journal has no log beside it: a copy of the file alone is whole."""
     with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy") as bot:
         assert list(state.glob("journal.*.sqlite-wal"))
@@ -80,9 +80,9 @@ def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
 
 def test_live_mode_without_keys_names_both(state: Path) -> None:
     """Live mode without keys names the two variables, exits with 2, and leaves no state behind."""
-    bot = run(settings={"TRADING_MODE": "live", "STATE_DIR": str(state)}, code=2)
-    assert "KRAKEN_API_KEY" in stopped(bot)
-    assert "KRAKEN_API_SECRET" in stopped(bot)
+    bot = run(settings={"TRADING_MODE": "live", "STATE_DIR": str(state)}, exit_code=2)
+    assert "KRAKEN_API_KEY" in stop_message(bot)
+    assert "KRAKEN_API_SECRET" in stop_message(bot)
     assert not state.exists()
 
 
@@ -90,29 +90,29 @@ def test_live_mode_without_keys_names_both(state: Path) -> None:
 def test_a_wrong_key_or_secret_ends_with_exit_code_3(state: Path, wrong: str) -> None:
     """A key or secret that Kraken does not know ends the start with one message and exit code 3."""
     with local_kraken(state) as kraken:
-        bot = run(settings=kraken.settings(**{wrong: "d3Jvbmc="}), code=3)
-        assert ("EAPI:Invalid key" if wrong == "KRAKEN_API_KEY" else "EAPI:Invalid signature") in stopped(bot)
-        assert kraken.methods == ["GetApiKeyInfo"]
+        bot = run(settings=kraken.settings(**{wrong: "d3Jvbmc="}), exit_code=3)
+        assert ("EAPI:Invalid key" if wrong == "KRAKEN_API_KEY" else "EAPI:Invalid signature") in stop_message(bot)
+        assert kraken.request_methods == ["GetApiKeyInfo"]
 
 
 @pytest.mark.parametrize(
-    ("permissions", "window", "words"),
+    ("permissions", "window", "message"),
     [
-        ((*ALL_TRADING, "withdraw-funds"), 0, "withdraw"),
-        (ALL_TRADING, 1000, "nonce window of 1000"),
+        ((*TRADING_PERMISSIONS, "withdraw-funds"), 0, "withdraw"),
+        (TRADING_PERMISSIONS, 1000, "nonce window of 1000"),
         (("query-funds", "modify-trades"), 0, "Query closed orders & trades"),
     ],
     ids=["withdraw", "window", "missing"],
 )
-def test_a_key_that_may_not_be_used_ends_with_exit_code_3(
-    state: Path, permissions: tuple[str, ...], window: int, words: str
+def test_a_key_with_wrong_permissions_ends_with_exit_code_3(
+    state: Path, permissions: tuple[str, ...], window: int, message: str
 ) -> None:
     """A key that may withdraw, has a nonce window or lacks permissions is named as such, and nothing is traded."""
     with local_kraken(state, FILLING) as kraken:
         key, secret = kraken.simulator.add_key(permissions, window)
-        bot = run(settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), code=3)
-        assert words in stopped(bot)
-        assert kraken.methods == ["GetApiKeyInfo"]
+        bot = run(settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), exit_code=3)
+        assert message in stop_message(bot)
+        assert kraken.request_methods == ["GetApiKeyInfo"]
 
 
 def test_no_network_ends_with_exit_code_5(state: Path) -> None:
@@ -121,8 +121,8 @@ def test_no_network_ends_with_exit_code_5(state: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": url, "STATE_DIR": str(state), **SOME_KEY}
-        bot = run(settings=settings, code=5)
-    assert "no connection" in stopped(bot)
+        bot = run(settings=settings, exit_code=5)
+    assert "no connection" in stop_message(bot)
 
 
 BAD_SETTINGS = {
@@ -150,8 +150,8 @@ BAD_SETTINGS = {
 
 def test_every_bad_setting_is_named_at_once(state: Path) -> None:
     """All wrong settings are named in one message with exit code 2, and nothing is made or sent."""
-    bot = run(settings={**BAD_SETTINGS, "STATE_DIR": str(state)}, code=2)
-    assert stopped(bot)
+    bot = run(settings={**BAD_SETTINGS, "STATE_DIR": str(state)}, exit_code=2)
+    assert stop_message(bot)
     assert [name for name in BAD_SETTINGS if name not in bot.text] == []
     assert not state.exists()
 
@@ -159,47 +159,47 @@ def test_every_bad_setting_is_named_at_once(state: Path) -> None:
 def test_a_pair_that_kraken_does_not_have_is_a_bad_setting(state: Path) -> None:
     """An unknown pair is named with exit code 2, before any order."""
     with local_kraken(state, FILLING) as kraken:
-        bot = run(settings=kraken.settings(PAIRS="BTC/USD,NO/SUCH"), code=2)
-        assert "NO/SUCH" in stopped(bot)
-        assert "AddOrder" not in kraken.methods
+        bot = run(settings=kraken.settings(PAIRS="BTC/USD,NO/SUCH"), exit_code=2)
+        assert "NO/SUCH" in stop_message(bot)
+        assert "AddOrder" not in kraken.request_methods
 
 
 def test_pairs_of_two_quote_currencies_are_a_bad_setting(state: Path) -> None:
     """Pairs that have no quote currency in common end the run with one message and exit code 2, and no order."""
     with local_kraken(state, FILLING, pairs=("BTC/USD", "BTC/EUR")) as kraken:
-        bot = run(settings=kraken.settings(PAIRS="BTC/USD,BTC/EUR"), code=2)
-        assert stopped(bot) == bot.lines[-1]
+        bot = run(settings=kraken.settings(PAIRS="BTC/USD,BTC/EUR"), exit_code=2)
+        assert stop_message(bot) == bot.lines[-1]
         assert bot.text.count("one quote currency") == 1
         assert "equity" not in bot.text
-        assert "AddOrder" not in kraken.methods
+        assert "AddOrder" not in kraken.request_methods
 
 
 def test_a_market_speed_for_the_real_kraken_is_refused(state: Path) -> None:
     """MARKET_SPEED with a Kraken that is not on this machine is a bad setting."""
     settings = {"TRADING_MODE": "live", "MARKET_SPEED": "2", "STATE_DIR": str(state), **SOME_KEY}
-    assert "MARKET_SPEED" in stopped(run(settings=settings, code=2))
+    assert "MARKET_SPEED" in stop_message(run(settings=settings, exit_code=2))
 
 
-def test_a_key_burnt_in_nanoseconds_is_left_alone(state: Path) -> None:
+def test_a_key_with_a_nanosecond_nonce_floor_opens_the_circuit_breaker(state: Path) -> None:
     """A key whose floor is in nanoseconds costs five refusals and exit code 4; the next start sends nothing at all."""
     with local_kraken(state) as kraken:
         key, secret = kraken.simulator.add_key(floor=wall_us() * 1000)
-        burnt = kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret)
-        first = run(settings=burnt, code=4)
-        assert "NONCE_UNIT=ns" in stopped(first)
-        assert (kraken.refused_nonces, len(kraken.methods)) == (5, 5)
-        again = run(settings=burnt, code=4)
-        assert "nothing is sent on this key" in stopped(again)
-        assert len(kraken.methods) == 5
+        settings = kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret)
+        first_run = run(settings=settings, exit_code=4)
+        assert "NONCE_UNIT=ns" in stop_message(first_run)
+        assert (kraken.refused_nonces, len(kraken.request_methods)) == (5, 5)
+        second_run = run(settings=settings, exit_code=4)
+        assert "nothing is sent on this key" in stop_message(second_run)
+        assert len(kraken.request_methods) == 5
 
 
-def test_a_lockout_is_waited_out_in_silence(state: Path) -> None:
+def test_a_lockout_opens_the_circuit_breaker(state: Path) -> None:
     """A lockout ends the start with exit code 4 after one request; the next start sends nothing at all."""
     with local_kraken(state) as kraken:
         kraken.simulator.faults.raise_next("GetApiKeyInfo", "EGeneral:Temporary lockout", times=99)
-        assert "Temporary lockout" in stopped(run(settings=kraken.settings(), code=4))
-        assert "locked" in stopped(run(settings=kraken.settings(), code=4))
-        assert kraken.methods == ["GetApiKeyInfo"]
+        assert "Temporary lockout" in stop_message(run(settings=kraken.settings(), exit_code=4))
+        assert "locked" in stop_message(run(settings=kraken.settings(), exit_code=4))
+        assert kraken.request_methods == ["GetApiKeyInfo"]
 
 
 def test_a_nonce_file_far_ahead_stops_the_start(state: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_nonce_file_far_ahead_stops_the_start(state: Path) -> None:
     state.mkdir()
     (state / "kraken_nonce.txt").write_text(str(wall_us() + 2 * 86_400_000_000), "ascii")
     with local_kraken(state) as kraken:
-        assert "2.0 days ahead" in stopped(run(settings=kraken.settings(), code=4))
-        assert kraken.methods == []
+        assert "2.0 days ahead" in stop_message(run(settings=kraken.settings(), exit_code=4))
+        assert kraken.request_methods == []
 
 
 def test_halt_mode_sends_no_order(state: Path) -> None:
@@ -217,18 +217,18 @@ def test_halt_mode_sends_no_order(state: Path) -> None:
         bot = run("--ticks", "1", settings=kraken.settings(TRADING_MODE="halt"))
         assert bot.lines[0].startswith("HALTED")
         assert "entry refused (kill switch)" in bot.text
-        assert "AddOrder" not in kraken.methods
+        assert "AddOrder" not in kraken.request_methods
 
 
-def test_halt_mode_leaves_resting_entries_alone(state: Path) -> None:
+def test_halt_mode_does_not_cancel_resting_entries(state: Path) -> None:
     """An entry that rests when the bot is killed is still there after a run in halt mode, which cancels nothing."""
     with local_kraken(state, RESTING) as kraken:
         with running(settings=kraken.settings(), until="accepted as") as bot:
             bot.kill()
         run("--ticks", "1", settings=kraken.settings(TRADING_MODE="halt"))
-        assert "CancelOrder" not in kraken.methods
+        assert "CancelOrder" not in kraken.request_methods
         run("--ticks", "1", settings=kraken.settings())
-        assert "CancelOrder" in kraken.methods
+        assert "CancelOrder" in kraken.request_methods
 
 
 def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
@@ -238,20 +238,20 @@ def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
     with local_kraken(state, RESTING) as kraken:
         bot = run("--ticks", "1", settings=kraken.settings())
         assert "entry refused (kill switch)" in bot.text
-        assert "AddOrder" not in kraken.methods
+        assert "AddOrder" not in kraken.request_methods
         (state / "halt").unlink()
         run("--ticks", "1", settings=kraken.settings())
-        assert kraken.methods.count("AddOrder") == 1
+        assert kraken.request_methods.count("AddOrder") == 1
 
 
 def test_the_kill_switch_works_while_the_bot_runs(state: Path) -> None:
     """From the first refusal by the kill switch no order is sent, not even an exit; without the file it goes on."""
-    with waving_kraken(state) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
+    with trading_kraken(state) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         (state / "halt").touch()
         bot.wait_for(r"exit refused \(kill switch\)")
-        sent = kraken.methods.count("AddOrder")
+        sent = kraken.request_methods.count("AddOrder")
         bot.wait_for(r"exit refused \(kill switch\)", times=3)
-        assert kraken.methods.count("AddOrder") == sent
+        assert kraken.request_methods.count("AddOrder") == sent
         (state / "halt").unlink()
         bot.wait_for("exit: sell .* accepted as")
         assert bot.stop() == 0
@@ -260,9 +260,9 @@ def test_the_kill_switch_works_while_the_bot_runs(state: Path) -> None:
 def test_a_second_bot_on_the_folder_is_refused(state: Path) -> None:
     """A second bot is told the first one's process and host, with exit code 6, and sends nothing."""
     with local_kraken(state) as kraken, running(settings=kraken.settings(), until=r"nothing to do") as first:
-        second = run(settings=kraken.settings(), code=6)
-        assert f"process {first.pid} on {socket.gethostname()}" in stopped(second)
-        assert kraken.methods.count("GetApiKeyInfo") == 1
+        second = run(settings=kraken.settings(), exit_code=6)
+        assert f"process {first.pid} on {socket.gethostname()}" in stop_message(second)
+        assert kraken.request_methods.count("GetApiKeyInfo") == 1
         assert first.stop() == 0
 
 
@@ -271,7 +271,7 @@ def test_the_folder_of_a_killed_bot_is_free_at_once(state: Path) -> None:
     with local_kraken(state) as kraken:
         with running(settings=kraken.settings(), until=r"nothing to do") as first:
             first.kill()
-        floor = kraken.floor
+        floor = kraken.nonce_floor
         run("--ticks", "1", settings=kraken.settings())
         assert stored_nonce(state) > floor
         assert kraken.refused_nonces == 0

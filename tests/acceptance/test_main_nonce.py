@@ -8,91 +8,95 @@ import pytest
 
 from bot.base.clock import wall_us
 from bot.nonce.file_store import NANOSECONDS
-from bot.nonce.store_protocol import Engine, Wish
+from bot.nonce.store_protocol import NonceRequest, NonceStore
 from tests.acceptance.local_kraken import LocalKraken
 from tests.acceptance.nonce_tools import (
     BOTH_STORES,
     HOUR_US,
     LEASE_SECONDS,
     closed_port,
-    draw,
-    held,
-    own_file,
-    place_of,
-    write_common,
+    key_state_file,
+    next_nonce,
+    store_location,
+    stored_record,
+    write_nonce_file,
 )
 from tests.acceptance.processes import run, running
 
 # show
 
 
-def test_show_of_a_new_store_writes_nothing(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_show_of_a_new_store_writes_nothing(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """`nonce show` tells that store and file have nothing yet, and leaves both so."""
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url))
     assert bot.lines == [
-        f"nonce    none yet in {place_of(url)}",
+        f"nonce    none yet in {store_location(url)}",
         "turn     nobody has it",
         "lead     nobody has led yet",
         f"copy     none yet in {kraken.state / 'kraken_nonce.txt'}",
     ]
-    assert engine.look() is None
+    assert nonce_store.read_record() is None
     assert not kraken.state.exists()
 
 
 @BOTH_STORES
-def test_show_tells_the_row_and_leaves_it(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_show_prints_the_record_and_does_not_change_it(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """`nonce show` tells the last nonce, its unit, who has the turn and who leads, and leaves all of it as it is."""
     ahead = wall_us() + HOUR_US
-    lease = engine.acquire("alpha:1:aa", LEASE_SECONDS)
-    engine.take(Wish(ahead, ahead + HOUR_US), "beta:2:bb", LEASE_SECONDS)
-    write_common(kraken.state, ahead - 1)
+    lease = nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
+    nonce_store.acquire_lock(NonceRequest(ahead, ahead + HOUR_US), "beta:2:bb", LEASE_SECONDS)
+    write_nonce_file(kraken.state, ahead - 1)
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url))
     (nonce,) = bot.wait_for("^nonce ")
     assert nonce.startswith(f"nonce    {ahead} (16 digits, us), 3")
-    assert nonce.endswith(f" s ahead of the clock, in {place_of(url)}")
+    assert nonce.endswith(f" s ahead of the clock, in {store_location(url)}")
     assert bot.wait_for("^turn ") == ["turn     beta:2:bb has it"]
-    assert bot.wait_for(rf"^lead     alpha:1:aa leads, generation {lease.generation}, with \d\d\.\d s to renew it$")
+    assert bot.wait_for(rf"^lead     alpha:1:aa leads, generation {lease.fencing_token}, with \d\d\.\d s to renew it$")
     assert bot.wait_for(rf"^copy     {ahead - 1}, .* s ahead of the clock, in {kraken.state}/kraken_nonce\.txt$")
-    row = held(engine)
-    assert (row.nonce, row.turn_owner, row.lease.owner) == (ahead, "beta:2:bb", "alpha:1:aa")
+    record = stored_record(nonce_store)
+    assert (record.last_nonce, record.lock_owner, record.lease.owner) == (ahead, "beta:2:bb", "alpha:1:aa")
 
 
-def test_show_tells_a_sign_off_from_a_lease_that_ran_out(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_show_distinguishes_a_released_lease_from_an_expired_one(
+    kraken: LocalKraken, url: str, nonce_store: NonceStore
+) -> None:
     """`nonce show` says of a leader that it has signed off, or that its lease has run out."""
     settings = kraken.settings(NONCE_STORE=url)
-    lost = engine.acquire("alpha:1:aa", 0.0).generation
-    said = run("nonce", "show", settings=settings).wait_for("^lead ")
-    assert said == [f"lead     nobody leads: the lease of alpha:1:aa, generation {lost}, has run out"]
-    signed = engine.acquire("beta:2:bb", LEASE_SECONDS).generation
-    engine.sign_off(signed, settled=True)
-    said = run("nonce", "show", settings=settings).wait_for("^lead ")
-    assert said == [f"lead     nobody leads: generation {signed} has signed off"]
+    expired_token = nonce_store.acquire_lease("alpha:1:aa", 0.0).fencing_token
+    lead_lines = run("nonce", "show", settings=settings).wait_for("^lead ")
+    assert lead_lines == [f"lead     nobody leads: the lease of alpha:1:aa, generation {expired_token}, has run out"]
+    released_token = nonce_store.acquire_lease("beta:2:bb", LEASE_SECONDS).fencing_token
+    nonce_store.release_lease(released_token, is_reconciled=True)
+    lead_lines = run("nonce", "show", settings=settings).wait_for("^lead ")
+    assert lead_lines == [f"lead     nobody leads: generation {released_token} has signed off"]
 
 
-def test_show_tells_nanoseconds(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_show_prints_a_nanosecond_nonce(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """`nonce show` tells a row in nanoseconds by its 19 digits, and that NONCE_UNIT=us cannot go on above it."""
-    nonce = draw(engine, unit=NANOSECONDS)
+    nonce = next_nonce(nonce_store, unit=NANOSECONDS)
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url))
-    assert bot.wait_for("^nonce ") == [f"nonce    {nonce} (19 digits, ns), not ahead of the clock, in {place_of(url)}"]
+    assert bot.wait_for("^nonce ") == [
+        f"nonce    {nonce} (19 digits, ns), not ahead of the clock, in {store_location(url)}"
+    ]
     assert bot.wait_for("With NONCE_UNIT=us nothing can be drawn")
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url, NONCE_UNIT="ns"))
     assert "NONCE_UNIT" not in bot.text
-    assert bot.wait_for("^copy ") == [f"copy     none yet in {own_file(kraken)}"]
+    assert bot.wait_for("^copy ") == [f"copy     none yet in {key_state_file(kraken)}"]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
-def test_show_with_the_store_away_tells_the_file(kraken: LocalKraken, scheme: str) -> None:
+def test_show_prints_the_file_when_the_store_is_unavailable(kraken: LocalKraken, scheme: str) -> None:
     """Where the store does not answer `nonce show` says so in a sentence, tells the file, and ends with 4."""
-    write_common(kraken.state, 1_700_000_000_000_000)
-    place = f"{scheme}://127.0.0.1:{closed_port()}/0"
-    url = place.replace("//", "//bot:hunter2@")
-    bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url), code=4)
+    write_nonce_file(kraken.state, 1_700_000_000_000_000)
+    location = f"{scheme}://127.0.0.1:{closed_port()}/0"
+    url = location.replace("//", "//bot:hunter2@")
+    bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url), exit_code=4)
     assert bot.wait_for("^copy     1700000000000000, not ahead of the clock")
-    assert f"Stopped: the nonce store {place} " in bot.lines[-1]
+    assert f"Stopped: the nonce store {location} " in bot.lines[-1]
     assert "hunter2" not in bot.text
 
 
-def test_show_in_paper_mode_does_not_make_up_a_row(state: Path, url: str) -> None:
+def test_show_in_paper_mode_prints_no_record(state: Path, url: str) -> None:
     """In paper mode without a key `nonce show` says that only a run knows the paper account's row, and ends with 0."""
     bot = run("nonce", "show", settings={"STATE_DIR": str(state), "NONCE_STORE": url})
     assert bot.wait_for("^nonce    not known: .*KRAKEN_API_KEY is not set$")
@@ -100,110 +104,112 @@ def test_show_in_paper_mode_does_not_make_up_a_row(state: Path, url: str) -> Non
     assert bot.wait_for("^copy     none yet")
 
 
-def test_show_of_a_key_in_nanoseconds_tells_its_own_file(kraken: LocalKraken) -> None:
+def test_show_of_a_nanosecond_key_prints_its_own_file(kraken: LocalKraken) -> None:
     """Without a store and with NONCE_UNIT=ns `nonce show` tells the key's own file."""
     kraken.state.mkdir()
-    own_file(kraken).write_text("1700000000000000000", "ascii")
+    key_state_file(kraken).write_text("1700000000000000000", "ascii")
     bot = run("nonce", "show", settings=kraken.settings(NONCE_UNIT="ns"))
-    assert bot.lines == [f"1700000000000000000, not ahead of the clock, in {own_file(kraken)}"]
+    assert bot.lines == [f"1700000000000000000, not ahead of the clock, in {key_state_file(kraken)}"]
 
 
 # check and run
 
 
 @BOTH_STORES
-def test_check_looks_at_the_store(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_check_reports_the_store(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """check names the store, its nonce and the second copy, and asks Kraken with a key with which nobody leads."""
-    before = draw(engine)
+    last_nonce = next_nonce(nonce_store)
     bot = run("check", settings=kraken.settings(NONCE_STORE=url))
     (line,) = bot.wait_for("^ok       nonce: ")
-    assert line.startswith(f"ok       nonce: {before} (16 digits, us), ")
-    assert line.endswith(f"in {place_of(url)}; its second copy can be written")
+    assert line.startswith(f"ok       nonce: {last_nonce} (16 digits, us), ")
+    assert line.endswith(f"in {store_location(url)}; its second copy can be written")
     assert bot.wait_for("^ok       key: works")
-    assert held(engine).lease.generation == 0
+    assert stored_record(nonce_store).lease.fencing_token == 0
 
 
-def test_check_is_silent_while_another_leads(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_check_sends_nothing_while_another_instance_leads(
+    kraken: LocalKraken, url: str, nonce_store: NonceStore
+) -> None:
     """While another instance leads check draws nothing, sends nothing private, says who leads, and ends with 0."""
-    engine.acquire("alpha:1:aa", LEASE_SECONDS)
-    before = draw(engine)
+    nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
+    last_nonce = next_nonce(nonce_store)
     bot = run("check", settings=kraken.settings(NONCE_STORE=url))
     assert bot.wait_for("^ok       key: not asked: alpha:1:aa leads")
-    assert kraken.methods == []
-    assert (held(engine).nonce, held(engine).lease.owner) == (before, "alpha:1:aa")
+    assert kraken.request_methods == []
+    assert (stored_record(nonce_store).last_nonce, stored_record(nonce_store).lease.owner) == (last_nonce, "alpha:1:aa")
 
 
-def test_check_in_paper_mode_looks_whether_the_store_answers(state: Path, url: str) -> None:
+def test_check_in_paper_mode_reports_whether_the_store_answers(state: Path, url: str) -> None:
     """In paper mode check says that the store answers, and whose row it cannot see."""
     bot = run("check", settings={"STATE_DIR": str(state), "NONCE_STORE": url})
-    assert bot.wait_for(f"^ok       nonce: {place_of(url)} answers; the paper account has a key of its own there")
+    assert bot.wait_for(f"^ok       nonce: {store_location(url)} answers; the paper account has a key of its own there")
 
 
-def test_check_looks_at_the_store_also_while_the_clock_is_not_known(
-    kraken: LocalKraken, url: str, engine: Engine
+def test_check_reports_the_store_while_the_clock_is_unknown(
+    kraken: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
     """Where Kraken does not answer, check tells what the store has all the same, and draws nothing."""
-    before = draw(engine)
+    last_nonce = next_nonce(nonce_store)
     settings = kraken.settings(NONCE_STORE=url, KRAKEN_API_URL=f"http://127.0.0.1:{closed_port()}")
-    bot = run("check", settings=settings, code=5)
+    bot = run("check", settings=settings, exit_code=5)
     (line,) = bot.wait_for("^ok       nonce: ")
-    assert line.startswith(f"ok       nonce: {before} (16 digits, us), ")
-    assert line.endswith(f"in {place_of(url)}")
-    assert held(engine).nonce == before
+    assert line.startswith(f"ok       nonce: {last_nonce} (16 digits, us), ")
+    assert line.endswith(f"in {store_location(url)}")
+    assert stored_record(nonce_store).last_nonce == last_nonce
 
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
-def test_check_names_a_store_that_is_away(kraken: LocalKraken, mode: str) -> None:
+def test_check_names_an_unavailable_store(kraken: LocalKraken, mode: str) -> None:
     """Where the store does not answer check names it and ends with 4."""
-    place = f"127.0.0.1:{closed_port()}/0"
-    settings = kraken.settings(NONCE_STORE=f"redis://:hunter2@{place}", TRADING_MODE=mode)
-    bot = run("check", settings=settings, code=4)
-    assert f"redis://{place}" in bot.wait_for("^PROBLEM  nonce")[0]
+    location = f"127.0.0.1:{closed_port()}/0"
+    settings = kraken.settings(NONCE_STORE=f"redis://:hunter2@{location}", TRADING_MODE=mode)
+    bot = run("check", settings=settings, exit_code=4)
+    assert f"redis://{location}" in bot.wait_for("^PROBLEM  nonce")[0]
     assert "hunter2" not in bot.text
-    assert kraken.methods == []
+    assert kraken.request_methods == []
 
 
-def test_a_start_without_its_store_ends(kraken: LocalKraken) -> None:
+def test_a_start_ends_when_its_store_is_unavailable(kraken: LocalKraken) -> None:
     """Where the store does not answer at the start the bot names it, sends nothing private, and ends with 4."""
-    place = f"127.0.0.1:{closed_port()}/0"
-    bot = run(settings=kraken.settings(NONCE_STORE=f"redis://:hunter2@{place}"), code=4)
-    assert bot.wait_for(f"^Stopped: the nonce store redis://{place} is unreachable")
+    location = f"127.0.0.1:{closed_port()}/0"
+    bot = run(settings=kraken.settings(NONCE_STORE=f"redis://:hunter2@{location}"), exit_code=4)
+    assert bot.wait_for(f"^Stopped: the nonce store redis://{location} is unreachable")
     assert "hunter2" not in bot.text
-    assert kraken.methods == []
+    assert kraken.request_methods == []
 
 
-def test_check_names_a_row_in_nanoseconds(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_check_names_a_nanosecond_record(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """For a row that is far ahead of the clock check says so, ends with 4, and leaves row and file as they are."""
-    nonce = draw(engine, unit=NANOSECONDS)
-    bot = run("check", settings=kraken.settings(NONCE_STORE=url), code=4)
+    nonce = next_nonce(nonce_store, unit=NANOSECONDS)
+    bot = run("check", settings=kraken.settings(NONCE_STORE=url), exit_code=4)
     assert f"holds {nonce}, and the next nonce would be more than a day ahead" in bot.wait_for("^PROBLEM  nonce")[0]
-    assert held(engine).nonce == nonce
+    assert stored_record(nonce_store).last_nonce == nonce
     assert not (kraken.state / "kraken_nonce.txt").exists()
 
 
-def test_check_names_a_second_copy_that_cannot_be_written(kraken: LocalKraken, redis_url: str) -> None:
+def test_check_names_a_local_replica_that_cannot_be_written(kraken: LocalKraken, redis_url: str) -> None:
     """Where a folder stands in the place of the nonce file check names it as the second copy and ends with 4."""
     (kraken.state / "kraken_nonce.txt").mkdir(parents=True)
-    bot = run("check", settings=kraken.settings(NONCE_STORE=redis_url), code=4)
+    bot = run("check", settings=kraken.settings(NONCE_STORE=redis_url), exit_code=4)
     (line,) = bot.wait_for("^PROBLEM  nonce")
     assert f"{kraken.state}/kraken_nonce.txt cannot be written" in line
     assert "second copy" in line
 
 
 @BOTH_STORES
-def test_a_run_tells_the_store(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_a_run_prints_the_store(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """The line on the nonce of a run that leads has the store's nonce and place."""
     bot = run("--ticks", "1", settings=kraken.settings(NONCE_STORE=url))
     (line,) = bot.wait_for("^nonce ")
-    assert line.endswith(f" (16 digits, us), not ahead of the clock, in {place_of(url)}")
-    assert int(line.split()[1]) < held(engine).nonce
+    assert line.endswith(f" (16 digits, us), not ahead of the clock, in {store_location(url)}")
+    assert int(line.split()[1]) < stored_record(nonce_store).last_nonce
 
 
-def test_a_run_that_lost_its_lead_ends_on_standby(kraken: LocalKraken, url: str, engine: Engine) -> None:
+def test_a_run_that_lost_leadership_ends_on_standby(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """A bot that has led and is stopped on standby does not say that it never traded."""
     with running(settings=kraken.settings(NONCE_STORE=url), until="nothing to do") as bot:
-        engine.sign_off(held(engine).lease.generation, settled=True)
-        engine.acquire("alpha:1:aa", LEASE_SECONDS)
+        nonce_store.release_lease(stored_record(nonce_store).lease.fencing_token, is_reconciled=True)
+        nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
         bot.wait_for("^standby  alpha:1:aa leads")
         assert bot.stop() == 0
     assert bot.lines[-1] == "Ended: stopped while not trading."

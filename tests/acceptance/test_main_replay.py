@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bot.simulator.instruments import known_pairs
+from bot.simulator.instruments import known_instruments
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.storage import Storage
-from tests.acceptance.processes import Bot, run, running, stored_nonce
+from tests.acceptance.processes import BotProcess, run, running, stored_nonce
 
 # At full size the file has 20,160 candles.
 SHORT_LINES = 1_500
-WHOLE_FILE_SECONDS_MAX = 600.0
+FULL_FILE_SECONDS_MAX = 600.0
 SEED = 20_261_122
 
 
@@ -35,69 +35,69 @@ def settings_for(recording: Path, state: Path) -> dict[str, str]:
     return {"PRICES": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state), "BOT_ID": "tests"}
 
 
-def filled_orders(recording: Path, state: Path) -> list[str]:
+def filled_client_order_ids(recording: Path, state: Path) -> list[str]:
     """Return the client ids of the orders that filled, oldest first, having checked that the account adds up."""
-    prices = RecordedPrices(known_pairs(["BTC/USD"]).pairs[0], recording)
-    storage = Storage(state / f"paper_replay_{prices.short_name}.db", prices.world)
+    prices = RecordedPrices(known_instruments(["BTC/USD"]).pairs[0], recording)
+    storage = Storage(state / f"paper_replay_{prices.short_digest}.db", prices.source_id)
     try:
-        kept = storage.load()
+        saved_state = storage.load()
     finally:
         storage.close()
-    assert kept is not None
-    assert kept.account.audit() == []
-    orders = sorted(kept.account.orders.values(), key=lambda order: order.opened)
+    assert saved_state is not None
+    assert saved_state.account.audit() == []
+    orders = sorted(saved_state.account.orders.values(), key=lambda order: order.opened)
     ids = [order.cl_ord_id for order in orders]
     assert len(ids) == len(set(ids))
     return [order.cl_ord_id for order in orders if order.executed]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bot, list[str]]:
+def uninterrupted(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BotProcess, list[str]]:
     """Return a replay from start to end, and the ids of the orders that filled in it."""
     state = tmp_path_factory.mktemp("undisturbed")
-    bot = run(settings=settings_for(recording, state), limit_seconds=WHOLE_FILE_SECONDS_MAX)
-    return bot, filled_orders(recording, state)
+    bot = run(settings=settings_for(recording, state), timeout_seconds=FULL_FILE_SECONDS_MAX)
+    return bot, filled_client_order_ids(recording, state)
 
 
 def test_a_recording_is_replayed_from_start_to_end(
-    recording: Path, undisturbed: tuple[Bot, list[str]], full_size: bool
+    recording: Path, uninterrupted: tuple[BotProcess, list[str]], full_size: bool
 ) -> None:
     """A recording of real prices runs to its end, with fills, a summary and no refused nonce."""
-    bot, fills = undisturbed
+    bot, fills = uninterrupted
     assert f"recorded prices of BTC/USD from {recording.resolve()}" in bot.lines[3]
     assert len(fills) >= (200 if full_size else 20)
-    said = len(bot.wait_for("filled: (buy|sell)"))
-    assert said >= len(fills)
+    reported_fills = len(bot.wait_for("filled: (buy|sell)"))
+    assert reported_fills >= len(fills)
     assert "Ended: the market's prices have ended." in bot.text
-    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused by Kraken, 0 unknown; fills {said}$")
+    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused by Kraken, 0 unknown; fills {reported_fills}$")
     assert bot.lines[-1] == "refused nonces: 0"
 
 
-def test_a_replay_that_is_killed_on_the_way_fills_the_same_orders(
-    recording: Path, undisturbed: tuple[Bot, list[str]], full_size: bool, tmp_path: Path
+def test_a_killed_replay_resumes_and_fills_the_same_orders(
+    recording: Path, uninterrupted: tuple[BotProcess, list[str]], full_size: bool, tmp_path: Path
 ) -> None:
     """Killed again and again and started again, the replay goes on where it was and fills the same orders."""
-    chance = random.Random(SEED)
+    rng = random.Random(SEED)
     settings = settings_for(recording, tmp_path)
     last_nonce = 0
     for _ in range(12 if full_size else 2):
         with running(settings=settings, until="filled: ") as bot:
-            bot.wait_for("replay", times=chance.randrange(8, 80 if full_size else 16))
+            bot.wait_for("replay", times=rng.randrange(8, 80 if full_size else 16))
             bot.kill()
         assert stored_nonce(tmp_path) > last_nonce, f"seed {SEED}"
         last_nonce = stored_nonce(tmp_path)
-    bot = run(settings=settings, limit_seconds=WHOLE_FILE_SECONDS_MAX)
+    bot = run(settings=settings, timeout_seconds=FULL_FILE_SECONDS_MAX)
     assert bot.lines[-1] == "refused nonces: 0"
     # Not to the cent: after a start a pair's first order waits some seconds, until no earlier one can be on its way.
-    assert filled_orders(recording, tmp_path) == undisturbed[1], f"seed {SEED}"
+    assert filled_client_order_ids(recording, tmp_path) == uninterrupted[1], f"seed {SEED}"
 
 
-def test_a_replay_that_reached_its_end_begins_anew(recording: Path, tmp_path: Path) -> None:
+def test_a_finished_replay_restarts(recording: Path, tmp_path: Path) -> None:
     """The start after a finished replay begins again with the money of the start."""
-    few = tmp_path / "few.csv"
-    few.write_text("".join(recording.read_text("ascii").splitlines(keepends=True)[:200]), "ascii")
+    short_recording = tmp_path / "few.csv"
+    short_recording.write_text("".join(recording.read_text("ascii").splitlines(keepends=True)[:200]), "ascii")
     for _ in range(2):
-        bot = run(settings=settings_for(few, tmp_path))
+        bot = run(settings=settings_for(short_recording, tmp_path))
         assert bot.lines[4].startswith("account  10000 USD; ")
         assert bot.wait_for("filled: buy")
 
@@ -115,12 +115,12 @@ def test_a_damaged_recording_is_named_with_its_line(tmp_path: Path, line: str, p
     rows = [f"{1640991660 + 60 * index},46319.0,46385.0,46319.0,46377.0,49.6,992" for index in range(3)]
     path = tmp_path / "damaged.csv"
     path.write_text("\n".join([*rows, line]) + "\n", "ascii")
-    bot = run(settings=settings_for(path, tmp_path / "state"), code=2)
+    bot = run(settings=settings_for(path, tmp_path / "state"), exit_code=2)
     assert bot.lines[-1].startswith("Stopped: ")
     assert f"line 4: '{line}' {problem}" in bot.lines[-1]
 
 
-def test_a_recording_that_is_not_there_is_a_bad_setting(tmp_path: Path) -> None:
+def test_a_missing_recording_is_a_configuration_error(tmp_path: Path) -> None:
     """A file that does not exist is named with exit code 2."""
-    bot = run(settings=settings_for(tmp_path / "none.csv", tmp_path / "state"), code=2)
+    bot = run(settings=settings_for(tmp_path / "none.csv", tmp_path / "state"), exit_code=2)
     assert "none.csv" in bot.lines[-1]

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from bot.base.paths import journal_file
+from bot.base.paths import journal_file_path
 from bot.orders.journal import Journal
 from bot.orders.order_state import OrderState
 from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
-from tests.acceptance.processes import only, run, running
+from tests.acceptance.processes import isolated_settings, run, running
 from tests.conftest import ROOT
-from tests.journal_rows import intent, row
+from tests.journal_rows import make_intent, make_kraken_order
 
 SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
 
@@ -42,11 +42,11 @@ def copy(paper: Path, state: Path) -> Path:
     return state
 
 
-def tell(*words: str, settings: Mapping[str, str], code: int = 0) -> str:
+def run_command(*arguments: str, settings: Mapping[str, str], code: int = 0) -> str:
     """Run main.py to its end, which must have this exit code; return what it wrote to its output alone."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *words],
-        env={**os.environ, **only(settings)},
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        env={**os.environ, **isolated_settings(settings)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -63,102 +63,106 @@ def journal_of(folder: Path) -> Path:
     return found
 
 
-def change(folder: Path, statement: str) -> None:
+def change_journal(folder: Path, statement: str) -> None:
     """Change the only journal of a folder by SQL."""
     with closing(sqlite3.connect(journal_of(folder))) as connection, connection:
         assert connection.execute(statement).rowcount == 1
 
 
-def add_order(kraken: LocalKraken, folder: Path, name: str) -> str:
+def add_order(kraken: LocalKraken, folder: Path, id_suffix: str) -> str:
     """Place an order with this bot's own mark, past the bot; return its txid."""
     with closing(sqlite3.connect(journal_of(folder))) as connection:
         (bot_id,) = connection.execute("SELECT substr(cl_ord_id, 1, 5) FROM intents").fetchone()
     params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
     with kraken.simulator.api.lock:
-        return str(kraken.simulator.exchange.add_order({**params, "cl_ord_id": f"{bot_id}{name}"})["txid"][0])
+        return str(kraken.simulator.exchange.add_order({**params, "cl_ord_id": f"{bot_id}{id_suffix}"})["txid"][0])
 
 
 # Orders and fills
 
 
-def test_orders_and_fills_are_told_while_the_bot_runs(state: Path) -> None:
+def test_orders_and_fills_are_reported_while_the_bot_runs(state: Path) -> None:
     """While a bot runs, its filled order is told as Kraken has it, to the last decimal, and fills that are its own."""
     with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy"):
-        (told,) = json.loads(tell("orders", "--json", settings=kraken.settings()))
-        (theirs,) = kraken.orders
-        assert (told["txid"], told["cl_ord_id"], told["state"]) == (theirs.txid, theirs.cl_ord_id, "filled")
-        wanted = (theirs.volume, theirs.executed, theirs.fee)
-        assert (Decimal(told["volume"]), Decimal(told["executed"]), Decimal(told["fee"])) == wanted
-        fills = csv.DictReader(tell("fills", "--csv", settings=kraken.settings()).splitlines())
-        assert {fill["order_txid"] for fill in fills} <= {theirs.txid}
+        (reported,) = json.loads(run_command("orders", "--json", settings=kraken.settings()))
+        (kraken_order,) = kraken.orders
+        assert (reported["txid"], reported["cl_ord_id"], reported["state"]) == (
+            kraken_order.txid,
+            kraken_order.cl_ord_id,
+            "filled",
+        )
+        expected = (kraken_order.volume, kraken_order.executed, kraken_order.fee)
+        assert (Decimal(reported["volume"]), Decimal(reported["executed"]), Decimal(reported["fee"])) == expected
+        fills = csv.DictReader(run_command("fills", "--csv", settings=kraken.settings()).splitlines())
+        assert {fill["order_txid"] for fill in fills} <= {kraken_order.txid}
 
 
 def test_a_resting_order_is_open(state: Path) -> None:
     """An entry that rests at Kraken is told by `orders --open`; nothing of it is in `fills`."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as"):
-        (told,) = json.loads(tell("orders", "--open", "--json", settings=kraken.settings()))
-        assert (told["state"], Decimal(told["executed"])) == ("open", Decimal(0))
-        assert json.loads(tell("fills", "--json", settings=kraken.settings())) == []
+        (reported,) = json.loads(run_command("orders", "--open", "--json", settings=kraken.settings()))
+        assert (reported["state"], Decimal(reported["executed"])) == ("open", Decimal(0))
+        assert json.loads(run_command("fills", "--json", settings=kraken.settings())) == []
 
 
 def test_reports_need_no_network(state: Path) -> None:
     """Orders and fills of a live key are told where no Kraken answers, with the age of an unknown one."""
     settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
     state.mkdir()
-    journal = Journal(journal_file(state / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"]))
-    journal.intend(intent(state=OrderState.UNKNOWN))
+    journal = Journal(journal_file_path(state / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"]))
+    journal.record_intent(make_intent(state=OrderState.UNKNOWN))
     journal.close()
-    assert "  unknown for " in tell("orders", "--open", settings=settings)
-    assert tell("fills", settings=settings).startswith("time (UTC)")
+    assert "  unknown for " in run_command("orders", "--open", settings=settings)
+    assert run_command("fills", settings=settings).startswith("time (UTC)")
     assert not (state / "kraken_nonce.txt").exists()
 
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
-def test_no_journal_yet(state: Path, mode: str) -> None:
+def test_reports_without_a_journal_are_empty(state: Path, mode: str) -> None:
     """Without a journal orders and fills are none, `journal check` ends with code 2, and nothing is left behind."""
     settings = {"TRADING_MODE": mode, "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
-    for word in ("orders", "fills"):
-        assert f"No journal yet in {state}" in run(word, settings=settings).text
-    said = tell("journal", "check", "--json", settings=settings, code=2)
-    assert said == f"Stopped: STATE_DIR is {state}, where there is no journal yet: nothing to check.\n"
-    assert json.loads(tell("orders", "--json", settings=settings)) == []
+    for command in ("orders", "fills"):
+        assert f"No journal yet in {state}" in run(command, settings=settings).text
+    output = run_command("journal", "check", "--json", settings=settings, code=2)
+    assert output == f"Stopped: STATE_DIR is {state}, where there is no journal yet: nothing to check.\n"
+    assert json.loads(run_command("orders", "--json", settings=settings)) == []
     assert not state.exists()
 
 
-def test_paper_names_the_journal_that_it_takes(copy: Path) -> None:
+def test_paper_mode_names_the_journal_it_reads(copy: Path) -> None:
     """On paper the first line names the journal, which is never that of the live key, however new that is."""
-    live = journal_file(copy / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"])
-    mine = journal_of(copy)
-    Journal(live).take_rows([row()])
+    live_journal = journal_file_path(copy / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"])
+    paper_journal = journal_of(copy)
+    Journal(live_journal).record_orders([make_kraken_order()])
     bot = run("fills", settings={"STATE_DIR": str(copy), **SOME_KEY})
-    assert bot.lines[0] == f"# {mine}"
+    assert bot.lines[0] == f"# {paper_journal}"
     assert "OAAAAA-AAAAA-AAAAAA" not in bot.text
 
 
-def test_the_forms_agree(paper: Path) -> None:
+def test_the_output_formats_agree(paper: Path) -> None:
     """Table, JSON and CSV of a history have the same orders in the same order, and no line is over 100 characters."""
     settings = {"STATE_DIR": str(paper)}
-    data = json.loads(tell("orders", "--json", settings=settings))
-    table = tell("orders", settings=settings).splitlines()
-    lines = list(csv.DictReader(tell("orders", "--csv", settings=settings).splitlines()))
+    data = json.loads(run_command("orders", "--json", settings=settings))
+    table = run_command("orders", settings=settings).splitlines()
+    lines = list(csv.DictReader(run_command("orders", "--csv", settings=settings).splitlines()))
     assert len(data) > 5
-    assert [one["txid"] for one in data] == [one["txid"] for one in lines]
-    assert [one["txid"] for one in data] == [line.split()[1] for line in table[2::2]]
-    assert [one["time"] for one in data] == sorted(one["time"] for one in data)
+    assert [entry["txid"] for entry in data] == [entry["txid"] for entry in lines]
+    assert [entry["txid"] for entry in data] == [line.split()[1] for line in table[2::2]]
+    assert [entry["time"] for entry in data] == sorted(entry["time"] for entry in data)
     assert max(map(len, table)) <= 100
 
 
-def test_two_forms_at_once_are_refused(paper: Path) -> None:
+def test_two_output_formats_at_once_are_refused(paper: Path) -> None:
     """Both forms at once are a wrong word: exit code 2, and nothing is told."""
-    assert tell("orders", "--json", "--csv", settings={"STATE_DIR": str(paper)}, code=2) == ""
+    assert run_command("orders", "--json", "--csv", settings={"STATE_DIR": str(paper)}, code=2) == ""
 
 
-def test_a_journal_of_a_newer_program_is_told_in_one_message(copy: Path) -> None:
+def test_a_journal_of_a_newer_program_is_refused_in_one_message(copy: Path) -> None:
     """A journal that a newer program wrote ends each word with one message and exit code 5."""
     with closing(sqlite3.connect(journal_of(copy))) as connection:
         connection.execute("PRAGMA user_version = 99")
-    for word in ("orders", "fills"):
-        assert tell(word, settings={"STATE_DIR": str(copy)}, code=2).startswith("Stopped: the journal ")
+    for command in ("orders", "fills"):
+        assert run_command(command, settings={"STATE_DIR": str(copy)}, code=2).startswith("Stopped: the journal ")
 
 
 # Journal check
@@ -166,10 +170,10 @@ def test_a_journal_of_a_newer_program_is_told_in_one_message(copy: Path) -> None
 
 def test_journal_check_after_a_paper_run(copy: Path) -> None:
     """After a paper bot's whole history journal and paper account agree on every order and fill: exit code 0."""
-    orders = len(json.loads(tell("orders", "--json", settings={"STATE_DIR": str(copy)})))
-    fills = len(json.loads(tell("fills", "--json", settings={"STATE_DIR": str(copy)})))
-    said = tell("journal", "check", settings={"STATE_DIR": str(copy)})
-    assert said == f"ok: {orders} orders, {fills} fills, all equal\n"
+    orders = len(json.loads(run_command("orders", "--json", settings={"STATE_DIR": str(copy)})))
+    fills = len(json.loads(run_command("fills", "--json", settings={"STATE_DIR": str(copy)})))
+    output = run_command("journal", "check", settings={"STATE_DIR": str(copy)})
+    assert output == f"ok: {orders} orders, {fills} fills, all equal\n"
     assert fills > 5
 
 
@@ -183,35 +187,35 @@ def test_journal_check_after_a_paper_run(copy: Path) -> None:
     ],
     ids=["a fee", "a price", "a fill", "an order"],
 )
-def test_journal_check_finds_what_was_changed(copy: Path, statement: str, finding: str) -> None:
+def test_journal_check_finds_changed_and_missing_records(copy: Path, statement: str, finding: str) -> None:
     """A changed amount, a missing fill or a missing order in the journal is named, with exit code 7."""
-    change(copy, statement)
-    assert finding in tell("journal", "check", settings={"STATE_DIR": str(copy)}, code=7)
-    told = json.loads(tell("journal", "check", "--json", settings={"STATE_DIR": str(copy)}, code=7))
-    assert not told["equal"]
-    assert any(finding in one for one in told["findings"])
+    change_journal(copy, statement)
+    assert finding in run_command("journal", "check", settings={"STATE_DIR": str(copy)}, code=7)
+    report = json.loads(run_command("journal", "check", "--json", settings={"STATE_DIR": str(copy)}, code=7))
+    assert not report["equal"]
+    assert any(finding in listed_finding for listed_finding in report["findings"])
 
 
-def test_journal_check_on_paper_wants_the_account_for_itself(state: Path) -> None:
+def test_journal_check_on_paper_needs_exclusive_access(state: Path) -> None:
     """While a paper bot runs, `journal check` names it and ends with exit code 6; orders and fills are told."""
     with running(settings={"STATE_DIR": str(state)}, until="filled: buy"):
-        said = tell("journal", "check", settings={"STATE_DIR": str(state)}, code=6)
-        assert said.startswith("Stopped: Another bot (process ")
-        assert json.loads(tell("orders", "--json", settings={"STATE_DIR": str(state)}))
-        assert tell("fills", settings={"STATE_DIR": str(state)}).startswith("time (UTC)")
+        output = run_command("journal", "check", settings={"STATE_DIR": str(state)}, code=6)
+        assert output.startswith("Stopped: Another bot (process ")
+        assert json.loads(run_command("orders", "--json", settings={"STATE_DIR": str(state)}))
+        assert run_command("fills", settings={"STATE_DIR": str(state)}).startswith("time (UTC)")
 
 
 def test_journal_check_of_a_live_account(state: Path) -> None:
     """Of a live account it compares this bot's orders alone; one that it did not write down is found."""
     with local_kraken(state, FILLING) as kraken:
-        kraken.place_foreign_order()
+        kraken.place_external_order()
         run("--ticks", "1", settings=kraken.settings())
-        placed = kraken.methods.count("AddOrder")
-        assert tell("journal", "check", settings=kraken.settings()).startswith("ok: 1 orders, ")
+        placed = kraken.request_methods.count("AddOrder")
+        assert run_command("journal", "check", settings=kraken.settings()).startswith("ok: 1 orders, ")
         txid = add_order(kraken, state, "0000000000001")
-        said = tell("journal", "check", settings=kraken.settings(), code=7)
-        assert f"the order {txid} is at Kraken and not in the journal" in said
-        assert kraken.methods.count("AddOrder") == placed
+        output = run_command("journal", "check", settings=kraken.settings(), code=7)
+        assert f"the order {txid} is at Kraken and not in the journal" in output
+        assert kraken.request_methods.count("AddOrder") == placed
         assert kraken.refused_nonces == 0
 
 
@@ -219,19 +223,19 @@ def test_journal_check_finds_an_order_placed_twice(state: Path) -> None:
     """Two orders of one id at Kraken are named as doubled."""
     with local_kraken(state, FILLING) as kraken:
         run("--ticks", "1", settings=kraken.settings())
-        (first,) = kraken.orders
+        (order,) = kraken.orders
         with kraken.simulator.api.lock:
             params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
-            kraken.simulator.exchange.add_order({**params, "cl_ord_id": first.cl_ord_id})
-        said = tell("journal", "check", settings=kraken.settings(), code=7)
-        assert f"doubled: {first.cl_ord_id} is 2 orders at Kraken" in said
+            kraken.simulator.exchange.add_order({**params, "cl_ord_id": order.cl_ord_id})
+        output = run_command("journal", "check", settings=kraken.settings(), code=7)
+        assert f"doubled: {order.cl_ord_id} is 2 orders at Kraken" in output
 
 
 def test_journal_check_while_a_live_bot_runs(state: Path) -> None:
     """Beside a running live bot with a resting order all is equal, and the bot's nonces are in order."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         kraken.wait_for("OpenOrders", 2)
-        assert tell("journal", "check", settings=kraken.settings()) == "ok: 1 orders, 0 fills, all equal\n"
+        assert run_command("journal", "check", settings=kraken.settings()) == "ok: 1 orders, 0 fills, all equal\n"
         assert bot.stop() == 0
         assert kraken.refused_nonces == 0
 
@@ -240,5 +244,5 @@ def test_journal_check_of_recorded_prices(copy: Path, tmp_path: Path) -> None:
     """A recorded market, whose account would begin anew, is not opened for a check: exit code 2."""
     prices = tmp_path / "prices.csv"
     prices.touch()
-    said = tell("journal", "check", settings={"STATE_DIR": str(copy), "PRICES": f"replay:{prices}"}, code=2)
-    assert said.startswith("Stopped: PRICES names a recorded market")
+    output = run_command("journal", "check", settings={"STATE_DIR": str(copy), "PRICES": f"replay:{prices}"}, code=2)
+    assert output.startswith("Stopped: PRICES names a recorded market")

@@ -8,18 +8,18 @@ from decimal import Decimal
 import pytest
 
 import main
-from bot.app.lifecycle import Runner
-from bot.app.session import Market, open_trader
+from bot.app.lifecycle import Lifecycle
+from bot.app.session import TradingVenue, open_trader
 from bot.base.clock import MarketClock
 from bot.base.errors import OrderRuleError
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings, load_settings
-from bot.simulator.keys import ALL_TRADING
+from bot.simulator.keys import TRADING_PERMISSIONS
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.trading.risk import RiskLimits
 from bot.trading.trader import TraderSettings
-from tests.acceptance.broker_tools import still_clock
+from tests.acceptance.broker_tools import auto_advance_clock
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -29,31 +29,31 @@ PROXY = "http://127.0.0.1:3128"
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
     """A local Kraken whose market stands still."""
-    with Simulator(SimulatorOptions(), still_clock()) as simulator:
+    with Simulator(SimulatorOptions(), auto_advance_clock()) as simulator:
         yield simulator
 
 
-def settings_for(simulator: Simulator, **more: str) -> Settings:
+def settings_for(simulator: Simulator, **extra_settings: str) -> Settings:
     """Return the settings of a live bot on it; its key may withdraw."""
-    key, secret = simulator.add_key((*ALL_TRADING, "withdraw-funds"))
-    mine = {
+    key, secret = simulator.add_key((*TRADING_PERMISSIONS, "withdraw-funds"))
+    base_settings = {
         "TRADING_MODE": "live",
         "KRAKEN_API_URL": simulator.url,
         "KRAKEN_API_KEY": key,
         "KRAKEN_API_SECRET": secret,
         "ALLOW_WITHDRAW_KEY": "1",
     }
-    return load_settings(mine | more)
+    return load_settings(base_settings | extra_settings)
 
 
-def broker_for(simulator: Simulator, **more: str) -> KrakenBroker:
+def broker_for(simulator: Simulator, **extra_settings: str) -> KrakenBroker:
     """Return the broker that main.py makes of the settings, connected."""
-    broker = main.open_live_broker(settings_for(simulator, **more), simulator.clock)
+    broker = main.open_live_broker(settings_for(simulator, **extra_settings), simulator.clock)
     broker.connect()
     return broker
 
 
-def test_a_key_that_may_withdraw_connects_where_the_setting_allows_it(simulator: Simulator) -> None:
+def test_a_key_that_may_withdraw_connects_when_allowed(simulator: Simulator) -> None:
     """ALLOW_WITHDRAW_KEY=1 reaches the broker."""
     broker = broker_for(simulator)
     assert broker.key_info is not None
@@ -63,7 +63,7 @@ def test_a_key_that_may_withdraw_connects_where_the_setting_allows_it(simulator:
 def test_the_nonce_unit_reaches_the_broker(simulator: Simulator) -> None:
     """With NONCE_UNIT=ns all nonces that arrive have 19 digits."""
     broker_for(simulator, NONCE_UNIT="ns")
-    assert {len(row.nonce) for row in simulator.log} == {19}
+    assert {len(row.nonce) for row in simulator.request_log} == {19}
 
 
 def test_the_bot_id_reaches_the_orders(simulator: Simulator) -> None:
@@ -72,7 +72,7 @@ def test_the_bot_id_reaches_the_orders(simulator: Simulator) -> None:
     assert broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000)).cl_ord_id.startswith("abcde")
 
 
-def test_the_largest_order_reaches_the_broker(simulator: Simulator) -> None:
+def test_max_order_value_reaches_the_broker(simulator: Simulator) -> None:
     """With MAX_ORDER_VALUE=120 an order of 120 is placed and one of 121 is not."""
     broker = broker_for(simulator, MAX_ORDER_VALUE="120")
     broker.place_limit_order("BTC/USD", "buy", Decimal("0.12"), Decimal(1000))
@@ -80,7 +80,7 @@ def test_the_largest_order_reaches_the_broker(simulator: Simulator) -> None:
         broker.place_limit_order("BTC/USD", "buy", Decimal("0.121"), Decimal(1000))
 
 
-def test_the_collar_reaches_the_orders(simulator: Simulator) -> None:
+def test_max_slippage_reaches_the_orders(simulator: Simulator) -> None:
     """With MARKET_COLLAR_PERCENT=3 a market buy may pay three percent more than the current price."""
     broker = broker_for(simulator, MARKET_COLLAR_PERCENT="3")
     placed = broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
@@ -121,26 +121,26 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         CANCEL_ENTRIES_ON_STOP="0",
         DEAD_MAN_SWITCH_SECONDS="61",
     )
-    market = Market(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
-    assert open_trader(settings, market, Runner(print), 17, print)._settings == TraderSettings(
+    venue = TradingVenue(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
+    assert open_trader(settings, venue, Lifecycle(print), 17, print)._settings == TraderSettings(
         symbols=("BTC/USD", "ETH/USD"),
         timeframe="5m",
         order_value=Decimal(11),
         limits=RiskLimits(
-            largest_order_value=Decimal(12),
-            largest_position_value=Decimal(13),
-            largest_daily_loss=Decimal(14),
-            cool_down_seconds=15.0,
+            max_order_value=Decimal(12),
+            max_position_value=Decimal(13),
+            max_daily_loss=Decimal(14),
+            cooldown_seconds=15.0,
         ),
-        entry_lifetime_seconds=160,
+        entry_ttl_seconds=160,
         cancel_entries_on_stop=False,
         dead_man_switch_seconds=61,
-        max_ticks=17,
+        max_cycles=17,
     )
 
 
 @pytest.mark.parametrize(
-    ("more", "seconds"),
+    ("extra_settings", "seconds"),
     [
         ({}, 120.0),
         ({"SINGLE_INSTANCE": "1"}, 0.0),
@@ -148,7 +148,7 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         ({"TRADING_MODE": "paper"}, 0.0),
     ],
 )
-def test_who_waits_for_an_instance_elsewhere(more: dict[str, str], seconds: float) -> None:
+def test_only_a_live_bot_waits_for_an_overlapping_instance(extra_settings: dict[str, str], seconds: float) -> None:
     """Only a live bot waits for an instance elsewhere, unless it is told that there is none."""
     live = {"TRADING_MODE": "live", "KRAKEN_API_KEY": "key", "KRAKEN_API_SECRET": "c2VjcmV0"}
-    assert main.overlap_seconds(load_settings(live | more)) == seconds
+    assert main.overlap_seconds(load_settings(live | extra_settings)) == seconds

@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from bot.app.instance_lock import read_note
-from tests.acceptance.local_kraken import FILLING, HANGING, RESTING, local_kraken, waving_kraken
-from tests.acceptance.processes import LIMIT_SECONDS, STOP_SECONDS_MAX, Bot, only, run, running, stored_nonce
+from bot.app.instance_lock import read_instance_file
+from tests.acceptance.local_kraken import FILLING, HANGING_OPTIONS, RESTING, local_kraken, trading_kraken
+from tests.acceptance.processes import (
+    STOP_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    BotProcess,
+    isolated_settings,
+    run,
+    running,
+    stored_nonce,
+)
 from tests.conftest import ROOT
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -33,72 +41,72 @@ def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, number: signal.Si
         kraken.check_account()
 
 
-def test_resting_entries_are_cancelled_by_id_and_foreign_orders_left(state: Path) -> None:
+def test_resting_entries_are_canceled_by_txid_and_external_orders_left_open(state: Path) -> None:
     """On SIGTERM the bot cancels its own resting entry by its id; another sender's order stays."""
     with local_kraken(state, RESTING) as kraken:
-        foreign = kraken.place_foreign_order()
+        external_txid = kraken.place_external_order()
         with running(settings=kraken.settings(), until="accepted as") as bot:
             assert bot.stop() == 0
             assert "left alone" in bot.text
-        assert [order.txid for order in kraken.open_orders()] == [foreign]
-        assert kraken.methods.count("CancelOrder") == 1
-        assert "CancelAll" not in kraken.methods
+        assert [order.txid for order in kraken.open_orders()] == [external_txid]
+        assert kraken.request_methods.count("CancelOrder") == 1
+        assert "CancelAll" not in kraken.request_methods
 
 
-def test_resting_entries_stay_where_the_setting_says_so(state: Path) -> None:
+def test_resting_entries_stay_open_when_configured(state: Path) -> None:
     """With CANCEL_ENTRIES_ON_STOP=0 the entry is still open after SIGTERM, and the next start adopts it."""
     with local_kraken(state, RESTING) as kraken:
-        keeping = kraken.settings(CANCEL_ENTRIES_ON_STOP="0")
-        with running(settings=keeping, until="accepted as") as bot:
+        settings = kraken.settings(CANCEL_ENTRIES_ON_STOP="0")
+        with running(settings=settings, until="accepted as") as bot:
             assert bot.stop() == 0
         assert len(kraken.open_orders()) == 1
-        assert "CancelOrder" not in kraken.methods
-        again = run("--ticks", "1", settings=keeping)
-        assert "own order adopted" in again.text
-        assert kraken.methods.count("AddOrder") == 1
+        assert "CancelOrder" not in kraken.request_methods
+        second_run = run("--ticks", "1", settings=settings)
+        assert "own order adopted" in second_run.text
+        assert kraken.request_methods.count("AddOrder") == 1
 
 
-def test_a_hanging_read_does_not_hold_the_bot(state: Path) -> None:
+def test_a_hanging_read_does_not_delay_shutdown(state: Path) -> None:
     """Ctrl-C while a read hangs ends the bot with exit code 0 in time; the read is no unknown order, and as long as it
     may still be answered the bot lets no other one have its folder."""
-    with local_kraken(state, options=HANGING) as kraken:
+    with local_kraken(state, options=HANGING_OPTIONS) as kraken:
         kraken.simulator.faults.fire_next("slow", "OpenOrders")
-        with Bot(settings=kraken.settings()) as bot:
+        with BotProcess(settings=kraken.settings()) as bot:
             kraken.wait_for("OpenOrders")
             assert bot.stop(signal.SIGINT) == 0
             assert "left behind" in bot.text
             assert "unknown:" not in bot.text
             assert "refused nonces: 0" in bot.text
         # Whoever lets go of a folder takes its note away; the end of a process does not.
-        assert read_note(state)["pid"] == bot.pid
-        assert stored_nonce(state) == kraken.floor
+        assert read_instance_file(state)["pid"] == bot.pid
+        assert stored_nonce(state) == kraken.nonce_floor
 
 
-def test_an_order_in_flight_holds_nothing_up_and_is_never_sent_twice(state: Path) -> None:
+def test_an_order_in_flight_does_not_delay_shutdown_and_is_never_sent_twice(state: Path) -> None:
     """SIGTERM while a third order hangs: it is called unknown, the two entries are cancelled, none is repeated."""
-    with local_kraken(state, RESTING, options=HANGING) as kraken:
+    with local_kraken(state, RESTING, options=HANGING_OPTIONS) as kraken:
         run("--ticks", "1", settings=kraken.settings(PAIRS="BTC/USD,ETH/USD", CANCEL_ENTRIES_ON_STOP="0"))
-        three = kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")
+        settings = kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")
         kraken.simulator.faults.fire_next("slow", "AddOrder")
-        with Bot(settings=three) as bot:
+        with BotProcess(settings=settings) as bot:
             kraken.wait_for("AddOrder", times=3)
             assert bot.stop() == 0
         (order,) = kraken.open_orders()
         assert bot.wait_for(f"SOL/USD  unknown: buy .*{order.cl_ord_id}")
-        assert kraken.methods.count("CancelOrder") == 2
-        again = run("--ticks", "1", settings=three)
-        assert again.wait_for(f"SOL/USD  own order adopted: .*{order.txid}")
-        assert kraken.methods.count("AddOrder") == 3
+        assert kraken.request_methods.count("CancelOrder") == 2
+        second_run = run("--ticks", "1", settings=settings)
+        assert second_run.wait_for(f"SOL/USD  own order adopted: .*{order.txid}")
+        assert kraken.request_methods.count("AddOrder") == 3
         assert kraken.refused_nonces == 0
         kraken.check_account()
 
 
 def test_a_signal_before_the_first_answer_ends_the_start(state: Path) -> None:
     """SIGTERM while the very first call hangs ends the bot with exit code 0 in time."""
-    with socket.create_server(("127.0.0.1", 0)) as deaf, local_kraken(state) as kraken:
-        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as silent_server, local_kraken(state) as kraken:
+        url = f"http://127.0.0.1:{silent_server.getsockname()[1]}"
         with running(settings=kraken.settings(KRAKEN_API_URL=url, MARKET_SPEED="1"), until="LIVE TRADING") as bot:
-            with deaf.accept()[0]:
+            with silent_server.accept()[0]:
                 assert bot.stop() == 0
             assert "SIGTERM: stopping" in bot.text
 
@@ -109,10 +117,10 @@ def test_a_signal_while_the_start_repeats_a_refused_nonce_ends_it(state: Path) -
         kraken.simulator.faults.fire_next("spurious_nonce", "GetApiKeyInfo", times=9)
         with running(settings=kraken.settings(), until="refusal 2") as bot:
             assert bot.stop() == 0
-        assert kraken.methods == ["GetApiKeyInfo"] * 2
+        assert kraken.request_methods == ["GetApiKeyInfo"] * 2
 
 
-def test_a_signal_during_the_replay_ends_it_with_a_summary(state: Path) -> None:
+def test_a_signal_during_the_warm_up_ends_it_with_a_summary(state: Path) -> None:
     """SIGTERM in the middle of the replay ends the bot with exit code 0 and a summary; the account goes on later."""
     settings = {"STATE_DIR": str(state)}
     with running(settings=settings, until="replay .*filled: buy") as bot:
@@ -121,12 +129,12 @@ def test_a_signal_during_the_replay_ends_it_with_a_summary(state: Path) -> None:
         assert re.search(r"^equity   10000.00 -> \d+\.\d\d USD$", bot.text, re.MULTILINE)
     (state / "halt").touch()  # an exit would take its time in the present
     # What may still turn up of the first life is waited for in the market's time.
-    again = run("--ticks", "1", settings={**settings, "MARKET_SPEED": "20"})
-    assert "account  10000 USD" not in again.text
-    assert again.lines[-1] == "refused nonces: 0"
+    second_run = run("--ticks", "1", settings={**settings, "MARKET_SPEED": "20"})
+    assert "account  10000 USD" not in second_run.text
+    assert second_run.lines[-1] == "refused nonces: 0"
 
 
-def test_a_signal_while_kraken_is_away_ends_the_bot(state: Path) -> None:
+def test_a_signal_while_kraken_is_unreachable_ends_the_bot(state: Path) -> None:
     """SIGTERM after Kraken went away ends the bot with exit code 0, and says that the account could not be read."""
     with contextlib.ExitStack() as stack:
         kraken = stack.enter_context(local_kraken(state))
@@ -142,21 +150,21 @@ def test_a_second_signal_changes_nothing(state: Path) -> None:
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         bot.send(signal.SIGINT)
         bot.send(signal.SIGINT)
-        assert bot.end(STOP_SECONDS_MAX) == 0
+        assert bot.wait_and_check(STOP_TIMEOUT_SECONDS) == 0
         assert "Ended: stopped." in bot.text
         assert kraken.open_orders() == []
 
 
-def test_a_reader_that_goes_away_ends_the_bot_in_good_order(state: Path, tmp_path: Path) -> None:
+def test_a_closed_output_pipe_ends_the_bot_cleanly(state: Path, tmp_path: Path) -> None:
     """When nobody reads its output any more (`| head`) the bot ends with exit code 0 and leaves no entry open."""
     errors = tmp_path / "errors"
-    with waving_kraken(state) as kraken, errors.open("w") as stderr:
-        environment = {**os.environ, **only(kraken.settings())}
-        words = [sys.executable, str(ROOT / "main.py")]
-        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as bot:
+    with trading_kraken(state) as kraken, errors.open("w") as stderr:
+        environment = {**os.environ, **isolated_settings(kraken.settings())}
+        command = [sys.executable, str(ROOT / "main.py")]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as bot:
             assert bot.stdout is not None
             next(line for line in bot.stdout if "accepted as" in line)
             bot.stdout.close()
-            assert bot.wait(LIMIT_SECONDS) == 0
+            assert bot.wait(TIMEOUT_SECONDS) == 0
         assert errors.read_text() == ""
         assert kraken.open_orders() == []

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from bot.base.clock import MarketClock, wall_seconds
-from bot.nonce.open_store import open_engine
-from bot.nonce.shared_store import TURN_SECONDS
-from bot.nonce.store_protocol import Row
+from bot.nonce.open_store import open_nonce_store
+from bot.nonce.shared_store import LOCK_LIFETIME_SECONDS
+from bot.nonce.store_protocol import KeyRecord
 from bot.simulator.api import LoggedRequest
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.broker_tools import wait_for
-from tests.acceptance.sender_child import Plan
+from tests.acceptance.sender_child import SenderPlan
 from tests.child_process import Child
-from tests.server_processes import state
+from tests.server_processes import process_state
 
 CLOCKS_OFF_SECONDS = (-5.0, 3.0, 0.0, 0.0)
 # A turn whose end is waited for. Much shorter, a busy machine could hold an ordinary request up for longer.
@@ -35,7 +35,7 @@ LIMIT_SECONDS = 900.0
 class Hosts:
     """Four senders on one key of a local Kraken, behind a line with jitter."""
 
-    def __init__(self, simulator: Simulator, plan: Plan, folder: Path) -> None:
+    def __init__(self, simulator: Simulator, plan: SenderPlan, folder: Path) -> None:
         self.simulator = simulator
         self.children: list[Child] = []
         self._plan = plan
@@ -45,16 +45,16 @@ class Hosts:
     def start(self, **of_the_first: Any) -> None:
         """Start the senders and let them call; the first one's plan is changed."""
         for number, off_seconds in enumerate(CLOCKS_OFF_SECONDS):
-            plan = replace(self._plan, clock_off_seconds=off_seconds, **({} if number else of_the_first))
+            plan = replace(self._plan, clock_offset_seconds=off_seconds, **({} if number else of_the_first))
             environment = {"STATE_DIR": str(self._folder / f"host{number}")}
             child = Child(
-                "tests.acceptance.sender_child", plan.line(), limit_seconds=LIMIT_SECONDS, environment=environment
+                "tests.acceptance.sender_child", plan.to_json(), limit_seconds=LIMIT_SECONDS, environment=environment
             )
             self.children.append(self._open.enter_context(child))
         for child in self.children:
-            child.expect("ready")
+            child.expect_line("ready")
         for child in self.children:
-            child.tell("go")
+            child.write_line("go")
 
     def close(self) -> None:
         """End the senders."""
@@ -62,24 +62,24 @@ class Hosts:
 
     def wait_for_the_first_to_stop(self) -> None:
         """Return when the first sender stands still between its nonce and the first byte."""
-        wait_for(lambda: state(self.children[0].pid) == "T", LIMIT_SECONDS)
+        wait_for(lambda: process_state(self.children[0].pid) == "T", LIMIT_SECONDS)
 
     def wait_for_others(self) -> None:
         """Return when a call that came after now was accepted."""
-        before = self.simulator.api.accepted
-        wait_for(lambda: self.simulator.api.accepted > before, LIMIT_SECONDS)
+        before = self.simulator.api.accepted_nonces
+        wait_for(lambda: self.simulator.api.accepted_nonces > before, LIMIT_SECONDS)
 
-    def row(self) -> Row:
+    def row(self) -> KeyRecord:
         """Return what the store has of the key."""
-        with closing(open_engine(self._plan.store, self._plan.key)) as engine:
-            row = engine.look()
+        with closing(open_nonce_store(self._plan.store, self._plan.key)) as engine:
+            row = engine.read_record()
         assert row is not None
         return row
 
     @property
     def log(self) -> list[LoggedRequest]:
         """The requests that arrived, oldest first."""
-        return list(self.simulator.log)
+        return list(self.simulator.request_log)
 
     def refused(self) -> list[LoggedRequest]:
         """Return the requests that were refused, for whatever reason."""
@@ -87,7 +87,7 @@ class Hosts:
 
     def accepted(self) -> list[int]:
         """Return the nonces that were accepted, in their order of arrival."""
-        return [int(row.nonce) for row in self.log if row.accepted]
+        return [int(row.nonce) for row in self.log if row.is_nonce_accepted]
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def four_hosts(
     with Simulator(options, clock) as simulator:
         account = simulator.url, simulator.key, simulator.secret
         times = clock.now(), clock._boot_start, clock.speed
-        plan = Plan(*account, store, *times, calls, turn_seconds=turn_seconds, shared_turn=shared_turn)
+        plan = SenderPlan(*account, store, *times, calls, lock_seconds=turn_seconds, uses_shared_lock=shared_turn)
         with closing(Hosts(simulator, plan, folder)) as hosts:
             yield hosts
 
@@ -129,7 +129,7 @@ def test_without_the_shared_turn(tmp_path: Path, redis_url: str) -> None:
     with four_hosts(tmp_path, redis_url, full_size=False, calls=10, shared_turn=False) as hosts:
         hosts.start()
         for child in hosts.children:
-            child.rest()
+            child.read_to_end()
         assert {row.error for row in hosts.refused()} == {"EAPI:Invalid nonce"}
 
 
@@ -138,7 +138,7 @@ def test_through_the_shared_turn(tmp_path: Path, store: str, full_size: bool) ->
     calls = 999 if full_size else 60
     with four_hosts(tmp_path, store, full_size, calls) as hosts:
         hosts.start()
-        of_each = [nonces_of(child.rest()) for child in hosts.children]
+        of_each = [nonces_of(child.read_to_end()) for child in hosts.children]
         assert hosts.refused() == []
         assert hosts.accepted() == sorted(nonce for own in of_each for nonce in own)
         assert len(hosts.accepted()) == 4 * (calls + 1)
@@ -149,15 +149,15 @@ def test_through_the_shared_turn(tmp_path: Path, store: str, full_size: bool) ->
 
 def test_a_sender_stopped_before_its_bytes_leave(tmp_path: Path, store: str, full_size: bool) -> None:
     """A read that is held up for longer than its turn is refused once, none of the others' is, and it is repeated."""
-    turn_seconds = TURN_SECONDS if full_size else SHORT_TURN_SECONDS
+    turn_seconds = LOCK_LIFETIME_SECONDS if full_size else SHORT_TURN_SECONDS
     with four_hosts(tmp_path, store, full_size, 10, turn_seconds) as hosts:
         hosts.start(stop_at=3)
         hosts.wait_for_the_first_to_stop()
-        last = hosts.row().nonce
+        last = hosts.row().last_nonce
         hosts.wait_for_others()
         hosts.children[0].signal(signal.SIGCONT)
         for child in hosts.children:
-            nonces_of(child.rest())
+            nonces_of(child.read_to_end())
         assert [(row.method, row.nonce, row.error) for row in hosts.refused()] == [
             ("BalanceEx", str(last), "EAPI:Invalid nonce")
         ]
@@ -173,14 +173,14 @@ def assert_waited(hosts: Hosts, last: int, turn_seconds: float) -> None:
 def test_an_order_stopped_before_its_bytes_leave(tmp_path: Path, store: str, full_size: bool) -> None:
     """An order that is held up for longer than its turn is refused once, unknown, settled as not placed, and is not
     sent again; no call of the others' is refused."""
-    turn_seconds = TURN_SECONDS if full_size else SHORT_TURN_SECONDS
+    turn_seconds = LOCK_LIFETIME_SECONDS if full_size else SHORT_TURN_SECONDS
     with four_hosts(tmp_path, store, full_size, 10, turn_seconds) as hosts:
         hosts.start(stop_at=3, is_order=True)
         hosts.wait_for_the_first_to_stop()
-        last = hosts.row().nonce
+        last = hosts.row().last_nonce
         hosts.wait_for_others()
         hosts.children[0].signal(signal.SIGCONT)
-        first, *others = [child.rest() for child in hosts.children]
+        first, *others = [child.read_to_end() for child in hosts.children]
         for lines in others:
             nonces_of(lines)
         assert first[4:7] == ["unknown", "not placed", "not sent again"]
@@ -195,15 +195,15 @@ def test_an_order_stopped_before_its_bytes_leave(tmp_path: Path, store: str, ful
 
 def test_a_sender_killed_in_its_turn(tmp_path: Path, store: str, full_size: bool) -> None:
     """When a sender is killed in its turn the others go on after the turn's lifetime, and nothing is refused."""
-    turn_seconds = TURN_SECONDS if full_size else SHORT_TURN_SECONDS
+    turn_seconds = LOCK_LIFETIME_SECONDS if full_size else SHORT_TURN_SECONDS
     with four_hosts(tmp_path, store, full_size, 10, turn_seconds) as hosts:
         hosts.start(stop_at=3)
         hosts.wait_for_the_first_to_stop()
         dead = hosts.row()
-        assert dead.turn_owner
+        assert dead.lock_owner
         hosts.children[0].kill()
         for child in hosts.children[1:]:
-            nonces_of(child.rest())
+            nonces_of(child.read_to_end())
         assert hosts.refused() == []
-        assert dead.nonce not in hosts.accepted()
-        assert_waited(hosts, dead.nonce, turn_seconds)
+        assert dead.last_nonce not in hosts.accepted()
+        assert_waited(hosts, dead.last_nonce, turn_seconds)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from bot.base.clock import wall_us
 from tests.acceptance.local_kraken import FILLING, LocalKraken, local_kraken
-from tests.acceptance.nonce_tools import write_common
-from tests.acceptance.processes import Bot, run
+from tests.acceptance.nonce_tools import write_nonce_file
+from tests.acceptance.processes import BotProcess, run
 
 TEN_MINUTES_US = 600_000_000
 
 
-def trade(kraken: LocalKraken, host: Path) -> Bot:
+def trade(kraken: LocalKraken, host: Path) -> BotProcess:
     """Run the bot on a host for a look at current prices."""
     return run("--ticks", "1", settings=kraken.settings(STATE_DIR=str(host)))
 
@@ -25,12 +25,12 @@ def test_with_its_state_an_account_moves_without_a_refused_nonce(tmp_path: Path)
     old, new = tmp_path / "old", tmp_path / "new"
     with local_kraken(old, FILLING) as kraken:
         old.mkdir()
-        write_common(old, wall_us() + TEN_MINUTES_US)
+        write_nonce_file(old, wall_us() + TEN_MINUTES_US)
         assert "1 placed" in trade(kraken, old).text
         shutil.copytree(old, new)
         moved = trade(kraken, new)
         assert "0 placed" in moved.text
-        assert kraken.floor > wall_us()
+        assert kraken.nonce_floor > wall_us()
         assert kraken.refused_nonces == 0
         run("journal", "check", settings=kraken.settings(STATE_DIR=str(new)))
         kraken.check_account()

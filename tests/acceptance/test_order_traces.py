@@ -13,19 +13,19 @@ import pytest
 
 from bot import broker_manager
 from bot.base.clock import MarketClock, ReplayClock, nonce_clock
-from bot.base.errors import KeyRuleError, OrderUnknownError
+from bot.base.errors import KeyRuleError, OrderOutcomeUnknownError
 from bot.broker_manager import KrakenBroker
 from bot.kraken.rate_counters import PRO
-from bot.orders.order_state import PLACED as ORDER_PLACED
+from bot.orders.order_state import PLACED_STATES as ORDER_PLACED
 from bot.orders.order_state import OrderState
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance import order_peers as peers
-from tests.acceptance.broker_tools import YEARS_SECONDS, pass_time
-from tests.acceptance.order_peers import NOT_PLACED, PLACED, SENT, SIGNAL, VOLUME, Peer, WrongClient
+from tests.acceptance.broker_tools import YEARS_SECONDS, advance_time
+from tests.acceptance.order_peers import NOT_PLACED, PLACED, SENT_SECONDS, SIGNAL, VOLUME, FaultyProcedure, NaiveClient
 from tests.model.mutants import MUTANTS
-from tests.model.protocol import Bad
-from tests.simulator_parts import START, DrawnPrices
+from tests.model.protocol import Violation
+from tests.simulator_parts import START, ScriptedPrices
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -33,27 +33,27 @@ BOT_ID = "trace"
 SECOND_ATTEMPT = "trace0000000000002"
 # With this seed both look-ups lag behind the order of that name by more than 2.9 of at most 3 s.
 LATE_SEED = 910
-RESTS, FILLS = Decimal(40_000), Decimal(60_000)
+RESTING_PRICE, FILLING_PRICE = Decimal(40_000), Decimal(60_000)
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ExchangeSetup:
     """A local Kraken with something wrong, in market seconds; `dips` is when the price fills an order that rests.
 
     `ends` is what is true in the end of the order of a client that keeps the rules.
     """
 
     fault: str
-    price: Decimal = RESTS
-    dips: float = 1000.0
-    delay: float = 2.0
-    queue: float = 2.0
-    late_rows: bool = False
+    price: Decimal = RESTING_PRICE
+    dip_after_seconds: float = 1000.0
+    delay_seconds: float = 2.0
+    queue_seconds: float = 2.0
+    has_query_lag: bool = False
     enforce_deadline: bool = True
     deadline_at: str = "engine"
-    clock_offset: float = 0.0
+    clock_offset_seconds: float = 0.0
     nonce_window: int = 0
-    ends: str = PLACED
+    expected_verdict: str = PLACED
 
     @contextmanager
     def open(self) -> Iterator[Simulator]:
@@ -61,108 +61,138 @@ class Exchange:
         options = SimulatorOptions(
             balances={"ZUSD": "100000"},
             seed=LATE_SEED,
-            delay_seconds=self.delay,
-            queue_seconds=self.queue,
-            open_lag_seconds=3.0 if self.late_rows else 0.0,
-            closed_lag_seconds=3.0 if self.late_rows else 0.0,
+            delay_seconds=self.delay_seconds,
+            queue_seconds=self.queue_seconds,
+            open_lag_seconds=3.0 if self.has_query_lag else 0.0,
+            closed_lag_seconds=3.0 if self.has_query_lag else 0.0,
             enforce_deadline=self.enforce_deadline,
-            deadline_at=self.deadline_at,
-            clock_offset_seconds=self.clock_offset,
+            deadline_checked_at=self.deadline_at,
+            clock_offset_seconds=self.clock_offset_seconds,
             nonce_window=self.nonce_window,
-            nonce_window_repeats=bool(self.nonce_window),
+            allow_nonce_repeats=bool(self.nonce_window),
         )
-        dip = 100 + self.dips
-        prices = DrawnPrices((0, "50000"), (dip - 0.1, "50000"), (dip, "39000"), (dip + 0.1, "50000"))
+        dip = 100 + self.dip_after_seconds
+        prices = ScriptedPrices((0, "50000"), (dip - 0.1, "50000"), (dip, "39000"), (dip + 0.1, "50000"))
         clock = ReplayClock(START, START + YEARS_SECONDS)
         with Simulator(options, clock, prices) as simulator:
             yield simulator
 
 
 # By their names in tests/model/mutants.py: the wrong client, what it comes to, and what has to happen for it.
-TRACES: dict[str, tuple[WrongClient, Bad, Exchange]] = {
+TRACES: dict[str, tuple[FaultyProcedure, Violation, ExchangeSetup]] = {
     "again with a fresh nonce after Invalid nonce": (
-        peers.again_after_invalid_nonce,
-        Bad.DOUBLED,
-        Exchange("duplicated_second", FILLS),
+        peers.resend_after_invalid_nonce,
+        Violation.DOUBLED,
+        ExchangeSetup("duplicated_second", FILLING_PRICE),
     ),
     "Invalid nonce read as placed": (
-        peers.invalid_nonce_is_placed,
-        Bad.IMAGINED,
-        Exchange("foreign_nonce", ends=NOT_PLACED),
+        peers.treat_invalid_nonce_as_placed,
+        Violation.IMAGINED,
+        ExchangeSetup("foreign_nonce", expected_verdict=NOT_PLACED),
     ),
-    "Invalid nonce read as not placed": (peers.a_refusal_is_not_placed, Bad.LOST, Exchange("duplicated_second")),
+    "Invalid nonce read as not placed": (
+        peers.treat_refusal_as_not_placed,
+        Violation.LOST,
+        ExchangeSetup("duplicated_second"),
+    ),
     "a gateway's refusal read as not placed": (
-        peers.a_refusal_is_not_placed,
-        Bad.LOST,
-        Exchange("gateway_limit_executed"),
+        peers.treat_refusal_as_not_placed,
+        Violation.LOST,
+        ExchangeSetup("gateway_limit_executed"),
     ),
-    "look-ups at once": (peers.looks_at_once, Bad.LOST, Exchange("queued")),
-    "look-ups before the deadline": (peers.looks_before_the_deadline, Bad.LOST, Exchange("queued", queue=7.9)),
-    "look-ups at the deadline": (peers.looks_at_the_deadline, Bad.LOST, Exchange("queued", queue=7.9, late_rows=True)),
-    "closed before open": (peers.closed_before_open, Bad.LOST, Exchange("no_answer", dips=14, late_rows=True)),
-    "no gap": (peers.no_gap, Bad.LOST, Exchange("no_answer", dips=12.9, late_rows=True)),
-    "open orders only": (peers.looks_at_open_orders_only, Bad.LOST, Exchange("no_answer", FILLS)),
+    "look-ups at once": (peers.query_at_once, Violation.LOST, ExchangeSetup("queued")),
+    "look-ups before the deadline": (
+        peers.query_before_deadline,
+        Violation.LOST,
+        ExchangeSetup("queued", queue_seconds=7.9),
+    ),
+    "look-ups at the deadline": (
+        peers.query_without_margin,
+        Violation.LOST,
+        ExchangeSetup("queued", queue_seconds=7.9, has_query_lag=True),
+    ),
+    "closed before open": (
+        peers.query_closed_before_open,
+        Violation.LOST,
+        ExchangeSetup("no_answer", dip_after_seconds=14, has_query_lag=True),
+    ),
+    "no gap": (
+        peers.query_without_gap,
+        Violation.LOST,
+        ExchangeSetup("no_answer", dip_after_seconds=12.9, has_query_lag=True),
+    ),
+    "open orders only": (peers.query_open_orders_only, Violation.LOST, ExchangeSetup("no_answer", FILLING_PRICE)),
     "no fence, deadline not enforced": (
-        peers.no_fence,
-        Bad.LOST,
-        Exchange("delayed", delay=12.9, enforce_deadline=False, late_rows=True, ends=NOT_PLACED),
+        peers.query_without_fence,
+        Violation.LOST,
+        ExchangeSetup(
+            "delayed", delay_seconds=12.9, enforce_deadline=False, has_query_lag=True, expected_verdict=NOT_PLACED
+        ),
     ),
     "no fence, clock behind": (
-        peers.no_fence,
-        Bad.LOST,
-        Exchange("delayed", delay=10.9, clock_offset=-3, late_rows=True, ends=NOT_PLACED),
+        peers.query_without_fence,
+        Violation.LOST,
+        ExchangeSetup(
+            "delayed", delay_seconds=10.9, clock_offset_seconds=-3, has_query_lag=True, expected_verdict=NOT_PLACED
+        ),
     ),
-    "by time alone": (peers.time_alone, Bad.LOST, Exchange("no_answer")),
-    "an intent forgotten at a crash": (peers.forgets_at_a_crash, Bad.DOUBLED, Exchange("no_answer", FILLS)),
+    "by time alone": (peers.trust_elapsed_time, Violation.LOST, ExchangeSetup("no_answer")),
+    "an intent forgotten at a crash": (
+        peers.forget_after_crash,
+        Violation.DOUBLED,
+        ExchangeSetup("no_answer", FILLING_PRICE),
+    ),
     "a new disk, no patience": (
-        peers.no_patience_on_a_new_disk,
-        Bad.DOUBLED,
-        Exchange("queued", FILLS, queue=7.9, late_rows=True),
+        peers.query_early_on_new_disk,
+        Violation.DOUBLED,
+        ExchangeSetup("queued", FILLING_PRICE, queue_seconds=7.9, has_query_lag=True),
     ),
 }
 # These have tests of their own below.
-ALONE = {"a nonce window", "a new disk, the next attempt's id only"}
+TESTED_SEPARATELY = {"a nonce window", "a new disk, the next attempt's id only"}
 EXCHANGES = {name: exchange for name, (_, _, exchange) in TRACES.items()} | {
-    "deadline checked at the gateway only": Exchange("queued", deadline_at="gateway", late_rows=True),
+    "deadline checked at the gateway only": ExchangeSetup("queued", deadline_at="gateway", has_query_lag=True),
 }
-WINDOW = Exchange("duplicated_first", FILLS, nonce_window=1000)
+NONCE_WINDOW_EXCHANGE = ExchangeSetup("duplicated_first", FILLING_PRICE, nonce_window=1000)
 
 
-def orders_in_the_end(simulator: Simulator) -> int:
+def count_final_orders(simulator: Simulator) -> int:
     """Return how many orders were ever accepted, a minute later."""
-    pass_time(simulator.clock, 60)
+    advance_time(simulator.clock, 60)
     return sum(map(len, simulator.orders_by_client_id().values()))
 
 
-def what_is_wrong(verdict: str, orders: int) -> Bad | None:
+def classify_outcome(verdict: str, orders: int) -> Violation | None:
     """Compare what a client believes with what is there."""
     if orders > 1:
-        return Bad.DOUBLED
+        return Violation.DOUBLED
     if verdict == PLACED:
-        return None if orders else Bad.IMAGINED
-    return Bad.LOST if orders else None
+        return None if orders else Violation.IMAGINED
+    return Violation.LOST if orders else None
 
 
-def test_every_mutant_of_the_model_has_its_trace_here() -> None:
+def test_each_model_mutant_has_a_trace() -> None:
     """Each mutant of the model that is another kind of client, and not a smaller number, is tested here."""
-    assert TRACES.keys() | ALONE == {name for name in MUTANTS if not name.endswith(" s")}
+    assert TRACES.keys() | TESTED_SEPARATELY == {name for name in MUTANTS if not name.endswith(" s")}
 
 
-@pytest.mark.parametrize(("wrong", "bad", "exchange"), TRACES.values(), ids=TRACES)
-def test_the_wrong_client_doubles_or_loses_its_order(wrong: WrongClient, bad: Bad, exchange: Exchange) -> None:
+@pytest.mark.parametrize(("faulty_procedure", "violation", "exchange"), TRACES.values(), ids=TRACES)
+def test_faulty_client_duplicates_or_loses_its_order(
+    faulty_procedure: FaultyProcedure, violation: Violation, exchange: ExchangeSetup
+) -> None:
     """The client without the rule ends with two orders, or believes something else than what is there."""
-    with exchange.open() as simulator, closing(Peer(simulator)) as peer:
+    with exchange.open() as simulator, closing(NaiveClient(simulator)) as peer:
         peer.wait_until(0)
         simulator.faults.fire_next(exchange.fault, "AddOrder")
-        verdict = wrong(peer, exchange.price)
-        assert what_is_wrong(verdict, orders_in_the_end(simulator)) is bad
+        verdict = faulty_procedure(peer, exchange.price)
+        assert classify_outcome(verdict, count_final_orders(simulator)) is violation
 
 
 @contextmanager
-def broker_on(simulator: Simulator) -> Iterator[KrakenBroker]:
+def open_broker(simulator: Simulator) -> Iterator[KrakenBroker]:
     """Open a broker: what a start has, with the journal that lies beside the nonce file."""
     broker = KrakenBroker(
-        simulator.key, simulator.secret, api_url=simulator.url, tier=PRO, market=simulator.clock, bot_id=BOT_ID
+        simulator.key, simulator.secret, api_url=simulator.url, tier=PRO, market_clock=simulator.clock, bot_id=BOT_ID
     )
     try:
         broker.connect()
@@ -172,68 +202,74 @@ def broker_on(simulator: Simulator) -> Iterator[KrakenBroker]:
         nonce_clock.follow_wall()
 
 
-def settle(broker: KrakenBroker, clock: MarketClock) -> None:
+def reconcile(broker: KrakenBroker, clock: MarketClock) -> None:
     """Make every look-up when it is due, until there is nothing left to ask."""
-    while not broker.knows_the_past() or broker.unknown_orders():
-        broker.settle_unknown()
-        pass_time(clock, broker.next_look_up_seconds() or 0.0)
+    while not broker.history_is_complete() or broker.unknown_orders():
+        broker.reconcile_unknown_orders()
+        advance_time(clock, broker.next_query_seconds() or 0.0)
 
 
-def send(broker: KrakenBroker, simulator: Simulator, exchange: Exchange, name: str = SIGNAL) -> None:
+def place_order(broker: KrakenBroker, simulator: Simulator, exchange: ExchangeSetup, name: str = SIGNAL) -> None:
     """Place the order whose answer does not come or is none."""
-    settle(broker, simulator.clock)
-    simulator.clock.wait_until(SENT, threading.Event())
+    reconcile(broker, simulator.clock)
+    simulator.clock.wait_until(SENT_SECONDS, threading.Event())
     simulator.faults.fire_next(exchange.fault, "AddOrder")
-    with pytest.raises(OrderUnknownError):
+    with pytest.raises(OrderOutcomeUnknownError):
         broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=name)
     assert [order.cl_ord_id for order in broker.unknown_orders()] == [name]
 
 
-def verdict_of(broker: KrakenBroker, name: str = SIGNAL) -> str:
+def journal_verdict(broker: KrakenBroker, name: str = SIGNAL) -> str:
     """Return what the journal says of an order."""
-    intent = broker.journal.intent(name)
+    intent = broker.journal.get_intent(name)
     if intent is not None and intent.state is OrderState.NOT_PLACED:
         return NOT_PLACED
     return PLACED if intent is not None and intent.state in ORDER_PLACED else "unknown"
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_the_broker_ends_with_the_right_verdict_where_they_do_not(exchange: Exchange) -> None:
+def test_broker_reaches_correct_verdict_on_each_trace(exchange: ExchangeSetup) -> None:
     """The same happens to the broker, and it says of its one order what is true."""
     with exchange.open() as simulator:
-        with broker_on(simulator) as broker:
-            send(broker, simulator, exchange)
-            settle(broker, simulator.clock)
-            verdict = verdict_of(broker)
-        assert (verdict, orders_in_the_end(simulator)) == (exchange.ends, int(exchange.ends == PLACED))
+        with open_broker(simulator) as broker:
+            place_order(broker, simulator, exchange)
+            reconcile(broker, simulator.clock)
+            verdict = journal_verdict(broker)
+        assert (verdict, count_final_orders(simulator)) == (
+            exchange.expected_verdict,
+            int(exchange.expected_verdict == PLACED),
+        )
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_a_broker_that_dies_ends_with_the_right_verdict(exchange: Exchange) -> None:
+def test_restarted_broker_reaches_correct_verdict(exchange: ExchangeSetup) -> None:
     """The broker dies before it settles anything; the next one reads the journal and says what is true."""
     with exchange.open() as simulator:
-        with broker_on(simulator) as broker:
-            send(broker, simulator, exchange)
-        with broker_on(simulator) as broker:
-            settle(broker, simulator.clock)
-            verdict = verdict_of(broker)
-        assert (verdict, orders_in_the_end(simulator)) == (exchange.ends, int(exchange.ends == PLACED))
+        with open_broker(simulator) as broker:
+            place_order(broker, simulator, exchange)
+        with open_broker(simulator) as broker:
+            reconcile(broker, simulator.clock)
+            verdict = journal_verdict(broker)
+        assert (verdict, count_final_orders(simulator)) == (
+            exchange.expected_verdict,
+            int(exchange.expected_verdict == PLACED),
+        )
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_on_a_new_disk_the_same_signal_is_one_order(
-    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_same_signal_on_new_disk_places_one_order(
+    exchange: ExchangeSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker dies and starts on an empty disk; placing the same signal again leaves exactly one order."""
     with exchange.open() as simulator:
-        with broker_on(simulator) as broker:
-            send(broker, simulator, exchange)
+        with open_broker(simulator) as broker:
+            place_order(broker, simulator, exchange)
         monkeypatch.setattr(broker_manager, "NONCE_FILE", _new_disk(tmp_path))
-        with broker_on(simulator) as broker:
+        with open_broker(simulator) as broker:
             placed = broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=SIGNAL)
             (txid,) = simulator.orders_by_client_id()[SIGNAL]
-            assert (placed.txid, verdict_of(broker)) == (txid, PLACED)
-        assert orders_in_the_end(simulator) == 1
+            assert (placed.txid, journal_verdict(broker)) == (txid, PLACED)
+        assert count_final_orders(simulator) == 1
 
 
 def _new_disk(tmp_path: Path) -> str:
@@ -242,42 +278,42 @@ def _new_disk(tmp_path: Path) -> str:
     return str(folder / "kraken_nonce.txt")
 
 
-def test_a_nonce_window_doubles_an_order() -> None:
+def test_nonce_window_duplicates_an_order() -> None:
     """On a key with a nonce window, a packet that arrives twice is two orders."""
-    with WINDOW.open() as simulator, closing(Peer(simulator)) as peer:
-        simulator.faults.fire_next(WINDOW.fault, "AddOrder")
-        assert peer.send(WINDOW.price) == ""
-        assert orders_in_the_end(simulator) == 2
+    with NONCE_WINDOW_EXCHANGE.open() as simulator, closing(NaiveClient(simulator)) as peer:
+        simulator.faults.fire_next(NONCE_WINDOW_EXCHANGE.fault, "AddOrder")
+        assert peer.send(NONCE_WINDOW_EXCHANGE.price) == ""
+        assert count_final_orders(simulator) == 2
 
 
-def test_the_broker_does_not_start_on_a_nonce_window() -> None:
+def test_broker_refuses_key_with_nonce_window() -> None:
     """The broker refuses a key with a nonce window when it connects."""
-    with WINDOW.open() as simulator, pytest.raises(KeyRuleError, match="window"), broker_on(simulator):
+    with NONCE_WINDOW_EXCHANGE.open() as simulator, pytest.raises(KeyRuleError, match="window"), open_broker(simulator):
         pass
 
 
-def test_a_new_disk_that_looks_for_the_next_attempt_only_doubles_its_order() -> None:
+def test_querying_only_next_attempt_on_new_disk_duplicates_order() -> None:
     """Who forgot that there was a second attempt does not find it under the first one's id, and buys twice."""
-    exchange = Exchange("no_answer")
-    with exchange.open() as simulator, closing(Peer(simulator)) as peer:
+    exchange = ExchangeSetup("no_answer")
+    with exchange.open() as simulator, closing(NaiveClient(simulator)) as peer:
         peer.wait_until(0)
         simulator.faults.fire_next(exchange.fault, "AddOrder")
         peer.send(exchange.price, SECOND_ATTEMPT)
-        assert peer.looks(13, 16, SIGNAL) == NOT_PLACED
+        assert peer.query_twice(13, 16, SIGNAL) == NOT_PLACED
         peer.send(exchange.price, SIGNAL)
-        assert orders_in_the_end(simulator) == 2
+        assert count_final_orders(simulator) == 2
 
 
-def test_a_new_disk_learns_of_every_attempt_before_the_past_is_known(
+def test_new_disk_finds_all_attempts_before_history_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On an empty disk the past is known only when the journal has the second attempt, however late it shows."""
-    exchange = Exchange("queued", FILLS, queue=7.9, late_rows=True)
+    exchange = ExchangeSetup("queued", FILLING_PRICE, queue_seconds=7.9, has_query_lag=True)
     with exchange.open() as simulator:
-        with broker_on(simulator) as broker:
-            send(broker, simulator, exchange, SECOND_ATTEMPT)
+        with open_broker(simulator) as broker:
+            place_order(broker, simulator, exchange, SECOND_ATTEMPT)
         monkeypatch.setattr(broker_manager, "NONCE_FILE", _new_disk(tmp_path))
-        with broker_on(simulator) as broker:
-            assert not broker.knows_the_past()
-            settle(broker, simulator.clock)
-            assert verdict_of(broker, SECOND_ATTEMPT) == PLACED
+        with open_broker(simulator) as broker:
+            assert not broker.history_is_complete()
+            reconcile(broker, simulator.clock)
+            assert journal_verdict(broker, SECOND_ATTEMPT) == PLACED

@@ -15,15 +15,25 @@ import pytest
 from kraken.spot import User
 
 from bot import broker_manager
-from bot.base.errors import NonceError, SettingsError, TurnTimeout
-from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.base.errors import NonceError, RequestLockTimeout, SettingsError
+from bot.broker_manager import get_kraken_nonce, kraken_request_lock
 from bot.nonce import shared_store
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from tests.acceptance.broker_tools import ORDER, in_threads, open_desk
-from tests.acceptance.local_kraken import waving_kraken
-from tests.acceptance.processes import only, running
-from tests.acceptance.script_tools import FORKS, example, holder, krakenex_on, outcomes, run, storm, variables, write
+from tests.acceptance.broker_tools import ORDER, open_broker_setup, run_in_threads
+from tests.acceptance.local_kraken import trading_kraken
+from tests.acceptance.processes import isolated_settings, running
+from tests.acceptance.script_tools import (
+    FORKING_SCRIPT,
+    example_code,
+    open_krakenex,
+    request_errors,
+    run_script,
+    run_scripts_concurrently,
+    script_environment,
+    start_lock_holder,
+    write_script,
+)
 from tests.conftest import ROOT
 
 CLIENTS = ("krakenex", "ccxt", "python-kraken-sdk")
@@ -59,7 +69,7 @@ def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) ->
     yield nonce_file.parent
     # They are kept for the life of the process, whose end would complain of what is open.
     for opened in shared_store._stores.values():
-        opened.engine.close()
+        opened.backend.close()
 
 
 # The examples
@@ -68,10 +78,12 @@ def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("title", [*CLIENTS, "Orders"])
 def test_the_example_runs_as_it_stands(title: str, simulator: Simulator, tmp_path: Path) -> None:
     """Each program on the page, word for word, in a folder of its own, prints the balance by a nonce of the bot's."""
-    done = run(write(tmp_path / "mine", example(title)), variables(simulator, tmp_path / "state"))
+    done = run_script(
+        write_script(tmp_path / "mine", example_code(title)), script_environment(simulator, tmp_path / "state")
+    )
     assert done.returncode == 0, done.stderr
     assert "10000.0" in done.stdout
-    [row] = simulator.log
+    [row] = simulator.request_log
     assert (row.error, row.nonce) == ("", (tmp_path / "state" / "kraken_nonce.txt").read_text("ascii"))
 
 
@@ -80,13 +92,13 @@ def test_the_settings_beside_main_count_from_any_folder(simulator: Simulator, tm
     beside main.py, and nothing of the one in its own folder."""
     program, mine = tmp_path / "program", tmp_path / "mine"
     shutil.copytree(ROOT / "bot", program / "bot", ignore=shutil.ignore_patterns("__pycache__", "kraken_nonce*"))
-    given = variables(simulator, Path("state"))
+    given = script_environment(simulator, Path("state"))
     (program / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items() if value))
-    path = write(mine, example("krakenex"))
+    path = write_script(mine, example_code("krakenex"))
     (mine / ".env").write_text("STATE_DIR=wrong\nKRAKEN_API_KEY=wrong\n")
-    done = run(path, {}, program)
+    done = run_script(path, {}, program)
     assert done.returncode == 0, done.stderr
-    assert [row.nonce for row in simulator.log] == [(program / "state" / "kraken_nonce.txt").read_text("ascii")]
+    assert [row.nonce for row in simulator.request_log] == [(program / "state" / "kraken_nonce.txt").read_text("ascii")]
     assert sorted(one.name for one in mine.iterdir()) == [".env", "my_script.py"]
 
 
@@ -94,16 +106,16 @@ def test_the_settings_beside_main_count_from_any_folder(simulator: Simulator, tm
 def test_a_clients_own_nonces_do_not_fit(title: str, simulator: Simulator, tmp_path: Path) -> None:
     """Without its line for the nonce, krakenex or ccxt is refused and the bot is not; one call of python-kraken-sdk is
     accepted, and every nonce of the bot's is refused from then on."""
-    environment = variables(simulator, tmp_path / "state")
-    ours = write(tmp_path / "ours", example("krakenex"))
-    lines = example(title).splitlines(keepends=True)
+    environment = script_environment(simulator, tmp_path / "state")
+    ours = write_script(tmp_path / "ours", example_code("krakenex"))
+    lines = example_code(title).splitlines(keepends=True)
     without = [line for line in lines if not ("nonce" in line and " = " in line)]
     assert len(without) == len(lines) - 1
-    theirs = write(tmp_path / "theirs", "".join(without))
+    theirs = write_script(tmp_path / "theirs", "".join(without))
     for path in (ours, theirs, ours, ours):
-        run(path, environment)
+        run_script(path, environment)
     burnt = title == "python-kraken-sdk"
-    assert outcomes(simulator) == (["", "", INVALID, INVALID] if burnt else ["", INVALID, "", ""])
+    assert request_errors(simulator) == (["", "", INVALID, INVALID] if burnt else ["", INVALID, "", ""])
 
 
 def test_the_clients_are_as_the_page_says() -> None:
@@ -120,13 +132,15 @@ def test_the_clients_are_as_the_page_says() -> None:
 
 def test_scripts_beside_a_running_bot(tmp_path: Path) -> None:
     """While main.py trades live, the three programs of the page run with its settings: none of all calls is refused."""
-    with waving_kraken(tmp_path / "state") as kraken:
+    with trading_kraken(tmp_path / "state") as kraken:
         with running(settings=kraken.settings(), until="filled: buy") as bot:
             for title in CLIENTS:
-                done = run(write(tmp_path / title, example(title)), only(kraken.settings()))
+                done = run_script(
+                    write_script(tmp_path / title, example_code(title)), isolated_settings(kraken.settings())
+                )
                 assert done.returncode == 0, done.stderr
             assert bot.stop() == 0
-        assert kraken.methods.count("Balance") == 2
+        assert kraken.request_methods.count("Balance") == 2
         assert kraken.refused_nonces == 0
 
 
@@ -139,21 +153,23 @@ def test_the_bot_and_three_clients_are_never_refused(
     """Two brokers of two threads and a script for each client, all at once on one key, over a line that shuffles what
     is sent: every call is answered and none is refused; with a store, no two of them share a folder."""
     times, reads = (40, 80) if full_size else (3, 6)
-    storm(jittery, tmp_path, store, [example(name) for name in CLIENTS], times, reads)
-    assert outcomes(jittery) == [""] * (3 * times + 2 * 2 * reads)
+    run_scripts_concurrently(jittery, tmp_path, store, [example_code(name) for name in CLIENTS], times, reads)
+    assert request_errors(jittery) == [""] * (3 * times + 2 * 2 * reads)
 
 
 def test_without_the_turn_some_are_refused(store: str, jittery: Simulator, tmp_path: Path) -> None:
     """Two of these scripts, which draw from the shared sequence but take no turn, meet refusals."""
-    codes = [example(name).replace("with kraken_turn():", "if True:") for name in ("krakenex", "python-kraken-sdk")]
+    codes = [
+        example_code(name).replace("with kraken_turn():", "if True:") for name in ("krakenex", "python-kraken-sdk")
+    ]
     assert all("if True:" in code for code in codes)
-    storm(jittery, tmp_path, store, codes, times=30, reads=0)
-    assert set(outcomes(jittery)) == {"", INVALID}
+    run_scripts_concurrently(jittery, tmp_path, store, codes, times=30, reads=0)
+    assert set(request_errors(jittery)) == {"", INVALID}
 
 
 def balance(api: krakenex.API) -> None:
     """Ask for the balance, in a turn."""
-    with kraken_turn(api_key=api.key):
+    with kraken_request_lock(api_key=api.key):
         answer = api.query_private("Balance", timeout=(3, 10))
     assert answer["error"] == []
 
@@ -163,20 +179,22 @@ def test_threads_of_a_script_take_turns(jittery: Simulator) -> None:
     """Four threads of one process, each with a client of its own, are never refused."""
 
     def work() -> None:
-        api = krakenex_on(jittery)
+        api = open_krakenex(jittery)
         for _ in range(5):
             balance(api)
         api.close()
 
-    assert in_threads(4, work) == []
-    assert outcomes(jittery) == [""] * 20
+    assert run_in_threads(4, work) == []
+    assert request_errors(jittery) == [""] * 20
 
 
 def test_children_forked_in_a_turn_wait_for_their_own(store: str, jittery: Simulator, tmp_path: Path) -> None:
     """Processes that a script forks in its turns take turns of their own: none is refused, neither theirs nor its."""
-    done = run(write(tmp_path / "mine", FORKS), variables(jittery, tmp_path / "state", store))
+    done = run_script(
+        write_script(tmp_path / "mine", FORKING_SCRIPT), script_environment(jittery, tmp_path / "state", store)
+    )
     assert done.returncode == 0, done.stderr
-    assert outcomes(jittery) == [""] * 8
+    assert request_errors(jittery) == [""] * 8
 
 
 # A script that goes wrong
@@ -187,82 +205,88 @@ def test_a_script_that_holds_its_turn_bounds_what_the_bot_waits(
 ) -> None:
     """While a script on the machine holds the turn, the bot's reads and orders end with TurnTimeout and were not sent,
     and a cancel goes without the turn; when the script is done all goes on."""
-    with open_desk() as desk:
-        broker = desk.broker
+    with open_broker_setup() as setup:
+        broker = setup.broker
         txid = broker.private_call("AddOrder", ORDER)["txid"][0]
-        sent = len(desk.methods())
-        with holder(desk.simulator, shared_key, shared_key, store) as script:
-            script.expect("held")
+        sent = len(setup.request_methods())
+        with start_lock_holder(setup.simulator, shared_key, shared_key, store) as script:
+            script.expect_line("held")
             monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.2)
-            with pytest.raises(TurnTimeout):
+            with pytest.raises(RequestLockTimeout):
                 broker.private_call("Balance")
-            with pytest.raises(TurnTimeout):
+            with pytest.raises(RequestLockTimeout):
                 broker.private_call("AddOrder", ORDER)
             assert broker.unknown_orders() == []
-            assert len(desk.methods()) == sent
+            assert len(setup.request_methods()) == sent
             assert broker.cancel_order(txid, "BTC/USD")
-            assert desk.methods()[sent:] == ["CancelOrder"]
-            script.tell("send")
+            assert setup.request_methods()[sent:] == ["CancelOrder"]
+            script.write_line("send")
             # The cancel went with a higher nonce.
-            assert script.rest() == [f"['{INVALID}']"]
+            assert script.read_to_end() == [f"['{INVALID}']"]
         monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 20.0)
         broker.private_call("Balance")
-        assert desk.refused() == 1
+        assert setup.refused_nonce_count() == 1
 
 
 @pytest.mark.parametrize("store", ["redis", pytest.param("postgres", marks=pytest.mark.soak)], indirect=True)
 def test_a_host_that_holds_its_turn_loses_it(shared_key: Path, store: str, tmp_path: Path) -> None:
     """A script that holds its turn for longer than it lives loses it to the bot on another host; what it sends then is
     refused, and nobody else's."""
-    with open_desk() as desk, holder(desk.simulator, shared_key, tmp_path / "host", store, seconds=0.3) as script:
-        script.expect("held")
-        desk.broker.private_call("Balance")
-        script.tell("send")
-        assert script.rest() == [f"['{INVALID}']"]
-        desk.broker.private_call("Balance")
-        assert outcomes(desk.simulator) == ["", INVALID, ""]
+    with (
+        open_broker_setup() as setup,
+        start_lock_holder(setup.simulator, shared_key, tmp_path / "host", store, lock_seconds=0.3) as script,
+    ):
+        script.expect_line("held")
+        setup.broker.private_call("Balance")
+        script.write_line("send")
+        assert script.read_to_end() == [f"['{INVALID}']"]
+        setup.broker.private_call("Balance")
+        assert request_errors(setup.simulator) == ["", INVALID, ""]
 
 
 def test_a_script_killed_in_its_turn_leaves_it_behind(shared_key: Path, store: str, tmp_path: Path) -> None:
     """A turn whose script was killed is free at once with the file alone; in a store it is taken until its lifetime is
     over, and then the bot goes on without a refusal."""
-    with open_desk() as desk:
-        with holder(desk.simulator, shared_key, shared_key, store) as script:
-            script.expect("held")
+    with open_broker_setup() as setup:
+        with start_lock_holder(setup.simulator, shared_key, shared_key, store) as script:
+            script.expect_line("held")
             script.kill()
         if store:
-            with pytest.raises(TurnTimeout, match="another host"), kraken_turn(0.05, api_key=desk.simulator.key):
+            with (
+                pytest.raises(RequestLockTimeout, match="another host"),
+                kraken_request_lock(0.05, api_key=setup.simulator.key),
+            ):
                 raise AssertionError("served")
         else:
-            desk.broker.private_call("Balance")
-    with open_desk() as desk:
-        with holder(desk.simulator, shared_key, shared_key, store, seconds=0.5) as script:
-            script.expect("held")
+            setup.broker.private_call("Balance")
+    with open_broker_setup() as setup:
+        with start_lock_holder(setup.simulator, shared_key, shared_key, store, lock_seconds=0.5) as script:
+            script.expect_line("held")
             script.kill()
-        desk.broker.private_call("Balance")
-        assert outcomes(desk.simulator) == [""]
+        setup.broker.private_call("Balance")
+        assert request_errors(setup.simulator) == [""]
 
 
 def test_ctrl_c_gives_the_turn_back(shared_key: Path, store: str, tmp_path: Path) -> None:
     """A script that is ended by Ctrl-C in its turn gives it back, in a store too; one ended by SIGTERM leaves it taken
     there, and free where the file alone is."""
-    with open_desk() as desk:
-        state, key = tmp_path / "host" if store else shared_key, desk.simulator.key
-        with holder(desk.simulator, shared_key, state, store) as script:
-            script.expect("held")
+    with open_broker_setup() as setup:
+        state, key = tmp_path / "host" if store else shared_key, setup.simulator.key
+        with start_lock_holder(setup.simulator, shared_key, state, store) as script:
+            script.expect_line("held")
             script.signal(signal.SIGINT)
-            assert script.line() == ""
-            with kraken_turn(api_key=key):
+            assert script.read_line() == ""
+            with kraken_request_lock(api_key=key):
                 pass
-        with holder(desk.simulator, shared_key, state, store) as script:
-            script.expect("held")
+        with start_lock_holder(setup.simulator, shared_key, state, store) as script:
+            script.expect_line("held")
             script.signal(signal.SIGTERM)
-            assert script.line() == ""
+            assert script.read_line() == ""
             if store:
-                with pytest.raises(TurnTimeout, match="another host"), kraken_turn(0.05, api_key=key):
+                with pytest.raises(RequestLockTimeout, match="another host"), kraken_request_lock(0.05, api_key=key):
                     raise AssertionError("served")
             else:
-                with kraken_turn(api_key=key):
+                with kraken_request_lock(api_key=key):
                     pass
 
 
@@ -270,11 +294,11 @@ def test_ctrl_c_gives_the_turn_back(shared_key: Path, store: str, tmp_path: Path
 
 
 def test_without_a_key_there_is_no_turn(nonce_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key in the settings `kraken_turn()` raises one SettingsError that names KRAKEN_API_KEY, and makes no
+    """Without a key in the settings `kraken_request_lock()` raises one SettingsError that names KRAKEN_API_KEY, and makes no
     file; a nonce alone needs no key."""
     for name in ("KRAKEN_API_KEY", "KRAKEN_API_KEY_FILE"):
         monkeypatch.setenv(name, "")
-    with pytest.raises(SettingsError, match="KRAKEN_API_KEY is not set") as caught, kraken_turn():
+    with pytest.raises(SettingsError, match="KRAKEN_API_KEY is not set") as caught, kraken_request_lock():
         raise AssertionError("served")
     assert len(caught.value.problems) == 1
     assert list(nonce_file.parent.iterdir()) == []
@@ -285,52 +309,52 @@ def test_without_a_key_there_is_no_turn(nonce_file: Path, monkeypatch: pytest.Mo
 def test_a_turn_within_a_turn_is_told_at_once() -> None:
     """A second turn of a thread on the same key raises NonceError, and the first one stays; another key's turn may lie
     within, another thread waits, and after the block the turn can be had again."""
-    timed_out: list[TurnTimeout] = []
+    timed_out: list[RequestLockTimeout] = []
 
     def wait_in_vain() -> None:
         try:
-            with kraken_turn(0.0, api_key="one"):
+            with kraken_request_lock(0.0, api_key="one"):
                 raise AssertionError("served")
-        except TurnTimeout as error:
+        except RequestLockTimeout as error:
             timed_out.append(error)
 
-    with kraken_turn(api_key="one"):
-        with pytest.raises(NonceError, match="has the key's turn already"), kraken_turn(api_key="one"):
+    with kraken_request_lock(api_key="one"):
+        with pytest.raises(NonceError, match="has the key's turn already"), kraken_request_lock(api_key="one"):
             raise AssertionError("served")
-        with kraken_turn(0.0, api_key="two"):
+        with kraken_request_lock(0.0, api_key="two"):
             pass
         thread = threading.Thread(target=wait_in_vain)
         thread.start()
         thread.join()
         assert len(timed_out) == 1
-    with kraken_turn(api_key="one"):
+    with kraken_request_lock(api_key="one"):
         pass
 
 
 @pytest.mark.usefixtures("shared_key")
 def test_a_broker_within_a_turn_waits_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A KrakenBroker that is called inside of the key's turn gets TurnTimeout and sends nothing; after it, it works."""
-    with open_desk() as desk:
-        with kraken_turn(api_key=desk.simulator.key), monkeypatch.context() as patch:
+    with open_broker_setup() as setup:
+        with kraken_request_lock(api_key=setup.simulator.key), monkeypatch.context() as patch:
             patch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.05)
-            with pytest.raises(TurnTimeout):
-                desk.broker.private_call("Balance")
-        assert desk.methods() == []
-        desk.broker.private_call("Balance")
+            with pytest.raises(RequestLockTimeout):
+                setup.broker.private_call("Balance")
+        assert setup.request_methods() == []
+        setup.broker.private_call("Balance")
 
 
 def test_a_key_in_nanoseconds_needs_the_unit(shared_key: Path, store: str, tmp_path: Path) -> None:
     """Where the bot's nonces are nanoseconds a script with unit="ns" shares them; one without is refused by Kraken or,
     with a store, by the store before anything is sent."""
-    with open_desk(nonce_unit="ns") as desk:
-        environment = variables(desk.simulator, shared_key, store) | {"NONCE_UNIT": "ns"}
-        code = example("krakenex")
+    with open_broker_setup(nonce_unit="ns") as setup:
+        environment = script_environment(setup.simulator, shared_key, store) | {"NONCE_UNIT": "ns"}
+        code = example_code("krakenex")
         fine = code.replace("= get_kraken_nonce\n", '= lambda: get_kraken_nonce(unit="ns")\n').replace(
             "kraken_turn():", 'kraken_turn(unit="ns"):'
         )
-        desk.broker.private_call("Balance")
-        assert run(write(tmp_path / "fine", fine), environment).returncode == 0
-        done = run(write(tmp_path / "coarse", code), environment)
-        desk.broker.private_call("Balance")
-        assert outcomes(desk.simulator) == (["", "", ""] if store else ["", "", INVALID, ""])
+        setup.broker.private_call("Balance")
+        assert run_script(write_script(tmp_path / "fine", fine), environment).returncode == 0
+        done = run_script(write_script(tmp_path / "coarse", code), environment)
+        setup.broker.private_call("Balance")
+        assert request_errors(setup.simulator) == (["", "", ""] if store else ["", "", INVALID, ""])
         assert ("NonceAheadError" in done.stderr) == bool(store)

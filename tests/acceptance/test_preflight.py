@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from bot.base.clock import MarketClock, wall_seconds, wall_us
-from bot.simulator.keys import ALL_TRADING
+from bot.simulator.keys import TRADING_PERMISSIONS
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.local_kraken import FILLING, local_kraken
 from tests.acceptance.processes import run, running, stored_nonce
 
 
-def test_check_in_paper_mode_needs_nothing(state: Path) -> None:
+def test_check_in_paper_mode_needs_no_settings(state: Path) -> None:
     """Without any setting check finds settings, state and nonce in order, and ends with 0."""
     bot = run("check", settings={"STATE_DIR": str(state)})
     assert [line.split(":")[0].split() for line in bot.lines] == [
@@ -28,7 +28,7 @@ def test_check_in_paper_mode_needs_nothing(state: Path) -> None:
     ]
 
 
-def test_check_in_live_mode_looks_at_everything_and_trades_nothing(state: Path) -> None:
+def test_check_in_live_mode_checks_everything_and_sends_no_order(state: Path) -> None:
     """With a good key check says ok to settings, state, clock, nonce, pairs and key, and sends no order."""
     with local_kraken(state, FILLING) as kraken:
         bot = run("check", settings=kraken.settings())
@@ -41,10 +41,10 @@ def test_check_in_live_mode_looks_at_everything_and_trades_nothing(state: Path) 
             ["ok", "key"],
         ]
         assert "modify-trades" in bot.lines[-1]
-        assert set(kraken.methods) == {"GetApiKeyInfo", "BalanceEx"}
+        assert set(kraken.request_methods) == {"GetApiKeyInfo", "BalanceEx"}
 
 
-def test_check_warns_of_a_wrong_clock_and_draws_no_nonce_from_it(state: Path) -> None:
+def test_check_warns_of_a_wrong_clock_and_takes_no_nonce_from_it(state: Path) -> None:
     """Where Kraken's Time is three days behind this machine's clock, check warns and the nonce follows Kraken's."""
     clock = MarketClock(wall_seconds() - 3 * 86_400)
     with Simulator(SimulatorOptions(), clock) as simulator:
@@ -53,19 +53,19 @@ def test_check_warns_of_a_wrong_clock_and_draws_no_nonce_from_it(state: Path) ->
         assert stored_nonce(state) < wall_us() - 2 * 86_400_000_000
 
 
-def test_check_draws_no_nonce_while_the_clock_is_not_known(state: Path) -> None:
+def test_check_takes_no_nonce_while_the_clock_is_unknown(state: Path) -> None:
     """In live mode, where Kraken does not answer, check leaves the nonce file alone and ends with 5."""
     live = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state)}
-    bot = run("check", settings=live | {"KRAKEN_API_KEY": "Nobody0Home", "KRAKEN_API_SECRET": "bm9ib2R5"}, code=5)
+    bot = run("check", settings=live | {"KRAKEN_API_KEY": "Nobody0Home", "KRAKEN_API_SECRET": "bm9ib2R5"}, exit_code=5)
     assert "127.0.0.1:9" in bot.wait_for("^PROBLEM  clock")[0]
     assert not (state / "kraken_nonce.txt").exists()
 
 
-def test_check_names_what_is_wrong_with_the_key(state: Path) -> None:
+def test_check_names_the_problems_of_the_key(state: Path) -> None:
     """For a key with a nonce window that may withdraw check names both and ends with 3."""
     with local_kraken(state) as kraken:
-        key, secret = kraken.simulator.add_key((*ALL_TRADING, "withdraw-funds"), nonce_window=1000)
-        bot = run("check", settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), code=3)
+        key, secret = kraken.simulator.add_key((*TRADING_PERMISSIONS, "withdraw-funds"), nonce_window=1000)
+        bot = run("check", settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), exit_code=3)
     (problem,) = bot.wait_for("^PROBLEM")
     assert problem.startswith("PROBLEM  key: ")
     assert "nonce window of 1000" in problem
@@ -76,22 +76,22 @@ def test_check_names_what_is_wrong_with_the_key(state: Path) -> None:
 def test_check_names_pairs_that_cannot_be_traded(state: Path, pairs: str, named: str) -> None:
     """For a pair that Kraken does not have, or two quote currencies, check names them and ends with 2, as run does."""
     with local_kraken(state, pairs=("BTC/USD", "BTC/EUR")) as kraken:
-        bot = run("check", settings=kraken.settings(PAIRS=pairs), code=2)
+        bot = run("check", settings=kraken.settings(PAIRS=pairs), exit_code=2)
     assert named in bot.wait_for("^PROBLEM  pairs")[0]
 
 
 def test_check_names_a_wrong_secret(state: Path) -> None:
     """For a wrong secret check names Kraken's answer and ends with 3."""
     with local_kraken(state) as kraken:
-        bot = run("check", settings=kraken.settings(KRAKEN_API_SECRET="d3Jvbmc="), code=3)
+        bot = run("check", settings=kraken.settings(KRAKEN_API_SECRET="d3Jvbmc="), exit_code=3)
     assert "EAPI:Invalid signature" in bot.wait_for("^PROBLEM  key")[0]
 
 
-def test_check_names_a_burnt_key(state: Path) -> None:
+def test_check_names_a_key_with_a_higher_nonce_floor(state: Path) -> None:
     """For a key that was burnt in nanoseconds check says so and ends with 4."""
     with local_kraken(state) as kraken:
         key, secret = kraken.simulator.add_key(floor=wall_us() * 1000)
-        bot = run("check", settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), code=4)
+        bot = run("check", settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), exit_code=4)
     assert "nanoseconds" in bot.wait_for("^PROBLEM  key")[0]
 
 
@@ -100,7 +100,7 @@ def test_check_names_a_missing_network(state: Path) -> None:
     with socket.socket() as closed, local_kraken(state) as kraken:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        bot = run("check", settings=kraken.settings(KRAKEN_API_URL=url), code=5)
+        bot = run("check", settings=kraken.settings(KRAKEN_API_URL=url), exit_code=5)
     assert [line.split(":")[0] for line in bot.wait_for("^PROBLEM")] == ["PROBLEM  clock", "PROBLEM  key"]
     assert bot.wait_for("^ok       nonce")
 
@@ -108,18 +108,18 @@ def test_check_names_a_missing_network(state: Path) -> None:
 def test_check_names_a_nonce_file_that_cannot_be_written(state: Path) -> None:
     """Where a folder stands in the place of the nonce file check names it and ends with 4."""
     (state / "kraken_nonce.txt").mkdir(parents=True)
-    bot = run("check", settings={"STATE_DIR": str(state)}, code=4)
+    bot = run("check", settings={"STATE_DIR": str(state)}, exit_code=4)
     assert "kraken_nonce.txt" in bot.wait_for("^PROBLEM  nonce")[0]
 
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
-def test_check_names_a_nonce_file_far_ahead_and_leaves_it(state: Path, mode: str) -> None:
+def test_check_names_a_nonce_file_far_ahead_and_does_not_change_it(state: Path, mode: str) -> None:
     """For a file 30 days ahead check says what the run would say, ends with 4, and does not lift the file further."""
     state.mkdir()
     ahead = wall_us() + 30 * 86_400_000_000
     (state / "kraken_nonce.txt").write_text(str(ahead), "ascii")
     with local_kraken(state) as kraken:
-        bot = run("check", settings=kraken.settings(TRADING_MODE=mode), code=4)
+        bot = run("check", settings=kraken.settings(TRADING_MODE=mode), exit_code=4)
     assert "30.0 days ahead of the clock" in bot.wait_for("^PROBLEM  nonce")[0]
     assert stored_nonce(state) == ahead
 
@@ -133,7 +133,7 @@ def test_check_sees_a_running_bot(state: Path) -> None:
         assert kraken.refused_nonces == 0
 
 
-def test_nonce_show_tells_value_lead_and_file_and_draws_none(state: Path) -> None:
+def test_nonce_show_prints_value_offset_and_file_and_takes_no_nonce(state: Path) -> None:
     """`nonce show` prints the last nonce, its lead over the clock and its file, and leaves the file as it is."""
     settings = {"STATE_DIR": str(state)}
     assert run("nonce", "show", settings=settings).text == f"none yet in {state / 'kraken_nonce.txt'}"
@@ -142,12 +142,12 @@ def test_nonce_show_tells_value_lead_and_file_and_draws_none(state: Path) -> Non
     ahead = wall_us() + 3_600_000_000
     (state / "kraken_nonce.txt").write_text(str(ahead), "ascii")
     text = run("nonce", "show", settings=settings).text
-    lead = re.fullmatch(rf"{ahead}, (3\d\d\d\.\d) s ahead of the clock, in {state / 'kraken_nonce.txt'}", text)
-    assert lead
+    match = re.fullmatch(rf"{ahead}, (3\d\d\d\.\d) s ahead of the clock, in {state / 'kraken_nonce.txt'}", text)
+    assert match
     assert stored_nonce(state) == ahead
 
 
-def test_nonce_show_tells_a_damaged_file_from_none(state: Path) -> None:
+def test_nonce_show_distinguishes_a_damaged_file_from_a_missing_one(state: Path) -> None:
     """`nonce show` does not call a file that holds no number missing."""
     state.mkdir()
     (state / "kraken_nonce.txt").write_text("junk", "ascii")
@@ -155,7 +155,7 @@ def test_nonce_show_tells_a_damaged_file_from_none(state: Path) -> None:
     assert text == f"none that can be read in {state / 'kraken_nonce.txt'}"
 
 
-def test_help_lists_every_word_and_exit_code(state: Path) -> None:
+def test_help_lists_every_command_and_exit_code(state: Path) -> None:
     """`--help` names the commands, --ticks and the exit codes."""
     text = run("--help", settings={"STATE_DIR": str(state)}).text
     assert all(word in text for word in ("run", "check", "nonce", "simulator", "--ticks", "exit codes"))
@@ -163,15 +163,15 @@ def test_help_lists_every_word_and_exit_code(state: Path) -> None:
     assert not state.exists()
 
 
-@pytest.mark.parametrize("words", [("trade",), ("nonce",), ("nonce", "lower"), ("--ticks", "0")], ids=str)
-def test_unknown_words_end_with_2(state: Path, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [("trade",), ("nonce",), ("nonce", "lower"), ("--ticks", "0")], ids=str)
+def test_unknown_arguments_end_with_2(state: Path, arguments: tuple[str, ...]) -> None:
     """A word that does not exist ends with exit code 2 and the usage, and nothing is started."""
-    bot = run(*words, settings={"STATE_DIR": str(state)}, code=2)
+    bot = run(*arguments, settings={"STATE_DIR": str(state)}, exit_code=2)
     assert bot.lines[0].startswith("usage: main.py")
     assert not state.exists()
 
 
-def test_ticks_may_stand_after_run(state: Path) -> None:
+def test_cycles_may_follow_run(state: Path) -> None:
     """`run --ticks 1` is `--ticks 1`."""
     with local_kraken(state) as kraken:
         assert "Ended: 1 ticks done." in run("run", "--ticks", "1", settings=kraken.settings()).text
@@ -187,8 +187,8 @@ def test_the_simulator_runs_alone_until_a_signal(state: Path) -> None:
 
 def test_a_bot_trades_on_the_simulator_command(state: Path) -> None:
     """A live bot with the address, key and secret that `simulator` prints is accepted by it."""
-    words = ("simulator", "--port", "0", "--speed", "20")
-    with running(*words, settings={"STATE_DIR": str(state)}, until="^secret ") as simulator:
+    arguments = ("simulator", "--port", "0", "--speed", "20")
+    with running(*arguments, settings={"STATE_DIR": str(state)}, until="^secret ") as simulator:
         url, key, secret = (line.split()[-1] for line in simulator.lines[:3])
         keys = {"KRAKEN_API_URL": url, "KRAKEN_API_KEY": key, "KRAKEN_API_SECRET": secret}
         settings = {"TRADING_MODE": "live", "STATE_DIR": str(state), "MARKET_SPEED": "20", "SINGLE_INSTANCE": "1"}

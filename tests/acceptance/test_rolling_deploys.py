@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from bot.base.clock import sleep
-from tests.acceptance.instances import Fleet, Life, check_signals, waving_fleet
-from tests.server_processes import halt
+from tests.acceptance.instances import Fleet, Instance, check_signals, trading_fleet
+from tests.server_processes import stop_processes
 
 MINUTE = 60.0
 REFUSED_A_MINUTE_MAX = 3
@@ -24,7 +24,7 @@ REFUSED_A_MINUTE_MAX = 3
 FAST, MODERATE = 240.0, 40.0
 
 
-def render(old: Life, overlap_seconds: float, more_seconds: float) -> None:
+def render(old: Instance, overlap_seconds: float, more_seconds: float) -> None:
     """Take down the old instance as Render does."""
     sleep(overlap_seconds)
     old.send(signal.SIGTERM)
@@ -32,7 +32,7 @@ def render(old: Life, overlap_seconds: float, more_seconds: float) -> None:
     old.kill()
 
 
-def render_when_it_hangs(old: Life, overlap_seconds: float, more_seconds: float) -> None:
+def render_when_it_hangs(old: Instance, overlap_seconds: float, more_seconds: float) -> None:
     """The same with an old instance that does not react any more."""
     sleep(overlap_seconds)
     old.send(signal.SIGSTOP)
@@ -41,17 +41,17 @@ def render_when_it_hangs(old: Life, overlap_seconds: float, more_seconds: float)
     old.kill()
 
 
-def railway(old: Life, _overlap_seconds: float, _more_seconds: float) -> None:
+def railway(old: Instance, _overlap_seconds: float, _more_seconds: float) -> None:
     """Take down the old instance as Railway does where no draining time is set."""
     old.send(signal.SIGTERM)
     old.kill()
 
 
-def tell_hand_over(how: str, old: Life, new: Life) -> None:
+def tell_hand_over(how: str, old: Instance, new: Instance) -> None:
     """Print how long nobody traded: from the first signal to the old one until the new one's first accepted request."""
     new.wait_for_request()
-    assert old.signalled_seconds is not None
-    print(f"{how}: {new.requests()[0].boot_seconds - old.signalled_seconds:.2f} s until {new.name} leads")
+    assert old.first_signal_seconds is not None
+    print(f"{how}: {new.requests()[0].boot_seconds - old.first_signal_seconds:.2f} s until {new.name} leads")
 
 
 def test_with_a_shared_store(tmp_path: Path, store: str, full_size: bool) -> None:
@@ -59,8 +59,8 @@ def test_with_a_shared_store(tmp_path: Path, store: str, full_size: bool) -> Non
     request, no nonce is refused, and no signal is traded twice."""
     settings = {"NONCE_STORE": store, "LEASE_SECONDS": "10" if full_size else "3"}
     times = (60.0, 30.0) if full_size else (0.3, 4.0)
-    ways: list[Callable[[Life, float, float], None]] = [render, railway, render_when_it_hangs]
-    with waving_fleet(tmp_path, speed=FAST) as fleet:
+    ways: list[Callable[[Instance, float, float], None]] = [render, railway, render_when_it_hangs]
+    with trading_fleet(tmp_path, speed=FAST) as fleet:
         old = fleet.start("release0", **settings)
         for number, take_down in enumerate(ways * (3 if full_size else 1), start=1):
             old.wait_for_request("AddOrder")
@@ -71,10 +71,10 @@ def test_with_a_shared_store(tmp_path: Path, store: str, full_size: bool) -> Non
             old = new
         old.wait_for_request("AddOrder")
         old.send(signal.SIGTERM)
-        assert old.end() == 0
+        assert old.wait_and_check() == 0
         fleet.check_leaders()
-        assert fleet.leaders() == [life.name for life in fleet.lives]
-        assert fleet.refused == []
+        assert fleet.leader_names() == [life.name for life in fleet.instances]
+        assert fleet.refused_requests == []
         check_signals(fleet.kraken)
 
 
@@ -82,36 +82,36 @@ def test_restarts_on_the_same_disk(tmp_path: Path, store: str) -> None:
     """An instance that was stopped leads again without standing by, one that was killed under a new lease; no nonce is
     refused, and no signal is traded twice."""
     settings = {"NONCE_STORE": store, "LEASE_SECONDS": "3"}
-    with waving_fleet(tmp_path, speed=FAST) as fleet:
+    with trading_fleet(tmp_path, speed=FAST) as fleet:
         for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
-            if fleet.lives:
-                tell_hand_over("restart", fleet.lives[-1], life := fleet.start("only", **settings))
+            if fleet.instances:
+                tell_hand_over("restart", fleet.instances[-1], life := fleet.start("only", **settings))
             else:
                 life = fleet.start("only", **settings)
             life.wait_for_request("AddOrder")
             life.send(number)
-            life.end()
-        first, after_stop, after_kill = fleet.lives
+            life.wait_and_check()
+        first, after_stop, after_kill = fleet.instances
         first.wait_for("^leader .* has signed off, (not )?every order settled")
         assert "standby" not in after_stop.text
-        assert after_stop.code == -signal.SIGKILL
-        assert after_kill.code == 0
+        assert after_stop.exit_code == -signal.SIGKILL
+        assert after_kill.exit_code == 0
         fleet.check_leaders()
-        assert fleet.refused == []
+        assert fleet.refused_requests == []
         check_signals(fleet.kraken)
 
 
 def test_a_signal_to_an_instance_that_stands_still(tmp_path: Path) -> None:
     """An instance that was stopped when SIGTERM came ends in good order as soon as it goes on."""
     # Which of its threads the signal wakes is the kernel's choice, so that one would not be enough.
-    with waving_fleet(tmp_path, speed=FAST) as fleet:
+    with trading_fleet(tmp_path, speed=FAST) as fleet:
         lives = [fleet.start(f"host{number}", TRADING_MODE="paper", MARKET_SPEED="1") for number in range(6)]
         for life in lives:
             life.wait_for("^account")
-            halt([life.pid])
+            stop_processes([life.pid])
             life.send(signal.SIGTERM)
             life.send(signal.SIGCONT)
-        assert {life.end() for life in lives} == {0}
+        assert {life.wait_and_check() for life in lives} == {0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
@@ -121,18 +121,18 @@ def test_without_a_store(tmp_path: Path, number: signal.Signals, full_size: bool
     # Refusals are a matter of the wall's time, in which the shorter test asks far more often than a real market does.
     speed = 1.0 if full_size else MODERATE
     settings, limit_seconds = {"SINGLE_INSTANCE": "0"}, 10 * MINUTE
-    with waving_fleet(tmp_path, speed=speed, latency_seconds=(0.01, 0.03)) as fleet:
+    with trading_fleet(tmp_path, speed=speed, latency_seconds=(0.01, 0.03)) as fleet:
         # Nobody is there before the first one.
         old = fleet.start("old", SINGLE_INSTANCE="1")
-        old.wait_for_request("AddOrder", limit_seconds=limit_seconds)
+        old.wait_for_request("AddOrder", timeout_seconds=limit_seconds)
         new = fleet.start("new", **settings)
         new.wait_for("because STATE_DIR has no journal of this key, an instance elsewhere may still trade")
         sleep(MINUTE / speed)
         old.send(number)
-        old.end()
-        new.wait_for_request("AddOrder", times=2, limit_seconds=limit_seconds)
+        old.wait_and_check()
+        new.wait_for_request("AddOrder", times=2, timeout_seconds=limit_seconds)
         new.send(signal.SIGTERM)
-        assert new.end() == 0
+        assert new.wait_and_check() == 0
         gaps = order_gaps(fleet)
         print(
             f"{number.name}: {gaps} s of the market's between their orders; {refused_by_minute(fleet)} nonces refused"
@@ -145,8 +145,12 @@ def test_without_a_store(tmp_path: Path, number: signal.Signals, full_size: bool
 
 def order_gaps(fleet: Fleet) -> list[float]:
     """Return how many market seconds lay between an order of one life and the next, wherever it was another's."""
-    orders = [heard for heard in fleet.heard if heard.row.method == "AddOrder"]
-    return [round(now.row.time - before.row.time, 1) for before, now in pairwise(orders) if now.life is not before.life]
+    orders = [heard for heard in fleet.observed_requests if heard.request.method == "AddOrder"]
+    return [
+        round(now.request.time - before.request.time, 1)
+        for before, now in pairwise(orders)
+        if now.instance is not before.instance
+    ]
 
 
 def refused_by_minute(fleet: Fleet) -> list[int]:
@@ -154,11 +158,15 @@ def refused_by_minute(fleet: Fleet) -> list[int]:
     return [
         max(
             (
-                sum(0 <= late.boot_seconds - first.boot_seconds < MINUTE for late in fleet.refused if late.life is life)
-                for first in fleet.refused
-                if first.life is life
+                sum(
+                    0 <= late.boot_seconds - first.boot_seconds < MINUTE
+                    for late in fleet.refused_requests
+                    if late.instance is life
+                )
+                for first in fleet.refused_requests
+                if first.instance is life
             ),
             default=0,
         )
-        for life in fleet.lives
+        for life in fleet.instances
     ]

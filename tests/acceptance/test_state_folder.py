@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from bot.app.session import ENTRIES_STOPPED
-from bot.base.paths import journal_file, key_file
-from bot.base.shared_json import SharedFields
+from bot.app.session import ENTRIES_STOPPED_FILE_NAME
+from bot.base.paths import journal_file_path, key_file_path
+from bot.base.shared_json import SharedJson
 from bot.dashboard.server import stop_entries
-from bot.kraken.breaker_file import SilenceFile
+from bot.kraken.breaker_file import BreakerFile
 from bot.nonce.file_store import FileStore
-from bot.nonce.local_lock import Turns, Urgency
+from bot.nonce.local_lock import Priority, RequestLock
 from bot.orders.journal import Journal
 from bot.simulator.storage import Storage
 from tests.acceptance import script_tools
-from tests.acceptance.local_kraken import FILLING, local_kraken, waving_kraken
+from tests.acceptance.local_kraken import FILLING, local_kraken, trading_kraken
 from tests.acceptance.processes import run, running
 
 # A script that trades, is silenced, and dies with everything open.
@@ -59,7 +59,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
 
 
-def check_private(folder: Path, *names: str) -> None:
+def assert_private(folder: Path, *names: str) -> None:
     """Fail where one of these files is missing, or others than the owner may do anything."""
     found = modes(folder)
     assert set(names) <= set(found)
@@ -68,75 +68,75 @@ def check_private(folder: Path, *names: str) -> None:
 
 def key_files(folder: Path, key: str, *kinds: str) -> list[str]:
     """Return the names of a key's files."""
-    return [Path(key_file(folder / "kraken_nonce.txt", key, kind)).name for kind in kinds]
+    return [Path(key_file_path(folder / "kraken_nonce.txt", key, kind)).name for kind in kinds]
 
 
-def test_a_bot_keeps_its_files_to_itself(state: Path) -> None:
+def test_bot_files_are_private(state: Path) -> None:
     """Whatever the umask, each file of a live bot that has traded is for its owner alone, and so is the folder; none
     has the key or the secret in it.
     """
     with local_kraken(state, FILLING) as kraken, umask(0), running(settings=kraken.settings(), until="filled: buy"):
-        journal = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key)).name
+        journal = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key)).name
         own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget")
-        check_private(state, "bot.json", "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
+        assert_private(state, "bot.json", "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
         written = b"".join(path.read_bytes() for path in state.iterdir())
         assert kraken.simulator.key.encode() not in written
         assert kraken.simulator.secret.encode() not in written
 
 
-def test_a_paper_account_is_kept_private(state: Path) -> None:
+def test_paper_account_files_are_private(state: Path) -> None:
     """Whatever the umask, the files of a paper account are for their owner alone."""
     with umask(0), running(settings={"STATE_DIR": str(state)}, until="^account "):
-        check_private(state, "paper_synthetic.db", "paper_synthetic.db-wal")
+        assert_private(state, "paper_synthetic.db", "paper_synthetic.db-wal")
 
 
-def test_a_script_keeps_its_files_to_itself(tmp_path: Path) -> None:
+def test_script_files_are_private(tmp_path: Path) -> None:
     """Whatever the umask, what a script's broker makes, folders above the state folder included, is its owner's."""
     state = tmp_path / "above" / "state"
     with local_kraken(state) as kraken:
-        path = script_tools.write(tmp_path / "mine", SCRIPT)
+        path = script_tools.write_script(tmp_path / "mine", SCRIPT)
         with umask(0):
-            ended = script_tools.run(path, script_tools.variables(kraken.simulator, state))
+            ended = script_tools.run_script(path, script_tools.script_environment(kraken.simulator, state))
         assert ended.returncode == 0, ended.stderr
-        journal = Path(journal_file(state / "kraken_nonce.txt", kraken.simulator.key)).name
+        journal = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key)).name
         own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget", "silence")
-        check_private(state, "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
+        assert_private(state, "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
         assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
 
 
-def use_all(state: Path) -> None:
+def use_every_file(state: Path) -> None:
     """Use a file of each kind, and let go of it."""
-    FileStore(str(state / "nonce.txt")).draw()
-    SharedFields(str(state / "key.budget")).change(dict.copy)
-    SilenceFile(str(state / "key.silence")).begin(1, "")
+    FileStore(str(state / "nonce.txt")).next_nonce()
+    SharedJson(str(state / "key.budget")).update(dict.copy)
+    BreakerFile(str(state / "key.silence")).trip(1, "")
     Storage(state / "paper.db", "a world").close()
-    with closing(Turns(str(state / "key.lock"))) as turns, turns.turn(Urgency.READ):
+    with closing(RequestLock(str(state / "key.lock"))) as request_lock, request_lock.hold(Priority.READ):
         pass
     with closing(Journal(str(state / "journal.sqlite"))) as journal:
         journal.orders()
 
 
-def test_files_that_others_may_read_are_closed_to_them(state: Path) -> None:
+def test_wider_file_modes_are_narrowed(state: Path) -> None:
     """Files of every kind that came with wider modes, as from a backup, are their owner's alone after the next use."""
     names = ("nonce.txt", "key.budget", "key.silence", "paper.db", "key.lock", "key.gate", "journal.sqlite")
-    use_all(state)
+    use_every_file(state)
     for name in names:
         (state / name).chmod(0o666)
-    use_all(state)
-    check_private(state, *names)
+    use_every_file(state)
+    assert_private(state, *names)
 
 
-def test_a_folder_that_everybody_can_write_is_refused(state: Path) -> None:
+def test_world_writable_state_folder_is_refused(state: Path) -> None:
     """A state folder that everybody can write ends the start with one sentence and exit code 2, and stays as it was."""
     state.mkdir()
     state.chmod(0o777)
-    bot = run(settings={"STATE_DIR": str(state)}, code=2)
+    bot = run(settings={"STATE_DIR": str(state)}, exit_code=2)
     problem = "where every user of this machine can write: take that away with chmod o-w, or name another."
     assert bot.lines[1:] == [f"Stopped: STATE_DIR is {state}, {problem}"]
     assert list(state.iterdir()) == []
 
 
-def test_no_link_in_the_folder_is_followed(state: Path, tmp_path: Path) -> None:
+def test_symlinks_are_not_followed(state: Path, tmp_path: Path) -> None:
     """Where links lie in place of all its files, a live bot changes nothing behind them, and says so of the nonces."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -144,7 +144,7 @@ def test_no_link_in_the_folder_is_followed(state: Path, tmp_path: Path) -> None:
     with local_kraken(state, FILLING) as kraken:
         nonce_file = state / "kraken_nonce.txt"
         kinds = ("lock", "gate", "refused", "budget", "silence")
-        journal = Path(journal_file(nonce_file, kraken.simulator.key))
+        journal = Path(journal_file_path(nonce_file, kraken.simulator.key))
         names = [nonce_file.name, "bot.json", journal.name, *key_files(state, kraken.simulator.key, *kinds)]
         for name in names:
             (outside / name).write_text("mine")
@@ -154,15 +154,15 @@ def test_no_link_in_the_folder_is_followed(state: Path, tmp_path: Path) -> None:
             bot.wait_for(r"waiting: the journal .* \(it is a symbolic link\)")
             bot.send(signal.SIGTERM)
             bot.wait_for(r"^Ended: stopped\.$")
-        assert "AddOrder" not in kraken.methods
+        assert "AddOrder" not in kraken.request_methods
     assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(names, "mine")
 
 
 @pytest.mark.timeout(20)
-def test_the_pages_stop_waits_for_nothing(tmp_path: Path) -> None:
+def test_stop_entries_does_not_block(tmp_path: Path) -> None:
     """Whatever lies in place of the file that stops entries, the page is told at once that it could not be written."""
-    os.mkfifo(tmp_path / ENTRIES_STOPPED)
-    with pytest.raises(OSError, match=ENTRIES_STOPPED):
+    os.mkfifo(tmp_path / ENTRIES_STOPPED_FILE_NAME)
+    with pytest.raises(OSError, match=ENTRIES_STOPPED_FILE_NAME):
         stop_entries(tmp_path)
 
 
@@ -172,22 +172,22 @@ def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: 
     (tmp_path / "mine").write_text("mine")
     link = state / "paper_synthetic.db-wal"
     link.symlink_to(tmp_path / "mine")
-    bot = run(settings={"STATE_DIR": str(state)}, code=2)
+    bot = run(settings={"STATE_DIR": str(state)}, exit_code=2)
     assert [line for line in bot.lines if "paper_synthetic.db-wal is a symbolic link" in line] == [bot.lines[-1]]
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_bot_whose_folder_is_replaced_ends(state: Path) -> None:
+def test_bot_ends_when_its_folder_is_replaced(state: Path) -> None:
     """A trading bot whose state folder is moved away, with a new one in its place, ends with exit code 6 and says why.
 
     It places nothing more, and does not say of the new folder that it runs there.
     """
-    with waving_kraken(state) as kraken, running(settings=kraken.settings(TIMEFRAME="1m"), until="filled: ") as bot:
+    with trading_kraken(state) as kraken, running(settings=kraken.settings(TIMEFRAME="1m"), until="filled: ") as bot:
         state.rename(state.with_name("away"))
         state.mkdir(mode=0o700)
-        placed = kraken.methods.count("AddOrder")
-        assert bot.end() == 6
+        placed = kraken.request_methods.count("AddOrder")
+        assert bot.wait_and_check() == 6
         assert f"Stopped: the state folder {state} was moved, replaced or removed" in bot.text
-        assert kraken.methods.count("AddOrder") == placed
+        assert kraken.request_methods.count("AddOrder") == placed
         assert not (state / "bot.json").exists()
         kraken.check_account()

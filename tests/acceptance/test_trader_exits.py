@@ -12,41 +12,49 @@ from typing import Any
 import pytest
 
 from bot.base.clock import ReplayClock
-from bot.base.models import Side, WantedOrder
+from bot.base.models import OrderRequest, Side
 from bot.broker_manager import KrakenBroker
 from bot.kraken.rate_counters import UNLIMITED
 from bot.simulator.instruments import PairRules
 from bot.simulator.options import SimulatorOptions
-from bot.simulator.prices import Candle
+from bot.simulator.prices import SimCandle
 from bot.simulator.server import Simulator
-from bot.trading.controls import Switches
-from bot.trading.strategies.base import MarketView
+from bot.trading.controls import Controls
+from bot.trading.strategies.base import StrategyContext
 from bot.trading.trader import Trader, TraderSettings
 from tests.acceptance.broker_tools import YEARS_SECONDS
-from tests.simulator_parts import START, DrawnPrices
-from tests.trading_fakes import WIDE, PatientEvent
+from tests.simulator_parts import START, ScriptedPrices
+from tests.trading_fakes import WIDE_LIMITS, InstantEvent
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
-SOMEBODY_ELSES = Decimal(5)
-ENTER = int(START) // 60 * 60 + 60
-LEAVE = ENTER + 120
+EXTERNAL_COINS = Decimal(5)
+ENTRY_SECONDS = int(START) // 60 * 60 + 60
+EXIT_SECONDS = ENTRY_SECONDS + 120
 SETTINGS = TraderSettings(
     ("BTC/USD",),
     "1m",
     Decimal(5000),
-    replace(WIDE, largest_order_value=Decimal(9000), largest_position_value=Decimal(9000)),
-    max_ticks=60,
-    stop_percent=Decimal(10),
+    replace(WIDE_LIMITS, max_order_value=Decimal(9000), max_position_value=Decimal(9000)),
+    max_cycles=60,
+    stop_loss_percent=Decimal(10),
 )
 OPTIONS = SimulatorOptions(
-    balances={"ZUSD": "10000", "XXBT": str(SOMEBODY_ELSES)}, open_lag_seconds=3.0, closed_lag_seconds=3.0
+    balances={"ZUSD": "10000", "XXBT": str(EXTERNAL_COINS)}, open_lag_seconds=3.0, closed_lag_seconds=3.0
 )
-PATHS: dict[str, tuple[tuple[float, str], ...]] = {
+PRICE_PATHS: dict[str, tuple[tuple[float, str], ...]] = {
     "a flat market": ((0.0, "50000"),),
     # It fills in the second in which the bot would cancel it, and is in neither list by then.
-    "a fall through the stop": ((0.0, "50000"), (LEAVE + 56 - START, "50000"), (LEAVE + 66 - START, "40000")),
-    "a fall just after its cancel": ((0.0, "50000"), (LEAVE + 57 - START, "50000"), (LEAVE + 67 - START, "40000")),
+    "a fall through the stop": (
+        (0.0, "50000"),
+        (EXIT_SECONDS + 56 - START, "50000"),
+        (EXIT_SECONDS + 66 - START, "40000"),
+    ),
+    "a fall just after its cancel": (
+        (0.0, "50000"),
+        (EXIT_SECONDS + 57 - START, "50000"),
+        (EXIT_SECONDS + 67 - START, "40000"),
+    ),
 }
 
 
@@ -54,65 +62,75 @@ class Killed(BaseException):
     """The end of a bot that had no time to say so."""
 
 
-class Present(ReplayClock):
+class FrozenLiveClock(ReplayClock):
     """Market time that stands still until somebody waits, and is told as the present."""
 
     @property
-    def replaying(self) -> bool:
+    def is_replaying(self) -> bool:
         return False
 
     @property
-    def catching_up(self) -> bool:
+    def is_catching_up(self) -> bool:
         return False
 
 
-class Path60(DrawnPrices):
+class CandlePath(ScriptedPrices):
     """A drawn path with candles."""
 
-    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[Candle]:
+    def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
         """Return candles at the price of their end."""
         begins = range(max(-(-first // interval), int(START) // interval) * interval, int(now) + 1, interval)
         prices = {begin: self.price(pair, min(begin + interval, now)) for begin in begins}
-        return [Candle(begin, price, price, price, price, Decimal(1), 1) for begin, price in prices.items()]
+        return [SimCandle(begin, price, price, price, price, Decimal(1), 1) for begin, price in prices.items()]
 
 
-class InAndOut:
+class EntryAndExit:
     """Buys a tenth of a coin in one candle, and wants out from another one on."""
 
     name = "in_and_out"
 
-    def decide(self, market: MarketView) -> list[WantedOrder]:
+    def decide(self, context: StrategyContext) -> list[OrderRequest]:
         """Return the entry or the exit."""
-        now, symbol, held = market.candles[-1].time_seconds, market.pair.symbol, market.position_quantity
-        if now >= LEAVE:
-            return [WantedOrder(symbol, Side.SELL, held, None, "exit", now, "time is up")] if held else []
-        if now == ENTER and not held and not market.has_open_entry:
+        now, symbol, held_quantity = context.candles[-1].time_seconds, context.pair.symbol, context.position_quantity
+        if now >= EXIT_SECONDS:
+            return (
+                [OrderRequest(symbol, Side.SELL, held_quantity, None, "exit", now, "time is up")]
+                if held_quantity
+                else []
+            )
+        if now == ENTRY_SECONDS and not held_quantity and not context.has_open_entry:
             price = Decimal(50_000)
-            return [WantedOrder(symbol, Side.BUY, Decimal("0.1"), price + 1, "entry", now, "it is time")]
+            return [OrderRequest(symbol, Side.BUY, Decimal("0.1"), price + 1, "entry", now, "it is time")]
         return []
 
 
-def one_life(simulator: Simulator, clock: Present, killed_at: int = 0, *, arrives: bool = True) -> int:
+def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *, is_delivered: bool = True) -> int:
     """Run a bot for sixty passes, or until its n-th private request, which arrives or not; return how many it made."""
-    made = 0
+    request_count = 0
     broker = KrakenBroker(
-        simulator.key, simulator.secret, api_url=simulator.url, tier=UNLIMITED, market=clock, bot_id="bot01"
+        simulator.key, simulator.secret, api_url=simulator.url, tier=UNLIMITED, market_clock=clock, bot_id="bot01"
     )
     post = broker.api.session.post
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal made
-        made += 1
-        if made == killed_at and not arrives:
+        nonlocal request_count
+        request_count += 1
+        if request_count == killed_at and not is_delivered:
             raise Killed
         answer = post(*args, **kwargs)
-        if made == killed_at:
+        if request_count == killed_at:
             raise Killed
         return answer
 
     broker.api.session.post = counted
     trader = Trader(
-        broker, InAndOut(), SETTINGS, clock=clock, stop=PatientEvent(), report=lambda _line: None, switches=Switches()
+        broker,
+        EntryAndExit(),
+        SETTINGS,
+        clock=clock,
+        stop=InstantEvent(),
+        print_line=lambda _line: None,
+        controls=Controls(),
     )
     try:
         broker.connect()
@@ -122,59 +140,59 @@ def one_life(simulator: Simulator, clock: Present, killed_at: int = 0, *, arrive
         pass
     finally:
         broker.close()
-    return made
+    return request_count
 
 
 @contextmanager
-def market(path: str) -> Iterator[tuple[Simulator, Present]]:
+def open_market(path: str) -> Iterator[tuple[Simulator, FrozenLiveClock]]:
     """Open a Kraken with a price path, coins of somebody else's in the account, and lists that lag by up to 3 s."""
-    clock = Present(START, START + YEARS_SECONDS)
-    with Simulator(OPTIONS, clock, Path60(*PATHS[path])) as simulator:
+    clock = FrozenLiveClock(START, START + YEARS_SECONDS)
+    with Simulator(OPTIONS, clock, CandlePath(*PRICE_PATHS[path])) as simulator:
         yield simulator, clock
 
 
-def check(simulator: Simulator) -> None:
+def check_account(simulator: Simulator) -> None:
     """What the bot bought it has sold, once, and nothing else; nothing is open."""
     account = simulator.exchange.account
     orders = list(account.orders.values())
-    bought, sold = (sum(one.executed for one in orders if one.side == side) for side in ("buy", "sell"))
+    bought, sold = (sum(order.executed for order in orders if order.side == side) for side in ("buy", "sell"))
     assert bought == sold
-    assert account.free("XXBT") == SOMEBODY_ELSES
+    assert account.free_balance("XXBT") == EXTERNAL_COINS
     assert all(len(txids) == 1 for txids in simulator.orders_by_client_id().values())
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_position_has_its_stop_until_it_is_left(path: str) -> None:
+@pytest.mark.parametrize("path", PRICE_PATHS)
+def test_a_position_has_its_stop_until_its_exit(path: str) -> None:
     """An entry, the stop ten percent under it, and an exit unless the stop has sold before: all coins are sold once."""
-    with market(path) as (simulator, clock):
-        one_life(simulator, clock)
-        check(simulator)
+    with open_market(path) as (simulator, clock):
+        run_bot(simulator, clock)
+        check_account(simulator)
         orders = list(simulator.exchange.account.orders.values())
         assert [order.kind for order in orders[:2]] == ["limit", "stop-loss"]
         assert len(orders) == (2 if path == "a fall through the stop" else 3)
 
 
 @pytest.mark.parametrize("disk", ["same disk", "empty disk"])
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PRICE_PATHS)
 def test_a_bot_killed_at_any_request_sells_its_coins_once(
     path: str, disk: str, nonce_file: Path, full_size: bool
 ) -> None:
     """Killed before or after any of its requests arrives, and started again, with its disk or without, the bot leaves
     the same position once: no coin is sold twice, none is left over, none of somebody else's is touched."""
-    with market(path) as (simulator, clock):
-        requests = one_life(simulator, clock)
+    with open_market(path) as (simulator, clock):
+        requests = run_bot(simulator, clock)
     step = 1 if full_size else 19
     for killed_at in range(1, requests + 1, step):
-        for arrives in (True, False):
-            for old in nonce_file.parent.iterdir():
-                old.unlink()
-            with market(path) as (simulator, clock):
-                one_life(simulator, clock, killed_at, arrives=arrives)
+        for is_delivered in (True, False):
+            for path_to_delete in nonce_file.parent.iterdir():
+                path_to_delete.unlink()
+            with open_market(path) as (simulator, clock):
+                run_bot(simulator, clock, killed_at, is_delivered=is_delivered)
                 if disk == "empty disk":
-                    for old in nonce_file.parent.glob("journal*"):
-                        old.unlink()
-                one_life(simulator, clock)
+                    for path_to_delete in nonce_file.parent.glob("journal*"):
+                        path_to_delete.unlink()
+                run_bot(simulator, clock)
                 try:
-                    check(simulator)
+                    check_account(simulator)
                 except AssertionError as error:
-                    raise AssertionError(f"killed at request {killed_at}, arrives {arrives}") from error
+                    raise AssertionError(f"killed at request {killed_at}, arrives {is_delivered}") from error

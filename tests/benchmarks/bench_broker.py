@@ -40,7 +40,7 @@ api.query_private("Balance")
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ExchangeProcess:
     """A local Kraken in a process of its own. Each client gets one, because nonces of both units share no key."""
 
     url: str
@@ -55,50 +55,50 @@ class Exchange:
         connection.close()
         return counts
 
-    def krakenex(self) -> krakenex.API:
+    def open_krakenex(self) -> krakenex.API:
         """Return krakenex as it comes, with another address."""
         api = krakenex.API(self.key, self.secret)
         api.uri = self.url
         return api
 
-    def broker(self) -> KrakenBroker:
+    def open_broker(self) -> KrakenBroker:
         """Return our broker."""
         return KrakenBroker(self.key, self.secret, api_url=self.url, tier=UNLIMITED)
 
 
 @contextmanager
-def exchange(latency_ms: int = 0, *more: str) -> Iterator[Exchange]:
+def run_exchange(latency_ms: int = 0, *extra_arguments: str) -> Iterator[ExchangeProcess]:
     """Run a local Kraken, told `more`, until the block ends."""
-    words = ("--port", "0", "--tier", "unlimited", "--latency-ms", f"{latency_ms}", *more)
-    with Child("bot.simulator", *words, limit_seconds=300) as process:
-        url, key, secret = (process.line().split()[-1] for _ in range(3))
-        yield Exchange(url, key, secret)
+    arguments = ("--port", "0", "--tier", "unlimited", "--latency-ms", f"{latency_ms}", *extra_arguments)
+    with Child("bot.simulator", *arguments, limit_seconds=300) as process:
+        url, key, secret = (process.read_line().split()[-1] for _ in range(3))
+        yield ExchangeProcess(url, key, secret)
 
 
-def microseconds(call: Callable[[], object]) -> float:
+def measure_microseconds(call: Callable[[], object]) -> float:
     """Return how long one call takes, in microseconds."""
     start = time.perf_counter_ns()
     call()
     return (time.perf_counter_ns() - start) / 1000
 
 
-def verdict(met: bool) -> str:
+def format_verdict(is_met: bool) -> str:
     """Return how a figure stands to its target."""
-    return "met" if met else "MISSED"
+    return "met" if is_met else "MISSED"
 
 
 @pytest.mark.bench
 def test_cost_of_a_private_call(nonce_file: Path) -> None:
     """Private calls of ours and of krakenex, in turn: the ratio of their medians is printed."""
-    with exchange() as theirs, exchange() as quiet, exchange() as mine:
-        bare, bare_quiet, broker = theirs.krakenex(), quiet.krakenex(), mine.broker()
+    with run_exchange() as theirs, run_exchange() as quiet, run_exchange() as mine:
+        bare, bare_quiet, broker = theirs.open_krakenex(), quiet.open_krakenex(), mine.open_broker()
         bare_quiet.session.trust_env = False
-        ways: tuple[Callable[[], object], ...] = (
+        variants: tuple[Callable[[], object], ...] = (
             lambda: broker.private_call("Balance"),
             lambda: bare.query_private("Balance"),
             lambda: bare_quiet.query_private("Balance"),
         )
-        rounds = [[microseconds(way) for way in ways] for _ in range(CALLS)]
+        rounds = [[measure_microseconds(way) for way in variants] for _ in range(CALLS)]
         refused = mine.state()["refused_nonces"]
         broker.close()
         bare.close()
@@ -107,24 +107,24 @@ def test_cost_of_a_private_call(nonce_file: Path) -> None:
     ratio = ours_us / bare_us
     print(f"\nprivate call: {machine.describe(nonce_file)}")
     print(f"  ours {ours_us:.0f} us, krakenex {bare_us:.0f} us: {ratio:.3f}", end="")
-    print(f", at most {CALL_RATIO_MAX}: {verdict(ratio <= CALL_RATIO_MAX)}")
+    print(f", at most {CALL_RATIO_MAX}: {format_verdict(ratio <= CALL_RATIO_MAX)}")
     print(f"  krakenex that does not look for proxies {quiet_us:.0f} us: {ours_us / quiet_us:.3f}")
     assert refused == 0
 
 
-def calls_a_second(call: Callable[[], object], threads: int, count: int) -> float:
+def measure_calls_per_second(call: Callable[[], object], threads: int, count: int) -> float:
     """Return how many calls a second so many threads make together, `count` each."""
 
     def work() -> None:
-        gate.wait()
+        barrier.wait()
         for _ in range(count):
             call()
 
-    gate = threading.Barrier(threads + 1)
+    barrier = threading.Barrier(threads + 1)
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()
-    gate.wait()
+    barrier.wait()
     start = boottime_seconds()
     for worker in workers:
         worker.join()
@@ -136,12 +136,12 @@ def calls_a_second(call: Callable[[], object], threads: int, count: int) -> floa
 def test_throughput_of_threads(nonce_file: Path, latency_ms: int) -> None:
     """Calls a second of 8 threads through one broker and of one krakenex thread, in turn: the ratio is printed."""
     count = 10 if latency_ms else 40
-    with exchange(latency_ms) as theirs, exchange(latency_ms) as mine:
-        bare, broker = theirs.krakenex(), mine.broker()
+    with run_exchange(latency_ms) as theirs, run_exchange(latency_ms) as mine:
+        bare, broker = theirs.open_krakenex(), mine.open_broker()
         rounds = [
             (
-                calls_a_second(lambda: broker.private_call("Balance"), THREADS, count),
-                calls_a_second(lambda: bare.query_private("Balance"), 1, THREADS * count),
+                measure_calls_per_second(lambda: broker.private_call("Balance"), THREADS, count),
+                measure_calls_per_second(lambda: bare.query_private("Balance"), 1, THREADS * count),
             )
             for _ in range(5)
         ]
@@ -153,21 +153,25 @@ def test_throughput_of_threads(nonce_file: Path, latency_ms: int) -> None:
     print(f"\n{THREADS} threads, {latency_ms} ms of latency: {machine.describe(nonce_file)}")
     print(f"  ours {ours:.1f} calls/s, one krakenex thread {one:.1f} calls/s: {ratio:.3f}", end="")
     print(
-        f", at least {THROUGHPUT_RATIO_MIN}: {verdict(ratio >= THROUGHPUT_RATIO_MIN)}" if latency_ms else " (no target)"
+        f", at least {THROUGHPUT_RATIO_MIN}: {format_verdict(ratio >= THROUGHPUT_RATIO_MIN)}"
+        if latency_ms
+        else " (no target)"
     )
     print(f"  refused nonces {refused}")
     assert refused == 0
 
 
-def seconds_to_first_call(words: list[str], environment: dict[str, str], at: Exchange) -> float:
+def measure_seconds_to_first_call(
+    arguments: list[str], environment: dict[str, str], exchange_process: ExchangeProcess
+) -> float:
     """Return how long a process takes from its start to its first accepted private call."""
-    before = at.state()["accepted"]
+    before = exchange_process.state()["accepted"]
     start = boottime_seconds()
     process = subprocess.Popen(
-        [sys.executable, *words], env={**os.environ, **environment}, stdout=subprocess.DEVNULL, cwd=ROOT
+        [sys.executable, *arguments], env={**os.environ, **environment}, stdout=subprocess.DEVNULL, cwd=ROOT
     )
     try:
-        while at.state()["accepted"] == before:
+        while exchange_process.state()["accepted"] == before:
             assert boottime_seconds() - start < 30, "no private call was accepted"
             time.sleep(0.001)
         return boottime_seconds() - start
@@ -179,7 +183,7 @@ def seconds_to_first_call(words: list[str], environment: dict[str, str], at: Exc
 @pytest.mark.bench
 def test_start_to_first_private_call(nonce_file: Path, tmp_path: Path) -> None:
     """Process start to the first accepted private call, main.py and a krakenex script in turn: the ratio is printed."""
-    with exchange() as theirs, exchange() as mine:
+    with run_exchange() as theirs, run_exchange() as mine:
         live = {
             "TRADING_MODE": "live",
             "KRAKEN_API_URL": mine.url,
@@ -189,12 +193,12 @@ def test_start_to_first_private_call(nonce_file: Path, tmp_path: Path) -> None:
         }
         bare = ["-c", BARE_START, theirs.url, theirs.key, theirs.secret]
         rounds = [
-            (seconds_to_first_call(["main.py"], live, mine), seconds_to_first_call(bare, {}, theirs))
+            (measure_seconds_to_first_call(["main.py"], live, mine), measure_seconds_to_first_call(bare, {}, theirs))
             for _ in range(STARTS + 1)
         ][1:]
         refused = mine.state()["refused_nonces"]
     ours, one = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(f"\nstart to first accepted private call: {machine.describe(nonce_file)}")
     print(f"  main.py {ours:.3f} s, krakenex {one:.3f} s: {ours / one:.2f}", end="")
-    print(f", at most {START_RATIO_MAX:g}: {verdict(ours / one <= START_RATIO_MAX)}")
+    print(f", at most {START_RATIO_MAX:g}: {format_verdict(ours / one <= START_RATIO_MAX)}")
     assert refused == 0

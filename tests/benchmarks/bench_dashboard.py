@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests import dashboard_readers
-from tests.acceptance.processes import only
+from tests.acceptance.processes import isolated_settings
 from tests.benchmarks import machine
-from tests.benchmarks.bench_broker import Exchange, exchange, verdict
+from tests.benchmarks.bench_broker import ExchangeProcess, format_verdict, run_exchange
 from tests.benchmarks.dashboard_child import ANSWER, READY
 from tests.child_process import Child
 from tests.dashboard_tools import TOKEN
@@ -27,12 +27,12 @@ from tests.server_processes import free_port
 # At this speed the trader calls so often that some in a hundred calls wait for it: p99 is not at the edge of that.
 LATENCY_MS, SPEED = 20, 60
 LIMIT_SECONDS = 300.0
-GROWTH_MS_MAX = 5.0
+P99_GROWTH_MS_MAX = 5.0
 # Six times in turn, 30 s of each.
 ROUNDS, ROUND_SECONDS = 6, 5.0
 # Readers begin before the first call and end after the last.
 MARGIN_SECONDS = 0.5
-COSTS, REQUESTS, BATCHES = 100, 200, 15
+COST_SAMPLES, REQUESTS, BATCHES = 100, 200, 15
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class TradingBot:
     """A bot in a process of its own, and the exchange it trades at in another."""
 
     process: Child
-    exchange: Exchange
+    exchange: ExchangeProcess
     port: int
 
-    def ask(self, line: str) -> Any:
+    def request(self, line: str) -> Any:
         """Send it a line; return its answer."""
-        self.process.tell(line)
+        self.process.write_line(line)
         return json.loads(self._wait_for(ANSWER).removeprefix(ANSWER))
 
     def wait_until_ready(self) -> None:
@@ -53,21 +53,21 @@ class TradingBot:
         self._wait_for(READY)
 
     def _wait_for(self, start: str) -> str:
-        while not (line := self.process.line()).startswith(start):
+        while not (line := self.process.read_line()).startswith(start):
             assert line, "the bot has ended"
         return line
 
 
 @contextmanager
-def trading_bot(folder: Path) -> Iterator[TradingBot]:
+def run_trading_bot(folder: Path) -> Iterator[TradingBot]:
     """Run a bot that trades three pairs on an exchange that is 20 ms away."""
     port = free_port()
-    with exchange(LATENCY_MS, "--speed", str(SPEED)) as at:
+    with run_exchange(LATENCY_MS, "--speed", str(SPEED)) as exchange_process:
         settings = {
             "TRADING_MODE": "live",
-            "KRAKEN_API_URL": at.url,
-            "KRAKEN_API_KEY": at.key,
-            "KRAKEN_API_SECRET": at.secret,
+            "KRAKEN_API_URL": exchange_process.url,
+            "KRAKEN_API_KEY": exchange_process.key,
+            "KRAKEN_API_SECRET": exchange_process.secret,
             "STATE_DIR": str(folder),
             "SINGLE_INSTANCE": "1",
             "MARKET_SPEED": str(SPEED),
@@ -79,77 +79,85 @@ def trading_bot(folder: Path) -> Iterator[TradingBot]:
             "STATUS_TOKEN": TOKEN,
         }
         child = "tests.benchmarks.dashboard_child"
-        with Child(child, limit_seconds=LIMIT_SECONDS, environment=only(settings)) as process:
-            bot = TradingBot(process, at, port)
+        with Child(child, limit_seconds=LIMIT_SECONDS, environment=isolated_settings(settings)) as process:
+            bot = TradingBot(process, exchange_process, port)
             bot.wait_until_ready()
             yield bot
 
 
-def percentile(values: list[float], share: float) -> float:
+def percentile(values: list[float], fraction: float) -> float:
     """Return the value that this share of them is not above."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+    return sorted(values)[min(len(values) - 1, int(len(values) * fraction))]
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(LIMIT_SECONDS)
 @pytest.mark.parametrize("rate", [200, 400])
-def test_private_calls_beside_readers_of_the_page(tmp_path: Path, rate: int) -> None:
+def test_private_call_latency_under_dashboard_load(tmp_path: Path, rate: int) -> None:
     """Private calls of a bot that trades, with readers of page and health and without, in turn: the growth of the
     slowest hundredth is printed, no nonce is refused, and every reader has its answer."""
-    alone: list[list[float]] = []
-    beside: list[list[float]] = []
+    baseline_ms: list[list[float]] = []
+    loaded_ms: list[list[float]] = []
     waits_ms: list[float] = []
     statuses: set[str] = set()
     with (
-        trading_bot(tmp_path) as bot,
+        run_trading_bot(tmp_path) as bot,
         Child("tests.dashboard_readers", bot.port, TOKEN, limit_seconds=LIMIT_SECONDS) as readers,
     ):
         for _ in range(ROUNDS):
-            alone.append(bot.ask(f"calls {ROUND_SECONDS}"))
-            dashboard_readers.begin(readers, rate, ROUND_SECONDS + MARGIN_SECONDS, "/healthz", "/")
-            beside.append(bot.ask(f"calls {ROUND_SECONDS}"))
-            readings = dashboard_readers.end(readers)
+            baseline_ms.append(bot.request(f"calls {ROUND_SECONDS}"))
+            dashboard_readers.start_load(readers, rate, ROUND_SECONDS + MARGIN_SECONDS, "/healthz", "/")
+            loaded_ms.append(bot.request(f"calls {ROUND_SECONDS}"))
+            readings = dashboard_readers.finish_load(readers)
             waits_ms += readings.latencies_ms
             statuses |= set(readings.statuses)
         refused = bot.exchange.state()["refused_nonces"]
     print(f"\n{rate} requests/s, half for the page, Kraken {LATENCY_MS} ms away: {machine.describe(tmp_path)}")
     for share in (0.5, 0.9, 0.95, 0.99):
-        quiet_ms, busy_ms = (percentile(list(chain.from_iterable(rounds)), share) for rounds in (alone, beside))
+        quiet_ms, busy_ms = (
+            percentile(list(chain.from_iterable(rounds)), share) for rounds in (baseline_ms, loaded_ms)
+        )
         print(f"  private call, p{share * 100:.0f}: {quiet_ms:.2f} ms alone, {busy_ms:.2f} ms beside readers")
     growth_ms = busy_ms - quiet_ms
-    print(f"  p99 grows by {growth_ms:.2f} ms, at most {GROWTH_MS_MAX:g}: {verdict(growth_ms <= GROWTH_MS_MAX)}")
-    of_rounds = [percentile(busy, 0.99) - percentile(quiet, 0.99) for quiet, busy in zip(alone, beside, strict=True)]
-    print(f"  by rounds {', '.join(f'{one:+.1f}' for one in of_rounds)} ms, median {statistics.median(of_rounds):+.2f}")
+    print(
+        f"  p99 grows by {growth_ms:.2f} ms, at most {P99_GROWTH_MS_MAX:g}: {format_verdict(growth_ms <= P99_GROWTH_MS_MAX)}"
+    )
+    growth_by_round_ms = [
+        percentile(busy, 0.99) - percentile(quiet, 0.99) for quiet, busy in zip(baseline_ms, loaded_ms, strict=True)
+    ]
+    print(
+        f"  by rounds {', '.join(f'{one:+.1f}' for one in growth_by_round_ms)} ms, median {statistics.median(growth_by_round_ms):+.2f}"
+    )
     print(f"  readers wait {percentile(waits_ms, 0.5):.2f} ms, p99 {percentile(waits_ms, 0.99):.2f} ms")
     assert refused == 0
     assert statuses == {"/healthz 200", "/ 200"}
 
 
-class Connection:
+class KeptAliveConnection:
     """A kept connection that does no more than it must, so that it is the server that is timed."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def seconds(self, path: str, count: int) -> float:
+    def measure_seconds(self, path: str, count: int) -> float:
         """Return how long so many requests take, one after the other."""
         head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
         start = time.perf_counter()
         for _ in range(count):
             self._socket.sendall(head)
-            self._read_answer()
+            self._read_response()
         return time.perf_counter() - start
 
-    def _read_answer(self) -> None:
-        got = b""
-        while b"\r\n\r\n" not in got:
-            got += self._socket.recv(262_144)
-        fields, _, body = got.partition(b"\r\n\r\n")
+    def _read_response(self) -> None:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += self._socket.recv(262_144)
+        fields, _, body = received.partition(b"\r\n\r\n")
         assert fields.startswith(b"HTTP/1.1 200 "), fields
-        left = int(fields.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) - len(body)
-        while left:
-            left -= len(self._socket.recv(left))
+        remaining = int(fields.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) - len(body)
+        while remaining:
+            remaining -= len(self._socket.recv(remaining))
 
     def close(self) -> None:
         """Hang up."""
@@ -158,20 +166,24 @@ class Connection:
 
 @pytest.mark.bench
 @pytest.mark.timeout(LIMIT_SECONDS)
-def test_cost_of_the_page(tmp_path: Path) -> None:
+def test_cost_of_the_dashboard(tmp_path: Path) -> None:
     """What facts, page and the rest cost to make, and requests a second against a bare route's, are printed."""
-    with trading_bot(tmp_path) as bot, Child("tests.benchmarks.bare_page_child") as bare:
-        made_ms = bot.ask(f"made {COSTS}")
-        floor, ours = Connection(int(bare.line())), Connection(bot.port)
+    with run_trading_bot(tmp_path) as bot, Child("tests.benchmarks.bare_page_child") as bare:
+        render_ms = bot.request(f"made {COST_SAMPLES}")
+        floor, ours = KeptAliveConnection(int(bare.read_line())), KeptAliveConnection(bot.port)
         rounds = [
-            (floor.seconds("/healthz", REQUESTS), ours.seconds("/healthz", REQUESTS), ours.seconds("/", REQUESTS))
+            (
+                floor.measure_seconds("/healthz", REQUESTS),
+                ours.measure_seconds("/healthz", REQUESTS),
+                ours.measure_seconds("/", REQUESTS),
+            )
             for _ in range(BATCHES)
         ]
         floor.close()
         ours.close()
         refused = bot.exchange.state()["refused_nonces"]
     print(f"\nstatus page of a bot that trades three pairs: {machine.describe(tmp_path)}")
-    each = ", ".join(f"{name} {statistics.median(times):.2f} ms" for name, times in made_ms.items())
+    each = ", ".join(f"{name} {statistics.median(times):.2f} ms" for name, times in render_ms.items())
     print(f"  made at most once a second for all who look: {each}")
     rates = [REQUESTS / statistics.median(column) for column in zip(*rounds, strict=True)]
     ratios = [statistics.median(row[at] / row[0] for row in rounds) for at in range(3)]

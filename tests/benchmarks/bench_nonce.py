@@ -27,14 +27,14 @@ class BareCalls:
         self._path = str(path)
         self._descriptor = os.open(path, os.O_RDWR)
 
-    def draw(self) -> None:
+    def rewrite(self) -> None:
         """Lock, read, write the same back, unlock."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         raw = os.pread(self._descriptor, 64, 0)
         os.pwrite(self._descriptor, raw, 0)
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def draw_checked(self) -> None:
+    def rewrite_checked(self) -> None:
         """The same with a look at what the path names: Linux 6.13 and later then write more slowly, too."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         os.stat(self._path)
@@ -47,14 +47,14 @@ class BareCalls:
         os.close(self._descriptor)
 
 
-class PublishedWay:
+class PublishedNonceStore:
     """The design that most bots copy: open and read, open and write, under a lock of the process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
 
-    def draw(self) -> int:
+    def next_nonce(self) -> int:
         """Return the next nonce."""
         with self._lock:
             last = 0
@@ -67,30 +67,30 @@ class PublishedWay:
             return nonce
 
 
-def microseconds_each(draw: Callable[[], object], count: int) -> float:
+def measure_microseconds(call: Callable[[], object], count: int) -> float:
     """Return what one call costs, in microseconds."""
     start = time.perf_counter_ns()
     for _ in range(count):
-        draw()
+        call()
     return (time.perf_counter_ns() - start) / 1000 / count
 
 
-def verdict(met: bool) -> str:
+def format_verdict(is_met: bool) -> str:
     """Return how a figure stands to its target."""
-    return "met" if met else "MISSED"
+    return "met" if is_met else "MISSED"
 
 
 @pytest.mark.bench
 def test_cost_of_a_nonce(nonce_file: Path, tmp_path: Path) -> None:
     """Measured in turn, many times over, each round gives the ratios of the three ways; their medians are printed."""
     get_kraken_nonce()
-    bare, published = BareCalls(nonce_file), PublishedWay(tmp_path / "published.txt")
+    bare, published = BareCalls(nonce_file), PublishedNonceStore(tmp_path / "published.txt")
     rounds = []
     for _ in range(ROUNDS):
-        ours_us = microseconds_each(get_kraken_nonce, 2000)
-        bare_us = microseconds_each(bare.draw, 2000)
-        checked_us = microseconds_each(bare.draw_checked, 2000)
-        published_us = microseconds_each(published.draw, 200)
+        ours_us = measure_microseconds(get_kraken_nonce, 2000)
+        bare_us = measure_microseconds(bare.rewrite, 2000)
+        checked_us = measure_microseconds(bare.rewrite_checked, 2000)
+        published_us = measure_microseconds(published.next_nonce, 200)
         rounds.append((ours_us, bare_us, checked_us, published_us))
     bare.close()
     ours_us, bare_us, checked_us, published_us = (statistics.median(column) for column in zip(*rounds, strict=True))
@@ -98,10 +98,10 @@ def test_cost_of_a_nonce(nonce_file: Path, tmp_path: Path) -> None:
     to_published = statistics.median(published / ours for ours, _, _, published in rounds)
     print(f"\nnonce: {machine.describe(nonce_file)}")
     print(f"  get_kraken_nonce() {ours_us:.2f} us, bare flock + pread + pwrite {bare_us:.2f} us")
-    print(f"  ratio to bare {to_bare:.2f}, at most {BARE_RATIO_MAX:g}: {verdict(to_bare <= BARE_RATIO_MAX)}")
+    print(f"  ratio to bare {to_bare:.2f}, at most {BARE_RATIO_MAX:g}: {format_verdict(to_bare <= BARE_RATIO_MAX)}")
     print(f"  bare with the check that the path still names the file {checked_us:.2f} us: {checked_us / bare_us:.2f}")
     print(f"  open, read, open, write on every call {published_us:.1f} us")
     print(f"  faster by {to_published:.1f}, at least {PUBLISHED_RATIO_MIN:g}: ", end="")
-    print(verdict(to_published >= PUBLISHED_RATIO_MIN))
+    print(format_verdict(to_published >= PUBLISHED_RATIO_MIN))
     assert len(rounds) == ROUNDS
     assert int(nonce_file.read_text()) > 0

@@ -17,58 +17,58 @@ import krakenex
 import pytest
 
 from bot import broker_manager
-from bot.base.clock import rfc3339, wall_seconds
+from bot.base.clock import format_rfc3339, wall_seconds
 from bot.base.models import Side
 from bot.broker_manager import KrakenBroker
 from tests.benchmarks import machine
-from tests.benchmarks.bench_broker import Exchange, exchange, microseconds, verdict
+from tests.benchmarks.bench_broker import ExchangeProcess, format_verdict, measure_microseconds, run_exchange
 from tests.child_process import Child
 
 ORDER_RATIO_MAX = 1.5
 ROUNDS = 400
 SEED = 20261123
-RICH = ("--balance", "ZUSD=1000000000")
+LARGE_BALANCE = ("--balance", "ZUSD=1000000000")
 # Above every price, so that each order fills at once and none stays to slow the exchange down.
-TAKING_PRICE, VOLUME = Decimal(10_000_000), Decimal("0.0001")
+MARKETABLE_PRICE, VOLUME = Decimal(10_000_000), Decimal("0.0001")
 SYNCED_ORDERS = 200
 BLOCK = os.urandom(4096)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
 
 
-class OurWay:
+class BrokerOrders:
     """Orders through KrakenBroker. Its journal and its nonce file lie in one folder on the disk."""
 
-    def __init__(self, at: Exchange) -> None:
-        self.broker: KrakenBroker = at.broker()
+    def __init__(self, exchange_process: ExchangeProcess) -> None:
+        self.broker: KrakenBroker = exchange_process.open_broker()
         self.broker.connect()
         # Nothing was sent before: without this, the first named order waits 16 s for what may turn up.
-        self.broker.journal.set_known_until(self.broker.bot_id, self.broker.now())
+        self.broker.journal.set_complete_until(self.broker.bot_id, self.broker.now())
         self._numbers = count()
 
-    def named(self) -> None:
+    def place_with_signal_id(self) -> None:
         """Place an order under the name of a signal, as the trader does."""
-        name = self.broker.client_order_id("BTC/USD", "bench", next(self._numbers) * 60, "entry")
-        self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, TAKING_PRICE, cl_ord_id=name)
+        cl_ord_id = self.broker.client_order_id("BTC/USD", "bench", next(self._numbers) * 60, "entry")
+        self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, MARKETABLE_PRICE, cl_ord_id=cl_ord_id)
 
-    def unnamed(self) -> None:
+    def place_with_random_id(self) -> None:
         """Place an order that gets a name of chance, as a script does."""
-        self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, TAKING_PRICE)
+        self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, MARKETABLE_PRICE)
 
 
-class BareWay:
+class KrakenexOrders:
     """The same AddOrder through krakenex, and one write to the same disk; the nonces are of the same key."""
 
-    def __init__(self, at: Exchange, folder: Path) -> None:
-        self.api = krakenex.API(at.key, at.secret)
-        self.api.uri = at.url
+    def __init__(self, exchange_process: ExchangeProcess, folder: Path) -> None:
+        self.api = krakenex.API(exchange_process.key, exchange_process.secret)
+        self.api.uri = exchange_process.url
         self.api._nonce = self._nonce
         self._descriptor = os.open(folder / "block", os.O_RDWR | os.O_CREAT)
-        self._synced = False
+        self._is_synced = False
         self._numbers = count()
 
     def _nonce(self) -> int:
-        if self._synced:
+        if self._is_synced:
             self.sync()
         return int(wall_seconds() * 1_000_000)
 
@@ -77,26 +77,26 @@ class BareWay:
         os.pwrite(self._descriptor, BLOCK, 0)
         os.fdatasync(self._descriptor)
 
-    def order(self) -> None:
+    def place(self) -> None:
         """Place the order."""
         data = {
             "pair": "XBTUSD",
             "type": "buy",
             "ordertype": "limit",
             "volume": str(VOLUME),
-            "price": str(TAKING_PRICE),
+            "price": str(MARKETABLE_PRICE),
             "oflags": "fciq",
             "cl_ord_id": f"bench{next(self._numbers):013d}",
-            "deadline": rfc3339(wall_seconds() + 8),
+            "deadline": format_rfc3339(wall_seconds() + 8),
         }
         answer = self.api.query_private("AddOrder", data)
         assert answer["error"] == [], answer
 
-    def order_synced(self) -> None:
+    def place_synced(self) -> None:
         """Place the order with the write between its nonce and its first byte, where the journal's is."""
-        self._synced = True
-        self.order()
-        self._synced = False
+        self._is_synced = True
+        self.place()
+        self._is_synced = False
 
     def close(self) -> None:
         """Close connection and file."""
@@ -107,37 +107,37 @@ class BareWay:
 @pytest.mark.bench
 def test_cost_of_an_order(nonce_file: Path) -> None:
     """Orders of ours, of krakenex, and fsyncs, in an order of chance: the ratio of their medians is printed."""
-    with exchange(0, *RICH) as at:
-        ours, bare = OurWay(at), BareWay(at, nonce_file.parent)
-        ways: dict[str, Callable[[], None]] = {
-            "named": ours.named,
-            "unnamed": ours.unnamed,
-            "krakenex": bare.order,
+    with run_exchange(0, *LARGE_BALANCE) as exchange_process:
+        ours, bare = BrokerOrders(exchange_process), KrakenexOrders(exchange_process, nonce_file.parent)
+        variants: dict[str, Callable[[], None]] = {
+            "named": ours.place_with_signal_id,
+            "unnamed": ours.place_with_random_id,
+            "krakenex": bare.place,
             "fsync": bare.sync,
-            "krakenex, fsync within": bare.order_synced,
+            "krakenex, fsync within": bare.place_synced,
         }
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        turns = random.Random(SEED)
+        durations_us: dict[str, list[float]] = {name: [] for name in variants}
+        rng = random.Random(SEED)
         for _ in range(ROUNDS):
             # What comes after an fsync finds cold caches: each way does as often as the others.
-            for name in turns.sample(list(ways), len(ways)):
-                taken[name].append(microseconds(ways[name]))
-        unsettled, refused = ours.broker.unknown_orders(), at.state()["refused_nonces"]
+            for name in rng.sample(list(variants), len(variants)):
+                durations_us[name].append(measure_microseconds(variants[name]))
+        unknown_orders, refused = ours.broker.unknown_orders(), exchange_process.state()["refused_nonces"]
         ours.broker.close()
         bare.close()
-    print_costs({name: statistics.median(column) for name, column in taken.items()}, nonce_file)
-    assert (unsettled, refused) == ([], 0)
+    print_costs({name: statistics.median(column) for name, column in durations_us.items()}, nonce_file)
+    assert (unknown_orders, refused) == ([], 0)
 
 
 def print_costs(median_us: dict[str, float], path: Path) -> None:
     """Print what each way costs, and what ours costs by it."""
-    least_us = median_us["krakenex"] + median_us["fsync"]
+    minimum_us = median_us["krakenex"] + median_us["fsync"]
     print(f"\norder: {machine.describe(path)}")
     print("  " + ", ".join(f"{name} {cost_us:.0f} us" for name, cost_us in median_us.items()))
     for name in ("named", "unnamed"):
-        ratio = median_us[name] / least_us
+        ratio = median_us[name] / minimum_us
         print(f"  {name} to krakenex + fsync {ratio:.2f}, at most {ORDER_RATIO_MAX:g}: ", end="")
-        print(verdict(ratio <= ORDER_RATIO_MAX), end="")
+        print(format_verdict(ratio <= ORDER_RATIO_MAX), end="")
         print(f"; to krakenex with the fsync within {median_us[name] / median_us['krakenex, fsync within']:.2f}")
 
 
@@ -151,10 +151,17 @@ def test_fsyncs_of_an_order(nonce_file: Path) -> None:
         folder = nonce_file.parent / f"{orders}" / "state"
         folder.mkdir(parents=True)
         log = folder / "log"
-        with exchange(0, *RICH) as at:
-            trace = (log, at.url, at.key, at.secret, folder / "kraken_nonce.txt", orders)
+        with run_exchange(0, *LARGE_BALANCE) as exchange_process:
+            trace = (
+                log,
+                exchange_process.url,
+                exchange_process.key,
+                exchange_process.secret,
+                folder / "kraken_nonce.txt",
+                orders,
+            )
             with Child("tests.benchmarks.order_child", *trace, limit_seconds=120) as child:
-                seconds = float(child.rest()[-1])
+                seconds = float(child.read_to_end()[-1])
         counts.append(Counter(line.partition("<")[2].partition(">")[0] for line in log.read_text().splitlines()))
     few, many = ({Path(path).name: number for path, number in one.items()} for one in counts)
     print(f"\nfsyncs: {machine.describe(nonce_file)}")
@@ -165,10 +172,10 @@ def test_fsyncs_of_an_order(nonce_file: Path) -> None:
     assert next(number for name, number in more.items() if name.endswith("-wal")) >= SYNCED_ORDERS
 
 
-def place_orders(at: Exchange, nonce_path: Path, orders: int) -> None:
+def place_orders(exchange_process: ExchangeProcess, nonce_path: Path, orders: int) -> None:
     """Place so many orders with the journal beside `nonce_path`."""
     broker_manager.NONCE_FILE = str(nonce_path)
-    ours = OurWay(at)
+    ours = BrokerOrders(exchange_process)
     for _ in range(orders):
-        ours.named()
+        ours.place_with_signal_id()
     ours.broker.close()

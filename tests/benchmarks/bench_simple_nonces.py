@@ -13,11 +13,11 @@ import krakenex
 import pytest
 
 from bot.broker_manager import get_kraken_nonce
-from bot.nonce.file_store import store_at
+from bot.nonce.file_store import open_file_store
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.benchmarks import machine
-from tests.benchmarks.bench_nonce import PublishedWay
+from tests.benchmarks.bench_nonce import PublishedNonceStore
 
 SEED = 20261122
 PROCESSES = 8
@@ -27,32 +27,32 @@ THREADS = 8
 CALLS_EACH = 100
 FORK = multiprocessing.get_context("fork")
 
-Open = Callable[[Path], Callable[[], int]]
-WAYS: dict[str, Open] = {
-    "published": lambda path: PublishedWay(path).draw,
-    "ours": lambda path: store_at(path).draw,
+OpenStore = Callable[[Path], Callable[[], int]]
+IMPLEMENTATIONS: dict[str, OpenStore] = {
+    "published": lambda path: PublishedNonceStore(path).next_nonce,
+    "ours": lambda path: open_file_store(path).next_nonce,
 }
 
 
-def draw_some(open_way: Open, path: Path, drawn: Path) -> None:
+def issue_nonces(open_store: OpenStore, path: Path, output_path: Path) -> None:
     """Draw nonces and write them down elsewhere."""
-    draw = open_way(path)
-    drawn.write_text("\n".join(str(draw()) for _ in range(NONCES_EACH)))
+    next_nonce = open_store(path)
+    output_path.write_text("\n".join(str(next_nonce()) for _ in range(NONCES_EACH)))
 
 
-def draw_for_ever(open_way: Open, path: Path, told: Connection) -> None:
+def issue_nonces_forever(open_store: OpenStore, path: Path, progress: Connection) -> None:
     """Draw until killed, with a word now and then."""
-    draw = open_way(path)
+    next_nonce = open_store(path)
     while True:
         for _ in range(20):
-            draw()
-        told.send_bytes(b".")
+            next_nonce()
+        progress.send_bytes(b".")
 
 
-def duplicates(open_way: Open, path: Path) -> int:
+def count_duplicates(open_store: OpenStore, path: Path) -> int:
     """Let processes draw at once; return how many nonces were drawn more than once."""
     lists = [path.with_suffix(f".{number}") for number in range(PROCESSES)]
-    processes = [FORK.Process(target=draw_some, args=(open_way, path, drawn)) for drawn in lists]
+    processes = [FORK.Process(target=issue_nonces, args=(open_store, path, drawn)) for drawn in lists]
     for process in processes:
         process.start()
     for process in processes:
@@ -62,43 +62,43 @@ def duplicates(open_way: Open, path: Path) -> int:
     return len(nonces) - len(set(nonces))
 
 
-def files_lost(open_way: Open, path: Path) -> int:
+def count_lost_files(open_store: OpenStore, path: Path) -> int:
     """Kill processes while they draw; return how often the file was empty afterwards."""
-    moments, lost = random.Random(SEED), 0
+    rng, lost = random.Random(SEED), 0
     for _ in range(KILLS):
-        heard, told = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=draw_for_ever, args=(open_way, path, told))
+        receiver, sender = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=issue_nonces_forever, args=(open_store, path, sender))
         process.start()
-        for _ in range(moments.randrange(1, 20)):
-            heard.recv_bytes()
+        for _ in range(rng.randrange(1, 20)):
+            receiver.recv_bytes()
         process.kill()
         process.join()
-        heard.close()
-        told.close()
+        receiver.close()
+        sender.close()
         lost += path.read_text("ascii") == ""
     return lost
 
 
 @pytest.mark.bench
-def test_what_each_way_loses(tmp_path: Path) -> None:
+def test_duplicate_nonces_and_lost_files_of_each_implementation(tmp_path: Path) -> None:
     """Of the two ways, only the simple one draws nonces twice and loses its file."""
     print(f"\nlosses: {machine.describe(tmp_path)}, seed {SEED}")
     figures: dict[str, tuple[int, int]] = {}
-    for name, open_way in WAYS.items():
-        twice, lost = (
-            duplicates(open_way, tmp_path / f"{name}.txt"),
-            files_lost(open_way, tmp_path / f"{name}_killed.txt"),
+    for name, open_store in IMPLEMENTATIONS.items():
+        duplicate_count, lost_count = (
+            count_duplicates(open_store, tmp_path / f"{name}.txt"),
+            count_lost_files(open_store, tmp_path / f"{name}_killed.txt"),
         )
-        figures[name] = (twice, lost)
+        figures[name] = (duplicate_count, lost_count)
         print(
-            f"  {name}: {twice} of {PROCESSES * NONCES_EACH} nonces twice, {lost} of {KILLS} files empty after a kill"
+            f"  {name}: {duplicate_count} of {PROCESSES * NONCES_EACH} nonces twice, {lost_count} of {KILLS} files empty after a kill"
         )
     assert figures["ours"] == (0, 0)
     assert min(figures["published"]) > 0
 
 
 @pytest.mark.bench
-def test_what_a_counter_without_turns_loses(nonce_file: Path) -> None:
+def test_a_shared_counter_without_a_request_lock_gets_refusals(nonce_file: Path) -> None:
     """Threads that draw in order from one file, and send without turns, are refused."""
     with Simulator(SimulatorOptions(latency_seconds=(0.0, 0.005))) as simulator:
 

@@ -7,22 +7,22 @@ import sys
 from pathlib import Path
 
 from bot.base.clock import boottime_seconds
-from tests.benchmarks.bench_broker import Exchange
+from tests.benchmarks.bench_broker import ExchangeProcess
 from tests.benchmarks.bench_orders import place_orders
 
 MODULE = "tests.benchmarks.order_child"
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Begin again under strace, or, told to, place the orders and say how long they took."""
-    if words[0] != "traced":
-        log, *rest = words
+    if arguments[0] != "traced":
+        log, *rest = arguments
         trace = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]
         os.execvp("strace", [*trace, sys.executable, "-m", MODULE, "traced", *rest])  # noqa: S606 - this program again
-    _, url, key, secret, nonce_path, orders = words
-    begin_seconds = boottime_seconds()
-    place_orders(Exchange(url, key, secret), Path(nonce_path), int(orders))
-    print(boottime_seconds() - begin_seconds)
+    _, url, key, secret, nonce_path, orders = arguments
+    start_seconds = boottime_seconds()
+    place_orders(ExchangeProcess(url, key, secret), Path(nonce_path), int(orders))
+    print(boottime_seconds() - start_seconds)
 
 
 if __name__ == "__main__":

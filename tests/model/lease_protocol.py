@@ -30,28 +30,28 @@ from tests.model.lease_states import (
     NAMES,
     NEW,
     NOBODY,
-    PAST,
-    Bad,
+    OTHER,
+    Environment,
     Instance,
-    LastWord,
     Loss,
-    Move,
     Order,
+    PendingRelease,
     Phase,
-    Row,
     Rules,
     Seconds,
     State,
-    World,
-    badness,
+    StoreRecord,
+    Transition,
+    Violation,
+    age_record,
     change,
-    left_behind,
-    older,
+    drop_unsent_orders,
     set_instance,
+    violations,
 )
 from tests.model.search import SECOND
 
-LEADING = (Phase.LEADS, Phase.DRAWN, Phase.SENT, Phase.PLACED)
+LEADING = (Phase.LEADING, Phase.NONCE_DRAWN, Phase.SENT, Phase.PLACED)
 
 
 @dataclass(frozen=True)
@@ -59,284 +59,328 @@ class Model:
     """What is searched. `is_shortened`: whose lease is over stands by at once, and not only at any time."""
 
     rules: Rules = field(default_factory=Rules)
-    world: World = field(default_factory=World)
+    environment: Environment = field(default_factory=Environment)
     seconds: Seconds = field(default_factory=Seconds)
-    is_shortened: bool = True
+    is_reduced: bool = True
 
-    def start(self) -> State:
+    def initial_state(self) -> State:
         """Return the state to begin with: A leads, has settled, and B stands by."""
-        leader = Instance(Phase.LEADS, generation=1, left=self.seconds.lifetime)
-        return State((leader, Instance()), Row(owner=0, generation=1, left=self.seconds.lifetime), absent_to=0)
+        leader = Instance(Phase.LEADING, fencing_token=1, left=self.seconds.lifetime)
+        return State(
+            (leader, Instance()), StoreRecord(owner=0, fencing_token=1, left=self.seconds.lifetime), absent_to=0
+        )
 
-    def moves(self, state: State) -> Iterator[Move]:
+    def transitions(self, state: State) -> Iterator[Transition]:
         """Yield what can happen next, each with its name."""
-        may_miss = self.world.loss is Loss.LATEST and not state.lost and state.replica is None
-        for label, after in _writes(state, self):
-            yield label, _shortened(after, state, self)
-            if may_miss and after.row != state.row:
-                yield f"{label}; the replica misses it", _shortened(after._replace(replica=state.row), state, self)
-        for label, after in (*exchange_moves(state, self), *time_passes(state, self), *accidents(state, self)):
-            yield label, _shortened(after, state, self)
+        may_miss = self.environment.loss is Loss.LATEST and not state.lost and state.replica is None
+        for label, next_state in _writes(state, self):
+            yield label, _reduce(next_state, state, self)
+            if may_miss and next_state.record != state.record:
+                yield f"{label}; the replica misses it", _reduce(next_state._replace(replica=state.record), state, self)
+        for label, next_state in (
+            *exchange_transitions(state, self),
+            *time_passes(state, self),
+            *accidents(state, self),
+        ):
+            yield label, _reduce(next_state, state, self)
 
-    def badness(self, state: State) -> frozenset[Bad]:
+    def violations(self, state: State) -> frozenset[Violation]:
         """Return what is wrong with a state."""
-        return badness(state)
+        return violations(state)
 
-    def good_moves(self, state: State) -> Iterator[Move]:
+    def fair_transitions(self, state: State) -> Iterator[Transition]:
         """Yield what can happen while both live and all answer: each does at once what is due."""
-        due = [move for i in (0, 1) for move in _next_step(state, i, self)]
-        time = [] if due else [(SECOND, _second(state, self))]
-        for label, after in (*due, *_sign_off_arrives(state, self), *exchange_moves(state, self), *time):
-            yield label, _shortened(after, state, self)
+        due_transitions = [move for i in (0, 1) for move in _next_step(state, i, self)]
+        time = [] if due_transitions else [(SECOND, _second(state, self))]
+        for label, next_state in (
+            *due_transitions,
+            *_release_arrives(state, self),
+            *exchange_transitions(state, self),
+            *time,
+        ):
+            yield label, _reduce(next_state, state, self)
 
     def is_done(self, state: State) -> bool:
         """Whether an instance leads and has settled what was before."""
-        row = state.row
-        return row.left > 0 and any(
-            row.owner == i and row.generation == me.generation and me.phase in LEADING
-            for i, me in enumerate(state.instances)
+        record = state.record
+        return record.left > 0 and any(
+            record.owner == i and record.fencing_token == instance.fencing_token and instance.phase in LEADING
+            for i, instance in enumerate(state.instances)
         )
 
 
-def _writes(state: State, model: Model) -> Iterator[Move]:
+def _writes(state: State, model: Model) -> Iterator[Transition]:
     for i in (0, 1):
-        yield from lease_moves(state, i, model)
-        yield from steps(state, i, model)
-    yield from _sign_off_arrives(state, model)
+        yield from lease_transitions(state, i, model)
+        yield from leader_transitions(state, i, model)
+    yield from _release_arrives(state, model)
 
 
-def _next_step(state: State, i: int, model: Model) -> Iterator[Move]:
+def _next_step(state: State, i: int, model: Model) -> Iterator[Transition]:
     """Yield the first thing that an instance can do which changes anything: each comes first as it is answered."""
-    due = (move for move in (*lease_moves(state, i, model), *steps(state, i, model)) if move[1] != state)
+    due = (
+        move for move in (*lease_transitions(state, i, model), *leader_transitions(state, i, model)) if move[1] != state
+    )
     yield from list(due)[:1]
 
 
-def _shortened(after: State, before: State, model: Model) -> State:
+def _reduce(next_state: State, previous_state: State, model: Model) -> State:
     """Leave out differences that make no difference any more, where the rules are such that they make none."""
     rules = model.rules
-    if not rules.generations_never_repeat:
-        return after
-    if after.row.generation != before.row.generation or (after.replica is None) != (before.replica is None):
-        after = _counted_anew(after)
-    if not model.is_shortened or not rules.draw_checks_generation:
-        return after
-    may_go_on = not (rules.draw_checks_expiry and rules.over_is_over)
-    for i, me in enumerate(after.instances):
-        if me.generation and _is_over(after, me, model, may_go_on):
-            after = set_instance(after, i, Instance())._replace(orders=left_behind(after, i))
-    if may_go_on or not rules.grant_ends_turn:
-        return after
-    row, replica = _worn(after.row, after), after.replica and _worn(after.replica, after)
-    if row is not after.row or replica is not after.replica:
-        after = after._replace(row=row, replica=replica)
-    return after
+    if not rules.tokens_never_repeat:
+        return next_state
+    if next_state.record.fencing_token != previous_state.record.fencing_token or (next_state.replica is None) != (
+        previous_state.replica is None
+    ):
+        next_state = _renumber_tokens(next_state)
+    if not model.is_reduced or not rules.nonce_checks_token:
+        return next_state
+    may_go_on = not (rules.nonce_checks_expiry and rules.expiry_is_final)
+    for i, me in enumerate(next_state.instances):
+        if me.fencing_token and _is_lease_lost(next_state, me, model, may_go_on):
+            next_state = set_instance(next_state, i, Instance())._replace(orders=drop_unsent_orders(next_state, i))
+    if may_go_on or not rules.grant_releases_lock:
+        return next_state
+    record, replica = (
+        _without_expired_owner(next_state.record, next_state),
+        next_state.replica and _without_expired_owner(next_state.replica, next_state),
+    )
+    if record is not next_state.record or replica is not next_state.replica:
+        next_state = next_state._replace(record=record, replica=replica)
+    return next_state
 
 
-def _is_over(state: State, me: Instance, model: Model, may_go_on: bool) -> bool:
+def _is_lease_lost(state: State, instance: Instance, model: Model, may_go_on: bool) -> bool:
     """Whether a leader's lease can never come back, so that it can only find that out: then it does so at once."""
-    if me.phase is Phase.DRAWN and (me.left or not model.rules.own_clock):
+    if instance.phase is Phase.NONCE_DRAWN and (instance.left or not model.rules.checks_local_clock):
         return False  # it has an order in hand
-    rows = (state.row, state.replica)
-    return not any(row and row.generation == me.generation and (row.left or may_go_on) for row in rows)
+    rows = (state.record, state.replica)
+    return not any(
+        record and record.fencing_token == instance.fencing_token and (record.left or may_go_on) for record in rows
+    )
 
 
-def _worn(row: Row, state: State) -> Row:
+def _without_expired_owner(record: StoreRecord, state: State) -> StoreRecord:
     """Return the row without what nobody asks for any more once its lease has run out, a sign-off apart."""
-    word = state.last_word
-    if row.left or row.owner == NOBODY or (word and word.generation == row.generation):
-        return row
-    return Row(generation=row.generation)
+    pending_release = state.pending_release
+    if (
+        record.left
+        or record.owner == NOBODY
+        or (pending_release and pending_release.fencing_token == record.fencing_token)
+    ):
+        return record
+    return StoreRecord(fencing_token=record.fencing_token)
 
 
-def _counted_anew(state: State) -> State:
+def _renumber_tokens(state: State) -> State:
     """Name generations by whose they are, so that any number of them makes no more states.
 
     1 is the row's, 2 the replica's, PAST any other: one that never comes again.
     """
-    row, replica, word = state.row, state.replica, state.last_word
-    names = {0: 0, row.generation: min(row.generation, 1)}
+    record, replica, pending_release = state.record, state.replica, state.pending_release
+    names = {0: 0, record.fencing_token: min(record.fencing_token, 1)}
     if replica:
-        replica = replica._replace(generation=names.setdefault(replica.generation, 2))
-    a, b = (me._replace(generation=names.get(me.generation, PAST)) for me in state.instances)
+        replica = replica._replace(fencing_token=names.setdefault(replica.fencing_token, 2))
+    a, b = (instance._replace(fencing_token=names.get(instance.fencing_token, OTHER)) for instance in state.instances)
     return state._replace(
         instances=(a, b),
-        row=row._replace(generation=names[row.generation]),
+        record=record._replace(fencing_token=names[record.fencing_token]),
         replica=replica,
-        last_word=word._replace(generation=names[word.generation]) if word and word.generation in names else None,
+        pending_release=pending_release._replace(fencing_token=names[pending_release.fencing_token])
+        if pending_release and pending_release.fencing_token in names
+        else None,
     )
 
 
 # The store
 
 
-def lease_moves(state: State, i: int, model: Model) -> Iterator[Move]:
+def lease_transitions(state: State, i: int, model: Model) -> Iterator[Transition]:
     """Yield what an instance can do about the lease."""
     return (_acquire if state.instances[i].phase is Phase.STANDBY else _renew)(state, i, model)
 
 
-def _sign_off_arrives(state: State, model: Model) -> Iterator[Move]:
+def _release_arrives(state: State, model: Model) -> Iterator[Transition]:
     """Yield the arrival of a sign-off; it stays on its way, as if it were sent again."""
-    word, row = state.last_word, state.row
-    if word and row.owner != NOBODY and row.generation == word.generation:
-        turn = NOBODY if model.rules.sign_off_ends_turn else row.turn
-        ended = Row(generation=row.generation, settled=word.settled, turn=turn)
-        yield "store: the sign-off arrives", state._replace(row=ended)
+    pending_release, record = state.pending_release, state.record
+    if pending_release and record.owner != NOBODY and record.fencing_token == pending_release.fencing_token:
+        turn = NOBODY if model.rules.release_frees_lock else record.lock_owner
+        ended = StoreRecord(
+            fencing_token=record.fencing_token, is_reconciled=pending_release.is_reconciled, lock_owner=turn
+        )
+        yield "store: the sign-off arrives", state._replace(record=ended)
 
 
-def _acquire(state: State, i: int, model: Model) -> Iterator[Move]:
-    row, rules, lifetime = state.row, model.rules, model.seconds.lifetime
-    if row.owner == i and (row.left or not rules.over_is_over):
-        name, granted = "acquires its lease again", state._replace(row=row._replace(left=lifetime))
-    elif not row.left:
+def _acquire(state: State, i: int, model: Model) -> Iterator[Transition]:
+    record, rules, lifetime = state.record, model.rules, model.seconds.lifetime
+    if record.owner == i and (record.left or not rules.expiry_is_final):
+        name, granted = "acquires its lease again", state._replace(record=record._replace(left=lifetime))
+    elif not record.left:
         name, granted = "is granted the lease", _grant(state, i, model)
     else:
         return
-    row = granted.row
-    sent = max((order.left for order in state.orders if order.of == i), default=0)
-    wait = max(sent, 0 if row.clean or not rules.waits_for_deadline else model.seconds.deadline)
-    phase, wait = (Phase.FENCE, wait) if rules.settles else (Phase.LEADS, 0)
-    leads = change(granted, i, phase=phase, generation=row.generation, left=lifetime, wait=wait)
-    yield f"{NAMES[i]}: {name}{', clean' if row.clean else ''}", leads
+    record = granted.record
+    sent = max((order.left for order in state.orders if order.owner == i), default=0)
+    wait = max(sent, 0 if record.is_clean_handover or not rules.waits_for_deadline else model.seconds.deadline)
+    phase, wait = (Phase.FENCING_READ, wait) if rules.reconciles else (Phase.LEADING, 0)
+    leads = change(granted, i, phase=phase, generation=record.fencing_token, left=lifetime, wait=wait)
+    yield f"{NAMES[i]}: {name}{', clean' if record.is_clean_handover else ''}", leads
     yield f"{NAMES[i]}: {name}; no answer", granted
 
 
 def _grant(state: State, i: int, model: Model) -> State:
-    row, rules = state.row, model.rules
-    generation = NEW if rules.generations_never_repeat else row.generation + 1
-    turn = NOBODY if rules.grant_ends_turn and row.owner != NOBODY else row.turn
-    return state._replace(row=Row(i, generation, model.seconds.lifetime, clean=row.settled, turn=turn))
+    record, rules = state.record, model.rules
+    generation = NEW if rules.tokens_never_repeat else record.fencing_token + 1
+    turn = NOBODY if rules.grant_releases_lock and record.owner != NOBODY else record.lock_owner
+    return state._replace(
+        record=StoreRecord(
+            i, generation, model.seconds.lifetime, is_clean_handover=record.is_reconciled, lock_owner=turn
+        )
+    )
 
 
-def _renew(state: State, i: int, model: Model) -> Iterator[Move]:
-    row, me, lifetime = state.row, state.instances[i], model.seconds.lifetime
-    if me.asked_late:
+def _renew(state: State, i: int, model: Model) -> Iterator[Transition]:
+    record, instance, lifetime = state.record, state.instances[i], model.seconds.lifetime
+    if instance.has_late_answer:
         yield f"{NAMES[i]}: reads the late answer", change(state, i, left=lifetime, asked_late=False)
-    if row.generation == me.generation and row.owner != NOBODY and (row.left or not model.rules.over_is_over):
-        renewed = state._replace(row=row._replace(left=lifetime))
+    if (
+        record.fencing_token == instance.fencing_token
+        and record.owner != NOBODY
+        and (record.left or not model.rules.expiry_is_final)
+    ):
+        renewed = state._replace(record=record._replace(left=lifetime))
         yield f"{NAMES[i]}: renews", change(renewed, i, left=lifetime)
-        yield f"{NAMES[i]}: renews; no answer", change(renewed, i, asked_late=not model.rules.from_question)
+        yield f"{NAMES[i]}: renews; no answer", change(renewed, i, asked_late=not model.rules.lifetime_from_request)
     else:
-        yield from _stand_by(state, i, "is not renewed")
+        yield from _step_down(state, i, "is not renewed")
 
 
-def _may_draw(state: State, i: int, model: Model) -> bool:
+def _may_get_nonce(state: State, i: int, model: Model) -> bool:
     """Whether the store draws a nonce for an instance under its lease."""
-    row, rules = state.row, model.rules
-    is_same = row.generation == state.instances[i].generation or not rules.draw_checks_generation
-    return is_same and bool(row.left or not rules.draw_checks_expiry)
+    record, rules = state.record, model.rules
+    is_same = record.fencing_token == state.instances[i].fencing_token or not rules.nonce_checks_token
+    return is_same and bool(record.left or not rules.nonce_checks_expiry)
 
 
 # The instances
 
 
-def steps(state: State, i: int, model: Model) -> Iterator[Move]:
+def leader_transitions(state: State, i: int, model: Model) -> Iterator[Transition]:
     """Yield what an instance that leads, or thinks so, can do next."""
-    me, name = state.instances[i], NAMES[i]
-    if me.phase is Phase.STANDBY:
+    instance, name = state.instances[i], NAMES[i]
+    if instance.phase is Phase.STANDBY:
         return
-    if not me.left:
-        yield from _stand_by(state, i, "has not been renewed in time")
-    if me.phase is Phase.DRAWN:
+    if not instance.left:
+        yield from _step_down(state, i, "has not been renewed in time")
+    if instance.phase is Phase.NONCE_DRAWN:
         yield from _send(state, i, model)
-    elif me.phase is Phase.SENT:
-        wait = max([0, *(order.left for order in state.orders if order.of == i)])
-        yield f"{name}: waits no longer; unknown", change(_give_back(state, i), i, phase=Phase.FENCE, wait=wait)
-    elif me.phase is not Phase.PLACED and (me.left or not model.rules.own_clock):
-        may_draw = _may_draw(state, i, model)
-        yield from _draw(state, i, model) if may_draw else _stand_by(state, i, "draws a stale nonce")
+    elif instance.phase is Phase.SENT:
+        wait = max([0, *(order.left for order in state.orders if order.owner == i)])
+        yield (
+            f"{name}: waits no longer; unknown",
+            change(_release_lock(state, i), i, phase=Phase.FENCING_READ, wait=wait),
+        )
+    elif instance.phase is not Phase.PLACED and (instance.left or not model.rules.checks_local_clock):
+        may_draw = _may_get_nonce(state, i, model)
+        yield from _use_nonce(state, i, model) if may_draw else _step_down(state, i, "draws a stale nonce")
 
 
-def _draw(state: State, i: int, model: Model) -> Iterator[Move]:
+def _use_nonce(state: State, i: int, model: Model) -> Iterator[Transition]:
     """Draw a nonce and use it; that of an order is used in a move of its own."""
-    me, world = state.instances[i], model.world
-    if me.phase is Phase.FENCE:
-        passed = tuple(order for order in state.orders if _is_after(order, state, world))
+    instance, environment = state.instances[i], model.environment
+    if instance.phase is Phase.FENCING_READ:
+        passed = tuple(order for order in state.orders if _is_after(order, state, environment))
         margin = model.seconds.margin if model.rules.margin else 0
-        fenced = change(state, i, phase=Phase.LOOK_UP, wait=me.wait + margin)
-        accepted = fenced._replace(orders=passed) if model.rules.fence else fenced
+        fenced = change(state, i, phase=Phase.QUERY, wait=instance.wait + margin)
+        accepted = fenced._replace(orders=passed) if model.rules.fencing_read else fenced
         yield f"{NAMES[i]}: a read is accepted, the fence", accepted
-    elif me.phase is Phase.LOOK_UP and not me.wait:
-        yield from _look_up(state, i, model)
-    elif me.phase is Phase.LEADS:
+    elif instance.phase is Phase.QUERY and not instance.wait:
+        yield from _query(state, i, model)
+    elif instance.phase is Phase.LEADING:
         below = tuple(order for order in state.orders if not (state.lost and order.is_beyond))
-        order = Order(i, model.seconds.deadline, is_beyond=world.nonces_too and state.replica is not None)
+        order = Order(i, model.seconds.deadline, is_beyond=environment.nonces_too and state.replica is not None)
         orders = (*below, order, *state.orders[len(below) :])
-        drawn = change(state, i, phase=Phase.DRAWN)._replace(row=state.row._replace(turn=i), orders=orders)
+        drawn = change(state, i, phase=Phase.NONCE_DRAWN)._replace(
+            record=state.record._replace(lock_owner=i), orders=orders
+        )
         yield f"{NAMES[i]}: draws the order's nonce", drawn
 
 
-def _look_up(state: State, i: int, model: Model) -> Iterator[Move]:
+def _query(state: State, i: int, model: Model) -> Iterator[Transition]:
     is_there = state.accepted and state.accepted_of in (NOBODY, i)
     if is_there:
         yield f"{NAMES[i]}: finds the order", change(state, i, phase=Phase.PLACED)
     if not is_there or state.hidden:
         # Whatever it has sent itself is settled too.
-        orders = tuple(order._replace(of=GONE) if order.of == i else order for order in state.orders)
-        settled = change(state, i, phase=Phase.LEADS)._replace(orders=orders, absent_to=i)
+        orders = tuple(order._replace(owner=GONE) if order.owner == i else order for order in state.orders)
+        settled = change(state, i, phase=Phase.LEADING)._replace(orders=orders, absent_to=i)
         yield f"{NAMES[i]}: finds no order", settled._replace(is_unknown=state.accepted > 0)
 
 
-def _send(state: State, i: int, model: Model) -> Iterator[Move]:
-    me, deadline = state.instances[i], model.seconds.deadline
-    if me.left or not model.rules.own_clock:
+def _send(state: State, i: int, model: Model) -> Iterator[Transition]:
+    instance, deadline = state.instances[i], model.seconds.deadline
+    if instance.left or not model.rules.checks_local_clock:
         orders = tuple(
-            order._replace(is_sent=True, left=order.left if model.rules.deadline_from_draw else deadline)
-            if order.of == i and not order.is_sent
+            order._replace(is_sent=True, left=order.left if model.rules.deadline_from_nonce else deadline)
+            if order.owner == i and not order.is_sent
             else order
             for order in state.orders
         )
         yield f"{NAMES[i]}: checks; the order leaves", change(state, i, phase=Phase.SENT)._replace(orders=orders)
-    unsent = _give_back(state._replace(orders=left_behind(state, i)), i)
-    yield f"{NAMES[i]}: does not send the order", change(unsent, i, phase=Phase.LEADS)
+    unsent = _release_lock(state._replace(orders=drop_unsent_orders(state, i)), i)
+    yield f"{NAMES[i]}: does not send the order", change(unsent, i, phase=Phase.LEADING)
 
 
-def _stand_by(state: State, i: int, why: str) -> Iterator[Move]:
-    generation = state.instances[i].generation
-    quiet = set_instance(state, i, Instance())._replace(orders=left_behind(state, i))
+def _step_down(state: State, i: int, why: str) -> Iterator[Transition]:
+    generation = state.instances[i].fencing_token
+    quiet = set_instance(state, i, Instance())._replace(orders=drop_unsent_orders(state, i))
     yield f"{NAMES[i]}: {why}; stands by", quiet
-    if quiet.last_word is None:
-        yield f"{NAMES[i]}: {why}; signs off, unsettled", quiet._replace(last_word=LastWord(generation, False))
+    if quiet.pending_release is None:
+        yield (
+            f"{NAMES[i]}: {why}; signs off, unsettled",
+            quiet._replace(pending_release=PendingRelease(generation, False)),
+        )
 
 
-def _give_back(state: State, i: int) -> State:
-    return state._replace(row=state.row._replace(turn=NOBODY)) if state.row.turn == i else state
+def _release_lock(state: State, i: int) -> State:
+    return state._replace(record=state.record._replace(lock_owner=NOBODY)) if state.record.lock_owner == i else state
 
 
 # Kraken
 
 
-def exchange_moves(state: State, model: Model) -> Iterator[Move]:
+def exchange_transitions(state: State, model: Model) -> Iterator[Transition]:
     """Yield the orders that can be taken; the answer comes back or is lost."""
     for k, order in enumerate(state.orders):
         if not order.is_sent:
             continue
         rest = state.orders[k + 1 :]
         taken = state._replace(
-            orders=rest if model.world.enforces_nonce else state.orders[:k] + rest,
+            orders=rest if model.environment.enforces_nonce else state.orders[:k] + rest,
             accepted=state.accepted + 1,
-            accepted_of=NOBODY if model.rules.same_id else order.of,
+            accepted_of=NOBODY if model.rules.same_id else order.owner,
             hidden=model.seconds.margin,
-            is_unknown=order.of != state.absent_to,
+            is_unknown=order.owner != state.absent_to,
         )
-        yield f"Kraken: takes the order of {NAMES[order.of]}; no answer", taken
-        if order.of != GONE and state.instances[order.of].phase is Phase.SENT:
-            read = change(_give_back(taken, order.of), order.of, phase=Phase.PLACED)
-            yield f"Kraken: takes the order of {NAMES[order.of]}, which reads it", read
+        yield f"Kraken: takes the order of {NAMES[order.owner]}; no answer", taken
+        if order.owner != GONE and state.instances[order.owner].phase is Phase.SENT:
+            read = change(_release_lock(taken, order.owner), order.owner, phase=Phase.PLACED)
+            yield f"Kraken: takes the order of {NAMES[order.owner]}, which reads it", read
 
 
-def _is_after(order: Order, state: State, world: World) -> bool:
+def _is_after(order: Order, state: State, environment: Environment) -> bool:
     """Whether Kraken takes an order although a nonce that is drawn now came first."""
-    return not world.enforces_nonce or (state.lost and order.is_beyond)
+    return not environment.enforces_nonce or (state.lost and order.is_beyond)
 
 
 # Time and accidents
 
 
-def time_passes(state: State, model: Model) -> Iterator[Move]:
+def time_passes(state: State, model: Model) -> Iterator[Transition]:
     """Yield the next second, for all or all but one."""
     after = _second(state, model)
     yield SECOND, after
-    if model.world.clocks_stand_still:
+    if model.environment.clocks_stand_still:
         for i in (0, 1):
             asleep = set_instance(after, i, state.instances[i])
             yield f"{SECOND}; the clock of {NAMES[i]} stands still", asleep
@@ -344,53 +388,56 @@ def time_passes(state: State, model: Model) -> Iterator[Move]:
 
 def _second(state: State, model: Model) -> State:
     orders = tuple(order._replace(left=max(-1, order.left - 1)) for order in state.orders)
-    if model.world.enforces_deadline:
+    if model.environment.enforces_deadline:
         orders = tuple(order for order in orders if order.left >= 0 or not order.is_sent)
-    a, b = (me._replace(left=max(0, me.left - 1), wait=max(0, me.wait - 1)) for me in state.instances)
+    a, b = (
+        instance._replace(left=max(0, instance.left - 1), wait=max(0, instance.wait - 1))
+        for instance in state.instances
+    )
     return state._replace(
         instances=(a, b),
-        row=older(state.row),
-        replica=state.replica and older(state.replica),
+        record=age_record(state.record),
+        replica=state.replica and age_record(state.replica),
         orders=orders,
         hidden=max(0, state.hidden - 1),
     )
 
 
-def accidents(state: State, model: Model) -> Iterator[Move]:
+def accidents(state: State, model: Model) -> Iterator[Transition]:
     """Yield deaths, with and without a last word, and what a store can lose."""
     for i in (0, 1):
-        me = state.instances[i]
+        instance = state.instances[i]
         dead = _dead(state, i, model)
         if dead != state:
             yield f"{NAMES[i]}: dies and restarts", dead
-        if me.phase is not Phase.STANDBY and state.last_word is None:
-            settled = me.phase in (Phase.LEADS, Phase.PLACED) or not model.rules.clean_only_if_settled
+        if instance.phase is not Phase.STANDBY and state.pending_release is None:
+            settled = instance.phase in (Phase.LEADING, Phase.PLACED) or not model.rules.clean_only_if_reconciled
             name = f"{NAMES[i]}: signs off, {'settled' if settled else 'unsettled'}; ends and restarts"
-            yield name, dead._replace(last_word=LastWord(me.generation, settled))
+            yield name, dead._replace(pending_release=PendingRelease(instance.fencing_token, settled))
     if state.replica:
-        yield "store: fails over", state._replace(row=state.replica, replica=None, lost=True)
-    if model.world.loss is Loss.ALL and not state.lost:
-        yield "store: is wiped", state._replace(row=Row(), lost=True)
+        yield "store: fails over", state._replace(record=state.replica, replica=None, lost=True)
+    if model.environment.loss is Loss.ALL and not state.lost:
+        yield "store: is wiped", state._replace(record=StoreRecord(), lost=True)
 
 
 def _dead(state: State, i: int, model: Model) -> State:
     """Start a process anew: a standby that has another name, so that what was the old one's is nobody's here."""
-    orders = left_behind(state, i)
+    orders = drop_unsent_orders(state, i)
     state = set_instance(state, i, Instance())._replace(orders=orders)
-    if not model.rules.new_name:
+    if not model.rules.new_owner_name:
         return state
     return state._replace(
-        orders=tuple(order._replace(of=_renamed(order.of, i)) for order in orders),
-        accepted_of=_renamed(state.accepted_of, i),
-        absent_to=_renamed(state.absent_to, i),
-        row=_renamed_row(state.row, i),
-        replica=state.replica and _renamed_row(state.replica, i),
+        orders=tuple(order._replace(owner=_retire_owner(order.owner, i)) for order in orders),
+        accepted_of=_retire_owner(state.accepted_of, i),
+        absent_to=_retire_owner(state.absent_to, i),
+        record=_retire_record_owner(state.record, i),
+        replica=state.replica and _retire_record_owner(state.replica, i),
     )
 
 
-def _renamed(name: int, i: int) -> int:
+def _retire_owner(name: int, i: int) -> int:
     return GONE if name == i else name
 
 
-def _renamed_row(row: Row, i: int) -> Row:
-    return row._replace(owner=_renamed(row.owner, i), turn=_renamed(row.turn, i))
+def _retire_record_owner(record: StoreRecord, i: int) -> StoreRecord:
+    return record._replace(owner=_retire_owner(record.owner, i), lock_owner=_retire_owner(record.lock_owner, i))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 NAMES = ("A", "B", "an instance that is gone")
 GONE, NOBODY = 2, -1
-NEW, PAST = 3, 4  # generations, see `_counted_anew` in lease_protocol.py
+NEW, OTHER = 3, 4  # generations, see `_counted_anew` in lease_protocol.py
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Rules:
     """The rules of store and instances. The defaults are the design; each switch leaves one out."""
 
     # A draw, in the store
-    draw_checks_generation: bool = True
-    draw_checks_expiry: bool = True
+    nonce_checks_token: bool = True
+    nonce_checks_expiry: bool = True
     # The lease, in the store
-    over_is_over: bool = True  # a lease that has ended is renewed for nobody, its owner gets a new generation
-    generations_never_repeat: bool = True
-    grant_ends_turn: bool = True
-    sign_off_ends_turn: bool = True
+    expiry_is_final: bool = True  # a lease that has ended is renewed for nobody, its owner gets a new generation
+    tokens_never_repeat: bool = True
+    grant_releases_lock: bool = True
+    release_frees_lock: bool = True
     # The leader
-    own_clock: bool = True  # it falls silent before its lease is over
-    from_question: bool = True  # its lifetime counts from when it asked
-    clean_only_if_settled: bool = True
-    new_name: bool = True  # for every process
-    deadline_from_draw: bool = True  # or from when the order leaves
+    checks_local_clock: bool = True  # it falls silent before its lease is over
+    lifetime_from_request: bool = True  # its lifetime counts from when it asked
+    clean_only_if_reconciled: bool = True
+    new_owner_name: bool = True  # for every process
+    deadline_from_nonce: bool = True  # or from when the order leaves
     # The successor
-    settles: bool = True
-    fence: bool = True
+    reconciles: bool = True
+    fencing_read: bool = True
     waits_for_deadline: bool = True
     margin: bool = True
     same_id: bool = True  # for the same signal
@@ -62,7 +62,7 @@ class Loss(StrEnum):
 
 
 @dataclass(frozen=True)
-class World:
+class Environment:
     """What is around. The defaults are Kraken and a store that keeps what it was told; each switch breaks one thing.
 
     `nonces_too`: with the latest writes, nonces are lost that ran ahead of the clock, and those drawn later are lower.
@@ -79,10 +79,10 @@ class Phase(StrEnum):
     """Where an instance is."""
 
     STANDBY = "stands by"
-    FENCE = "leads, no fence yet"
-    LOOK_UP = "leads, looking up"
-    LEADS = "leads and has found no order"
-    DRAWN = "has drawn an order's nonce"
+    FENCING_READ = "leads, no fence yet"
+    QUERY = "leads, looking up"
+    LEADING = "leads and has found no order"
+    NONCE_DRAWN = "has drawn an order's nonce"
     SENT = "has sent the order, no answer yet"
     PLACED = "leads and knows the order"
 
@@ -91,59 +91,59 @@ class Instance(NamedTuple):
     """A process. `left` is of its lease, by its own clock."""
 
     phase: Phase = Phase.STANDBY
-    generation: int = 0
+    fencing_token: int = 0
     left: int = 0
     wait: int = 0  # before it makes its look-up
-    asked_late: bool = False  # an answer to its renewal is still on its way
+    has_late_answer: bool = False  # an answer to its renewal is still on its way
 
 
 class Order(NamedTuple):
     """An order with its nonce: on its way, or not sent yet. `left` is until its deadline, -1 when over."""
 
-    of: int
+    owner: int
     left: int
     is_sent: bool = False
     is_beyond: bool = False  # above the nonces that the store draws since it lost some
 
 
-class Row(NamedTuple):
+class StoreRecord(NamedTuple):
     """The row of the store. `left` is of the lease, by the server's clock."""
 
     owner: int = NOBODY
-    generation: int = 0
+    fencing_token: int = 0
     left: int = 0
-    settled: bool = False  # as the last owner signed off
-    clean: bool = False  # as the owner before signed off
-    turn: int = NOBODY
+    is_reconciled: bool = False  # as the last owner signed off
+    is_clean_handover: bool = False  # as the owner before signed off
+    lock_owner: int = NOBODY
 
 
-class LastWord(NamedTuple):
+class PendingRelease(NamedTuple):
     """A sign-off on its way to the store."""
 
-    generation: int
-    settled: bool
+    fencing_token: int
+    is_reconciled: bool
 
 
 class State(NamedTuple):
     """Everything at one moment."""
 
     instances: tuple[Instance, Instance]
-    row: Row
+    record: StoreRecord
     orders: tuple[Order, ...] = ()
     accepted: int = 0  # orders that Kraken has ever taken
     accepted_of: int = NOBODY
     hidden: int = 0  # for so long at most Kraken's rows do not show it
     absent_to: int = NOBODY  # who was the last to settle that there is no order
     is_unknown: bool = False  # an order was taken after that, and whoever settled does not know of it
-    last_word: LastWord | None = None
-    replica: Row | None = None  # what the store would have after a fail-over
+    pending_release: PendingRelease | None = None
+    replica: StoreRecord | None = None  # what the store would have after a fail-over
     lost: bool = False
 
 
-Move = tuple[str, State]
+Transition = tuple[str, State]
 
 
-class Bad(StrEnum):
+class Violation(StrEnum):
     """What must never be."""
 
     DOUBLED = "two orders of one signal were accepted"
@@ -151,25 +151,27 @@ class Bad(StrEnum):
     BLOCKED = "the leader waits for the turn of one that no longer leads"
 
 
-def badness(state: State) -> frozenset[Bad]:
+def violations(state: State) -> frozenset[Violation]:
     """Return what is wrong with a state."""
-    row = state.row
-    wrong = {
-        Bad.DOUBLED: state.accepted > 1,
-        Bad.LOST: state.is_unknown,
-        Bad.BLOCKED: row.left > 0 and NOBODY not in (row.owner, row.turn) and row.owner != row.turn,
+    record = state.record
+    found = {
+        Violation.DOUBLED: state.accepted > 1,
+        Violation.LOST: state.is_unknown,
+        Violation.BLOCKED: record.left > 0
+        and NOBODY not in (record.owner, record.lock_owner)
+        and record.owner != record.lock_owner,
     }
-    return frozenset(kind for kind, so in wrong.items() if so)
+    return frozenset(kind for kind, is_violated in found.items() if is_violated)
 
 
-def left_behind(state: State, i: int) -> tuple[Order, ...]:
+def drop_unsent_orders(state: State, i: int) -> tuple[Order, ...]:
     """Return the orders without one that an instance has not sent yet, and never will."""
-    return tuple(order for order in state.orders if order.of != i or order.is_sent)
+    return tuple(order for order in state.orders if order.owner != i or order.is_sent)
 
 
-def older(row: Row) -> Row:
+def age_record(record: StoreRecord) -> StoreRecord:
     """Return a row a second later."""
-    return row._replace(left=max(0, row.left - 1))
+    return record._replace(left=max(0, record.left - 1))
 
 
 def set_instance(state: State, i: int, me: Instance) -> State:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from tests.model.protocol import Bad, Disk, Exchange, Model, Reading, Row, Rules, Seconds
+from tests.model.protocol import Disk, Exchange, Interpretation, Model, OrderList, Rules, Seconds, Violation
 
-DOUBLED, LOST, IMAGINED = Bad.DOUBLED, Bad.LOST, Bad.IMAGINED
+DOUBLED, LOST, IMAGINED = Violation.DOUBLED, Violation.LOST, Violation.IMAGINED
 
 # Where an exchange is named, the mutant is harmless with a whole one: deadline and fence each cover for the other, so
 # what leaves one of them out needs an exchange that breaks the other.
-MUTANTS: dict[str, tuple[Bad, Model]] = {
-    "again with a fresh nonce after Invalid nonce": (DOUBLED, Model(Rules(invalid_nonce=Reading.RETRY))),
-    "Invalid nonce read as placed": (IMAGINED, Model(Rules(invalid_nonce=Reading.PLACED))),
-    "Invalid nonce read as not placed": (LOST, Model(Rules(invalid_nonce=Reading.NOT_PLACED))),
-    "a gateway's refusal read as not placed": (LOST, Model(Rules(gateway_refusal=Reading.NOT_PLACED))),
+MUTANTS: dict[str, tuple[Violation, Model]] = {
+    "again with a fresh nonce after Invalid nonce": (DOUBLED, Model(Rules(invalid_nonce=Interpretation.RETRY))),
+    "Invalid nonce read as placed": (IMAGINED, Model(Rules(invalid_nonce=Interpretation.PLACED))),
+    "Invalid nonce read as not placed": (LOST, Model(Rules(invalid_nonce=Interpretation.NOT_PLACED))),
+    "a gateway's refusal read as not placed": (LOST, Model(Rules(gateway_refusal=Interpretation.NOT_PLACED))),
     "look-ups at once": (LOST, Model(Rules(waits_for_deadline=False, margin=False))),
     "look-ups before the deadline": (LOST, Model(Rules(waits_for_deadline=False), Exchange(long_queue=True))),
     "look-ups at the deadline": (LOST, Model(Rules(margin=False))),
-    "closed before open": (LOST, Model(Rules(look_ups=(Row.CLOSED, Row.OPEN)))),
+    "closed before open": (LOST, Model(Rules(queries=(OrderList.CLOSED, OrderList.OPEN)))),
     "no gap": (LOST, Model(Rules(gap=False))),
-    "open orders only": (LOST, Model(Rules(look_ups=(Row.OPEN,)))),
-    "no fence, deadline not enforced": (LOST, Model(Rules(fence=False), Exchange(enforces_deadline=False))),
-    "no fence, clock behind": (LOST, Model(Rules(fence=False), Exchange(clock_behind=True))),
+    "open orders only": (LOST, Model(Rules(queries=(OrderList.OPEN,)))),
+    "no fence, deadline not enforced": (LOST, Model(Rules(fencing_read=False), Exchange(enforces_deadline=False))),
+    "no fence, clock behind": (LOST, Model(Rules(fencing_read=False), Exchange(clock_behind=True))),
     "a nonce window": (DOUBLED, Model(exchange=Exchange(nonce_window=True))),
-    "by time alone": (LOST, Model(Rules(look_ups=()))),
+    "by time alone": (LOST, Model(Rules(queries=()))),
     "an intent forgotten at a crash": (DOUBLED, Model(Rules(disk=Disk.FORGOTTEN))),
-    "a new disk, no patience": (LOST, Model(Rules(disk=Disk.LOST, patience=False), Exchange(long_queue=True))),
-    "a new disk, the next attempt's id only": (LOST, Model(Rules(disk=Disk.LOST, any_attempt=False))),
+    "a new disk, no patience": (
+        LOST,
+        Model(Rules(disk=Disk.REPLACED, waits_on_new_disk=False), Exchange(long_queue=True)),
+    ),
+    "a new disk, the next attempt's id only": (LOST, Model(Rules(disk=Disk.REPLACED, queries_any_attempt=False))),
     "a margin of 4 s": (LOST, Model(exchange=Exchange(enforces_deadline=False), seconds=Seconds(margin=4))),
     "a gap of 2 s": (LOST, Model(seconds=Seconds(gap=2))),
 }

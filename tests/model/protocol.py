@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from tests.model.search import SECOND
 
-NOT_KNOWN = -1  # the attempt, on a new disk
+UNKNOWN_ATTEMPT = -1  # the attempt, on a new disk
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Seconds:
     long_queue: int = 8
 
 
-class Reading(StrEnum):
+class Interpretation(StrEnum):
     """What a client takes an answer for."""
 
     UNKNOWN = "unknown"
@@ -55,11 +55,11 @@ class Disk(StrEnum):
     """What a restart knows."""
 
     KEPT = "the journal"
-    LOST = "that there may have been orders"
+    REPLACED = "that there may have been orders"
     FORGOTTEN = "nothing, and it does not care"
 
 
-class Row(StrEnum):
+class OrderList(StrEnum):
     """Where Kraken keeps an order."""
 
     NONE = "none"
@@ -71,16 +71,16 @@ class Row(StrEnum):
 class Rules:
     """The client's rules. The defaults are the design; each switch makes one wrong client."""
 
-    invalid_nonce: Reading = Reading.UNKNOWN
-    gateway_refusal: Reading = Reading.UNKNOWN
-    fence: bool = True
+    invalid_nonce: Interpretation = Interpretation.UNKNOWN
+    gateway_refusal: Interpretation = Interpretation.UNKNOWN
+    fencing_read: bool = True
     waits_for_deadline: bool = True
     margin: bool = True
     gap: bool = True
-    look_ups: tuple[Row, ...] = (Row.OPEN, Row.CLOSED)
+    queries: tuple[OrderList, ...] = (OrderList.OPEN, OrderList.CLOSED)
     disk: Disk = Disk.KEPT
-    patience: bool = True  # on a new disk: wait until the deadline of an order that left at the last moment
-    any_attempt: bool = True  # on a new disk: look for every attempt of the signal, not for the next one only
+    waits_on_new_disk: bool = True  # on a new disk: wait until the deadline of an order that left at the last moment
+    queries_any_attempt: bool = True  # on a new disk: look for every attempt of the signal, not for the next one only
 
 
 @dataclass(frozen=True)
@@ -105,31 +105,31 @@ class Model:
     copies: int = 2  # of every order, on the wire
 
     @property
-    def exchange_late(self) -> int:
+    def exchange_lateness(self) -> int:
         """By how much the exchange believes in a deadline for too long."""
         return self.seconds.clock_off if self.exchange.clock_behind else 0
 
-    def start(self) -> State:
+    def initial_state(self) -> State:
         """Return the state to begin with: nothing was ever sent."""
         return State()
 
-    def moves(self, state: State) -> Iterator[Move]:
+    def transitions(self, state: State) -> Iterator[Transition]:
         """Yield what can happen next, each with its name."""
-        yield from client_moves(state, self)
-        yield from exchange_moves(state, self)
+        yield from client_transitions(state, self)
+        yield from exchange_transitions(state, self)
         yield from time_passes(state)
         yield from accidents(state, self)
 
-    def badness(self, state: State) -> frozenset[Bad]:
+    def violations(self, state: State) -> frozenset[Violation]:
         """Return what is wrong with a state."""
-        return badness(state)
+        return violations(state)
 
-    def good_moves(self, state: State) -> Iterator[Move]:
+    def fair_transitions(self, state: State) -> Iterator[Transition]:
         """Yield what can happen while Kraken answers and the client lives."""
-        due = list(client_moves(state, self))
-        yield from due
-        yield from exchange_moves(state, self)
-        if not due:
+        due_transitions = list(client_transitions(state, self))
+        yield from due_transitions
+        yield from exchange_transitions(state, self)
+        if not due_transitions:
             yield from time_passes(state)
 
     def is_done(self, state: State) -> bool:
@@ -144,7 +144,7 @@ class Send(NamedTuple):
     left: int
     copies: int = 0  # on the wire
     queue: tuple[int, ...] = ()  # in the engine's queue; each for so long at most
-    row: Row = Row.NONE
+    row: OrderList = OrderList.NONE
     hidden: int = 0  # for so long at most Kraken's rows do not show it
     absent: bool = False  # the client has settled it as not placed
 
@@ -155,8 +155,8 @@ class Phase(StrEnum):
     IDLE = "nothing open"
     INTENDED = "written down, not sent"
     SENT = "sent, no answer yet"
-    FENCE = "unknown, no fence yet"
-    LOOK_UP = "unknown, looking up"
+    FENCING_READ = "unknown, no fence yet"
+    QUERY = "unknown, looking up"
     PLACED = "placed"
 
 
@@ -172,10 +172,10 @@ class State(NamedTuple):
     sends: tuple[Send, ...] = ()
 
 
-Move = tuple[str, State]
+Transition = tuple[str, State]
 
 
-class Bad(StrEnum):
+class Violation(StrEnum):
     """What must never be."""
 
     DOUBLED = "two orders of one signal were accepted"
@@ -183,21 +183,21 @@ class Bad(StrEnum):
     IMAGINED = "settled as placed, and it never will be"
 
 
-def badness(state: State) -> frozenset[Bad]:
+def violations(state: State) -> frozenset[Violation]:
     """Return what is wrong with a state."""
-    coming = any(send.queue or (send.copies and k >= state.floor) for k, send in enumerate(state.sends))
-    wrong = {
-        Bad.DOUBLED: state.accepted > 1,
-        Bad.LOST: any(send.absent and send.row is not Row.NONE for send in state.sends),
-        Bad.IMAGINED: state.phase is Phase.PLACED and not state.accepted and not coming,
+    is_pending = any(send.queue or (send.copies and k >= state.floor) for k, send in enumerate(state.sends))
+    found = {
+        Violation.DOUBLED: state.accepted > 1,
+        Violation.LOST: any(send.absent and send.row is not OrderList.NONE for send in state.sends),
+        Violation.IMAGINED: state.phase is Phase.PLACED and not state.accepted and not is_pending,
     }
-    return frozenset(kind for kind, so in wrong.items() if so)
+    return frozenset(kind for kind, is_violated in found.items() if is_violated)
 
 
 # The client
 
 
-def client_moves(state: State, model: Model) -> Iterator[Move]:
+def client_transitions(state: State, model: Model) -> Iterator[Transition]:
     """Yield the client's own next steps."""
     if state.phase is Phase.IDLE and len(state.sends) < model.sends_max:
         yield f"client: writes attempt {state.attempt} down", _intend(state, model)
@@ -205,15 +205,15 @@ def client_moves(state: State, model: Model) -> Iterator[Move]:
         yield "client: sends it", _sent(state, model)
     elif state.phase is Phase.SENT:
         yield "client: gives up waiting; unknown", _unknown(state, model)
-    elif state.phase is Phase.FENCE:
+    elif state.phase is Phase.FENCING_READ:
         fenced = state._replace(floor=len(state.sends))
         yield "client: a read is accepted, the fence", _ready(fenced, model)
-    elif state.phase is Phase.LOOK_UP and state.wait == 0:
-        yield from _look_up(state, model)
+    elif state.phase is Phase.QUERY and state.wait == 0:
+        yield from _query(state, model)
 
 
 def _intend(state: State, model: Model) -> State:
-    send = Send(state.attempt, model.seconds.deadline + model.exchange_late)
+    send = Send(state.attempt, model.seconds.deadline + model.exchange_lateness)
     return state._replace(phase=Phase.INTENDED, sends=(*state.sends, send))
 
 
@@ -223,59 +223,61 @@ def _sent(state: State, model: Model) -> State:
 
 
 def _unknown(state: State, model: Model) -> State:
-    state = state._replace(phase=Phase.FENCE, wait=0, asked=0)
-    return state if model.rules.fence else _ready(state, model)
+    state = state._replace(phase=Phase.FENCING_READ, wait=0, asked=0)
+    return state if model.rules.fencing_read else _ready(state, model)
 
 
 def _ready(state: State, model: Model) -> State:
     """Wait until the first look-up may be made."""
     rules, seconds = model.rules, model.seconds
-    if state.attempt == NOT_KNOWN:
-        left = seconds.deadline if rules.patience else 0
+    if state.attempt == UNKNOWN_ATTEMPT:
+        remaining_seconds = seconds.deadline if rules.waits_on_new_disk else 0
     else:
-        left = max(0, state.sends[-1].left - model.exchange_late) if rules.waits_for_deadline else 0
-    return state._replace(phase=Phase.LOOK_UP, wait=left + (seconds.margin if rules.margin else 0), asked=0)
+        remaining_seconds = max(0, state.sends[-1].left - model.exchange_lateness) if rules.waits_for_deadline else 0
+    return state._replace(phase=Phase.QUERY, wait=remaining_seconds + (seconds.margin if rules.margin else 0), asked=0)
 
 
-def _look_up(state: State, model: Model) -> Iterator[Move]:
-    if not model.rules.look_ups:
+def _query(state: State, model: Model) -> Iterator[Transition]:
+    if not model.rules.queries:
         yield "client: settles by time alone; not placed", _absent(state, model)
         return
-    where = model.rules.look_ups[state.asked]
-    there = [send for k, send in enumerate(state.sends) if _looked_for(state, k, model) and send.row is where]
-    if there:
-        yield f"client: finds it in {where}; placed", state._replace(phase=Phase.PLACED, asked=0)
-    if all(send.hidden for send in there):
-        last = state.asked + 1 == len(model.rules.look_ups)
-        after = state._replace(asked=state.asked + 1, wait=model.seconds.gap if model.rules.gap else 0)
-        yield f"client: {where} do not show it", _absent(state, model) if last else after
+    order_list = model.rules.queries[state.asked]
+    matching_sends = [
+        send for k, send in enumerate(state.sends) if _is_queried(state, k, model) and send.row is order_list
+    ]
+    if matching_sends:
+        yield f"client: finds it in {order_list}; placed", state._replace(phase=Phase.PLACED, asked=0)
+    if all(send.hidden for send in matching_sends):
+        is_last = state.asked + 1 == len(model.rules.queries)
+        next_state = state._replace(asked=state.asked + 1, wait=model.seconds.gap if model.rules.gap else 0)
+        yield f"client: {order_list} do not show it", _absent(state, model) if is_last else next_state
 
 
-def _looked_for(state: State, k: int, model: Model) -> bool:
-    if state.attempt == NOT_KNOWN:
-        return model.rules.any_attempt or state.sends[k].attempt == 0
+def _is_queried(state: State, k: int, model: Model) -> bool:
+    if state.attempt == UNKNOWN_ATTEMPT:
+        return model.rules.queries_any_attempt or state.sends[k].attempt == 0
     return state.sends[k].attempt == state.sends[-1].attempt
 
 
 def _absent(state: State, model: Model) -> State:
     """Settle as not placed: on a new disk whatever there was, otherwise the last one."""
-    new_disk = state.attempt == NOT_KNOWN
+    new_disk = state.attempt == UNKNOWN_ATTEMPT
     attempt = 0 if new_disk else state.sends[-1].attempt + 1
     for k in range(len(state.sends)):
-        if new_disk or _looked_for(state, k, model):
+        if new_disk or _is_queried(state, k, model):
             state = _change(state, k, absent=True)
     return state._replace(phase=Phase.IDLE, wait=0, asked=0, attempt=attempt)
 
 
-def _answered(state: State, k: int, model: Model, reading: Reading) -> State:
+def _answered(state: State, k: int, model: Model, interpretation: Interpretation) -> State:
     """Read an answer to send number `k`, if the client still waits for it."""
     if state.phase is not Phase.SENT or k + 1 != len(state.sends):
         return state
-    if reading is Reading.PLACED:
+    if interpretation is Interpretation.PLACED:
         return state._replace(phase=Phase.PLACED)
-    if reading is Reading.NOT_PLACED:
+    if interpretation is Interpretation.NOT_PLACED:
         return _absent(state, model)
-    if reading is Reading.RETRY and len(state.sends) < model.sends_max:
+    if interpretation is Interpretation.RETRY and len(state.sends) < model.sends_max:
         return _sent(_intend(state, model), model)
     return _unknown(state, model)
 
@@ -283,18 +285,18 @@ def _answered(state: State, k: int, model: Model, reading: Reading) -> State:
 # The exchange
 
 
-def exchange_moves(state: State, model: Model) -> Iterator[Move]:
+def exchange_transitions(state: State, model: Model) -> Iterator[Transition]:
     """Yield what can arrive, run and fill; each answer comes back or is lost."""
     for k, send in enumerate(state.sends):
-        for label, after, reading in (*_arrivals(state, k, model), *_executions(state, k, model)):
-            yield f"exchange: {label}; no answer", after
-            if (read := _answered(after, k, model, reading)) != after:
-                yield f"exchange: {label}; the client takes it for {reading}", read
-        if send.row is Row.OPEN:
-            yield f"exchange: order {k} closes", _change(state, k, row=Row.CLOSED, hidden=model.seconds.lag)
+        for label, next_state, interpretation in (*_arrivals(state, k, model), *_executions(state, k, model)):
+            yield f"exchange: {label}; no answer", next_state
+            if (state_after_response := _answered(next_state, k, model, interpretation)) != next_state:
+                yield f"exchange: {label}; the client takes it for {interpretation}", state_after_response
+        if send.row is OrderList.OPEN:
+            yield f"exchange: order {k} closes", _change(state, k, row=OrderList.CLOSED, hidden=model.seconds.lag)
 
 
-def _arrivals(state: State, k: int, model: Model) -> Iterator[tuple[str, State, Reading]]:
+def _arrivals(state: State, k: int, model: Model) -> Iterator[tuple[str, State, Interpretation]]:
     send, exchange = state.sends[k], model.exchange
     if not send.copies:
         return
@@ -305,33 +307,37 @@ def _arrivals(state: State, k: int, model: Model) -> Iterator[tuple[str, State, 
         return
     arrived = arrived._replace(floor=max(state.floor, k + 1))
     if exchange.deadline_at_gateway_only and exchange.enforces_deadline and send.left < 0:
-        yield f"a copy of order {k} is past its deadline", arrived, Reading.UNKNOWN
+        yield f"a copy of order {k} is past its deadline", arrived, Interpretation.UNKNOWN
         return
     queue = model.seconds.long_queue if exchange.long_queue else model.seconds.queue
     queued = _change(arrived, k, queue=(*send.queue, queue))
-    yield f"a copy of order {k} arrives and is queued", queued, Reading.UNKNOWN
+    yield f"a copy of order {k} arrives and is queued", queued, Interpretation.UNKNOWN
 
 
-def _executions(state: State, k: int, model: Model) -> Iterator[tuple[str, State, Reading]]:
+def _executions(state: State, k: int, model: Model) -> Iterator[tuple[str, State, Interpretation]]:
     send, exchange = state.sends[k], model.exchange
     if not send.queue:
         return
     taken = _change(state, k, queue=send.queue[1:])
     if exchange.enforces_deadline and not exchange.deadline_at_gateway_only and send.left < 0:
-        yield f"order {k} is past its deadline", taken, Reading.UNKNOWN
-    elif any(other.row is Row.OPEN and other.attempt == send.attempt for other in state.sends):
-        yield f"order {k} has the id of an open one", taken, Reading.UNKNOWN
+        yield f"order {k} is past its deadline", taken, Interpretation.UNKNOWN
+    elif any(other.row is OrderList.OPEN and other.attempt == send.attempt for other in state.sends):
+        yield f"order {k} has the id of an open one", taken, Interpretation.UNKNOWN
     else:
-        yield f"order {k} is refused for good", taken, Reading.NOT_PLACED
-        for row, label in ((Row.OPEN, "rests"), (Row.CLOSED, "fills at once")):
+        yield f"order {k} is refused for good", taken, Interpretation.NOT_PLACED
+        for row, label in ((OrderList.OPEN, "rests"), (OrderList.CLOSED, "fills at once")):
             placed = _change(taken, k, row=row, hidden=model.seconds.lag)
-            yield f"order {k} is accepted and {label}", placed._replace(accepted=state.accepted + 1), Reading.PLACED
+            yield (
+                f"order {k} is accepted and {label}",
+                placed._replace(accepted=state.accepted + 1),
+                Interpretation.PLACED,
+            )
 
 
 # Time and accidents
 
 
-def time_passes(state: State) -> Iterator[Move]:
+def time_passes(state: State) -> Iterator[Transition]:
     """Yield the next second, unless the engine's queue is due."""
     if any(0 in send.queue for send in state.sends):
         return
@@ -346,16 +352,16 @@ def time_passes(state: State) -> Iterator[Move]:
     yield SECOND, state._replace(wait=max(0, state.wait - 1), sends=sends)
 
 
-def accidents(state: State, model: Model) -> Iterator[Move]:
+def accidents(state: State, model: Model) -> Iterator[Transition]:
     """Yield a foreign sender's higher nonce, a look-up that fails, and the death and restart of the client."""
     if state.floor < len(state.sends):
         yield "a foreign nonce is accepted", state._replace(floor=len(state.sends))
-    if state.phase is Phase.LOOK_UP and state.asked and state.wait == 0:
+    if state.phase is Phase.QUERY and state.asked and state.wait == 0:
         yield "the second look-up is not answered; the pair starts again", state._replace(asked=0)
     if model.rules.disk is Disk.FORGOTTEN:
         yield "client: dies and forgets", state._replace(phase=Phase.IDLE, wait=0, asked=0, attempt=0)
-    elif model.rules.disk is Disk.LOST:
-        yield "client: dies; a new disk", _unknown(state._replace(attempt=NOT_KNOWN), model)
+    elif model.rules.disk is Disk.REPLACED:
+        yield "client: dies; a new disk", _unknown(state._replace(attempt=UNKNOWN_ATTEMPT), model)
     elif state.sends:
         # Also what was settled already: the row of an outcome need not have reached the disk.
         yield "client: dies and reads its journal", _unknown(state, model)

@@ -16,16 +16,16 @@ S = TypeVar("S")
 class Machine(Protocol[S]):
     """A protocol as a state machine, whose states can be compared and kept."""
 
-    def start(self) -> S:
+    def initial_state(self) -> S:
         """Return the state to begin with."""
 
-    def moves(self, state: S) -> Iterable[tuple[str, S]]:
+    def transitions(self, state: S) -> Iterable[tuple[str, S]]:
         """Yield what can happen next, each with its name."""
 
-    def badness(self, state: S) -> frozenset[str]:
+    def violations(self, state: S) -> frozenset[str]:
         """Return what is wrong with a state."""
 
-    def good_moves(self, state: S) -> Iterable[tuple[str, S]]:
+    def fair_transitions(self, state: S) -> Iterable[tuple[str, S]]:
         """Yield what can happen while everybody lives and answers."""
 
     def is_done(self, state: S) -> bool:
@@ -39,38 +39,38 @@ class Result(Generic[S]):
     `reached` has each state that was visited, with the one before it.
     """
 
-    bad: frozenset[str]
+    violations: frozenset[str]
     trace: list[str]
-    reached: dict[S, tuple[S, str] | None]
+    visited: dict[S, tuple[S, str] | None]
 
     def __str__(self) -> str:
         """Return the bad trace, one step a line."""
-        title = ", ".join(sorted(self.bad)) or f"nothing bad among {len(self.reached)} states"
+        title = ", ".join(sorted(self.violations)) or f"nothing bad among {len(self.visited)} states"
         return "\n".join([title, *(f"{number:3}. {step}" for number, step in enumerate(self.trace, 1))])
 
 
 def search(machine: Machine[S], kinds: frozenset[str] | None = None) -> Result[S]:
     """Visit every state that can be reached, breadth first, until one is bad, or bad in one of these ways."""
-    start = machine.start()
-    reached: dict[S, tuple[S, str] | None] = {start: None}
-    todo = deque([start])
-    while todo:
-        state = todo.popleft()
-        for label, after in machine.moves(state):
-            if after in reached:
+    start = machine.initial_state()
+    visited: dict[S, tuple[S, str] | None] = {start: None}
+    queue = deque([start])
+    while queue:
+        state = queue.popleft()
+        for label, next_state in machine.transitions(state):
+            if next_state in visited:
                 continue
-            reached[after] = (state, label)
-            bad = machine.badness(after)
+            visited[next_state] = (state, label)
+            violations = machine.violations(next_state)
             if kinds is not None:
-                bad &= kinds
-            if bad:
-                return Result(bad, list(_steps_to(after, reached))[::-1], reached)
-            todo.append(after)
-    return Result(frozenset(), [], reached)
+                violations &= kinds
+            if violations:
+                return Result(violations, list(_steps_to(next_state, visited))[::-1], visited)
+            queue.append(next_state)
+    return Result(frozenset(), [], visited)
 
 
-def _steps_to(state: S, reached: dict[S, tuple[S, str] | None]) -> Iterator[str]:
-    while (step := reached[state]) is not None:
+def _steps_to(state: S, visited: dict[S, tuple[S, str] | None]) -> Iterator[str]:
+    while (step := visited[state]) is not None:
         state, label = step
         yield label
 
@@ -80,15 +80,18 @@ def longest_wait(states: Iterable[S], machine: Machine[S]) -> int:
 
     Everybody does what is due at once; whatever else can happen may do so when it likes.
     """
-    known: dict[S, int] = {}
-    return max(_wait(state, machine, known) for state in states)
+    waits_by_state: dict[S, int] = {}
+    return max(_wait(state, machine, waits_by_state) for state in states)
 
 
-def _wait(state: S, machine: Machine[S], known: dict[S, int]) -> int:
+def _wait(state: S, machine: Machine[S], waits_by_state: dict[S, int]) -> int:
     if machine.is_done(state):
         return 0
-    if state not in known:
-        known[state] = NEVER  # until it is known: a way that leads back to itself never ends
-        waits = [_wait(after, machine, known) + (label == SECOND) for label, after in machine.good_moves(state)]
-        known[state] = max(waits, default=NEVER)
-    return known[state]
+    if state not in waits_by_state:
+        waits_by_state[state] = NEVER  # until it is known: a way that leads back to itself never ends
+        waits = [
+            _wait(next_state, machine, waits_by_state) + (label == SECOND)
+            for label, next_state in machine.fair_transitions(state)
+        ]
+        waits_by_state[state] = max(waits, default=NEVER)
+    return waits_by_state[state]

@@ -7,75 +7,75 @@ from functools import cache
 
 import pytest
 
-from bot.orders.reconciliation import DEADLINE_SECONDS, MARGIN_SECONDS
-from tests.model.lease_mutants import ASLEEP, FAILS_OVER, LIMITS, MUTANTS, NO_DEADLINES, NO_NONCES
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS
+from tests.model.lease_mutants import CLOCKS_STAND_STILL, FAILS_OVER, KNOWN_LIMITS, MUTANTS, NO_DEADLINES, NO_NONCES
 from tests.model.lease_protocol import Model
-from tests.model.lease_states import Bad, Loss, Rules, Seconds, State, World
+from tests.model.lease_states import Environment, Loss, Rules, Seconds, State, Violation
 from tests.model.search import Result, longest_wait, search
 
 # The program: its deadline counts from up to 3 s after the draw.
-PROGRAM = Rules(deadline_from_draw=False)
-WORLDS = {
+PROGRAM = Rules(deadline_from_nonce=False)
+ENVIRONMENTS = {
     "as Kraken and the store say": Model(PROGRAM),
     "deadlines not enforced": Model(PROGRAM, NO_DEADLINES),
     "nonces not enforced, deadlines from the draw": Model(Rules(), NO_NONCES),
-    "clocks that stand still while a machine sleeps": Model(PROGRAM, ASLEEP),
+    "clocks that stand still while a machine sleeps": Model(PROGRAM, CLOCKS_STAND_STILL),
     "a store that fails over": Model(PROGRAM, FAILS_OVER),
-    "a store that is wiped": Model(PROGRAM, World(loss=Loss.ALL)),
+    "a store that is wiped": Model(PROGRAM, Environment(loss=Loss.ALL)),
 }
 LARGER = Seconds(deadline=3, margin=2, lifetime=4)
-COVERED_BY_FENCE = Rules(
-    own_clock=False,
-    from_question=False,
-    clean_only_if_settled=False,
-    new_name=False,
-    deadline_from_draw=False,
+COVERED_BY_FENCING_READ = Rules(
+    checks_local_clock=False,
+    lifetime_from_request=False,
+    clean_only_if_reconciled=False,
+    new_owner_name=False,
+    deadline_from_nonce=False,
     waits_for_deadline=False,
 )
 
 
 @cache
-def explored(model: Model) -> Result[State]:
+def search_cached(model: Model) -> Result[State]:
     """Return the search of a model; two tests look at each."""
     return search(model)
 
 
 @cache
-def first(kind: Bad, model: Model) -> Result[State]:
+def find_violation(kind: Violation, model: Model) -> Result[State]:
     """Return the search for a state that is bad in one way."""
     return search(model, frozenset({kind}))
 
 
 @pytest.mark.parametrize("seconds", [Seconds(), LARGER], ids=["small", "larger"])
-def test_the_model_has_the_order_of_the_programs_times(seconds: Seconds) -> None:
+def test_the_models_times_are_ordered_as_the_programs(seconds: Seconds) -> None:
     """As in the program, a margin is shorter than a deadline, so that one does not stand in for the other."""
-    assert MARGIN_SECONDS < DEADLINE_SECONDS
+    assert DEADLINE_MARGIN_SECONDS < ORDER_DEADLINE_SECONDS
     assert seconds.margin < seconds.deadline
 
 
-@pytest.mark.parametrize("model", WORLDS.values(), ids=WORLDS)
-def test_the_rules_have_no_bad_state(model: Model, full_size: bool) -> None:
+@pytest.mark.parametrize("model", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_the_rules_have_no_violation(model: Model, full_size: bool) -> None:
     """No state is bad after any number of leases, in a whole world and in worlds that are broken in one way.
 
     About 4,000 states in a whole world, 13,000 where clocks stand still and 63,000 where the store fails over; at full
     size 15,000, 86,000 and 360,000.
     """
-    result = search(replace(model, seconds=LARGER)) if full_size else explored(model)
-    assert not result.bad, result
-    assert len(result.reached) > 3_000
+    result = search(replace(model, seconds=LARGER)) if full_size else search_cached(model)
+    assert not result.violations, result
+    assert len(result.visited) > 3_000
 
 
-def test_what_the_search_leaves_out_makes_no_difference(full_size: bool) -> None:
+def test_state_reduction_hides_no_violation(full_size: bool) -> None:
     """Without the shortening, which is done only where it makes no difference, there is no bad state either."""
-    result = search(Model(PROGRAM, ASLEEP if full_size else World(), is_shortened=False))
-    assert not result.bad, result
+    result = search(Model(PROGRAM, CLOCKS_STAND_STILL if full_size else Environment(), is_reduced=False))
+    assert not result.violations, result
 
 
 @pytest.mark.parametrize(("kind", "model"), MUTANTS.values(), ids=MUTANTS)
-def test_every_rule_is_needed(kind: Bad, model: Model) -> None:
+def test_every_rule_is_needed(kind: Violation, model: Model) -> None:
     """Without the rule there is a bad trace, of at most thirty steps, of the kind and in the world of the table."""
-    result = first(kind, model)
-    assert result.bad == {kind}
+    result = find_violation(kind, model)
+    assert result.violations == {kind}
     assert len(result.trace) <= 30, result
 
 
@@ -88,42 +88,42 @@ def test_every_rule_has_a_mutant() -> None:
     assert {rules[0] for rules in left_out} == {rule.name for rule in fields(Rules)}
 
 
-@pytest.mark.parametrize("model", LIMITS.values(), ids=LIMITS)
-def test_a_limit_of_every_rule(model: Model) -> None:
+@pytest.mark.parametrize("model", KNOWN_LIMITS.values(), ids=KNOWN_LIMITS)
+def test_known_limits_lose_an_order(model: Model) -> None:
     """Where the store loses its newest grant and its time too, or nonces that ran ahead, an order can be lost."""
-    assert first(Bad.LOST, model).bad
+    assert find_violation(Violation.LOST, model).violations
 
 
-def test_the_fence_alone_covers_for_clock_and_deadline() -> None:
+def test_the_fencing_read_alone_covers_clock_and_deadline() -> None:
     """In a whole world no order is lost where six rules are left out at once, as long as the others are kept.
 
     A leader's own clock, lifetimes from the question, a true sign-off, new names, and both about deadlines.
     """
-    result = search(Model(COVERED_BY_FENCE))
-    assert not result.bad, result
+    result = search(Model(COVERED_BY_FENCING_READ))
+    assert not result.violations, result
 
 
 @pytest.mark.parametrize("rule", ["fence", "waits_for_deadline"])
-def test_deadline_or_fence_alone_is_enough_where_kraken_is_whole(rule: str) -> None:
+def test_deadline_or_fencing_read_alone_is_enough_where_kraken_is_correct(rule: str) -> None:
     """With fence or deadline alone nothing is lost in a whole world; without both, an order is."""
-    assert not search(Model(replace(Rules(), **{rule: False}))).bad
-    assert first(Bad.LOST, Model(Rules(fence=False, waits_for_deadline=False))).bad
+    assert not search(Model(replace(Rules(), **{rule: False}))).violations
+    assert find_violation(Violation.LOST, Model(Rules(fencing_read=False, waits_for_deadline=False))).violations
 
 
 # The largest of them takes as long as all others together.
-TO_BE_LED = [
-    pytest.param(model, id=name, marks=pytest.mark.soak if model.world is FAILS_OVER else ())
-    for name, model in WORLDS.items()
+LEADERSHIP_MODELS = [
+    pytest.param(model, id=name, marks=pytest.mark.soak if model.environment is FAILS_OVER else ())
+    for name, model in ENVIRONMENTS.items()
 ]
 
 
-@pytest.mark.parametrize("model", TO_BE_LED)
+@pytest.mark.parametrize("model", LEADERSHIP_MODELS)
 def test_somebody_always_leads_in_time(model: Model) -> None:
     """From every state, once both live and all answer, one leads and has settled within a lease and a settlement.
 
     Or within two settlements, where a late sign-off ends the first one.
     """
     seconds = model.seconds
-    settlement = seconds.deadline + seconds.margin
-    longest = max(seconds.lifetime, settlement) + settlement
-    assert longest_wait(explored(model).reached, model) == longest
+    reconciliation_seconds = seconds.deadline + seconds.margin
+    max_wait_seconds = max(seconds.lifetime, reconciliation_seconds) + reconciliation_seconds
+    assert longest_wait(search_cached(model).visited, model) == max_wait_seconds

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS, QUERY_GAP_SECONDS
 from tests.model.mutants import MUTANTS
-from tests.model.protocol import Bad, Disk, Exchange, Model, Rules, Seconds, State
+from tests.model.protocol import Disk, Exchange, Model, Rules, Seconds, State, Violation
 from tests.model.search import Result, longest_wait, search
 
 EXCHANGES = {
@@ -18,11 +18,11 @@ EXCHANGES = {
     "deadline checked at the gateway only": Exchange(deadline_at_gateway_only=True),
     "engine queue of 8 s": Exchange(long_queue=True),
 }
-NEW_DISK = Rules(disk=Disk.LOST)
+NEW_DISK = Rules(disk=Disk.REPLACED)
 
 
 @cache
-def explored(model: Model) -> Result[State]:
+def search_cached(model: Model) -> Result[State]:
     """Return the search of a model; two tests look at each."""
     return search(model)
 
@@ -30,40 +30,48 @@ def explored(model: Model) -> Result[State]:
 def test_the_model_has_the_times_of_the_program() -> None:
     """Deadline, margin and gap of the model are those that the program settles by."""
     seconds = Seconds()
-    assert (seconds.deadline, seconds.margin, seconds.gap) == (DEADLINE_SECONDS, MARGIN_SECONDS, GAP_SECONDS)
+    assert (seconds.deadline, seconds.margin, seconds.gap) == (
+        ORDER_DEADLINE_SECONDS,
+        DEADLINE_MARGIN_SECONDS,
+        QUERY_GAP_SECONDS,
+    )
 
 
 @pytest.mark.parametrize("rules", [Rules(), NEW_DISK], ids=["journal", "new disk"])
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_the_rules_have_no_bad_state(rules: Rules, exchange: Exchange, full_size: bool) -> None:
+def test_the_rules_have_no_violation(rules: Rules, exchange: Exchange, full_size: bool) -> None:
     """No state is bad, with a crash at every step, at Kraken and at exchanges that are broken in one way.
 
     About 12,000 states each with a journal and 33,000 with a new disk; at full size 0.3 and 0.9 million.
     """
-    result = search(Model(rules, exchange, sends_max=3, copies=3)) if full_size else explored(Model(rules, exchange))
-    assert not result.bad, result
-    assert len(result.reached) > 10_000
+    result = (
+        search(Model(rules, exchange, sends_max=3, copies=3)) if full_size else search_cached(Model(rules, exchange))
+    )
+    assert not result.violations, result
+    assert len(result.visited) > 10_000
 
 
 @pytest.mark.parametrize(("kind", "model"), MUTANTS.values(), ids=MUTANTS)
-def test_every_rule_is_needed(kind: Bad, model: Model) -> None:
+def test_every_rule_is_needed(kind: Violation, model: Model) -> None:
     """A client without the rule has a bad trace of the kind that the table says, of at most forty steps."""
     result = search(model, frozenset({kind}))
-    assert result.bad == {kind}
+    assert result.violations == {kind}
     assert len(result.trace) <= 40, result
 
 
-@pytest.mark.parametrize("rules", [Rules(fence=False), Rules(waits_for_deadline=False)], ids=["deadline", "fence"])
-def test_deadline_or_fence_alone_is_enough_where_the_exchange_is_whole(rules: Rules) -> None:
+@pytest.mark.parametrize(
+    "rules", [Rules(fencing_read=False), Rules(waits_for_deadline=False)], ids=["deadline", "fence"]
+)
+def test_deadline_or_fencing_read_alone_is_enough_where_the_exchange_is_correct(rules: Rules) -> None:
     """With deadline or fence alone, and margin and gap, there is no bad state while the exchange is as Kraken says."""
     result = search(Model(rules))
-    assert not result.bad, result
+    assert not result.violations, result
 
 
 @pytest.mark.parametrize("rules", [Rules(), NEW_DISK], ids=["journal", "new disk"])
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_every_unknown_order_is_settled_in_time(rules: Rules, exchange: Exchange) -> None:
+def test_every_unknown_order_is_reconciled_in_time(rules: Rules, exchange: Exchange) -> None:
     """From every state, once Kraken answers, the order is settled within deadline + margin + gap, whatever arrives."""
     model = Model(rules, exchange)
     seconds = model.seconds
-    assert longest_wait(explored(model).reached, model) == seconds.deadline + seconds.margin + seconds.gap
+    assert longest_wait(search_cached(model).visited, model) == seconds.deadline + seconds.margin + seconds.gap

@@ -12,7 +12,7 @@ import pytest
 
 from bot.base import clock
 from tests.servers import Server, open_postgres, open_redis
-from tests.stores.key_rows import KeyRow, MemoryRow, PostgresRow, RedisRow
+from tests.stores.key_rows import MemoryKey, PostgresKey, RedisKey, StoreKey
 from tests.stores.moved_clocks import MovedClock, MovedPostgres, MovedRedis
 
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "kraken_nonce.txt"
 
 
-class StillClock:
+class FrozenClock:
     """The wall clock and the boot clock of the program, moved by hand only."""
 
     def __init__(self) -> None:
@@ -44,16 +44,16 @@ class StillClock:
 
 
 @pytest.fixture
-def still_clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
     """Stop the clocks that nonces follow."""
-    still = StillClock()
-    monkeypatch.setattr(clock.nonce_clock, "now_us", still.now_us)
-    monkeypatch.setattr(clock, "boottime_seconds", still.boottime_seconds)
-    return still
+    frozen = FrozenClock()
+    monkeypatch.setattr(clock.nonce_clock, "now_us", frozen.now_us)
+    monkeypatch.setattr(clock, "boottime_seconds", frozen.boottime_seconds)
+    return frozen
 
 
 @pytest.fixture(autouse=True)
-def follow_the_wall() -> Iterator[None]:
+def reset_nonce_clock() -> Iterator[None]:
     """Let no test leave Kraken's clock behind."""
     yield
     clock.nonce_clock.follow_wall()
@@ -70,16 +70,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(params=["memory", "redis", "postgres"])
-def key_row(request: pytest.FixtureRequest) -> Iterator[KeyRow]:
+def store_key(request: pytest.FixtureRequest) -> Iterator[StoreKey]:
     """Return the row of a key that nobody else uses, in a store of each kind."""
     name = secrets.token_hex(8)
-    row: KeyRow = MemoryRow()
+    key: StoreKey = MemoryKey()
     if request.param == "redis":
-        row = RedisRow(request.getfixturevalue("redis_url"), name)
+        key = RedisKey(request.getfixturevalue("redis_url"), name)
     elif request.param == "postgres":
-        row = PostgresRow(request.getfixturevalue("postgres_url"), name)
-    yield row
-    row.close()
+        key = PostgresKey(request.getfixturevalue("postgres_url"), name)
+    yield key
+    key.close()
 
 
 @pytest.fixture(params=["redis", "postgres"])

@@ -16,32 +16,32 @@ from bot.base.errors import JournalError, JournalVersionError, OrderBlockedError
 from bot.base.models import OrderStatus
 from bot.orders.journal import Journal
 from bot.orders.order_state import OrderState
-from tests.journal_rows import intent, open_row, row
+from tests.journal_rows import make_intent, make_kraken_order, make_open_kraken_order
 
 MODULE = "tests.stores.journal_children"
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 _SMALL_DISK = 'mount -t tmpfs -o size=400k tmpfs "$0" && exec "$@"'
 
 
-def say(text: object) -> None:
+def print_line(text: object) -> None:
     """Tell the parent a line, in one write."""
     os.write(1, f"{text}\n".encode())
 
 
-def bound(*words: str) -> None:
+def run_without_dac_override(*words: str) -> None:
     """Do a task in a process that file modes count for, also where root runs it."""
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
     os.execv(sys.executable, [sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
 
 
-def on_small_disk(folder: str, *words: str) -> None:
+def run_on_small_disk(folder: str, *words: str) -> None:
     """Do a task where `folder` is a disk of 400 KiB, which is gone with the process."""
     child = [sys.executable, "-m", MODULE, *words]
     own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
     os.execvp("unshare", [*own_mounts, "sh", "-c", _SMALL_DISK, folder, *child])  # noqa: S606 - this program again
 
 
-def counted(log: str, *words: str) -> None:
+def run_counting_fsyncs(log: str, *words: str) -> None:
     """Do a task with each of its fsyncs written to `log`."""
     trace = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]
     os.execvp("strace", [*trace, sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
@@ -49,11 +49,11 @@ def counted(log: str, *words: str) -> None:
 
 def send(journal: Journal, cl_ord_id: str, symbol: str = "BTC/USD") -> None:
     """Write an order down and let it leave."""
-    journal.intend(intent(cl_ord_id, symbol=symbol))
-    journal.leave(cl_ord_id, "1790000000000000", 103.0, 111.0)
+    journal.record_intent(make_intent(cl_ord_id, symbol=symbol))
+    journal.mark_sent(cl_ord_id, "1790000000000000", 103.0, 111.0)
 
 
-class Serve:
+class CommandServer:
     """Do what the parent says, one line a word, and answer each with a line."""
 
     def __init__(self, path: str) -> None:
@@ -71,14 +71,14 @@ class Serve:
         send(self.journal, cl_ord_id)
         return "sent"
 
-    def settle(self, cl_ord_id: str) -> str:
+    def reconcile(self, cl_ord_id: str) -> str:
         """Write down that an order was not placed."""
         self.journal.set_state(cl_ord_id, OrderState.NOT_PLACED)
         return "settled"
 
-    def unsettled(self) -> str:
+    def unreconciled(self) -> str:
         """Return the ids of the orders without a known fate."""
-        return " ".join(sorted(one.cl_ord_id for one in self.journal.unsettled()))
+        return " ".join(sorted(one.cl_ord_id for one in self.journal.unresolved_intents()))
 
     def reopen(self) -> str:
         """Go on as a new process would."""
@@ -128,29 +128,29 @@ class Serve:
 
 def serve(path: str) -> None:
     """Answer the parent's words until it has no more."""
-    served = Serve(path)
-    say("ready")
+    server = CommandServer(path)
+    print_line("ready")
     for line in sys.stdin:
         word, *arguments = line.split()
         try:
-            say(getattr(served, word)(*arguments))
+            print_line(getattr(server, word)(*arguments))
         except (JournalError, JournalVersionError, OrderBlockedError) as error:
-            say(f"{type(error).__name__}: {error}")
+            print_line(f"{type(error).__name__}: {error}")
 
 
-def send_for_ever(path: str, prefix: str) -> None:
+def send_forever(path: str, prefix: str) -> None:
     """Send and settle one order after the other; say the id of each when `leave` has returned."""
     journal = Journal(path)
     number = 0
     while True:
         cl_ord_id = f"{prefix}{number:08d}"
         send(journal, cl_ord_id)
-        say(cl_ord_id)
-        journal.take_rows([row(cl_ord_id, f"O{cl_ord_id}")])
+        print_line(cl_ord_id)
+        journal.record_orders([make_kraken_order(cl_ord_id, f"O{cl_ord_id}")])
         number += 1
 
 
-def live_and_die(path: str) -> None:
+def die_before_every_statement(path: str) -> None:
     """Fork a child for every statement of an order's life, that dies before it; `path` and a number is its journal.
 
     Each child says its number and what has been written; the last one lives to the end.
@@ -159,13 +159,13 @@ def live_and_die(path: str) -> None:
     while status:
         pid = os.fork()
         if pid == 0:
-            _live(f"{path}{number}", number)
+            _run_order(f"{path}{number}", number)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         number += 1
 
 
-def _live(path: str, statements: int) -> None:
+def _run_order(path: str, statements: int) -> None:
     journal = Journal(path)
     journal.intents()
     left = statements
@@ -176,19 +176,19 @@ def _live(path: str, statements: int) -> None:
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with journal._file.read() as connection:
+    with journal._database.read() as connection:
         connection.set_trace_callback(count)
-    say(f"{statements} nothing")
-    journal.intend(intent())
-    say(f"{statements} intended")
-    journal.leave(intent().cl_ord_id, "1790000000000000", 103.0, 111.0)
-    say(f"{statements} sent")
-    journal.set_state(intent().cl_ord_id, OrderState.UNKNOWN)
-    say(f"{statements} unknown")
-    journal.take_rows([open_row(executed=Decimal("0.001"))])
-    say(f"{statements} partly filled")
-    journal.take_rows([row(status=OrderStatus.CANCELED)])
-    say(f"{statements} cancelled")
+    print_line(f"{statements} nothing")
+    journal.record_intent(make_intent())
+    print_line(f"{statements} intended")
+    journal.mark_sent(make_intent().cl_ord_id, "1790000000000000", 103.0, 111.0)
+    print_line(f"{statements} sent")
+    journal.set_state(make_intent().cl_ord_id, OrderState.UNKNOWN)
+    print_line(f"{statements} unknown")
+    journal.record_orders([make_open_kraken_order(executed=Decimal("0.001"))])
+    print_line(f"{statements} partly filled")
+    journal.record_orders([make_kraken_order(status=OrderStatus.CANCELED)])
+    print_line(f"{statements} cancelled")
 
 
 def send_many(path: str, count: str) -> None:
@@ -197,33 +197,33 @@ def send_many(path: str, count: str) -> None:
     for number in range(int(count)):
         send(journal, f"n{number}")
         journal.set_state(f"n{number}", OrderState.REFUSED)
-        journal.take_rows([row(f"n{number}", f"O{number}")])
+        journal.record_orders([make_kraken_order(f"n{number}", f"O{number}")])
 
 
-def begin_at_once(path: str, prefix: str, rounds: str) -> None:
+def open_concurrently(path: str, prefix: str, rounds: str) -> None:
     """For each round wait for the parent's word, then begin a journal and send ten orders in it."""
-    say("ready")
+    print_line("ready")
     for number in range(int(rounds)):
         sys.stdin.readline()
         journal = Journal(f"{path}{number}")
         for order in range(10):
             send(journal, f"{prefix}{order}", f"{prefix}{order}/USD")
-        say(f"sent {number}")
+        print_line(f"sent {number}")
 
 
-def fork_in_a_write(path: str) -> None:
+def fork_during_write(path: str) -> None:
     """Fork in the middle of a write; say what the child sees, and then what is there."""
     journal = Journal(path)
     send(journal, "before")
-    with journal._file.write() as connection:
+    with journal._database.write() as connection:
         connection.execute("UPDATE intents SET symbol = 'ETH/USD'")
         pid = os.fork()
         if pid == 0:
-            say(f"child {journal.intents()[0].symbol}")
+            print_line(f"child {journal.intents()[0].symbol}")
             journal.close()
             os._exit(0)
         os.waitpid(pid, 0)
-    say(f"parent {journal.intents()[0].symbol}")
+    print_line(f"parent {journal.intents()[0].symbol}")
 
 
 def fork_while_threads_write(path: str, forks: str) -> None:
@@ -232,14 +232,14 @@ def fork_while_threads_write(path: str, forks: str) -> None:
     stop = threading.Event()
     sent: list[str] = []
 
-    def work(name: str) -> None:
+    def send_until_stopped(name: str) -> None:
         number = 0
         while not stop.wait(0.02):  # a file that is never free is nobody else's
             number += 1
             send(journal, f"{name}-{number}", f"{name}-{number}/USD")
             sent.append(name)
 
-    threads = [threading.Thread(target=work, args=(f"thread{number}",)) for number in range(3)]
+    threads = [threading.Thread(target=send_until_stopped, args=(f"thread{number}",)) for number in range(3)]
     for thread in threads:
         thread.start()
     for number in range(int(forks)):
@@ -250,26 +250,26 @@ def fork_while_threads_write(path: str, forks: str) -> None:
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         if status:
-            say(f"fork {number} ended with {status}")
+            print_line(f"fork {number} ended with {status}")
             os._exit(1)
     stop.set()
     for thread in threads:
         thread.join()
-    say(f"{len(sent)} {forks}")
+    print_line(f"{len(sent)} {forks}")
 
 
 TASKS: dict[str, Callable[..., None]] = {
     task.__name__: task
     for task in (
-        bound,
-        on_small_disk,
-        counted,
+        run_without_dac_override,
+        run_on_small_disk,
+        run_counting_fsyncs,
         serve,
-        send_for_ever,
-        live_and_die,
+        send_forever,
+        die_before_every_statement,
         send_many,
-        begin_at_once,
-        fork_in_a_write,
+        open_concurrently,
+        fork_during_write,
         fork_while_threads_write,
     )
 }

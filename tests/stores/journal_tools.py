@@ -10,21 +10,21 @@ from bot.orders.journal import Journal
 from tests.child_process import Child
 
 
-def ask(child: Child, words: str) -> str:
+def send_command(child: Child, command: str) -> str:
     """Say something to a child that serves; return its answer."""
-    child.tell(words)
-    return child.line()
+    child.write_line(command)
+    return child.read_line()
 
 
-def ids(path: Path) -> list[str]:
+def unreconciled_ids(path: Path) -> list[str]:
     """Return the ids of the unsettled orders, read by a journal of its own."""
     journal = Journal(str(path))
-    found = sorted(one.cl_ord_id for one in journal.unsettled())
+    order_ids = sorted(one.cl_ord_id for one in journal.unresolved_intents())
     journal.close()
-    return found
+    return order_ids
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether SQLite itself finds nothing to complain of."""
     with closing(sqlite3.connect(path)) as connection:
         return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))

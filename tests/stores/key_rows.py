@@ -11,65 +11,65 @@ import psycopg
 import redis
 
 from bot.base import clock
-from bot.nonce.postgres_store import PostgresEngine
-from bot.nonce.redis_store import RedisEngine
-from bot.nonce.store_protocol import Drawn, Engine, Lease, Outcome, Wish
-from tests.stores.memory_store import MemoryEngine
+from bot.nonce.postgres_store import PostgresStore
+from bot.nonce.redis_store import RedisStore
+from bot.nonce.store_protocol import GrantStatus, Lease, NonceGrant, NonceRequest, NonceStore
+from tests.stores.memory_store import MemoryStore
 
 # The highest nonce that fits into what Redis and PostgreSQL count with.
-HIGHEST = 2**63 - 1
+MAX_NONCE = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR_SECONDS = 3600.0
 
 
-class KeyRow(ABC):
+class StoreKey(ABC):
     """The row of one key; `connect` returns a new client of it."""
 
     def __init__(self) -> None:
-        self._engines: list[Engine] = []
+        self._stores: list[NonceStore] = []
 
-    def connect(self) -> Engine:
+    def connect(self) -> NonceStore:
         """Return an engine with connections of its own, closed when the test ends."""
-        self._engines.append(self._connect())
-        return self._engines[-1]
+        self._stores.append(self._connect())
+        return self._stores[-1]
 
     def close(self) -> None:
         """Close every engine."""
-        for engine in self._engines:
-            engine.close()
+        for store in self._stores:
+            store.close()
 
     @abstractmethod
-    def _connect(self) -> Engine: ...
+    def _connect(self) -> NonceStore: ...
 
     @abstractmethod
     def server_us(self) -> int:
         """Return the server's clock, in microseconds since the Unix epoch."""
 
     @abstractmethod
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Lose the row, as a store does that is wiped."""
 
 
-class MemoryRow(KeyRow):
+class MemoryKey(StoreKey):
     """All clients are one object, by the machine's clock."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._engine = MemoryEngine(clock.wall_us)
+        self._store = MemoryStore(clock.wall_us)
 
-    def _connect(self) -> Engine:
-        return self._engine
+    def _connect(self) -> NonceStore:
+        return self._store
 
     def server_us(self) -> int:
         """Return the machine's clock."""
         return clock.wall_us()
 
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Begin anew."""
-        self._engine.wipe()
+        self._store.wipe()
 
 
-class RedisRow(KeyRow):
+class RedisKey(StoreKey):
     """One key of a Redis."""
 
     def __init__(self, url: str, name: str) -> None:
@@ -78,8 +78,8 @@ class RedisRow(KeyRow):
         self.key = f"kraken-bot:{{{name}}}"
         self.raw: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
 
-    def _connect(self) -> Engine:
-        return RedisEngine(self.url, self.name)
+    def _connect(self) -> NonceStore:
+        return RedisStore(self.url, self.name)
 
     def close(self) -> None:
         """Close our own connection too."""
@@ -91,7 +91,7 @@ class RedisRow(KeyRow):
         seconds, microseconds = self.raw.time()
         return int(seconds) * 1_000_000 + int(microseconds)
 
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Delete the key."""
         self.raw.delete(self.key)
 
@@ -102,7 +102,7 @@ class RedisRow(KeyRow):
                 self.raw.hset(self.key, field, str(int(value) + microseconds))
 
 
-class PostgresRow(KeyRow):
+class PostgresKey(StoreKey):
     """One row of a table of a PostgreSQL; `options`, quoted, go to the server with every connection."""
 
     def __init__(self, url: str, name: str, options: str = "") -> None:
@@ -112,8 +112,8 @@ class PostgresRow(KeyRow):
         self.url, self.name = url, name
         self.raw = psycopg.connect(url, autocommit=True)
 
-    def _connect(self) -> Engine:
-        return PostgresEngine(self.url, self.name)
+    def _connect(self) -> NonceStore:
+        return PostgresStore(self.url, self.name)
 
     def close(self) -> None:
         """Close our own connection too."""
@@ -122,41 +122,43 @@ class PostgresRow(KeyRow):
 
     def server_us(self) -> int:
         """Ask for clock_timestamp()."""
-        answer = self.raw.execute("SELECT clock_timestamp()").fetchone()
-        assert answer is not None
-        moment: datetime = answer[0]
-        return (moment - EPOCH) // timedelta(microseconds=1)
+        row = self.raw.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        server_time: datetime = row[0]
+        return (server_time - EPOCH) // timedelta(microseconds=1)
 
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Delete the row, if the table is there."""
         if self._has_table():
             self.raw.execute("DELETE FROM kraken_bot_keys WHERE name = %s", [self.name])
 
     def _has_table(self) -> bool:
-        answer = self.raw.execute("SELECT to_regclass('kraken_bot_keys') IS NOT NULL").fetchone()
-        assert answer is not None
-        return bool(answer[0])
+        row = self.raw.execute("SELECT to_regclass('kraken_bot_keys') IS NOT NULL").fetchone()
+        assert row is not None
+        return bool(row[0])
 
 
-def wish(floor: int = 0, ceiling: int = HIGHEST, ticks: int = 1, generation: int = 0) -> Wish:
+def make_request(
+    floor: int = 0, ceiling: int = MAX_NONCE, units_per_microsecond: int = 1, fencing_token: int = 0
+) -> NonceRequest:
     """Return a wish that says only what a test is about."""
-    return Wish(floor, ceiling, ticks, generation)
+    return NonceRequest(floor, ceiling, units_per_microsecond, fencing_token)
 
 
-def drawn(answer: Drawn) -> int:
+def granted_nonce(grant: NonceGrant) -> int:
     """Return the nonce of an answer that must have one."""
-    assert answer.outcome is Outcome.DRAWN, answer
-    return answer.nonce
+    assert grant.status is GrantStatus.GRANTED, grant
+    return grant.nonce
 
 
-def lead(engine: Engine, owner: str, lifetime_seconds: float = HOUR_SECONDS) -> Lease:
+def acquire_lease(store: NonceStore, owner: str, lifetime_seconds: float = HOUR_SECONDS) -> Lease:
     """Acquire a lease that must be granted."""
-    lease = engine.acquire(owner, lifetime_seconds)
+    lease = store.acquire_lease(owner, lifetime_seconds)
     assert lease.owner == owner, lease
     return lease
 
 
-def until(condition: Callable[[], bool]) -> None:
+def poll_until(condition: Callable[[], bool]) -> None:
     """Ask a server until its own clock has passed."""
     pause = threading.Event()
     for _ in range(5000):

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.nonce.store_protocol import NEXT_SECONDS, Drawn, Lease, Outcome, Row, Wish
+from bot.nonce.store_protocol import RESERVATION_SECONDS, GrantStatus, KeyRecord, Lease, NonceGrant, NonceRequest
 
-SECOND_US = 1_000_000
+MICROSECONDS_PER_SECOND = 1_000_000
 
 
 @dataclass
@@ -23,19 +23,19 @@ class _Claim:
         self.until_us = min(self.until_us, now + self.lifetime_us)
         return max(0, self.until_us - now) if self.owner else 0
 
-    def begin(self, owner: str, now: int, seconds: float) -> None:
-        self.owner, self.lifetime_us = owner, round(seconds * SECOND_US)
+    def begin(self, owner: str, now: int, lifetime_seconds: float) -> None:
+        self.owner, self.lifetime_us = owner, round(lifetime_seconds * MICROSECONDS_PER_SECOND)
         self.until_us = now + self.lifetime_us
 
     def end(self) -> None:
         self.owner, self.until_us = "", 0
 
 
-class MemoryEngine:
+class MemoryStore:
     """One key's row in this process; `now_us` is the server's clock."""
 
     def __init__(self, now_us: Callable[[], int]) -> None:
-        self.place = "memory"
+        self.location = "memory"
         self._now_us = now_us
         self._lock = threading.Lock()
         self.wipe()
@@ -43,100 +43,102 @@ class MemoryEngine:
     def wipe(self) -> None:
         """Lose everything."""
         self.nonce = 0
-        self._turn, self._next, self._lease = _Claim(), _Claim(), _Claim()
-        self._turn_nonce = self._next_since = 0
-        self._generation = 0
-        self._settled = self._clean = False
+        self._lock_claim, self._reservation, self._lease_claim = _Claim(), _Claim(), _Claim()
+        self._lock_nonce = self._waiting_since = 0
+        self._fencing_token = 0
+        self._is_reconciled = self._is_clean_handover = False
 
-    def draw(self, wish: Wish) -> Drawn:
+    def next_nonce(self, request: NonceRequest) -> NonceGrant:
         with self._lock:
-            return self._draw(wish, self._now_us())
+            return self._next_nonce(request, self._now_us())
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
+    def acquire_lock(
+        self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
+    ) -> NonceGrant:
         with self._lock:
             now = self._now_us()
-            if self._is_stale(wish, now):
-                return Drawn(Outcome.STALE, 0, self.nonce)
-            held = self._turn.remaining_us(now) > 0
-            reserved_us = self._next.remaining_us(now)
-            since = now - round(waited_seconds * SECOND_US)
-            reserved = reserved_us > 0 and self._next.owner != owner and self._next_since <= since
-            if self._turn.owner != owner if held else reserved:
-                if reserved:
-                    return Drawn(Outcome.BUSY, 0, self.nonce)
-                if self._next.owner != owner or reserved_us <= NEXT_SECONDS * SECOND_US / 2:
-                    self._next.begin(owner, now, NEXT_SECONDS)
-                    self._next_since = since
-                return Drawn(Outcome.NEXT, 0, self.nonce)
-            drawn = self._draw(wish, now)
-            if drawn.outcome is Outcome.DRAWN:
-                self._turn.begin(owner, now, lifetime_seconds)
-                self._turn_nonce = drawn.nonce
-                if self._next.owner == owner:
-                    self._next.end()
-            return drawn
+            if self._is_stale(request, now):
+                return NonceGrant(GrantStatus.STALE, 0, self.nonce)
+            is_held = self._lock_claim.remaining_us(now) > 0
+            reserved_us = self._reservation.remaining_us(now)
+            waiting_since = now - round(waited_seconds * MICROSECONDS_PER_SECOND)
+            is_reserved = reserved_us > 0 and self._reservation.owner != owner and self._waiting_since <= waiting_since
+            if self._lock_claim.owner != owner if is_held else is_reserved:
+                if is_reserved:
+                    return NonceGrant(GrantStatus.BUSY, 0, self.nonce)
+                if self._reservation.owner != owner or reserved_us <= RESERVATION_SECONDS * MICROSECONDS_PER_SECOND / 2:
+                    self._reservation.begin(owner, now, RESERVATION_SECONDS)
+                    self._waiting_since = waiting_since
+                return NonceGrant(GrantStatus.RESERVED, 0, self.nonce)
+            grant = self._next_nonce(request, now)
+            if grant.status is GrantStatus.GRANTED:
+                self._lock_claim.begin(owner, now, lifetime_seconds)
+                self._lock_nonce = grant.nonce
+                if self._reservation.owner == owner:
+                    self._reservation.end()
+            return grant
 
-    def _draw(self, wish: Wish, now: int) -> Drawn:
-        if self._is_stale(wish, now):
-            return Drawn(Outcome.STALE, 0, self.nonce)
-        nonce = max(now * wish.ticks, self.nonce + 1, wish.floor)
-        if nonce > wish.ceiling:
-            return Drawn(Outcome.AHEAD, 0, self.nonce)
-        last, self.nonce = self.nonce, nonce
-        return Drawn(Outcome.DRAWN, nonce, last)
+    def _next_nonce(self, request: NonceRequest, now: int) -> NonceGrant:
+        if self._is_stale(request, now):
+            return NonceGrant(GrantStatus.STALE, 0, self.nonce)
+        nonce = max(now * request.units_per_microsecond, self.nonce + 1, request.floor)
+        if nonce > request.ceiling:
+            return NonceGrant(GrantStatus.ABOVE_CEILING, 0, self.nonce)
+        previous_nonce, self.nonce = self.nonce, nonce
+        return NonceGrant(GrantStatus.GRANTED, nonce, previous_nonce)
 
-    def _is_stale(self, wish: Wish, now: int) -> bool:
-        if not wish.generation:
+    def _is_stale(self, request: NonceRequest, now: int) -> bool:
+        if not request.fencing_token:
             return False
-        return wish.generation != self._generation or not self._lease.remaining_us(now)
+        return request.fencing_token != self._fencing_token or not self._lease_claim.remaining_us(now)
 
-    def give_back(self, nonce: int) -> None:
+    def release_lock(self, nonce: int) -> None:
         with self._lock:
-            if self._turn_nonce == nonce:
-                self._turn.end()
+            if self._lock_nonce == nonce:
+                self._lock_claim.end()
 
-    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+    def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
         with self._lock:
             now = self._now_us()
-            remaining_us = self._lease.remaining_us(now)
-            if remaining_us and self._lease.owner == owner:
-                self._lease.begin(owner, now, lifetime_seconds)
+            remaining_us = self._lease_claim.remaining_us(now)
+            if remaining_us and self._lease_claim.owner == owner:
+                self._lease_claim.begin(owner, now, lifetime_seconds)
             elif not remaining_us:
-                self._clean = self._settled
-                if self._lease.owner and self._turn.owner == self._lease.owner:
-                    self._turn.end()
-                self._lease.begin(owner, now, lifetime_seconds)
-                self._generation = max(self._generation + 1, now)
-                self._settled = False
-            return self._standing(now)
+                self._is_clean_handover = self._is_reconciled
+                if self._lease_claim.owner and self._lock_claim.owner == self._lease_claim.owner:
+                    self._lock_claim.end()
+                self._lease_claim.begin(owner, now, lifetime_seconds)
+                self._fencing_token = max(self._fencing_token + 1, now)
+                self._is_reconciled = False
+            return self._current_lease(now)
 
-    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+    def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
         with self._lock:
             now = self._now_us()
-            if generation != self._generation or not self._lease.remaining_us(now):
+            if fencing_token != self._fencing_token or not self._lease_claim.remaining_us(now):
                 return False
-            self._lease.begin(self._lease.owner, now, lifetime_seconds)
+            self._lease_claim.begin(self._lease_claim.owner, now, lifetime_seconds)
             return True
 
-    def sign_off(self, generation: int, settled: bool) -> None:
+    def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
         with self._lock:
-            if self._lease.owner and generation == self._generation:
-                if self._turn.owner == self._lease.owner:
-                    self._turn.end()
-                self._settled = settled and self._lease.remaining_us(self._now_us()) > 0
-                self._lease.end()
+            if self._lease_claim.owner and fencing_token == self._fencing_token:
+                if self._lock_claim.owner == self._lease_claim.owner:
+                    self._lock_claim.end()
+                self._is_reconciled = is_reconciled and self._lease_claim.remaining_us(self._now_us()) > 0
+                self._lease_claim.end()
 
-    def look(self) -> Row | None:
+    def read_record(self) -> KeyRecord | None:
         with self._lock:
             now = self._now_us()
-            if not self.nonce and not self._generation:
+            if not self.nonce and not self._fencing_token:
                 return None
-            turn_owner = self._turn.owner if self._turn.remaining_us(now) else ""
-            return Row(self.nonce, self._standing(now), turn_owner)
+            lock_owner = self._lock_claim.owner if self._lock_claim.remaining_us(now) else ""
+            return KeyRecord(self.nonce, self._current_lease(now), lock_owner)
 
-    def _standing(self, now: int) -> Lease:
-        remaining_seconds = self._lease.remaining_us(now) / SECOND_US
-        return Lease(self._lease.owner, self._generation, remaining_seconds, self._clean)
+    def _current_lease(self, now: int) -> Lease:
+        remaining_seconds = self._lease_claim.remaining_us(now) / MICROSECONDS_PER_SECOND
+        return Lease(self._lease_claim.owner, self._fencing_token, remaining_seconds, self._is_clean_handover)
 
     def close(self) -> None:
         """Nothing is open."""

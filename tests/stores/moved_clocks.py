@@ -8,18 +8,18 @@ from urllib.parse import quote
 
 from psycopg import sql
 
-from bot.nonce.store_protocol import Drawn, Engine, Lease, Row, Wish
-from tests.stores.key_rows import HIGHEST, PostgresRow, RedisRow
+from bot.nonce.store_protocol import KeyRecord, Lease, NonceGrant, NonceRequest, NonceStore
+from tests.stores.key_rows import MAX_NONCE, PostgresKey, RedisKey
 
-SECOND_US = 1_000_000
+MICROSECONDS_PER_SECOND = 1_000_000
 # Times and nonces of our days have sixteen digits; lifetimes have fewer.
-TIME_US_MIN = 10**15
+MIN_TIME_US = 10**15
 
 
 class MovedClock(ABC):
     """A server whose clock can be moved, by the row of one key; `engine` does steps on it."""
 
-    engine: Engine
+    store: NonceStore
 
     @abstractmethod
     def now_us(self) -> int:
@@ -34,7 +34,7 @@ class MovedClock(ABC):
         """Move the server's clock; back, where this is negative."""
 
     @abstractmethod
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Lose the row."""
 
     @abstractmethod
@@ -47,119 +47,132 @@ class MovedPostgres(MovedClock):
 
     def __init__(self, url: str, name: str) -> None:
         self._schema = sql.Identifier(f"clock_{name}")
-        self._plain = PostgresRow(url, name)
-        self._do("CREATE SCHEMA {}")
-        self._do("CREATE TABLE {}.hand AS SELECT pg_catalog.clock_timestamp() AS moment")
-        self._do(
+        self._unmoved_key = PostgresKey(url, name)
+        self._execute("CREATE SCHEMA {}")
+        self._execute("CREATE TABLE {}.hand AS SELECT pg_catalog.clock_timestamp() AS moment")
+        self._execute(
             "CREATE FUNCTION {0}.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT moment FROM {0}.hand'"
         )
         options = quote(f"-c search_path=clock_{name},pg_catalog,public", safe="")
-        self._moved = PostgresRow(url, name, options)
-        self.engine = self._moved.connect()
+        self._moved_key = PostgresKey(url, name, options)
+        self.store = self._moved_key.connect()
 
-    def _do(self, text: str, *values: object) -> None:
-        self._plain.raw.execute(sql.SQL(text).format(self._schema), values)
+    def _execute(self, text: str, *values: object) -> None:
+        self._unmoved_key.raw.execute(sql.SQL(text).format(self._schema), values)
 
     def now_us(self) -> int:
         """Return where the hand stands."""
-        return self._moved.server_us()
+        return self._moved_key.server_us()
 
     def real_us(self) -> int:
         """Return the server's own clock."""
-        return self._plain.server_us()
+        return self._unmoved_key.server_us()
 
     def move(self, microseconds: int) -> None:
         """Move the hand."""
-        self._do("UPDATE {}.hand SET moment = moment + %s", timedelta(microseconds=microseconds))
+        self._execute("UPDATE {}.hand SET moment = moment + %s", timedelta(microseconds=microseconds))
 
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Delete the row."""
-        self._moved.lose()
+        self._moved_key.wipe()
 
     def close(self) -> None:
         """Drop the clock."""
-        self._moved.close()
-        self._do("DROP SCHEMA {} CASCADE")
-        self._plain.close()
+        self._moved_key.close()
+        self._execute("DROP SCHEMA {} CASCADE")
+        self._unmoved_key.close()
 
 
-class MovedRedis(MovedClock, Engine):
+class MovedRedis(MovedClock, NonceStore):
     """Redis, whose TIME cannot be moved: every time in its row is moved the other way instead.
 
     So the row is as a server would have left it, whose clock was ahead (or behind) and has been set. Nonces are moved
     along, and are translated on their way: from outside it looks as if the clock had moved.
     """
 
-    place = "redis"
+    location = "redis"
 
     def __init__(self, url: str, name: str) -> None:
-        self._row = RedisRow(url, name)
-        self._inner = self._row.connect()
-        self._moved_us = 0
-        self.engine = self
+        self._key = RedisKey(url, name)
+        self._server_store = self._key.connect()
+        self._offset_us = 0
+        self.store = self
 
     def now_us(self) -> int:
         """Return TIME, moved."""
-        return self.real_us() + self._moved_us
+        return self.real_us() + self._offset_us
 
     def real_us(self) -> int:
         """Return TIME."""
-        return self._row.server_us()
+        return self._key.server_us()
 
     def move(self, microseconds: int) -> None:
         """Move all that the row has by as much the other way."""
-        self._row.shift_times(-microseconds)
-        self._moved_us += microseconds
+        self._key.shift_times(-microseconds)
+        self._offset_us += microseconds
 
-    def lose(self) -> None:
+    def wipe(self) -> None:
         """Delete the row."""
-        self._row.lose()
-        self._moved_us = 0
+        self._key.wipe()
+        self._offset_us = 0
 
     def close(self) -> None:
         """Close the connections."""
-        self._row.close()
+        self._key.close()
 
-    def _in(self, number: int) -> int:
-        return min(HIGHEST, number - self._moved_us) if number >= TIME_US_MIN else number
+    def _to_server(self, number: int) -> int:
+        return min(MAX_NONCE, number - self._offset_us) if number >= MIN_TIME_US else number
 
-    def _out(self, number: int) -> int:
-        return number + self._moved_us if number >= TIME_US_MIN else number
+    def _from_server(self, number: int) -> int:
+        return number + self._offset_us if number >= MIN_TIME_US else number
 
-    def _wish(self, wish: Wish) -> Wish:
-        return Wish(self._in(wish.floor), self._in(wish.ceiling), wish.ticks, self._in(wish.generation))
+    def _request_to_server(self, request: NonceRequest) -> NonceRequest:
+        return NonceRequest(
+            self._to_server(request.floor),
+            self._to_server(request.ceiling),
+            request.units_per_microsecond,
+            self._to_server(request.fencing_token),
+        )
 
-    def _drawn(self, drawn: Drawn) -> Drawn:
-        return Drawn(drawn.outcome, self._out(drawn.nonce), self._out(drawn.last))
+    def _grant_from_server(self, grant: NonceGrant) -> NonceGrant:
+        return NonceGrant(grant.status, self._from_server(grant.nonce), self._from_server(grant.previous_nonce))
 
-    def _lease(self, lease: Lease) -> Lease:
-        return Lease(lease.owner, self._out(lease.generation), lease.remaining_seconds, lease.clean)
+    def _lease_from_server(self, lease: Lease) -> Lease:
+        return Lease(
+            lease.owner, self._from_server(lease.fencing_token), lease.remaining_seconds, lease.is_clean_handover
+        )
 
-    def draw(self, wish: Wish) -> Drawn:
+    def next_nonce(self, request: NonceRequest) -> NonceGrant:
         """Draw."""
-        return self._drawn(self._inner.draw(self._wish(wish)))
+        return self._grant_from_server(self._server_store.next_nonce(self._request_to_server(request)))
 
-    def take(self, wish: Wish, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0) -> Drawn:
+    def acquire_lock(
+        self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
+    ) -> NonceGrant:
         """Take."""
-        return self._drawn(self._inner.take(self._wish(wish), owner, lifetime_seconds, waited_seconds))
+        return self._grant_from_server(
+            self._server_store.acquire_lock(self._request_to_server(request), owner, lifetime_seconds, waited_seconds)
+        )
 
-    def give_back(self, nonce: int) -> None:
+    def release_lock(self, nonce: int) -> None:
         """Give back."""
-        self._inner.give_back(self._in(nonce))
+        self._server_store.release_lock(self._to_server(nonce))
 
-    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
+    def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
         """Acquire."""
-        return self._lease(self._inner.acquire(owner, lifetime_seconds))
+        return self._lease_from_server(self._server_store.acquire_lease(owner, lifetime_seconds))
 
-    def renew(self, generation: int, lifetime_seconds: float) -> bool:
+    def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
         """Renew."""
-        return self._inner.renew(self._in(generation), lifetime_seconds)
+        return self._server_store.renew_lease(self._to_server(fencing_token), lifetime_seconds)
 
-    def sign_off(self, generation: int, settled: bool) -> None:
+    def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
         """Sign off."""
-        self._inner.sign_off(self._in(generation), settled)
+        self._server_store.release_lease(self._to_server(fencing_token), is_reconciled)
 
-    def look(self) -> Row | None:
+    def read_record(self) -> KeyRecord | None:
         """Look."""
-        row = self._inner.look()
-        return row and Row(self._out(row.nonce), self._lease(row.lease), row.turn_owner)
+        record = self._server_store.read_record()
+        return record and KeyRecord(
+            self._from_server(record.last_nonce), self._lease_from_server(record.lease), record.lock_owner
+        )

@@ -8,21 +8,21 @@ import sys
 from collections.abc import Callable
 
 from bot.nonce.file_store import FileStore
-from bot.nonce.postgres_store import PostgresEngine
+from bot.nonce.postgres_store import PostgresStore
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.store_protocol import Wish
-from tests.stores.children import hear, say
+from bot.nonce.store_protocol import NonceRequest
+from tests.stores.children import print_line, read_line
 
-WISH = Wish(floor=0, ceiling=2**63 - 1)
+REQUEST = NonceRequest(floor=0, ceiling=2**63 - 1)
 
 
 def first(url: str, name: str) -> None:
     """Draw at the parent's word."""
-    engine = PostgresEngine(url, name)
-    say("ready")
-    hear()
-    say(engine.draw(WISH).nonce)
-    engine.close()
+    store = PostgresStore(url, name)
+    print_line("ready")
+    read_line()
+    print_line(store.next_nonce(REQUEST).nonce)
+    store.close()
 
 
 def fork(url: str, name: str, folder: str) -> None:
@@ -30,20 +30,20 @@ def fork(url: str, name: str, folder: str) -> None:
 
     With several stores, because it is left to chance whether a store or its engine hears of a fork first.
     """
-    stores = [SharedStore(PostgresEngine(url, name), FileStore(f"{folder}/{number}")) for number in range(8)]
-    say(max(store.draw() for store in stores))
+    stores = [SharedStore(PostgresStore(url, name), FileStore(f"{folder}/{number}")) for number in range(8)]
+    print_line(max(store.next_nonce() for store in stores))
     child = os.fork()
     if not child:
-        say(stores[0].draw())
-        stores[0].engine.close()
+        print_line(stores[0].next_nonce())
+        stores[0].backend.close()
         stores.clear()
         gc.collect()
         os._exit(0)
     assert os.waitpid(child, 0) == (child, 0)
-    say(stores[0].draw())
-    hear()
+    print_line(stores[0].next_nonce())
+    read_line()
     for store in stores:
-        store.engine.close()
+        store.backend.close()
 
 
 if __name__ == "__main__":

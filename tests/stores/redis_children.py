@@ -7,45 +7,47 @@ import signal
 import sys
 import threading
 
-from bot.nonce.redis_store import RedisEngine
-from tests.stores.key_rows import drawn, wish
+from bot.nonce.redis_store import RedisStore
+from tests.stores.key_rows import granted_nonce, make_request
 
-FORKS, DRAWS = 8, 20
+FORKS, NONCES_PER_CHILD = 8, 20
 
 
-def say(process: str, nonces: list[int]) -> None:
+def print_nonces(process: str, nonces: list[int]) -> None:
     """Print in one write which nonces a process has drawn."""
     os.write(1, f"{process} {' '.join(map(str, nonces))}\n".encode())
 
 
-def draw_in_forks(url: str) -> None:
+def draw_in_forked_children(url: str) -> None:
     """Draw in two threads of this process while it is forked, and in the children; each closes what it has."""
-    engine = RedisEngine(url, "forks")
+    store = RedisStore(url, "forks")
     stop = threading.Event()
-    own: list[list[int]] = [[], []]
+    thread_nonces: list[list[int]] = [[], []]
 
-    def draw_until_stopped(nonces: list[int]) -> None:
+    def request_until_stopped(nonces: list[int]) -> None:
         while not stop.is_set():
-            nonces.append(drawn(engine.draw(wish())))
+            nonces.append(granted_nonce(store.next_nonce(make_request())))
 
-    threads = [threading.Thread(target=draw_until_stopped, args=(nonces,)) for nonces in own]
+    threads = [threading.Thread(target=request_until_stopped, args=(nonces,)) for nonces in thread_nonces]
     for thread in threads:
         thread.start()
     for number in range(FORKS):
         pid = os.fork()
         if not pid:
             signal.alarm(20)
-            say(f"child{number}", [drawn(engine.draw(wish())) for _ in range(DRAWS)])
-            engine.close()
+            print_nonces(
+                f"child{number}", [granted_nonce(store.next_nonce(make_request())) for _ in range(NONCES_PER_CHILD)]
+            )
+            store.close()
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         if status:
-            say(f"failed{number}", [status])
+            print_nonces(f"failed{number}", [status])
     stop.set()
-    for thread, nonces in zip(threads, own, strict=True):
+    for thread, nonces in zip(threads, thread_nonces, strict=True):
         thread.join()
-        say("parent", nonces)
+        print_nonces("parent", nonces)
 
 
 if __name__ == "__main__":
-    draw_in_forks(sys.argv[1])
+    draw_in_forked_children(sys.argv[1])

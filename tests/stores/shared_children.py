@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 
 from bot.base import shared_json
-from bot.base.shared_json import Fields, SharedFields
+from bot.base.shared_json import Fields, SharedJson
 from bot.kraken.rate_counters import STARTER
-from bot.kraken.rate_limiter import KeyBudget
-from tests.stores.children import hear, say
+from bot.kraken.rate_limiter import RateLimiter
+from tests.stores.children import print_line, read_line
 
 
 def step(fields: Fields) -> int:
@@ -24,19 +24,19 @@ def step(fields: Fields) -> int:
 
 def count(path: str, times: str) -> None:
     """Wait for the parent's word, then count so many steps."""
-    fields = SharedFields(path)
-    say("ready")
-    hear()
+    fields = SharedJson(path)
+    print_line("ready")
+    read_line()
     for _ in range(int(times)):
-        fields.change(step)
-    say("done")
+        fields.update(step)
+    print_line("done")
 
 
-def count_for_ever(path: str) -> None:
+def count_forever(path: str) -> None:
     """Count in a tight loop; after each step write the count to standard output."""
-    fields = SharedFields(path)
+    fields = SharedJson(path)
     while True:
-        os.write(1, b"%d\n" % fields.change(step))
+        os.write(1, b"%d\n" % fields.update(step))
 
 
 def count_on_a_full_disk(path: str) -> None:
@@ -44,65 +44,65 @@ def count_on_a_full_disk(path: str) -> None:
 
     Say each count, and whether all is well.
     """
-    SharedFields(path).change(step)
-    fields = SharedFields(path)
+    SharedJson(path).update(step)
+    fields = SharedJson(path)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 0, before[0]):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        say(f"{fields.change(step)} {fields.problem is None}")
+        print_line(f"{fields.update(step)} {fields.problem is None}")
 
 
 def hold(path: str) -> None:
     """Hold the fields until the parent says something."""
 
     def wait(_: Fields) -> None:
-        say("held")
-        hear()
+        print_line("held")
+        read_line()
 
-    SharedFields(path).change(wait)
-    say("let go")
+    SharedJson(path).update(wait)
+    print_line("let go")
 
 
-def fork_in_a_change(path: str) -> None:
+def fork_during_update(path: str) -> None:
     """Fork while another thread is in a change; the child counts on the same object after that thread."""
-    shared_json.LOCK_SECONDS_MAX = 60.0
-    fields = SharedFields(path)
-    inside, leave = threading.Event(), threading.Event()
+    shared_json.LOCK_TIMEOUT_SECONDS = 60.0
+    fields = SharedJson(path)
+    inside, may_finish = threading.Event(), threading.Event()
 
     def wait(held: Fields) -> None:
         step(held)
         inside.set()
-        leave.wait()
-        say("parent goes on")
+        may_finish.wait()
+        print_line("parent goes on")
 
-    thread = threading.Thread(target=fields.change, args=(wait,))
+    thread = threading.Thread(target=fields.update, args=(wait,))
     thread.start()
     inside.wait()
     pid = os.fork()
     if not pid:
         signal.alarm(60)
-        say("child")
-        say(fields.change(step))
+        print_line("child")
+        print_line(fields.update(step))
         os._exit(0)
-    hear()
-    leave.set()
+    read_line()
+    may_finish.set()
     thread.join()
     os.waitpid(pid, 0)
 
 
-def crash_after_reads(path: str, now: str) -> None:
+def crash_after_exhausting_reads(path: str, now: str) -> None:
     """Book reads of a starter's key until it has to wait; say how many, and die."""
-    budget, booked = KeyBudget(path, STARTER), 0
-    while not budget.take_rest("BalanceEx", float(now)):
+    rate_limiter, booked = RateLimiter(path, STARTER), 0
+    while not rate_limiter.try_acquire_rest("BalanceEx", float(now)):
         booked += 1
-    say(booked)
+    print_line(booked)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 TASKS: dict[str, Callable[..., None]] = {
     task.__name__: task
-    for task in (count, count_for_ever, count_on_a_full_disk, hold, fork_in_a_change, crash_after_reads)
+    for task in (count, count_forever, count_on_a_full_disk, hold, fork_during_update, crash_after_exhausting_reads)
 }
 
 if __name__ == "__main__":

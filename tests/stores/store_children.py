@@ -10,43 +10,43 @@ from collections.abc import Callable
 from bot.base import clock
 from bot.base.errors import LeaseLostError, StoreUnavailableError
 from bot.nonce.file_store import FileStore
-from bot.nonce.leader_election import Leadership
-from bot.nonce.open_store import open_engine
+from bot.nonce.leader_election import LeaderElection
+from bot.nonce.open_store import open_nonce_store
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.store_protocol import Wish
-from tests.stores.children import hear, say
-from tests.stores.memory_store import MemoryEngine
+from bot.nonce.store_protocol import NonceRequest
+from tests.stores.children import print_line, read_line
+from tests.stores.memory_store import MemoryStore
 
 
 def open_store(url: str, api_key: str, file: str) -> FileStore | SharedStore:
     """Return the store of the key: at `url` with `file` beside it, or where there is no URL the file alone."""
-    return SharedStore(open_engine(url, api_key), FileStore(file)) if url else FileStore(file)
+    return SharedStore(open_nonce_store(url, api_key), FileStore(file)) if url else FileStore(file)
 
 
-def draw(url: str, api_key: str, file: str, count: str) -> None:
+def print_nonces(url: str, api_key: str, file: str, count: str) -> None:
     """Wait for the parent's word, then draw and print `count` nonces."""
     store = open_store(url, api_key, file)
-    say("ready")
-    hear()
-    say("\n".join(str(store.draw()) for _ in range(int(count))))
+    print_line("ready")
+    read_line()
+    print_line("\n".join(str(store.next_nonce()) for _ in range(int(count))))
 
 
-def draw_for_ever(url: str, api_key: str, file: str, ahead_us: str) -> None:
+def print_nonces_forever(url: str, api_key: str, file: str, ahead_us: str) -> None:
     """Draw in a tight loop, the first nonce so far ahead of the clock; each is written to standard output at once."""
     store = open_store(url, api_key, file)
-    nonce = store.draw(clock.wall_us() + int(ahead_us))
+    nonce = store.next_nonce(clock.wall_us() + int(ahead_us))
     while True:
         os.write(1, b"%016d\n" % nonce)
-        nonce = store.draw()
+        nonce = store.next_nonce()
 
 
-def draw_through_trouble(url: str, api_key: str, ceiling: str) -> None:
+def print_nonces_through_outages(url: str, api_key: str, ceiling: str) -> None:
     """Draw for ever with nothing but the store to say what is next, and go on when it was away."""
-    engine = open_engine(url, api_key)
-    wish = Wish(0, int(ceiling))
+    store = open_nonce_store(url, api_key)
+    request = NonceRequest(0, int(ceiling))
     while True:
         try:
-            nonce = engine.draw(wish).nonce
+            nonce = store.next_nonce(request).nonce
         except StoreUnavailableError:
             clock.sleep(0.01)
             continue
@@ -55,23 +55,24 @@ def draw_through_trouble(url: str, api_key: str, ceiling: str) -> None:
 
 def fork_while_leading(file: str) -> None:
     """Lead, and draw in a forked child and then in this process; say what came of both."""
-    store = SharedStore(MemoryEngine(clock.wall_us), FileStore(file))
-    leadership = Leadership(store, 3600.0)
-    leadership.wait(threading.Event(), lambda _said: None)
+    store = SharedStore(MemoryStore(clock.wall_us), FileStore(file))
+    election = LeaderElection(store, 3600.0)
+    election.wait_for_leadership(threading.Event(), lambda _said: None)
     pid = os.fork()
     if not pid:
         try:
-            say(f"the child draws {store.draw()}")
+            print_line(f"the child draws {store.next_nonce()}")
         except LeaseLostError as error:
-            say(error)
+            print_line(error)
         os._exit(0)
     os.waitpid(pid, 0)
-    say(f"the parent draws {len(str(store.draw()))} digits")
-    leadership.sign_off(settled=True)
+    print_line(f"the parent draws {len(str(store.next_nonce()))} digits")
+    election.release(is_reconciled=True)
 
 
 TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (draw, draw_for_ever, draw_through_trouble, fork_while_leading)
+    task.__name__: task
+    for task in (print_nonces, print_nonces_forever, print_nonces_through_outages, fork_while_leading)
 }
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import freezegun
 import pytest
 
-from bot.kraken.breaker_file import SilenceFile
+from bot.kraken.breaker_file import BreakerFile
 
 DAMAGED = {
     "empty": "",
@@ -33,44 +33,44 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "kraken_nonce.0a1b2c3d.silence"
 
 
-def test_a_silence_outlives_a_restart(path: Path) -> None:
+def test_an_open_breaker_survives_a_restart(path: Path) -> None:
     """What one process began another one reads, word for word, until it is ended."""
-    assert SilenceFile(str(path)).read() is None
-    begun = SilenceFile(str(path)).begin(900, "refused five times")
-    assert SilenceFile(str(path)).read() == begun
-    assert not begun.over
-    SilenceFile(str(path)).end()
-    assert SilenceFile(str(path)).read() is None
+    assert BreakerFile(str(path)).read() is None
+    tripped_state = BreakerFile(str(path)).trip(900, "refused five times")
+    assert BreakerFile(str(path)).read() == tripped_state
+    assert not tripped_state.is_half_open
+    BreakerFile(str(path)).reset()
+    assert BreakerFile(str(path)).read() is None
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_silence_ends_by_the_clock(path: Path) -> None:
+def test_an_open_breaker_is_half_open_after_its_time(path: Path) -> None:
     """A silence of 900 s is over after 900 s, and not a second before."""
     with freezegun.freeze_time("2026-11-22 12:00:00") as frozen:
-        SilenceFile(str(path)).begin(900, "")
+        BreakerFile(str(path)).trip(900, "")
         frozen.tick(899)
-        silence = SilenceFile(str(path)).read()
-        assert silence is not None
-        assert not silence.over
+        state = BreakerFile(str(path)).read()
+        assert state is not None
+        assert not state.is_half_open
         frozen.tick(1)
-        assert silence.over
+        assert state.is_half_open
 
 
-def test_a_clock_set_back_does_not_prolong_a_silence(path: Path) -> None:
+def test_a_clock_set_back_does_not_prolong_an_open_breaker(path: Path) -> None:
     """With the clock set back by an hour a silence of 900 s is over, not an hour longer."""
     with freezegun.freeze_time("2026-11-22 12:00:00") as frozen:
-        silence = SilenceFile(str(path)).begin(900, "")
+        state = BreakerFile(str(path)).trip(900, "")
         frozen.move_to("2026-11-22 11:00:00")
-        assert silence.over
+        assert state.is_half_open
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_silence_is_over(path: Path, content: str) -> None:
+def test_a_damaged_breaker_file_is_half_open(path: Path, content: str) -> None:
     """A damaged file is a silence that is over: one probe is sent, and nothing crashes."""
     path.write_text(content)
-    silence = SilenceFile(str(path)).read()
-    assert silence is not None
-    assert silence.over
+    state = BreakerFile(str(path)).read()
+    assert state is not None
+    assert state.is_half_open
 
 
 def make_directory(path: Path) -> None:
@@ -89,47 +89,47 @@ def make_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("obstacle", [make_directory, make_fifo, make_link], ids=lambda one: one.__name__)
-def test_a_silence_is_kept_whatever_lies_there(path: Path, obstacle: object) -> None:
+def test_an_open_breaker_is_remembered_whatever_obstructs_its_file(path: Path, obstacle: object) -> None:
     """Whatever lies where the file should be, this process keeps the silence that it began."""
     assert callable(obstacle)
     obstacle(path)
-    file = SilenceFile(str(path))
-    file.read()
-    begun = file.begin(900, "")
-    assert file.read() == begun
+    breaker_file = BreakerFile(str(path))
+    breaker_file.read()
+    tripped_state = breaker_file.trip(900, "")
+    assert breaker_file.read() == tripped_state
     assert not path.with_name("elsewhere").exists()
 
 
-def test_where_it_cannot_be_written_it_is_remembered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_breaker_is_remembered_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without a folder to write to, the process itself keeps the silence, until it is ended, and says so."""
-    file = SilenceFile(str(tmp_path / "nowhere" / "key.silence"))
-    begun = file.begin(900, "")
-    assert file.read() == begun
+    breaker_file = BreakerFile(str(tmp_path / "nowhere" / "key.silence"))
+    tripped_state = breaker_file.trip(900, "")
+    assert breaker_file.read() == tripped_state
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "this process alone is silent" in caplog.text
-    file.end()
-    assert file.read() is None
+    breaker_file.reset()
+    assert breaker_file.read() is None
     assert len(caplog.records) == 1
 
 
-def test_one_that_cannot_be_removed_is_over_all_the_same(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_breaker_file_that_cannot_be_removed_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that cannot be removed ends once for this process, which says so; a silence that begins anew counts."""
     path.mkdir()
-    file = SilenceFile(str(path))
-    assert file.read() is not None
-    file.end()
-    assert file.read() is None
+    breaker_file = BreakerFile(str(path))
+    assert breaker_file.read() is not None
+    breaker_file.reset()
+    assert breaker_file.read() is None
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "cannot be removed" in caplog.text
-    begun = file.begin(900, "")
-    assert file.read() == begun
+    tripped_state = breaker_file.trip(900, "")
+    assert breaker_file.read() == tripped_state
 
 
 def test_the_file_is_private_and_readable(path: Path) -> None:
     """The file is JSON for people to read, and for its owner only."""
-    begun = SilenceFile(str(path)).begin(100, "locked out")
+    tripped_state = BreakerFile(str(path)).trip(100, "locked out")
     assert json.loads(path.read_text()) == {
-        "until_seconds": begun.until_seconds,
+        "until_seconds": tripped_state.until_seconds,
         "seconds": 100,
         "reason": "locked out",
     }

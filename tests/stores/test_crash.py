@@ -15,20 +15,20 @@ SEED = 20261122
 
 
 @pytest.mark.parametrize("ahead_us", [0, 3_600_000_000], ids=["behind the clock", "ahead of the clock"])
-def test_the_killed_writer(path: Path, full_size: bool, ahead_us: int) -> None:
+def test_a_killed_writer_never_lowers_the_file(path: Path, full_size: bool, ahead_us: int) -> None:
     """After each SIGKILL in a tight loop the file holds 16 digits, not below what was handed out, and rises."""
     kills = 150 if full_size else 12
-    moments = random.Random(SEED)
+    random_source = random.Random(SEED)
     highest = 0
     for kill in range(kills):
         with Child(CHILDREN, "draw_for_ever", path, 0 if kill else ahead_us, limit_seconds=20) as child:
-            for _ in range(moments.randrange(1, 400)):
-                last = int(child.line())
+            for _ in range(random_source.randrange(1, 400)):
+                last = int(child.read_line())
                 assert last > highest, f"kill {kill}, seed {SEED}"
                 highest = last
             child.kill()
             # What it had handed out before it died, and we had not read yet.
-            handed_out = [highest, *(int(line) for line in child.unread() if len(line) == 16)]
+            handed_out = [highest, *(int(line) for line in child.drain() if len(line) == 16)]
         text = path.read_text("ascii")
         assert len(text) == 16, f"kill {kill}, seed {SEED}: {text!r}"
         assert int(text) >= max(handed_out), f"kill {kill}, seed {SEED}"
@@ -37,20 +37,20 @@ def test_the_killed_writer(path: Path, full_size: bool, ahead_us: int) -> None:
         highest = FileStore(str(path)).peek() or 0
 
 
-def test_killed_while_others_draw(path: Path, full_size: bool) -> None:
+def test_a_kill_during_next_nonce_neither_blocks_others_nor_lowers_the_file(path: Path, full_size: bool) -> None:
     """A process killed in the middle of a draw neither blocks the others nor takes the file back."""
     store = FileStore(str(path))
-    moments = random.Random(SEED)
-    last = store.draw()
+    random_source = random.Random(SEED)
+    last = store.next_nonce()
     for _ in range(50 if full_size else 5):
         with Child(CHILDREN, "draw_for_ever", path, 0, limit_seconds=20) as child:
-            child.line()
-            for _ in range(moments.randrange(1, 200)):
-                nonce = store.draw()
+            child.read_line()
+            for _ in range(random_source.randrange(1, 200)):
+                nonce = store.next_nonce()
                 assert nonce > last
                 last = nonce
             child.kill()
-            others = [int(line) for line in child.unread() if len(line) == 16]
-        nonce = store.draw()
+            others = [int(line) for line in child.drain() if len(line) == 16]
+        nonce = store.next_nonce()
         assert nonce > max(last, *others, 0)
         last = nonce

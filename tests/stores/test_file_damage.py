@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from bot.base.errors import NonceStoreError
-from bot.nonce.file_store import FIRST_STEP_US, NANOSECONDS, FileStore
-from tests.stores.conftest import StillClock
+from bot.nonce.file_store import NANOSECONDS, RESTART_STEP_US, FileStore
+from tests.stores.conftest import FrozenClock
 
 DAMAGED = {
     "empty": b"",
@@ -55,57 +55,57 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_starts_from_the_clock(
-    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, content: bytes
+    path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     """A damaged file makes a new store start from the clock, say so once at WARNING, and leave the file whole."""
     path.write_bytes(content)
     store = FileStore(str(path))
     assert store.peek() is None
-    assert store.draw() == still_clock.us
-    assert path.read_bytes() == b"%d" % still_clock.us
-    assert store.draw() == still_clock.us + 1
+    assert store.next_nonce() == frozen_clock.us
+    assert path.read_bytes() == b"%d" % frozen_clock.us
+    assert store.next_nonce() == frozen_clock.us + 1
     assert levels(caplog) == [logging.WARNING]
     assert store.problem is None
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_while_running_loses_nothing(
-    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, content: bytes
+    path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     """Damage under a running store that is ahead of the clock costs nothing: it goes on from its own last nonce."""
     store = FileStore(str(path))
-    last = store.draw(still_clock.us + 60_000_000)
+    last = store.next_nonce(frozen_clock.us + 60_000_000)
     path.write_bytes(content)
-    assert store.draw() == last + 1
+    assert store.next_nonce() == last + 1
     assert path.read_bytes() == b"%d" % (last + 1)
     assert logging.WARNING in levels(caplog)
 
 
 @pytest.mark.parametrize("form", [form for name, form in UNTIDY.items() if name != "leading zero"])
 def test_untidy_files_keep_their_number(
-    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, form: bytes
+    path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, form: bytes
 ) -> None:
     """White space around the number, such as an editor's newline, does not make it damaged."""
-    last = still_clock.us + 60_000_000
+    last = frozen_clock.us + 60_000_000
     path.write_bytes(form % last)
-    assert FileStore(str(path)).draw() == last + FIRST_STEP_US + 1
-    assert path.read_bytes() == b"%d" % (last + FIRST_STEP_US + 1)
+    assert FileStore(str(path)).next_nonce() == last + RESTART_STEP_US + 1
+    assert path.read_bytes() == b"%d" % (last + RESTART_STEP_US + 1)
     assert levels(caplog) == []
 
 
 def test_a_number_beyond_63_bits_is_damage_in_nanoseconds_too(
-    path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture
+    path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file in nanoseconds that holds 19 digits beyond 2^63 - 1 is damaged: the store starts from the clock."""
     path.write_text(str(2**63))
-    assert FileStore(str(path), NANOSECONDS).draw() == still_clock.us * 1000
+    assert FileStore(str(path), NANOSECONDS).next_nonce() == frozen_clock.us * 1000
     assert levels(caplog) == [logging.WARNING]
 
 
-def test_a_short_number_is_a_number(path: Path, still_clock: StillClock) -> None:
+def test_a_short_number_is_a_number(path: Path, frozen_clock: FrozenClock) -> None:
     """A nonce in milliseconds or seconds is lower than the clock, and the file grows to 16 digits."""
-    path.write_text(str(still_clock.us // 1000))
-    assert FileStore(str(path)).draw() == still_clock.us
+    path.write_text(str(frozen_clock.us // 1000))
+    assert FileStore(str(path)).next_nonce() == frozen_clock.us
 
 
 def make_directory(path: Path) -> None:
@@ -168,7 +168,7 @@ OBSTACLES = [make_directory, make_fifo, make_socket, make_device, *LINKS, make_l
 
 @pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda one: one.__name__)
 def test_what_is_no_file_is_not_written(
-    tmp_path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, obstacle: object
+    tmp_path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, obstacle: object
 ) -> None:
     """Where no file can be, nonces up to the clock go on, ERROR is said once, and beyond the clock it raises."""
     path = tmp_path / "state" / "kraken_nonce.txt"
@@ -177,13 +177,13 @@ def test_what_is_no_file_is_not_written(
     obstacle(path)
     store = FileStore(str(path))
     assert store.peek() is None
-    assert store.draw() == still_clock.us
-    still_clock.advance(1)
-    assert store.draw() == still_clock.us
+    assert store.next_nonce() == frozen_clock.us
+    frozen_clock.advance(1)
+    assert store.next_nonce() == frozen_clock.us
     with pytest.raises(NonceStoreError):
-        store.draw()
+        store.next_nonce()
     with pytest.raises(NonceStoreError):
-        store.draw(still_clock.us + 1)
+        store.next_nonce(frozen_clock.us + 1)
     assert levels(caplog) == [logging.ERROR]
     assert store.problem is not None
     assert str(path) in store.problem
@@ -191,7 +191,7 @@ def test_what_is_no_file_is_not_written(
 
 @pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda one: one.__name__)
 def test_it_heals_by_itself(
-    tmp_path: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, obstacle: object
+    tmp_path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, obstacle: object
 ) -> None:
     """Once the obstacle is gone the next draw writes again, says so once, and is above all before it."""
     path = tmp_path / "state" / "kraken_nonce.txt"
@@ -199,11 +199,11 @@ def test_it_heals_by_itself(
     assert callable(obstacle)
     obstacle(path)
     store = FileStore(str(path))
-    last = store.draw()
+    last = store.next_nonce()
     shutil.rmtree(path.parent) if path.parent.is_dir() else path.parent.unlink()
     levels(caplog)
     caplog.set_level(logging.INFO)
-    assert store.draw() == last + 1
+    assert store.next_nonce() == last + 1
     assert path.read_text() == str(last + 1)
     assert store.problem is None
     assert levels(caplog) == [logging.INFO]
@@ -216,7 +216,7 @@ def test_the_target_of_a_link_is_left_alone(path: Path, link: Callable[[Path], N
     path.resolve().write_text("1")
     store = FileStore(str(path))
     assert store.peek() is None
-    store.draw()
+    store.next_nonce()
     assert path.resolve().read_text() == "1"
     assert path.is_symlink()
     assert "symbolic link" in str(store.problem)
@@ -227,7 +227,7 @@ def test_a_link_to_nothing_makes_nothing(path: Path) -> None:
     outside = path.parent / "elsewhere"
     outside.mkdir()
     path.symlink_to(outside / "new.txt")
-    FileStore(str(path)).draw()
+    FileStore(str(path)).next_nonce()
     assert list(outside.iterdir()) == []
 
 
@@ -244,7 +244,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS])
 def test_a_failing_disk_costs_no_nonce(
     path: Path,
-    still_clock: StillClock,
+    frozen_clock: FrozenClock,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -252,45 +252,45 @@ def test_a_failing_disk_costs_no_nonce(
 ) -> None:
     """Whichever call fails, nonces up to the clock go on rising, ERROR is said once, and it heals by itself."""
     store = FileStore(str(path))
-    drawn = [store.draw()]
-    still_clock.advance(2)
+    drawn = [store.next_nonce()]
+    frozen_clock.advance(2)
     with monkeypatch.context() as broken:
         fail_with(broken, name, number)
         for _ in range(3):
             # Where writing worked and only the sync failed, the written nonce is used up.
-            still_clock.advance(1)
+            frozen_clock.advance(1)
             try:
-                drawn.append(store.draw())
+                drawn.append(store.next_nonce())
             except NonceStoreError:
                 assert name == "fdatasync"
         assert levels(caplog) == [logging.ERROR]
-    still_clock.advance(1)
-    drawn.append(store.draw())
+    frozen_clock.advance(1)
+    drawn.append(store.next_nonce())
     assert drawn == sorted(set(drawn))
     assert path.read_text() == str(drawn[-1])
     assert store.problem is None
 
 
 def test_a_failing_disk_gives_nothing_ahead_of_the_clock(
-    path: Path, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+    path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A nonce ahead of the clock that could not be synced is not given out."""
     store = FileStore(str(path))
-    last = store.draw(still_clock.us + 60_000_000)
+    last = store.next_nonce(frozen_clock.us + 60_000_000)
     with monkeypatch.context() as broken:
         fail_with(broken, "fdatasync", errno.EIO)
         with pytest.raises(NonceStoreError, match="ahead of the clock"):
-            store.draw()
-    assert store.draw() > last
+            store.next_nonce()
+    assert store.next_nonce() > last
 
 
-def test_half_a_write_is_a_failure(path: Path, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_a_failure(path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that was cut short counts as failed: nothing ahead of the clock is given out."""
     store = FileStore(str(path))
-    last = store.draw(still_clock.us + 60_000_000)
+    last = store.next_nonce(frozen_clock.us + 60_000_000)
     pwrite = os.pwrite
     with monkeypatch.context() as broken:
         broken.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:9], offset))
         with pytest.raises(NonceStoreError):
-            store.draw()
-    assert store.draw() > last
+            store.next_nonce()
+    assert store.next_nonce() > last

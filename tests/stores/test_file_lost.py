@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.nonce.file_store import FIRST_STEP_US, FileStore
+from bot.nonce.file_store import RESTART_STEP_US, FileStore
 from tests.child_process import Child
-from tests.stores.conftest import StillClock
+from tests.stores.conftest import FrozenClock
 
 CHILDREN = "tests.stores.children"
 AHEAD_US = 60_000_000
@@ -61,76 +61,76 @@ LOSSES = [delete, delete_with_folder, restore_by_copying, restore_by_renaming, r
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda one: one.__name__)
-def test_a_running_store_never_goes_back(path: Path, backup: Path, still_clock: StillClock, loss: object) -> None:
+def test_a_running_store_never_goes_back(path: Path, backup: Path, frozen_clock: FrozenClock, loss: object) -> None:
     """Whatever happens to the file, a running store goes on above its own last nonce and writes that down."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     shutil.copyfile(path, backup)
-    last = store.draw(still_clock.us + AHEAD_US)
+    last = store.next_nonce(frozen_clock.us + AHEAD_US)
     assert callable(loss)
     loss(path, backup)
-    assert store.draw() == last + 1
+    assert store.next_nonce() == last + 1
     assert path.read_text() == str(last + 1)
-    assert FileStore(str(path)).draw() == last + 1 + FIRST_STEP_US + 1
+    assert FileStore(str(path)).next_nonce() == last + 1 + RESTART_STEP_US + 1
 
 
 @pytest.mark.parametrize("loss", [restore_by_copying, restore_by_renaming], ids=lambda one: one.__name__)
 def test_a_file_that_went_back_is_reported(
-    path: Path, backup: Path, still_clock: StillClock, caplog: pytest.LogCaptureFixture, loss: object
+    path: Path, backup: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, loss: object
 ) -> None:
     """A restored backup is said once, at WARNING, with both numbers."""
     store = FileStore(str(path))
-    first = store.draw()
+    first = store.next_nonce()
     shutil.copyfile(path, backup)
-    last = store.draw(still_clock.us + AHEAD_US)
+    last = store.next_nonce(frozen_clock.us + AHEAD_US)
     assert callable(loss)
     loss(path, backup)
-    store.draw()
-    store.draw()
+    store.next_nonce()
+    store.next_nonce()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert str(first) in record.getMessage()
     assert str(last) in record.getMessage()
 
 
-def test_a_higher_replacement_is_followed(path: Path, still_clock: StillClock) -> None:
+def test_a_higher_replacement_is_followed(path: Path, frozen_clock: FrozenClock) -> None:
     """A file replaced by one that holds more (another process, a restored newer state) is followed upward."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     higher = path.with_name("higher.txt")
-    higher.write_text(str(still_clock.us + AHEAD_US))
+    higher.write_text(str(frozen_clock.us + AHEAD_US))
     higher.rename(path)
-    assert store.draw() == still_clock.us + AHEAD_US + 1
+    assert store.next_nonce() == frozen_clock.us + AHEAD_US + 1
 
 
-def test_two_stores_meet_again_on_a_replaced_file(path: Path, still_clock: StillClock) -> None:
+def test_two_stores_meet_again_on_a_replaced_file(path: Path, frozen_clock: FrozenClock) -> None:
     """After a replacement all stores lock and write the new file, so that their nonces stay different."""
     stores = [FileStore(str(path)) for _ in range(3)]
-    drawn = [store.draw(still_clock.us + AHEAD_US) for store in stores]
+    nonces = [store.next_nonce(frozen_clock.us + AHEAD_US) for store in stores]
     replacement = path.with_name("new.txt")
-    replacement.write_text(str(drawn[-1]))
+    replacement.write_text(str(nonces[-1]))
     replacement.rename(path)
     for _ in range(5):
-        drawn += [store.draw() for store in stores]
-    assert drawn == sorted(set(drawn))
-    assert path.read_text() == str(drawn[-1])
+        nonces += [store.next_nonce() for store in stores]
+    assert nonces == sorted(set(nonces))
+    assert path.read_text() == str(nonces[-1])
 
 
 def test_a_deleted_file_is_not_kept_open(path: Path) -> None:
     """A store that lost its file a hundred times holds no more descriptors than before."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(100):
         path.unlink()
-        store.draw()
+        store.next_nonce()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def ask_nobody(path: Path, ahead_us: int) -> list[str]:
+def run_as_nobody(path: Path, ahead_us: int) -> list[str]:
     """Return what a child without any rights has to say of drawing there."""
     with Child(CHILDREN, "draw_as_nobody", path, ahead_us, limit_seconds=20) as child:
-        return child.rest()
+        return child.read_to_end()
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def within_the_clock(line: str) -> bool:
 
 @needs_root
 @pytest.mark.parametrize("kind", ["read-only file", "no permission", "read-only folder", "closed folder"])
-def test_without_permission_the_clock_goes_on(open_path: Path, kind: str) -> None:
+def test_without_write_permission_nonces_follow_the_clock(open_path: Path, kind: str) -> None:
     """Without the right to write, nonces up to the clock go on and the file stays as it was; beyond it raises."""
     text = "1700000000000000"
     if "file" in kind or kind == "no permission":
@@ -157,7 +157,7 @@ def test_without_permission_the_clock_goes_on(open_path: Path, kind: str) -> Non
         open_path.chmod(0o444 if kind == "read-only file" else 0o000)
     elif kind == "closed folder":
         open_path.parent.chmod(0o700)
-    ahead, second, third, problem = ask_nobody(open_path, AHEAD_US)
+    ahead, second, third, problem = run_as_nobody(open_path, AHEAD_US)
     assert ahead.startswith("NonceStoreError")
     assert within_the_clock(second)
     assert within_the_clock(third)
@@ -171,7 +171,7 @@ def test_a_read_only_file_still_counts(open_path: Path) -> None:
     """What a read-only file holds is a floor: ahead of the clock, a nonce below it is never given out."""
     open_path.write_text("8000000000000000")
     open_path.chmod(0o444)
-    answers = ask_nobody(open_path, 0)
+    answers = run_as_nobody(open_path, 0)
     assert [answer.split(":")[0] for answer in answers[:3]] == ["NonceStoreError"] * 3
     assert open_path.read_text() == "8000000000000000"
 
@@ -180,7 +180,7 @@ def test_a_read_only_file_still_counts(open_path: Path) -> None:
 def test_a_pipe_that_may_only_be_read_blocks_nobody(open_path: Path) -> None:
     """A named pipe in place of the file, of which only reading is allowed, is refused and not waited for."""
     os.mkfifo(open_path, 0o444)
-    *lines, problem = ask_nobody(open_path, 0)
+    *lines, problem = run_as_nobody(open_path, 0)
     assert all(map(within_the_clock, lines))
     assert problem == "True"
 
@@ -189,7 +189,7 @@ def test_a_pipe_that_may_only_be_read_blocks_nobody(open_path: Path) -> None:
 def test_a_writable_folder_of_others_is_enough(open_path: Path) -> None:
     """A process that may write the folder, whoever owns it, draws and writes as usual."""
     open_path.parent.chmod(0o777)
-    *lines, problem = ask_nobody(open_path, 0)
+    *lines, problem = run_as_nobody(open_path, 0)
     assert all(map(within_the_clock, lines))
     assert problem == "False"
     assert open_path.read_text() == lines[-1].split()[1]
@@ -202,10 +202,10 @@ def test_a_full_disk_costs_no_nonce(path: Path, bytes_max: int, before: int | No
     if before is not None:
         path.write_text(str(before))
     with Child(CHILDREN, "draw_on_a_full_disk", path, bytes_max, limit_seconds=20) as child:
-        *drawn, problem, healed, well = child.rest()
-    nonces = [*map(int, drawn), int(healed)]
+        *drawn_lines, problem, recovered_nonce, is_problem_cleared = child.read_to_end()
+    nonces = [*map(int, drawn_lines), int(recovered_nonce)]
     assert nonces == sorted(set(nonces))
     assert nonces[0] > (before or 0)
     assert problem == "True"
-    assert well == "True"
-    assert path.read_text() == healed
+    assert is_problem_cleared == "True"
+    assert path.read_text() == recovered_nonce

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from bot.base import clock
 from bot.base.errors import NonceStoreError
-from bot.nonce.file_store import FIRST_STEP_US, FileStore
-from tests.stores.conftest import StillClock
+from bot.nonce.file_store import RESTART_STEP_US, FileStore
+from tests.stores.conftest import FrozenClock
 
 LIMIT = 10**16
 CONTENTS = st.one_of(
@@ -36,7 +36,7 @@ class Process:
 
     def __init__(self, path: Path) -> None:
         self.store = FileStore(str(path))
-        self.highest = 0
+        self.highest_nonce = 0
 
 
 class FileMachine(RuleBasedStateMachine):
@@ -55,13 +55,13 @@ class FileMachine(RuleBasedStateMachine):
         self.path = self.folder / "kraken_nonce.txt"
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(logging.getLogger("bot.nonce.file_store"), "disabled", True)
-        self.clock = StillClock()
+        self.clock = FrozenClock()
         self.patch.setattr(clock.nonce_clock, "now_us", self.clock.now_us)
         self.patch.setattr(clock, "boottime_seconds", self.clock.boottime_seconds)
-        self.dropped: list[FileStore] = []
+        self.abandoned_stores: list[FileStore] = []
         self.backups: list[bytes] = []
-        self.highest = 0
-        self.touched = False
+        self.highest_nonce = 0
+        self.is_tampered = False
 
     @initialize()
     def start(self) -> None:
@@ -71,7 +71,7 @@ class FileMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Put everything back."""
         self.patch.undo()
-        for store in [*self.dropped, *(process.store for process in self.processes)]:
+        for store in [*self.abandoned_stores, *(process.store for process in self.processes)]:
             store._close()
         shutil.rmtree(self.folder)
 
@@ -84,25 +84,25 @@ class FileMachine(RuleBasedStateMachine):
 
     def check(self, process: Process, before: int | None, nonce: int, at_least: int) -> None:
         """Hold a nonce against the promise."""
-        known = max(process.highest, -1 if before is None else before)
-        assert nonce > known
+        known_nonce = max(process.highest_nonce, -1 if before is None else before)
+        assert nonce > known_nonce
         assert nonce >= max(self.clock.us, at_least)
-        assert nonce <= max(self.clock.us, at_least, known + FIRST_STEP_US + 1), "further ahead than needed"
-        if not self.touched or process.highest == self.highest:
-            assert nonce > self.highest
+        assert nonce <= max(self.clock.us, at_least, known_nonce + RESTART_STEP_US + 1), "further ahead than needed"
+        if not self.is_tampered or process.highest_nonce == self.highest_nonce:
+            assert nonce > self.highest_nonce
         # Where no file can be written, nobody else learns of this nonce.
-        self.touched = self.path.is_dir() or (self.touched and nonce <= self.highest)
-        self.highest = max(self.highest, nonce)
-        process.highest = nonce
+        self.is_tampered = self.path.is_dir() or (self.is_tampered and nonce <= self.highest_nonce)
+        self.highest_nonce = max(self.highest_nonce, nonce)
+        process.highest_nonce = nonce
 
     def draw_once(self, process: Process, at_least: int = 0) -> None:
         """Draw and hold the nonce against the promise."""
         before = self.in_file()
-        exhausted = max(process.highest, before or 0) + FIRST_STEP_US + 1 >= LIMIT
+        is_exhausted = max(process.highest_nonce, before or 0) + RESTART_STEP_US + 1 >= LIMIT
         try:
-            nonce = process.store.draw(at_least)
+            nonce = process.store.next_nonce(at_least)
         except NonceStoreError:
-            assert exhausted or (self.path.is_dir() and max(process.highest + 1, at_least) > self.clock.us)
+            assert is_exhausted or (self.path.is_dir() and max(process.highest_nonce + 1, at_least) > self.clock.us)
             return
         self.check(process, before, nonce, at_least)
         if not self.path.is_dir():
@@ -123,7 +123,7 @@ class FileMachine(RuleBasedStateMachine):
     @rule(who=WHO)
     def crash(self, who: int) -> None:
         """A process dies without closing anything, and a new one starts."""
-        self.dropped.append(self.processes[who].store)
+        self.abandoned_stores.append(self.processes[who].store)
         self.processes[who] = Process(self.path)
 
     @precondition(lambda self: not self.path.is_dir())
@@ -132,7 +132,7 @@ class FileMachine(RuleBasedStateMachine):
         """A process forks; the child draws and ends; the parent draws."""
         process = self.processes[who]
         before = self.in_file()
-        if max(process.highest, before or 0) + FIRST_STEP_US + count + 1 >= LIMIT:
+        if max(process.highest_nonce, before or 0) + RESTART_STEP_US + count + 1 >= LIMIT:
             return
         reader, writer = os.pipe()
         with warnings.catch_warnings():
@@ -140,7 +140,7 @@ class FileMachine(RuleBasedStateMachine):
             pid = os.fork()
         if pid == 0:
             try:
-                os.write(writer, b" ".join(b"%d" % process.store.draw() for _ in range(count)))
+                os.write(writer, b" ".join(b"%d" % process.store.next_nonce() for _ in range(count)))
             finally:
                 os._exit(0)
         os.close(writer)
@@ -165,14 +165,14 @@ class FileMachine(RuleBasedStateMachine):
     def truncate(self, length: int) -> None:
         """The file is cut."""
         os.truncate(self.path, min(length, self.path.stat().st_size))
-        self.touched = True
+        self.is_tampered = True
 
     @precondition(lambda self: not self.path.is_dir())
     @rule(content=CONTENTS)
     def corrupt(self, content: bytes) -> None:
         """The file is overwritten in place, by anything."""
         self.path.write_bytes(content)
-        self.touched = True
+        self.is_tampered = True
 
     @precondition(lambda self: self.path.is_file())
     @rule(tail=st.binary(min_size=1, max_size=80))
@@ -180,7 +180,7 @@ class FileMachine(RuleBasedStateMachine):
         """Something is written behind the number."""
         with self.path.open("ab") as file:
             file.write(tail)
-        self.touched = True
+        self.is_tampered = True
 
     @rule()
     def delete(self) -> None:
@@ -188,7 +188,7 @@ class FileMachine(RuleBasedStateMachine):
         if self.path.is_dir():
             self.path.rmdir()
         self.path.unlink(missing_ok=True)
-        self.touched = True
+        self.is_tampered = True
 
     @precondition(lambda self: not self.path.is_dir())
     @rule(content=CONTENTS)
@@ -197,7 +197,7 @@ class FileMachine(RuleBasedStateMachine):
         other = self.folder / "other"
         other.write_bytes(content)
         other.rename(self.path)
-        self.touched = True
+        self.is_tampered = True
 
     @precondition(lambda self: self.path.is_file())
     @rule()
@@ -213,7 +213,7 @@ class FileMachine(RuleBasedStateMachine):
         target.write_bytes(self.backups[which % len(self.backups)])
         if rename:
             target.rename(self.path)
-        self.touched = True
+        self.is_tampered = True
 
     @precondition(lambda self: not self.path.is_dir())
     @rule()
@@ -221,7 +221,7 @@ class FileMachine(RuleBasedStateMachine):
         """A directory takes the place of the file."""
         self.path.unlink(missing_ok=True)
         self.path.mkdir()
-        self.touched = True
+        self.is_tampered = True
 
 
 def test_the_file_store_keeps_its_promise(full_size: bool) -> None:

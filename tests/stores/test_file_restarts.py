@@ -11,7 +11,7 @@ import pytest
 
 import bot.broker_manager
 from bot.base import clock
-from bot.nonce.file_store import FIRST_STEP_US, FileStore
+from bot.nonce.file_store import RESTART_STEP_US, FileStore
 from tests.child_process import Child
 
 START = dt.datetime(2026, 11, 22, 12, 0, 0, tzinfo=dt.UTC)
@@ -28,7 +28,7 @@ each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 def expected_first(last: int) -> int:
     """Return what a restarted program must draw first: the clock, or a second above the file."""
     now = clock.wall_us()
-    return now if last < now else last + FIRST_STEP_US + 1
+    return now if last < now else last + RESTART_STEP_US + 1
 
 
 @each_step
@@ -36,13 +36,13 @@ def test_a_restart_goes_on_above_the_last(path: Path, step: dt.timedelta) -> Non
     """Restarted with any clock, the store goes on above its last nonce: at the clock, or a second above the file."""
     with freezegun.freeze_time(START) as frozen:
         store = FileStore(str(path))
-        last = [store.draw() for _ in range(10)][-1]
+        last = [store.next_nonce() for _ in range(10)][-1]
         frozen.move_to(START + step)
         restarted = FileStore(str(path))
-        first = restarted.draw()
+        first = restarted.next_nonce()
         assert first == expected_first(last)
         assert first > last
-        assert [restarted.draw() for _ in range(10)] == list(range(first + 1, first + 11))
+        assert [restarted.next_nonce() for _ in range(10)] == list(range(first + 1, first + 11))
         assert path.read_text() == str(first + 10)
 
 
@@ -51,39 +51,39 @@ def test_the_clock_steps_under_a_running_store(path: Path, step: dt.timedelta) -
     """Without a restart a step of the clock makes no difference but forward: max(clock, last + 1)."""
     with freezegun.freeze_time(START) as frozen:
         store = FileStore(str(path))
-        last = [store.draw() for _ in range(10)][-1]
+        last = [store.next_nonce() for _ in range(10)][-1]
         frozen.move_to(START + step)
-        assert store.draw() == max(clock.wall_us(), last + 1)
+        assert store.next_nonce() == max(clock.wall_us(), last + 1)
 
 
 @each_step
 def test_the_public_function_follows_the_same_rule(nonce_file: Path, step: dt.timedelta) -> None:
     """`get_kraken_nonce` rises over any step of the clock and writes what it returns."""
     with freezegun.freeze_time(START) as frozen:
-        drawn = [bot.broker_manager.get_kraken_nonce() for _ in range(10)]
+        nonces = [bot.broker_manager.get_kraken_nonce() for _ in range(10)]
         frozen.move_to(START + step)
-        drawn += [bot.broker_manager.get_kraken_nonce() for _ in range(10)]
-    assert drawn == sorted(set(drawn))
-    assert nonce_file.read_text() == str(drawn[-1])
+        nonces += [bot.broker_manager.get_kraken_nonce() for _ in range(10)]
+    assert nonces == sorted(set(nonces))
+    assert nonce_file.read_text() == str(nonces[-1])
 
 
 def test_twenty_restarts_while_the_clock_goes_back(path: Path) -> None:
     """Twenty restarts, each with the clock an hour further back, never draw a nonce twice or lower."""
-    drawn = []
+    nonces = []
     with freezegun.freeze_time(START) as frozen:
         for number in range(20):
             frozen.move_to(START - dt.timedelta(hours=number))
             store = FileStore(str(path))
-            drawn += [store.draw() for _ in range(3)]
-    assert drawn == sorted(set(drawn))
+            nonces += [store.next_nonce() for _ in range(3)]
+    assert nonces == sorted(set(nonces))
 
 
 def test_a_year_ahead_and_back(path: Path) -> None:
     """One boot in a wrong year lifts the floor, and no restart with the right clock goes below it."""
     with freezegun.freeze_time(START + dt.timedelta(days=365)):
-        highest = FileStore(str(path)).draw()
+        highest = FileStore(str(path)).next_nonce()
     with freezegun.freeze_time(START):
-        assert FileStore(str(path)).draw() == highest + FIRST_STEP_US + 1
+        assert FileStore(str(path)).next_nonce() == highest + RESTART_STEP_US + 1
 
 
 def _by_hours(hours: int) -> Callable[[int], int]:
@@ -95,19 +95,19 @@ def test_a_new_process_goes_on(path: Path, shift: Callable[[int], int]) -> None:
     """A new process draws above what the file holds, whether that is behind its clock or ahead of it."""
     last = shift(clock.wall_us())
     path.write_text(str(last))
-    drawn = []
+    nonces = []
     for _ in range(2):
         with Child("tests.stores.children", "draw_from", path, limit_seconds=20) as child:
-            drawn += [int(line) for line in child.rest()]
-        assert path.read_text() == str(drawn[-1])
-    assert last < drawn[0] < drawn[1]
+            nonces += [int(line) for line in child.read_to_end()]
+        assert path.read_text() == str(nonces[-1])
+    assert last < nonces[0] < nonces[1]
 
 
-def test_without_a_file_or_a_memory_there_is_only_the_clock(path: Path) -> None:
+def test_a_lost_file_and_a_restart_leave_only_the_clock(path: Path) -> None:
     """Not promised: with the file destroyed and the process restarted, the nonce is the clock, whatever was before."""
     with freezegun.freeze_time(START):
-        FileStore(str(path)).draw()
+        FileStore(str(path)).next_nonce()
     path.unlink()
     before = START - dt.timedelta(hours=1)
     with freezegun.freeze_time(before):
-        assert FileStore(str(path)).draw() == int(before.timestamp()) * 1_000_000
+        assert FileStore(str(path)).next_nonce() == int(before.timestamp()) * 1_000_000

@@ -14,36 +14,36 @@ import pytest
 from bot.base import clock
 from bot.base.errors import NonceAheadError, NonceError, NonceStoreError
 from bot.nonce import file_store
-from bot.nonce.file_store import FIRST_STEP_US, NANOSECONDS, FileStore, store_at
-from tests.stores.conftest import StillClock
+from bot.nonce.file_store import NANOSECONDS, RESTART_STEP_US, FileStore, open_file_store
+from tests.stores.conftest import FrozenClock
 
 
-def held(path: Path) -> int:
+def file_nonce(path: Path) -> int:
     """Return the file's number; its content must be nothing but that."""
     text = path.read_text("ascii")
     assert text == str(int(text))
     return int(text)
 
 
-def test_the_first_nonce_is_the_clock(path: Path, still_clock: StillClock) -> None:
+def test_the_first_nonce_is_the_clock(path: Path, frozen_clock: FrozenClock) -> None:
     """Without a file the first nonce is the clock in microseconds, and the file holds exactly its 16 digits."""
-    assert FileStore(str(path)).draw() == still_clock.us
-    assert path.read_bytes() == b"%016d" % still_clock.us
+    assert FileStore(str(path)).next_nonce() == frozen_clock.us
+    assert path.read_bytes() == b"%016d" % frozen_clock.us
 
 
 @pytest.mark.parametrize("before", [-(10**12), -1, 0, 1, 10**6, 10**12])
 @pytest.mark.parametrize("wanted", [None, -(10**9), -1, 0, 1, 2, 10**9])
-def test_the_rule(path: Path, still_clock: StillClock, before: int, wanted: int | None) -> None:
+def test_the_rule(path: Path, frozen_clock: FrozenClock, before: int, wanted: int | None) -> None:
     """After the first draw every nonce is the highest of the clock, the last plus one, and at_least."""
     store = FileStore(str(path))
-    store.draw()
-    last = still_clock.us + before
+    store.next_nonce()
+    last = frozen_clock.us + before
     path.write_text(str(last))
     floor = store._floor
-    at_least = 0 if wanted is None else still_clock.us + wanted
-    expected = max(still_clock.us, last + 1, floor + 1, at_least)
-    assert store.draw(at_least) == expected
-    assert held(path) == expected
+    at_least = 0 if wanted is None else frozen_clock.us + wanted
+    expected = max(frozen_clock.us, last + 1, floor + 1, at_least)
+    assert store.next_nonce(at_least) == expected
+    assert file_nonce(path) == expected
 
 
 def test_the_file_holds_what_was_returned(path: Path) -> None:
@@ -51,90 +51,90 @@ def test_the_file_holds_what_was_returned(path: Path) -> None:
     store = FileStore(str(path))
     last = 0
     for _ in range(500):
-        nonce = store.draw()
+        nonce = store.next_nonce()
         assert nonce > last
         assert path.read_bytes() == str(nonce).encode()
         last = nonce
 
 
-def test_a_day_ahead_is_the_limit(path: Path, still_clock: StillClock) -> None:
+def test_a_day_ahead_is_the_limit(path: Path, frozen_clock: FrozenClock) -> None:
     """at_least may be a day ahead of the clock; one microsecond more raises and leaves the file as it was."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     before = path.read_bytes()
     with pytest.raises(NonceAheadError):
-        store.draw(still_clock.us + clock.DAY_US + 1)
+        store.next_nonce(frozen_clock.us + clock.DAY_US + 1)
     assert path.read_bytes() == before
-    assert store.draw(still_clock.us + clock.DAY_US) == still_clock.us + clock.DAY_US
+    assert store.next_nonce(frozen_clock.us + clock.DAY_US) == frozen_clock.us + clock.DAY_US
 
 
-def test_a_refused_at_least_does_not_lock_the_file(path: Path, still_clock: StillClock) -> None:
+def test_a_refused_at_least_does_not_lock_the_file(path: Path, frozen_clock: FrozenClock) -> None:
     """After a draw that raised, another descriptor can lock the file at once."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     with pytest.raises(NonceAheadError):
-        store.draw(still_clock.us + 2 * clock.DAY_US)
+        store.next_nonce(frozen_clock.us + 2 * clock.DAY_US)
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_store_unlocks_after_each_draw(path: Path) -> None:
+def test_a_store_unlocks_after_each_nonce(path: Path) -> None:
     """Between draws another descriptor can lock the file at once."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@pytest.mark.parametrize("last", [10**16 - 1, 10**16 - 2, 10**16 - FIRST_STEP_US - 1])
+@pytest.mark.parametrize("last", [10**16 - 1, 10**16 - 2, 10**16 - RESTART_STEP_US - 1])
 def test_sixteen_digits_are_the_limit(path: Path, last: int) -> None:
     """Where the next nonce would have 17 digits the draw raises and the file stays as it was."""
     path.write_text(str(last))
     with pytest.raises(NonceStoreError, match="no higher nonce"):
-        FileStore(str(path)).draw()
-    assert held(path) == last
+        FileStore(str(path)).next_nonce()
+    assert file_nonce(path) == last
 
 
 def test_the_last_nonce_of_sixteen_digits(path: Path) -> None:
     """The highest number of 16 digits is still given out."""
-    path.write_text(str(10**16 - 1 - FIRST_STEP_US - 1))
-    assert FileStore(str(path)).draw() == 10**16 - 1
+    path.write_text(str(10**16 - 1 - RESTART_STEP_US - 1))
+    assert FileStore(str(path)).next_nonce() == 10**16 - 1
 
 
-def test_the_first_draw_ahead_steps_a_second(path: Path, still_clock: StillClock) -> None:
+def test_the_first_nonce_ahead_of_the_clock_skips_a_second(path: Path, frozen_clock: FrozenClock) -> None:
     """A store whose first draw finds the file ahead of the clock goes on from last + 1 s, and by ones after that."""
-    last = still_clock.us + 5_000_000
+    last = frozen_clock.us + 5_000_000
     path.write_text(str(last))
     store = FileStore(str(path))
-    assert store.draw() == last + FIRST_STEP_US + 1
-    assert store.draw() == last + FIRST_STEP_US + 2
+    assert store.next_nonce() == last + RESTART_STEP_US + 1
+    assert store.next_nonce() == last + RESTART_STEP_US + 2
 
 
-def test_the_first_draw_behind_takes_no_step(path: Path, still_clock: StillClock) -> None:
+def test_the_first_nonce_behind_the_clock_skips_nothing(path: Path, frozen_clock: FrozenClock) -> None:
     """A store whose first draw finds the file behind the clock starts from the clock."""
-    path.write_text(str(still_clock.us - 1))
-    assert FileStore(str(path)).draw() == still_clock.us
+    path.write_text(str(frozen_clock.us - 1))
+    assert FileStore(str(path)).next_nonce() == frozen_clock.us
 
 
-def test_the_step_is_taken_after_a_refused_at_least_too(path: Path, still_clock: StillClock) -> None:
+def test_the_restart_step_applies_after_a_refused_at_least_too(path: Path, frozen_clock: FrozenClock) -> None:
     """A first draw that raised gave nothing out, so that the next one still counts as the first."""
-    last = still_clock.us + 5_000_000
+    last = frozen_clock.us + 5_000_000
     path.write_text(str(last))
     store = FileStore(str(path))
     with pytest.raises(NonceAheadError):
-        store.draw(still_clock.us + 2 * clock.DAY_US)
-    assert store.draw() == last + FIRST_STEP_US + 1
+        store.next_nonce(frozen_clock.us + 2 * clock.DAY_US)
+    assert store.next_nonce() == last + RESTART_STEP_US + 1
 
 
-def test_a_draw_inside_a_draw_raises(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_nonce_in_a_signal_handler_raises(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that draws in the middle of a draw gets NonceError, and the outer draw is not disturbed."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
     caught: list[NonceError] = []
 
     def handler(_number: int, _frame: FrameType | None) -> None:
         try:
-            store.draw()
+            store.next_nonce()
         except NonceError as error:
             caught.append(error)
 
@@ -147,13 +147,13 @@ def test_a_draw_inside_a_draw_raises(path: Path, monkeypatch: pytest.MonkeyPatch
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         monkeypatch.setattr(os, "pwrite", interrupted)
-        nonce = store.draw()
+        nonce = store.next_nonce()
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(caught) == 1
-    assert held(path) == nonce
+    assert file_nonce(path) == nonce
     monkeypatch.undo()
-    assert store.draw() > nonce
+    assert store.next_nonce() > nonce
 
 
 def test_a_new_file_is_private(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_new_file_is_private(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "fchmod", None)  # a second step would leave a moment in between
     before = os.umask(0)
     try:
-        FileStore(str(path)).draw()
+        FileStore(str(path)).next_nonce()
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -171,15 +171,15 @@ def test_an_open_file_of_ours_becomes_private(path: Path) -> None:
     """A nonce file of ours that others could read or write gets mode 0600 with the first draw."""
     path.write_text("1700000000000000")
     path.chmod(0o664)
-    FileStore(str(path)).draw()
+    FileStore(str(path)).next_nonce()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     """Where the folder of the nonce file is missing it is made, for its owner only."""
     path = tmp_path / "state" / "kraken_nonce.txt"
-    nonce = FileStore(str(path)).draw()
-    assert held(path) == nonce
+    nonce = FileStore(str(path)).next_nonce()
+    assert file_nonce(path) == nonce
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
@@ -206,83 +206,83 @@ def test_the_folder_is_synced_once(path: Path, monkeypatch: pytest.MonkeyPatch) 
     calls = Calls(monkeypatch, "fsync")
     store = FileStore(str(path))
     for _ in range(10):
-        store.draw()
+        store.next_nonce()
     assert sum(calls.descriptors) == 1
-    FileStore(str(path)).draw()
+    FileStore(str(path)).next_nonce()
     assert sum(calls.descriptors) == 1
 
 
 def test_behind_the_clock_it_syncs_once_a_second(
-    path: Path, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+    path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the nonce is the clock, 50 draws over 5 seconds sync 5 times: once a second."""
     calls = Calls(monkeypatch, "fdatasync")
     store = FileStore(str(path))
     for _ in range(50):
-        store.draw()
-        still_clock.advance(0.1)
+        store.next_nonce()
+        frozen_clock.advance(0.1)
     assert calls.count == 5
 
 
 def test_ahead_of_the_clock_it_always_syncs(
-    path: Path, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+    path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the nonce is ahead of the clock, every draw syncs before it returns."""
     store = FileStore(str(path))
-    store.draw(still_clock.us + 1_000_000)
+    store.next_nonce(frozen_clock.us + 1_000_000)
     calls = Calls(monkeypatch, "fdatasync")
     for number in range(1, 21):
-        store.draw()
+        store.next_nonce()
         assert calls.count == number
 
 
 def test_one_descriptor_is_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first draw nothing is opened any more."""
     store = FileStore(str(path))
-    store.draw()
+    store.next_nonce()
 
     def refuse(*_arguments: object, **_options: object) -> int:
         raise AssertionError("opened again")
 
     monkeypatch.setattr(os, "open", refuse)
     for _ in range(10):
-        store.draw()
+        store.next_nonce()
 
 
-def test_a_lock_held_for_ever_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another holder never lets go of the file, the draw raises NonceStoreError, and works again afterwards."""
     monkeypatch.setattr(file_store, "LOCK_SECONDS_MAX", 0.05)
     store = FileStore(str(path))
-    last = store.draw()
+    last = store.next_nonce()
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(NonceStoreError, match="another process"):
-            store.draw()
-        assert held(path) == last
-    assert store.draw() > last
+            store.next_nonce()
+        assert file_nonce(path) == last
+    assert store.next_nonce() > last
 
 
-def test_looking_changes_nothing(path: Path) -> None:
+def test_peek_changes_nothing(path: Path) -> None:
     """`peek` returns what the file holds, None where there is none, and changes neither file nor floor."""
     store = FileStore(str(path))
     assert store.peek() is None
     assert not path.exists()
-    nonce = store.draw()
+    nonce = store.next_nonce()
     assert store.peek() == nonce
-    assert held(path) == nonce
+    assert file_nonce(path) == nonce
 
 
 def test_the_clock_of_kraken_is_the_clock(path: Path) -> None:
     """Once the machine's clock was found wrong, nonces start from Kraken's time."""
     kraken_seconds = clock.wall_seconds() + 3600
     clock.nonce_clock.follow_kraken(kraken_seconds)
-    nonce = FileStore(str(path)).draw()
+    nonce = FileStore(str(path)).next_nonce()
     assert 0 <= nonce - int(kraken_seconds * 1_000_000) < 60_000_000
 
 
-def test_nanoseconds_have_nineteen_digits(path: Path, still_clock: StillClock) -> None:
+def test_nanoseconds_have_nineteen_digits(path: Path, frozen_clock: FrozenClock) -> None:
     """A store in nanoseconds starts from the clock in nanoseconds, 19 digits wide."""
-    assert FileStore(str(path), NANOSECONDS).draw() == still_clock.us * 1000
+    assert FileStore(str(path), NANOSECONDS).next_nonce() == frozen_clock.us * 1000
     assert len(path.read_bytes()) == 19
 
 
@@ -297,5 +297,5 @@ def test_spellings_of_a_path_are_one_store(tmp_path: Path, monkeypatch: pytest.M
         f"{tmp_path}/state/../state/./n.txt",
         str(tmp_path / "link" / "n.txt"),
     ]
-    assert len({id(store_at(spelling)) for spelling in spellings}) == 1
-    assert store_at(tmp_path / "other.txt") is not store_at(spellings[0])
+    assert len({id(open_file_store(spelling)) for spelling in spellings}) == 1
+    assert open_file_store(tmp_path / "other.txt") is not open_file_store(spellings[0])

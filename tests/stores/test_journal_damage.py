@@ -17,9 +17,9 @@ from bot.orders.journal import Journal
 from bot.orders.journal_schema import MIGRATIONS
 from bot.orders.order_state import OrderState
 from tests.child_process import Child
-from tests.journal_rows import fill, intent, row
+from tests.journal_rows import make_fill, make_intent, make_kraken_order
 from tests.stores.journal_children import MODULE, send
-from tests.stores.journal_tools import ask, ids
+from tests.stores.journal_tools import send_command, unreconciled_ids
 
 SEED = 20261122
 
@@ -38,10 +38,10 @@ def filled_journal(path: Path) -> None:
     """Write a journal with some of everything, and close it."""
     journal = Journal(str(path))
     for number in range(40):
-        journal.intend(intent(f"mybot{number:013d}", symbol=f"{number}/USD"))
-        journal.leave(f"mybot{number:013d}", "1790000000000000", 103.0, 111.0)
-    journal.take_rows([row(f"mybot{number:013d}", f"O{number}") for number in range(30)])
-    journal.add_fills([fill(f"T{number}", f"O{number}") for number in range(30)])
+        journal.record_intent(make_intent(f"mybot{number:013d}", symbol=f"{number}/USD"))
+        journal.mark_sent(f"mybot{number:013d}", "1790000000000000", 103.0, 111.0)
+    journal.record_orders([make_kraken_order(f"mybot{number:013d}", f"O{number}") for number in range(30)])
+    journal.add_fills([make_fill(f"T{number}", f"O{number}") for number in range(30)])
     journal.close()
 
 
@@ -59,23 +59,23 @@ def test_a_damaged_file_is_moved_aside(path: Path, caplog: pytest.LogCaptureFixt
     """What is no journal is moved aside as it is, with a warning, and a new one is begun."""
     path.write_bytes(content)
     journal = Journal(str(path))
-    assert journal.unsettled() == []
+    assert journal.unresolved_intents() == []
     send(journal, "new")
     journal.close()
-    (aside,) = damaged_files(path)
-    assert aside.read_bytes() == content
+    (damaged_file,) = damaged_files(path)
+    assert damaged_file.read_bytes() == content
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert ids(path) == ["new"]
+    assert unreconciled_ids(path) == ["new"]
 
 
 def test_a_truncated_file_is_moved_aside(path: Path) -> None:
     """A journal cut by pages is moved aside and a new one is begun; one cut to nothing is a new one."""
     filled_journal(path)
-    whole = path.read_bytes()
-    for size in (0, 50, 1000, 4096, 4097, len(whole) // 2, len(whole) - 4096):
-        path.write_bytes(whole[:size])
+    content = path.read_bytes()
+    for size in (0, 50, 1000, 4096, 4097, len(content) // 2, len(content) - 4096):
+        path.write_bytes(content[:size])
         journal = Journal(str(path))
-        assert journal.unsettled() == []
+        assert journal.unresolved_intents() == []
         send(journal, "new")
         journal.close()
         assert len(damaged_files(path)) == (size > 0), size
@@ -90,33 +90,33 @@ def destroy(path: Path) -> None:
         file.write(b"\xff" * (path.stat().st_size - 4096))
 
 
-def test_damage_that_is_met_while_it_is_open(path: Path) -> None:
+def test_damage_found_while_open_is_reported_once(path: Path) -> None:
     """Damage met in a file that is open is told once; the next use moves it aside and goes on."""
     filled_journal(path)
     journal = Journal(str(path))
-    with journal._file.read() as connection:
+    with journal._database.read() as connection:
         connection.execute("PRAGMA shrink_memory")  # nothing of it is read from memory
     destroy(path)
     with pytest.raises(JournalError, match="malformed"):
-        journal.unsettled()
+        journal.unresolved_intents()
     assert damaged_files(path) == []
     send(journal, "new")
     journal.close()
     assert len(damaged_files(path)) == 1
-    assert ids(path) == ["new"]
+    assert unreconciled_ids(path) == ["new"]
 
 
-def test_damage_that_another_process_has_met(path: Path) -> None:
+def test_a_journal_moved_aside_by_another_process_is_rewritten(path: Path) -> None:
     """Where another process has moved a damaged journal aside, this one writes what it can still read into the new."""
     filled_journal(path)
     journal = Journal(str(path))
-    assert len(journal.unsettled()) == 10
+    assert len(journal.unresolved_intents()) == 10
     destroy(path)
-    assert ids(path) == []
+    assert unreconciled_ids(path) == []
     send(journal, "new")
     journal.close()
     assert len(damaged_files(path)) == 1
-    assert "new" in ids(path)
+    assert "new" in unreconciled_ids(path)
 
 
 @pytest.mark.parametrize(
@@ -135,19 +135,19 @@ def test_a_damaged_row_is_damage(path: Path, column: str, value: bytes) -> None:
     assert len(damaged_files(path)) == 1
     send(journal, "new")
     journal.close()
-    assert ids(path) == ["new"]
+    assert unreconciled_ids(path) == ["new"]
 
 
-def test_a_damaged_row_that_is_met_in_a_write(path: Path) -> None:
+def test_a_damaged_row_found_in_a_write_is_damage(path: Path) -> None:
     """A row that a write has to read and cannot is damage as well, and the next write begins a new journal."""
     filled_journal(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("UPDATE orders SET executed = '0.0I'")
     journal = Journal(str(path))
     with pytest.raises(JournalError, match="damaged row"):
-        journal.take_rows([row("mybot0000000000001", "O1")])
+        journal.record_orders([make_kraken_order("mybot0000000000001", "O1")])
     assert len(damaged_files(path)) == 1
-    journal.take_rows([row("mybot0000000000001", "O1")])
+    journal.record_orders([make_kraken_order("mybot0000000000001", "O1")])
     assert len(journal.orders()) == 1
     journal.close()
 
@@ -155,27 +155,31 @@ def test_a_damaged_row_that_is_met_in_a_write(path: Path) -> None:
 def test_a_byte_flipped_anywhere(path: Path, full_size: bool) -> None:
     """With any byte of the file changed the journal is read, or moved aside, or refused in one sentence, each time."""
     filled_journal(path)
-    whole = path.read_bytes()
-    chance = random.Random(SEED)
-    places = range(0, len(whole), 13) if full_size else [*range(0, 100, 3), *chance.sample(range(len(whole)), 150)]
-    told = []
-    for place in places:
-        changed = bytearray(whole)
-        changed[place] ^= 1 << chance.randrange(8)
+    content = path.read_bytes()
+    random_source = random.Random(SEED)
+    byte_offsets = (
+        range(0, len(content), 13)
+        if full_size
+        else [*range(0, 100, 3), *random_source.sample(range(len(content)), 150)]
+    )
+    reported_errors = []
+    for byte_offset in byte_offsets:
+        changed = bytearray(content)
+        changed[byte_offset] ^= 1 << random_source.randrange(8)
         path.write_bytes(changed)
         journal = Journal(str(path))
         try:
-            journal.unsettled(), journal.orders(), journal.fills()
+            journal.unresolved_intents(), journal.orders(), journal.fills()
             send(journal, "new")
         except (JournalError, JournalVersionError) as error:
-            told.append(str(error))
+            reported_errors.append(str(error))
         except OrderBlockedError:
             pass  # the pair of an unsettled order was changed into that of the new one
         journal.close()
         for one in path.parent.iterdir():
             one.unlink()
-    assert all(str(path) in one for one in told)
-    assert len(told) < len(places) / 2
+    assert all(str(path) in one for one in reported_errors)
+    assert len(reported_errors) < len(byte_offsets) / 2
 
 
 # Versions
@@ -191,7 +195,7 @@ def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
         other.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
     journal = Journal(str(path))
-    for use in (journal.unsettled, lambda: journal.set_known_until("mybot", 1.0)):
+    for use in (journal.unresolved_intents, lambda: journal.set_complete_until("mybot", 1.0)):
         with pytest.raises(JournalVersionError, match=NEWER):
             use()
     journal.close()
@@ -209,8 +213,8 @@ def test_a_newer_journal_on_a_read_only_disk_is_refused(path: Path) -> None:
     path.parent.chmod(0o555)
     try:
         with Child(MODULE, "bound", "serve", path) as child:
-            child.expect("ready")
-            assert NEWER in ask(child, "unsettled")
+            child.expect_line("ready")
+            assert NEWER in send_command(child, "unsettled")
     finally:
         path.parent.chmod(0o755)
 
@@ -225,9 +229,9 @@ def test_a_journal_of_version_1_is_brought_up_to_date(path: Path, monkeypatch: p
     newer = [*MIGRATIONS, ("ALTER TABLE equity ADD COLUMN note TEXT", "CREATE TABLE added (one INTEGER)")]
     monkeypatch.setattr(journal_db, "MIGRATIONS", newer)
     journal = Journal(str(path))
-    assert [one.cl_ord_id for one in journal.unsettled()] == ["mybot0000000000002"]
-    assert (journal.orders(), journal.fills()) == ([row()], [fill()])
-    assert journal.known_until("mybot") == 100.5
+    assert [one.cl_ord_id for one in journal.unresolved_intents()] == ["mybot0000000000002"]
+    assert (journal.orders(), journal.fills()) == ([make_kraken_order()], [make_fill()])
+    assert journal.complete_until("mybot") == 100.5
     journal.set_state("mybot0000000000002", OrderState.NOT_PLACED)
     send(journal, "new")
     journal.close()
@@ -255,9 +259,9 @@ def test_the_steps_are_those_of_the_program(path: Path) -> None:
     journal = Journal(str(path))
     send(journal, "new")
     journal.set_state("mybot0000000000001", OrderState.SENT)
-    kept = journal.intent("mybot0000000000001")
-    assert kept is not None
-    assert kept.state is OrderState.FILLED
+    stored_intent = journal.get_intent("mybot0000000000001")
+    assert stored_intent is not None
+    assert stored_intent.state is OrderState.FILLED
     journal.close()
 
 
@@ -266,8 +270,8 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
     filled_journal(path)
     monkeypatch.setattr(journal_db, "MIGRATIONS", [*MIGRATIONS, ("CREATE TABLE added (one)", "DROP TABLE nothing")])
     with pytest.raises(JournalError):
-        Journal(str(path)).set_known_until("mybot", 1.0)
+        Journal(str(path)).set_complete_until("mybot", 1.0)
     monkeypatch.undo()
-    assert len(ids(path)) == 10
+    assert len(unreconciled_ids(path)) == 10
     with closing(sqlite3.connect(path)) as after:
         assert after.execute("SELECT name FROM sqlite_master WHERE name = 'added'").fetchall() == []

@@ -20,9 +20,9 @@ from bot.orders import journal_db
 from bot.orders.journal import Journal
 from bot.orders.order_state import OrderState
 from tests.child_process import Child
-from tests.journal_rows import fill, intent, row
+from tests.journal_rows import make_fill, make_intent, make_kraken_order
 from tests.stores.journal_children import MODULE, send
-from tests.stores.journal_tools import ask, ids, is_whole
+from tests.stores.journal_tools import is_intact, send_command, unreconciled_ids
 
 SEED = 20261122
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the means of this test are Linux's")
@@ -42,7 +42,7 @@ def test_killed_between_any_two_statements(path: Path) -> None:
     """Killed before any statement of an order's life, the file is whole and has every step that had returned."""
     steps = ["nothing", "intended", "sent", "unknown", "partly filled", "cancelled"]
     with Child(MODULE, "live_and_die", path) as child:
-        returned = dict(line.split(" ", 1) for line in child.rest())
+        returned = dict(line.split(" ", 1) for line in child.read_to_end())
     for number, step in returned.items():
         journal = Journal(f"{path}{number}")
         found = next(iter(journal.intents()), None)
@@ -52,7 +52,7 @@ def test_killed_between_any_two_statements(path: Path) -> None:
         assert (found is not None and found.nonce == "1790000000000000") == (steps.index(state) >= 2)
         assert bool(journal.orders()) == (steps.index(state) >= 4)
         journal.close()
-        assert is_whole(Path(f"{path}{number}"))
+        assert is_intact(Path(f"{path}{number}"))
     assert len(returned) > 20
     assert set(returned.values()) == set(steps)
 
@@ -60,16 +60,16 @@ def test_killed_between_any_two_statements(path: Path) -> None:
 def test_killed_at_random(path: Path, full_size: bool) -> None:
     """After each SIGKILL at a random moment the file opens, and every order whose `leave` had returned is there."""
     kills = 200 if full_size else 12
-    moments = random.Random(SEED)
+    random_source = random.Random(SEED)
     sent: set[str] = set()
     for kill in range(kills):
         with Child(MODULE, "send_for_ever", path, f"k{kill:03d}-", limit_seconds=20) as child:
-            for _ in range(moments.randrange(1, 40)):
-                sent.add(child.line())
+            for _ in range(random_source.randrange(1, 40)):
+                sent.add(child.read_line())
             child.kill()
-            sent |= {line for line in child.unread() if len(line) == 13}
+            sent |= {line for line in child.drain() if len(line) == 13}
         journal = Journal(str(path))
-        for one in journal.unsettled():
+        for one in journal.unresolved_intents():
             journal.set_state(one.cl_ord_id, OrderState.NOT_PLACED)  # its pair is free for the next child
         known = {one.cl_ord_id: one for one in journal.intents()}
         journal.close()
@@ -77,7 +77,7 @@ def test_killed_at_random(path: Path, full_size: bool) -> None:
         assert {known[one].nonce for one in sent} == {"1790000000000000"}, f"kill {kill}, seed {SEED}"
         # One order, not more, may have been written down and not told of.
         assert len([one for one in known.values() if one.nonce]) - len(sent) <= kill + 1
-    assert is_whole(path)
+    assert is_intact(path)
 
 
 @linux_only
@@ -88,7 +88,7 @@ def test_an_order_costs_one_fsync(path: Path, tmp_path: Path) -> None:
     for orders in (1, 61):
         log = tmp_path / f"log{orders}"
         with Child(MODULE, "counted", log, "send_many", f"{path}{orders}", orders) as child:
-            child.rest()
+            child.read_to_end()
         counts.append(len(log.read_text().splitlines()))
     assert counts[1] - counts[0] == 60, counts
 
@@ -102,31 +102,31 @@ def test_an_order_costs_one_fsync(path: Path, tmp_path: Path) -> None:
 def test_a_full_disk(path: Path, before: str, after: str) -> None:
     """On a full disk no order leaves, what was sent is still read, and with room again it goes on by itself."""
     with Child(MODULE, "on_small_disk", path.parent, "serve", path) as child:
-        if child.line() != "ready":
+        if child.read_line() != "ready":
             pytest.skip("no disk can be made here")
-        assert ask(child, before) in {"sent", "crashed"}
-        ask(child, "unsettled")
-        ask(child, "fill_disk")
-        ask(child, after)
-        done = ask(child, "send_until_refused").split()
-        assert ask(child, "send more").startswith("JournalError: the journal ")
-        assert ask(child, "unsettled") == " ".join(sorted(["old", *done]))
-        ask(child, "free_disk")
-        assert ask(child, "send more") == "sent"
-        assert ask(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
+        assert send_command(child, before) in {"sent", "crashed"}
+        send_command(child, "unsettled")
+        send_command(child, "fill_disk")
+        send_command(child, after)
+        done = send_command(child, "send_until_refused").split()
+        assert send_command(child, "send more").startswith("JournalError: the journal ")
+        assert send_command(child, "unsettled") == " ".join(sorted(["old", *done]))
+        send_command(child, "free_disk")
+        assert send_command(child, "send more") == "sent"
+        assert send_command(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
 
 
 def test_a_file_that_may_not_grow(path: Path) -> None:
     """Where the file may not grow no order leaves, what was sent is read, and it heals by itself."""
     with Child(MODULE, "serve", path) as child:
-        child.expect("ready")
-        ask(child, "send old")
-        ask(child, "room 40000")
-        done = ask(child, "send_until_refused").split()
-        assert ask(child, "unsettled") == " ".join(sorted(["old", *done]))
-        ask(child, "room all")
-        assert ask(child, "send more") == "sent"
-        assert ask(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
+        child.expect_line("ready")
+        send_command(child, "send old")
+        send_command(child, "room 40000")
+        done = send_command(child, "send_until_refused").split()
+        assert send_command(child, "unsettled") == " ".join(sorted(["old", *done]))
+        send_command(child, "room all")
+        assert send_command(child, "send more") == "sent"
+        assert send_command(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
 
 
 @linux_only
@@ -144,24 +144,24 @@ def test_a_file_that_may_not_grow(path: Path) -> None:
 def test_read_only(path: Path, before: str, folder: int, file: int) -> None:
     """Where file or folder are read-only no order leaves, what was sent is read, and it heals by itself."""
     with Child(MODULE, "serve", path) as child:
-        child.expect("ready")
-        assert ask(child, before) in {"sent", "crashed"}
+        child.expect_line("ready")
+        assert send_command(child, before) in {"sent", "crashed"}
         if before == "send old":
-            ask(child, "reopen")  # closes it: a log beside it is left only by a kill
+            send_command(child, "reopen")  # closes it: a log beside it is left only by a kill
     for one in path.parent.iterdir():
         one.chmod(file)
     path.parent.chmod(folder)
     try:
         with Child(MODULE, "bound", "serve", path) as child:
-            child.expect("ready")
-            assert ask(child, "unsettled") == "old"
-            assert ask(child, "send more").startswith(f"JournalError: the journal {path} could not be written")
-            assert ask(child, "unsettled") == "old"
+            child.expect_line("ready")
+            assert send_command(child, "unsettled") == "old"
+            assert send_command(child, "send more").startswith(f"JournalError: the journal {path} could not be written")
+            assert send_command(child, "unsettled") == "old"
             path.parent.chmod(0o755)
             for one in path.parent.iterdir():
                 one.chmod(0o644)
-            assert ask(child, "send late") == "sent"
-            assert ask(child, "unsettled") == "late old"
+            assert send_command(child, "send late") == "sent"
+            assert send_command(child, "unsettled") == "late old"
     finally:
         path.parent.chmod(0o755)
 
@@ -171,13 +171,13 @@ def test_a_folder_that_is_not_there(path: Path) -> None:
     path.parent.rmdir()
     journal = Journal(str(path))
     with pytest.raises(JournalError, match=f"the journal {path} could not be read"):
-        journal.unsettled()
+        journal.unresolved_intents()
     with pytest.raises(JournalError, match=f"the journal {path} could not be written"):
-        journal.intend(intent())
+        journal.record_intent(make_intent())
     path.parent.mkdir()
     send(journal, "later")
     journal.close()
-    assert ids(path) == ["later"]
+    assert unreconciled_ids(path) == ["later"]
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
@@ -198,20 +198,24 @@ def test_deleted_while_open(path: Path, caplog: pytest.LogCaptureFixture, ending
     """A journal that is deleted while it is open is written anew with all that it had, and that is said."""
     journal = Journal(str(path))
     send(journal, "old")
-    journal.take_rows([row("filled")])
-    journal.add_fills([fill()])
-    journal.set_known_until("mybot", 100.0)
+    journal.record_orders([make_kraken_order("filled")])
+    journal.add_fills([make_fill()])
+    journal.set_complete_until("mybot", 100.0)
     for ending in endings:
         Path(f"{path}{ending}").unlink()
     with pytest.raises(OrderBlockedError):
         send(journal, "more")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     again = Journal(str(path))
-    assert [one.cl_ord_id for one in again.unsettled()] == ["old"]
-    assert (again.orders(), again.fills(), again.known_until("mybot")) == ([row("filled")], [fill()], 100.0)
+    assert [one.cl_ord_id for one in again.unresolved_intents()] == ["old"]
+    assert (again.orders(), again.fills(), again.complete_until("mybot")) == (
+        [make_kraken_order("filled")],
+        [make_fill()],
+        100.0,
+    )
     again.close()
     journal.close()
-    assert is_whole(path)
+    assert is_intact(path)
 
 
 def test_replaced_while_open(path: Path) -> None:
@@ -224,41 +228,41 @@ def test_replaced_while_open(path: Path) -> None:
     journal.set_state("one", OrderState.UNKNOWN)
     send(journal, "two", "ETH/USD")
     os.replace(copy, path)
-    assert len(journal.unsettled()) == 2
+    assert len(journal.unresolved_intents()) == 2
     journal.close()
-    assert ids(path) == ["one", "two"]
-    assert is_whole(path)
+    assert unreconciled_ids(path) == ["one", "two"]
+    assert is_intact(path)
 
 
-def test_the_folder_taken_away_while_open(path: Path) -> None:
+def test_the_folder_removed_while_open(path: Path) -> None:
     """While the folder is gone no order leaves and what was sent is still read; back again, nothing is lost."""
     journal = Journal(str(path))
     send(journal, "old")
     elsewhere = path.parent.with_name("elsewhere")
     path.parent.rename(elsewhere)
     with pytest.raises(JournalError):
-        journal.intend(intent("more"))
-    assert [one.cl_ord_id for one in journal.unsettled()] == ["old"]
+        journal.record_intent(make_intent("more"))
+    assert [one.cl_ord_id for one in journal.unresolved_intents()] == ["old"]
     path.parent.mkdir()
-    journal.intend(intent("more"))
+    journal.record_intent(make_intent("more"))
     journal.close()
-    assert ids(path) == ["old"]
+    assert unreconciled_ids(path) == ["old"]
 
 
 # Shared
 
 
-def test_another_process_keeps_the_pair(path: Path) -> None:
+def test_an_unreconciled_order_of_another_process_blocks_the_pair(path: Path) -> None:
     """An unsettled order of another process keeps this one's from leaving, until it is settled."""
     with Child(MODULE, "serve", path) as first, Child(MODULE, "serve", path) as second:
-        first.expect("ready")
-        second.expect("ready")
-        assert ask(first, "send_btc first") == "sent"
-        assert "OrderBlockedError" in ask(second, "send_btc second")
-        assert ask(second, "unsettled") == "first"
-        assert ask(first, "settle first") == "settled"
-        assert ask(second, "send_btc second") == "sent"
-        assert "OrderBlockedError" in ask(first, "send_btc third")
+        first.expect_line("ready")
+        second.expect_line("ready")
+        assert send_command(first, "send_btc first") == "sent"
+        assert "OrderBlockedError" in send_command(second, "send_btc second")
+        assert send_command(second, "unsettled") == "first"
+        assert send_command(first, "settle first") == "settled"
+        assert send_command(second, "send_btc second") == "sent"
+        assert "OrderBlockedError" in send_command(first, "send_btc third")
 
 
 def test_several_processes_begin_and_write_at_once(path: Path) -> None:
@@ -269,14 +273,14 @@ def test_several_processes_begin_and_write_at_once(path: Path) -> None:
             stack.enter_context(Child(MODULE, "begin_at_once", path, f"p{number}-", rounds)) for number in range(4)
         ]
         for child in children:
-            child.expect("ready")
+            child.expect_line("ready")
         for number in range(rounds):
             for child in children:
-                child.tell("go")
+                child.write_line("go")
             for child in children:
-                child.expect(f"sent {number}")
-            assert len(ids(Path(f"{path}{number}"))) == 40
-            assert is_whole(Path(f"{path}{number}"))
+                child.expect_line(f"sent {number}")
+            assert len(unreconciled_ids(Path(f"{path}{number}"))) == 40
+            assert is_intact(Path(f"{path}{number}"))
 
 
 def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +289,7 @@ def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, m
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         monkeypatch.setattr(journal_db, "sleep", lambda _seconds: other.execute("COMMIT"))
-        assert journal.unsettled() == []
+        assert journal.unresolved_intents() == []
         assert not other.in_transaction
     journal.close()
 
@@ -293,17 +297,17 @@ def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, m
 def test_a_fork_in_a_write(path: Path) -> None:
     """A child forked in the middle of a write sees nothing of it, and does not disturb it."""
     with Child(MODULE, "fork_in_a_write", path) as child:
-        assert child.rest() == ["child BTC/USD", "parent ETH/USD"]
+        assert child.read_to_end() == ["child BTC/USD", "parent ETH/USD"]
 
 
 def test_threads_share_a_journal(path: Path) -> None:
     """Of threads that send orders of one pair at once exactly one has its way, and nothing else is raised."""
     journal = Journal(str(path))
     outcomes: list[str] = []
-    gate = Barrier(8)
+    barrier = Barrier(8)
 
     def work(number: int) -> None:
-        gate.wait()
+        barrier.wait()
         try:
             send(journal, f"n{number}")
             outcomes.append("sent")
@@ -316,7 +320,7 @@ def test_threads_share_a_journal(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["blocked"] * 7 + ["sent"]
-    assert len(journal.unsettled()) == 1
+    assert len(journal.unresolved_intents()) == 1
     journal.close()
 
 
@@ -324,6 +328,6 @@ def test_threads_share_a_journal(path: Path) -> None:
 def test_forks_while_threads_write(path: Path, full_size: bool) -> None:
     """A child forked while threads write opens the file for itself, waits for nobody, and loses nobody's orders."""
     with Child(MODULE, "fork_while_threads_write", path, 200 if full_size else 30, limit_seconds=90) as child:
-        threads, forks = map(int, child.rest()[-1].split())
-    assert len(ids(path)) == threads + forks
-    assert is_whole(path)
+        threads, forks = map(int, child.read_to_end()[-1].split())
+    assert len(unreconciled_ids(path)) == threads + forks
+    assert is_intact(path)

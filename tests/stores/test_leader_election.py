@@ -11,28 +11,28 @@ import pytest
 from bot.base.errors import LeaseLostError, StoppingError, StoreUnavailableError
 from bot.nonce import leader_election
 from bot.nonce.file_store import FileStore
-from bot.nonce.leader_election import Former, Leadership
+from bot.nonce.leader_election import LeaderElection, PreviousLeader
 from bot.nonce.shared_store import SharedStore
 from bot.nonce.store_protocol import Lease
 from tests.child_process import Child
-from tests.stores.conftest import StillClock, wait_until
-from tests.stores.memory_store import MemoryEngine
+from tests.stores.conftest import FrozenClock, wait_until
+from tests.stores.memory_store import MemoryStore
 
-SECONDS = 10.0
+LIFETIME_SECONDS = 10.0
 
 
 class Host:
     """One process on a host of its own; its renewals come when the test says so."""
 
-    def __init__(self, engine: MemoryEngine, folder: Path) -> None:
-        self.store = SharedStore(engine, FileStore(str(folder / "kraken_nonce.txt")))
-        self.leadership = Leadership(self.store, SECONDS)
-        self.said: list[str] = []
+    def __init__(self, backend: MemoryStore, folder: Path) -> None:
+        self.store = SharedStore(backend, FileStore(str(folder / "kraken_nonce.txt")))
+        self.election = LeaderElection(self.store, LIFETIME_SECONDS)
+        self.printed_lines: list[str] = []
         self.stop = threading.Event()
 
-    def lead(self) -> Former:
+    def lead(self) -> PreviousLeader:
         """Lead, or stand by until the test stops it."""
-        return self.leadership.wait(self.stop, self.said.append)
+        return self.election.wait_for_leadership(self.stop, self.printed_lines.append)
 
     def try_once(self) -> None:
         """Look once, and find that another one leads."""
@@ -42,347 +42,347 @@ class Host:
         self.stop.clear()
 
 
-def leads(host: Host) -> bool:
+def may_send(host: Host) -> bool:
     """Say whether a host may send."""
     try:
-        host.leadership.check()
+        host.election.check()
     except (LeaseLostError, StoreUnavailableError):
         return False
     return True
 
 
-class AwayEngine(MemoryEngine):
+class UnavailableStore(MemoryStore):
     """A store that can be out of reach."""
 
-    away = False
+    is_unavailable = False
 
-    def _reach(self) -> None:
-        if self.away:
+    def _check_available(self) -> None:
+        if self.is_unavailable:
             raise StoreUnavailableError("the store is out of reach")
 
-    def acquire(self, owner: str, lifetime_seconds: float) -> Lease:
-        self._reach()
-        return super().acquire(owner, lifetime_seconds)
+    def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
+        self._check_available()
+        return super().acquire_lease(owner, lifetime_seconds)
 
-    def renew(self, generation: int, lifetime_seconds: float) -> bool:
-        self._reach()
-        return super().renew(generation, lifetime_seconds)
+    def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
+        self._check_available()
+        return super().renew_lease(fencing_token, lifetime_seconds)
 
-    def sign_off(self, generation: int, settled: bool) -> None:
-        self._reach()
-        super().sign_off(generation, settled)
+    def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
+        self._check_available()
+        super().release_lease(fencing_token, is_reconciled)
 
 
 @pytest.fixture
-def engine(still_clock: StillClock) -> AwayEngine:
+def backend(frozen_clock: FrozenClock) -> UnavailableStore:
     """Return a store whose clock is the test's."""
-    return AwayEngine(still_clock.now_us)
+    return UnavailableStore(frozen_clock.now_us)
 
 
 @pytest.fixture
-def hosts(engine: AwayEngine, tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+def hosts(backend: UnavailableStore, tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     """Return two hosts."""
-    pair = Host(engine, tmp_path / "first"), Host(engine, tmp_path / "second")
+    pair = Host(backend, tmp_path / "first"), Host(backend, tmp_path / "second")
     yield pair
-    engine.away = False
+    backend.is_unavailable = False
     for host in pair:
-        host.leadership.sign_off(settled=False)
+        host.election.release(is_reconciled=False)
 
 
-def test_a_standby_draws_nothing(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+def test_a_standby_gets_no_nonce(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
     """An instance that does not lead is refused its nonces and turns, before the store is asked for one."""
     first, second = hosts
     first.lead()
     second.try_once()
-    before = engine.nonce
-    for ask in (second.store.draw, second.store.take):
+    before = backend.nonce
+    for request in (second.store.next_nonce, second.store.acquire_lock):
         with pytest.raises(LeaseLostError, match="stands by"):
-            ask()
-    assert engine.nonce == before
+            request()
+    assert backend.nonce == before
 
 
-def test_a_standby_says_who_leads_once(hosts: tuple[Host, Host]) -> None:
+def test_a_standby_reports_the_leader_once(hosts: tuple[Host, Host]) -> None:
     """However often it looks, a standby says once who leads."""
     first, second = hosts
     first.lead()
     threading.Timer(0.7, second.stop.set).start()
     with pytest.raises(StoppingError):
         second.lead()
-    assert second.said == [f"standby  {first.store.owner} leads; silent until it ends"]
+    assert second.printed_lines == [f"standby  {first.store.owner} leads; silent until it ends"]
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_a_successor_learns_how_the_leader_has_signed_off(hosts: tuple[Host, Host], settled: bool) -> None:
+@pytest.mark.parametrize("is_reconciled", [True, False])
+def test_a_successor_learns_whether_the_release_was_clean(hosts: tuple[Host, Host], is_reconciled: bool) -> None:
     """Whoever leads next is told whether the leader before it signed off with every order settled."""
     first, second = hosts
     first.lead()
-    first.leadership.sign_off(settled)
-    assert second.lead() is (Former.SETTLED if settled else Former.VANISHED)
+    first.election.release(is_reconciled)
+    assert second.lead() is (PreviousLeader.CLEAN if is_reconciled else PreviousLeader.UNCLEAN)
 
 
-def test_the_first_one_to_lead_learns_that_nobody_has(hosts: tuple[Host, Host]) -> None:
+def test_the_first_leader_has_no_previous_leader(hosts: tuple[Host, Host]) -> None:
     """Whoever leads in a store in which nobody has led before is told so, and the next one is not."""
     first, second = hosts
-    assert first.lead() is Former.NOBODY
-    first.leadership.sign_off(settled=False)
-    assert second.lead() is Former.VANISHED
+    assert first.lead() is PreviousLeader.NONE
+    first.election.release(is_reconciled=False)
+    assert second.lead() is PreviousLeader.UNCLEAN
 
 
-def test_after_a_leader_that_vanished_nothing_is_clean(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+def test_an_expired_lease_is_an_unclean_handover(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
     """A lease that ran out was not signed off, so its orders may still be under way."""
     first, second = hosts
     first.lead()
-    still_clock.advance(SECONDS)
-    assert second.lead() is Former.VANISHED
+    frozen_clock.advance(LIFETIME_SECONDS)
+    assert second.lead() is PreviousLeader.UNCLEAN
 
 
-def test_who_has_signed_off_sends_nothing(hosts: tuple[Host, Host]) -> None:
+def test_no_nonce_after_release(hosts: tuple[Host, Host]) -> None:
     """After the sign-off every nonce is refused."""
     first, _second = hosts
     first.lead()
-    first.leadership.sign_off(settled=True)
+    first.election.release(is_reconciled=True)
     with pytest.raises(LeaseLostError, match="signed off"):
-        first.store.draw()
+        first.store.next_nonce()
 
 
-def test_a_leader_is_silent_before_its_lifetime_ends(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+def test_a_leader_stops_sending_before_its_lease_expires(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
     """A leader that has not renewed may send until a tenth of the lifetime is left, and not a moment longer."""
     first, _second = hosts
     first.lead()
-    still_clock.boot_seconds += SECONDS * 0.9 - 0.01
-    first.leadership.check()
-    still_clock.boot_seconds += 0.02
+    frozen_clock.boot_seconds += LIFETIME_SECONDS * 0.9 - 0.01
+    first.election.check()
+    frozen_clock.boot_seconds += 0.02
     with pytest.raises(StoreUnavailableError, match="could not be renewed"):
-        first.store.draw()
+        first.store.next_nonce()
 
 
 @pytest.mark.parametrize("step", ["acquire", "renew"])
-def test_a_lifetime_counts_from_before_the_store_was_asked(
-    hosts: tuple[Host, Host], still_clock: StillClock, monkeypatch: pytest.MonkeyPatch, step: str
+def test_a_lease_lifetime_starts_before_the_store_call(
+    hosts: tuple[Host, Host], frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """A store whose answer takes 5 s has used up 5 s of the lease that it grants or renews."""
     first, _second = hosts
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.0001 if step == "renew" else 0.9)
-    answer, asked, go_on = getattr(first.store.engine, step), [], threading.Event()
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001 if step == "renew" else 0.9)
+    original_step, calls, go_on = getattr(first.store.backend, step), [], threading.Event()
 
     def answer_late(*given: object) -> object:
-        asked.append(given)
-        if len(asked) > 1:
+        calls.append(given)
+        if len(calls) > 1:
             go_on.wait()
-        answered = answer(*given)
-        still_clock.boot_seconds += 5.0
+        answered = original_step(*given)
+        frozen_clock.boot_seconds += 5.0
         return answered
 
-    monkeypatch.setattr(first.store.engine, step, answer_late)
+    monkeypatch.setattr(first.store.backend, step, answer_late)
     first.lead()
-    wait_until(lambda: len(asked) == (2 if step == "renew" else 1))
-    still_clock.boot_seconds += SECONDS * 0.9 - 5.0 - 0.01
-    assert leads(first)
-    still_clock.boot_seconds += 0.02
-    assert not leads(first)
+    wait_until(lambda: len(calls) == (2 if step == "renew" else 1))
+    frozen_clock.boot_seconds += LIFETIME_SECONDS * 0.9 - 5.0 - 0.01
+    assert may_send(first)
+    frozen_clock.boot_seconds += 0.02
+    assert not may_send(first)
     go_on.set()
 
 
 def test_a_forked_child_of_a_leader_does_not_lead(tmp_path: Path) -> None:
     """A child that is forked while its parent leads is refused its nonces, and the parent goes on."""
     with Child("tests.stores.store_children", "fork_while_leading", tmp_path / "nonce") as child:
-        assert child.rest() == [
+        assert child.read_to_end() == [
             "the process that this one was forked from leads; nothing was sent",
             "the parent draws 16 digits",
         ]
 
 
-def test_a_host_that_slept_is_told_by_the_store(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+def test_a_suspended_leader_is_refused_by_its_fencing_token(
+    hosts: tuple[Host, Host], frozen_clock: FrozenClock
+) -> None:
     """A leader whose own clocks stood still while another took over is refused by its generation."""
     first, second = hosts
     first.lead()
-    still_clock.us += int(SECONDS * 1_000_000)
+    frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
     second.lead()
-    first.leadership.check()
+    first.election.check()
     with pytest.raises(LeaseLostError, match="lease is over"):
-        first.store.draw()
+        first.store.next_nonce()
 
 
-def test_a_turn_is_refused_to_a_former_leader(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+def test_a_previous_leader_cannot_acquire_the_lock(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
     """A former leader does not get the turn either, and leaves no mark on it."""
     first, second = hosts
     first.lead()
-    still_clock.us += int(SECONDS * 1_000_000)
+    frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
     second.lead()
     with pytest.raises(LeaseLostError):
-        first.store.take()
-    assert second.store.take().nonce > 0
+        first.store.acquire_lock()
+    assert second.store.acquire_lock().nonce > 0
 
 
-def test_the_leader_is_told_with_its_own_generation(hosts: tuple[Host, Host], still_clock: StillClock) -> None:
+def test_the_leader_is_reported_with_its_fencing_token(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
     """Leader and standby tell the same owner and generation; who has lost the lead tells nobody until it has asked,
     and then its follower, with the follower's generation."""
     first, second = hosts
-    assert second.leadership.leader == ("", 0)
+    assert second.election.leader == ("", 0)
     first.lead()
     second.try_once()
-    led = first.store.owner, first.leadership.generation
-    assert (first.leadership.leader, second.leadership.leader) == (led, led)
-    still_clock.advance(SECONDS)
-    assert first.leadership.leader == ("", 0)
+    leaders = first.store.owner, first.election.fencing_token
+    assert (first.election.leader, second.election.leader) == (leaders, leaders)
+    frozen_clock.advance(LIFETIME_SECONDS)
+    assert first.election.leader == ("", 0)
     second.lead()
     first.try_once()
-    assert first.leadership.leader == (second.store.owner, second.leadership.generation)
+    assert first.election.leader == (second.store.owner, second.election.fencing_token)
 
 
-def test_a_lease_is_renewed(engine: AwayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_is_renewed(backend: UnavailableStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader renews by itself, so that its lease ends later than a lifetime after it began."""
-    host = Host(engine, tmp_path)
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.0001)
+    host = Host(backend, tmp_path)
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001)
     renewed: list[int] = []
-    renew = engine.renew
+    renew = backend.renew_lease
 
-    def counted(generation: int, lifetime_seconds: float) -> bool:
-        renewed.append(generation)
-        return renew(generation, lifetime_seconds)
+    def counted(fencing_token: int, lifetime_seconds: float) -> bool:
+        renewed.append(fencing_token)
+        return renew(fencing_token, lifetime_seconds)
 
-    monkeypatch.setattr(engine, "renew", counted)
+    monkeypatch.setattr(backend, "renew_lease", counted)
     host.lead()
     wait_until(lambda: len(renewed) > 2)
-    host.leadership.sign_off(settled=True)
-    assert set(renewed) == {host.leadership.generation}
+    host.election.release(is_reconciled=True)
+    assert set(renewed) == {host.election.fencing_token}
 
 
-def test_a_leader_learns_that_it_was_followed(
-    hosts: tuple[Host, Host], still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+def test_a_late_renewal_ends_leadership(
+    hosts: tuple[Host, Host], frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal that comes too late ends the leadership without any request being made."""
     first, second = hosts
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.02)
-    gate = threading.Event()
-    renew = first.store.engine.renew
-    monkeypatch.setattr(first.store.engine, "renew", lambda *given: gate.wait() and renew(*given))
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.02)
+    may_renew = threading.Event()
+    renew = first.store.backend.renew_lease
+    monkeypatch.setattr(first.store.backend, "renew_lease", lambda *given: may_renew.wait() and renew(*given))
     first.lead()
-    still_clock.us += int(SECONDS * 1_000_000)
+    frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
     second.lead()
-    gate.set()
+    may_renew.set()
 
-    wait_until(lambda: not leads(first))
-    second.leadership.check()
+    wait_until(lambda: not may_send(first))
+    second.election.check()
 
 
 def test_a_leader_goes_on_when_the_store_is_back_in_time(
-    hosts: tuple[Host, Host], engine: AwayEngine, still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+    hosts: tuple[Host, Host], backend: UnavailableStore, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leader that was silent because its store was away goes on under its lease while that still lives there."""
     first, _second = hosts
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.002)
-    monkeypatch.setattr(leader_election, "SILENT_PART", 0.002)
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.002)
+    monkeypatch.setattr(leader_election, "SAFETY_FRACTION", 0.002)
     first.lead()
-    monkeypatch.setattr(leader_election, "SILENT_PART", 0.1)
-    generation = first.leadership.generation
-    engine.away = True
+    monkeypatch.setattr(leader_election, "SAFETY_FRACTION", 0.1)
+    fencing_token = first.election.fencing_token
+    backend.is_unavailable = True
     wait_until(lambda: first.store.problem is not None)
-    still_clock.boot_seconds += SECONDS
+    frozen_clock.boot_seconds += LIFETIME_SECONDS
     with pytest.raises(StoreUnavailableError):
-        first.store.draw()
-    engine.away = False
+        first.store.next_nonce()
+    backend.is_unavailable = False
     wait_until(lambda: first.store.problem is None)
-    wait_until(lambda: leads(first))
-    assert first.store.draw() > 0
-    assert first.leadership.generation == generation
+    wait_until(lambda: may_send(first))
+    assert first.store.next_nonce() > 0
+    assert first.election.fencing_token == fencing_token
 
 
-def test_a_lease_that_ran_out_is_not_brought_back(
-    hosts: tuple[Host, Host], still_clock: StillClock, monkeypatch: pytest.MonkeyPatch
+def test_an_expired_lease_is_not_revived(
+    hosts: tuple[Host, Host], frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leader whose lease is over at the store stands by, and leads again under a new generation that is not clean."""
     first, _second = hosts
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.002)
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.002)
     first.lead()
-    generation = first.leadership.generation
-    still_clock.us += int(SECONDS * 1_000_000)
-    wait_until(lambda: not leads(first))
+    fencing_token = first.election.fencing_token
+    frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
+    wait_until(lambda: not may_send(first))
     with pytest.raises(LeaseLostError):
-        first.leadership.check()
-    assert first.lead() is Former.VANISHED
-    assert first.leadership.generation > generation
+        first.election.check()
+    assert first.lead() is PreviousLeader.UNCLEAN
+    assert first.election.fencing_token > fencing_token
 
 
-def test_renewals_that_end_by_a_fault_end_the_leadership(
-    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_renewal_failure_ends_leadership(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a fault ends the renewals the bot learns that it does not lead any more, and can lead again."""
     first, _second = hosts
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.002)
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.002)
     monkeypatch.setattr(threading, "excepthook", lambda _fault: None)
     with monkeypatch.context() as faulty:
-        faulty.setattr(first.store.engine, "renew", lambda *_given: 1 // 0)
+        faulty.setattr(first.store.backend, "renew_lease", lambda *_given: 1 // 0)
         first.lead()
-        wait_until(lambda: not leads(first))
+        wait_until(lambda: not may_send(first))
     with pytest.raises(LeaseLostError):
-        first.leadership.check()
+        first.election.check()
     first.lead()
-    assert leads(first)
+    assert may_send(first)
 
 
-def test_a_store_that_never_answered_is_an_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+def test_an_unreachable_store_at_start_is_an_error(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
     """A store that cannot be reached at the start is told at once."""
-    engine.away = True
+    backend.is_unavailable = True
     with pytest.raises(StoreUnavailableError):
         hosts[0].lead()
 
 
-def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
     """A store that goes away while an instance stands by is waited for, which is said, and then it leads."""
     first, second = hosts
     first.lead()
-    led: list[Former] = []
-    standby = threading.Thread(target=lambda: led.append(second.lead()))
+    leaders: list[PreviousLeader] = []
+    standby = threading.Thread(target=lambda: leaders.append(second.lead()))
     standby.start()
-    wait_until(lambda: len(second.said) == 1)
-    engine.away = True
-    wait_until(lambda: len(second.said) == 2)
-    assert second.said[1] == "standby  the store is out of reach"
-    engine.away = False
-    first.leadership.sign_off(settled=True)
+    wait_until(lambda: len(second.printed_lines) == 1)
+    backend.is_unavailable = True
+    wait_until(lambda: len(second.printed_lines) == 2)
+    assert second.printed_lines[1] == "standby  the store is out of reach"
+    backend.is_unavailable = False
+    first.election.release(is_reconciled=True)
     standby.join()
-    assert led == [Former.SETTLED]
+    assert leaders == [PreviousLeader.CLEAN]
 
 
-def test_an_outage_is_said_once_in_whatever_words(
-    hosts: tuple[Host, Host], engine: AwayEngine, monkeypatch: pytest.MonkeyPatch
+def test_an_outage_is_reported_once(
+    hosts: tuple[Host, Host], backend: UnavailableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that is away for a new reason with every look makes a standby say one line."""
     first, second = hosts
     first.lead()
-    looks = iter(range(1_000_000))
+    attempts = iter(range(1_000_000))
 
-    def away(owner: str, lifetime_seconds: float) -> Lease:
-        if (look := next(looks)) == 0:
-            return AwayEngine.acquire(engine, owner, lifetime_seconds)
-        if look == 9:
+    def fail(owner: str, lifetime_seconds: float) -> Lease:
+        if (attempt := next(attempts)) == 0:
+            return UnavailableStore.acquire_lease(backend, owner, lifetime_seconds)
+        if attempt == 9:
             second.stop.set()
-        raise StoreUnavailableError(f"reason {look}")
+        raise StoreUnavailableError(f"reason {attempt}")
 
-    monkeypatch.setattr(engine, "acquire", away)
-    monkeypatch.setattr(leader_election, "STANDBY_SECONDS", 0.001)
+    monkeypatch.setattr(backend, "acquire_lease", fail)
+    monkeypatch.setattr(leader_election, "STANDBY_POLL_SECONDS", 0.001)
     with pytest.raises(StoppingError):
         second.lead()
-    assert second.said[1:] == ["standby  reason 1"]
+    assert second.printed_lines[1:] == ["standby  reason 1"]
 
 
-def test_a_sign_off_tells_whether_it_was_done(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+def test_release_returns_whether_it_was_done(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
     """Signing off says yes of a lease that we have, and no where we stand by or the store is away."""
     first, second = hosts
     first.lead()
-    assert second.leadership.sign_off(settled=True) is False
-    assert first.leadership.sign_off(settled=True) is True
+    assert second.election.release(is_reconciled=True) is False
+    assert first.election.release(is_reconciled=True) is True
     second.lead()
-    engine.away = True
-    assert second.leadership.sign_off(settled=True) is False
+    backend.is_unavailable = True
+    assert second.election.release(is_reconciled=True) is False
 
 
-def test_a_sign_off_that_does_not_arrive_is_no_error(hosts: tuple[Host, Host], engine: AwayEngine) -> None:
+def test_a_release_that_does_not_arrive_is_no_error(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
     """Signing off from a store that is away ends our own leadership all the same."""
     first, _second = hosts
     first.lead()
-    engine.away = True
-    first.leadership.sign_off(settled=True)
+    backend.is_unavailable = True
+    first.election.release(is_reconciled=True)
     with pytest.raises(LeaseLostError):
-        first.leadership.check()
+        first.election.check()

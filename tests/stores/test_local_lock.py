@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.base.errors import StoppingError, TurnTimeout
-from bot.base.paths import key_file
+from bot.base.errors import RequestLockTimeout, StoppingError
+from bot.base.paths import key_file_path
 from bot.broker_manager import get_kraken_nonce
-from bot.nonce.local_lock import Turns, Urgency
+from bot.nonce.local_lock import Priority, RequestLock
 from tests.stores.conftest import wait_until
 
 LIMIT_SECONDS = 20.0
@@ -28,47 +28,49 @@ def lock_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def turns(lock_path: Path) -> Turns:
+def lock(lock_path: Path) -> RequestLock:
     """Return turns of the test's own."""
-    return Turns(str(lock_path))
+    return RequestLock(str(lock_path))
 
 
 class Waiter(threading.Thread):
     """A thread that takes one turn and notes it in `served`; `error` is what became of it otherwise."""
 
-    def __init__(self, turns: Turns, urgency: Urgency, served: list[object], timeout_seconds: float = LIMIT_SECONDS):
+    def __init__(
+        self, lock: RequestLock, priority: Priority, served: list[object], timeout_seconds: float = LIMIT_SECONDS
+    ):
         super().__init__(daemon=True)
-        self.error: TurnTimeout | StoppingError | None = None
-        self._turns, self._urgency, self._served, self._timeout_seconds = turns, urgency, served, timeout_seconds
+        self.error: RequestLockTimeout | StoppingError | None = None
+        self._lock, self._priority, self._served, self._timeout_seconds = lock, priority, served, timeout_seconds
         self.start()
 
     def run(self) -> None:
         """Take the turn."""
         try:
-            with self._turns.turn(self._urgency, self._timeout_seconds):
-                self._served.append(self._urgency)
-        except (TurnTimeout, StoppingError) as error:
+            with self._lock.hold(self._priority, self._timeout_seconds):
+                self._served.append(self._priority)
+        except (RequestLockTimeout, StoppingError) as error:
             self.error = error
 
-    def end(self) -> TurnTimeout | StoppingError | None:
+    def end(self) -> RequestLockTimeout | StoppingError | None:
         """Wait for the end of the thread; return the error."""
         self.join(2 * LIMIT_SECONDS)
         assert not self.is_alive()
         return self.error
 
 
-def start_waiters(turns: Turns, urgencies: list[Urgency], served: list[object]) -> list[Waiter]:
+def start_waiters(lock: RequestLock, priorities: list[Priority], served: list[object]) -> list[Waiter]:
     """Start waiters one after the other, each when the one before it waits."""
     waiters = []
-    for number, urgency in enumerate(urgencies):
-        waiters.append(Waiter(turns, urgency, served))
-        wait_until(waiting(turns, number + 1))
+    for number, priority in enumerate(priorities):
+        waiters.append(Waiter(lock, priority, served))
+        wait_until(has_waiters(lock, number + 1))
     return waiters
 
 
-def waiting(turns: Turns, count: int) -> Callable[[], bool]:
+def has_waiters(lock: RequestLock, count: int) -> Callable[[], bool]:
     """Tell when so many are waiting."""
-    return lambda: len(turns._waiting) == count
+    return lambda: len(lock._waiters) == count
 
 
 def is_free(path: Path) -> bool:
@@ -81,17 +83,17 @@ def is_free(path: Path) -> bool:
         return True
 
 
-def test_one_thread_at_a_time(turns: Turns) -> None:
+def test_one_thread_at_a_time(lock: RequestLock) -> None:
     """Eight threads that take 50 turns each are never two in a turn."""
     inside = 0
-    most = 0
+    max_inside = 0
 
     def work() -> None:
-        nonlocal inside, most
+        nonlocal inside, max_inside
         for _ in range(50):
-            with turns.turn(Urgency.READ):
+            with lock.hold(Priority.READ):
                 inside += 1
-                most = max(most, inside)
+                max_inside = max(max_inside, inside)
                 inside -= 1
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -100,34 +102,34 @@ def test_one_thread_at_a_time(turns: Turns) -> None:
     for thread in threads:
         thread.join(LIMIT_SECONDS)
     assert not any(thread.is_alive() for thread in threads)
-    assert most == 1
+    assert max_inside == 1
 
 
-def test_the_most_urgent_goes_first(turns: Turns) -> None:
+def test_waiters_are_served_by_priority(lock: RequestLock) -> None:
     """Of those who wait when the turn becomes free, cancels go first, then orders, then reads."""
     served: list[object] = []
-    with turns.turn(Urgency.READ):
-        line = [Urgency.READ, Urgency.ORDER, Urgency.READ, Urgency.CANCEL, Urgency.ORDER, Urgency.CANCEL]
-        waiters = start_waiters(turns, line, served)
+    with lock.hold(Priority.READ):
+        priorities = [Priority.READ, Priority.ORDER, Priority.READ, Priority.CANCEL, Priority.ORDER, Priority.CANCEL]
+        waiters = start_waiters(lock, priorities, served)
     assert [waiter.end() for waiter in waiters] == [None] * 6
-    assert served == sorted(line)
+    assert served == sorted(priorities)
 
 
-def test_the_turn_is_held_across_processes(turns: Turns, lock_path: Path) -> None:
+def test_the_lock_is_held_across_processes(lock: RequestLock, lock_path: Path) -> None:
     """The lock file is locked during the turn and free after it, also after an exception."""
-    with turns.turn(Urgency.READ):
+    with lock.hold(Priority.READ):
         assert not is_free(lock_path)
     assert is_free(lock_path)
-    with pytest.raises(ZeroDivisionError), turns.turn(Urgency.READ):
+    with pytest.raises(ZeroDivisionError), lock.hold(Priority.READ):
         raise ZeroDivisionError
     assert is_free(lock_path)
 
 
-def test_the_lock_file_is_neither_deleted_nor_written(turns: Turns, lock_path: Path) -> None:
+def test_the_lock_file_is_neither_deleted_nor_written(lock: RequestLock, lock_path: Path) -> None:
     """Over many turns the lock file keeps its inode, is empty and private."""
     inodes = set()
     for _ in range(5):
-        with turns.turn(Urgency.READ):
+        with lock.hold(Priority.READ):
             inodes.add(lock_path.stat().st_ino)
         inodes.add(lock_path.stat().st_ino)
     assert len(inodes) == 1
@@ -135,99 +137,99 @@ def test_the_lock_file_is_neither_deleted_nor_written(turns: Turns, lock_path: P
     assert lock_path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_waiter_gives_up(turns: Turns, lock_path: Path) -> None:
+def test_a_waiter_times_out(lock: RequestLock, lock_path: Path) -> None:
     """A waiter that is not served in time gets TurnTimeout, also a TimeoutError, and leaves nothing behind."""
     served: list[object] = []
-    with turns.turn(Urgency.READ):
-        error = Waiter(turns, Urgency.CANCEL, served, 0.05).end()
-        assert isinstance(error, TurnTimeout)
+    with lock.hold(Priority.READ):
+        error = Waiter(lock, Priority.CANCEL, served, 0.05).end()
+        assert isinstance(error, RequestLockTimeout)
         assert isinstance(error, TimeoutError)
-        assert turns._waiting == []
+        assert lock._waiters == []
     assert is_free(lock_path)
     assert served == []
-    with turns.turn(Urgency.READ, 0.0):
+    with lock.hold(Priority.READ, 0.0):
         assert not is_free(lock_path)
 
 
-def test_waiting_in_vain_for_another_process(turns: Turns, lock_path: Path) -> None:
+def test_timed_out_waiters_leave_nothing_locked(lock: RequestLock, lock_path: Path) -> None:
     """Waiters that gave up on another process's lock leave nothing locked once that process is done."""
     lock_path.touch()
     with lock_path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         for _ in range(5):
-            with pytest.raises(TurnTimeout), turns.turn(Urgency.READ, 0.01):
+            with pytest.raises(RequestLockTimeout), lock.hold(Priority.READ, 0.01):
                 raise AssertionError("served")
         assert sum(thread.name == "kraken-turn" for thread in threading.enumerate()) == 1
-    wait_until(lambda: not turns._busy)
+    wait_until(lambda: not lock._is_busy)
     assert is_free(lock_path)
     assert is_free(lock_path.with_suffix(".gate"))
-    with turns.turn(Urgency.READ):
+    with lock.hold(Priority.READ):
         assert not is_free(lock_path)
 
 
-def test_the_most_urgent_goes_first_after_another_process(turns: Turns, lock_path: Path) -> None:
+def test_priority_holds_after_another_process_releases(lock: RequestLock, lock_path: Path) -> None:
     """The most urgent when the turn is granted is served first, whoever asked for the lock first."""
     served: list[object] = []
     lock_path.touch()
     with lock_path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        waiters = start_waiters(turns, [Urgency.READ, Urgency.ORDER, Urgency.CANCEL], served)
+        waiters = start_waiters(lock, [Priority.READ, Priority.ORDER, Priority.CANCEL], served)
     assert [waiter.end() for waiter in waiters] == [None] * 3
-    assert served == [Urgency.CANCEL, Urgency.ORDER, Urgency.READ]
+    assert served == [Priority.CANCEL, Priority.ORDER, Priority.READ]
 
 
-def test_nobody_overtakes_at_the_gate(turns: Turns, lock_path: Path) -> None:
+def test_the_queue_lock_prevents_barging(lock: RequestLock, lock_path: Path) -> None:
     """A free turn is not taken while another process stands at the gate."""
-    with turns.turn(Urgency.READ):
-        gate_path = lock_path.with_suffix(".gate")
-    with gate_path.open("rb") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        with pytest.raises(TurnTimeout), turns.turn(Urgency.CANCEL, 0.05):
+    with lock.hold(Priority.READ):
+        queue_lock_path = lock_path.with_suffix(".gate")
+    with queue_lock_path.open("rb") as queue_lock_file:
+        fcntl.flock(queue_lock_file, fcntl.LOCK_EX)
+        with pytest.raises(RequestLockTimeout), lock.hold(Priority.CANCEL, 0.05):
             raise AssertionError("overtook")
-    with turns.turn(Urgency.READ):
+    with lock.hold(Priority.READ):
         assert not is_free(lock_path)
 
 
-def test_the_turn_is_let_go_for_who_stands_at_the_gate(turns: Turns, lock_path: Path) -> None:
+def test_the_lock_is_released_to_a_queued_process(lock: RequestLock, lock_path: Path) -> None:
     """With another process at the gate the turn is let go, though one of our own waits for it, who comes after."""
     served: list[object] = []
-    with turns.turn(Urgency.READ):
-        (waiter,) = start_waiters(turns, [Urgency.CANCEL], served)
-        gate = lock_path.with_suffix(".gate").open("rb")
-        fcntl.flock(gate, fcntl.LOCK_EX)
-    with gate, lock_path.open("rb") as other:
+    with lock.hold(Priority.READ):
+        (waiter,) = start_waiters(lock, [Priority.CANCEL], served)
+        queue_lock_file = lock_path.with_suffix(".gate").open("rb")
+        fcntl.flock(queue_lock_file, fcntl.LOCK_EX)
+    with queue_lock_file, lock_path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert served == []
     assert waiter.end() is None
-    assert served == [Urgency.CANCEL]
+    assert served == [Priority.CANCEL]
 
 
-def test_stop_ends_waiting(turns: Turns) -> None:
+def test_stop_ends_waiting(lock: RequestLock) -> None:
     """`stop` ends the waiting of the less urgent while the turn is still held; the urgent are served later."""
     served: list[object] = []
-    with turns.turn(Urgency.READ):
-        reading, ordering, cancelling = start_waiters(turns, [Urgency.READ, Urgency.ORDER, Urgency.CANCEL], served)
-        turns.stop(above=Urgency.CANCEL)
+    with lock.hold(Priority.READ):
+        reading, ordering, cancelling = start_waiters(lock, [Priority.READ, Priority.ORDER, Priority.CANCEL], served)
+        lock.stop(lowest_allowed=Priority.CANCEL)
         assert isinstance(reading.end(), StoppingError)
         assert isinstance(ordering.end(), StoppingError)
         assert served == []
     assert cancelling.end() is None
-    assert served == [Urgency.CANCEL]
+    assert served == [Priority.CANCEL]
 
 
-def test_stop_refuses_from_then_on(turns: Turns, lock_path: Path) -> None:
+def test_stop_refuses_from_then_on(lock: RequestLock, lock_path: Path) -> None:
     """After `stop` the less urgent are refused even if the turn is free; cancels go on."""
-    turns.stop(above=Urgency.CANCEL)
-    for urgency in (Urgency.READ, Urgency.ORDER):
-        with pytest.raises(StoppingError), turns.turn(urgency):
+    lock.stop(lowest_allowed=Priority.CANCEL)
+    for priority in (Priority.READ, Priority.ORDER):
+        with pytest.raises(StoppingError), lock.hold(priority):
             raise AssertionError("served")
-    with turns.turn(Urgency.CANCEL):
+    with lock.hold(Priority.CANCEL):
         assert not is_free(lock_path)
 
 
-def lose(path: Path, by_rename: bool) -> None:
+def replace_lock_file(path: Path, is_renamed: bool) -> None:
     """Delete the lock file, or move another one over it."""
-    if by_rename:
+    if is_renamed:
         other = path.with_name("other")
         other.touch()
         other.rename(path)
@@ -237,22 +239,22 @@ def lose(path: Path, by_rename: bool) -> None:
 
 
 @pytest.mark.parametrize("by_rename", [False, True], ids=["deleted", "replaced"])
-def test_a_lost_lock_file_is_noticed(turns: Turns, lock_path: Path, by_rename: bool) -> None:
+def test_a_lost_lock_file_is_noticed(lock: RequestLock, lock_path: Path, by_rename: bool) -> None:
     """A lock file that was deleted or replaced during a turn is not used for the next one: that locks the new file."""
-    with turns.turn(Urgency.READ):
-        lose(lock_path, by_rename)
-    with turns.turn(Urgency.READ):
+    with lock.hold(Priority.READ):
+        replace_lock_file(lock_path, by_rename)
+    with lock.hold(Priority.READ):
         assert not is_free(lock_path)
     assert is_free(lock_path)
 
 
 @pytest.mark.parametrize("by_rename", [False, True], ids=["deleted", "replaced"])
-def test_a_lost_lock_file_is_not_passed_on(turns: Turns, lock_path: Path, by_rename: bool) -> None:
+def test_a_lost_lock_file_is_not_handed_over(lock: RequestLock, lock_path: Path, by_rename: bool) -> None:
     """Those who wait in the process of the holder do not take over the lock of a file that is gone."""
     served: list[object] = []
-    with turns.turn(Urgency.READ):
-        lose(lock_path, by_rename)
-        (waiter,) = start_waiters(turns, [Urgency.READ], served)
+    with lock.hold(Priority.READ):
+        replace_lock_file(lock_path, by_rename)
+        (waiter,) = start_waiters(lock, [Priority.READ], served)
         other = lock_path.open("rb")
         fcntl.flock(other, fcntl.LOCK_EX)  # another process, which met the new file
     with other:
@@ -260,11 +262,13 @@ def test_a_lost_lock_file_is_not_passed_on(turns: Turns, lock_path: Path, by_ren
         wait_until(lambda: any(thread.name == "kraken-turn" for thread in threading.enumerate()) or bool(served))
         assert served == []
     assert waiter.end() is None
-    assert served == [Urgency.READ]
+    assert served == [Priority.READ]
     wait_until(lambda: is_free(lock_path))
 
 
-def test_a_process_that_can_start_no_thread(turns: Turns, lock_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_helper_thread_waiters_time_out(
+    lock: RequestLock, lock_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where no helper thread can be started, who waits gets TurnTimeout, and the next one can take the turn."""
     lock_path.touch()
 
@@ -274,15 +278,15 @@ def test_a_process_that_can_start_no_thread(turns: Turns, lock_path: Path, monke
     with lock_path.open("rb") as other, monkeypatch.context() as patch:
         fcntl.flock(other, fcntl.LOCK_EX)
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(TurnTimeout), turns.turn(Urgency.READ, 0.05):
+        with pytest.raises(RequestLockTimeout), lock.hold(Priority.READ, 0.05):
             raise AssertionError("served")
-    with turns.turn(Urgency.READ, 1.0):
+    with lock.hold(Priority.READ, 1.0):
         assert not is_free(lock_path)
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3], ids=["gate locked", "turn locked", "gate unlocked"])
-def test_ctrl_c_while_taking_the_turn(
-    turns: Turns, lock_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+@pytest.mark.parametrize("call_number", [1, 2, 3], ids=["gate locked", "turn locked", "gate unlocked"])
+def test_ctrl_c_while_acquiring_the_lock(
+    lock: RequestLock, lock_path: Path, monkeypatch: pytest.MonkeyPatch, call_number: int
 ) -> None:
     """A KeyboardInterrupt in the middle of taking a turn leaves nothing locked, and the next one can take it."""
     flock = fcntl.flock
@@ -290,49 +294,49 @@ def test_ctrl_c_while_taking_the_turn(
 
     def interrupted(descriptor: int, flags: int) -> None:
         flock(descriptor, flags)
-        if next(calls) == moment:
+        if next(calls) == call_number:
             signal.raise_signal(signal.SIGINT)
 
-    with turns.turn(Urgency.READ):
-        gate_path = lock_path.with_suffix(".gate")
+    with lock.hold(Priority.READ):
+        queue_lock_path = lock_path.with_suffix(".gate")
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", interrupted)
-        with pytest.raises(KeyboardInterrupt), turns.turn(Urgency.READ):
+        with pytest.raises(KeyboardInterrupt), lock.hold(Priority.READ):
             raise AssertionError("served")
     assert is_free(lock_path)
-    assert is_free(gate_path)
-    with turns.turn(Urgency.READ, 1.0):
+    assert is_free(queue_lock_path)
+    with lock.hold(Priority.READ, 1.0):
         assert not is_free(lock_path)
 
 
-def test_a_nonce_alone_needs_no_turn(nonce_file: Path) -> None:
+def test_next_nonce_needs_no_request_lock(nonce_file: Path) -> None:
     """While somebody holds a key's turn beside the nonce file, `get_kraken_nonce` goes on, in any thread."""
-    turns = Turns(key_file(nonce_file, "KEY", "lock"))
-    drawn: list[int] = []
-    with turns.turn(Urgency.ORDER):
-        thread = threading.Thread(target=lambda: drawn.append(get_kraken_nonce()), daemon=True)
+    lock = RequestLock(key_file_path(nonce_file, "KEY", "lock"))
+    nonces: list[int] = []
+    with lock.hold(Priority.ORDER):
+        thread = threading.Thread(target=lambda: nonces.append(get_kraken_nonce()), daemon=True)
         thread.start()
         thread.join(LIMIT_SECONDS)
-        assert drawn == [int(nonce_file.read_text())]
-        assert get_kraken_nonce() > drawn[0]
+        assert nonces == [int(nonce_file.read_text())]
+        assert get_kraken_nonce() > nonces[0]
 
 
 def test_two_senders_of_one_process(lock_path: Path) -> None:
     """Two senders on one key in one process exclude each other, and one that is stopped stops nobody else."""
-    first, second = Turns(str(lock_path)), Turns(str(lock_path))
-    with first.turn(Urgency.READ), pytest.raises(TurnTimeout), second.turn(Urgency.READ, 0.05):
+    first, second = RequestLock(str(lock_path)), RequestLock(str(lock_path))
+    with first.hold(Priority.READ), pytest.raises(RequestLockTimeout), second.hold(Priority.READ, 0.05):
         raise AssertionError("both have the turn")
-    first.stop(above=Urgency.CANCEL)
-    with second.turn(Urgency.READ, 5):
+    first.stop(lowest_allowed=Priority.CANCEL)
+    with second.hold(Priority.READ, 5):
         assert True
-    with pytest.raises(StoppingError), first.turn(Urgency.READ):
+    with pytest.raises(StoppingError), first.hold(Priority.READ):
         raise AssertionError("a stopped sender has the turn")
 
 
 def test_a_missing_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the folder of the lock file is missing it is made for its owner, and the first turn is held by file."""
     path = tmp_path / "state" / "key.lock"
-    with Turns(str(path)).turn(Urgency.READ):
+    with RequestLock(str(path)).hold(Priority.READ):
         assert not is_free(path)
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert caplog.records == []
@@ -355,16 +359,16 @@ def block_by_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("obstacle", [block_folder, block_file, block_by_link], ids=lambda one: one.__name__)
-def test_without_a_lock_file_the_process_is_alone(
+def test_without_a_lock_file_the_lock_is_process_local(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, obstacle: Callable[[Path], None]
 ) -> None:
     """Where there can be no lock file, ERROR is said once and turns are in order within the process only."""
     path = tmp_path / "state" / "key.lock"
     path.parent.mkdir()
     obstacle(path)
-    turns = Turns(str(path))
-    test_one_thread_at_a_time(turns)
-    test_the_most_urgent_goes_first(turns)
+    lock = RequestLock(str(path))
+    test_one_thread_at_a_time(lock)
+    test_waiters_are_served_by_priority(lock)
     assert [record.levelno for record in caplog.records if record.name.startswith("bot.")] == [logging.ERROR]
 
 
@@ -374,12 +378,12 @@ def test_a_lock_file_that_can_be_used_again(tmp_path: Path, caplog: pytest.LogCa
     path = tmp_path / "state" / "key.lock"
     path.parent.mkdir()
     block_folder(path)
-    turns = Turns(str(path))
-    with turns.turn(Urgency.READ):
+    lock = RequestLock(str(path))
+    with lock.hold(Priority.READ):
         assert not path.exists()
     path.parent.unlink()
     for _ in range(2):
-        with turns.turn(Urgency.READ):
+        with lock.hold(Priority.READ):
             assert not is_free(path)
     levels = [record.levelno for record in caplog.records if record.name.startswith("bot.")]
     assert levels == [logging.ERROR, logging.INFO]

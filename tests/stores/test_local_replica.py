@@ -7,72 +7,72 @@ from pathlib import Path
 import pytest
 
 from bot.nonce.file_store import FileStore
-from tests.stores.conftest import StillClock
+from tests.stores.conftest import FrozenClock
 
 LOW, HIGH = 1_790_000_000_000_100, 1_790_000_000_000_200
 
 
-def test_a_nonce_is_kept(path: Path) -> None:
+def test_a_recorded_nonce_is_in_the_file_at_once(path: Path) -> None:
     """A nonce that is kept is in the file at once, is what the process knows, and the next draw is above it."""
-    file = FileStore(str(path))
+    replica = FileStore(str(path))
     for nonce in (LOW, HIGH):
-        file.keep(nonce)
+        replica.record_nonce(nonce)
         assert path.read_text() == str(nonce)
-        assert file.kept() == nonce
-    assert file.draw() > HIGH
+        assert replica.highest_nonce() == nonce
+    assert replica.next_nonce() > HIGH
 
 
 def test_a_lower_nonce_changes_nothing(path: Path) -> None:
     """Neither the process that kept the higher nonce nor another one lowers the file."""
     first, second = FileStore(str(path)), FileStore(str(path))
-    second.keep(LOW)
-    first.keep(HIGH)
-    for file in (first, second):
-        file.keep(LOW)
+    second.record_nonce(LOW)
+    first.record_nonce(HIGH)
+    for replica in (first, second):
+        replica.record_nonce(LOW)
         assert path.read_text() == str(HIGH)
 
 
-def test_what_another_process_kept_is_known(path: Path) -> None:
+def test_a_nonce_recorded_by_another_process_is_seen(path: Path) -> None:
     """A process knows what another one has kept, before it has opened the file and after."""
     first, second = FileStore(str(path)), FileStore(str(path))
-    assert second.kept() == 0
-    first.keep(LOW)
-    assert second.kept() == LOW
-    second.keep(LOW)
-    first.keep(HIGH)
-    assert second.kept() == HIGH
+    assert second.highest_nonce() == 0
+    first.record_nonce(LOW)
+    assert second.highest_nonce() == LOW
+    second.record_nonce(LOW)
+    first.record_nonce(HIGH)
+    assert second.highest_nonce() == HIGH
 
 
 @pytest.mark.parametrize("text", ["", "rubbish", str(LOW), "7" * 40])
-def test_a_copy_that_was_damaged_is_mended(path: Path, text: str) -> None:
+def test_a_damaged_replica_is_repaired(path: Path, text: str) -> None:
     """A file that somebody has damaged or lowered does not lower what the process knows, and has its next nonce."""
-    file = FileStore(str(path))
-    file.keep(HIGH)
+    replica = FileStore(str(path))
+    replica.record_nonce(HIGH)
     path.write_text(text)
-    assert file.kept() == HIGH
-    file.keep(HIGH + 1)
+    assert replica.highest_nonce() == HIGH
+    replica.record_nonce(HIGH + 1)
     assert path.read_text() == str(HIGH + 1)
 
 
-def test_a_copy_that_was_deleted_is_made_anew(path: Path, still_clock: StillClock) -> None:
+def test_a_deleted_replica_is_recreated(path: Path, frozen_clock: FrozenClock) -> None:
     """A second after its file was deleted, a process keeps its nonces in a new one."""
-    file = FileStore(str(path))
-    file.keep(LOW)
+    replica = FileStore(str(path))
+    replica.record_nonce(LOW)
     path.unlink()
-    still_clock.advance(1.0)
-    file.keep(HIGH)
+    frozen_clock.advance(1.0)
+    replica.record_nonce(HIGH)
     assert path.read_text() == str(HIGH)
 
 
-def test_a_copy_that_cannot_be_written_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_replica_is_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that cannot be written is a problem, said once, and raises nothing; it heals when it can be again."""
     path.mkdir()
-    file = FileStore(str(path))
-    file.keep(LOW)
-    file.keep(LOW + 1)
-    assert file.problem is not None
+    replica = FileStore(str(path))
+    replica.record_nonce(LOW)
+    replica.record_nonce(LOW + 1)
+    assert replica.problem is not None
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     path.rmdir()
-    file.keep(HIGH)
-    assert file.problem is None
+    replica.record_nonce(HIGH)
+    assert replica.problem is None
     assert path.read_text() == str(HIGH)

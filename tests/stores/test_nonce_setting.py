@@ -11,7 +11,7 @@ import pytest
 import bot.broker_manager
 from bot.base import clock
 from bot.base.errors import NonceAheadError
-from bot.base.paths import key_file
+from bot.base.paths import key_file_path
 from bot.broker_manager import KrakenBroker, get_kraken_nonce
 from tests.child_process import Child
 from tests.conftest import ROOT
@@ -33,7 +33,7 @@ def default_in(folder: Path, program: Path, **environment: str) -> str:
     """Return the default of NONCE_FILE in a process with this working directory."""
     variables = {"PYTHONPATH": str(program), **environment}
     with Child(CHILDREN, "draw_default", limit_seconds=20, cwd=folder, environment=variables) as child:
-        return child.line()
+        return child.read_line()
 
 
 def test_a_new_setting_takes_effect_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,19 +130,19 @@ def test_at_least_goes_through(nonce_file: Path) -> None:
 
 def test_threads_share_one_sequence(nonce_file: Path) -> None:
     """Eight threads drawing at once get different nonces, each thread rising, and the file holds the highest."""
-    drawn: list[list[int]] = [[] for _ in range(8)]
+    nonces: list[list[int]] = [[] for _ in range(8)]
 
-    def draw(own: list[int]) -> None:
-        own.extend(get_kraken_nonce() for _ in range(500))
+    def draw(thread_nonces: list[int]) -> None:
+        thread_nonces.extend(get_kraken_nonce() for _ in range(500))
 
-    threads = [threading.Thread(target=draw, args=(own,)) for own in drawn]
+    threads = [threading.Thread(target=draw, args=(thread_nonces,)) for thread_nonces in nonces]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    together = [nonce for own in drawn for nonce in own]
+    together = [nonce for thread_nonces in nonces for nonce in thread_nonces]
     assert len(set(together)) == len(together) == 4000
-    assert all(own == sorted(own) for own in drawn)
+    assert all(thread_nonces == sorted(thread_nonces) for thread_nonces in nonces)
     assert nonce_file.read_text() == str(max(together))
 
 
@@ -150,14 +150,14 @@ def test_threads_share_one_sequence(nonce_file: Path) -> None:
 def test_accounts_share_one_sequence() -> None:
     """Two brokers with different keys draw from one rising sequence."""
     brokers = [KrakenBroker(key, SECRET, api_url="http://127.0.0.1:9") for key in ("KEY-A", "KEY-B")]
-    drawn = [int(broker._nonce_monotonic()) for _ in range(10) for broker in brokers]
-    assert drawn == sorted(set(drawn))
+    nonces = [int(broker._nonce_monotonic()) for _ in range(10) for broker in brokers]
+    assert nonces == sorted(set(nonces))
 
 
 def test_a_key_in_nanoseconds_has_a_file_of_its_own(nonce_file: Path) -> None:
     """With nonce_unit ns nonces have 19 digits in the key's own file; the common one stays at 16 and rises too."""
     broker = KrakenBroker("KEY-NS", SECRET, api_url="http://127.0.0.1:9", nonce_unit="ns")
-    own_file = Path(key_file(nonce_file, "KEY-NS", "txt"))
+    own_file = Path(key_file_path(nonce_file, "KEY-NS", "txt"))
     common = 0
     for _ in range(10):
         nonce = int(broker._nonce_monotonic())
@@ -170,12 +170,12 @@ def test_a_key_in_nanoseconds_has_a_file_of_its_own(nonce_file: Path) -> None:
 
 def test_the_key_does_not_stand_in_file_names(nonce_file: Path) -> None:
     """The files of a key are named by 8 hexadecimal digits of its hash, never by the key."""
-    path = Path(key_file(nonce_file, "SECRET-KEY", "lock"))
+    path = Path(key_file_path(nonce_file, "SECRET-KEY", "lock"))
     assert path.name == "kraken_nonce.04eda6b4.lock"
     assert path.parent == nonce_file.parent
 
 
-def test_a_file_more_than_a_day_ahead_is_told_before_the_first_call(nonce_file: Path) -> None:
+def test_a_file_more_than_a_day_ahead_is_reported_before_the_first_call(nonce_file: Path) -> None:
     """`check_nonce_file` raises for a file two days ahead, naming it and a way out, and not for one an hour ahead."""
     nonce_file.write_text(str(clock.wall_us() + clock.DAY_US // 24))
     broker = KrakenBroker("KEY-A", SECRET, api_url="http://127.0.0.1:9")

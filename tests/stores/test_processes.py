@@ -35,10 +35,10 @@ def test_eight_processes(path: Path, full_size: bool, ahead_us: int) -> None:
     with ExitStack() as stack:
         children = [stack.enter_context(Child(CHILDREN, "draw", path, count)) for _ in range(8)]
         for child in children:
-            child.expect("ready")
+            child.expect_line("ready")
         for child in children:
-            child.tell("go")
-        sequences = [[int(line) for line in child.rest()] for child in children]
+            child.write_line("go")
+        sequences = [[int(line) for line in child.read_to_end()] for child in children]
     assert [len(sequence) for sequence in sequences] == [count] * 8
     check(path, sequences)
 
@@ -48,11 +48,11 @@ def test_eight_processes_start_on_no_file_at_once(path: Path) -> None:
     with ExitStack() as stack:
         children = [stack.enter_context(Child(CHILDREN, "draw", path, 20)) for _ in range(8)]
         for child in children:
-            child.expect("ready")
+            child.expect_line("ready")
         assert not path.exists()
         for child in children:
-            child.tell("go")
-        sequences = [[int(line) for line in child.rest()] for child in children]
+            child.write_line("go")
+        sequences = [[int(line) for line in child.read_to_end()] for child in children]
     check(path, sequences)
 
 
@@ -60,7 +60,7 @@ def test_forked_children(path: Path, tmp_path: Path, full_size: bool) -> None:
     """Children forked from a process that has drawn, while a thread of it draws, get nonces of their own."""
     count = 20_000 if full_size else 5000
     with Child(CHILDREN, "draw_in_forks", path, 8, count, tmp_path) as child:
-        child.rest()
+        child.read_to_end()
     names = [*(f"fork{number}" for number in range(8)), "main", "thread"]
     sequences = [[int(line) for line in (tmp_path / name).read_text().split()] for name in names]
     assert [len(sequence) for sequence in sequences[:9]] == [count] * 9
@@ -72,11 +72,11 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, full
     store = FileStore(str(path))
     for _ in range(20 if full_size else 3):
         with Child(CHILDREN, "leave_fork_behind", path, limit_seconds=20) as parent:
-            grandchild = int(parent.line())
+            grandchild = int(parent.read_line())
             try:
                 parent.kill()
                 before = int(path.read_text())
-                assert store.draw() > before
+                assert store.next_nonce() > before
             finally:
                 os.kill(grandchild, signal.SIGKILL)
 
@@ -84,4 +84,4 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(path: Path, full
 def test_a_forked_child_does_not_unlock_the_parents_file(path: Path) -> None:
     """A child forked in the middle of a draw leaves the lock of that draw alone."""
     with Child(CHILDREN, "fork_in_a_draw", path, limit_seconds=20) as child:
-        assert child.rest() == ["still locked"]
+        assert child.read_to_end() == ["still locked"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.kraken.rate_counters import PRO, STARTER, Action
-from bot.kraken.rate_limiter import KeyBudget
+from bot.kraken.rate_limiter import RateLimiter
 from tests.child_process import Child
 
 NOW = 1_790_000_000.0
@@ -25,33 +25,33 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "kraken_nonce.0a1b2c3d.budget")
 
 
-def reads_until_full(budget: KeyBudget, now: float) -> int:
+def reads_until_full(rate_limiter: RateLimiter, now: float) -> int:
     """Book reads until one has to wait; return how many were booked."""
     booked = 0
-    while not budget.take_rest("BalanceEx", now):
+    while not rate_limiter.try_acquire_rest("BalanceEx", now):
         booked += 1
     return booked
 
 
-def test_two_budgets_of_a_key_are_one(path: str) -> None:
+def test_two_rate_limiters_of_a_key_share_counters(path: str) -> None:
     """What one object books, reads and orders, another one on the same file does not give again."""
-    one, other = KeyBudget(path, STARTER), KeyBudget(path, STARTER)
-    assert reads_until_full(one, NOW) == STARTER_READS
-    assert reads_until_full(other, NOW) == 0
-    while not one.take_engine("BTC/USD", Action.ADD, NOW):
+    first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
+    assert reads_until_full(first, NOW) == STARTER_READS
+    assert reads_until_full(second, NOW) == 0
+    while not first.try_acquire_engine("BTC/USD", Action.ADD, NOW):
         pass
-    assert other.take_engine("BTC/USD", Action.ADD, NOW) > 0
-    assert other.take_engine("ETH/USD", Action.ADD, NOW) == 0.0
-    assert other.take_engine("BTC/USD", Action.CANCEL, NOW, 1.0) == 0.0
+    assert second.try_acquire_engine("BTC/USD", Action.ADD, NOW) > 0
+    assert second.try_acquire_engine("ETH/USD", Action.ADD, NOW) == 0.0
+    assert second.try_acquire_engine("BTC/USD", Action.CANCEL, NOW, 1.0) == 0.0
 
 
-def test_what_has_to_wait_is_not_booked(path: str) -> None:
+def test_a_delayed_call_is_not_booked(path: str) -> None:
     """After the wait that was asked for, and however often it was asked, one call goes and the next one waits."""
-    budget = KeyBudget(path, PRO)
-    reads_until_full(budget, NOW)
-    waits = [budget.take_rest("BalanceEx", NOW) for _ in range(10)]
+    rate_limiter = RateLimiter(path, PRO)
+    reads_until_full(rate_limiter, NOW)
+    waits = [rate_limiter.try_acquire_rest("BalanceEx", NOW) for _ in range(10)]
     assert waits == [waits[0]] * 10
-    assert reads_until_full(budget, NOW + waits[0]) == 1
+    assert reads_until_full(rate_limiter, NOW + waits[0]) == 1
 
 
 def test_a_crash_loop_does_not_overspend(path: str) -> None:
@@ -59,68 +59,68 @@ def test_a_crash_loop_does_not_overspend(path: str) -> None:
     booked = []
     for _ in range(3):
         with Child(CHILDREN, "crash_after_reads", path, NOW) as child:
-            booked.append(child.line())
+            booked.append(child.read_line())
     assert booked == [f"{STARTER_READS}", "0", "0"]
 
 
-def test_a_refusal_is_known_to_all(path: str) -> None:
+def test_a_rate_limit_refusal_is_shared(path: str) -> None:
     """When Kraken says to one that a counter is full, the others wait for it as well."""
-    one, other = KeyBudget(path, STARTER), KeyBudget(path, STARTER)
-    one.saturate_rest(NOW)
-    one.saturate_engine("BTC/USD", NOW)
-    assert other.take_rest("BalanceEx", NOW) == pytest.approx(6.03, abs=0.01)
-    assert other.take_rest("CancelOrder", NOW) == 0.0
-    assert other.take_engine("BTC/USD", Action.CANCEL, NOW, 1.0) == pytest.approx(8.0)
+    first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
+    first.saturate_rest(NOW)
+    first.saturate_engine("BTC/USD", NOW)
+    assert second.try_acquire_rest("BalanceEx", NOW) == pytest.approx(6.03, abs=0.01)
+    assert second.try_acquire_rest("CancelOrder", NOW) == 0.0
+    assert second.try_acquire_engine("BTC/USD", Action.CANCEL, NOW, 1.0) == pytest.approx(8.0)
 
 
-def test_what_goes_without_asking_is_booked(path: str) -> None:
+def test_unconditional_calls_are_booked(path: str) -> None:
     """A call and a cancel that are sent whether there is room or not count for all who ask afterwards."""
-    one, other = KeyBudget(path, STARTER), KeyBudget(path, STARTER)
+    first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
     for _ in range(STARTER_READS):
-        one.spend_rest("CancelAll", NOW)
+        first.spend_rest("CancelAll", NOW)
     for _ in range(8):
-        one.spend_engine("BTC/USD", Action.CANCEL, NOW)
-    assert other.take_rest("BalanceEx", NOW) > 0
-    assert other.take_engine("BTC/USD", Action.CANCEL, NOW) > 0
+        first.spend_engine("BTC/USD", Action.CANCEL, NOW)
+    assert second.try_acquire_rest("BalanceEx", NOW) > 0
+    assert second.try_acquire_engine("BTC/USD", Action.CANCEL, NOW) > 0
 
 
-def test_a_pause_is_for_everything_and_everybody(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_applies_to_every_call_and_process(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """During a pause nobody is given anything, orders and cancels included; each process says why once; then all go."""
-    one, other = KeyBudget(path, PRO), KeyBudget(path, PRO)
-    one.pause(NOW + 30.0, "EService:Throttled")
-    for budget in (one, other):
+    first, second = RateLimiter(path, PRO), RateLimiter(path, PRO)
+    first.pause(NOW + 30.0, "EService:Throttled")
+    for rate_limiter in (first, second):
         for method in ("BalanceEx", "AddOrder", "CancelOrder"):
-            assert budget.take_rest(method, NOW + 10.0) == 20.0
-        assert budget.take_engine("BTC/USD", Action.CANCEL, NOW + 10.0) == 20.0
+            assert rate_limiter.try_acquire_rest(method, NOW + 10.0) == 20.0
+        assert rate_limiter.try_acquire_engine("BTC/USD", Action.CANCEL, NOW + 10.0) == 20.0
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert "20 s: EService:Throttled" in caplog.text
-    assert one.take_rest("AddOrder", NOW + 30.0) == other.take_rest("AddOrder", NOW + 30.0) == 0.0
+    assert first.try_acquire_rest("AddOrder", NOW + 30.0) == second.try_acquire_rest("AddOrder", NOW + 30.0) == 0.0
 
 
 def test_the_longer_of_two_pauses_holds(path: str) -> None:
     """A shorter pause does not end a longer one."""
-    budget = KeyBudget(path, PRO)
-    budget.pause(int(NOW) + 30, "long")
-    budget.pause(NOW + 10.0, "short")
-    assert budget.take_rest("BalanceEx", NOW + 10.0) == 20.0
+    rate_limiter = RateLimiter(path, PRO)
+    rate_limiter.pause(int(NOW) + 30, "long")
+    rate_limiter.pause(NOW + 10.0, "short")
+    assert rate_limiter.try_acquire_rest("BalanceEx", NOW + 10.0) == 20.0
 
 
 def test_a_pause_lasts_a_minute_at_most(path: str) -> None:
     """A pause that is said to last for a year is over a minute after the first one asks."""
-    budget = KeyBudget(path, PRO)
-    budget.pause(NOW + 365 * 86_400.0, "another clock")
-    assert budget.take_rest("BalanceEx", NOW) == 60.0
-    assert KeyBudget(path, PRO).take_rest("BalanceEx", NOW + 59.0) == pytest.approx(1.0)
-    assert KeyBudget(path, PRO).take_rest("BalanceEx", NOW + 60.0) == 0.0
+    rate_limiter = RateLimiter(path, PRO)
+    rate_limiter.pause(NOW + 365 * 86_400.0, "another clock")
+    assert rate_limiter.try_acquire_rest("BalanceEx", NOW) == 60.0
+    assert RateLimiter(path, PRO).try_acquire_rest("BalanceEx", NOW + 59.0) == pytest.approx(1.0)
+    assert RateLimiter(path, PRO).try_acquire_rest("BalanceEx", NOW + 60.0) == 0.0
 
 
-def test_a_future_of_another_clock_is_not_waited_for(path: str) -> None:
+def test_a_counter_state_from_the_future_is_not_waited_for(path: str) -> None:
     """A full counter of a year from now keeps a call waiting for as long as its points need to decay, no longer."""
-    reads_until_full(KeyBudget(path, STARTER), NOW + 365 * 86_400.0)
-    budget = KeyBudget(path, STARTER)
-    wait_seconds = budget.take_rest("BalanceEx", NOW)
+    reads_until_full(RateLimiter(path, STARTER), NOW + 365 * 86_400.0)
+    rate_limiter = RateLimiter(path, STARTER)
+    wait_seconds = rate_limiter.try_acquire_rest("BalanceEx", NOW)
     assert 0 < wait_seconds <= 3.1
-    assert budget.take_rest("BalanceEx", NOW + wait_seconds) == 0.0
+    assert rate_limiter.try_acquire_rest("BalanceEx", NOW + wait_seconds) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ def test_a_future_of_another_clock_is_not_waited_for(path: str) -> None:
         "",
     ],
 )
-def test_odd_fields_are_no_budget_spent(path: str, text: str) -> None:
+def test_invalid_fields_count_as_nothing_spent(path: str, text: str) -> None:
     """Fields that hold something else count as nothing spent, and are overwritten."""
     Path(path).write_text(text)
-    budget = KeyBudget(path, STARTER)
-    assert reads_until_full(budget, NOW) == STARTER_READS
-    assert budget.take_engine("BTC/USD", Action.ADD, NOW) == 0.0
+    rate_limiter = RateLimiter(path, STARTER)
+    assert reads_until_full(rate_limiter, NOW) == STARTER_READS
+    assert rate_limiter.try_acquire_engine("BTC/USD", Action.ADD, NOW) == 0.0
     assert json.loads(Path(path).read_text()) | {"pause": 0} == {
         "rest": [float(STARTER_READS), NOW],
         "engine": {"BTC/USD": [1.0, NOW]},
@@ -147,39 +147,39 @@ def test_odd_fields_are_no_budget_spent(path: str, text: str) -> None:
     }
 
 
-def test_what_was_counted_alone_counts_together_again(path: str) -> None:
+def test_local_counts_are_merged_when_the_file_is_usable_again(path: str) -> None:
     """Calls booked while the file could not be used are seen by others when it can be used again."""
     Path(path).mkdir()
-    one, other = KeyBudget(path, STARTER), KeyBudget(path, STARTER)
-    assert reads_until_full(one, NOW) == STARTER_READS
+    first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
+    assert reads_until_full(first, NOW) == STARTER_READS
     Path(path).rmdir()
-    assert other.take_rest("BalanceEx", NOW) == 0.0
-    assert one.take_rest("BalanceEx", NOW) > 0
-    assert other.take_rest("BalanceEx", NOW) > 0
+    assert second.try_acquire_rest("BalanceEx", NOW) == 0.0
+    assert first.try_acquire_rest("BalanceEx", NOW) > 0
+    assert second.try_acquire_rest("BalanceEx", NOW) > 0
 
 
 def test_a_file_that_is_deleted_costs_nothing(path: str) -> None:
     """A running process remembers what it has spent when the file is deleted, and writes it down again."""
-    one, other = KeyBudget(path, STARTER), KeyBudget(path, STARTER)
-    reads_until_full(one, NOW)
+    first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
+    reads_until_full(first, NOW)
     Path(path).unlink()
-    assert one.take_rest("BalanceEx", NOW) > 0
-    assert other.take_rest("BalanceEx", NOW) > 0
+    assert first.try_acquire_rest("BalanceEx", NOW) > 0
+    assert second.try_acquire_rest("BalanceEx", NOW) > 0
 
 
-def test_a_closed_budget_opens_again(path: str) -> None:
+def test_a_closed_rate_limiter_reopens(path: str) -> None:
     """After close a call is booked as before."""
-    budget = KeyBudget(path, STARTER)
-    budget.spend_rest("BalanceEx", NOW)
-    budget.close()
-    assert reads_until_full(budget, NOW) == STARTER_READS - 1
+    rate_limiter = RateLimiter(path, STARTER)
+    rate_limiter.spend_rest("BalanceEx", NOW)
+    rate_limiter.close()
+    assert reads_until_full(rate_limiter, NOW) == STARTER_READS - 1
 
 
 def test_a_stopped_process_does_not_stop_the_others(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """Behind a process that is stopped with the file in its hands a call is booked all the same, with a WARNING."""
-    budget = KeyBudget(path, STARTER)
+    rate_limiter = RateLimiter(path, STARTER)
     with Child(CHILDREN, "hold", path) as holder:
-        holder.expect("held")
+        holder.expect_line("held")
         holder.signal(signal.SIGSTOP)
-        assert reads_until_full(budget, NOW) == STARTER_READS
+        assert reads_until_full(rate_limiter, NOW) == STARTER_READS
         assert "counted by each process for itself" in caplog.text

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from bot.base.errors import SettingsError, StoreUnavailableError
-from bot.nonce.open_store import open_engine
-from bot.nonce.redis_store import NO_URL, RedisEngine
+from bot.nonce.open_store import open_nonce_store
+from bot.nonce.redis_store import INVALID_URL_MESSAGE, RedisStore
 from tests.servers import RedisServer
-from tests.stores.key_rows import drawn, wish
-from tests.tcp_proxy import Gateway
+from tests.stores.key_rows import granted_nonce, make_request
+from tests.tcp_proxy import FaultProxy
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "location"),
     [
         ("redis://host", "redis://host:6379/0"),
         ("redis://:secret@host:1/2", "redis://host:1/2"),
@@ -25,9 +25,9 @@ from tests.tcp_proxy import Gateway
         ("redis://someone:secret@[::1]:7", "redis://[::1]:7/0"),
     ],
 )
-def test_a_place_has_no_credentials(url: str, place: str) -> None:
+def test_a_location_has_no_credentials(url: str, location: str) -> None:
     """A server is shown by scheme, host, port and database, without user name, password and options."""
-    assert RedisEngine(url, "name").place == place
+    assert RedisStore(url, "name").location == location
 
 
 @pytest.mark.parametrize(
@@ -58,27 +58,27 @@ def test_an_address_that_cannot_be_used_is_refused_unseen(url: str) -> None:
     refused by one sentence that has nothing of it.
     """
     with pytest.raises(ValueError, match="must look like") as caught:
-        RedisEngine(url, "name")
-    assert str(caught.value) == NO_URL
+        RedisStore(url, "name")
+    assert str(caught.value) == INVALID_URL_MESSAGE
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
 
 def test_a_server_with_a_trusted_certificate_is_used_by_tls(redis_server: RedisServer, tmp_path: Path) -> None:
     """rediss:// draws a nonce from a server whose certificate the named authority has signed."""
-    with Gateway(redis_server, tls_folder=tmp_path) as gateway:
+    with FaultProxy(redis_server, tls_folder=tmp_path) as gateway:
         assert gateway.url.startswith("rediss://")
-        engine = RedisEngine(gateway.url, "name")
-        assert drawn(engine.draw(wish())) > 0
-        engine.close()
+        store = RedisStore(gateway.url, "name")
+        assert granted_nonce(store.next_nonce(make_request())) > 0
+        store.close()
 
 
 def test_a_server_with_another_certificate_gets_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
     """rediss:// without that authority ends at the certificate, which is said, before the password is sent."""
-    with Gateway(redis_server, tls_folder=tmp_path) as gateway:
-        engine = RedisEngine(gateway.url.partition("?")[0], "name")
+    with FaultProxy(redis_server, tls_folder=tmp_path) as gateway:
+        store = RedisStore(gateway.url.partition("?")[0], "name")
         with pytest.raises(StoreUnavailableError, match=r"(?i)certificate.verify.failed"):
-            engine.draw(wish())
+            store.next_nonce(make_request())
         assert gateway.requests == 0
 
 
@@ -89,7 +89,7 @@ def test_a_bare_at_sign_is_refused_unseen(scheme: str, who: str) -> None:
     host, which would be shown.
     """
     with pytest.raises(SettingsError, match="percent-encoded") as caught:
-        open_engine(f"{scheme}://{who}@127.0.0.1/0", "key")
+        open_nonce_store(f"{scheme}://{who}@127.0.0.1/0", "key")
     assert "hunter2" not in str(caught.value)
 
 
@@ -98,4 +98,4 @@ def test_a_bare_at_sign_is_refused_unseen(scheme: str, who: str) -> None:
 def test_a_host_that_no_name_server_can_be_asked_for_is_refused(scheme: str, host: str) -> None:
     """A name with an empty part, or one that is too long, is a wrong address, and not a fault of the program."""
     with pytest.raises(SettingsError, match="cannot be used"):
-        open_engine(f"{scheme}://{host}/0", "key")
+        open_nonce_store(f"{scheme}://{host}/0", "key")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.base.errors import TurnTimeout
-from bot.nonce.local_lock import Turns, Urgency
+from bot.base.errors import RequestLockTimeout
+from bot.nonce.local_lock import Priority, RequestLock
 from tests.child_process import Child
 from tests.stores.conftest import wait_until
 
@@ -36,14 +36,14 @@ def test_one_process_at_a_time(lock_path: Path, tmp_path: Path, full_size: bool)
     with ExitStack() as stack:
         children = [stack.enter_context(Child(CHILDREN, "take_turns", lock_path, count, log_path)) for _ in range(4)]
         for child in children:
-            child.expect("ready")
+            child.expect_line("ready")
         for child in children:
-            child.tell("go")
+            child.write_line("go")
         for child in children:
-            assert child.rest() == ["done"]
-    notes = log_path.read_text().split()
-    assert len(notes) == 4 * 2 * count
-    for begin, end in zip(notes[::2], notes[1::2], strict=True):
+            assert child.read_to_end() == ["done"]
+    log_entries = log_path.read_text().split()
+    assert len(log_entries) == 4 * 2 * count
+    for begin, end in zip(log_entries[::2], log_entries[1::2], strict=True):
         assert (begin[0], end[0]) == ("+", "-")
         assert begin[1:] == end[1:]
 
@@ -52,65 +52,65 @@ def test_one_process_at_a_time(lock_path: Path, tmp_path: Path, full_size: bool)
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_busy_process_starves_nobody(lock_path: Path, threads: int, processes: int) -> None:
     """Against processes that take turns in tight loops, one that asks now and then is served each time."""
-    turns = Turns(str(lock_path))
+    lock = RequestLock(str(lock_path))
     with ExitStack() as stack:
         for _ in range(processes):
             child = stack.enter_context(Child(CHILDREN, "take_turns_for_ever", lock_path, threads))
-            child.expect("busy")
-        for urgency in (Urgency.READ, Urgency.ORDER, Urgency.CANCEL) * 5:
-            with turns.turn(urgency, LIMIT_SECONDS):
+            child.expect_line("busy")
+        for priority in (Priority.READ, Priority.ORDER, Priority.CANCEL) * 5:
+            with lock.hold(priority, LIMIT_SECONDS):
                 pass
 
 
-def test_the_holder_is_killed(lock_path: Path) -> None:
+def test_the_lock_passes_on_when_its_holder_is_killed(lock_path: Path) -> None:
     """When the holder is killed the turn goes to who waits."""
-    turns = Turns(str(lock_path))
+    lock = RequestLock(str(lock_path))
     with Child(CHILDREN, "hold_turn", lock_path) as holder, Child(CHILDREN, "wait_for_turn", lock_path, 20) as waiter:
-        holder.expect("held")
-        waiter.expect("waiting")
-        with pytest.raises(TurnTimeout), turns.turn(Urgency.READ, 0.05):
+        holder.expect_line("held")
+        waiter.expect_line("waiting")
+        with pytest.raises(RequestLockTimeout), lock.hold(Priority.READ, 0.05):
             raise AssertionError("served")
         holder.kill()
-        waiter.expect("held")
-        with turns.turn(Urgency.READ, LIMIT_SECONDS):
+        waiter.expect_line("held")
+        with lock.hold(Priority.READ, LIMIT_SECONDS):
             assert lock_path.exists()
 
 
-def test_the_holder_is_stopped(lock_path: Path) -> None:
+def test_waiters_time_out_while_the_holder_is_stopped(lock_path: Path) -> None:
     """While the holder is stopped waiters get TurnTimeout; after it goes on, so does everything."""
-    turns = Turns(str(lock_path))
+    lock = RequestLock(str(lock_path))
     with Child(CHILDREN, "hold_turn", lock_path) as holder:
-        holder.expect("held")
+        holder.expect_line("held")
         holder.signal(signal.SIGSTOP)
-        for urgency in Urgency:
-            with pytest.raises(TurnTimeout), turns.turn(urgency, 0.1):
+        for priority in Priority:
+            with pytest.raises(RequestLockTimeout), lock.hold(priority, 0.1):
                 raise AssertionError("served")
         with Child(CHILDREN, "wait_for_turn", lock_path, 0.1) as waiter:
-            waiter.expect("waiting")
-            waiter.expect("TurnTimeout")
+            waiter.expect_line("waiting")
+            waiter.expect_line("TurnTimeout")
         holder.signal(signal.SIGCONT)
-        holder.tell("give back")
-        holder.expect("given back")
-        with turns.turn(Urgency.READ, LIMIT_SECONDS):
+        holder.write_line("give back")
+        holder.expect_line("given back")
+        with lock.hold(Priority.READ, LIMIT_SECONDS):
             assert lock_path.exists()
         with Child(CHILDREN, "hold_turn", lock_path) as other:
-            other.expect("held")
+            other.expect_line("held")
 
 
 @needs_list_of_locks
-def test_a_stopped_waiter_is_in_nobodys_way_for_ever(lock_path: Path) -> None:
+def test_a_stopped_waiter_does_not_block_others_forever(lock_path: Path) -> None:
     """A process stopped while it waits may get the turn and sit on it: others get TurnTimeout, until it goes on."""
-    turns = Turns(str(lock_path))
+    lock = RequestLock(str(lock_path))
     with Child(CHILDREN, "wait_for_turn", lock_path, 20) as waiter:
-        with turns.turn(Urgency.READ):
-            waiter.expect("waiting")
+        with lock.hold(Priority.READ):
+            waiter.expect_line("waiting")
             wait_for_waiter(lock_path)
             waiter.signal(signal.SIGSTOP)
-        with pytest.raises(TurnTimeout), turns.turn(Urgency.READ, 0.1):
+        with pytest.raises(RequestLockTimeout), lock.hold(Priority.READ, 0.1):
             raise AssertionError("served")
         waiter.signal(signal.SIGCONT)
-        waiter.expect("held")
-        with turns.turn(Urgency.READ, LIMIT_SECONDS):
+        waiter.expect_line("held")
+        with lock.hold(Priority.READ, LIMIT_SECONDS):
             assert lock_path.exists()
 
 
@@ -124,51 +124,51 @@ def wait_for_waiter(lock_path: Path) -> None:
 def test_a_waiting_main_thread_handles_signals(lock_path: Path) -> None:
     """SIGTERM is handled while the main thread waits for a turn, not after it; then the wait goes on."""
     with Child(CHILDREN, "hold_turn", lock_path) as holder:
-        holder.expect("held")
+        holder.expect_line("held")
         with Child(CHILDREN, "wait_for_turn", lock_path, 20) as waiter:
-            waiter.expect("waiting")
+            waiter.expect_line("waiting")
             wait_for_waiter(lock_path)
             waiter.signal(signal.SIGTERM)
-            waiter.expect("SIGTERM")
-            holder.tell("give back")
-            waiter.expect("held")
+            waiter.expect_line("SIGTERM")
+            holder.write_line("give back")
+            waiter.expect_line("held")
 
 
 @needs_list_of_locks
-def test_a_waiter_that_is_killed_leaves_nothing(lock_path: Path) -> None:
+def test_a_killed_waiter_leaves_nothing_locked(lock_path: Path) -> None:
     """A process killed while it stands at the gate keeps nobody from passing."""
-    turns = Turns(str(lock_path))
-    with turns.turn(Urgency.READ), Child(CHILDREN, "wait_for_turn", lock_path, 20) as waiter:
-        waiter.expect("waiting")
+    lock = RequestLock(str(lock_path))
+    with lock.hold(Priority.READ), Child(CHILDREN, "wait_for_turn", lock_path, 20) as waiter:
+        waiter.expect_line("waiting")
         wait_for_waiter(lock_path)
         waiter.kill()
-    with turns.turn(Urgency.READ, LIMIT_SECONDS), lock_path.with_suffix(".gate").open("rb") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.hold(Priority.READ, LIMIT_SECONDS), lock_path.with_suffix(".gate").open("rb") as queue_lock_file:
+        fcntl.flock(queue_lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @needs_list_of_locks
-def test_a_forked_child_neither_holds_nor_releases_the_turn(lock_path: Path) -> None:
+def test_a_forked_child_neither_holds_nor_releases_the_lock(lock_path: Path) -> None:
     """A child forked in a turn leaves the block without giving the turn back, and gets it only after the parent."""
     with Child(CHILDREN, "fork_in_turn", lock_path, "gives back") as parent:
-        parent.expect("child left the block")
+        parent.expect_line("child left the block")
         with lock_path.open("rb") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         wait_for_waiter(lock_path)
-        parent.tell("go on")
-        assert parent.rest() == ["parent gives back", "child has the turn"]
+        parent.write_line("go on")
+        assert parent.read_to_end() == ["parent gives back", "child has the turn"]
 
 
-def test_a_forked_child_keeps_its_own_turn(lock_path: Path) -> None:
+def test_a_forked_child_keeps_its_own_lock(lock_path: Path) -> None:
     """A forked child that leaves the block of its parent's turn does not give back a turn of its own."""
     with Child(CHILDREN, "take_own_turn_in_fork", lock_path, limit_seconds=20) as child:
-        assert child.rest() == ["still held"]
+        assert child.read_to_end() == ["still held"]
 
 
-def test_a_forked_child_does_not_hold_the_turn_of_a_dead_parent(lock_path: Path) -> None:
+def test_a_forked_child_does_not_hold_the_lock_of_a_dead_parent(lock_path: Path) -> None:
     """When the parent is killed in its turn, a child that it forked in it does not keep the turn locked."""
     with Child(CHILDREN, "fork_in_turn", lock_path, "killed") as parent:
-        parent.expect("child left the block")
-        parent.tell("go on")
-        parent.expect("child has the turn")
-        with Turns(str(lock_path)).turn(Urgency.READ, LIMIT_SECONDS):
+        parent.expect_line("child left the block")
+        parent.write_line("go on")
+        parent.expect_line("child has the turn")
+        with RequestLock(str(lock_path)).hold(Priority.READ, LIMIT_SECONDS):
             assert lock_path.exists()

@@ -14,18 +14,18 @@ import pytest
 from bot.base import clock
 from bot.base.errors import NonceAheadError, NonceError
 from bot.nonce.file_store import FileStore
-from bot.nonce.open_store import open_engine
+from bot.nonce.open_store import open_nonce_store
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.store_protocol import Drawn, Wish
+from bot.nonce.store_protocol import NonceGrant, NonceRequest
 from tests.child_process import Child
-from tests.stores.conftest import StillClock
-from tests.stores.key_rows import KeyRow
-from tests.stores.memory_store import MemoryEngine
-from tests.stores.moved_clocks import SECOND_US, MovedClock
+from tests.stores.conftest import FrozenClock
+from tests.stores.key_rows import StoreKey
+from tests.stores.memory_store import MemoryStore
+from tests.stores.moved_clocks import MICROSECONDS_PER_SECOND, MovedClock
 
 CHILDREN = "tests.stores.store_children"
 SEED = 20261123
-HOUR_US = 3600 * SECOND_US
+HOUR_US = 3600 * MICROSECONDS_PER_SECOND
 Store = FileStore | SharedStore
 
 
@@ -36,7 +36,7 @@ class Hosts:
         self.kind, self.url = kind, url
         self.api_key = secrets.token_hex(8)
         self._folder = folder
-        self._memory = MemoryEngine(clock.wall_us)
+        self._memory = MemoryStore(clock.wall_us)
         self._opened: list[SharedStore] = []
 
     def file(self, host: str) -> Path:
@@ -48,8 +48,8 @@ class Hosts:
         file = FileStore(str(self.file(host)))
         if self.kind == "file":
             return file
-        engine = self._memory if self.kind == "memory" else open_engine(self.url, self.api_key)
-        self._opened.append(SharedStore(engine, file))
+        backend = self._memory if self.kind == "memory" else open_nonce_store(self.url, self.api_key)
+        self._opened.append(SharedStore(backend, file))
         return self._opened[-1]
 
     def child(self, task: str, host: str, *arguments: object) -> Child:
@@ -59,7 +59,7 @@ class Hosts:
     def close(self) -> None:
         """Close what was opened."""
         for store in self._opened:
-            store.engine.close()
+            store.backend.close()
 
 
 def make_hosts(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Hosts]:
@@ -96,7 +96,7 @@ def test_threads(hosts: Hosts, full_size: bool) -> None:
     of_thread = ["one", "other", "one", "other"]
 
     def draw_many(host: str) -> list[int]:
-        return [stores[host].draw() for _ in range(count)]
+        return [stores[host].next_nonce() for _ in range(count)]
 
     with ThreadPoolExecutor(4) as pool:
         sequences = list(pool.map(draw_many, of_thread))
@@ -112,77 +112,79 @@ def test_processes(machines: Hosts, full_size: bool) -> None:
     with ExitStack() as stack:
         children = [stack.enter_context(machines.child("draw", f"host{number}", count)) for number in range(3)]
         for child in children:
-            child.expect("ready")
+            child.expect_line("ready")
         for child in children:
-            child.tell("go")
-        sequences = [[int(line) for line in child.rest()] for child in children]
+            child.write_line("go")
+        sequences = [[int(line) for line in child.read_to_end()] for child in children]
     assert [len(sequence) for sequence in sequences] == [count] * 3
-    assert machines.open("new").draw() > check(sequences)
+    assert machines.open("new").next_nonce() > check(sequences)
 
 
 def test_at_least(hosts: Hosts) -> None:
     """A nonce is at_least where that is ahead of clock and last, above the last where it is not, on every host."""
     one, other = hosts.open("one"), hosts.open("other")
     # The first draw of a process from a file that is ahead of the clock steps over what a power loss may have taken.
-    one.draw()
-    other.draw()
+    one.next_nonce()
+    other.next_nonce()
     ahead = clock.wall_us() + HOUR_US
-    assert one.draw(ahead) == ahead
-    assert other.draw(ahead) == ahead + 1
-    assert one.draw(ahead - 5) == ahead + 2
-    assert other.draw() == ahead + 3
+    assert one.next_nonce(ahead) == ahead
+    assert other.next_nonce(ahead) == ahead + 1
+    assert one.next_nonce(ahead - 5) == ahead + 2
+    assert other.next_nonce() == ahead + 3
 
 
 def test_a_day_ahead(hosts: Hosts) -> None:
     """A nonce of more than a day ahead is refused as asked for so far ahead, and nothing is written."""
     store = hosts.open("one")
-    last = store.draw()
+    last = store.next_nonce()
     with pytest.raises(NonceAheadError, match="was asked for"):
-        store.draw(clock.wall_us() + 25 * HOUR_US)
+        store.next_nonce(clock.wall_us() + 25 * HOUR_US)
     assert store.peek() == last
 
 
-def test_a_draw_within_a_draw(tmp_path: Path) -> None:
+def test_next_nonce_within_next_nonce_raises(tmp_path: Path) -> None:
     """Whoever draws in the middle of a draw, as a signal handler does, is told so, and the draw goes on."""
-    engine = MemoryEngine(clock.wall_us)
-    store = SharedStore(engine, FileStore(str(tmp_path / "nonce")))
-    draw = engine.draw
+    backend = MemoryStore(clock.wall_us)
+    store = SharedStore(backend, FileStore(str(tmp_path / "nonce")))
+    next_nonce = backend.next_nonce
 
-    def draw_within(wish: Wish) -> Drawn:
+    def request_within(request: NonceRequest) -> NonceGrant:
         with pytest.raises(NonceError, match="in the middle of drawing one"):
-            store.draw()
-        return draw(wish)
+            store.next_nonce()
+        return next_nonce(request)
 
-    engine.draw = draw_within  # type: ignore[method-assign]
-    assert store.draw() < store.draw()
+    backend.next_nonce = request_within  # type: ignore[method-assign]
+    assert store.next_nonce() < store.next_nonce()
 
 
 def test_written_before_it_is_returned(hosts: Hosts) -> None:
     """When a nonce is returned another host sees it, and it is in the host's own file."""
     one, other = hosts.open("one"), hosts.open("other")
     for _ in range(5):
-        nonce = one.draw()
+        nonce = one.next_nonce()
         assert other.peek() == nonce
         assert hosts.file("one").read_text() == str(nonce)
 
 
-def test_nothing_drawn_yet(hosts: Hosts) -> None:
+def test_a_new_key_has_no_nonce(hosts: Hosts) -> None:
     """Where nothing was drawn there is nothing to see."""
     assert hosts.open("one").peek() is None
 
 
 @pytest.mark.parametrize("hours", [-5, 5])
-def test_a_host_whose_clock_is_wrong(key_row: KeyRow, tmp_path: Path, still_clock: StillClock, hours: int) -> None:
+def test_a_host_whose_clock_is_wrong(
+    store_key: StoreKey, tmp_path: Path, frozen_clock: FrozenClock, hours: int
+) -> None:
     """A host whose clock is hours off draws the same nonces as any other: the server's time, rising."""
-    stores = [SharedStore(key_row.connect(), FileStore(str(tmp_path / name))) for name in ("right", "wrong")]
-    before = key_row.server_us()
+    stores = [SharedStore(store_key.connect(), FileStore(str(tmp_path / name))) for name in ("right", "wrong")]
+    before = store_key.server_us()
     nonces = []
     for number in range(6):
-        still_clock.us = key_row.server_us() + (number % 2) * hours * HOUR_US
-        nonces.append(stores[number % 2].draw())
+        frozen_clock.us = store_key.server_us() + (number % 2) * hours * HOUR_US
+        nonces.append(stores[number % 2].next_nonce())
     assert nonces == sorted(set(nonces))
     assert before <= nonces[0]
-    assert nonces[-1] <= key_row.server_us()
+    assert nonces[-1] <= store_key.server_us()
 
 
 def test_a_server_whose_clock_is_set(moved_clock: MovedClock, tmp_path: Path) -> None:
@@ -191,11 +193,11 @@ def test_a_server_whose_clock_is_set(moved_clock: MovedClock, tmp_path: Path) ->
     PostgreSQL has a clock of the test's own; the TIME of Redis cannot be moved, so its row is written as a server
     would have left it whose clock was ahead.
     """
-    stores = [SharedStore(moved_clock.engine, FileStore(str(tmp_path / name))) for name in ("one", "other")]
+    stores = [SharedStore(moved_clock.store, FileStore(str(tmp_path / name))) for name in ("one", "other")]
     nonces = []
     for hours in (0, 2, -1, -3, 2):
         moved_clock.move(hours * HOUR_US)
-        nonces += [store.draw() for store in stores * 2]
+        nonces += [store.next_nonce() for store in stores * 2]
     assert nonces == sorted(set(nonces))
 
 
@@ -204,15 +206,15 @@ def test_killed_clients(machines: Hosts, full_size: bool) -> None:
 
     Every other client begins half an hour further ahead of the clock, so that the clock is no witness.
     """
-    chance = random.Random(SEED)
+    random_source = random.Random(SEED)
     store = machines.open("survivor")
     for number in range(40 if full_size else 2):
         ahead_us = number % 2 * (number + 1) * HOUR_US // 4
         with machines.child("draw_for_ever", f"host{number}", ahead_us) as child:
-            handed_out = [int(child.line()) for _ in range(chance.randrange(1, 200))]
+            handed_out = [int(child.read_line()) for _ in range(random_source.randrange(1, 200))]
             child.kill()
             # The last line may be cut by the kill.
-            handed_out += [int(line) for line in child.unread() if len(line) == 16]
+            handed_out += [int(line) for line in child.drain() if len(line) == 16]
         assert handed_out == sorted(set(handed_out)), f"seed {SEED}, kill {number}"
-        assert store.draw() > handed_out[-1], f"seed {SEED}, kill {number}"
-        assert machines.open("new").draw() > handed_out[-1] + 1, f"seed {SEED}, kill {number}"
+        assert store.next_nonce() > handed_out[-1], f"seed {SEED}, kill {number}"
+        assert machines.open("new").next_nonce() > handed_out[-1] + 1, f"seed {SEED}, kill {number}"

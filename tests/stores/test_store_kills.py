@@ -14,14 +14,14 @@ import pytest
 from bot.base import clock
 from bot.base.errors import StoreUnavailableError
 from bot.nonce.file_store import FileStore
-from bot.nonce.open_store import open_engine
+from bot.nonce.open_store import open_nonce_store
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.store_protocol import Engine, Outcome, Row
+from bot.nonce.store_protocol import GrantStatus, KeyRecord, NonceStore
 from tests.child_process import Child
 from tests.servers import Server, open_postgres, open_redis
 from tests.stores.conftest import wait_until
-from tests.stores.key_rows import HIGHEST, HOUR_SECONDS, drawn, lead, wish
-from tests.tcp_proxy import Gateway, Way
+from tests.stores.key_rows import HOUR_SECONDS, MAX_NONCE, acquire_lease, granted_nonce, make_request
+from tests.tcp_proxy import Direction, FaultProxy
 
 CHILDREN = "tests.stores.store_children"
 SEED = 20261123
@@ -42,40 +42,40 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
 
     The nonces are an hour ahead of the clock, and the clients have no other witness, so that only the server's counts.
     """
-    chance = random.Random(SEED)
+    random_source = random.Random(SEED)
     api_key = secrets.token_hex(8)
     with DURABLE[kind](tmp_path) as server, ExitStack() as stack:
-        engine = open_engine(server.url, api_key)
-        stack.callback(engine.close)
-        generation = lead(engine, "a").generation
-        drawn(engine.take(wish(floor=clock.wall_us() + HOUR_US), "script", HOUR_SECONDS))
-        arguments = ("draw_through_trouble", server.url, api_key, HIGHEST)
+        backend = open_nonce_store(server.url, api_key)
+        stack.callback(backend.close)
+        fencing_token = acquire_lease(backend, "a").fencing_token
+        granted_nonce(backend.acquire_lock(make_request(floor=clock.wall_us() + HOUR_US), "script", HOUR_SECONDS))
+        arguments = ("draw_through_trouble", server.url, api_key, MAX_NONCE)
         children = [stack.enter_context(Child(CHILDREN, *arguments, limit_seconds=600)) for _ in range(2)]
         nonces: list[list[int]] = [[], []]
         for _ in range(20 if full_size else 1):
-            for child, mine in zip(children, nonces, strict=True):
-                mine += [int(child.line()) for _ in range(chance.randrange(1, 50))]
+            for child, child_nonces in zip(children, nonces, strict=True):
+                child_nonces += [int(child.read_line()) for _ in range(random_source.randrange(1, 50))]
             server.kill()
             server.start()
-            row = wait_for_row(engine)
-            assert row.nonce >= max(*nonces[0], *nonces[1])
-            assert (row.turn_owner, row.lease.owner, row.lease.generation) == ("script", "a", generation)
-        for child, mine in zip(children, nonces, strict=True):
+            record = wait_for_row(backend)
+            assert record.last_nonce >= max(*nonces[0], *nonces[1])
+            assert (record.lock_owner, record.lease.owner, record.lease.fencing_token) == ("script", "a", fencing_token)
+        for child, child_nonces in zip(children, nonces, strict=True):
             child.kill()
-            mine += [int(line) for line in child.unread() if len(line) == 16]
+            child_nonces += [int(line) for line in child.drain() if len(line) == 16]
         together = nonces[0] + nonces[1]
         assert len(set(together)) == len(together), f"seed {SEED}"
-        assert all(mine == sorted(mine) for mine in nonces)
-        assert drawn(engine.draw(wish(generation=generation))) > max(together)
+        assert all(child_nonces == sorted(child_nonces) for child_nonces in nonces)
+        assert granted_nonce(backend.next_nonce(make_request(fencing_token=fencing_token))) > max(together)
 
 
-def wait_for_row(engine: Engine) -> Row:
+def wait_for_row(backend: NonceStore) -> KeyRecord:
     """Return the row as soon as the server takes connections."""
-    found: list[Row | None] = []
+    found: list[KeyRecord | None] = []
 
     def look() -> bool:
         try:
-            found.append(engine.look())
+            found.append(backend.read_record())
         except StoreUnavailableError:
             return False
         return True
@@ -92,42 +92,42 @@ def test_a_killed_redis_without_persistence(tmp_path: Path, caplog: pytest.LogCa
     with open_redis(tmp_path, append_only=False) as server, ExitStack() as stack:
 
         def open_store(host: str) -> SharedStore:
-            engine = open_engine(server.url, api_key)
-            stack.callback(engine.close)
-            return SharedStore(engine, FileStore(str(tmp_path / host)))
+            backend = open_nonce_store(server.url, api_key)
+            stack.callback(backend.close)
+            return SharedStore(backend, FileStore(str(tmp_path / host)))
 
         def lose_all() -> None:
             server.kill()
             server.start()
 
         store, other = open_store("one"), open_store("other")
-        within_the_clock = other.draw()
+        within_the_clock = other.next_nonce()
         lose_all()
-        assert open_store("new host").draw() > within_the_clock
-        highest = store.draw(clock.wall_us() + HOUR_US)
+        assert open_store("new host").next_nonce() > within_the_clock
+        highest = store.next_nonce(clock.wall_us() + HOUR_US)
         lose_all()
         assert store.peek() is None
         caplog.clear()
-        assert store.draw() == highest + 1
-        assert store.draw() == highest + 2
+        assert store.next_nonce() == highest + 1
+        assert store.next_nonce() == highest + 2
         assert [record.levelname for record in caplog.records if "went back" in record.message] == ["WARNING"]
         lose_all()
-        assert open_store("one").draw() == highest + 3
+        assert open_store("one").next_nonce() == highest + 3
 
 
 @dataclass(frozen=True)
-class Door:
+class GatewayClients:
     """A server's gateway, and clients of one key: one by the gateway, one that nothing happens to."""
 
-    gateway: Gateway
-    cut_off: Engine
-    safe: Engine
+    gateway: FaultProxy
+    cut_off: NonceStore
+    safe: NonceStore
 
-    def without_answer(self, step: Callable[[], object], way: Way, keep_bytes: int) -> None:
+    def without_answer(self, step: Callable[[], object], way: Direction, keep_bytes: int) -> None:
         """Do a step whose next request or answer gets lost; whether the engine itself then asks again is its own."""
-        self.cut_off.look()
+        self.cut_off.read_record()
         cuts = self.gateway.cuts
-        self.gateway.cut(way, keep_bytes=keep_bytes)
+        self.gateway.cut(way, forwarded_bytes=keep_bytes)
         with suppress(StoreUnavailableError):
             step()
         assert self.gateway.cuts == cuts + 1
@@ -137,101 +137,109 @@ LOST = [("request", 0), ("request", 9), ("answer", 0), ("answer", 3)]
 
 
 @pytest.fixture(params=LOST, ids=["no request", "half a request", "no answer", "half an answer"])
-def lost(request: pytest.FixtureRequest) -> tuple[Way, int]:
+def lost(request: pytest.FixtureRequest) -> tuple[Direction, int]:
     """Return what gets lost, and how much of it comes through."""
-    loss: tuple[Way, int] = request.param
+    loss: tuple[Direction, int] = request.param
     return loss
 
 
 @pytest.fixture
-def door(any_server: Server) -> Iterator[Door]:
+def gateway_clients(any_server: Server) -> Iterator[GatewayClients]:
     """Return a gateway of a test's own, and clients of a new key."""
     api_key = secrets.token_hex(8)
-    with Gateway(any_server) as gateway:
-        door = Door(gateway, open_engine(gateway.url, api_key), open_engine(any_server.url, api_key))
+    with FaultProxy(any_server) as gateway:
+        gateway_clients = GatewayClients(
+            gateway, open_nonce_store(gateway.url, api_key), open_nonce_store(any_server.url, api_key)
+        )
         # What is done once only, such as making the table, is done before.
-        lease = lead(door.safe, "warm up")
-        assert door.safe.renew(lease.generation, HOUR_SECONDS)
-        door.safe.give_back(drawn(door.safe.take(wish(), "warm up", HOUR_SECONDS)))
-        door.safe.sign_off(lease.generation, settled=False)
-        yield door
-        door.cut_off.close()
-        door.safe.close()
+        lease = acquire_lease(gateway_clients.safe, "warm up")
+        assert gateway_clients.safe.renew_lease(lease.fencing_token, HOUR_SECONDS)
+        gateway_clients.safe.release_lock(
+            granted_nonce(gateway_clients.safe.acquire_lock(make_request(), "warm up", HOUR_SECONDS))
+        )
+        gateway_clients.safe.release_lease(lease.fencing_token, is_reconciled=False)
+        yield gateway_clients
+        gateway_clients.cut_off.close()
+        gateway_clients.safe.close()
 
 
-def look(engine: Engine) -> Row:
+def read_record(backend: NonceStore) -> KeyRecord:
     """Return the row, which must be there."""
-    row = engine.look()
-    assert row is not None
-    return row
+    record = backend.read_record()
+    assert record is not None
+    return record
 
 
-def test_a_lost_draw(door: Door, lost: tuple[Way, int]) -> None:
+def test_a_lost_next_nonce_leaves_a_gap(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
     """A draw that was cut off and is repeated gives a nonce above all before: the lost one is a gap."""
-    before = drawn(door.cut_off.draw(wish()))
-    door.without_answer(lambda: door.cut_off.draw(wish()), *lost)
-    gap = look(door.safe).nonce
+    before = granted_nonce(gateway_clients.cut_off.next_nonce(make_request()))
+    gateway_clients.without_answer(lambda: gateway_clients.cut_off.next_nonce(make_request()), *lost)
+    gap = read_record(gateway_clients.safe).last_nonce
     assert gap >= before
-    assert drawn(door.cut_off.draw(wish())) > gap
+    assert granted_nonce(gateway_clients.cut_off.next_nonce(make_request())) > gap
 
 
-def test_a_lost_take(door: Door, lost: tuple[Way, int]) -> None:
+def test_a_lost_acquire_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
     """A take that was cut off and is repeated by its owner has the turn, and one giving back frees it."""
-    door.without_answer(lambda: door.cut_off.take(wish(), "a", HOUR_SECONDS), *lost)
-    between = look(door.safe).nonce
-    nonce = drawn(door.cut_off.take(wish(), "a", HOUR_SECONDS))
+    gateway_clients.without_answer(
+        lambda: gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS), *lost
+    )
+    between = read_record(gateway_clients.safe).last_nonce
+    nonce = granted_nonce(gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
     assert nonce > between
-    assert look(door.safe).turn_owner == "a"
-    door.cut_off.give_back(nonce)
-    drawn(door.safe.take(wish(), "b", HOUR_SECONDS))
+    assert read_record(gateway_clients.safe).lock_owner == "a"
+    gateway_clients.cut_off.release_lock(nonce)
+    granted_nonce(gateway_clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
 
-def test_a_lost_giving_back(door: Door, lost: tuple[Way, int]) -> None:
+def test_a_lost_release_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
     """A giving back that was cut off and is repeated frees the turn, and never the turn that another took between."""
-    nonce = drawn(door.cut_off.take(wish(), "a", HOUR_SECONDS))
-    door.without_answer(lambda: door.cut_off.give_back(nonce), *lost)
-    taken = door.safe.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.DRAWN
-    door.cut_off.give_back(nonce)
-    assert look(door.safe).turn_owner == ("b" if taken else "")
+    nonce = granted_nonce(gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
+    gateway_clients.without_answer(lambda: gateway_clients.cut_off.release_lock(nonce), *lost)
+    taken = gateway_clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.GRANTED
+    gateway_clients.cut_off.release_lock(nonce)
+    assert read_record(gateway_clients.safe).lock_owner == ("b" if taken else "")
 
 
-def test_a_lost_grant(door: Door, lost: tuple[Way, int]) -> None:
+def test_a_lost_lease_grant_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
     """A lease that was asked for in vain and is asked for again is one grant: of one generation, that draws."""
-    door.without_answer(lambda: door.cut_off.acquire("a", HOUR_SECONDS), *lost)
-    between = look(door.safe).lease
-    lease = lead(door.cut_off, "a")
+    gateway_clients.without_answer(lambda: gateway_clients.cut_off.acquire_lease("a", HOUR_SECONDS), *lost)
+    between = read_record(gateway_clients.safe).lease
+    lease = acquire_lease(gateway_clients.cut_off, "a")
     assert between.owner in {"", "a"}
-    assert (between.owner == "a") == (between.generation == lease.generation)
-    drawn(door.safe.draw(wish(generation=lease.generation)))
+    assert (between.owner == "a") == (between.fencing_token == lease.fencing_token)
+    granted_nonce(gateway_clients.safe.next_nonce(make_request(fencing_token=lease.fencing_token)))
 
 
-def test_a_lost_renewal(door: Door, lost: tuple[Way, int]) -> None:
+def test_a_lost_renewal_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
     """A renewal that was cut off and is repeated renews the same lease."""
-    generation = lead(door.cut_off, "a").generation
-    door.without_answer(lambda: door.cut_off.renew(generation, 2 * HOUR_SECONDS), *lost)
-    assert door.cut_off.renew(generation, 2 * HOUR_SECONDS)
-    lease = look(door.safe).lease
-    assert (lease.owner, lease.generation) == ("a", generation)
+    fencing_token = acquire_lease(gateway_clients.cut_off, "a").fencing_token
+    gateway_clients.without_answer(lambda: gateway_clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS), *lost)
+    assert gateway_clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS)
+    lease = read_record(gateway_clients.safe).lease
+    assert (lease.owner, lease.fencing_token) == ("a", fencing_token)
     assert lease.remaining_seconds > HOUR_SECONDS
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_a_lost_sign_off(door: Door, lost: tuple[Way, int], settled: bool) -> None:
+@pytest.mark.parametrize("is_reconciled", [True, False])
+def test_a_lost_lease_release_is_repeatable(
+    gateway_clients: GatewayClients, lost: tuple[Direction, int], is_reconciled: bool
+) -> None:
     """A sign-off that was cut off and is repeated ends the lease, says what it said, and ends no successor's."""
-    generation = lead(door.cut_off, "a").generation
-    door.without_answer(lambda: door.cut_off.sign_off(generation, settled), *lost)
-    early = door.safe.acquire("early", HOUR_SECONDS)
-    door.cut_off.sign_off(generation, settled)
+    fencing_token = acquire_lease(gateway_clients.cut_off, "a").fencing_token
+    gateway_clients.without_answer(lambda: gateway_clients.cut_off.release_lease(fencing_token, is_reconciled), *lost)
+    early = gateway_clients.safe.acquire_lease("early", HOUR_SECONDS)
+    gateway_clients.cut_off.release_lease(fencing_token, is_reconciled)
     if early.owner == "early":
-        assert look(door.safe).lease.owner == "early"
-        assert early.clean is settled
+        assert read_record(gateway_clients.safe).lease.owner == "early"
+        assert early.is_clean_handover is is_reconciled
     else:
-        assert lead(door.safe, "b").clean is settled
+        assert acquire_lease(gateway_clients.safe, "b").is_clean_handover is is_reconciled
 
 
-def test_a_lost_look(door: Door, lost: tuple[Way, int]) -> None:
+def test_a_lost_read_changes_nothing(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
     """A look that was cut off changes nothing, and the next one sees the same."""
-    drawn(door.safe.draw(wish()))
-    before = door.safe.look()
-    door.without_answer(door.cut_off.look, *lost)
-    assert door.cut_off.look() == before
+    granted_nonce(gateway_clients.safe.next_nonce(make_request()))
+    before = gateway_clients.safe.read_record()
+    gateway_clients.without_answer(gateway_clients.cut_off.read_record, *lost)
+    assert gateway_clients.cut_off.read_record() == before

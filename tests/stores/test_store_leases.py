@@ -6,197 +6,201 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bot.nonce.store_protocol import Engine, Lease, Outcome
-from tests.stores.key_rows import HOUR_SECONDS, KeyRow, drawn, lead, until, wish
-from tests.stores.test_store_protocol import SOON_SECONDS, lease_is_over, turn_is_free
+from bot.nonce.store_protocol import GrantStatus, Lease, NonceStore
+from tests.stores.key_rows import HOUR_SECONDS, StoreKey, acquire_lease, granted_nonce, make_request, poll_until
+from tests.stores.test_store_protocol import SHORT_LIFETIME_SECONDS, is_lease_expired, is_lock_free
 
 
 @pytest.fixture
-def engine(key_row: KeyRow) -> Engine:
+def store(store_key: StoreKey) -> NonceStore:
     """Return a client of a key that the store knows nothing of."""
-    return key_row.connect()
+    return store_key.connect()
 
 
-def standing(engine: Engine) -> Lease:
+def current_lease(store: NonceStore) -> Lease:
     """Return the lease as the store has it."""
-    row = engine.look()
-    assert row is not None
-    return row.lease
+    record = store.read_record()
+    assert record is not None
+    return record.lease
 
 
-def test_the_first_one_leads(key_row: KeyRow, engine: Engine) -> None:
+def test_the_first_one_leads(store_key: StoreKey, store: NonceStore) -> None:
     """Who asks first leads, for its lifetime, by a generation that is the server's time; nobody had signed off."""
-    before = key_row.server_us()
-    lease = lead(engine, "a")
-    assert before <= lease.generation <= key_row.server_us()
+    before = store_key.server_us()
+    lease = acquire_lease(store, "a")
+    assert before <= lease.fencing_token <= store_key.server_us()
     assert HOUR_SECONDS - 60.0 < lease.remaining_seconds <= HOUR_SECONDS
-    assert not lease.clean
-    assert standing(engine).generation == lease.generation
+    assert not lease.is_clean_handover
+    assert current_lease(store).fencing_token == lease.fencing_token
 
 
-def test_another_one_stands_by(engine: Engine) -> None:
+def test_a_second_instance_is_on_standby(store: NonceStore) -> None:
     """While one leads, another is told who, by which generation and for how long, and nothing changes."""
-    lease = lead(engine, "a")
-    told = engine.acquire("b", 2 * HOUR_SECONDS)
-    assert (told.owner, told.generation, told.clean) == ("a", lease.generation, False)
-    assert 0.0 < told.remaining_seconds <= lease.remaining_seconds
-    assert standing(engine).owner == "a"
+    lease = acquire_lease(store, "a")
+    observed_lease = store.acquire_lease("b", 2 * HOUR_SECONDS)
+    assert (observed_lease.owner, observed_lease.fencing_token, observed_lease.is_clean_handover) == (
+        "a",
+        lease.fencing_token,
+        False,
+    )
+    assert 0.0 < observed_lease.remaining_seconds <= lease.remaining_seconds
+    assert current_lease(store).owner == "a"
 
 
-def test_the_leader_asks_again(engine: Engine) -> None:
+def test_the_leader_reacquires_its_lease(store: NonceStore) -> None:
     """The same owner takes the same lease again while it lives, with the same generation, for a lifetime from then."""
-    lease = lead(engine, "a")
-    again = lead(engine, "a", 2 * HOUR_SECONDS)
-    assert again.generation == lease.generation
-    assert again.remaining_seconds > HOUR_SECONDS
-    drawn(engine.draw(wish(generation=lease.generation)))
+    lease = acquire_lease(store, "a")
+    renewed_lease = acquire_lease(store, "a", 2 * HOUR_SECONDS)
+    assert renewed_lease.fencing_token == lease.fencing_token
+    assert renewed_lease.remaining_seconds > HOUR_SECONDS
+    granted_nonce(store.next_nonce(make_request(fencing_token=lease.fencing_token)))
 
 
-def test_the_former_leader_asks_again(engine: Engine) -> None:
+def test_a_previous_leader_gets_a_new_lease(store: NonceStore) -> None:
     """A lease that is over is not brought back for its owner: it is granted anew, by a higher generation, not clean."""
-    engine.sign_off(lead(engine, "z").generation, settled=True)
-    former = lead(engine, "a", SOON_SECONDS)
-    until(lambda: lease_is_over(engine))
-    lease = lead(engine, "a")
-    assert lease.generation > former.generation
-    assert not lease.clean
-    assert engine.draw(wish(generation=former.generation)).outcome is Outcome.STALE
+    store.release_lease(acquire_lease(store, "z").fencing_token, is_reconciled=True)
+    previous_lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
+    poll_until(lambda: is_lease_expired(store))
+    lease = acquire_lease(store, "a")
+    assert lease.fencing_token > previous_lease.fencing_token
+    assert not lease.is_clean_handover
+    assert store.next_nonce(make_request(fencing_token=previous_lease.fencing_token)).status is GrantStatus.STALE
 
 
-def test_a_lease_that_is_over_is_granted_to_another(engine: Engine) -> None:
+def test_an_expired_lease_is_granted_to_another(store: NonceStore) -> None:
     """When its lifetime is over another one leads, by a higher generation, and is told that nobody signed off."""
-    former = lead(engine, "a", SOON_SECONDS)
-    until(lambda: lease_is_over(engine))
-    assert standing(engine) == Lease("a", former.generation, 0.0, clean=False)
-    lease = lead(engine, "b")
-    assert lease.generation > former.generation
-    assert not lease.clean
+    previous_lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
+    poll_until(lambda: is_lease_expired(store))
+    assert current_lease(store) == Lease("a", previous_lease.fencing_token, 0.0, is_clean_handover=False)
+    lease = acquire_lease(store, "b")
+    assert lease.fencing_token > previous_lease.fencing_token
+    assert not lease.is_clean_handover
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_signed_off(engine: Engine, settled: bool) -> None:
+@pytest.mark.parametrize("is_reconciled", [True, False])
+def test_a_released_lease_is_granted_at_once(store: NonceStore, is_reconciled: bool) -> None:
     """A lease that was signed off is granted at once, by a higher generation; `clean` says how it was signed off."""
-    former = lead(engine, "a")
-    engine.sign_off(former.generation, settled)
-    assert standing(engine) == Lease("", former.generation, 0.0, clean=False)
-    lease = lead(engine, "b")
-    assert lease.generation > former.generation
-    assert lease.clean is settled
+    previous_lease = acquire_lease(store, "a")
+    store.release_lease(previous_lease.fencing_token, is_reconciled)
+    assert current_lease(store) == Lease("", previous_lease.fencing_token, 0.0, is_clean_handover=False)
+    lease = acquire_lease(store, "b")
+    assert lease.fencing_token > previous_lease.fencing_token
+    assert lease.is_clean_handover is is_reconciled
 
 
-def test_signed_off_too_late(engine: Engine) -> None:
+def test_a_late_release_is_not_a_clean_handover(store: NonceStore) -> None:
     """Whoever signs off after its lease was over leaves nothing clean."""
-    former = lead(engine, "a", SOON_SECONDS)
-    until(lambda: lease_is_over(engine))
-    engine.sign_off(former.generation, settled=True)
-    assert not lead(engine, "b").clean
+    previous_lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
+    poll_until(lambda: is_lease_expired(store))
+    store.release_lease(previous_lease.fencing_token, is_reconciled=True)
+    assert not acquire_lease(store, "b").is_clean_handover
 
 
-def test_clean_is_of_the_last_grant(engine: Engine) -> None:
+def test_is_clean_handover_belongs_to_the_last_grant(store: NonceStore) -> None:
     """`clean` stays with the grant while it lives, and is not the next one's where its owner has not signed off."""
-    engine.sign_off(lead(engine, "a").generation, settled=True)
-    lease = lead(engine, "b", SOON_SECONDS)
-    assert lease.clean
-    assert standing(engine).clean
-    until(lambda: lease_is_over(engine))
-    assert not lead(engine, "c").clean
+    store.release_lease(acquire_lease(store, "a").fencing_token, is_reconciled=True)
+    lease = acquire_lease(store, "b", SHORT_LIFETIME_SECONDS)
+    assert lease.is_clean_handover
+    assert current_lease(store).is_clean_handover
+    poll_until(lambda: is_lease_expired(store))
+    assert not acquire_lease(store, "c").is_clean_handover
 
 
-def test_who_signed_off_leads_anew(engine: Engine) -> None:
+def test_a_released_owner_gets_a_new_fencing_token(store: NonceStore) -> None:
     """An owner who signed off and asks again leads by a new generation."""
-    former = lead(engine, "a")
-    engine.sign_off(former.generation, settled=True)
-    assert lead(engine, "a").generation > former.generation
+    previous_lease = acquire_lease(store, "a")
+    store.release_lease(previous_lease.fencing_token, is_reconciled=True)
+    assert acquire_lease(store, "a").fencing_token > previous_lease.fencing_token
 
 
-def test_a_generation_never_comes_again(key_row: KeyRow, engine: Engine) -> None:
+def test_a_fencing_token_is_never_reused(store_key: StoreKey, store: NonceStore) -> None:
     """A generation that was lost with the store's data is not granted again, and draws nothing."""
-    lost = lead(engine, "a").generation
-    key_row.lose()
-    assert lead(engine, "b").generation > lost
-    assert engine.draw(wish(generation=lost)).outcome is Outcome.STALE
+    lost_token = acquire_lease(store, "a").fencing_token
+    store_key.wipe()
+    assert acquire_lease(store, "b").fencing_token > lost_token
+    assert store.next_nonce(make_request(fencing_token=lost_token)).status is GrantStatus.STALE
 
 
-def test_renewed(engine: Engine) -> None:
+def test_a_renewed_lease_lives_a_full_lifetime(store: NonceStore) -> None:
     """A lease that is renewed lives for a whole lifetime from then."""
-    lease = lead(engine, "a", HOUR_SECONDS)
-    assert engine.renew(lease.generation, 2 * HOUR_SECONDS)
-    assert standing(engine).remaining_seconds > HOUR_SECONDS
-    assert engine.renew(lease.generation, SOON_SECONDS)
-    assert standing(engine).remaining_seconds <= SOON_SECONDS
+    lease = acquire_lease(store, "a", HOUR_SECONDS)
+    assert store.renew_lease(lease.fencing_token, 2 * HOUR_SECONDS)
+    assert current_lease(store).remaining_seconds > HOUR_SECONDS
+    assert store.renew_lease(lease.fencing_token, SHORT_LIFETIME_SECONDS)
+    assert current_lease(store).remaining_seconds <= SHORT_LIFETIME_SECONDS
 
 
-def test_not_renewed_when_it_is_over(engine: Engine) -> None:
+def test_an_expired_lease_is_not_renewed(store: NonceStore) -> None:
     """A lease that is over is not renewed, though it is nobody else's yet: it stays over, and draws nothing."""
-    lease = lead(engine, "a", SOON_SECONDS)
-    until(lambda: lease_is_over(engine))
-    assert not engine.renew(lease.generation, HOUR_SECONDS)
-    assert lease_is_over(engine)
-    assert engine.draw(wish(generation=lease.generation)).outcome is Outcome.STALE
+    lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
+    poll_until(lambda: is_lease_expired(store))
+    assert not store.renew_lease(lease.fencing_token, HOUR_SECONDS)
+    assert is_lease_expired(store)
+    assert store.next_nonce(make_request(fencing_token=lease.fencing_token)).status is GrantStatus.STALE
 
 
-def test_not_renewed(engine: Engine) -> None:
+def test_a_released_or_unknown_lease_is_not_renewed(store: NonceStore) -> None:
     """A lease is not renewed that was signed off, is another's by now, or never was; and nothing changes."""
-    former = lead(engine, "a")
-    engine.sign_off(former.generation, settled=True)
-    before = engine.look()
-    assert not engine.renew(former.generation, HOUR_SECONDS)
-    assert engine.look() == before
-    lease = lead(engine, "b")
-    assert not engine.renew(former.generation, 2 * HOUR_SECONDS)
-    assert not engine.renew(lease.generation + 1, 2 * HOUR_SECONDS)
-    assert standing(engine).remaining_seconds <= HOUR_SECONDS
+    previous_lease = acquire_lease(store, "a")
+    store.release_lease(previous_lease.fencing_token, is_reconciled=True)
+    before = store.read_record()
+    assert not store.renew_lease(previous_lease.fencing_token, HOUR_SECONDS)
+    assert store.read_record() == before
+    lease = acquire_lease(store, "b")
+    assert not store.renew_lease(previous_lease.fencing_token, 2 * HOUR_SECONDS)
+    assert not store.renew_lease(lease.fencing_token + 1, 2 * HOUR_SECONDS)
+    assert current_lease(store).remaining_seconds <= HOUR_SECONDS
 
 
-def test_signed_off_once(engine: Engine) -> None:
+def test_a_repeated_release_changes_nothing(store: NonceStore) -> None:
     """A sign-off that comes twice, or after another one leads, changes nothing."""
-    former = lead(engine, "a")
-    engine.sign_off(former.generation, settled=True)
-    engine.sign_off(former.generation, settled=False)
-    lease = lead(engine, "b")
-    assert lease.clean
-    engine.sign_off(former.generation, settled=True)
-    assert standing(engine).owner == "b"
-    drawn(engine.draw(wish(generation=lease.generation)))
+    previous_lease = acquire_lease(store, "a")
+    store.release_lease(previous_lease.fencing_token, is_reconciled=True)
+    store.release_lease(previous_lease.fencing_token, is_reconciled=False)
+    lease = acquire_lease(store, "b")
+    assert lease.is_clean_handover
+    store.release_lease(previous_lease.fencing_token, is_reconciled=True)
+    assert current_lease(store).owner == "b"
+    granted_nonce(store.next_nonce(make_request(fencing_token=lease.fencing_token)))
 
 
-def test_a_grant_takes_away_the_former_leaders_turn(engine: Engine) -> None:
+def test_a_grant_releases_the_previous_leaders_lock(store: NonceStore) -> None:
     """The turn of a leader whose lease is over is free when another one leads."""
-    lead(engine, "a", SOON_SECONDS)
-    drawn(engine.take(wish(), "a", HOUR_SECONDS))
-    until(lambda: lease_is_over(engine))
-    assert not turn_is_free(engine)
-    lead(engine, "b")
-    assert turn_is_free(engine)
-    drawn(engine.take(wish(), "b", HOUR_SECONDS))
+    acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
+    granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+    poll_until(lambda: is_lease_expired(store))
+    assert not is_lock_free(store)
+    acquire_lease(store, "b")
+    assert is_lock_free(store)
+    granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
 
-def test_a_grant_leaves_another_senders_turn(engine: Engine) -> None:
+def test_a_grant_keeps_another_senders_lock(store: NonceStore) -> None:
     """The turn of a sender that did not lead stays its own when another one leads."""
-    lead(engine, "a", SOON_SECONDS)
-    drawn(engine.take(wish(), "script", HOUR_SECONDS))
-    until(lambda: lease_is_over(engine))
-    lead(engine, "b")
-    row = engine.look()
-    assert row is not None
-    assert row.turn_owner == "script"
-    assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
+    acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
+    granted_nonce(store.acquire_lock(make_request(), "script", HOUR_SECONDS))
+    poll_until(lambda: is_lease_expired(store))
+    acquire_lease(store, "b")
+    record = store.read_record()
+    assert record is not None
+    assert record.lock_owner == "script"
+    assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
 
 
 @pytest.mark.parametrize("owner", ["a", "script"])
-def test_a_sign_off_takes_away_the_leaders_turn(engine: Engine, owner: str) -> None:
+def test_a_release_frees_the_leaders_lock(store: NonceStore, owner: str) -> None:
     """The turn of a leader that signs off is free at once; another sender's stays its own."""
-    lease = lead(engine, "a")
-    drawn(engine.take(wish(), owner, HOUR_SECONDS))
-    engine.sign_off(lease.generation, settled=False)
-    assert turn_is_free(engine) == (owner == "a")
+    lease = acquire_lease(store, "a")
+    granted_nonce(store.acquire_lock(make_request(), owner, HOUR_SECONDS))
+    store.release_lease(lease.fencing_token, is_reconciled=False)
+    assert is_lock_free(store) == (owner == "a")
 
 
-def test_one_of_many_leads(key_row: KeyRow, engine: Engine, full_size: bool) -> None:
+def test_one_of_many_leads(store_key: StoreKey, store: NonceStore, full_size: bool) -> None:
     """Of four that ask at the same moment, time and again, one leads, and all are told the same one."""
-    clients = {owner: key_row.connect() for owner in "abcd"}
+    clients = {owner: store_key.connect() for owner in "abcd"}
     with ThreadPoolExecutor(4) as pool:
         for _ in range(500 if full_size else 20):
-            leases = list(pool.map(lambda owner: clients[owner].acquire(owner, HOUR_SECONDS), clients))
-            assert len({(lease.owner, lease.generation) for lease in leases}) == 1
-            engine.sign_off(leases[0].generation, settled=True)
+            leases = list(pool.map(lambda owner: clients[owner].acquire_lease(owner, HOUR_SECONDS), clients))
+            assert len({(lease.owner, lease.fencing_token) for lease in leases}) == 1
+            store.release_lease(leases[0].fencing_token, is_reconciled=True)

@@ -7,292 +7,318 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bot.nonce.store_protocol import Drawn, Engine, Lease, Outcome, Row
-from tests.stores.key_rows import HIGHEST, HOUR_SECONDS, KeyRow, drawn, lead, until, wish
+from bot.nonce.store_protocol import GrantStatus, KeyRecord, Lease, NonceGrant, NonceStore
+from tests.stores.key_rows import (
+    HOUR_SECONDS,
+    MAX_NONCE,
+    StoreKey,
+    acquire_lease,
+    granted_nonce,
+    make_request,
+    poll_until,
+)
 
 HOUR_US = 3_600_000_000
 # Long enough to be seen alive, short enough to wait for its end.
-SOON_SECONDS = 0.03
+SHORT_LIFETIME_SECONDS = 0.03
 
 
 @pytest.fixture
-def engine(key_row: KeyRow) -> Engine:
+def store(store_key: StoreKey) -> NonceStore:
     """Return a client of a key that the store knows nothing of."""
-    return key_row.connect()
+    return store_key.connect()
 
 
-def turn_is_free(engine: Engine) -> bool:
+def is_lock_free(store: NonceStore) -> bool:
     """Whether nobody has the turn."""
-    row = engine.look()
-    return row is not None and not row.turn_owner
+    record = store.read_record()
+    return record is not None and not record.lock_owner
 
 
-def lease_is_over(engine: Engine) -> bool:
+def is_lease_expired(store: NonceStore) -> bool:
     """Whether the lease's lifetime has passed."""
-    row = engine.look()
-    return row is not None and row.lease.remaining_seconds == 0.0
+    record = store.read_record()
+    return record is not None and record.lease.remaining_seconds == 0.0
 
 
 class TestNonces:
     """`draw`."""
 
-    @pytest.mark.parametrize("ticks", [1, 1000], ids=["us", "ns"])
-    def test_it_starts_from_the_servers_clock(self, key_row: KeyRow, engine: Engine, ticks: int) -> None:
+    @pytest.mark.parametrize("units_per_microsecond", [1, 1000], ids=["us", "ns"])
+    def test_it_starts_from_the_servers_clock(
+        self, store_key: StoreKey, store: NonceStore, units_per_microsecond: int
+    ) -> None:
         """A nonce is the server's time at which it was drawn, in the wish's unit, where nothing asks for more."""
-        before = key_row.server_us()
-        nonce = drawn(engine.draw(wish(ticks=ticks)))
-        assert before * ticks <= nonce <= key_row.server_us() * ticks
-        assert nonce % ticks == 0
+        before = store_key.server_us()
+        nonce = granted_nonce(store.next_nonce(make_request(units_per_microsecond=units_per_microsecond)))
+        assert before * units_per_microsecond <= nonce <= store_key.server_us() * units_per_microsecond
+        assert nonce % units_per_microsecond == 0
 
-    def test_it_goes_on_above_the_last(self, key_row: KeyRow, engine: Engine) -> None:
+    def test_it_continues_above_the_previous_nonce(self, store_key: StoreKey, store: NonceStore) -> None:
         """A nonce is the last one plus one where the last one is ahead of the server's clock."""
-        ahead = drawn(engine.draw(wish(floor=key_row.server_us() + HOUR_US)))
-        assert drawn(engine.draw(wish())) == ahead + 1
+        ahead = granted_nonce(store.next_nonce(make_request(floor=store_key.server_us() + HOUR_US)))
+        assert granted_nonce(store.next_nonce(make_request())) == ahead + 1
 
-    def test_it_is_at_least_the_floor(self, key_row: KeyRow, engine: Engine) -> None:
+    def test_it_is_at_least_the_floor(self, store_key: StoreKey, store: NonceStore) -> None:
         """A nonce is exactly the floor where clock and last are below it; one that the last has reached is over."""
-        floor = key_row.server_us() + HOUR_US
-        assert drawn(engine.draw(wish(floor=floor))) == floor
-        assert drawn(engine.draw(wish(floor=floor))) == floor + 1
+        floor = store_key.server_us() + HOUR_US
+        assert granted_nonce(store.next_nonce(make_request(floor=floor))) == floor
+        assert granted_nonce(store.next_nonce(make_request(floor=floor))) == floor + 1
 
-    @pytest.mark.parametrize("floor", [2**53, 10**16 - 2, 1_999_999_999_999_999_998, 10**18 - 2, HIGHEST - 4])
-    def test_every_digit_counts(self, engine: Engine, floor: int) -> None:
+    @pytest.mark.parametrize("floor", [2**53, 10**16 - 2, 1_999_999_999_999_999_998, 10**18 - 2, MAX_NONCE - 4])
+    def test_every_digit_counts(self, store: NonceStore, floor: int) -> None:
         """Four nonces in a row are exact and one apart where a double would round, carry or lose them."""
-        nonces = [drawn(engine.draw(wish(floor=floor + 1))) for _ in range(4)]
+        nonces = [granted_nonce(store.next_nonce(make_request(floor=floor + 1))) for _ in range(4)]
         assert nonces == [floor + 1, floor + 2, floor + 3, floor + 4]
-        row = engine.look()
-        assert row is not None
-        assert row.nonce == floor + 4
+        record = store.read_record()
+        assert record is not None
+        assert record.last_nonce == floor + 4
 
-    def test_the_ceiling_is_the_highest(self, key_row: KeyRow, engine: Engine) -> None:
+    def test_the_ceiling_is_inclusive(self, store_key: StoreKey, store: NonceStore) -> None:
         """A nonce may be the ceiling; the next one is AHEAD, with the last one told and nothing written."""
-        ceiling = drawn(engine.draw(wish(floor=key_row.server_us() + HOUR_US))) + 1
-        assert drawn(engine.draw(wish(ceiling=ceiling))) == ceiling
-        before = engine.look()
-        assert engine.draw(wish(ceiling=ceiling)) == Drawn(Outcome.AHEAD, 0, ceiling)
-        assert engine.draw(wish(floor=ceiling + 2, ceiling=ceiling + 1)) == Drawn(Outcome.AHEAD, 0, ceiling)
-        assert engine.look() == before
+        ceiling = granted_nonce(store.next_nonce(make_request(floor=store_key.server_us() + HOUR_US))) + 1
+        assert granted_nonce(store.next_nonce(make_request(ceiling=ceiling))) == ceiling
+        before = store.read_record()
+        assert store.next_nonce(make_request(ceiling=ceiling)) == NonceGrant(GrantStatus.ABOVE_CEILING, 0, ceiling)
+        assert store.next_nonce(make_request(floor=ceiling + 2, ceiling=ceiling + 1)) == NonceGrant(
+            GrantStatus.ABOVE_CEILING, 0, ceiling
+        )
+        assert store.read_record() == before
 
-    def test_there_is_none_above_the_highest_number(self, engine: Engine) -> None:
+    def test_there_is_none_above_the_highest_number(self, store: NonceStore) -> None:
         """A last nonce of 2^63 - 1, which cannot be counted on, is AHEAD too."""
-        assert drawn(engine.draw(wish(floor=HIGHEST))) == HIGHEST
-        assert engine.draw(wish()) == Drawn(Outcome.AHEAD, 0, HIGHEST)
-        assert engine.take(wish(), "a", HOUR_SECONDS) == Drawn(Outcome.AHEAD, 0, HIGHEST)
+        assert granted_nonce(store.next_nonce(make_request(floor=MAX_NONCE))) == MAX_NONCE
+        assert store.next_nonce(make_request()) == NonceGrant(GrantStatus.ABOVE_CEILING, 0, MAX_NONCE)
+        assert store.acquire_lock(make_request(), "a", HOUR_SECONDS) == NonceGrant(
+            GrantStatus.ABOVE_CEILING, 0, MAX_NONCE
+        )
 
-    def test_the_last_one_is_told(self, key_row: KeyRow, engine: Engine) -> None:
+    def test_previous_nonce_is_returned(self, store_key: StoreKey, store: NonceStore) -> None:
         """`last` is what the store held before: 0 if nothing, and 0 again after it was wiped."""
-        first = engine.draw(wish())
-        second = engine.draw(wish())
-        third = engine.take(wish(), "a", HOUR_SECONDS)
-        assert [first.last, second.last, third.last] == [0, first.nonce, second.nonce]
-        key_row.lose()
-        assert engine.draw(wish()).last == 0
+        first = store.next_nonce(make_request())
+        second = store.next_nonce(make_request())
+        third = store.acquire_lock(make_request(), "a", HOUR_SECONDS)
+        assert [first.previous_nonce, second.previous_nonce, third.previous_nonce] == [0, first.nonce, second.nonce]
+        store_key.wipe()
+        assert store.next_nonce(make_request()).previous_nonce == 0
 
-    def test_it_is_written_before_it_is_returned(self, key_row: KeyRow, engine: Engine) -> None:
+    def test_it_is_written_before_it_is_returned(self, store_key: StoreKey, store: NonceStore) -> None:
         """Another client sees each nonce that was drawn, and draws above it."""
-        other = key_row.connect()
+        other = store_key.connect()
         for _ in range(5):
-            nonce = drawn(engine.draw(wish()))
-            row = other.look()
-            assert row is not None
-            assert row.nonce == nonce
-            assert drawn(other.draw(wish())) > nonce
+            nonce = granted_nonce(store.next_nonce(make_request()))
+            record = other.read_record()
+            assert record is not None
+            assert record.last_nonce == nonce
+            assert granted_nonce(other.next_nonce(make_request())) > nonce
 
-    def test_threads(self, key_row: KeyRow, engine: Engine, full_size: bool) -> None:
+    def test_threads(self, store_key: StoreKey, store: NonceStore, full_size: bool) -> None:
         """Four threads on two clients get different nonces, each rising, and the highest is what the store has."""
         count = 2000 if full_size else 100
-        clients = [engine, key_row.connect()]
+        clients = [store, store_key.connect()]
 
         def draw_many(number: int) -> list[int]:
-            return [drawn(clients[number % 2].draw(wish())) for _ in range(count)]
+            return [granted_nonce(clients[number % 2].next_nonce(make_request())) for _ in range(count)]
 
         with ThreadPoolExecutor(4) as pool:
             sequences = list(pool.map(draw_many, range(4)))
         together = [nonce for sequence in sequences for nonce in sequence]
         assert len(set(together)) == 4 * count
         assert all(sequence == sorted(sequence) for sequence in sequences)
-        row = engine.look()
-        assert row is not None
-        assert row.nonce == max(together)
+        record = store.read_record()
+        assert record is not None
+        assert record.last_nonce == max(together)
 
 
 class TestNoncesUnderALease:
     """`draw` and `take` with a generation."""
 
-    def test_the_leader_draws(self, engine: Engine) -> None:
+    def test_the_leader_gets_a_nonce(self, store: NonceStore) -> None:
         """A nonce is drawn with the generation of the lease, while it lives."""
-        generation = lead(engine, "a").generation
-        drawn(engine.draw(wish(generation=generation)))
-        drawn(engine.take(wish(generation=generation), "a", HOUR_SECONDS))
+        fencing_token = acquire_lease(store, "a").fencing_token
+        granted_nonce(store.next_nonce(make_request(fencing_token=fencing_token)))
+        granted_nonce(store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS))
 
-    def test_who_does_not_lead_draws_without(self, engine: Engine) -> None:
+    def test_a_nonce_without_fencing_token_needs_no_lease(self, store: NonceStore) -> None:
         """Without a generation a nonce is drawn whoever leads."""
-        lead(engine, "a")
-        drawn(engine.draw(wish()))
-        drawn(engine.take(wish(), "b", HOUR_SECONDS))
+        acquire_lease(store, "a")
+        granted_nonce(store.next_nonce(make_request()))
+        granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
     @pytest.mark.parametrize("why", ["no lease", "another's", "over", "signed off", "superseded"])
-    def test_it_is_stale(self, engine: Engine, why: str) -> None:
+    def test_a_token_without_a_live_lease_is_stale(self, store: NonceStore, why: str) -> None:
         """With a generation that is not that of a living lease nothing is written, and the last nonce is told."""
-        last = drawn(engine.draw(wish()))
-        generation = 5
+        last = granted_nonce(store.next_nonce(make_request()))
+        fencing_token = 5
         if why != "no lease":
-            lease = lead(engine, "a", SOON_SECONDS if why in {"over", "superseded"} else HOUR_SECONDS)
-            generation = lease.generation - (why == "another's")
+            lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS if why in {"over", "superseded"} else HOUR_SECONDS)
+            fencing_token = lease.fencing_token - (why == "another's")
         if why == "signed off":
-            engine.sign_off(generation, settled=True)
+            store.release_lease(fencing_token, is_reconciled=True)
         if why in {"over", "superseded"}:
-            until(lambda: lease_is_over(engine))
+            poll_until(lambda: is_lease_expired(store))
         if why == "superseded":
-            lead(engine, "b")
-        assert engine.draw(wish(generation=generation)) == Drawn(Outcome.STALE, 0, last)
-        assert engine.take(wish(generation=generation), "a", HOUR_SECONDS) == Drawn(Outcome.STALE, 0, last)
-        row = engine.look()
-        assert row is not None
-        assert (row.nonce, row.turn_owner) == (last, "")
+            acquire_lease(store, "b")
+        assert store.next_nonce(make_request(fencing_token=fencing_token)) == NonceGrant(
+            GrantStatus.STALE, 0, last
+        )
+        assert store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS) == NonceGrant(
+            GrantStatus.STALE, 0, last
+        )
+        record = store.read_record()
+        assert record is not None
+        assert (record.last_nonce, record.lock_owner) == (last, "")
 
 
-class TestTurns:
-    """`take` and `give_back`."""
+class TestRequestLock:
+    """`take` and `release_lock`."""
 
-    def test_a_turn_comes_with_a_nonce(self, key_row: KeyRow, engine: Engine) -> None:
+    def test_acquiring_the_lock_returns_a_nonce(self, store_key: StoreKey, store: NonceStore) -> None:
         """A turn is taken together with a nonce of the same rules, and the store names its owner."""
-        floor = key_row.server_us() + HOUR_US
-        assert engine.take(wish(floor=floor), "a", HOUR_SECONDS) == Drawn(Outcome.DRAWN, floor, 0)
-        assert engine.look() == Row(floor, Lease(), "a")
+        floor = store_key.server_us() + HOUR_US
+        assert store.acquire_lock(make_request(floor=floor), "a", HOUR_SECONDS) == NonceGrant(
+            GrantStatus.GRANTED, floor, 0
+        )
+        assert store.read_record() == KeyRecord(floor, Lease(), "a")
 
-    def test_one_at_a_time(self, engine: Engine) -> None:
+    def test_one_owner_at_a_time(self, store: NonceStore) -> None:
         """While one has the turn, another is NEXT and all others BUSY: no nonce is drawn, and the last one is told."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        for owner, outcome in ("b", Outcome.NEXT), ("c", Outcome.BUSY), ("b", Outcome.NEXT):
-            assert engine.take(wish(), owner, HOUR_SECONDS) == Drawn(outcome, 0, nonce)
-        assert engine.look() == Row(nonce, Lease(), "a")
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        for owner, outcome in ("b", GrantStatus.RESERVED), ("c", GrantStatus.BUSY), ("b", GrantStatus.RESERVED):
+            assert store.acquire_lock(make_request(), owner, HOUR_SECONDS) == NonceGrant(outcome, 0, nonce)
+        assert store.read_record() == KeyRecord(nonce, Lease(), "a")
 
-    def test_a_nonce_alone_waits_for_no_turn(self, engine: Engine) -> None:
+    def test_next_nonce_does_not_wait_for_the_lock(self, store: NonceStore) -> None:
         """A nonce is drawn without the turn while another has it."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert drawn(engine.draw(wish())) > nonce
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        assert granted_nonce(store.next_nonce(make_request())) > nonce
 
-    def test_ahead_takes_no_turn(self, engine: Engine) -> None:
+    def test_above_ceiling_does_not_acquire_the_lock(self, store: NonceStore) -> None:
         """Where the nonce would be above the ceiling the turn is not taken either, and nothing is there after it."""
-        assert engine.take(wish(ceiling=1), "a", HOUR_SECONDS) == Drawn(Outcome.AHEAD, 0, 0)
-        assert engine.look() is None
-        drawn(engine.take(wish(), "b", HOUR_SECONDS))
+        assert store.acquire_lock(make_request(ceiling=1), "a", HOUR_SECONDS) == NonceGrant(
+            GrantStatus.ABOVE_CEILING, 0, 0
+        )
+        assert store.read_record() is None
+        granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
-    def test_given_back(self, engine: Engine) -> None:
+    def test_a_released_lock_is_free_at_once(self, store: NonceStore) -> None:
         """A turn that was given back is free at once, and to give it back once more changes nothing."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        engine.give_back(nonce)
-        assert turn_is_free(engine)
-        drawn(engine.take(wish(), "b", HOUR_SECONDS))
-        engine.give_back(nonce)
-        assert not turn_is_free(engine)
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        store.release_lock(nonce)
+        assert is_lock_free(store)
+        granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
+        store.release_lock(nonce)
+        assert not is_lock_free(store)
 
-    def test_over(self, engine: Engine) -> None:
+    def test_an_expired_lock_is_free(self, store: NonceStore) -> None:
         """A turn that is not given back is free when its lifetime is over; given back later, it stays another's."""
-        late = drawn(engine.take(wish(), "a", SOON_SECONDS))
-        until(lambda: turn_is_free(engine))
-        drawn(engine.take(wish(), "b", HOUR_SECONDS))
-        engine.give_back(late)
-        assert engine.take(wish(), "a", HOUR_SECONDS).outcome is Outcome.NEXT
+        late = granted_nonce(store.acquire_lock(make_request(), "a", SHORT_LIFETIME_SECONDS))
+        poll_until(lambda: is_lock_free(store))
+        granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
+        store.release_lock(late)
+        assert store.acquire_lock(make_request(), "a", HOUR_SECONDS).status is GrantStatus.RESERVED
 
-    def test_the_owner_asks_again(self, engine: Engine) -> None:
+    def test_the_owner_reacquires_its_lock(self, store: NonceStore) -> None:
         """Its owner takes the turn again, with a higher nonce, and only that one gives it back."""
-        lost = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
+        lost = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert nonce > lost
-        engine.give_back(lost)
-        assert not turn_is_free(engine)
-        engine.give_back(nonce)
-        assert turn_is_free(engine)
+        store.release_lock(lost)
+        assert not is_lock_free(store)
+        store.release_lock(nonce)
+        assert is_lock_free(store)
 
-    def test_the_owner_asks_again_while_another_is_next(self, engine: Engine) -> None:
+    def test_the_owner_reacquires_despite_a_reservation(self, store: NonceStore) -> None:
         """Its owner takes the turn again though another waits for it, or neither would have it until it is over."""
-        drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
-        engine.give_back(drawn(engine.take(wish(), "a", HOUR_SECONDS)))
-        drawn(engine.take(wish(), "b", HOUR_SECONDS))
+        granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
+        store.release_lock(granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS)))
+        granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
-    def test_the_next_one_is_next(self, engine: Engine) -> None:
+    def test_the_first_waiter_holds_the_reservation(self, store: NonceStore) -> None:
         """A turn is given to the first who asked in vain, not to a busy sender who asks sooner, nor to a third."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         for owner in "bcb":
-            assert engine.take(wish(), owner, HOUR_SECONDS).outcome is (Outcome.NEXT if owner == "b" else Outcome.BUSY)
-        engine.give_back(nonce)
+            assert store.acquire_lock(make_request(), owner, HOUR_SECONDS).status is (
+                GrantStatus.RESERVED if owner == "b" else GrantStatus.BUSY
+            )
+        store.release_lock(nonce)
         for owner in "ac":
-            assert engine.take(wish(), owner, HOUR_SECONDS).outcome is Outcome.BUSY
-        drawn(engine.take(wish(), "b", HOUR_SECONDS))
+            assert store.acquire_lock(make_request(), owner, HOUR_SECONDS).status is GrantStatus.BUSY
+        granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
-    def test_who_has_waited_longer_is_next(self, engine: Engine) -> None:
+    def test_the_longest_waiter_gets_the_reservation(self, store: NonceStore) -> None:
         """Who has waited longer than the one who is next becomes next, or gets the turn at once where it is free."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         for owner, waited_seconds, outcome in (
-            ("b", 2.0, Outcome.NEXT),
-            ("c", 1.0, Outcome.BUSY),
-            ("c", 3.0, Outcome.NEXT),
-            ("b", 2.5, Outcome.BUSY),
+            ("b", 2.0, GrantStatus.RESERVED),
+            ("c", 1.0, GrantStatus.BUSY),
+            ("c", 3.0, GrantStatus.RESERVED),
+            ("b", 2.5, GrantStatus.BUSY),
         ):
-            assert engine.take(wish(), owner, HOUR_SECONDS, waited_seconds).outcome is outcome
-        engine.give_back(nonce)
-        drawn(engine.take(wish(), "d", HOUR_SECONDS, 4.0))
-        assert engine.take(wish(), "b", HOUR_SECONDS, 3.5).outcome is Outcome.NEXT
+            assert store.acquire_lock(make_request(), owner, HOUR_SECONDS, waited_seconds).status is outcome
+        store.release_lock(nonce)
+        granted_nonce(store.acquire_lock(make_request(), "d", HOUR_SECONDS, 4.0))
+        assert store.acquire_lock(make_request(), "b", HOUR_SECONDS, 3.5).status is GrantStatus.RESERVED
 
-    def test_who_was_next_is_next_once(self, engine: Engine) -> None:
+    def test_a_reservation_is_used_once(self, store: NonceStore) -> None:
         """Who got the turn by being next is not next any more: whoever asks in vain then is."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
-        engine.give_back(nonce)
-        nonce = drawn(engine.take(wish(), "b", HOUR_SECONDS))
-        assert engine.take(wish(), "a", HOUR_SECONDS).outcome is Outcome.NEXT
-        engine.give_back(nonce)
-        assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.BUSY
-        drawn(engine.take(wish(), "a", HOUR_SECONDS))
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
+        store.release_lock(nonce)
+        nonce = granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
+        assert store.acquire_lock(make_request(), "a", HOUR_SECONDS).status is GrantStatus.RESERVED
+        store.release_lock(nonce)
+        assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.BUSY
+        granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
 
-    def test_who_is_next_and_asks_no_more_holds_nobody_up(self, engine: Engine) -> None:
+    def test_an_abandoned_reservation_expires(self, store: NonceStore) -> None:
         """Who is next and does not ask again is forgotten by the store's own clock, and the turn is another's."""
-        nonce = drawn(engine.take(wish(), "a", HOUR_SECONDS))
-        assert engine.take(wish(), "gone", HOUR_SECONDS).outcome is Outcome.NEXT
-        engine.give_back(nonce)
-        assert engine.take(wish(), "c", HOUR_SECONDS).outcome is Outcome.BUSY
-        until(lambda: engine.take(wish(), "c", HOUR_SECONDS).outcome is Outcome.DRAWN)
+        nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
+        assert store.acquire_lock(make_request(), "gone", HOUR_SECONDS).status is GrantStatus.RESERVED
+        store.release_lock(nonce)
+        assert store.acquire_lock(make_request(), "c", HOUR_SECONDS).status is GrantStatus.BUSY
+        poll_until(lambda: store.acquire_lock(make_request(), "c", HOUR_SECONDS).status is GrantStatus.GRANTED)
 
-    def test_many_at_once(self, key_row: KeyRow, engine: Engine, full_size: bool) -> None:
+    def test_many_senders_acquire_one_at_a_time(self, store_key: StoreKey, store: NonceStore, full_size: bool) -> None:
         """Of four senders on two clients that ask at once, one at a time has the turn, with nonces that rise."""
-        clients = [engine, key_row.connect()]
+        clients = [store, store_key.connect()]
         inside: list[str] = []
         nonces: list[int] = []
         pause = threading.Event()
 
-        def take_turns(owner: str) -> None:
+        def acquire_repeatedly(owner: str) -> None:
             client = clients[ord(owner) % 2]
             for _ in range(200 if full_size else 8):
-                while (answer := client.take(wish(), owner, HOUR_SECONDS)).outcome is not Outcome.DRAWN:
+                while (
+                    answer := client.acquire_lock(make_request(), owner, HOUR_SECONDS)
+                ).status is not GrantStatus.GRANTED:
                     pause.wait(0.002)
                 inside.append(owner)
                 assert inside == [owner]
                 nonces.append(answer.nonce)
                 inside.remove(owner)
-                client.give_back(answer.nonce)
+                client.release_lock(answer.nonce)
 
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(take_turns, "abcd"))
+            list(pool.map(acquire_repeatedly, "abcd"))
         assert nonces == sorted(set(nonces))
 
 
-def test_nothing_to_look_at(engine: Engine) -> None:
+def test_an_unknown_key_has_no_record(store: NonceStore) -> None:
     """Steps on a key that the store does not know, which do nothing, leave nothing to look at."""
-    assert engine.look() is None
-    engine.give_back(1)
-    assert not engine.renew(1, HOUR_SECONDS)
-    engine.sign_off(1, settled=True)
-    assert engine.draw(wish(generation=1)) == Drawn(Outcome.STALE, 0, 0)
-    assert engine.draw(wish(ceiling=1)) == Drawn(Outcome.AHEAD, 0, 0)
-    assert engine.look() is None
+    assert store.read_record() is None
+    store.release_lock(1)
+    assert not store.renew_lease(1, HOUR_SECONDS)
+    store.release_lease(1, is_reconciled=True)
+    assert store.next_nonce(make_request(fencing_token=1)) == NonceGrant(GrantStatus.STALE, 0, 0)
+    assert store.next_nonce(make_request(ceiling=1)) == NonceGrant(GrantStatus.ABOVE_CEILING, 0, 0)
+    assert store.read_record() is None
 
 
-def test_closed(engine: Engine) -> None:
+def test_a_closed_store_reopens_on_next_use(store: NonceStore) -> None:
     """A client that was closed opens again with its next use, and may be closed twice."""
-    nonce = drawn(engine.draw(wish()))
-    engine.close()
-    engine.close()
-    assert drawn(engine.draw(wish())) > nonce
+    nonce = granted_nonce(store.next_nonce(make_request()))
+    store.close()
+    store.close()
+    assert granted_nonce(store.next_nonce(make_request())) > nonce

@@ -7,13 +7,13 @@ from urllib.parse import quote
 import psycopg
 import redis
 
-from bot.nonce.postgres_store import PostgresEngine
-from bot.nonce.redis_store import RedisEngine
-from bot.nonce.store_protocol import Engine, Outcome
+from bot.nonce.postgres_store import PostgresStore
+from bot.nonce.redis_store import RedisStore
+from bot.nonce.store_protocol import GrantStatus, NonceStore
 from tests.conftest import ROOT
-from tests.pages import blocks, section
+from tests.pages import code_blocks, read_section
 from tests.servers import PostgresServer, RedisServer
-from tests.stores.key_rows import HOUR_SECONDS, drawn, lead, wish
+from tests.stores.key_rows import HOUR_SECONDS, acquire_lease, granted_nonce, make_request
 
 SCHEMA = ROOT / "bot/nonce/postgres/schema.sql"
 PASSWORD = "of-its-own"
@@ -21,24 +21,24 @@ PASSWORD = "of-its-own"
 
 def the_line(title: str) -> str:
     """Return the one command that the page has under a title."""
-    (line,) = blocks(section("docs/stores.md", title))
-    return line.strip()
+    (command_line,) = code_blocks(read_section("docs/stores.md", title))
+    return command_line.strip()
 
 
-def does_every_step(engine: Engine) -> None:
+def does_every_step(store: NonceStore) -> None:
     """Check that an engine does each of its steps."""
-    generation = lead(engine, "a").generation
-    nonce = drawn(engine.take(wish(generation=generation), "a", HOUR_SECONDS))
-    assert engine.take(wish(), "b", HOUR_SECONDS).outcome is Outcome.NEXT
-    engine.give_back(nonce)
+    fencing_token = acquire_lease(store, "a").fencing_token
+    nonce = granted_nonce(store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS))
+    assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
+    store.release_lock(nonce)
     # Ahead of the clock it is counted on.
-    ahead = drawn(engine.draw(wish(floor=nonce + 3_600_000_000)))
-    assert drawn(engine.draw(wish())) == ahead + 1
-    assert engine.renew(generation, HOUR_SECONDS)
-    engine.sign_off(generation, settled=True)
-    assert lead(engine, "b").clean
-    assert engine.look() is not None
-    engine.close()
+    ahead = granted_nonce(store.next_nonce(make_request(floor=nonce + 3_600_000_000)))
+    assert granted_nonce(store.next_nonce(make_request())) == ahead + 1
+    assert store.renew_lease(fencing_token, HOUR_SECONDS)
+    store.release_lease(fencing_token, is_reconciled=True)
+    assert acquire_lease(store, "b").is_clean_handover
+    assert store.read_record() is not None
+    store.close()
 
 
 def test_redis(redis_server: RedisServer) -> None:
@@ -46,7 +46,7 @@ def test_redis(redis_server: RedisServer) -> None:
     words = the_line("Redis or Valkey").replace("PASSWORD", PASSWORD).split()
     with redis.Redis.from_url(redis_server.url) as admin:
         admin.execute_command(*words)
-    does_every_step(RedisEngine(f"redis://{words[2]}:{PASSWORD}@127.0.0.1:{redis_server.port}/0", "own"))
+    does_every_step(RedisStore(f"redis://{words[2]}:{PASSWORD}@127.0.0.1:{redis_server.port}/0", "own"))
 
 
 def test_postgres(postgres_server: PostgresServer) -> None:
@@ -59,4 +59,4 @@ def test_postgres(postgres_server: PostgresServer) -> None:
         admin.execute(SCHEMA.read_bytes())
         admin.execute(line.encode())
     address = f"kraken_bot:{quote(PASSWORD)}@127.0.0.1:{postgres_server.port}/{database}"
-    does_every_step(PostgresEngine(f"postgresql://{address}", "own"))
+    does_every_step(PostgresStore(f"postgresql://{address}", "own"))

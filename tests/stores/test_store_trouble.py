@@ -21,62 +21,62 @@ import redis
 from bot.base import clock
 from bot.base.errors import StoreUnavailableError
 from bot.nonce.file_store import FileStore
-from bot.nonce.open_store import open_engine
+from bot.nonce.open_store import open_nonce_store
 from bot.nonce.shared_store import SharedStore
-from bot.nonce.store_protocol import Drawn, Engine, Outcome, Wish
+from bot.nonce.store_protocol import GrantStatus, NonceGrant, NonceRequest, NonceStore
 from tests.servers import PASSWORD, PostgresServer, Server
 from tests.stores.conftest import wait_until
-from tests.stores.key_rows import HOUR_SECONDS, drawn, lead, wish
-from tests.stores.memory_store import MemoryEngine
-from tests.tcp_proxy import Gateway
+from tests.stores.key_rows import HOUR_SECONDS, acquire_lease, granted_nonce, make_request
+from tests.stores.memory_store import MemoryStore
+from tests.tcp_proxy import FaultProxy
 
 HOUR_US = 3_600_000_000
 # Much more than any step's bound: who is still waiting then hangs.
-HANGS_SECONDS = 60.0
+HANG_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Client:
     """An engine on a key of its own, and what it did while all was well."""
 
-    engine: Engine
-    generation: int
+    backend: NonceStore
+    fencing_token: int
     nonce: int
 
     def steps(self) -> dict[str, Callable[[], object]]:
         """Return one of each step, all of which may be repeated."""
-        engine = self.engine
+        backend = self.backend
         return {
-            "draw": lambda: engine.draw(wish()),
-            "take": lambda: engine.take(wish(), "a", HOUR_SECONDS),
-            "give back": lambda: engine.give_back(self.nonce),
-            "acquire": lambda: engine.acquire("a", HOUR_SECONDS),
-            "renew": lambda: engine.renew(self.generation, HOUR_SECONDS),
-            "sign off": lambda: engine.sign_off(self.generation - 1, settled=True),
-            "look": engine.look,
+            "draw": lambda: backend.next_nonce(make_request()),
+            "take": lambda: backend.acquire_lock(make_request(), "a", HOUR_SECONDS),
+            "give back": lambda: backend.release_lock(self.nonce),
+            "acquire": lambda: backend.acquire_lease("a", HOUR_SECONDS),
+            "renew": lambda: backend.renew_lease(self.fencing_token, HOUR_SECONDS),
+            "sign off": lambda: backend.release_lease(self.fencing_token - 1, is_reconciled=True),
+            "look": backend.read_record,
         }
 
-    def is_refused(self, *names: str, besides: dict[str, Callable[[], object]] | None = None) -> None:
+    def assert_refused(self, *names: str, besides: dict[str, Callable[[], object]] | None = None) -> None:
         """Check that these steps (or all), at the same time, say that the store cannot be used, and no password."""
         steps = {name: step for name, step in self.steps().items() if name in names or not names} | (besides or {})
         with ThreadPoolExecutor(len(steps)) as pool:
             futures = {name: pool.submit(step) for name, step in steps.items()}
         for name, future in futures.items():
-            error = future.exception(HANGS_SECONDS)
+            error = future.exception(HANG_TIMEOUT_SECONDS)
             assert isinstance(error, StoreUnavailableError), f"{name}: {error!r}"
-            assert self.engine.place in str(error)
-            assert tells_no_password(repr(error))
+            assert self.backend.location in str(error)
+            assert is_free_of_password(repr(error))
             assert error.__cause__ is None
             assert error.__suppress_context__ or error.__context__ is None
 
-    def goes_on(self) -> None:
+    def assert_continues(self) -> None:
         """Check that the row is as it was left, or further."""
-        assert drawn(self.engine.draw(wish(generation=self.generation))) > self.nonce
+        assert granted_nonce(self.backend.next_nonce(make_request(fencing_token=self.fencing_token))) > self.nonce
         for step in self.steps().values():
             step()
 
 
-def tells_no_password(text: str) -> bool:
+def is_free_of_password(text: str) -> bool:
     """Whether a text is free of the server's password, in both ways that it is written."""
     return PASSWORD not in text and quote(PASSWORD, safe="") not in text
 
@@ -84,17 +84,17 @@ def tells_no_password(text: str) -> bool:
 @contextmanager
 def opened(url: str) -> Iterator[Client]:
     """Open a client of a new key, which leads and has the turn."""
-    engine = open_engine(url, secrets.token_hex(8))
-    generation = lead(engine, "a").generation
-    yield Client(engine, generation, drawn(engine.take(wish(), "a", HOUR_SECONDS)))
-    engine.close()
+    backend = open_nonce_store(url, secrets.token_hex(8))
+    fencing_token = acquire_lease(backend, "a").fencing_token
+    yield Client(backend, fencing_token, granted_nonce(backend.acquire_lock(make_request(), "a", HOUR_SECONDS)))
+    backend.close()
 
 
 def test_restarted_between_two_steps(any_server: Server) -> None:
     """A client whose connections have ended with a server that was restarted does its next step all the same."""
     with opened(any_server.url) as client:
         any_server.restart()
-        client.goes_on()
+        client.assert_continues()
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
@@ -103,10 +103,10 @@ def test_down(any_server: Server, how: str) -> None:
     with opened(any_server.url) as client:
         any_server.stop() if how == "stopped" else any_server.kill()
         try:
-            client.is_refused()
+            client.assert_refused()
         finally:
             any_server.start()
-        client.goes_on()
+        client.assert_continues()
 
 
 def test_a_long_outage(any_server: Server) -> None:
@@ -116,36 +116,36 @@ def test_a_long_outage(any_server: Server) -> None:
         try:
             for _ in range(150):
                 with pytest.raises(StoreUnavailableError):
-                    client.engine.draw(wish())
+                    client.backend.next_nonce(make_request())
         finally:
             any_server.start()
-        client.goes_on()
+        client.assert_continues()
 
 
 def test_paused(any_server: Server) -> None:
     """While the server is stopped where it is, every step gives up instead of hanging, of a client that has
     connections and of one that wants to connect; when it goes on, so do both."""
     with opened(any_server.url) as client:
-        unconnected = open_engine(any_server.url, secrets.token_hex(8))
+        unconnected = open_nonce_store(any_server.url, secrets.token_hex(8))
         any_server.pause()
         try:
-            client.is_refused(besides={"first draw": lambda: unconnected.draw(wish())})
+            client.assert_refused(besides={"first draw": lambda: unconnected.next_nonce(make_request())})
         finally:
             any_server.resume()
-        client.goes_on()
-        drawn(unconnected.draw(wish()))
+        client.assert_continues()
+        granted_nonce(unconnected.next_nonce(make_request()))
         unconnected.close()
 
 
-@pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
-def test_partition(any_server: Server, silent: bool) -> None:
+@pytest.mark.parametrize("is_silent", [False, True], ids=["refused", "silent"])
+def test_partition(any_server: Server, is_silent: bool) -> None:
     """While nothing gets to the server every step gives up, whether connections are refused or swallowed; when the
     network is back the next one goes on."""
-    with Gateway(any_server) as gateway, opened(gateway.url) as client:
-        gateway.close_port(silent=silent)
-        client.is_refused()
-        gateway.open_port()
-        client.goes_on()
+    with FaultProxy(any_server) as gateway, opened(gateway.url) as client:
+        gateway.start_partition(blackhole=is_silent)
+        client.assert_refused()
+        gateway.end_partition()
+        client.assert_continues()
 
 
 @pytest.mark.parametrize("any_server", ["redis"], indirect=True)
@@ -153,12 +153,16 @@ def test_a_full_redis(any_server: Server) -> None:
     """A Redis that is full and evicts nothing refuses what writes, can be looked at, and goes on when there is room."""
     with opened(any_server.url) as client, redis.Redis.from_url(any_server.url) as raw:
         raw.config_set("maxmemory", "1")
-        client.is_refused("draw", "take", "acquire", "renew")
-        row = client.engine.look()
-        assert row is not None
-        assert (row.nonce, row.lease.generation, row.turn_owner) == (client.nonce, client.generation, "a")
+        client.assert_refused("draw", "take", "acquire", "renew")
+        record = client.backend.read_record()
+        assert record is not None
+        assert (record.last_nonce, record.lease.fencing_token, record.lock_owner) == (
+            client.nonce,
+            client.fencing_token,
+            "a",
+        )
         raw.config_set("maxmemory", "0")
-        client.goes_on()
+        client.assert_continues()
 
 
 @pytest.mark.parametrize("any_server", ["postgres"], indirect=True)
@@ -174,7 +178,7 @@ def test_a_read_only_postgres(any_server: Server) -> None:
         def is_read_only() -> bool:
             nonlocal nonce
             try:
-                nonce = drawn(client.engine.draw(wish()))
+                nonce = granted_nonce(client.backend.next_nonce(make_request()))
             except StoreUnavailableError:
                 return True
             return False
@@ -182,46 +186,46 @@ def test_a_read_only_postgres(any_server: Server) -> None:
         admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         admin.execute("SELECT pg_reload_conf()")
         wait_until(is_read_only)
-        client.is_refused("draw", "take", "acquire", "renew")
-        row = client.engine.look()
-        assert row is not None
-        assert row.nonce == nonce
+        client.assert_refused("draw", "take", "acquire", "renew")
+        record = client.backend.read_record()
+        assert record is not None
+        assert record.last_nonce == nonce
         admin.execute("SET default_transaction_read_only = off")
         admin.execute("ALTER SYSTEM RESET default_transaction_read_only")
         admin.execute("SELECT pg_reload_conf()")
         wait_until(lambda: not is_read_only())
-        client.goes_on()
+        client.assert_continues()
 
 
 @pytest.fixture
 def store(any_server: Server, tmp_path: Path) -> Iterator[SharedStore]:
     """Return the store of a new key, on a host of its own."""
-    store = SharedStore(open_engine(any_server.url, secrets.token_hex(8)), FileStore(str(tmp_path / "nonce.txt")))
+    store = SharedStore(open_nonce_store(any_server.url, secrets.token_hex(8)), FileStore(str(tmp_path / "nonce.txt")))
     yield store
-    store.engine.close()
+    store.backend.close()
 
 
 def test_wiped(any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A process whose store was wiped goes on above its own highest nonce, and reports the step back once."""
-    store.draw()
-    highest = store.draw(clock.wall_us() + HOUR_US)
+    store.next_nonce()
+    highest = store.next_nonce(clock.wall_us() + HOUR_US)
     assert not caplog.records
     any_server.wipe()
     (tmp_path / "nonce.txt").unlink()
-    assert [store.draw() for _ in range(3)] == [highest + 1, highest + 2, highest + 3]
+    assert [store.next_nonce() for _ in range(3)] == [highest + 1, highest + 2, highest + 3]
     assert [record.levelname for record in caplog.records if "went back" in record.message] == ["WARNING"]
-    assert tells_no_password(caplog.text)
+    assert is_free_of_password(caplog.text)
 
 
-def test_wiped_while_the_second_copy_cannot_be_written(
+def test_wiped_while_the_replica_cannot_be_written(
     any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that has no second copy goes on above its own highest nonce when its store is wiped."""
     (tmp_path / "nonce.txt").mkdir()
-    store.draw()
-    highest = store.draw(clock.wall_us() + HOUR_US)
+    store.next_nonce()
+    highest = store.next_nonce(clock.wall_us() + HOUR_US)
     any_server.wipe()
-    assert store.draw() == highest + 1
+    assert store.next_nonce() == highest + 1
     assert "went back" in caplog.text
 
 
@@ -229,93 +233,93 @@ def test_wiped_before_the_start(
     any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A new process whose store was wiped goes on above its host's nonce file, and reports that once."""
-    store.draw()
-    highest = store.draw(clock.wall_us() + HOUR_US)
+    store.next_nonce()
+    highest = store.next_nonce(clock.wall_us() + HOUR_US)
     any_server.wipe()
-    restarted = SharedStore(store.engine, FileStore(str(tmp_path / "nonce.txt")))
-    assert [restarted.draw() for _ in range(2)] == [highest + 1, highest + 2]
+    restarted = SharedStore(store.backend, FileStore(str(tmp_path / "nonce.txt")))
+    assert [restarted.next_nonce() for _ in range(2)] == [highest + 1, highest + 2]
     assert [record.levelname for record in caplog.records if "below this folder's" in record.message] == ["WARNING"]
 
 
 def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
     """The first nonce on a new store and a new file is no step back, however far ahead it is asked for."""
-    store.draw(clock.wall_us() + HOUR_US)
+    store.next_nonce(clock.wall_us() + HOUR_US)
     assert not caplog.records
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "grant",
     [
-        Drawn(Outcome.DRAWN, 0),
-        Drawn(Outcome.DRAWN, -5),
-        Drawn(Outcome.DRAWN, 1),
-        Drawn(Outcome.DRAWN, 10**30),
-        Drawn(Outcome.BUSY, clock.wall_us() + HOUR_US),
+        NonceGrant(GrantStatus.GRANTED, 0),
+        NonceGrant(GrantStatus.GRANTED, -5),
+        NonceGrant(GrantStatus.GRANTED, 1),
+        NonceGrant(GrantStatus.GRANTED, 10**30),
+        NonceGrant(GrantStatus.BUSY, clock.wall_us() + HOUR_US),
     ],
     ids=lambda drawn: f"{drawn.outcome.value} {drawn.nonce}"[:12],
 )
-def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, answer: Drawn) -> None:
+def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, grant: NonceGrant) -> None:
     """A store that gives a nonce beyond the bounds of the wish cannot be used: nothing is handed out or kept of it."""
 
-    class LyingEngine(MemoryEngine):
-        lies = False
+    class LyingStore(MemoryStore):
+        is_lying = False
 
-        def draw(self, wish: Wish) -> Drawn:
-            return answer if self.lies else super().draw(wish)
+        def next_nonce(self, request: NonceRequest) -> NonceGrant:
+            return grant if self.is_lying else super().next_nonce(request)
 
-    engine = LyingEngine(clock.wall_us)
-    store = SharedStore(engine, FileStore(str(tmp_path / "nonce.txt")))
-    last = store.draw()
-    engine.lies = True
+    backend = LyingStore(clock.wall_us)
+    store = SharedStore(backend, FileStore(str(tmp_path / "nonce.txt")))
+    last = store.next_nonce()
+    backend.is_lying = True
     with pytest.raises(StoreUnavailableError, match="not asked for"):
-        store.draw()
+        store.next_nonce()
     assert (tmp_path / "nonce.txt").read_text() == str(last)
-    engine.lies = False
-    assert last < store.draw() <= clock.wall_us()
+    backend.is_lying = False
+    assert last < store.next_nonce() <= clock.wall_us()
 
 
-def test_a_second_copy_that_is_locked_costs_no_request(store: SharedStore, tmp_path: Path) -> None:
+def test_a_locked_replica_costs_no_request(store: SharedStore, tmp_path: Path) -> None:
     """While another process holds the lock of the nonce file each turn has its nonce in time; after it the file has
     their nonces again."""
-    store.draw()
+    store.next_nonce()
     path = tmp_path / "nonce.txt"
     with path.open() as file:
         flock(file, LOCK_EX)
         for _ in range(2):
-            turn = store.take()
-            assert store.draw() == turn.nonce
-            store.give_back(turn.nonce)
-    assert str(store.draw()) == path.read_text()
+            grant = store.acquire_lock()
+            assert store.next_nonce() == grant.nonce
+            store.release_lock(grant.nonce)
+    assert str(store.next_nonce()) == path.read_text()
 
 
-def test_what_an_interrupt_left_behind_does_not_end_the_next_turn(
+def test_an_interrupted_acquire_does_not_affect_the_next_lock(
     store: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After Ctrl-C right behind the store's answer a thread gets its next turn and a nonce, however late it asks."""
-    store.take()
+    store.acquire_lock()
     now = clock.boottime_seconds
     monkeypatch.setattr(clock, "boottime_seconds", lambda: now() + 3.5)
-    turn = store.take()
-    assert store.draw() == turn.nonce
+    grant = store.acquire_lock()
+    assert store.next_nonce() == grant.nonce
 
 
 class CtrlC:
     """Raises KeyboardInterrupt at the n-th call or return in the modules of the stores and of `threading`."""
 
     def __init__(self, number: int) -> None:
-        self.left = number
+        self.calls_left = number
 
     def __call__(self, frame: FrameType, _event: str, _given: object) -> None:
         if frame.f_code.co_filename.endswith(("redis_store.py", "postgres_store.py", "threading.py")):
-            self.left -= 1
-            if not self.left:
+            self.calls_left -= 1
+            if not self.calls_left:
                 sys.setprofile(None)
                 raise KeyboardInterrupt
 
 
 # A connection that was open and idle in an interrupted step is left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_draw(any_server: Server) -> None:
+def test_an_interrupted_next_nonce_is_recovered(any_server: Server) -> None:
     """Wherever Ctrl-C comes in a draw, the next one is done."""
     number = interrupts = 0
     while interrupts == number:
@@ -323,30 +327,33 @@ def test_an_interrupted_draw(any_server: Server) -> None:
         with opened(any_server.url) as client, ThreadPoolExecutor(1) as pool:
             sys.setprofile(CtrlC(number))
             try:
-                client.engine.draw(wish())
+                client.backend.next_nonce(make_request())
             except KeyboardInterrupt:
                 interrupts += 1
             finally:
                 sys.setprofile(None)
-            assert drawn(pool.submit(client.engine.draw, wish()).result(HANGS_SECONDS)) > client.nonce
+            assert (
+                granted_nonce(pool.submit(client.backend.next_nonce, make_request()).result(HANG_TIMEOUT_SECONDS))
+                > client.nonce
+            )
     assert interrupts > 10
 
 
-def test_trouble_is_said_once(any_server: Server, store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once(any_server: Server, store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
     """A store that is away is a problem, said once, and no nonce is handed out; that it is back is said once."""
     caplog.set_level(logging.INFO, "bot")
-    last = store.draw()
+    last = store.next_nonce()
     any_server.kill()
     try:
         for _ in range(3):
             with pytest.raises(StoreUnavailableError):
-                store.draw()
+                store.next_nonce()
         assert store.problem is not None
-        assert tells_no_password(store.problem + caplog.text)
+        assert is_free_of_password(store.problem + caplog.text)
         assert [record.levelname for record in caplog.records] == ["ERROR"]
     finally:
         any_server.start()
-    assert store.draw() > last
-    assert store.draw() > last
+    assert store.next_nonce() > last
+    assert store.next_nonce() > last
     assert store.problem is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]

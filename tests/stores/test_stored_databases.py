@@ -22,8 +22,8 @@ from bot.simulator.keys import ApiKey
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.simulator.storage import Storage
-from tests.journal_rows import fill, intent, open_row, row
-from tests.simulator_parts import START, YEAR_SECONDS, make_exchange, place
+from tests.journal_rows import make_fill, make_intent, make_kraken_order, make_open_kraken_order
+from tests.simulator_parts import START, YEAR_SECONDS, make_exchange, place_order
 from tests.stores.stored_formats import API_KEY, API_SECRET, contents, restore
 
 # The journal
@@ -36,7 +36,7 @@ STATES = {
     4: OrderState.OPEN,
     5: OrderState.PARTLY_FILLED,
     6: OrderState.FILLED,
-    7: OrderState.CANCELLED,
+    7: OrderState.CANCELED,
     8: OrderState.EXPIRED,
     9: OrderState.REFUSED,
     10: OrderState.NOT_PLACED,
@@ -58,20 +58,24 @@ def fill_journal(path: Path) -> None:
     half = {"executed": Decimal("0.00500000"), "cost": Decimal("250.00000"), "fee": Decimal("0.62500")}
     journal = Journal(str(path))
     for number in STATES:
-        journal.intend(intent(named(number), symbol=f"C{number}/USD", intended_seconds=100.0 + number))
+        journal.record_intent(make_intent(named(number), symbol=f"C{number}/USD", intended_seconds=100.0 + number))
     for number in range(2, 11):
-        journal.leave(named(number), f"17900000000000{number:02d}", 103.25 + number, 111.25 + number)
+        journal.mark_sent(named(number), f"17900000000000{number:02d}", 103.25 + number, 111.25 + number)
     journal.set_state(named(3), OrderState.UNKNOWN, "no answer")
     journal.set_state(named(9), OrderState.REFUSED, "EOrder:Insufficient funds")
     journal.set_state(named(10), OrderState.NOT_PLACED, "it was looked for in vain")
-    journal.take_rows(
+    journal.record_orders(
         [
-            open_row(named(4), txid(4), symbol="C4/USD", expires_seconds=900.5),
-            open_row(named(5), txid(5), symbol="C5/USD", **half, average_price=Decimal("50000.0")),
-            row(named(6), txid(6), symbol="C6/USD"),
-            row(named(7), txid(7), symbol="C7/USD", status=OrderStatus.CANCELED, reason="User requested", **half),
-            open_row(named(8), txid(8), symbol="C8/USD", status=OrderStatus.EXPIRED, closed_seconds=130.5),
-            open_row(
+            make_open_kraken_order(named(4), txid(4), symbol="C4/USD", expires_seconds=900.5),
+            make_open_kraken_order(named(5), txid(5), symbol="C5/USD", **half, average_price=Decimal("50000.0")),
+            make_kraken_order(named(6), txid(6), symbol="C6/USD"),
+            make_kraken_order(
+                named(7), txid(7), symbol="C7/USD", status=OrderStatus.CANCELED, reason="User requested", **half
+            ),
+            make_open_kraken_order(
+                named(8), txid(8), symbol="C8/USD", status=OrderStatus.EXPIRED, closed_seconds=130.5
+            ),
+            make_open_kraken_order(
                 "other0000000000001",
                 txid(11),
                 side=Side.SELL,
@@ -83,15 +87,15 @@ def fill_journal(path: Path) -> None:
     )
     journal.add_fills(
         [
-            fill("TAAAAA-AAAAA-AAAAA5", txid(5), symbol="C5/USD", volume=half["executed"], cost=half["cost"]),
-            fill("TAAAAA-AAAAA-AAAAA6", txid(6), symbol="C6/USD", side=Side.SELL, time_seconds=103.125),
+            make_fill("TAAAAA-AAAAA-AAAAA5", txid(5), symbol="C5/USD", volume=half["executed"], cost=half["cost"]),
+            make_fill("TAAAAA-AAAAA-AAAAA6", txid(6), symbol="C6/USD", side=Side.SELL, time_seconds=103.125),
         ]
     )
     journal.add_equity(EquityPoint(104.0, "USD", Decimal("10000.00")))
     journal.add_equity(EquityPoint(105.5, "EUR", Decimal("9999.1234")))
-    journal.set_known_until("mybot", 100.5)
-    journal.set_known_until("other", 50.25)
-    journal.keep_known("mybot", 200.5)
+    journal.set_complete_until("mybot", 100.5)
+    journal.set_complete_until("other", 50.25)
+    journal.extend_complete_until("mybot", 200.5)
     journal.close()
 
 
@@ -130,33 +134,33 @@ def test_everything_stored_is_read_as_what_was_written_today(old_journal: Journa
         assert old_journal.intents() == today.intents()
         assert old_journal.orders() == today.orders()
         assert old_journal.fills() == today.fills()
-        assert old_journal.equity() == today.equity()
-        assert old_journal.filled() == today.filled()
-    assert [old_journal.known_until(bot_id) for bot_id in ("mybot", "other", "third")] == [200.5, 50.25, 0.0]
+        assert old_journal.equity_points() == today.equity_points()
+        assert old_journal.filled_volumes() == today.filled_volumes()
+    assert [old_journal.complete_until(bot_id) for bot_id in ("mybot", "other", "third")] == [200.5, 50.25, 0.0]
 
 
 def test_what_is_open_in_a_stored_journal_is_followed(old_journal: Journal) -> None:
     """What a stored journal has as sent or unknown is unsettled, and what it has as open or partly filled works."""
-    assert [one.cl_ord_id for one in old_journal.unsettled()] == [named(2), named(3)]
-    assert [one.cl_ord_id for one in old_journal.working()] == ["other0000000000001", named(4), named(5)]
+    assert [one.cl_ord_id for one in old_journal.unresolved_intents()] == [named(2), named(3)]
+    assert [one.cl_ord_id for one in old_journal.working_intents()] == ["other0000000000001", named(4), named(5)]
 
 
 @pytest.mark.parametrize("number", [number for number in STATES if number != 1])
 def test_no_stored_order_is_sent_again(old_journal: Journal, number: int) -> None:
     """Whatever became of an order of a stored journal, one with its client order id is not intended again."""
     with pytest.raises(OrderBlockedError):
-        old_journal.intend(intent(named(number)))
+        old_journal.record_intent(make_intent(named(number)))
 
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_an_unsettled_stored_order_keeps_its_pair(old_journal: Journal, number: int) -> None:
     """An order of a stored journal without a known fate keeps a new one of its pair from leaving, until it has one."""
-    new = intent(named(99), symbol=f"C{number}/USD")
-    old_journal.intend(new)
+    new = make_intent(named(99), symbol=f"C{number}/USD")
+    old_journal.record_intent(new)
     with pytest.raises(OrderBlockedError):
-        old_journal.leave(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
+        old_journal.mark_sent(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
     old_journal.set_state(named(number), OrderState.NOT_PLACED)
-    old_journal.leave(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
+    old_journal.mark_sent(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
 
 
 def test_a_stored_journal_stays_as_it_is_where_it_is_only_read(old_journal: Journal, tmp_path: Path) -> None:
@@ -175,16 +179,16 @@ WORLD = "synthetic prices, seed 1"
 def fill_account(path: Path) -> None:
     """Write an account with orders that filled, rest, were cancelled and wait for their price, and an armed switch."""
     exchange = make_exchange((0, "50000"), (100, "50000"))
-    place(exchange, ordertype="market", cl_ord_id=named(1))
-    place(exchange, price="1000", cl_ord_id=named(2), timeinforce="GTD", expiretm=str(int(START) + 900))
-    cancelled = place(exchange, price="2000", userref="7", oflags="fciq,post")
+    place_order(exchange, ordertype="market", cl_ord_id=named(1))
+    place_order(exchange, price="1000", cl_ord_id=named(2), timeinforce="GTD", expiretm=str(int(START) + 900))
+    cancelled = place_order(exchange, price="2000", userref="7", oflags="fciq,post")
     exchange.advance(START + 10.5)
     exchange.cancel({"txid": cancelled})
-    place(exchange, type="sell", ordertype="stop-loss", price="40000", volume="0.005", cl_ord_id=named(3))
-    exchange.arm_switch(600)
+    place_order(exchange, type="sell", ordertype="stop-loss", price="40000", volume="0.005", cl_ord_id=named(3))
+    exchange.arm_dead_man_switch(600)
     keys = [ApiKey(API_KEY, API_SECRET, "simulator", ("query-funds", "modify-trades"), 0, 1790000000000007, START, 1.5)]
     storage = Storage(path, WORLD)
-    storage.save(exchange.account, keys, exchange.now, exchange.switch_at)
+    storage.save(exchange.account, keys, exchange.now, exchange.dead_man_switch_at)
     storage.close()
 
 
@@ -205,4 +209,4 @@ def test_a_stored_simulated_account_goes_on(tmp_path: Path) -> None:
         assert (simulator.key, simulator.secret) == (API_KEY, API_SECRET)
         assert state["floors"] == {API_KEY: "1790000000000007"}
         assert sorted(order.status for order in account.orders.values()) == ["canceled", "closed", "open", "open"]
-        assert (len(account.trades), account.audit(), simulator.exchange.switch_at) == (1, [], START + 610.5)
+        assert (len(account.trades), account.audit(), simulator.exchange.dead_man_switch_at) == (1, [], START + 610.5)

@@ -17,19 +17,19 @@ import freezegun
 import pytest
 
 from bot import config
-from bot.app.instance_lock import InstanceLock, is_running, read_note
-from bot.base.errors import AnotherBotError, InvalidNonceError, LockoutError, TurnTimeout
+from bot.app.instance_lock import InstanceLock, is_running, read_instance_file
+from bot.base.errors import BotAlreadyRunningError, InvalidNonceError, LockoutError, RequestLockTimeout
 from bot.broker_manager import KrakenBroker, get_kraken_nonce
-from bot.kraken.breaker_file import SilenceFile
-from bot.kraken.circuit_breaker import KeyGuard, NonceRefusedError
-from bot.kraken.order_requests import bot_id_of, client_order_id
+from bot.kraken.breaker_file import BreakerFile
+from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
+from bot.kraken.order_requests import client_order_id, derive_bot_id
 from bot.kraken.rate_counters import PRO, UNLIMITED, Action
-from bot.kraken.rate_limiter import KeyBudget
-from bot.nonce.local_lock import Turns, Urgency
+from bot.kraken.rate_limiter import RateLimiter
+from bot.nonce.local_lock import Priority, RequestLock
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.conftest import ROOT
-from tests.stores.conftest import StillClock
+from tests.stores.conftest import FrozenClock
 from tests.stores.stored_formats import API_KEY, API_SECRET, stored
 
 NOW = 1_790_000_000.0
@@ -54,7 +54,7 @@ def test_a_key_has_its_files_under_their_names(nonce_file: Path) -> None:
     with Simulator(SimulatorOptions(key=API_KEY, secret=API_SECRET)) as simulator:
         broker = KrakenBroker(API_KEY, API_SECRET, api_url=simulator.url, tier=UNLIMITED)
         broker.connect()
-        broker.journal.set_known_until("mybot", 1.0)
+        broker.journal.set_complete_until("mybot", 1.0)
         simulator.faults.raise_next("BalanceEx", "EGeneral:Temporary lockout")
         with pytest.raises(LockoutError):
             broker.get_account_balance()
@@ -66,59 +66,59 @@ def test_a_key_has_its_files_under_their_names(nonce_file: Path) -> None:
 @pytest.mark.parametrize("ending", ["lock", "gate"])
 def test_the_turn_of_another_program_is_waited_for(tmp_path: Path, ending: str) -> None:
     """Whoever holds the lock of a key's turn, or stands at its gate, is waited for; and holds it off in turn."""
-    turns, path = Turns(str(tmp_path / "kraken_nonce.lock")), tmp_path / f"kraken_nonce.{ending}"
+    turns, path = RequestLock(str(tmp_path / "kraken_nonce.lock")), tmp_path / f"kraken_nonce.{ending}"
     path.touch()
-    with locked(path), pytest.raises(TurnTimeout), turns.turn(Urgency.ORDER, 0.05):
+    with locked(path), pytest.raises(RequestLockTimeout), turns.hold(Priority.ORDER, 0.05):
         pass
-    with turns.turn(Urgency.ORDER), pytest.raises(BlockingIOError), locked(tmp_path / "kraken_nonce.lock"):
+    with turns.hold(Priority.ORDER), pytest.raises(BlockingIOError), locked(tmp_path / "kraken_nonce.lock"):
         pass
     turns.close()
 
 
-def test_the_nonce_file_is_written_as_it_was(nonce_file: Path, still_clock: StillClock) -> None:
+def test_the_nonce_file_is_written_as_it_was(nonce_file: Path, frozen_clock: FrozenClock) -> None:
     """The nonce file has sixteen digits and nothing else, and that of a key in nanoseconds nineteen."""
-    assert get_kraken_nonce() == still_clock.us
+    assert get_kraken_nonce() == frozen_clock.us
     assert nonce_file.read_bytes() == b"1790000000000000"
-    still_clock.advance(1)
+    frozen_clock.advance(1)
     get_kraken_nonce(api_key=API_KEY, unit="ns")
     fine = next(path for path in nonce_file.parent.iterdir() if path != nonce_file)
     assert [path.read_bytes() for path in (nonce_file, fine)] == [b"1790000001000000", b"1790000001000000000"]
 
 
-def test_a_stored_nonce_is_gone_on_from(nonce_file: Path, still_clock: StillClock) -> None:
+def test_a_stored_nonce_is_gone_on_from(nonce_file: Path, frozen_clock: FrozenClock) -> None:
     """Where the stored nonces are ahead of the clock, the next ones are above them, in either unit."""
     names = json.loads(stored("file_names.json"))
     fine = next(nonce_file.with_name(name) for name in names if name.endswith(".txt") and name != nonce_file.name)
-    nonce_file.write_bytes(b"%d" % (still_clock.us + 60_000_000))
-    fine.write_bytes(b"%d" % ((still_clock.us + 120_000_000) * 1000))
+    nonce_file.write_bytes(b"%d" % (frozen_clock.us + 60_000_000))
+    fine.write_bytes(b"%d" % ((frozen_clock.us + 120_000_000) * 1000))
     assert get_kraken_nonce() > 1790000060000000
     assert get_kraken_nonce(api_key=API_KEY, unit="ns") > 1790000120000000000
 
 
 def fill_budget(path: Path) -> None:
     """Book calls and orders, and a pause."""
-    budget = KeyBudget(str(path), PRO)
+    budget = RateLimiter(str(path), PRO)
     for method in ("BalanceEx", "ClosedOrders"):
-        budget.take_rest(method, NOW)
-    budget.take_engine("BTC/USD", Action.ADD, NOW)
-    budget.take_engine("ETH/USD", Action.CANCEL, NOW, 1.0)
+        budget.try_acquire_rest(method, NOW)
+    budget.try_acquire_engine("BTC/USD", Action.ADD, NOW)
+    budget.try_acquire_engine("ETH/USD", Action.CANCEL, NOW, 1.0)
     budget.pause(NOW + 30.0, "EService:Throttled")
     budget.close()
 
 
 def fill_refusals(path: Path) -> None:
     """Have a nonce accepted, and two refused. For a clock that stands still."""
-    guard = KeyGuard(str(path.with_suffix(".silence")), str(path))
-    guard.accepted(1790000000000000)
+    guard = CircuitBreaker(str(path.with_suffix(".silence")), str(path))
+    guard.record_accepted(1790000000000000)
     for nonce in (1790000000000001, 1790000000000002):
-        guard.refused(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), nonce, "us")
+        guard.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), nonce, "us")
     guard.close()
 
 
 def fill_silence(path: Path) -> None:
     """Begin a silence."""
     with freezegun.freeze_time("2026-11-22 12:00:00"):
-        SilenceFile(str(path)).begin(900.0, "a reason")
+        BreakerFile(str(path)).trip(900.0, "a reason")
 
 
 @pytest.mark.usefixtures("still_clock")
@@ -133,33 +133,33 @@ def test_what_programs_tell_each_other_is_written_as_it_was(tmp_path: Path, fill
 def test_a_stored_budget_counts(tmp_path: Path) -> None:
     """What another version has booked on a key is on its counters, and its pause holds for everything."""
     (tmp_path / "budget").write_text(stored("budget.json"))
-    budget = KeyBudget(str(tmp_path / "budget"), PRO)
+    budget = RateLimiter(str(tmp_path / "budget"), PRO)
     assert budget.rest_level(NOW) == (3.0, 20)
     assert budget.engine_levels(NOW) == {"BTC/USD": 1.0, "ETH/USD": 8.0}
-    assert budget.take_rest("CancelOrder", NOW + 10.0) == 20.0
+    assert budget.try_acquire_rest("CancelOrder", NOW + 10.0) == 20.0
     budget.close()
 
 
-def test_stored_refusals_count(tmp_path: Path, still_clock: StillClock) -> None:
+def test_stored_refusals_count(tmp_path: Path, frozen_clock: FrozenClock) -> None:
     """After two refusals that another version has met, and a nonce that it had accepted, the third ends in silence."""
     (tmp_path / "refused").write_text(stored("refusals.json"))
-    guard = KeyGuard(str(tmp_path / "silence"), str(tmp_path / "refused"))
-    still_clock.advance(10)
-    third = guard.refused(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), 1790000010000000, "us")
+    guard = CircuitBreaker(str(tmp_path / "silence"), str(tmp_path / "refused"))
+    frozen_clock.advance(10)
+    third = guard.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), 1790000010000000, "us")
     guard.close()
     assert not isinstance(third, NonceRefusedError)
-    assert guard.silence is not None
+    assert guard.state is not None
 
 
 def test_a_stored_silence_is_kept(tmp_path: Path) -> None:
     """A silence that another version has begun holds to its end, with its length and its reason."""
     (tmp_path / "silence").write_text(stored("silence.json"))
     with freezegun.freeze_time("2026-11-22 12:14:59") as frozen:
-        silence = SilenceFile(str(tmp_path / "silence")).read()
+        silence = BreakerFile(str(tmp_path / "silence")).read()
         assert silence is not None
-        assert (silence.seconds, silence.reason, silence.over) == (900.0, "a reason", False)
+        assert (silence.open_seconds, silence.reason, silence.is_half_open) == (900.0, "a reason", False)
         frozen.tick(1)
-        assert silence.over
+        assert silence.is_half_open
 
 
 # The state folder
@@ -169,11 +169,11 @@ def test_the_note_of_a_bot_is_as_it_was(tmp_path: Path) -> None:
     """A running bot tells of itself in bot.json under the stored names, which are read from another version's file."""
     other = json.loads(stored("note.json"))
     lock = InstanceLock(tmp_path)
-    lock.note(status_url="http://127.0.0.1:8080")
+    lock.publish(status_url="http://127.0.0.1:8080")
     told = json.loads((tmp_path / "bot.json").read_text("ascii"))
     assert {name: type(value) for name, value in told.items()} == {name: type(value) for name, value in other.items()}
     (tmp_path / "bot.json").write_text(stored("note.json"))
-    assert read_note(tmp_path) == other
+    assert read_instance_file(tmp_path) == other
     lock.release()
     assert not (tmp_path / "bot.json").exists()
 
@@ -182,7 +182,7 @@ def test_the_folder_of_another_bot_is_not_taken(tmp_path: Path) -> None:
     """A folder that another program has locked belongs to a running bot, and is not taken; nor is a bot's own."""
     with locked(tmp_path):
         assert is_running(tmp_path)
-        with pytest.raises(AnotherBotError):
+        with pytest.raises(BotAlreadyRunningError):
             InstanceLock(tmp_path)
     lock = InstanceLock(tmp_path)
     with pytest.raises(BlockingIOError), locked(tmp_path):
@@ -201,7 +201,7 @@ def test_the_state_folder_is_where_it_was() -> None:
 def test_a_signal_has_the_client_order_id_that_it_had() -> None:
     """Each signal has the stored client order id, and a key the stored bot id, so no signal is sent under a second."""
     ids = json.loads(stored("order_ids.json"))
-    assert bot_id_of(API_KEY) == ids["bot_id"]
+    assert derive_bot_id(API_KEY) == ids["bot_id"]
     for signal in ids["signals"]:
         made = client_order_id(
             signal["bot_id"],

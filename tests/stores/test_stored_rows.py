@@ -17,9 +17,9 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from bot.nonce.open_store import open_engine
-from bot.nonce.store_protocol import Lease, Outcome
-from tests.stores.key_rows import KeyRow, PostgresRow, RedisRow, drawn, lead, wish
+from bot.nonce.open_store import open_nonce_store
+from bot.nonce.store_protocol import GrantStatus, Lease
+from tests.stores.key_rows import PostgresKey, RedisKey, StoreKey, acquire_lease, granted_nonce, make_request
 from tests.stores.stored_formats import API_KEY, stored
 
 OLD, NEXT, NEW = "old-host:4711:0a1b2c3d", "next-host:4712:1a2b3c4d", "new-host:4713:2a3b4c5d"
@@ -39,7 +39,7 @@ Fields = dict[str, Any]
 class Held(ABC):
     """A row of one key, by plain commands of its server's."""
 
-    row: KeyRow
+    row: StoreKey
 
     @abstractmethod
     def fields(self) -> Fields:
@@ -54,7 +54,7 @@ class HeldByRedis(Held):
     """One hash."""
 
     def __init__(self, url: str, name: str) -> None:
-        self.row = self._row = RedisRow(url, name)
+        self.row = self._row = RedisKey(url, name)
 
     def fields(self) -> Fields:
         """Read all fields of the hash."""
@@ -71,10 +71,10 @@ class HeldByPostgres(Held):
     """One row of the table."""
 
     def __init__(self, url: str, name: str) -> None:
-        self.row = self._row = PostgresRow(url, name)
+        self.row = self._row = PostgresKey(url, name)
         # Whoever comes first makes the table.
-        self._row.connect().draw(wish())
-        self._row.lose()
+        self._row.connect().next_nonce(make_request())
+        self._row.wipe()
 
     def fields(self) -> Fields:
         """Read all columns but the name."""
@@ -105,7 +105,7 @@ def held(kind: str, request: pytest.FixtureRequest, key_name: str) -> Iterator[H
     url = request.getfixturevalue(f"{kind}_url")
     held: Held = HeldByRedis(url, key_name) if kind == "redis" else HeldByPostgres(url, key_name)
     yield held
-    held.row.lose()
+    held.row.wipe()
     held.row.close()
 
 
@@ -130,17 +130,19 @@ def put_stored(held: Held, kind: str, moment: str) -> Fields:
     return fields
 
 
-def write_until(row: KeyRow, moment: str) -> None:
+def write_until(row: StoreKey, moment: str) -> None:
     """Lead, take the turn, and let another one ask for it; sign off; let another one lead."""
     engine = row.connect()
-    generation = lead(engine, OLD, LEASE_SECONDS).generation
-    nonce = drawn(engine.take(wish(row.server_us() + AHEAD_US, generation=generation), OLD, TURN_SECONDS))
-    assert row.connect().take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.NEXT
+    generation = acquire_lease(engine, OLD, LEASE_SECONDS).fencing_token
+    nonce = granted_nonce(
+        engine.acquire_lock(make_request(row.server_us() + AHEAD_US, fencing_token=generation), OLD, TURN_SECONDS)
+    )
+    assert row.connect().acquire_lock(make_request(), NEXT, TURN_SECONDS).status is GrantStatus.RESERVED
     if moment != "leading":
-        engine.give_back(nonce)
-        engine.sign_off(generation, settled=True)
+        engine.release_lock(nonce)
+        engine.release_lease(generation, is_reconciled=True)
     if moment == "led again":
-        assert lead(row.connect(), NEW, LEASE_SECONDS).clean
+        assert acquire_lease(row.connect(), NEW, LEASE_SECONDS).is_clean_handover
 
 
 def alike(one: object, other: object) -> bool:
@@ -163,8 +165,8 @@ def test_a_row_is_written_as_it_was(held: Held, kind: str, moment: str) -> None:
 def test_a_stored_lease_is_anothers(held: Held, kind: str) -> None:
     """Who asks for a stored row whose owner leads does not lead, and is told of the owner and its generation."""
     fields = put_stored(held, kind, "leading")
-    lease = held.row.connect().acquire(NEW, LEASE_SECONDS)
-    assert (lease.owner, lease.generation) == (OLD, int(fields["generation"]))
+    lease = held.row.connect().acquire_lease(NEW, LEASE_SECONDS)
+    assert (lease.owner, lease.fencing_token) == (OLD, int(fields["generation"]))
     assert lease.remaining_seconds == pytest.approx(LEASE_SECONDS, abs=10.0)
 
 
@@ -172,29 +174,29 @@ def test_the_owner_of_a_stored_lease_goes_on_under_it(held: Held, kind: str) -> 
     """The lease of a stored row is renewed, and draws, by its generation; another generation does neither."""
     fields = put_stored(held, kind, "leading")
     engine, generation = held.row.connect(), int(fields["generation"])
-    assert engine.renew(generation, LEASE_SECONDS)
-    assert engine.draw(wish(generation=generation)).outcome is Outcome.DRAWN
-    assert not engine.renew(generation - 1, LEASE_SECONDS)
-    assert engine.draw(wish(generation=generation - 1)).outcome is Outcome.STALE
+    assert engine.renew_lease(generation, LEASE_SECONDS)
+    assert engine.next_nonce(make_request(fencing_token=generation)).status is GrantStatus.GRANTED
+    assert not engine.renew_lease(generation - 1, LEASE_SECONDS)
+    assert engine.next_nonce(make_request(fencing_token=generation - 1)).status is GrantStatus.STALE
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stored_nonce_is_gone_on_from(held: Held, kind: str, moment: str) -> None:
     """The nonce after that of a stored row, which is ahead of the clock, is the next one."""
     last = int(put_stored(held, kind, moment)["nonce"])
-    answer = held.row.connect().draw(wish())
-    assert (answer.nonce, answer.last) == (last + 1, last)
+    answer = held.row.connect().next_nonce(make_request())
+    assert (answer.nonce, answer.previous_nonce) == (last + 1, last)
 
 
 def test_a_stored_turn_is_waited_for(held: Held, kind: str) -> None:
     """The turn of a stored row is not even given to who is next, until it is given back by the nonce it came with."""
     fields = put_stored(held, kind, "leading")
     engine, nonce = held.row.connect(), int(fields["turn_nonce"])
-    assert engine.take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.NEXT
-    engine.give_back(nonce - 1)
-    assert engine.take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.NEXT
-    engine.give_back(nonce)
-    assert engine.take(wish(), NEXT, TURN_SECONDS).outcome is Outcome.DRAWN
+    assert engine.acquire_lock(make_request(), NEXT, TURN_SECONDS).status is GrantStatus.RESERVED
+    engine.release_lock(nonce - 1)
+    assert engine.acquire_lock(make_request(), NEXT, TURN_SECONDS).status is GrantStatus.RESERVED
+    engine.release_lock(nonce)
+    assert engine.acquire_lock(make_request(), NEXT, TURN_SECONDS).status is GrantStatus.GRANTED
 
 
 @pytest.mark.parametrize(("moment", "clean"), [("signed off", True), ("led again", False)])
@@ -204,19 +206,19 @@ def test_a_stored_sign_off_is_believed(held: Held, kind: str, moment: str, clean
     fields = put_stored(held, kind, moment)
     engine = held.row.connect()
     if not clean:
-        engine.sign_off(int(fields["generation"]), settled=False)
-    lease = lead(engine, NEXT, LEASE_SECONDS)
-    assert lease.clean is clean
-    assert lease.generation > int(fields["generation"])
+        engine.release_lease(int(fields["generation"]), is_reconciled=False)
+    lease = acquire_lease(engine, NEXT, LEASE_SECONDS)
+    assert lease.is_clean_handover is clean
+    assert lease.fencing_token > int(fields["generation"])
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stored_row_is_shown(held: Held, kind: str, moment: str) -> None:
     """Who looks at a stored row is told its nonce, its lease, and who has the turn."""
     fields = put_stored(held, kind, moment)
-    row = held.row.connect().look()
+    row = held.row.connect().read_record()
     assert row is not None
-    assert (row.nonce, row.turn_owner) == (int(fields["nonce"]), OLD if moment == "leading" else "")
+    assert (row.last_nonce, row.lock_owner) == (int(fields["nonce"]), OLD if moment == "leading" else "")
     owner = {"leading": OLD, "signed off": "", "led again": NEW}[moment]
     shown = Lease(owner, int(fields["generation"]), row.lease.remaining_seconds, moment == "led again")
     assert row.lease == shown
@@ -225,10 +227,10 @@ def test_a_stored_row_is_shown(held: Held, kind: str, moment: str) -> None:
 
 def test_the_table_is_made_as_it_was(postgres_url: str, key_name: str) -> None:
     """Where PostgreSQL has no table yet, one is made with the stored columns, their types and what they begin with."""
-    with closing(PostgresRow(postgres_url, key_name)) as row:
+    with closing(PostgresKey(postgres_url, key_name)) as row:
         row.raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(key_name)))
-        with closing(PostgresRow(postgres_url, key_name, quote(f"-c search_path={key_name}", safe=""))) as own:
-            own.connect().draw(wish())
+        with closing(PostgresKey(postgres_url, key_name, quote(f"-c search_path={key_name}", safe=""))) as own:
+            own.connect().next_nonce(make_request())
         columns = row.raw.execute(
             "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns "
             "WHERE table_schema = %s ORDER BY ordinal_position",
@@ -242,11 +244,11 @@ def test_the_row_of_a_key_has_its_name(redis_url: str, postgres_url: str) -> Non
     """The row of a key is found in either store under the name that is made of its hash."""
     name = json.loads(stored("row_name.json"))
     for url in (redis_url, postgres_url):
-        with closing(open_engine(url, API_KEY)) as engine:
-            engine.draw(wish())
-    with closing(RedisRow(redis_url, name)) as row:
+        with closing(open_nonce_store(url, API_KEY)) as engine:
+            engine.next_nonce(make_request())
+    with closing(RedisKey(redis_url, name)) as row:
         assert row.raw.exists(f"kraken-bot:{{{name}}}")
-        row.lose()
+        row.wipe()
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         deleted = connection.execute("DELETE FROM kraken_bot_keys WHERE name = %s", [name])
         assert deleted.rowcount == 1

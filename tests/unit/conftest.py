@@ -7,36 +7,36 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.dashboard_tools import Client, World, serving
+from tests.dashboard_tools import AuthServer, Client, serving
 
 
 @pytest.fixture(scope="module")
-def port_and_world() -> Iterator[tuple[int, list[World]]]:
+def port_and_servers() -> Iterator[tuple[int, list[AuthServer]]]:
     """Serve whatever world a test has put into the list."""
-    worlds: list[World] = []
+    servers: list[AuthServer] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await worlds[-1].app(scope, receive, send)
+        await servers[-1].app(scope, receive, send)
 
     with serving(app) as port:
-        yield port, worlds
+        yield port, servers
 
 
 @pytest.fixture
-def world(port_and_world: tuple[int, list[World]]) -> World:
+def public_server(port_and_servers: tuple[int, list[AuthServer]]) -> AuthServer:
     """A public page with a token."""
-    port_and_world[1].append(World())
-    return port_and_world[1][-1]
+    port_and_servers[1].append(AuthServer())
+    return port_and_servers[1][-1]
 
 
 @pytest.fixture
-def local(port_and_world: tuple[int, list[World]]) -> World:
+def loopback_server(port_and_servers: tuple[int, list[AuthServer]]) -> AuthServer:
     """A page bound to loopback, without a token."""
-    port_and_world[1].append(World(is_public=False, token=""))
-    return port_and_world[1][-1]
+    port_and_servers[1].append(AuthServer(is_public=False, token=""))
+    return port_and_servers[1][-1]
 
 
 @pytest.fixture
-def client(port_and_world: tuple[int, list[World]]) -> Client:
+def client(port_and_servers: tuple[int, list[AuthServer]]) -> Client:
     """Somebody at the default address."""
-    return Client(port_and_world[0])
+    return Client(port_and_servers[0])

@@ -10,36 +10,41 @@ NOW = 1_795_414_800
 STEP_SECONDS = 3600
 
 
-def walk(seed: int, count: int, start: Decimal, step: Decimal) -> list[Decimal]:
+def random_walk(seed: int, count: int, start: Decimal, step: Decimal) -> list[Decimal]:
     """Return a random walk of prices."""
-    draw = random.Random(seed)
+    random_numbers = random.Random(seed)
     values = [start]
     while len(values) < count:
-        values.append(values[-1] + step * draw.randint(-10, 10))
+        values.append(values[-1] + step * random_numbers.randint(-10, 10))
     return values
 
 
 def candle_rows(seed: int, count: int = 120, start: str = "64000") -> list[list[Any]]:
     """Return closed candles, oldest first."""
     step = Decimal(start) / 2000
-    closes = walk(seed, count + 1, Decimal(start), step)
+    closes = random_walk(seed, count + 1, Decimal(start), step)
     rows = []
-    for at in range(count):
-        opened, close = closes[at], closes[at + 1]
+    for index in range(count):
+        opened, close = closes[index], closes[index + 1]
         high, low = max(opened, close) + 2 * step, min(opened, close) - 3 * step
-        rows.append([NOW - (count - at) * STEP_SECONDS, str(opened), str(high), str(low), str(close)])
+        rows.append([NOW - (count - index) * STEP_SECONDS, str(opened), str(high), str(low), str(close)])
     return rows
 
 
-def pair_facts(symbol: str, seed: int, start: str, quantity: str = "0.00000000") -> dict[str, Any]:
+def pair_status(symbol: str, seed: int, start: str, quantity: str = "0.00000000") -> dict[str, Any]:
     """Return a pair with 120 candles and five fills."""
     rows = candle_rows(seed, start=start)
     fills = [
-        {"time_seconds": rows[at][0] + 60, "side": ("buy", "sell")[at % 2], "price": rows[at][1], "volume": "0.01"}
-        for at in (7, 30, 55, 80, 111)
+        {
+            "time_seconds": rows[index][0] + 60,
+            "side": ("buy", "sell")[index % 2],
+            "price": rows[index][1],
+            "volume": "0.01",
+        }
+        for index in (7, 30, 55, 80, 111)
     ]
-    held = {"quantity": quantity, "average_price": rows[111][1] if Decimal(quantity) else None}
-    return {"symbol": symbol, "price": rows[-1][4], **held, "candles": rows, "fills": fills}
+    position = {"quantity": quantity, "average_price": rows[111][1] if Decimal(quantity) else None}
+    return {"symbol": symbol, "price": rows[-1][4], **position, "candles": rows, "fills": fills}
 
 
 def order_row(**changes: Any) -> dict[str, Any]:
@@ -77,9 +82,9 @@ def fill_row(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def full(**changes: Any) -> dict[str, Any]:
+def full_status(**changes: Any) -> dict[str, Any]:
     """Return the status of a paper bot that has traded for days, each list at the length it may have."""
-    equity = walk(7, 300, Decimal(10000), Decimal("1.37"))
+    equity = random_walk(7, 300, Decimal(10000), Decimal("1.37"))
     return {
         "version": "0.1.0",
         "time": "2026-11-23T06:20:00Z",
@@ -96,7 +101,7 @@ def full(**changes: Any) -> dict[str, Any]:
         "entries": "open",
         "account": {"quote": "USD", "equity": "10012.34567", "realised": "12.3456", "day_loss": "0"},
         "equity_curve": [[NOW - (300 - at) * STEP_SECONDS, str(value)] for at, value in enumerate(equity)],
-        "pairs": [pair_facts("BTC/USD", 1, "64000", "0.00388"), pair_facts("ETH/USD", 2, "3120")],
+        "pairs": [pair_status("BTC/USD", 1, "64000", "0.00388"), pair_status("ETH/USD", 2, "3120")],
         "balances": [
             {"asset": "USD", "total": "9761.88123456", "free": "9511.88123456"},
             {"asset": "BTC", "total": "0.00388", "free": "0"},
@@ -149,7 +154,7 @@ def full(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def begun(**changes: Any) -> dict[str, Any]:
+def starting_status(**changes: Any) -> dict[str, Any]:
     """Return the status of a bot that has only just started and knows nothing yet."""
     unknown: dict[str, Any] = {
         "equity_curve": [],
@@ -167,9 +172,16 @@ def begun(**changes: Any) -> dict[str, Any]:
         "candles": [],
         "fills": [],
     }
-    nonce = dict.fromkeys(full()["nonce"]) | {"unit": "microseconds", "issued": 0, "refused": 0, "refused_today": 0}
+    nonce = dict.fromkeys(full_status()["nonce"]) | {
+        "unit": "microseconds",
+        "issued": 0,
+        "refused": 0,
+        "refused_today": 0,
+    }
     return (
-        full(state="starting", ready=False, uptime_seconds=0.8, last_tick_seconds=None, account=None, pairs=[pair])
+        full_status(
+            state="starting", ready=False, uptime_seconds=0.8, last_tick_seconds=None, account=None, pairs=[pair]
+        )
         | unknown
         | {"nonce": nonce | {"breaker": "closed"}, "rate_limits": {"rest": None}}
         | changes

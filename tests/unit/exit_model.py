@@ -15,30 +15,30 @@ from decimal import Decimal
 from functools import cache
 
 from bot.trading.exit_policy import (
-    Cancel,
+    CancelOrders,
     Done,
-    Leave,
-    PairFacts,
+    ExitGoal,
+    ExitPosition,
+    ExitStep,
+    OrderRole,
+    PairState,
     PlaceStop,
-    Protect,
-    Role,
+    ProtectPosition,
     Sell,
-    Step,
     Wait,
-    Wanted,
     WorkingOrder,
     next_step,
 )
 
 MINIMUM = 2
-SOMEBODY_ELSES = 100
-LEAVE = Leave(Decimal(99))
-PROTECT = Protect(Decimal(90))
-PROTECT_CLOSER = Protect(Decimal(95))
+EXTERNAL_QUANTITY = 100
+EXIT = ExitPosition(Decimal(99))
+PROTECT = ProtectPosition(Decimal(90))
+PROTECT_HIGHER = ProtectPosition(Decimal(95))
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Row:
+class ModelOrder:
     """An order at the exchange whose final row the bot has not seen; `seen` is what it knows of `filled`.
 
     A row that is not `shown` is in no list: accepted, or closed, a moment ago.
@@ -49,252 +49,277 @@ class Row:
     price: int
     volume: int
     filled: int = 0
-    seen: int = 0
+    known_filled: int = 0
     is_open: bool = True
-    shown: bool = False
+    is_listed: bool = False
 
     @property
     def sign(self) -> int:
-        return 1 if self.role == Role.ENTRY.value else -1
+        return 1 if self.role == OrderRole.ENTRY.value else -1
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ModelState:
     """`settled` is what the orders with a known end add up to. `listed` is what OpenOrders has answered, None before.
 
     `step` is what the bot has decided to do and has not done. `unknown` is an order that was sent and not answered, and
     `flies` whether it can still arrive. `flying_cancels` may still arrive, each once, or never.
     """
 
-    settled: int
-    rows: tuple[Row, ...]
-    listed: frozenset[int] | None = None
-    step: Step | None = None
-    unknown: Row | None = None
-    flies: bool = False
-    flying_cancels: frozenset[int] = frozenset()
+    closed_quantity: int
+    orders: tuple[ModelOrder, ...]
+    listed_open: frozenset[int] | None = None
+    pending_step: ExitStep | None = None
+    unknown_order: ModelOrder | None = None
+    is_unknown_in_flight: bool = False
+    cancels_in_flight: frozenset[int] = frozenset()
 
     @property
     def held(self) -> int:
-        return self.settled + sum(row.sign * row.filled for row in self.rows)
+        return self.closed_quantity + sum(order.sign * order.filled for order in self.orders)
 
     @property
     def committed(self) -> int:
         """What own orders may still sell, those that have not arrived yet too."""
-        late = self.unknown.volume if self.unknown and self.flies and self.unknown.sign < 0 else 0
-        return late + sum(row.volume - row.filled for row in self.rows if row.sign < 0 and row.is_open)
+        in_flight = (
+            self.unknown_order.volume
+            if self.unknown_order and self.is_unknown_in_flight and self.unknown_order.sign < 0
+            else 0
+        )
+        return in_flight + sum(order.volume - order.filled for order in self.orders if order.sign < 0 and order.is_open)
 
 
 @dataclass(frozen=True, slots=True)
-class Bot:
+class ModelBot:
     """How the bot decides: what it wants by turns, how much one stop may hold, and what it leaves out of the facts."""
 
-    wishes: tuple[Wanted, ...]
-    largest: int
-    blind: Callable[[PairFacts], PairFacts] = lambda facts: facts
+    goals: tuple[ExitGoal, ...]
+    max_stop_quantity: int
+    filter_state: Callable[[PairState], PairState] = lambda facts: facts
 
 
-def moves(state: State, bot: Bot) -> Iterator[tuple[str, State]]:
+def transitions(state: ModelState, bot: ModelBot) -> Iterator[tuple[str, ModelState]]:
     """Return everything that can happen next, with its name."""
-    for row in state.rows:
-        for filled in _fills(row):
-            yield f"{row.role} {row.number} fills {filled}", _with_row(state, _filled(row, filled))
-        if not row.shown:
-            yield f"{row.role} {row.number} is shown", _with_row(state, replace(row, shown=True))
-    for number in state.flying_cancels:
-        yield f"the cancel of {number} arrives", _cancelled(state, number)
-        yield f"the cancel of {number} is lost", replace(state, flying_cancels=state.flying_cancels - {number})
-    yield from _unknown_moves(state)
-    if state.step is not None or state.listed is not None:
-        yield "crash", replace(state, step=None, listed=None)
-    if state.step is not None:
-        yield from _acts(state, state.step)
-    elif state.listed is None:
+    for order in state.orders:
+        for filled in _fills(order):
+            yield f"{order.role} {order.number} fills {filled}", _with_order(state, _filled(order, filled))
+        if not order.is_listed:
+            yield f"{order.role} {order.number} is shown", _with_order(state, replace(order, is_listed=True))
+    for number in state.cancels_in_flight:
+        yield f"the cancel of {number} arrives", _canceled(state, number)
+        yield f"the cancel of {number} is lost", replace(state, cancels_in_flight=state.cancels_in_flight - {number})
+    yield from _unknown_order_transitions(state)
+    if state.pending_step is not None or state.listed_open is not None:
+        yield "crash", replace(state, pending_step=None, listed_open=None)
+    if state.pending_step is not None:
+        yield from _step_transitions(state, state.pending_step)
+    elif state.listed_open is None:
         yield "OpenOrders", _read_open(state)
     else:
-        for wanted in bot.wishes:
-            step = decide(read_closed(state), wanted, bot)
-            yield f"ClosedOrders; {wanted}: {step}", replace(read_closed(state), listed=None, step=_worth(step))
+        for goal in bot.goals:
+            step = decide(read_closed(state), goal, bot)
+            yield (
+                f"ClosedOrders; {goal}: {step}",
+                replace(read_closed(state), listed_open=None, pending_step=_pending_action(step)),
+            )
 
 
-def decide(state: State, wanted: Wanted, bot: Bot) -> Step:
+def decide(state: ModelState, goal: ExitGoal, bot: ModelBot) -> ExitStep:
     """Return the machine's step for what the bot has read."""
-    known = state.settled + sum(row.sign * row.seen for row in state.rows)
-    listed = state.listed or frozenset()
-    orders = tuple((row.number, row.role, row.volume - row.seen, row.price, row.number in listed) for row in state.rows)
-    return _decide(known, orders, state.unknown is not None, wanted, bot)
+    known_held = state.closed_quantity + sum(order.sign * order.known_filled for order in state.orders)
+    listed_open = state.listed_open or frozenset()
+    orders = tuple(
+        (order.number, order.role, order.volume - order.known_filled, order.price, order.number in listed_open)
+        for order in state.orders
+    )
+    return _decide(known_held, orders, state.unknown_order is not None, goal, bot)
 
 
 @cache
 def _decide(
-    known: int, orders: tuple[tuple[int, str, int, int, bool], ...], unknown: bool, wanted: Wanted, bot: Bot
-) -> Step:
-    working = tuple(
-        WorkingOrder(str(number), Role(role), Decimal(left), Decimal(price), is_open)
-        for number, role, left, price, is_open in orders
+    known_held: int,
+    orders: tuple[tuple[int, str, int, int, bool], ...],
+    has_unknown_order: bool,
+    goal: ExitGoal,
+    bot: ModelBot,
+) -> ExitStep:
+    working_orders = tuple(
+        WorkingOrder(str(number), OrderRole(role), Decimal(remaining), Decimal(price), is_open)
+        for number, role, remaining, price, is_open in orders
     )
-    facts = PairFacts(
-        held=Decimal(known),
-        free=Decimal(SOMEBODY_ELSES),
-        minimum=Decimal(MINIMUM),
-        largest=Decimal(bot.largest),
-        lot=Decimal(1),
-        working=working,
-        unknown=unknown,
+    pair_state = PairState(
+        held_quantity=Decimal(known_held),
+        free_quantity=Decimal(EXTERNAL_QUANTITY),
+        min_quantity=Decimal(MINIMUM),
+        max_stop_quantity=Decimal(bot.max_stop_quantity),
+        lot_size=Decimal(1),
+        working_orders=working_orders,
+        has_unknown_order=has_unknown_order,
     )
-    return next_step(bot.blind(facts), wanted)
+    return next_step(bot.filter_state(pair_state), goal)
 
 
-def _worth(step: Step) -> Step | None:
+def _pending_action(step: ExitStep) -> ExitStep | None:
     return None if isinstance(step, Done | Wait) else step
 
 
-def _read_open(state: State) -> State:
-    rows = tuple(replace(row, seen=row.filled) if row.is_open and row.shown else row for row in state.rows)
-    return replace(state, rows=rows, listed=frozenset(row.number for row in rows if row.is_open and row.shown))
-
-
-def read_closed(state: State) -> State:
-    """Let the bot see the final rows that are shown: these orders are over."""
-    over = [row for row in state.rows if not row.is_open and row.shown]
+def _read_open(state: ModelState) -> ModelState:
+    orders = tuple(
+        replace(order, known_filled=order.filled) if order.is_open and order.is_listed else order
+        for order in state.orders
+    )
     return replace(
         state,
-        settled=state.settled + sum(row.sign * row.filled for row in over),
-        rows=tuple(row for row in state.rows if row not in over),
-        flying_cancels=state.flying_cancels - {row.number for row in over},
+        orders=orders,
+        listed_open=frozenset(order.number for order in orders if order.is_open and order.is_listed),
     )
 
 
-def _fills(row: Row) -> set[int]:
-    left = row.volume - row.filled
-    return {1, left} if row.is_open and left else set()
+def read_closed(state: ModelState) -> ModelState:
+    """Let the bot see the final rows that are shown: these orders are over."""
+    closed_orders = [order for order in state.orders if not order.is_open and order.is_listed]
+    return replace(
+        state,
+        closed_quantity=state.closed_quantity + sum(order.sign * order.filled for order in closed_orders),
+        orders=tuple(order for order in state.orders if order not in closed_orders),
+        cancels_in_flight=state.cancels_in_flight - {order.number for order in closed_orders},
+    )
 
 
-def _filled(row: Row, quantity: int) -> Row:
-    filled = row.filled + quantity
+def _fills(order: ModelOrder) -> set[int]:
+    remaining = order.volume - order.filled
+    return {1, remaining} if order.is_open and remaining else set()
+
+
+def _filled(order: ModelOrder, quantity: int) -> ModelOrder:
+    filled = order.filled + quantity
     # An order that closes is in neither list for a while.
     return (
-        replace(row, filled=filled) if filled < row.volume else replace(row, filled=filled, is_open=False, shown=False)
+        replace(order, filled=filled)
+        if filled < order.volume
+        else replace(order, filled=filled, is_open=False, is_listed=False)
     )
 
 
-def _with_row(state: State, row: Row) -> State:
-    others = [other for other in state.rows if other.number != row.number]
-    return replace(state, rows=tuple(sorted([*others, row])))
+def _with_order(state: ModelState, order: ModelOrder) -> ModelState:
+    other_orders = [other for other in state.orders if other.number != order.number]
+    return replace(state, orders=tuple(sorted([*other_orders, order])))
 
 
-def _cancelled(state: State, number: int) -> State:
-    state = replace(state, flying_cancels=state.flying_cancels - {number})
-    row = next((row for row in state.rows if row.number == number and row.is_open), None)
-    return _with_row(state, replace(row, is_open=False, shown=False)) if row else state
+def _canceled(state: ModelState, number: int) -> ModelState:
+    state = replace(state, cancels_in_flight=state.cancels_in_flight - {number})
+    order = next((order for order in state.orders if order.number == number and order.is_open), None)
+    return _with_order(state, replace(order, is_open=False, is_listed=False)) if order else state
 
 
-def _unknown_moves(state: State) -> Iterator[tuple[str, State]]:
-    if state.unknown is None:
+def _unknown_order_transitions(state: ModelState) -> Iterator[tuple[str, ModelState]]:
+    if state.unknown_order is None:
         return
-    if not state.flies:
-        yield "the unknown order is settled", replace(state, unknown=None)
+    if not state.is_unknown_in_flight:
+        yield "the unknown order is settled", replace(state, unknown_order=None)
         return
-    yield "the unknown order is lost", replace(state, flies=False)
-    for arrived in arrivals(state.unknown):
-        yield "the unknown order arrives", _with_row(replace(state, flies=False), arrived)
+    yield "the unknown order is lost", replace(state, is_unknown_in_flight=False)
+    for arrived_order in arrivals(state.unknown_order):
+        yield "the unknown order arrives", _with_order(replace(state, is_unknown_in_flight=False), arrived_order)
 
 
-def arrivals(row: Row) -> list[Row]:
+def arrivals(order: ModelOrder) -> list[ModelOrder]:
     """Return what an order may be when it has arrived: a stop rests, and what an exit has not filled is gone."""
-    if row.role == Role.STOP.value:
-        return [row]
-    return [replace(row, filled=filled, is_open=False) for filled in {0, 1, row.volume}]
+    if order.role == OrderRole.STOP.value:
+        return [order]
+    return [replace(order, filled=filled, is_open=False) for filled in {0, 1, order.volume}]
 
 
-def _acts(state: State, step: Step) -> Iterator[tuple[str, State]]:
-    done = replace(state, step=None)
-    if isinstance(step, Cancel):
+def _step_transitions(state: ModelState, step: ExitStep) -> Iterator[tuple[str, ModelState]]:
+    after_step = replace(state, pending_step=None)
+    if isinstance(step, CancelOrders):
         numbers = frozenset(map(int, step.txids))
-        after = done
+        after_cancels = after_step
         for number in numbers:
-            after = _cancelled(after, number)
-        yield "the cancels are done", after
-        yield "the cancels are not answered", replace(done, flying_cancels=state.flying_cancels | numbers)
+            after_cancels = _canceled(after_cancels, number)
+        yield "the cancels are done", after_cancels
+        yield "the cancels are not answered", replace(after_step, cancels_in_flight=state.cancels_in_flight | numbers)
         return
-    row = ordered(state, step)
-    yield "the order is refused", done
-    yield "the order is not answered", replace(done, unknown=row, flies=True)
-    for arrived in arrivals(row):
-        yield "the order is accepted", _with_row(done, arrived)
+    order = order_for_step(state, step)
+    yield "the order is refused", after_step
+    yield "the order is not answered", replace(after_step, unknown_order=order, is_unknown_in_flight=True)
+    for arrived_order in arrivals(order):
+        yield "the order is accepted", _with_order(after_step, arrived_order)
 
 
-def ordered(state: State, step: Step) -> Row:
+def order_for_step(state: ModelState, step: ExitStep) -> ModelOrder:
     """Return the order that a step places, under a number that no order of before has."""
-    number = next(number for number in range(99) if number not in {row.number for row in state.rows})
+    number = next(number for number in range(99) if number not in {order.number for order in state.orders})
     match step:
         case Sell(quantity):
-            return Row(number, Role.EXIT.value, 0, int(quantity))
+            return ModelOrder(number, OrderRole.EXIT.value, 0, int(quantity))
         case PlaceStop(quantity, price):
-            return Row(number, Role.STOP.value, int(price), int(quantity))
+            return ModelOrder(number, OrderRole.STOP.value, int(price), int(quantity))
         case _:
             raise AssertionError(f"{step} is no order")
 
 
-def starts() -> list[State]:
+def initial_states() -> list[ModelState]:
     """Return where a search begins: so many coins held, and no entry, or one that has just been accepted."""
-    entry = Row(0, Role.ENTRY.value, 100, 2)
-    return [State(held, rows) for held in range(4) for rows in ((), (entry,))]
+    entry = ModelOrder(0, OrderRole.ENTRY.value, 100, 2)
+    return [ModelState(held_quantity, orders) for held_quantity in range(4) for orders in ((), (entry,))]
 
 
-def search(bot: Bot) -> dict[State, tuple[State, str] | None]:
+def search(bot: ModelBot) -> dict[ModelState, tuple[ModelState, str] | None]:
     """Return every state that can come about, with the state and the move before it; end at the first bad one."""
-    came_from: dict[State, tuple[State, str] | None] = dict.fromkeys(starts())
-    edge = list(came_from)
-    while edge:
-        beyond = []
-        for state in edge:
-            for name, after in moves(state, bot):
-                if after not in came_from:
-                    came_from[after] = (state, name)
-                    beyond.append(after)
+    predecessors: dict[ModelState, tuple[ModelState, str] | None] = dict.fromkeys(initial_states())
+    frontier = list(predecessors)
+    while frontier:
+        next_frontier = []
+        for state in frontier:
+            for name, after in transitions(state, bot):
+                if after not in predecessors:
+                    predecessors[after] = (state, name)
+                    next_frontier.append(after)
                     if is_bad(after):
-                        return came_from
-        edge = beyond
-    return came_from
+                        return predecessors
+        frontier = next_frontier
+    return predecessors
 
 
-def is_bad(state: State) -> bool:
+def is_bad(state: ModelState) -> bool:
     """Whether the bot's orders may sell more than it holds, which is also a stop without coins under it."""
     return state.committed > state.held
 
 
-def trace(came_from: dict[State, tuple[State, str] | None], state: State) -> str:
+def trace(predecessors: dict[ModelState, tuple[ModelState, str] | None], state: ModelState) -> str:
     """Return how a state came about, one line a move."""
     lines = [str(state)]
-    while (before := came_from[state]) is not None:
-        state, name = before
+    while (predecessor := predecessors[state]) is not None:
+        state, name = predecessor
         lines.append(name)
     return "\n".join(reversed([*lines, str(state)]))
 
 
-def calm(state: State) -> State:
+def quiesce(state: ModelState) -> ModelState:
     """Return the state after everything under way has ended and all rows can be seen, and a crash."""
-    rows = tuple(replace(row, shown=True) for row in state.rows)
-    return State(state.settled, rows)
+    orders = tuple(replace(order, is_listed=True) for order in state.orders)
+    return ModelState(state.closed_quantity, orders)
 
 
-def steps_until_done(state: State, wanted: Wanted, bot: Bot, exit_fills: int) -> tuple[State, list[Step]]:
+def steps_until_done(
+    state: ModelState, goal: ExitGoal, bot: ModelBot, exit_fills: int
+) -> tuple[ModelState, list[ExitStep]]:
     """Let the bot work undisturbed, its exits filling so many coins each; return the end and the steps, at most 20."""
-    steps: list[Step] = []
+    steps: list[ExitStep] = []
     while len(steps) < 20:
         state = read_closed(_read_open(state))
-        step = decide(state, wanted, bot)
+        step = decide(state, goal, bot)
         steps.append(step)
-        state = replace(state, listed=None)
+        state = replace(state, listed_open=None)
         if isinstance(step, Done):
             break
-        if isinstance(step, Cancel):
+        if isinstance(step, CancelOrders):
             for txid in step.txids:
-                state = _cancelled(state, int(txid))
+                state = _canceled(state, int(txid))
         elif not isinstance(step, Wait):
-            row = ordered(state, step)
-            filled = min(exit_fills, row.volume) if row.role == Role.EXIT.value else 0
-            state = _with_row(state, replace(row, filled=filled, is_open=row.role == Role.STOP.value))
-        state = calm(state)
+            order = order_for_step(state, step)
+            filled = min(exit_fills, order.volume) if order.role == OrderRole.EXIT.value else 0
+            state = _with_order(state, replace(order, filled=filled, is_open=order.role == OrderRole.STOP.value))
+        state = quiesce(state)
     return state, steps

@@ -7,7 +7,7 @@ from typing import Any
 
 from bot.kraken.pairs import PairTable
 
-TABLE = PairTable(
+PAIR_TABLE = PairTable(
     {
         "XXBTZEUR": {
             "altname": "XBTEUR",
@@ -100,7 +100,7 @@ OHLC: dict[str, Any] = {
 }
 
 
-def changed(value: Any, path: str, new: Any) -> Any:
+def replace_entry(value: Any, path: str, new: Any) -> Any:
     """Return a copy with the entry at a path such as `open/O1/vol` replaced, or removed if `new` is ...."""
     result = copy.deepcopy(value)
     *steps, last = [int(step) if step.isdigit() else step for step in path.split("/")]

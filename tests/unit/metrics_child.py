@@ -11,19 +11,19 @@ from bot.base import metrics
 
 ALARM_SECONDS = 10
 
-counting, go_on = threading.Event(), threading.Event()
+counting, may_continue = threading.Event(), threading.Event()
 
 
-class Slow(float):
+class SlowNumber(float):
     """A number that is added when it may be: what adds it holds its lock so long."""
 
     def __radd__(self, other: object) -> float:
         counting.set()
-        go_on.wait()
+        may_continue.wait()
         return float(self)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -31,25 +31,25 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Count in a thread, fork in the middle of it, count in both."""
-    metrics.nonce_issued()
-    worker = threading.Thread(target=metrics.turn_taken, args=(Slow(1.0),))
+    metrics.record_nonce_issued()
+    worker = threading.Thread(target=metrics.record_request_lock_wait, args=(SlowNumber(1.0),))
     worker.start()
     counting.wait()
     child = os.fork()
     if child:
-        metrics.nonce_issued()
+        metrics.record_nonce_issued()
         os.waitpid(child, 0)
-        go_on.set()
+        may_continue.set()
         worker.join()
-        say(f"in the parent: {metrics.issued()} nonces")
+        print_line(f"in the parent: {metrics.issued_total()} nonces")
         return
     # One that hangs would outlive the test.
     signal.alarm(ALARM_SECONDS)
-    metrics.nonce_issued()
-    metrics.turn_taken(1.0)
-    lines = metrics.text().decode().splitlines()
+    metrics.record_nonce_issued()
+    metrics.record_request_lock_wait(1.0)
+    lines = metrics.render().decode().splitlines()
     (waited,) = [line for line in lines if line.startswith("kraken_bot_turn_wait_seconds_sum")]
-    say(f"in the child: {metrics.issued()} nonces; {waited}")
+    print_line(f"in the child: {metrics.issued_total()} nonces; {waited}")
     os._exit(0)
 
 

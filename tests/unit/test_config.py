@@ -11,9 +11,9 @@ import pytest
 
 from bot import config
 from bot.base.errors import SettingsError
-from bot.base.redaction import Redaction
+from bot.base.redaction import Redactor
 from bot.kraken.rate_counters import STARTER
-from bot.nonce.open_store import open_engine
+from bot.nonce.open_store import open_nonce_store
 
 KEY = "an/api+key=="
 SECRET = base64.b64encode(b"the secret of a key").decode()
@@ -38,7 +38,7 @@ def problems_of(values: dict[str, str]) -> list[str]:
     return caught.value.problems
 
 
-def test_nothing_given_is_paper_trading() -> None:
+def test_defaults_are_paper_trading() -> None:
     """Without any setting the mode is paper, BTC/USD, at most 250 an order, on the starter tier."""
     settings = config.load_settings({})
     assert (settings.trading_mode, settings.pairs, settings.tier) == ("paper", ("BTC/USD",), STARTER)
@@ -46,7 +46,7 @@ def test_nothing_given_is_paper_trading() -> None:
     assert (settings.allow_withdraw_key, settings.cancel_entries_on_stop) == (False, True)
 
 
-WRONG = {
+INVALID_VALUES = {
     "TRADING_MODE": "real",
     "KRAKEN_API_URL": "http://api.kraken.com",
     "KRAKEN_PROXY": "no address",
@@ -74,22 +74,22 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_setting_is_told_by_name(name: str) -> None:
+@pytest.mark.parametrize("name", INVALID_VALUES)
+def test_invalid_value_is_reported_by_setting_name(name: str) -> None:
     """A wrong value brings a problem that begins with the setting's name."""
-    assert any(problem.startswith(name) for problem in problems_of({name: WRONG[name]}))
+    assert any(problem.startswith(name) for problem in problems_of({name: INVALID_VALUES[name]}))
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     """With every setting wrong, each is named in one SettingsError."""
-    told = "\n".join(problems_of(WRONG))
-    assert [name for name in WRONG if name not in told] == []
+    report = "\n".join(problems_of(INVALID_VALUES))
+    assert [name for name in INVALID_VALUES if name not in report] == []
 
 
 @pytest.mark.parametrize(
     ("text", "allowed"), [("0", True), ("29", False), ("30", True), ("86400", True), ("86401", False)]
 )
-def test_the_dead_mans_switch_is_off_or_of_a_length_that_kraken_takes(text: str, allowed: bool) -> None:
+def test_dead_man_switch_is_off_or_within_kraken_limits(text: str, allowed: bool) -> None:
     """DEAD_MAN_SWITCH_SECONDS is 0, or from 30 to 86400."""
     if allowed:
         assert config.load_settings({"DEAD_MAN_SWITCH_SECONDS": text}).dead_man_switch_seconds == int(text)
@@ -97,13 +97,13 @@ def test_the_dead_mans_switch_is_off_or_of_a_length_that_kraken_takes(text: str,
         assert "must be from 30 to 86400" in problems_of({"DEAD_MAN_SWITCH_SECONDS": text})[0]
 
 
-def test_an_unknown_strategy_is_told() -> None:
+def test_unknown_strategy_is_reported() -> None:
     """A strategy that is not among those given is a problem, named with those that are."""
     with pytest.raises(SettingsError, match="STRATEGY is 'luck'; it can be moving_average"):
         config.load_settings({"STRATEGY": "luck"}, ["moving_average"])
 
 
-def test_stops_and_the_switch_that_cancels_them_are_told() -> None:
+def test_stop_loss_with_dead_man_switch_is_reported() -> None:
     """STOP_PERCENT with DEAD_MAN_SWITCH_SECONDS is one problem that names both; each alone is none."""
     both = {"STOP_PERCENT": "5", "DEAD_MAN_SWITCH_SECONDS": "60"}
     (problem,) = problems_of(both)
@@ -112,33 +112,33 @@ def test_stops_and_the_switch_that_cancels_them_are_told() -> None:
         config.load_settings({name: value})
 
 
-def test_an_order_above_the_largest_is_told() -> None:
+def test_order_value_above_maximum_is_reported() -> None:
     """ORDER_VALUE above MAX_ORDER_VALUE is a problem."""
     assert "above MAX_ORDER_VALUE" in problems_of({"ORDER_VALUE": "300"})[0]
 
 
 @pytest.mark.parametrize("mode", ["live", "halt"])
 @pytest.mark.parametrize("missing", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET"])
-def test_the_live_account_needs_key_and_secret(mode: str, missing: str) -> None:
+def test_live_mode_requires_key_and_secret(mode: str, missing: str) -> None:
     """live and halt without the key or the secret are told which one is missing."""
     values = {name: value for name, value in {**LIVE, "TRADING_MODE": mode}.items() if name != missing}
     (problem,) = problems_of(values)
     assert f"needs {missing}. Put them into .env" in problem
-    assert Redaction().redact(problem) == problem
+    assert Redactor().redact(problem) == problem
 
 
-def test_live_with_both_is_fine() -> None:
+def test_live_mode_accepts_key_and_secret() -> None:
     """live with key and secret gives both, unchanged."""
     settings = config.load_settings(LIVE)
     assert settings.api_key == KEY
     assert settings.api_secret == SECRET
 
 
-def test_a_secret_that_is_not_base64_is_told_without_printing_it() -> None:
+def test_invalid_base64_secret_is_reported_without_printing_it() -> None:
     """A secret that no key has is a problem, and the problem does not contain it."""
-    told = "\n".join(problems_of({**LIVE, "KRAKEN_API_SECRET": "hunter2!"}))
-    assert "KRAKEN_API_SECRET" in told
-    assert "hunter2" not in told
+    report = "\n".join(problems_of({**LIVE, "KRAKEN_API_SECRET": "hunter2!"}))
+    assert "KRAKEN_API_SECRET" in report
+    assert "hunter2" not in report
 
 
 def test_secrets_do_not_print() -> None:
@@ -150,9 +150,7 @@ def test_secrets_do_not_print() -> None:
     assert SECRET not in text
 
 
-def test_the_dotenv_beside_main_is_read_and_no_other(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_dotenv_beside_main_is_read(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings come from the .env beside main.py, whatever the working directory and its .env are."""
     (home / ".env").write_text("PAIRS=ETH/USD\n")
     (tmp_path / ".env").write_text("PAIRS=SOL/USD\nTIMEFRAME=1d\n")
@@ -161,7 +159,7 @@ def test_the_dotenv_beside_main_is_read_and_no_other(
     assert (settings.pairs, settings.timeframe) == (("ETH/USD",), "1h")
 
 
-def test_the_environment_wins_over_the_dotenv(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_dotenv(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable of the environment wins over the .env, and an empty one counts as not given."""
     (home / ".env").write_text("PAIRS=ETH/USD\nTIMEFRAME=4h\n")
     monkeypatch.setenv("PAIRS", "SOL/USD")
@@ -170,7 +168,7 @@ def test_the_environment_wins_over_the_dotenv(home: Path, monkeypatch: pytest.Mo
     assert (settings.pairs, settings.timeframe, settings.strategy) == (("SOL/USD",), "4h", "moving_average")
 
 
-def test_a_misspelled_setting_is_told(home: Path) -> None:
+def test_misspelled_setting_is_reported(home: Path) -> None:
     """A name in .env that is nearly one of ours is a problem that names ours."""
     (home / ".env").write_text("MAX_ORDER_VALU=10\n")
     with pytest.raises(SettingsError, match="MAX_ORDER_VALUE is meant"):
@@ -180,7 +178,7 @@ def test_a_misspelled_setting_is_told(home: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["MAX_ORDER_VALUE: 50", "MAX_ORDER_VALUE 50", "MAX_ORDER_VALUE", 'MAX_ORDER_VALUE="50']
 )
-def test_a_line_of_the_dotenv_that_sets_nothing_is_told(home: Path, line: str) -> None:
+def test_unparsable_dotenv_line_is_reported(home: Path, line: str) -> None:
     """A line of .env that cannot be read is a problem with its number, so that no limit is silently the default."""
     (home / ".env").write_text(f"# sizes\n\nORDER_VALUE=20\n\n{line}\n")
     with pytest.raises(SettingsError, match=r"Line 5 of \.env cannot be read"):
@@ -210,7 +208,7 @@ def test_an_unreadable_dotenv_is_a_problem_and_not_a_crash_on_import(home: Path)
         ({"STATE_DIR": "/given", "RAILWAY_VOLUME_MOUNT_PATH": "/volume"}, "/given"),
     ],
 )
-def test_where_the_state_is(values: dict[str, str], folder: str, home: Path) -> None:
+def test_state_folder_location(values: dict[str, str], folder: str, home: Path) -> None:
     """STATE_DIR (from main.py's folder), else a mounted volume, else bot/ holds the nonce file."""
     assert config.state_folder(values) == home.parent / folder
 
@@ -235,7 +233,7 @@ def test_the_nonce_file_is_in_the_state_folder(home: Path, monkeypatch: pytest.M
         "http://127.8.9.10",
     ],
 )
-def test_addresses_that_are_allowed(url: str) -> None:
+def test_api_url_is_accepted(url: str) -> None:
     """https to anywhere and http to this machine are allowed."""
     assert config.url_problems("URL", url) == []
 
@@ -264,14 +262,14 @@ def test_addresses_that_are_allowed(url: str) -> None:
         "https://[broken",
     ],
 )
-def test_addresses_that_are_refused(url: str) -> None:
+def test_api_url_is_refused(url: str) -> None:
     """Anything else is one problem, which names the setting and shows no password."""
     (problem,) = config.url_problems("KRAKEN_API_URL", url)
     assert problem.startswith("KRAKEN_API_URL")
     assert "hunter2" not in problem
 
 
-STORES = [
+STORE_URLS = [
     "redis://127.0.0.1",
     "redis://127.0.0.1:6379/2",
     "rediss://user:hunter2@store.example:6379/0?ssl_ca_certs=/some/ca.pem",
@@ -283,15 +281,15 @@ STORES = [
 ]
 
 
-@pytest.mark.parametrize("url", STORES)
-def test_stores_that_are_allowed(url: str) -> None:
+@pytest.mark.parametrize("url", STORE_URLS)
+def test_store_url_is_accepted(url: str) -> None:
     """NONCE_STORE is the address of a Redis or PostgreSQL server, which does not print itself, and a driver can use."""
     settings = config.load_settings({"NONCE_STORE": url})
     assert settings.nonce_store == url
     assert url not in f"{settings} {settings!r} {settings.nonce_store}"
-    with closing(open_engine(settings.nonce_store, KEY)) as engine:
-        assert "se%3A" not in engine.place
-        assert "hunter2" not in engine.place
+    with closing(open_nonce_store(settings.nonce_store, KEY)) as store:
+        assert "se%3A" not in store.location
+        assert "hunter2" not in store.location
 
 
 @pytest.mark.parametrize(
@@ -329,7 +327,7 @@ def test_stores_that_are_allowed(url: str) -> None:
         "postgresql://bot:12/hunter2@127.0.0.1/bot",
     ],
 )
-def test_stores_that_are_refused(url: str) -> None:
+def test_store_url_is_refused(url: str) -> None:
     """Any other NONCE_STORE is one problem, which begins with the name, says what it has to look like, and has nothing
     of what was given, which may be a password.
     """
@@ -342,16 +340,16 @@ def test_stores_that_are_refused(url: str) -> None:
     "url",
     ["redis://u:hunter2@127.0.0.1/hunter2", "redis://127.0.0.1/0?hunter2=1", "postgresql://127.0.0.1/bot?hunter2=1"],
 )
-def test_a_store_that_only_its_driver_refuses_is_a_wrong_setting(url: str) -> None:
+def test_store_url_refused_by_driver_is_settings_error(url: str) -> None:
     """An address that a driver cannot use is a SettingsError too, without anything of what was given."""
     with pytest.raises(SettingsError, match="cannot be used") as caught:
-        open_engine(url, KEY)
+        open_nonce_store(url, KEY)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize(("text", "allowed"), [("2.9", False), ("3", True), ("300", True), ("300.1", False)])
-def test_how_long_a_lease_may_be(text: str, allowed: bool) -> None:
+def test_lease_seconds_range(text: str, allowed: bool) -> None:
     """LEASE_SECONDS is from 3 to 300, and 10 without it."""
     assert config.load_settings({}).lease_seconds == 10
     if allowed:
@@ -360,21 +358,21 @@ def test_how_long_a_lease_may_be(text: str, allowed: bool) -> None:
         assert "must be from 3 to 300" in problems_of({"LEASE_SECONDS": text})[0]
 
 
-def test_a_single_instance_is_said_by_a_switch() -> None:
+def test_skip_overlap_wait_is_a_boolean() -> None:
     """SINGLE_INSTANCE is off without it, and on with 1."""
-    assert not config.load_settings({}).single_instance
-    assert config.load_settings({"SINGLE_INSTANCE": "1"}).single_instance
+    assert not config.load_settings({}).skip_overlap_wait
+    assert config.load_settings({"SINGLE_INSTANCE": "1"}).skip_overlap_wait
 
 
-def test_scripts_take_the_store_of_the_settings(home: Path) -> None:
+def test_scripts_use_the_configured_store(home: Path) -> None:
     """The store that scripts draw from is that of the .env beside main.py, and does not print itself."""
     assert config.default_nonce_store() == ""
-    (home / ".env").write_text(f"NONCE_STORE={STORES[2]}\n")
-    assert config.default_nonce_store() == STORES[2]
+    (home / ".env").write_text(f"NONCE_STORE={STORE_URLS[2]}\n")
+    assert config.default_nonce_store() == STORE_URLS[2]
     assert "hunter2" not in f"{config.default_nonce_store()!r}{config.default_nonce_store()}"
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:3128", "https://proxy.example:8080", "http://user:word@proxy:1"])
-def test_proxies_that_are_allowed(proxy: str) -> None:
+def test_proxy_url_is_accepted(proxy: str) -> None:
     """A proxy is an http or https address, with a user name if need be."""
     assert config.load_settings({"KRAKEN_PROXY": proxy}).proxy == proxy

@@ -17,19 +17,19 @@ def problem_of(**values: str) -> str:
 
 
 @pytest.mark.parametrize(("given", "port"), [({}, None), ({"PORT": "0"}, 0), ({"PORT": "10000"}, 10_000)])
-def test_a_port_that_is_not_given_is_not_port_zero(given: dict[str, str], port: int | None) -> None:
+def test_unset_port_differs_from_port_zero(given: dict[str, str], port: int | None) -> None:
     """PORT is a number, 0 for no page, and None where it is not given."""
     assert load_settings(given).port == port
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "80.5", "080808"])
-def test_a_port_that_is_none_is_named(port: str) -> None:
+def test_invalid_port_is_refused(port: str) -> None:
     """What cannot be a port is refused, with what it can be."""
     assert problem_of(PORT=port) == f"PORT is {port!r}; it must be a number from 1 to 65535, or 0 for no page."
 
 
 @pytest.mark.parametrize("token", ["short", "fifteen-letters", "a token with spaces", "t\u00f6ken-of-many-letters"])
-def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
+def test_weak_token_is_refused_without_printing_it(token: str) -> None:
     """A token that is short, or that a header cannot carry, is refused without being shown."""
     problem = problem_of(STATUS_TOKEN=token)
     assert problem.startswith("STATUS_TOKEN must have at least 16 letters")
@@ -38,20 +38,20 @@ def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
 
 @pytest.mark.parametrize("name", ["ALERT_WEBHOOK_URL", "HEARTBEAT_URL"])
 @pytest.mark.parametrize("url", ["http://hooks.example/T0KEN", "ftp://hooks.example/T0KEN", "T0KEN", "https:///T0KEN"])
-def test_an_address_that_would_show_its_token_is_refused(name: str, url: str) -> None:
+def test_insecure_url_is_refused_without_printing_it(name: str, url: str) -> None:
     """An address without https, or without a host, is refused without being shown."""
     problem = problem_of(**{name: url})
     assert problem == f"{name} must be an address that begins with https://."
 
 
-def test_a_telegram_address_names_its_chat() -> None:
+def test_telegram_url_requires_chat_id() -> None:
     """Telegram's address without a chat, which Telegram would refuse at each alert, is refused at the start."""
     address = "https://api.telegram.org/bot1:T0KEN/sendMessage"
     assert "chat_id" in problem_of(ALERT_WEBHOOK_URL=address)
     assert load_settings({"ALERT_WEBHOOK_URL": f"{address}?chat_id=7"}).alert_webhook_url
 
 
-def test_everything_secret_is_named_for_the_log() -> None:
+def test_secrets_lists_every_secret_setting() -> None:
     """The contents of all secret settings are what the log is told to hide."""
     given = {"STATUS_TOKEN": "a-token-of-the-page", "HEARTBEAT_URL": "https://beat.example/T0KEN"}
     settings = load_settings({**given, "KRAKEN_API_KEY": "c29tZWtleQ=="})

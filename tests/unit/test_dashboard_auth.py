@@ -8,8 +8,8 @@ import tracemalloc
 
 import pytest
 
-from bot.dashboard.auth import Access, WrongTokens
-from tests.dashboard_tools import COOKIE, TOKEN, Client, World, csrf_of, forged, wrong_tokens
+from bot.dashboard.auth import Authenticator, FailedAttempts
+from tests.dashboard_tools import COOKIE, TOKEN, AuthServer, Client, csrf_token_in, forge_session, send_wrong_tokens
 
 CLOSED_PATHS = [
     "/",
@@ -28,15 +28,15 @@ class TestLoopback:
     """Bound to loopback."""
 
     @pytest.mark.parametrize("path", ["/", "/metrics", "/api/status", "/nothing", "/healthz"])
-    def test_open(self, local: World, client: Client, path: str) -> None:
+    def test_everything_is_open(self, loopback_server: AuthServer, client: Client, path: str) -> None:
         """Whoever is on this machine sees everything."""
         assert client.get(path).status == 200
-        assert local.passed == [path]
+        assert loopback_server.passed_paths == [path]
 
     @pytest.mark.parametrize(
         "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.8.9.10", "[::1]:8080", "[::1]"]
     )
-    def test_its_names(self, local: World, client: Client, host: str) -> None:
+    def test_loopback_hosts_are_accepted(self, loopback_server: AuthServer, client: Client, host: str) -> None:
         """It answers to the names of this machine."""
         assert client.get("/", Host=host).status == 200
 
@@ -56,89 +56,93 @@ class TestLoopback:
             "",
         ],
     )
-    def test_other_names(self, local: World, client: Client, host: str) -> None:
+    def test_other_hosts_are_refused(self, loopback_server: AuthServer, client: Client, host: str) -> None:
         """To a name that only leads here by somebody's DNS it does not answer, health included."""
         assert [client.get(path, Host=host).status for path in ("/", "/healthz", "/static/a")] == [421, 421, 421]
-        assert local.passed == []
+        assert loopback_server.passed_paths == []
 
-    def test_no_login(self, local: World, client: Client) -> None:
+    def test_login_redirects_to_the_page(self, loopback_server: AuthServer, client: Client) -> None:
         """There is nothing to log in to."""
         assert client.get("/login").headers["location"] == "/"
 
-    def test_stop_needs_its_own_page(self, local: World, client: Client) -> None:
+    def test_stop_requires_same_origin(self, loopback_server: AuthServer, client: Client) -> None:
         """A page of somebody else, open in the same browser, cannot stop entries."""
-        form = {"csrf": csrf_of(client.get("/")), "confirm": "stop"}
+        form = {"csrf": csrf_token_in(client.get("/")), "confirm": "stop"}
         assert client.post("/stop", form, Sec_Fetch_Site="cross-site").status == 403
         assert client.post("/stop", {"csrf": "guess", "confirm": "stop"}).status == 403
         assert client.post("/stop", {"confirm": "stop"}).status == 403
-        assert local.passed == ["/"]
+        assert loopback_server.passed_paths == ["/"]
         assert json.loads(client.post("/stop", form).text)["form"] == {"confirm": "stop"}
 
-    def test_a_form_of_another_run(self, local: World, client: Client) -> None:
+    def test_form_of_a_previous_run_is_refused(self, loopback_server: AuthServer, client: Client) -> None:
         """A page of a run before this one cannot stop entries."""
-        old = csrf_of(client.get("/"))
-        local.restart()
-        assert client.post("/stop", {"csrf": old}).status == 403
+        old_csrf_token = csrf_token_in(client.get("/"))
+        loopback_server.restart()
+        assert client.post("/stop", {"csrf": old_csrf_token}).status == 403
 
 
 class TestPublic:
     """Reachable from outside."""
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/static/page.css"])
-    def test_open(self, world: World, client: Client, path: str) -> None:
+    def test_health_and_static_files_are_open(self, public_server: AuthServer, client: Client, path: str) -> None:
         """Health and static files need no token."""
         assert client.get(path).status == 200
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize("path", CLOSED_PATHS)
-    def test_closed(self, world: World, client: Client, method: str, path: str) -> None:
+    def test_everything_else_requires_a_token(
+        self, public_server: AuthServer, client: Client, method: str, path: str
+    ) -> None:
         """Nothing else passes without a token, and what exists is not told."""
-        answer = client.ask(method, path)
-        assert (answer.status, answer.headers["location"]) == ((303, "/login") if path == "/" else (401, None))
-        assert world.passed == []
+        response = client.request(method, path)
+        assert (response.status, response.headers["location"]) == ((303, "/login") if path == "/" else (401, None))
+        assert public_server.passed_paths == []
 
-    def test_stop_is_closed(self, world: World, client: Client) -> None:
+    def test_stop_requires_a_token(self, public_server: AuthServer, client: Client) -> None:
         """Nobody stops entries without a token."""
         assert client.post("/stop", {"csrf": "", "confirm": "stop"}).status == 401
-        assert world.passed == []
+        assert public_server.passed_paths == []
 
-    def test_any_host(self, world: World, client: Client) -> None:
+    def test_any_host_is_accepted(self, public_server: AuthServer, client: Client) -> None:
         """The platform's health check comes by a name of its own."""
         assert client.get("/healthz", Host="healthcheck.railway.app").status == 200
 
     @pytest.mark.parametrize("path", [*CLOSED_PATHS, "/login", "/static/page.css"])
-    def test_no_token_set(self, world: World, client: Client, path: str) -> None:
+    def test_everything_is_closed_without_a_configured_token(
+        self, public_server: AuthServer, client: Client, path: str
+    ) -> None:
         """Without a token to ask for, the page is closed, and says what to set."""
-        world.token = ""
-        world.restart()
-        for shown in ({}, {"Authorization": "Bearer "}, {"Cookie": f"{COOKIE}={forged('', world)}"}):
-            answer = client.get(path, **shown)
-            assert answer.status == 403
-            assert "Set STATUS_TOKEN." in answer.text
+        public_server.token = ""
+        public_server.restart()
+        for headers in ({}, {"Authorization": "Bearer "}, {"Cookie": f"{COOKIE}={forge_session('', public_server)}"}):
+            response = client.get(path, **headers)
+            assert response.status == 403
+            assert "Set STATUS_TOKEN." in response.text
         assert client.log_in("").status == 403
-        assert world.passed == []
+        assert public_server.passed_paths == []
         assert client.get("/healthz").status == client.get("/readyz").status == 200
 
-    def test_no_token_lets_nobody_in(self) -> None:
+    def test_empty_token_authenticates_nobody(self) -> None:
         """Without a token, nobody comes in by an empty one, by a session made with it, or by a form without csrf."""
-        access = Access("", is_public=True, now=lambda: 0.0, wall=lambda: 0.0)
-        assert not access.log_in("peer", "").is_in
-        assert not access.admit("peer", token="", cookie=None).is_in
-        assert not access.admit("peer", token=None, cookie=access.new_cookie()).is_in
-        assert not access.csrf_ok(None, "")
+        authenticator = Authenticator("", is_public=True, monotonic=lambda: 0.0, wall_clock=lambda: 0.0)
+        assert not authenticator.log_in("peer", "").is_allowed
+        assert not authenticator.authenticate("peer", token="", cookie=None).is_allowed
+        assert not authenticator.authenticate("peer", token=None, cookie=authenticator.new_session()).is_allowed
+        assert not authenticator.is_csrf_valid(None, "")
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
-    def test_the_token(self, world: World, client: Client, scheme: str) -> None:
+    def test_bearer_token_is_accepted(self, public_server: AuthServer, client: Client, scheme: str) -> None:
         """The token in the header opens everything."""
         assert client.get("/api/status", Authorization=f"{scheme} {TOKEN}").status == 200
 
     @pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), f"{TOKEN} {TOKEN}", "\xe9\xff"])
-    def test_not_the_token(self, world: World, client: Client, token: str) -> None:
+    def test_wrong_bearer_token_is_refused(self, public_server: AuthServer, client: Client, token: str) -> None:
         """Anything else in the header opens nothing."""
         assert client.get("/api/status", Authorization=f"Bearer {token}").status == 401
-        assert world.passed == []
+        assert public_server.passed_paths == []
 
-    def test_not_by_address(self, world: World, client: Client) -> None:
+    def test_token_in_url_or_basic_auth_is_ignored(self, public_server: AuthServer, client: Client) -> None:
         """A token in the address or as a password is not looked at."""
         assert client.get(f"/api/status?token={TOKEN}&access_token={TOKEN}").status == 401
         assert client.get("/api/status", Authorization=f"Basic {TOKEN}").status == 401
@@ -147,58 +151,60 @@ class TestPublic:
 class TestSessions:
     """The login form and its cookie."""
 
-    def test_login(self, world: World, client: Client) -> None:
+    def test_login_creates_a_session(self, public_server: AuthServer, client: Client) -> None:
         """The token in the form gives a session, which opens everything."""
         answer = client.log_in(f" {TOKEN}\n")
         assert (answer.status, answer.headers["location"]) == (303, "/")
         assert client.get("/api/status", Cookie=answer.cookie).status == 200
 
-    def test_the_cookie(self, world: World, client: Client) -> None:
+    def test_cookie_attributes(self, public_server: AuthServer, client: Client) -> None:
         """The cookie is kept from scripts and from other sites' requests, and lasts 30 days."""
         attributes = {part.strip().lower() for part in str(client.log_in().headers["set-cookie"]).split(";")[1:]}
         assert attributes == {"httponly", "samesite=strict", "path=/", "max-age=2592000"}
 
     @pytest.mark.parametrize("proto", ["https", "HTTPS", "https,http"])
-    def test_secure(self, world: World, client: Client, proto: str) -> None:
+    def test_cookie_is_secure_over_https(self, public_server: AuthServer, client: Client, proto: str) -> None:
         """Where the browser came by https, the cookie never leaves by http."""
         assert "Secure" in str(client.log_in(X_Forwarded_Proto=proto).headers["set-cookie"])
 
-    def test_wrong_token(self, world: World, client: Client) -> None:
+    def test_wrong_token_shows_the_form_again(self, public_server: AuthServer, client: Client) -> None:
         """A wrong token shows the form again and gives nothing."""
         answer = client.log_in("wrong")
         assert (answer.status, answer.headers["set-cookie"]) == (401, None)
         assert "This is not the token." in answer.text
-        assert world.passed == []
+        assert public_server.passed_paths == []
 
-    def test_restart(self, world: World, client: Client) -> None:
+    def test_session_survives_a_restart(self, public_server: AuthServer, client: Client) -> None:
         """A session outlives a restart."""
         cookie = client.log_in().cookie
-        world.restart()
+        public_server.restart()
         assert client.get("/", Cookie=cookie).status == 200
 
-    def test_another_token(self, world: World, client: Client) -> None:
+    def test_new_token_ends_all_sessions(self, public_server: AuthServer, client: Client) -> None:
         """A new token ends all sessions."""
         cookie = client.log_in().cookie
-        world.token = TOKEN + "2"
-        world.restart()
+        public_server.token = TOKEN + "2"
+        public_server.restart()
         answer = client.get("/api/status", Cookie=cookie)
         assert answer.status == 401
         assert answer.cookie == f'{COOKIE}=""'
 
-    @pytest.mark.parametrize("later", [30 * 86_400, -301])
-    def test_lifetime(self, world: World, client: Client, later: float) -> None:
+    @pytest.mark.parametrize("shift_seconds", [30 * 86_400, -301])
+    def test_session_expires_after_30_days(
+        self, public_server: AuthServer, client: Client, shift_seconds: float
+    ) -> None:
         """A session ends after 30 days, one that is known too, and one from the future is none."""
         cookie = client.log_in().cookie
         assert client.get("/", Cookie=cookie).status == 200
-        world.wall += later
+        public_server.wall_seconds += shift_seconds
         assert client.get("/", Cookie=cookie).status == 303
-        world.restart()
+        public_server.restart()
         assert client.get("/", Cookie=cookie).status == 303
-        world.wall += 1 if later < 0 else -1
+        public_server.wall_seconds += 1 if shift_seconds < 0 else -1
         assert client.get("/", Cookie=cookie).status == 200
 
     @pytest.mark.parametrize("change", ["later", "cut", "case", "longer", "unsigned", "no dot", "octal", "empty"])
-    def test_made_up(self, world: World, client: Client, change: str) -> None:
+    def test_tampered_session_is_refused(self, public_server: AuthServer, client: Client, change: str) -> None:
         """A session that was changed is none."""
         issued, _, signature = client.log_in().cookie.partition("=")[2].partition(".")
         value = {
@@ -212,82 +218,82 @@ class TestSessions:
             "empty": "",
         }[change]
         assert client.get("/api/status", Cookie=f"{COOKIE}={value}").status == 401
-        assert world.passed == []
+        assert public_server.passed_paths == []
 
 
 class TestWrongTokens:
     """Guessing."""
 
-    def test_ten_a_minute(self, world: World, client: Client) -> None:
+    def test_ten_failures_a_minute_throttle_a_peer(self, public_server: AuthServer, client: Client) -> None:
         """After ten wrong tokens in a minute not even this peer's right one is looked at, until the minute is over."""
-        assert wrong_tokens(client, 11) == [303] * 10 + [429]
+        assert send_wrong_tokens(client, 11) == [303] * 10 + [429]
         for answer in (client.log_in(), client.get("/", Authorization=f"Bearer {TOKEN}")):
             assert (answer.status, answer.headers["retry-after"]) == (429, "60")
-        world.now += 59.9
+        public_server.monotonic_seconds += 59.9
         assert client.log_in().headers["retry-after"] == "1"
-        world.now += 0.2
+        public_server.monotonic_seconds += 0.2
         assert client.log_in().status == 303
 
-    def test_others(self, world: World, client: Client) -> None:
+    def test_other_peers_are_not_throttled(self, public_server: AuthServer, client: Client) -> None:
         """Another peer is not affected, and no header makes one of its senders another peer."""
-        wrong_tokens(client, 10)
+        send_wrong_tokens(client, 10)
         assert client.log_in(X_Forwarded_For="127.0.0.9", Forwarded="for=127.0.0.9").status == 429
         assert Client(client.port, "127.0.0.2").log_in().status == 303
 
-    def test_sixty_in_all(self, world: World, client: Client) -> None:
+    def test_sixty_failures_throttle_everybody(self, public_server: AuthServer, client: Client) -> None:
         """After sixty in a minute from any peers, no token is looked at."""
         for number in range(2, 8):
-            assert wrong_tokens(Client(client.port, f"127.0.0.{number}"), 10) == [303] * 10
+            assert send_wrong_tokens(Client(client.port, f"127.0.0.{number}"), 10) == [303] * 10
         assert client.log_in().status == 429
 
-    @pytest.mark.parametrize("way", ["header", "form", "cookie"])
-    def test_every_way_counts(self, world: World, client: Client, way: str) -> None:
+    @pytest.mark.parametrize("method", ["header", "form", "cookie"])
+    def test_header_form_and_cookie_all_count(self, public_server: AuthServer, client: Client, method: str) -> None:
         """A token is guessed no faster by form, or by the key of a cookie, than by header."""
 
         def guess(number: int) -> int:
-            if way == "header":
+            if method == "header":
                 return client.get("/", Authorization=f"Bearer {number}").status
-            if way == "form":
+            if method == "form":
                 return client.log_in(str(number)).status
-            return client.get("/", Cookie=f"{COOKIE}={forged(str(number), world)}").status
+            return client.get("/", Cookie=f"{COOKIE}={forge_session(str(number), public_server)}").status
 
-        assert [guess(number) for number in range(11)] == [401 if way == "form" else 303] * 10 + [429]
-        assert client.get("/", Cookie=f"{COOKIE}={forged(TOKEN, world)}").status == 429
+        assert [guess(number) for number in range(11)] == [401 if method == "form" else 303] * 10 + [429]
+        assert client.get("/", Cookie=f"{COOKIE}={forge_session(TOKEN, public_server)}").status == 429
 
-    def test_sessions_go_on(self, world: World, client: Client) -> None:
+    def test_sessions_continue_while_throttled(self, public_server: AuthServer, client: Client) -> None:
         """Whoever is logged in goes on while somebody guesses, from the same address too."""
         cookie = client.log_in().cookie
         assert client.get("/", Cookie=cookie).status == 200
-        wrong_tokens(client, 20)
+        send_wrong_tokens(client, 20)
         assert client.get("/", Cookie=cookie).status == 200
 
-    def test_health_goes_on(self, world: World, client: Client) -> None:
+    def test_health_is_not_throttled(self, public_server: AuthServer, client: Client) -> None:
         """The health check and the login form are not affected."""
-        wrong_tokens(client, 20)
+        send_wrong_tokens(client, 20)
         assert client.get("/healthz").status == client.get("/login").status == 200
 
-    def test_nothing_shown_is_no_guess(self, world: World, client: Client) -> None:
+    def test_requests_without_a_token_do_not_count(self, public_server: AuthServer, client: Client) -> None:
         """Requests without any token do not count."""
         assert {client.get("/api/status").status for _ in range(30)} == {401}
         assert client.log_in().status == 303
 
-    def test_bounded(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_failed_attempts_use_bounded_memory(self, caplog: pytest.LogCaptureFixture) -> None:
         """However many peers guess, what is kept of them does not grow, and a minute has one line in the log."""
-        clock = [0.0]
-        wrong = WrongTokens(lambda: clock[0])
+        monotonic_seconds = [0.0]
+        failed_attempts = FailedAttempts(lambda: monotonic_seconds[0])
 
-        def guesses(first: int) -> None:
+        def guess_2000_times(first: int) -> None:
             for number in range(first, first + 2000):
-                clock[0] += 0.5
-                if not wrong.wait_seconds(peer := f"peer {number}"):
-                    wrong.add(peer)
+                monotonic_seconds[0] += 0.5
+                if not failed_attempts.retry_after_seconds(peer := f"peer {number}"):
+                    failed_attempts.add(peer)
 
-        guesses(0)
-        assert 0 < len(caplog.records) <= clock[0] / 60 + 1
+        guess_2000_times(0)
+        assert 0 < len(caplog.records) <= monotonic_seconds[0] / 60 + 1
         caplog.set_level(logging.ERROR, "bot.dashboard.auth")  # pytest keeps what is logged
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        guesses(2000)
-        grown = tracemalloc.get_traced_memory()[0] - before
+        guess_2000_times(2000)
+        grown_bytes = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
-        assert grown < 20_000
+        assert grown_bytes < 20_000

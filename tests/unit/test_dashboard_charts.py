@@ -7,21 +7,21 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bot.dashboard.charts import candles, equity_curve
-from tests.unit.dashboard_samples import pair_facts
+from bot.dashboard.charts import candle_chart, equity_chart
+from tests.unit.dashboard_samples import pair_status
 
 # A drawing is 1200 wide; its lowest value stands at 535 and its highest at 65, so that 470 units of money are 470 high.
 HOUR = 3600
 
 
-def parsed(svg: str) -> ET.Element:
+def parse_svg(svg: str) -> ET.Element:
     """Return a drawing, which has to be well-formed."""
     return ET.fromstring(svg)  # noqa: S314 - our own
 
 
-def drawn(svg: str) -> dict[str, str]:
+def paths_by_class(svg: str) -> dict[str, str]:
     """Return the paths of a drawing by their class."""
-    return {path.attrib["class"]: path.attrib["d"] for path in parsed(svg).iter("path")}
+    return {path.attrib["class"]: path.attrib["d"] for path in parse_svg(svg).iter("path")}
 
 
 def two_candles(**changes: Any) -> dict[str, Any]:
@@ -35,17 +35,17 @@ def fill(time_seconds: int, side: str, price: str) -> dict[str, Any]:
     return {"time_seconds": time_seconds, "side": side, "price": price, "volume": "1"}
 
 
-def test_candles_stand_where_their_prices_are() -> None:
+def test_candles_are_drawn_at_their_prices() -> None:
     """A candle is a wick from high to low, left out where its body is, from open to close; the next has its slot."""
-    paths = drawn(candles(two_candles(), "p"))
+    paths = paths_by_class(candle_chart(two_candles(), "p"))
     assert paths["rising"] == "M200 65V335M200 435V535M60 335h280V435h-280z"
     assert paths["falling"] == "M600 135V235M600 435V485M460 235h280V435h-280z"
 
 
-def test_a_fill_points_at_its_price_in_its_candle() -> None:
+def test_fill_marker_points_at_its_price() -> None:
     """A purchase points up and a sale down, with the tip at the price, in the candle of its time, the open one too."""
     fills = [fill(HOUR - 1, "buy", "235"), fill(HOUR, "sell", "470"), fill(2 * HOUR, "sell", "0")]
-    paths = drawn(candles(two_candles(fills=fills), "p"))
+    paths = paths_by_class(candle_chart(two_candles(fills=fills), "p"))
     assert paths["mark buy"] == "M200 300l-18 30h36z"
     assert paths["mark sell"] == "M600 65l-18 -30h36zM1000 535l-18 -30h36z"
 
@@ -53,40 +53,40 @@ def test_a_fill_points_at_its_price_in_its_candle() -> None:
 def test_fills_before_the_first_candle_are_not_drawn() -> None:
     """What was filled before the first candle neither is marked nor stretches the scale."""
     before = two_candles(fills=[fill(-1, "buy", "99999")])
-    assert candles(before, "p") == candles(two_candles(), "p")
+    assert candle_chart(before, "p") == candle_chart(two_candles(), "p")
 
 
-def test_a_fill_and_the_price_outside_the_candles_stretch_the_scale() -> None:
+def test_scale_includes_fills_and_last_price() -> None:
     """A fill above all candles and a price below them are in the drawing."""
     rows = [[0, "100", "200", "50", "100"]]
     pair = two_candles(candles=rows, price="0", fills=[fill(0, "sell", "470")])
-    paths = drawn(candles(pair, "p"))
+    paths = paths_by_class(candle_chart(pair, "p"))
     assert paths["price"] == "M0 535H1200"
     assert paths["mark sell"].startswith("M900 65l")
 
 
 @pytest.mark.parametrize("rows", [[[0, "7", "7", "7", "7"]], [[0, "7", "7", "7", "7"], [HOUR, "7", "7", "7", "7"]]])
-def test_prices_that_never_move_are_a_line_in_the_middle(rows: list[list[Any]]) -> None:
+def test_constant_prices_are_drawn_in_the_middle(rows: list[list[Any]]) -> None:
     """Where all prices are equal they stand in the middle."""
-    assert " 300h" in drawn(candles(two_candles(candles=rows), "p"))["rising"]
+    assert " 300h" in paths_by_class(candle_chart(two_candles(candles=rows), "p"))["rising"]
 
 
-def test_the_equity_curve_goes_by_time() -> None:
+def test_equity_curve_is_scaled_by_time() -> None:
     """A point of the curve stands at its share of the time and of the values."""
-    svg = equity_curve([[100, "0"], [400, "470"], [1300, "235"]], "USD")  # type: ignore[list-item]  # as JSON has it
-    assert drawn(svg)["line"] == "M0 535 300 65 1200 300"
-    assert drawn(svg)["area"] == "M0 535L0 535 300 65 1200 300 1200 535z"
+    svg = equity_chart([[100, "0"], [400, "470"], [1300, "235"]], "USD")  # type: ignore[list-item]  # as JSON has it
+    assert paths_by_class(svg)["line"] == "M0 535 300 65 1200 300"
+    assert paths_by_class(svg)["area"] == "M0 535L0 535 300 65 1200 300 1200 535z"
 
 
-def test_a_curve_of_one_moment_is_drawn() -> None:
+def test_equity_curve_of_one_timestamp_is_drawn() -> None:
     """Two points of the same time and value are a curve as well."""
-    assert drawn(equity_curve([(5.0, "1"), (5.0, "1")], "USD"))["line"] == "M0 300 0 300"
+    assert paths_by_class(equity_chart([(5.0, "1"), (5.0, "1")], "USD"))["line"] == "M0 300 0 300"
 
 
-def test_a_drawing_says_what_it_shows() -> None:
+def test_chart_has_an_accessible_description() -> None:
     """A drawing is an image named by its title and desc, which have times, extremes and the number of fills."""
     fills = [fill(0, "buy", "200"), fill(1, "buy", "200"), fill(HOUR, "sell", "300")]
-    image = parsed(candles(two_candles(fills=fills), "pair9"))
+    image = parse_svg(candle_chart(two_candles(fills=fills), "pair9"))
     assert image.attrib["role"] == "img"
     title, desc = (image.find(f"*[@id='{name}']") for name in image.attrib["aria-labelledby"].split())
     assert title is not None
@@ -97,6 +97,6 @@ def test_a_drawing_says_what_it_shows() -> None:
     )
 
 
-def test_many_candles_are_as_few_elements_as_one() -> None:
+def test_chart_has_few_elements() -> None:
     """A drawing of 120 candles and five fills has twelve elements at most."""
-    assert len(list(parsed(candles(pair_facts("BTC/USD", 1, "64000"), "p")).iter())) <= 12
+    assert len(list(parse_svg(candle_chart(pair_status("BTC/USD", 1, "64000"), "p")).iter())) <= 12

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from bot.dashboard.client import summary
-from tests.unit.dashboard_samples import begun, full
+from bot.dashboard.client import format_summary
+from tests.unit.dashboard_samples import full_status, starting_status
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "expected_line"),
     [
-        (full(), "orders   2 open, 0 unknown"),
-        (begun(), "orders   not known"),
-        (full(open_orders=[], journal_problem="the disk is full"), "orders   not known"),
+        (full_status(), "orders   2 open, 0 unknown"),
+        (starting_status(), "orders   not known"),
+        (full_status(open_orders=[], journal_problem="the disk is full"), "orders   not known"),
     ],
 )
-def test_orders_that_nobody_has_looked_for_are_not_counted(status: dict[str, object], words: str) -> None:
+def test_order_counts_are_unknown_until_read(status: dict[str, object], expected_line: str) -> None:
     """Open and unknown orders are counted once they are known; before that, or where the journal cannot be read, they
     are not known."""
-    assert words in summary(status).splitlines()
+    assert expected_line in format_summary(status).splitlines()
 
 
-def test_a_breaker_that_is_not_known_is_said_to_be_unknown() -> None:
+def test_unknown_circuit_breaker_is_reported_as_unknown() -> None:
     """Whether the key is silent is unknown as long as the status does not tell."""
-    assert "breaker  unknown" in summary(begun(nonce=full()["nonce"] | {"breaker": None})).splitlines()
+    assert (
+        "breaker  unknown"
+        in format_summary(starting_status(nonce=full_status()["nonce"] | {"breaker": None})).splitlines()
+    )

@@ -8,14 +8,14 @@ import logging
 
 import pytest
 
-from tests.dashboard_tools import TOKEN, Answer, Client, World, csrf_of, wrong_tokens
+from tests.dashboard_tools import TOKEN, AuthServer, Client, Response, csrf_token_in, send_wrong_tokens
 
 
 class TestForms:
     """What a form has to be like."""
 
     @pytest.mark.parametrize(
-        "sender",
+        "headers",
         [
             {"Sec_Fetch_Site": "same-origin", "Origin": "https://behind.a.proxy.example"},
             {"Sec_Fetch_Site": "", "Origin": "http://bot.example:8080"},
@@ -25,12 +25,14 @@ class TestForms:
             {"Sec_Fetch_Site": "", "Host": "bot.example:443", "Origin": "https://bot.example"},
         ],
     )
-    def test_own_page(self, world: World, client: Client, sender: dict[str, str]) -> None:
+    def test_same_origin_form_is_accepted(
+        self, public_server: AuthServer, client: Client, headers: dict[str, str]
+    ) -> None:
         """A form that the browser says to be of this server is read."""
-        assert client.log_in(**{"Host": "bot.example:8080"} | sender).status == 303
+        assert client.log_in(**{"Host": "bot.example:8080"} | headers).status == 303
 
     @pytest.mark.parametrize(
-        "sender",
+        "origin_headers",
         [
             {"Sec_Fetch_Site": "cross-site"},
             {"Sec_Fetch_Site": "same-site", "Origin": "http://bot.example:8080"},
@@ -46,29 +48,31 @@ class TestForms:
             {"Sec_Fetch_Site": ""},
         ],
     )
-    def test_other_pages(self, world: World, client: Client, sender: dict[str, str]) -> None:
+    def test_cross_origin_form_is_refused(
+        self, public_server: AuthServer, client: Client, origin_headers: dict[str, str]
+    ) -> None:
         """Any other form is refused, for login and for stop."""
-        headers = {"Host": "bot.example:8080"} | sender
+        headers = {"Host": "bot.example:8080"} | origin_headers
         assert client.log_in(**headers).status == 403
         cookie = client.log_in().cookie
-        form = {"csrf": csrf_of(client.get("/", Cookie=cookie)), "confirm": "stop"}
+        form = {"csrf": csrf_token_in(client.get("/", Cookie=cookie)), "confirm": "stop"}
         assert client.post("/stop", form, Cookie=cookie, **headers).status == 403
 
-    def test_stop(self, world: World, client: Client) -> None:
+    def test_stop_requires_the_csrf_token_of_its_session(self, public_server: AuthServer, client: Client) -> None:
         """Stop needs the csrf token of its own session, and its fields reach the app."""
         cookie = client.log_in().cookie
-        world.wall += 1
-        another = client.log_in().cookie
-        assert cookie != another
-        csrf = csrf_of(client.get("/", Cookie=cookie))
+        public_server.wall_seconds += 1
+        other_cookie = client.log_in().cookie
+        assert cookie != other_cookie
+        csrf = csrf_token_in(client.get("/", Cookie=cookie))
         form = {"csrf": csrf, "confirm": "stop"}
-        assert client.post("/stop", form, Cookie=another).status == 403
+        assert client.post("/stop", form, Cookie=other_cookie).status == 403
         assert client.post("/stop", form | {"csrf": ""}, Cookie=cookie).status == 403
         assert client.post("/stop", form | {"csrf": csrf + "0"}, Cookie=cookie).status == 403
-        assert world.passed == ["/"]
+        assert public_server.passed_paths == ["/"]
         assert json.loads(client.post("/stop", form, Cookie=cookie).text)["form"] == {"confirm": "stop"}
 
-    def test_stop_by_program(self, world: World, client: Client) -> None:
+    def test_stop_with_bearer_token_needs_no_csrf_token(self, public_server: AuthServer, client: Client) -> None:
         """A program stops entries with the token in the header, which no browser sends on its own."""
         header = {"Authorization": f"Bearer {TOKEN}", "Sec_Fetch_Site": ""}
         assert json.loads(client.post("/stop", {"confirm": "stop"}, **header).text)["form"] == {"confirm": "stop"}
@@ -87,106 +91,114 @@ class TestForms:
             ("application/x-www-form-urlencoded; charset=utf-8", f"token={TOKEN}", 303),
         ],
     )
-    def test_bodies(self, world: World, client: Client, kind: str, body: str | bytes, status: int) -> None:
+    def test_invalid_bodies_are_refused(
+        self, public_server: AuthServer, client: Client, kind: str, body: str | bytes, status: int
+    ) -> None:
         """A body that is no short form is refused, each for its reason."""
         headers = {"Content-Type": kind, "Sec-Fetch-Site": "same-origin"}
-        assert client.ask("POST", "/login", headers, body).status == status
+        assert client.request("POST", "/login", headers, body).status == status
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "get", "POST"])
     @pytest.mark.parametrize("path", ["/", "/api/status", "/healthz", "/static/a"])
-    def test_methods(self, world: World, client: Client, method: str, path: str) -> None:
+    def test_pages_allow_get_and_head_only(
+        self, public_server: AuthServer, client: Client, method: str, path: str
+    ) -> None:
         """Pages are read, and nothing else is done to them."""
-        answer = client.ask(method, path, {"Authorization": f"Bearer {TOKEN}"})
-        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+        response = client.request(method, path, {"Authorization": f"Bearer {TOKEN}"})
+        assert (response.status, response.headers["allow"]) == (405, "GET, HEAD")
 
-    def test_methods_of_forms(self, world: World, client: Client) -> None:
+    def test_form_methods(self, public_server: AuthServer, client: Client) -> None:
         """A form that does something is sent and not fetched."""
         assert client.get("/stop").headers["allow"] == "POST"
-        assert client.ask("DELETE", "/login").headers["allow"] == "GET, HEAD, POST"
+        assert client.request("DELETE", "/login").headers["allow"] == "GET, HEAD, POST"
 
-    def test_no_body_with_get(self, world: World, client: Client) -> None:
+    def test_body_with_get_closes_the_connection(self, public_server: AuthServer, client: Client) -> None:
         """A body where none is read ends the connection, so that nobody can go on sending it."""
-        answer = client.ask("GET", "/healthz", body="x")
-        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        response = client.request("GET", "/healthz", body="x")
+        assert (response.status, response.headers["connection"]) == (400, "close")
 
 
 class TestAnswers:
     """What each answer carries."""
 
-    def ask_all(self, client: Client) -> list[Answer]:
+    def collect_responses(self, client: Client) -> list[Response]:
         """Provoke one answer of every kind."""
         cookie = client.log_in().cookie
-        inside = {"Cookie": cookie}
-        client.get("/", **inside)
-        client.get("/weak", **inside)
-        client.ask("HEAD", "/", inside)
-        client.post("/stop", {"csrf": csrf_of(client.get("/", **inside))}, **inside)
-        client.post("/stop", {"csrf": "x"}, **inside)
+        cookie_headers = {"Cookie": cookie}
+        client.get("/", **cookie_headers)
+        client.get("/weak", **cookie_headers)
+        client.request("HEAD", "/", cookie_headers)
+        client.post("/stop", {"csrf": csrf_token_in(client.get("/", **cookie_headers))}, **cookie_headers)
+        client.post("/stop", {"csrf": "x"}, **cookie_headers)
         client.get("/static/page.css")
         client.get("/healthz")
         client.get("/login")
         client.get("/api/status")
-        client.ask("PUT", "/")
+        client.request("PUT", "/")
         client.log_in(Sec_Fetch_Site="cross-site")
-        wrong_tokens(client, 11)
+        send_wrong_tokens(client, 11)
         client.log_in()
-        return client.answers
+        return client.responses
 
-    def test_security_headers(self, world: World, client: Client) -> None:
+    def test_every_response_has_security_headers(self, public_server: AuthServer, client: Client) -> None:
         """Each answer, refusals included, has the headers that keep a page from being used against its reader."""
-        answers = self.ask_all(client)
-        assert {answer.status for answer in answers} == {200, 303, 401, 403, 405, 429}
+        responses = self.collect_responses(client)
+        assert {response.status for response in responses} == {200, 303, 401, 403, 405, 429}
         policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
             " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
-        for answer in answers:
-            assert answer.headers.get_all("content-security-policy") == [policy]
-            assert answer.headers["x-content-type-options"] == "nosniff"
-            assert answer.headers["referrer-policy"] == "same-origin"
-            assert answer.headers["cross-origin-opener-policy"] == "same-origin"
-            assert answer.headers["cross-origin-resource-policy"] == "same-origin"
-            assert "camera=()" in answer.headers["permissions-policy"]
-            assert answer.headers["server"] is None
-            assert answer.headers["strict-transport-security"] is None
+        for response in responses:
+            assert response.headers.get_all("content-security-policy") == [policy]
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert response.headers["referrer-policy"] == "same-origin"
+            assert response.headers["cross-origin-opener-policy"] == "same-origin"
+            assert response.headers["cross-origin-resource-policy"] == "same-origin"
+            assert "camera=()" in response.headers["permissions-policy"]
+            assert response.headers["server"] is None
+            assert response.headers["strict-transport-security"] is None
 
-    def test_kept(self, world: World, client: Client) -> None:
+    def test_cache_control(self, public_server: AuthServer, client: Client) -> None:
         """Nothing but a static file may be kept, and that only to be asked for again."""
         assert client.get("/static/page.css").headers.get_all("cache-control") == ["no-cache"]
-        kept = {str(answer.headers.get_all("cache-control")) for answer in self.ask_all(Client(client.port))}
-        assert kept == {"['no-store']", "['no-cache']"}
+        cache_controls = {
+            str(response.headers.get_all("cache-control")) for response in self.collect_responses(Client(client.port))
+        }
+        assert cache_controls == {"['no-store']", "['no-cache']"}
         assert client.get("/weak", Authorization=f"Bearer {TOKEN}").headers["cache-control"] == "no-store"
 
-    def test_https(self, world: World, client: Client) -> None:
+    def test_https_enables_hsts(self, public_server: AuthServer, client: Client) -> None:
         """By https, the browser is told to stay with it."""
-        answer = client.get("/login", X_Forwarded_Proto="https")
-        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        response = client.get("/login", X_Forwarded_Proto="https")
+        assert response.headers["strict-transport-security"] == "max-age=31536000"
 
-    def test_streams(self, world: World, client: Client) -> None:
+    def test_streams_are_not_buffered(self, public_server: AuthServer, client: Client) -> None:
         """What the app sends in pieces arrives piece by piece, with the same headers."""
-        link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
-        link.request("GET", "/events", headers={"Authorization": f"Bearer {TOKEN}"})
-        answer = link.getresponse()
-        assert answer.read1(100) == b"one"
-        world.second_half.set()
-        assert answer.read() == b"two"
-        assert answer.headers["cache-control"] == "no-store"
-        link.close()
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+        connection.request("GET", "/events", headers={"Authorization": f"Bearer {TOKEN}"})
+        response = connection.getresponse()
+        assert response.read1(100) == b"one"
+        public_server.may_send_second_half.set()
+        assert response.read() == b"two"
+        assert response.headers["cache-control"] == "no-store"
+        connection.close()
 
-    def test_nothing_secret(self, world: World, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    def test_secrets_appear_in_no_log_or_response(
+        self, public_server: AuthServer, client: Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Token, session and csrf token are in no log line, no error and no answer, but where they are handed out."""
         caplog.set_level(logging.DEBUG)
         cookie = client.log_in().cookie
-        csrf = csrf_of(client.get("/", Cookie=cookie))
-        client.answers.clear()
+        csrf = csrf_token_in(client.get("/", Cookie=cookie))
+        client.responses.clear()
         client.log_in(TOKEN[:-1])
         client.get(f"/{TOKEN}?{cookie}", Authorization=f"Bearer {TOKEN}x", Cookie=f"{cookie}0")
         client.post("/stop", {"csrf": csrf}, Cookie=cookie, Sec_Fetch_Site="cross-site")
         client.post("/stop", {"csrf": csrf + "0"}, Cookie=cookie)
-        client.ask("GET", "/", {"Cookie": cookie, "Authorization": f"Bearer {TOKEN}"}, body=TOKEN)
-        wrong_tokens(client, 11)
-        said = "".join(str(answer) + str(answer.headers) for answer in client.answers) + caplog.text
-        said += repr(vars(world.gate)["_access"])
+        client.request("GET", "/", {"Cookie": cookie, "Authorization": f"Bearer {TOKEN}"}, body=TOKEN)
+        send_wrong_tokens(client, 11)
+        output = "".join(str(answer) + str(answer.headers) for answer in client.responses) + caplog.text
+        output += repr(vars(public_server.middleware)["_access"])
         assert "too many wrong tokens" in caplog.text
         for secret in (TOKEN, cookie.partition("=")[2], csrf):
-            assert secret not in said
+            assert secret not in output

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from bot.dashboard import formatting, page
-from tests.unit.dashboard_samples import begun, fill_row, full, order_row
+from tests.unit.dashboard_samples import fill_row, full_status, order_row, starting_status
 
 HOSTILE = "</title></script><script>alert(1)</script>\"' onload='alert(2)' style=\"x\"&amp;\u2028\x00{{7*7}}-->"
 # Read as numbers or times, or chosen from a few words, by the page itself.
-READ = frozenset(
+PARSED_KEYS = frozenset(
     "mode entries breaker side time time_seconds equity realised day_loss price quantity average_price volume executed"
     " average fee cost total free order_value max_order_value max_position_value max_daily_loss"
     " market_collar_percent stop_percent breaker_until candles equity_curve".split()
 )
 
 
-class Seen(HTMLParser):
+class ParsedPage(HTMLParser):
     """Collects a document's elements with the names of their attributes, and its text."""
 
     def __init__(self, text: str) -> None:
@@ -48,19 +48,19 @@ class Seen(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def replaced(value: Any, text: str, name: str = "") -> Any:
+def replace_texts(value: Any, text: str, name: str = "") -> Any:
     """Return a status with `text` in place of each text that is not read."""
     if isinstance(value, dict):
-        return {key: replaced(one, text, key) for key, one in value.items()}
+        return {key: replace_texts(child, text, key) for key, child in value.items()}
     if isinstance(value, list):
-        return value if name in READ else [replaced(one, text, name) for one in value]
-    return text if isinstance(value, str) and name not in READ else value
+        return value if name in PARSED_KEYS else [replace_texts(child, text, name) for child in value]
+    return text if isinstance(value, str) and name not in PARSED_KEYS else value
 
 
-def troubled(**changes: Any) -> dict[str, Any]:
+def failing_status(**changes: Any) -> dict[str, Any]:
     """Return the status of a live leader with an unknown order and an open breaker."""
-    nonce = full()["nonce"] | {"breaker": "open", "breaker_reason": "three refused", "breaker_until": None}
-    return full(
+    nonce = full_status()["nonce"] | {"breaker": "open", "breaker_reason": "three refused", "breaker_until": None}
+    return full_status(
         mode="live",
         state="waiting",
         reason="Kraken does not answer",
@@ -71,38 +71,42 @@ def troubled(**changes: Any) -> dict[str, Any]:
     ) | dict(changes)
 
 
-def test_nothing_of_the_status_gets_out_of_its_place() -> None:
+def test_status_text_is_escaped() -> None:
     """Whatever its texts hold, the document has the same elements with the same attributes."""
-    documents = [Seen(page.page(replaced(troubled(), text), csrf=text)) for text in ("plain", HOSTILE)]
+    documents = [
+        ParsedPage(page.render_page(replace_texts(failing_status(), text), csrf=text)) for text in ("plain", HOSTILE)
+    ]
     assert Counter(documents[0].elements) == Counter(documents[1].elements)
     assert sum("alert(1)" in text for text in documents[1].texts) > 200
 
 
-def test_nothing_of_a_problem_gets_out_of_the_login_form() -> None:
+def test_login_problem_is_escaped() -> None:
     """What is said over the login form is text."""
-    assert Seen(page.login_page(HOSTILE)).elements == Seen(page.login_page("plain")).elements
+    assert ParsedPage(page.render_login_page(HOSTILE)).elements == ParsedPage(page.render_login_page("plain")).elements
 
 
-@pytest.mark.parametrize("make", [full, begun, troubled], ids=["full", "begun", "troubled"])
-def test_no_script_and_no_style_stands_in_the_page(make: Callable[..., dict[str, Any]]) -> None:
+@pytest.mark.parametrize("make", [full_status, starting_status, failing_status], ids=["full", "begun", "troubled"])
+def test_page_has_no_inline_script_or_style(make: Callable[..., dict[str, Any]]) -> None:
     """No element carries script or style; these are files of the server, and nothing leads off it."""
-    for document in (page.page(make(), csrf="x"), page.login_page("wrong")):
-        seen = Seen(document)
-        assert not [one for one in seen.attributes if one[1] == "style" or one[1].startswith("on")]
-        assert not {"style", "iframe", "base", "object"} & {tag for tag, _ in seen.elements}
-        assert all("src" in names for tag, names in seen.elements if tag == "script")
-        led = {value for _, name, value in seen.attributes if name in {"src", "href", "action"}}
-        assert led <= {"/static/page.css", "/static/page.js", "/static/icon.svg", "/stop", "/login"}
+    for document in (page.render_page(make(), csrf="x"), page.render_login_page("wrong")):
+        parsed = ParsedPage(document)
+        assert not [
+            attribute for attribute in parsed.attributes if attribute[1] == "style" or attribute[1].startswith("on")
+        ]
+        assert not {"style", "iframe", "base", "object"} & {tag for tag, _ in parsed.elements}
+        assert all("src" in names for tag, names in parsed.elements if tag == "script")
+        targets = {value for _, name, value in parsed.attributes if name in {"src", "href", "action"}}
+        assert targets <= {"/static/page.css", "/static/page.js", "/static/icon.svg", "/stop", "/login"}
 
 
-def test_what_is_not_known_is_called_so() -> None:
+def test_unknown_values_are_shown_as_unknown() -> None:
     """Just begun, the page says "unknown" for each value that nobody knows yet, and 0 for none but what was counted."""
-    seen = Seen(page.page(begun(), csrf="x")).text
-    values = ("Account", "Earned", "Lost today", "Nonce corner", "Ahead of the clock", "Kept in")
-    for name in (*values, "Balances", "Open orders", "Last fills"):
-        assert f"{name} unknown" in seen
-    assert re.findall(r"(\w+) 0\b(?!\.\d)", seen) == ["Issued", "Refused", "today"]
-    assert "PAPER, equity unknown" in seen
+    page_text = ParsedPage(page.render_page(starting_status(), csrf="x")).text
+    names = ("Account", "Earned", "Lost today", "Nonce corner", "Ahead of the clock", "Kept in")
+    for name in (*names, "Balances", "Open orders", "Last fills"):
+        assert f"{name} unknown" in page_text
+    assert re.findall(r"(\w+) 0\b(?!\.\d)", page_text) == ["Issued", "Refused", "today"]
+    assert "PAPER, equity unknown" in page_text
 
 
 @pytest.mark.parametrize(
@@ -116,64 +120,68 @@ def test_what_is_not_known_is_called_so() -> None:
 )
 def test_the_mode_is_the_heading(mode: str, entries: str, word: str) -> None:
     """The one first heading says PAPER, LIVE or HALTED, and of a halted bot both."""
-    (heading,) = re.findall(r"<h1>(.*)</h1>", page.page(full(mode=mode, entries=entries), csrf="x"))
+    (heading,) = re.findall(r"<h1>(.*)</h1>", page.render_page(full_status(mode=mode, entries=entries), csrf="x"))
     assert re.sub("<.*?>", "", heading) == word
 
 
-def test_the_title_tells_mode_and_equity() -> None:
+def test_title_has_mode_and_equity() -> None:
     """The title of the document is mode, equity and quote; the live part brings it along."""
-    assert "<title>PAPER 10,012.35 USD</title>" in page.page(full(), csrf="x")
-    assert 'data-title="LIVE 10,012.35 USD"' in page.live(full(mode="live"))
+    assert "<title>PAPER 10,012.35 USD</title>" in page.render_page(full_status(), csrf="x")
+    assert 'data-title="LIVE 10,012.35 USD"' in page.render_live(full_status(mode="live"))
 
 
-def test_the_page_holds_the_live_part() -> None:
+def test_page_contains_the_live_part() -> None:
     """What is sent later takes the place of the very same text."""
-    assert f'<main id="live">{page.live(troubled())}</main>' in page.page(troubled(), csrf="x")
+    assert f'<main id="live">{page.render_live(failing_status())}</main>' in page.render_page(
+        failing_status(), csrf="x"
+    )
 
 
-def test_an_unknown_order_is_shown_with_its_age_and_its_id() -> None:
+def test_unknown_order_is_shown_with_age_and_id() -> None:
     """An unknown order stands under a heading of its own with age, id and reason; without one there is none."""
-    seen = Seen(page.live(troubled())).text
-    assert "Unknown orders: 1" in seen
-    assert "unknown for 1 min 15 s" in seen
-    assert "kb-7d31f2aa90" in seen
-    assert "no answer" in seen
-    assert "Unknown orders" not in page.live(full())
+    page_text = ParsedPage(page.render_live(failing_status())).text
+    assert "Unknown orders: 1" in page_text
+    assert "unknown for 1 min 15 s" in page_text
+    assert "kb-7d31f2aa90" in page_text
+    assert "no answer" in page_text
+    assert "Unknown orders" not in page.render_live(full_status())
 
 
-def test_the_nonce_corner_says_all_of_the_nonces() -> None:
+def test_nonce_section_shows_every_nonce_value() -> None:
     """Last nonce, unit, lead, place, counts, wait and breaker are in the corner, and why and until when it is open."""
-    corner = Seen(page.live(troubled())).text.partition("Nonce corner")[2].partition("Open orders")[0]
-    assert corner.split() == (
+    section = (
+        ParsedPage(page.render_live(failing_status())).text.partition("Nonce corner")[2].partition("Open orders")[0]
+    )
+    assert section.split() == (
         "1795414800123456 Unit microseconds Ahead of the clock no Kept in /state/kraken_nonce.txt Issued 4711"
         " Refused 2 Refused today 0 Wait for the turn 1.2 ms Breaker open Why three refused Until (UTC) unknown".split()
     )
 
 
-def test_a_lead_over_the_clock_is_told() -> None:
+def test_nonce_ahead_of_the_clock_is_shown() -> None:
     """A last nonce ahead of the clock is told with its lead."""
-    nonce = full()["nonce"] | {"lead_seconds": 12.6}
-    assert "Ahead of the clock 12 s" in Seen(page.live(full(nonce=nonce))).text
+    nonce = full_status()["nonce"] | {"lead_seconds": 12.6}
+    assert "Ahead of the clock 12 s" in ParsedPage(page.render_live(full_status(nonce=nonce))).text
 
 
-def test_why_it_does_not_trade_and_who_leads_is_said() -> None:
+def test_reason_and_leader_are_shown() -> None:
     """State, reason, leader, generation and a journal that cannot be read are in the page."""
-    seen = Seen(page.live(troubled())).text
-    for words_seen in ("waiting", "Kraken does not answer", "host:17", "Generation 4", "the journal cannot be read"):
-        assert words_seen in seen
+    page_text = ParsedPage(page.render_live(failing_status())).text
+    for expected in ("waiting", "Kraken does not answer", "host:17", "Generation 4", "the journal cannot be read"):
+        assert expected in page_text
 
 
-def test_where_the_journal_cannot_be_read_orders_are_not_called_none() -> None:
+def test_orders_are_unknown_where_the_journal_cannot_be_read() -> None:
     """With a journal read there are no open orders and no fills; without one, nobody knows."""
-    for problem, word in (({}, "None."), ({"journal_problem": "broken"}, "unknown")):
-        seen = Seen(page.live(full(open_orders=[], fills=[], **problem))).text
-        assert f"Open orders {word} Last fills {word}" in seen
+    for problem, expected in (({}, "None."), ({"journal_problem": "broken"}, "unknown")):
+        page_text = ParsedPage(page.render_live(full_status(open_orders=[], fills=[], **problem))).text
+        assert f"Open orders {expected} Last fills {expected}" in page_text
 
 
-def test_rows_beyond_the_first_four_are_at_a_touch() -> None:
+def test_rows_beyond_four_are_collapsed() -> None:
     """Of twenty fills four stand open and sixteen in details with a name, in their order."""
     rows = [fill_row(volume=f"{number}") for number in range(1, 21)]
-    text = page.live(full(fills=rows, refusals=[]))
+    text = page.render_live(full_status(fills=rows, refusals=[]))
     before, _, after = text.partition('<details id="more-fills">')
     numbers = re.compile(r'<td class="n"><data value="(\d+)"')
     assert numbers.findall(before.partition("Last fills")[2]) == ["1", "2", "3", "4"]
@@ -181,9 +189,9 @@ def test_rows_beyond_the_first_four_are_at_a_touch() -> None:
     assert "16 more" in after
 
 
-def test_the_form_that_stops_asks_for_confirmation() -> None:
+def test_stop_form_requires_confirmation() -> None:
     """The form posts to /stop what it was given, takes a mark that is needed, and names what undoes it."""
-    form = re.search(r"<form.*?</form>", page.page(full(), csrf="given&taken"), re.DOTALL)
+    form = re.search(r"<form.*?</form>", page.render_page(full_status(), csrf="given&taken"), re.DOTALL)
     assert form
     assert 'method="post" action="/stop"' in form[0]
     assert '<input type="hidden" name="csrf" value="given&amp;taken">' in form[0]
@@ -191,13 +199,13 @@ def test_the_form_that_stops_asks_for_confirmation() -> None:
     assert "python main.py resume" in form[0]
 
 
-def test_an_order_without_a_price_is_at_market() -> None:
+def test_order_without_price_is_shown_as_market() -> None:
     """A price of zero is no price: the order is at market."""
-    assert "market" in Seen(page.live(full(open_orders=[order_row(price="0.00000")]))).text
+    assert "market" in ParsedPage(page.render_live(full_status(open_orders=[order_row(price="0.00000")]))).text
 
 
 @pytest.mark.parametrize(
-    ("exact", "shown"),
+    ("exact", "expected"),
     [
         ("10012.34567", "10,012.35"),
         ("5", "5.00"),
@@ -208,13 +216,13 @@ def test_an_order_without_a_price_is_at_market() -> None:
         ("1234567.891", "1,234,567.89"),
     ],
 )
-def test_money_is_rounded_and_exact_at_a_touch(exact: str, shown: str) -> None:
+def test_money_is_rounded_with_exact_title(exact: str, expected: str) -> None:
     """Money has two decimals, below one three digits, and its title is the exact text."""
-    assert formatting.money(exact) == f'<data value="{exact}" title="{exact}">{shown}</data>'
+    assert formatting.format_money(exact) == f'<data value="{exact}" title="{exact}">{expected}</data>'
 
 
 @pytest.mark.parametrize(
-    ("exact", "shown"),
+    ("exact", "expected"),
     [
         ("64321.156", "64,321.16"),
         ("1.08431", "1.08431"),
@@ -224,13 +232,13 @@ def test_money_is_rounded_and_exact_at_a_touch(exact: str, shown: str) -> None:
         ("12.3456789", "12.3457"),
     ],
 )
-def test_prices_and_volumes_have_six_digits(exact: str, shown: str) -> None:
+def test_numbers_have_six_digits(exact: str, expected: str) -> None:
     """Prices and volumes have two decimals or six digits, whichever is more, and no zeros after the second decimal."""
-    assert f">{shown}<" in formatting.number(exact)
+    assert f">{expected}<" in formatting.format_number(exact)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"),
+    ("seconds", "expected"),
     [
         (0, "0 s"),
         (0.0012, "1.2 ms"),
@@ -242,14 +250,17 @@ def test_prices_and_volumes_have_six_digits(exact: str, shown: str) -> None:
         (93784, "1 d 2 h"),
     ],
 )
-def test_spans_have_two_units(seconds: float, shown: str) -> None:
+def test_durations_have_two_units(seconds: float, expected: str) -> None:
     """A span is told in its two largest units."""
-    assert formatting.span(seconds) == shown
+    assert formatting.format_duration(seconds) == expected
 
 
-def test_times_are_in_utc() -> None:
+def test_timestamps_are_in_utc() -> None:
     """A time is told as day, month and time of day, in UTC, and machine-readable."""
-    assert formatting.moment("2026-11-23T06:20:05Z") == '<time datetime="2026-11-23T06:20:05Z">23 Nov 06:20:05</time>'
+    assert (
+        formatting.format_timestamp("2026-11-23T06:20:05Z")
+        == '<time datetime="2026-11-23T06:20:05Z">23 Nov 06:20:05</time>'
+    )
 
 
 def test_style_and_script_are_small() -> None:

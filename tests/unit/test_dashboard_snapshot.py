@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from bot.app.lifecycle import Runner, State
+from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.base import events
 from bot.base.events import Event
 from bot.config import load_settings
 from bot.dashboard import snapshot
-from bot.dashboard.snapshot import FRESH_SECONDS, Reader
+from bot.dashboard.snapshot import READY_CYCLE_AGE_SECONDS_MAX, SnapshotReader
 
 NOON = 1_795_435_200
 
@@ -29,50 +29,52 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture
-def run() -> Runner:
+def lifecycle() -> Lifecycle:
     """Give a run that trades, of which no pass has ended."""
-    run = Runner(print)
-    run.become(State.TRADING)
-    run.trader = trading(None)
+    run = Lifecycle(print)
+    run.set_state(LifecycleState.TRADING)
+    run.trader = trader_stub(None)
     return run
 
 
 @pytest.fixture
-def reader(clock: SimpleNamespace, run: Runner) -> Iterator[Reader]:
+def reader(clock: SimpleNamespace, lifecycle: Lifecycle) -> Iterator[SnapshotReader]:
     """Give what reads it."""
-    with closing(Reader(load_settings({}), run)) as reader:
+    with closing(SnapshotReader(load_settings({}), lifecycle)) as reader:
         yield reader
 
 
-def trading(pass_ended_seconds: float | None, trouble: str = "") -> Any:
+def trader_stub(cycle_ended_seconds: float | None, problem: str = "") -> Any:
     """Return as much of a trader as the page looks at to say whether the bot is ready."""
-    latest = None if pass_ended_seconds is None else SimpleNamespace(boot_seconds=pass_ended_seconds)
-    return SimpleNamespace(observer=SimpleNamespace(latest=latest), trouble=trouble)
+    latest = None if cycle_ended_seconds is None else SimpleNamespace(boot_seconds=cycle_ended_seconds)
+    return SimpleNamespace(observer=SimpleNamespace(latest=latest), trouble=problem)
 
 
-def test_a_bot_is_ready_while_its_passes_go_through(reader: Reader, run: Runner, clock: SimpleNamespace) -> None:
+def test_bot_is_ready_while_cycles_complete(
+    reader: SnapshotReader, lifecycle: Lifecycle, clock: SimpleNamespace
+) -> None:
     """A bot is ready from its first pass on, for a minute after the last, and not while passes do not go through."""
-    assert reader.standing() == (State.TRADING, "", False)
-    run.trader = trading(clock.seconds)
-    clock.seconds += FRESH_SECONDS - 1
-    assert reader.standing() == (State.TRADING, "", True)
+    assert reader.status() == (LifecycleState.TRADING, "", False)
+    lifecycle.trader = trader_stub(clock.seconds)
+    clock.seconds += READY_CYCLE_AGE_SECONDS_MAX - 1
+    assert reader.status() == (LifecycleState.TRADING, "", True)
     clock.seconds += 1
-    assert reader.standing() == (State.TRADING, "", False)
-    run.trader = trading(clock.seconds, "Kraken is away")
-    assert reader.standing() == (State.TRADING, "Kraken is away", False)
+    assert reader.status() == (LifecycleState.TRADING, "", False)
+    lifecycle.trader = trader_stub(clock.seconds, "Kraken is away")
+    assert reader.status() == (LifecycleState.TRADING, "Kraken is away", False)
 
 
-def test_refused_nonces_are_counted_by_the_day(reader: Reader, clock: SimpleNamespace) -> None:
+def test_refused_nonces_are_counted_per_utc_day(reader: SnapshotReader, clock: SimpleNamespace) -> None:
     """Nonces that were refused today are those since midnight UTC."""
 
-    def refused(times: int) -> int:
+    def refuse_and_count(times: int) -> int:
         for _ in range(times):
-            events.tell(Event.REFUSED_NONCE, "refused")
+            events.emit(Event.REFUSED_NONCE, "refused")
         return int(reader.read()["nonce"]["refused_today"])
 
-    assert refused(2) == 2
+    assert refuse_and_count(2) == 2
     clock.seconds += 43_199
-    assert refused(1) == 3
+    assert refuse_and_count(1) == 3
     clock.seconds += 1
-    assert refused(0) == 0
-    assert refused(1) == 1
+    assert refuse_and_count(0) == 0
+    assert refuse_and_count(1) == 1

@@ -7,80 +7,84 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bot.base.events import Event, listen, tell, watched
+from bot.base.events import Event, edge_trigger, emit, subscribe
 
-Heard = list[tuple[Event, str]]
+EmittedEvents = list[tuple[Event, str]]
 
 
 @pytest.fixture
-def heard() -> Iterator[Heard]:
+def emitted_events() -> Iterator[EmittedEvents]:
     """Return what is told from here on."""
-    news: Heard = []
-    end = listen(lambda event, text: news.append((event, text)))
-    yield news
-    end()
+    emitted: EmittedEvents = []
+    unsubscribe = subscribe(lambda event, text: emitted.append((event, text)))
+    yield emitted
+    unsubscribe()
 
 
-def test_every_listener_hears_every_event(heard: Heard) -> None:
+def test_every_listener_receives_every_event(emitted_events: EmittedEvents) -> None:
     """Two listeners both hear two events, in the order in which they were told."""
-    second: Heard = []
-    end = listen(lambda event, text: second.append((event, text)))
-    tell(Event.BREAKER, "silent")
-    tell(Event.TROUBLE, "the key is wrong")
-    end()
-    assert heard == second == [(Event.BREAKER, "silent"), (Event.TROUBLE, "the key is wrong")]
+    second: EmittedEvents = []
+    unsubscribe = subscribe(lambda event, text: second.append((event, text)))
+    emit(Event.CIRCUIT_BREAKER, "silent")
+    emit(Event.TRADING_INTERRUPTED, "the key is wrong")
+    unsubscribe()
+    assert (
+        emitted_events == second == [(Event.CIRCUIT_BREAKER, "silent"), (Event.TRADING_INTERRUPTED, "the key is wrong")]
+    )
 
 
-def test_who_has_ended_hears_nothing_more(heard: Heard) -> None:
+def test_unsubscribed_listener_receives_nothing(emitted_events: EmittedEvents) -> None:
     """What ends one listener, called twice, ends that one alone, even where another one is the same function."""
     calls: list[str] = []
 
     def listener(_event: Event, text: str) -> None:
         calls.append(text)
 
-    first_end, second_end = listen(listener), listen(listener)
-    tell(Event.BREAKER, "one")
-    first_end()
-    first_end()
-    tell(Event.BREAKER, "two")
-    second_end()
-    tell(Event.BREAKER, "three")
-    assert (calls, len(heard)) == (["one", "one", "two"], 3)
+    unsubscribe_first, unsubscribe_second = subscribe(listener), subscribe(listener)
+    emit(Event.CIRCUIT_BREAKER, "one")
+    unsubscribe_first()
+    unsubscribe_first()
+    emit(Event.CIRCUIT_BREAKER, "two")
+    unsubscribe_second()
+    emit(Event.CIRCUIT_BREAKER, "three")
+    assert (calls, len(emitted_events)) == (["one", "one", "two"], 3)
 
 
-def test_a_listener_that_fails_harms_nobody(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_listener_does_not_affect_others(
+    emitted_events: EmittedEvents, caplog: pytest.LogCaptureFixture
+) -> None:
     """What a listener raises is logged; the caller and the next listener notice nothing."""
-    end_faulty = listen(lambda _event, _text: print(1 // 0))
-    end_last = listen(lambda event, text: heard.append((event, text)))
+    unsubscribe_failing = subscribe(lambda _event, _text: print(1 // 0))
+    unsubscribe_last = subscribe(lambda event, text: emitted_events.append((event, text)))
     with caplog.at_level(logging.ERROR):
-        tell(Event.UNKNOWN_OUTCOME, "an order")
-    end_faulty()
-    end_last()
-    assert heard == [(Event.UNKNOWN_OUTCOME, "an order")] * 2
+        emit(Event.UNKNOWN_OUTCOME, "an order")
+    unsubscribe_failing()
+    unsubscribe_last()
+    assert emitted_events == [(Event.UNKNOWN_OUTCOME, "an order")] * 2
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_listener_may_end_itself(heard: Heard) -> None:
+def test_listener_may_unsubscribe_itself(emitted_events: EmittedEvents) -> None:
     """A listener that ends itself while it is told hears one event, and those after it hear both."""
     calls: list[str] = []
-    ends: list[Callable[[], None]] = []
+    unsubscribers: list[Callable[[], None]] = []
 
     def once(_event: Event, text: str) -> None:
         calls.append(text)
-        ends[0]()
+        unsubscribers[0]()
 
-    ends.append(listen(once))
-    end_last = listen(lambda event, text: heard.append((event, text)))
-    tell(Event.BREAKER, "one")
-    tell(Event.BREAKER, "two")
-    end_last()
-    assert (calls, [text for _event, text in heard]) == (["one"], ["one", "one", "two", "two"])
+    unsubscribers.append(subscribe(once))
+    unsubscribe_last = subscribe(lambda event, text: emitted_events.append((event, text)))
+    emit(Event.CIRCUIT_BREAKER, "one")
+    emit(Event.CIRCUIT_BREAKER, "two")
+    unsubscribe_last()
+    assert (calls, [text for _event, text in emitted_events]) == (["one"], ["one", "one", "two", "two"])
 
 
-def test_a_switch_that_is_watched_is_told_of_once_each_way(heard: Heard) -> None:
+def test_edge_trigger_emits_once_per_transition(emitted_events: EmittedEvents) -> None:
     """A watched switch says what the switch says, and is told of when it is found on and when it is found off again."""
     states = [False, False, True, True, False, False, True]
     remaining = iter(states)
-    look = watched(lambda: next(remaining), Event.KILL_SWITCH, "on", "off")
-    assert [look() for _ in states] == states
-    assert heard == [(Event.KILL_SWITCH, "on"), (Event.KILL_SWITCH, "off"), (Event.KILL_SWITCH, "on")]
+    poll = edge_trigger(lambda: next(remaining), Event.KILL_SWITCH, "on", "off")
+    assert [poll() for _ in states] == states
+    assert emitted_events == [(Event.KILL_SWITCH, "on"), (Event.KILL_SWITCH, "off"), (Event.KILL_SWITCH, "on")]

@@ -9,213 +9,229 @@ from decimal import Decimal
 import pytest
 
 from bot.trading.exit_policy import (
-    Cancel,
+    CancelOrders,
     Done,
-    Leave,
-    PairFacts,
+    ExitPosition,
+    OrderRole,
+    PairState,
     PlaceStop,
-    Protect,
-    Role,
+    ProtectPosition,
     Sell,
     Wait,
     WorkingOrder,
     next_step,
 )
 from tests.unit.exit_model import (
-    LEAVE,
+    EXIT,
     MINIMUM,
     PROTECT,
-    PROTECT_CLOSER,
-    Bot,
-    State,
-    calm,
+    PROTECT_HIGHER,
+    ModelBot,
+    ModelState,
     is_bad,
+    quiesce,
     search,
     steps_until_done,
     trace,
 )
 
-FACTS = PairFacts(
-    held=Decimal(5),
-    free=Decimal(5),
-    minimum=Decimal("0.1"),
-    largest=Decimal(10),
-    lot=Decimal("0.01"),
+PAIR_STATE = PairState(
+    held_quantity=Decimal(5),
+    free_quantity=Decimal(5),
+    min_quantity=Decimal("0.1"),
+    max_stop_quantity=Decimal(10),
+    lot_size=Decimal("0.01"),
 )
-ALL = Leave(Decimal(5))
-AT_90 = Protect(Decimal(90))
-ENTRY = WorkingOrder("E", Role.ENTRY, Decimal(1), Decimal(100))
-STOP = WorkingOrder("S", Role.STOP, Decimal(5), Decimal(90))
-EXIT = WorkingOrder("X", Role.EXIT, Decimal(5), Decimal(99))
-STOPPED = replace(FACTS, free=Decimal(0), working=(STOP,))
+EXIT_ALL = ExitPosition(Decimal(5))
+PROTECT_AT_90 = ProtectPosition(Decimal(90))
+ENTRY = WorkingOrder("E", OrderRole.ENTRY, Decimal(1), Decimal(100))
+STOP = WorkingOrder("S", OrderRole.STOP, Decimal(5), Decimal(90))
+EXIT_ORDER = WorkingOrder("X", OrderRole.EXIT, Decimal(5), Decimal(99))
+PROTECTED = replace(PAIR_STATE, free_quantity=Decimal(0), working_orders=(STOP,))
 
 # One stop for all, with a price that moves; and stops in parts, where one may hold three of at most five coins.
-ONE_STOP = Bot((LEAVE, PROTECT, PROTECT_CLOSER), largest=9)
-PARTS = Bot((LEAVE, PROTECT), largest=3)
+ONE_STOP = ModelBot((EXIT, PROTECT, PROTECT_HIGHER), max_stop_quantity=9)
+PARTS = ModelBot((EXIT, PROTECT), max_stop_quantity=3)
 
 
-def with_stops(*quantities: str, **fields: object) -> PairFacts:
+def with_stops(*quantities: str, **fields: object) -> PairState:
     """Return the facts with stops of these quantities resting at 90."""
-    stops = [WorkingOrder(f"S{at}", Role.STOP, Decimal(one), Decimal(90)) for at, one in enumerate(quantities)]
-    return replace(FACTS, working=tuple(stops), **fields)  # type: ignore[arg-type]  # the test names the fields
+    stops = [
+        WorkingOrder(f"S{index}", OrderRole.STOP, Decimal(quantity), Decimal(90))
+        for index, quantity in enumerate(quantities)
+    ]
+    return replace(PAIR_STATE, working_orders=tuple(stops), **fields)  # type: ignore[arg-type]  # the test names the fields
 
 
-def test_leaving_goes_entries_then_stop_then_sale() -> None:
+def test_an_exit_cancels_entries_then_the_stop_then_sells() -> None:
     """With an entry and a stop resting the entry is cancelled first, the stop next, and then all that is held sold."""
-    assert next_step(replace(STOPPED, working=(STOP, ENTRY)), ALL) == Cancel(("E",))
-    assert next_step(STOPPED, ALL) == Cancel(("S",))
-    assert next_step(FACTS, ALL) == Sell(Decimal(5))
-    assert next_step(replace(FACTS, held=Decimal(0)), ALL) == Done()
+    assert next_step(replace(PROTECTED, working_orders=(STOP, ENTRY)), EXIT_ALL) == CancelOrders(("E",))
+    assert next_step(PROTECTED, EXIT_ALL) == CancelOrders(("S",))
+    assert next_step(PAIR_STATE, EXIT_ALL) == Sell(Decimal(5))
+    assert next_step(replace(PAIR_STATE, held_quantity=Decimal(0)), EXIT_ALL) == Done()
 
 
-def test_what_the_stop_has_sold_is_not_sold_again() -> None:
+def test_coins_the_stop_sold_are_not_sold_again() -> None:
     """After a stop of 5 that sold 3 before it was cancelled, 2 are sold; after one that sold all, nothing is."""
-    assert next_step(replace(FACTS, held=Decimal(2)), ALL) == Sell(Decimal(2))
-    assert next_step(replace(FACTS, held=Decimal(0)), ALL) == Done()
+    assert next_step(replace(PAIR_STATE, held_quantity=Decimal(2)), EXIT_ALL) == Sell(Decimal(2))
+    assert next_step(replace(PAIR_STATE, held_quantity=Decimal(0)), EXIT_ALL) == Done()
 
 
-def test_an_order_in_neither_list_holds_up_everything_but_the_cancel_of_an_entry() -> None:
+def test_an_unlisted_order_blocks_every_step_except_canceling_an_entry() -> None:
     """While a stop is neither open nor closed nothing is sold or protected, and a resting entry is still cancelled."""
-    facts = replace(FACTS, working=(replace(STOP, is_open=False),))
-    waiting = Wait("the stop S was accepted and is neither open nor closed yet")
-    assert (next_step(facts, ALL), next_step(facts, AT_90)) == (waiting, waiting)
-    assert next_step(replace(facts, working=(*facts.working, ENTRY)), ALL) == Cancel(("E",))
+    state = replace(PAIR_STATE, working_orders=(replace(STOP, is_open=False),))
+    wait = Wait("the stop S was accepted and is neither open nor closed yet")
+    assert (next_step(state, EXIT_ALL), next_step(state, PROTECT_AT_90)) == (wait, wait)
+    assert next_step(replace(state, working_orders=(*state.working_orders, ENTRY)), EXIT_ALL) == CancelOrders(("E",))
 
 
-def test_a_stop_stays_while_the_fate_of_an_order_is_not_known() -> None:
+def test_a_stop_is_kept_while_an_order_outcome_is_unknown() -> None:
     """With an unknown order no order is sent and no stop is cancelled, whatever is wanted."""
-    facts = replace(STOPPED, unknown=True)
-    waiting = Wait("the fate of an order is not known")
-    assert (next_step(facts, ALL), next_step(facts, Protect(Decimal(95)))) == (waiting, waiting)
+    state = replace(PROTECTED, has_unknown_order=True)
+    wait = Wait("the fate of an order is not known")
+    assert (next_step(state, EXIT_ALL), next_step(state, ProtectPosition(Decimal(95)))) == (wait, wait)
 
 
-def test_an_exit_that_is_still_open_is_waited_for() -> None:
+def test_an_open_exit_blocks_further_steps() -> None:
     """While an exit is open nothing more is sold and no stop is placed."""
-    facts = replace(FACTS, working=(EXIT,))
-    waiting = Wait("the exit X is still open")
-    assert (next_step(facts, ALL), next_step(facts, AT_90)) == (waiting, waiting)
+    state = replace(PAIR_STATE, working_orders=(EXIT_ORDER,))
+    wait = Wait("the exit X is still open")
+    assert (next_step(state, EXIT_ALL), next_step(state, PROTECT_AT_90)) == (wait, wait)
 
 
-def test_what_is_below_the_minimum_is_neither_sold_nor_protected() -> None:
+def test_a_quantity_below_the_minimum_is_neither_sold_nor_protected() -> None:
     """0.09 with a minimum of 0.1 is left alone, and so is the stop that holds it."""
-    facts = replace(FACTS, held=Decimal("0.09"))
-    assert (next_step(facts, ALL), next_step(facts, AT_90)) == (Done(), Done())
-    stopped = replace(facts, working=(replace(STOP, left=Decimal("0.09")),))
-    assert (next_step(stopped, ALL), next_step(stopped, AT_90)) == (Done(), Done())
+    state = replace(PAIR_STATE, held_quantity=Decimal("0.09"))
+    assert (next_step(state, EXIT_ALL), next_step(state, PROTECT_AT_90)) == (Done(), Done())
+    stopped = replace(state, working_orders=(replace(STOP, remaining=Decimal("0.09")),))
+    assert (next_step(stopped, EXIT_ALL), next_step(stopped, PROTECT_AT_90)) == (Done(), Done())
 
 
-def test_a_sale_of_a_part_leaves_the_rest() -> None:
+def test_a_partial_exit_keeps_the_rest() -> None:
     """Of 5 held 2 are sold where 2 are wanted, and a want below the minimum takes no stop away."""
-    assert next_step(FACTS, Leave(Decimal(2))) == Sell(Decimal(2))
-    assert next_step(STOPPED, Leave(Decimal("0.09"))) == Done()
+    assert next_step(PAIR_STATE, ExitPosition(Decimal(2))) == Sell(Decimal(2))
+    assert next_step(PROTECTED, ExitPosition(Decimal("0.09"))) == Done()
 
 
-def test_coins_that_orders_of_others_tie_up_are_not_sold() -> None:
+def test_coins_held_by_external_orders_are_not_sold() -> None:
     """With 1 of 5 free, 1 is sold; with none, the sale waits and the stop, which would free nothing else, stays."""
-    assert next_step(replace(FACTS, free=Decimal(1)), ALL) == Sell(Decimal(1))
-    waiting = Wait("the coins are tied up in orders that are not this bot's")
-    assert next_step(replace(FACTS, free=Decimal(0)), ALL) == waiting
-    assert next_step(replace(with_stops("0.05"), free=Decimal(0)), ALL) == waiting
+    assert next_step(replace(PAIR_STATE, free_quantity=Decimal(1)), EXIT_ALL) == Sell(Decimal(1))
+    wait = Wait("the coins are tied up in orders that are not this bot's")
+    assert next_step(replace(PAIR_STATE, free_quantity=Decimal(0)), EXIT_ALL) == wait
+    assert next_step(replace(with_stops("0.05"), free_quantity=Decimal(0)), EXIT_ALL) == wait
 
 
-def test_quantities_are_cut_to_the_lot_grid() -> None:
+def test_quantities_are_rounded_down_to_the_lot_size() -> None:
     """5.006 held are sold and protected as 5.00, and the 0.006 beside a stop of 5 does not have it replaced."""
-    facts = replace(FACTS, held=Decimal("5.006"), free=Decimal("5.006"))
-    assert next_step(facts, Leave(Decimal(9))) == Sell(Decimal("5.00"))
-    assert next_step(facts, AT_90) == PlaceStop(Decimal("5.00"), Decimal(90))
-    assert next_step(replace(facts, working=(STOP,)), AT_90) == Done()
+    state = replace(PAIR_STATE, held_quantity=Decimal("5.006"), free_quantity=Decimal("5.006"))
+    assert next_step(state, ExitPosition(Decimal(9))) == Sell(Decimal("5.00"))
+    assert next_step(state, PROTECT_AT_90) == PlaceStop(Decimal("5.00"), Decimal(90))
+    assert next_step(replace(state, working_orders=(STOP,)), PROTECT_AT_90) == Done()
 
 
 def test_a_stop_is_placed_once_and_kept() -> None:
     """What is held gets a stop at the price wanted, and with that stop resting nothing is to be done."""
-    assert next_step(FACTS, AT_90) == PlaceStop(Decimal(5), Decimal(90))
-    assert next_step(STOPPED, AT_90) == Done()
-    assert next_step(replace(STOPPED, working=(STOP, ENTRY)), AT_90) == Done()
+    assert next_step(PAIR_STATE, PROTECT_AT_90) == PlaceStop(Decimal(5), Decimal(90))
+    assert next_step(PROTECTED, PROTECT_AT_90) == Done()
+    assert next_step(replace(PROTECTED, working_orders=(STOP, ENTRY)), PROTECT_AT_90) == Done()
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "state",
     [
-        replace(STOPPED, held=Decimal(6), free=Decimal(1)),
-        replace(STOPPED, held=Decimal(4)),
-        replace(STOPPED, held=Decimal(0)),
-        replace(STOPPED, working=(replace(STOP, price=Decimal(89)),)),
+        replace(PROTECTED, held_quantity=Decimal(6), free_quantity=Decimal(1)),
+        replace(PROTECTED, held_quantity=Decimal(4)),
+        replace(PROTECTED, held_quantity=Decimal(0)),
+        replace(PROTECTED, working_orders=(replace(STOP, price=Decimal(89)),)),
     ],
     ids=["another entry filled", "coins are gone", "nothing is held", "another price"],
 )
-def test_a_stop_that_does_not_fit_is_cancelled(facts: PairFacts) -> None:
+def test_a_mismatched_stop_is_canceled(state: PairState) -> None:
     """A stop over more or fewer coins than are held, or at another price, is cancelled, to be placed anew."""
-    assert next_step(facts, AT_90) == Cancel(("S",))
+    assert next_step(state, PROTECT_AT_90) == CancelOrders(("S",))
 
 
-def test_a_position_beyond_the_largest_order_gets_stops_in_equal_parts() -> None:
+def test_a_position_above_the_max_stop_quantity_gets_equal_stops() -> None:
     """25 coins with at most 10 in a stop get 8.33, 8.33 and 8.34, and then nothing more is to be done."""
-    facts = replace(FACTS, held=Decimal(25), free=Decimal(25))
+    state = replace(PAIR_STATE, held_quantity=Decimal(25), free_quantity=Decimal(25))
     placed: list[str] = []
-    while isinstance(step := next_step(with_stops(*placed, held=facts.held, free=facts.held), AT_90), PlaceStop):
+    while isinstance(
+        step := next_step(with_stops(*placed, held=state.held_quantity, free=state.held_quantity), PROTECT_AT_90),
+        PlaceStop,
+    ):
         placed.append(str(step.quantity))
     assert (placed, step) == (["8.33", "8.33", "8.34"], Done())
 
 
-def test_a_few_coins_more_join_the_smallest_stop_that_has_room() -> None:
+def test_additional_coins_are_merged_into_the_smallest_stop_with_room() -> None:
     """Beside stops of 10 and 6, another 2 have the one of 6 replaced; another 5 get a stop of their own."""
     free = Decimal(9)
-    assert next_step(with_stops("10", "6", held=Decimal(18), free=free), AT_90) == Cancel(("S1",))
-    assert next_step(with_stops("10", "6", held=Decimal(21), free=free), AT_90) == PlaceStop(Decimal(5), Decimal(90))
+    assert next_step(with_stops("10", "6", held=Decimal(18), free=free), PROTECT_AT_90) == CancelOrders(("S1",))
+    assert next_step(with_stops("10", "6", held=Decimal(21), free=free), PROTECT_AT_90) == PlaceStop(
+        Decimal(5), Decimal(90)
+    )
 
 
 @pytest.mark.parametrize("bot", [ONE_STOP, PARTS], ids=["one stop", "parts"])
-def test_no_fill_and_no_crash_between_two_steps_sells_more_than_is_held(bot: Bot) -> None:
+def test_fills_and_crashes_between_steps_never_sell_more_than_is_held(bot: ModelBot) -> None:
     """In every state there can be, the bot's open and unanswered sales together are at most what it holds; and from
     each, undisturbed, at most four steps lead to what is wanted."""
     reached = search(bot)
     bad = [state for state in reached if is_bad(state)]
     assert not bad, trace(reached, bad[0])
     assert len(reached) > 20_000
-    calmed = {calm(state): state for state in reached}
-    for after, before in calmed.items():
-        for wanted in bot.wishes:
-            end, steps = steps_until_done(after, wanted, bot, exit_fills=99)
-            assert Done() in steps[:5], f"{steps}\n{trace(reached, before)}"
-            assert _is_so(end, wanted, bot), f"{wanted} ends as {end} by {steps}\n{trace(reached, before)}"
+    quiesced = {quiesce(state): state for state in reached}
+    for quiet_state, reached_state in quiesced.items():
+        for goal in bot.goals:
+            end, steps = steps_until_done(quiet_state, goal, bot, exit_fills=99)
+            assert Done() in steps[:5], f"{steps}\n{trace(reached, reached_state)}"
+            assert _is_goal_reached(end, goal, bot), f"{goal} ends as {end} by {steps}\n{trace(reached, reached_state)}"
 
 
-def _is_so(state: State, wanted: object, bot: Bot) -> bool:
-    stops = [row for row in state.rows if row.role == Role.STOP.value]
-    entries = [row for row in state.rows if row.role == Role.ENTRY.value]
-    if isinstance(wanted, Protect):
-        bare = state.held - state.committed
-        prices = {row.price for row in stops}
-        return prices <= {int(wanted.stop_price)} and (bare == 0 or (bare < MINIMUM and _no_room(state, bot)))
-    return not entries and (state.held < MINIMUM or wanted != LEAVE)
+def _is_goal_reached(state: ModelState, goal: object, bot: ModelBot) -> bool:
+    stops = [order for order in state.orders if order.role == OrderRole.STOP.value]
+    entries = [order for order in state.orders if order.role == OrderRole.ENTRY.value]
+    if isinstance(goal, ProtectPosition):
+        unprotected = state.held - state.committed
+        prices = {order.price for order in stops}
+        return prices <= {int(goal.stop_price)} and (
+            unprotected == 0 or (unprotected < MINIMUM and _no_stop_has_room(state, bot))
+        )
+    return not entries and (state.held < MINIMUM or goal != EXIT)
 
 
-def _no_room(state: State, bot: Bot) -> bool:
-    bare = state.held - state.committed
-    return all(row.volume - row.filled + bare > bot.largest for row in state.rows if row.role == Role.STOP.value)
+def _no_stop_has_room(state: ModelState, bot: ModelBot) -> bool:
+    unprotected = state.held - state.committed
+    return all(
+        order.volume - order.filled + unprotected > bot.max_stop_quantity
+        for order in state.orders
+        if order.role == OrderRole.STOP.value
+    )
 
 
-def test_an_exit_that_fills_coin_by_coin_is_gone_on_with() -> None:
+def test_a_partially_filled_exit_is_continued() -> None:
     """Five coins of which each exit sells one are sold in four exits, down to what is below the minimum."""
-    end, steps = steps_until_done(State(5, ()), LEAVE, ONE_STOP, exit_fills=1)
+    end, steps = steps_until_done(ModelState(5, ()), EXIT, ONE_STOP, exit_fills=1)
     assert [step.quantity for step in steps if isinstance(step, Sell)] == [5, 4, 3, 2]
     assert (end.held, steps[-1]) == (1, Done())
 
 
-def _without_the_unlisted(facts: PairFacts) -> PairFacts:
-    return replace(facts, working=tuple(order for order in facts.working if order.is_open))
+def _ignore_unlisted_orders(state: PairState) -> PairState:
+    return replace(state, working_orders=tuple(order for order in state.working_orders if order.is_open))
 
 
-def _without_the_unknown(facts: PairFacts) -> PairFacts:
-    return replace(facts, unknown=False)
+def _ignore_unknown_order(state: PairState) -> PairState:
+    return replace(state, has_unknown_order=False)
 
 
-def _without_stops(facts: PairFacts) -> PairFacts:
-    return replace(facts, working=tuple(order for order in facts.working if order.role is not Role.STOP))
+def _ignore_stops(state: PairState) -> PairState:
+    return replace(
+        state, working_orders=tuple(order for order in state.working_orders if order.role is not OrderRole.STOP)
+    )
 
 
-@pytest.mark.parametrize("blind", [_without_the_unlisted, _without_the_unknown, _without_stops])
-def test_each_fact_is_needed(blind: Callable[[PairFacts], PairFacts]) -> None:
+@pytest.mark.parametrize("filter_state", [_ignore_unlisted_orders, _ignore_unknown_order, _ignore_stops])
+def test_ignoring_any_part_of_the_pair_state_sells_coins_twice(filter_state: Callable[[PairState], PairState]) -> None:
     """A bot that takes an order in neither list for gone, an unknown one for not placed, or does not look for its
     stops, sells coins twice."""
-    assert any(map(is_bad, search(replace(ONE_STOP, blind=blind))))
+    assert any(map(is_bad, search(replace(ONE_STOP, filter_state=filter_state))))

@@ -13,154 +13,154 @@ from bot.base.errors import BotError, NoAnswerError
 from bot.base.models import Fill
 from bot.orders.journal import Journal
 from bot.trading.broker import Broker
-from bot.trading.fills import Fills
-from tests.journal_rows import fill, row
+from bot.trading.fills import FillFetcher
+from tests.journal_rows import make_fill, make_kraken_order
 
-PAGE_ROWS = 2
-HALF = replace(fill(), volume=Decimal("0.005"), cost=Decimal(250), fee=Decimal("0.625"))
+PAGE_SIZE = 2
+HALF = replace(make_fill(), volume=Decimal("0.005"), cost=Decimal(250), fee=Decimal("0.625"))
 FIRST, SECOND = replace(HALF, trade_id="T1"), replace(HALF, trade_id="T2", time_seconds=103.0)
-FOREIGN = [replace(HALF, trade_id=f"F{at}", order_txid="OTHERS", time_seconds=200.0) for at in range(2)]
-ORDER = row(opened_seconds=101.0)
+EXTERNAL_FILLS = [replace(HALF, trade_id=f"F{at}", order_txid="OTHERS", time_seconds=200.0) for at in range(2)]
+ORDER = make_kraken_order(opened_seconds=101.0)
 
 
-class History:
+class TradeHistoryBroker:
     """A broker with a trade history, newest first, and a clock that a test sets."""
 
     def __init__(self, journal: Path, trades: list[Fill]) -> None:
         self.journal = Journal(str(journal))
         self.trades = trades
-        self.seconds = 1000.0
-        self.asked: list[tuple[float, int]] = []
-        self.problem: BotError | None = None
-        self.more = 0
+        self.now_seconds = 1000.0
+        self.requests: list[tuple[float, int]] = []
+        self.error: BotError | None = None
+        self.extra_count = 0
 
     def now(self) -> float:
-        return self.seconds
+        return self.now_seconds
 
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
-        self.asked.append((since_seconds, offset))
-        if self.problem is not None:
-            raise self.problem
-        newest_first = sorted(self.trades, key=lambda one: -one.time_seconds)
-        return newest_first[offset : offset + PAGE_ROWS], len(newest_first) + self.more
+        self.requests.append((since_seconds, offset))
+        if self.error is not None:
+            raise self.error
+        newest_first = sorted(self.trades, key=lambda trade: -trade.time_seconds)
+        return newest_first[offset : offset + PAGE_SIZE], len(newest_first) + self.extra_count
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> History:
+def history(tmp_path: Path) -> TradeHistoryBroker:
     """Return an exchange on which one order was filled in two parts, and others have traded since."""
-    return History(tmp_path / "journal.sqlite", [FIRST, SECOND, *FOREIGN])
+    return TradeHistoryBroker(tmp_path / "journal.sqlite", [FIRST, SECOND, *EXTERNAL_FILLS])
 
 
-def fills_of(history: History) -> Fills:
+def make_fetcher(history: TradeHistoryBroker) -> FillFetcher:
     """Return the keeper of fills over a history."""
-    return Fills(cast("Broker", history))
+    return FillFetcher(cast("Broker", history))
 
 
-def test_pages_are_fetched_until_nothing_is_missing(history: History) -> None:
+def test_pages_are_fetched_until_nothing_is_missing(history: TradeHistoryBroker) -> None:
     """Without a wait in between, page after page is asked for from a minute before the order, then nothing any more."""
-    fills = fills_of(history)
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    assert [fills.fetch() for _ in range(3)] == [True, True, False]
-    history.seconds += 3600
-    assert not fills.fetch()
-    assert history.asked == [(41.0, 0), (41.0, 2)]
+    assert [fills.fetch_page() for _ in range(3)] == [True, True, False]
+    history.now_seconds += 3600
+    assert not fills.fetch_page()
+    assert history.requests == [(41.0, 0), (41.0, 2)]
 
 
-def test_own_fills_are_written_down_and_no_others(history: History) -> None:
+def test_only_own_fills_are_written_to_the_journal(history: TradeHistoryBroker) -> None:
     """After the last page the journal has both parts of the own order, and nothing of the other sender's."""
-    fills = fills_of(history)
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    while fills.fetch():
+    while fills.fetch_page():
         pass
     assert history.journal.fills() == [FIRST, SECOND]
 
 
-def test_after_a_restart_what_the_journal_lacks_is_fetched(history: History) -> None:
+def test_fills_missing_in_the_journal_are_fetched_after_a_restart(history: TradeHistoryBroker) -> None:
     """Killed with the row of an order written and one of its two fills, the next life fetches the other."""
-    history.journal.take_rows([ORDER])
+    history.journal.record_orders([ORDER])
     history.journal.add_fills([FIRST])
-    fills = fills_of(history)
-    fills.load()
-    while fills.fetch():
+    fills = make_fetcher(history)
+    fills.load_missing()
+    while fills.fetch_page():
         pass
     assert history.journal.fills() == [FIRST, SECOND]
 
 
-def test_a_history_that_lags_is_asked_again_from_the_front(history: History) -> None:
+def test_a_lagging_history_is_queried_again_from_the_first_page(history: TradeHistoryBroker) -> None:
     """Where the last page leaves a part missing, the first page is asked for again after 30 s and not before."""
     history.trades = [FIRST]
-    fills = fills_of(history)
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    assert (fills.fetch(), fills.fetch()) == (True, False)
+    assert (fills.fetch_page(), fills.fetch_page()) == (True, False)
     history.trades = [FIRST, SECOND]
-    history.seconds += 29.9
-    assert not fills.fetch()
-    history.seconds += 0.1
-    assert fills.fetch()
-    assert [offset for _, offset in history.asked] == [0, 0]
+    history.now_seconds += 29.9
+    assert not fills.fetch_page()
+    history.now_seconds += 0.1
+    assert fills.fetch_page()
+    assert [offset for _, offset in history.requests] == [0, 0]
     assert history.journal.fills() == [FIRST, SECOND]
 
 
-def test_a_page_that_is_not_answered_is_asked_for_again(history: History) -> None:
+def test_an_unanswered_page_is_requested_again(history: TradeHistoryBroker) -> None:
     """No answer raises; the same page is asked for again after 30 s and not before."""
-    fills = fills_of(history)
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    fills.fetch()
-    history.problem = NoAnswerError("half an answer")
+    fills.fetch_page()
+    history.error = NoAnswerError("half an answer")
     with pytest.raises(NoAnswerError):
-        fills.fetch()
-    history.problem = None
-    history.seconds += 29.9
-    assert not fills.fetch()
-    history.seconds += 0.1
-    assert fills.fetch()
-    assert [offset for _, offset in history.asked] == [0, 2, 2]
+        fills.fetch_page()
+    history.error = None
+    history.now_seconds += 29.9
+    assert not fills.fetch_page()
+    history.now_seconds += 0.1
+    assert fills.fetch_page()
+    assert [offset for _, offset in history.requests] == [0, 2, 2]
     assert history.journal.fills() == [FIRST, SECOND]
 
 
-def test_a_page_that_could_not_be_written_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_page_that_could_not_be_written_is_requested_again(tmp_path: Path) -> None:
     """Where the disk refuses, nothing is raised, and the same page is asked for again after 30 s and not before."""
-    history = History(tmp_path / "gone" / "journal.sqlite", [FIRST, SECOND])
-    fills = fills_of(history)
+    history = TradeHistoryBroker(tmp_path / "gone" / "journal.sqlite", [FIRST, SECOND])
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    assert fills.fetch()
+    assert fills.fetch_page()
     (tmp_path / "gone").mkdir()
-    history.seconds += 29.9
-    assert not fills.fetch()
-    history.seconds += 0.1
-    assert fills.fetch()
-    assert [offset for _, offset in history.asked] == [0, 0]
+    history.now_seconds += 29.9
+    assert not fills.fetch_page()
+    history.now_seconds += 0.1
+    assert fills.fetch_page()
+    assert [offset for _, offset in history.requests] == [0, 0]
     assert history.journal.fills() == [FIRST, SECOND]
 
 
-def test_another_fill_in_the_middle_begins_at_the_front(history: History) -> None:
+def test_a_new_fill_restarts_at_the_first_page(history: TradeHistoryBroker) -> None:
     """An order that fills while older pages are read is on the first page, which is asked for at once."""
-    fills = fills_of(history)
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    fills.fetch()
-    late = replace(fill("T3", "OLATE"), time_seconds=300.0)
+    fills.fetch_page()
+    late = replace(make_fill("T3", "OLATE"), time_seconds=300.0)
     history.trades.append(late)
-    fills.expect([row("mybot0000000000002", "OLATE", opened_seconds=290.0)])
-    while fills.fetch():
+    fills.expect([make_kraken_order("mybot0000000000002", "OLATE", opened_seconds=290.0)])
+    while fills.fetch_page():
         pass
-    assert [offset for _, offset in history.asked] == [0, 0, 2, 4]
+    assert [offset for _, offset in history.requests] == [0, 0, 2, 4]
     assert history.journal.fills() == [FIRST, SECOND, late]
 
 
-def test_an_order_of_the_first_minute_is_asked_for_from_zero(history: History) -> None:
+def test_an_order_of_the_first_minute_is_queried_from_zero(history: TradeHistoryBroker) -> None:
     """A minute before the beginning of time is its beginning: Kraken reads no negative time."""
-    fills = fills_of(history)
+    fills = make_fetcher(history)
     fills.expect([replace(ORDER, opened_seconds=30.0)])
-    fills.fetch()
-    assert history.asked == [(0.0, 0)]
+    fills.fetch_page()
+    assert history.requests == [(0.0, 0)]
 
 
-def test_an_empty_page_is_the_last_one_whatever_the_count_says(history: History) -> None:
+def test_an_empty_page_is_the_last_one_regardless_of_the_count(history: TradeHistoryBroker) -> None:
     """Where Kraken counts more trades than it gives, the front is asked for again after 30 s and not before."""
-    history.trades, history.more = [], 5
-    fills = fills_of(history)
+    history.trades, history.extra_count = [], 5
+    fills = make_fetcher(history)
     fills.expect([ORDER])
-    assert (fills.fetch(), fills.fetch()) == (True, False)
-    history.seconds += 30
-    assert fills.fetch()
-    assert [offset for _, offset in history.asked] == [0, 0]
+    assert (fills.fetch_page(), fills.fetch_page()) == (True, False)
+    history.now_seconds += 30
+    assert fills.fetch_page()
+    assert [offset for _, offset in history.requests] == [0, 0]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.app.instance_lock import InstanceLock, describe_owner, is_running, read_note
-from bot.base.errors import AnotherBotError, SettingsError, StateLostError
+from bot.app.instance_lock import InstanceLock, describe_owner, is_running, read_instance_file
+from bot.base.errors import BotAlreadyRunningError, SettingsError, StateLostError
 
 
-def test_a_folder_that_cannot_be_taken_is_left_as_it_was(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_locked_is_unchanged(tmp_path: Path) -> None:
     """Where the note of who runs cannot be put in place, nothing of it stays in the folder."""
     (tmp_path / "bot.json").mkdir()
     with pytest.raises(SettingsError, match="nothing can be written"):
@@ -24,16 +24,16 @@ def test_a_folder_that_cannot_be_taken_is_left_as_it_was(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["bot.json"]
 
 
-@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EROFS])
-def test_a_full_disk_keeps_no_bot_from_following_what_it_has_sent(
-    trouble: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error_number", [errno.ENOSPC, errno.EROFS])
+def test_full_disk_is_accepted_where_a_journal_exists(
+    error_number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the disk takes nothing, a folder without a journal is refused, and one with a journal is taken."""
 
-    def full(*_: object, **_where: object) -> None:
-        raise OSError(trouble, os.strerror(trouble))
+    def raise_os_error(*_: object, **_where: object) -> None:
+        raise OSError(error_number, os.strerror(error_number))
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "replace", raise_os_error)
     with pytest.raises(SettingsError, match="nothing can be written"):
         InstanceLock(tmp_path)
     (tmp_path / "journal.0a1b2c3d.sqlite").touch()
@@ -42,94 +42,94 @@ def test_a_full_disk_keeps_no_bot_from_following_what_it_has_sent(
     lock.release()
 
 
-def test_who_was_refused_may_try_again(tmp_path: Path) -> None:
+def test_refused_instance_can_retry(tmp_path: Path) -> None:
     """The second on a folder is refused with the first one's process and host, and may take it once that is gone."""
     first = InstanceLock(tmp_path)
     for _attempt in range(2):
-        with pytest.raises(AnotherBotError, match=f"process {os.getpid()} on {socket.gethostname()}"):
+        with pytest.raises(BotAlreadyRunningError, match=f"process {os.getpid()} on {socket.gethostname()}"):
             InstanceLock(tmp_path)
     first.release()
     InstanceLock(tmp_path).release()
 
 
-def test_a_refusal_leaves_nothing_open(tmp_path: Path) -> None:
+def test_refused_lock_leaks_no_descriptor(tmp_path: Path) -> None:
     """Refused again and again, it opens no more files than at first."""
     lock = InstanceLock(tmp_path)
 
-    def refused() -> int:
-        with pytest.raises(AnotherBotError):
+    def count_descriptors_after_refusal() -> int:
+        with pytest.raises(BotAlreadyRunningError):
             InstanceLock(tmp_path)
         return len(os.listdir("/dev/fd"))
 
-    assert refused() == refused()
+    assert count_descriptors_after_refusal() == count_descriptors_after_refusal()
     lock.release()
 
 
-def test_the_note_tells_what_was_given_last(tmp_path: Path) -> None:
+def test_instance_file_has_the_last_published_fields(tmp_path: Path) -> None:
     """The note has pid, host and the fields that were given last, for its owner's eyes alone, and goes with the bot."""
     lock = InstanceLock(tmp_path)
-    mine = {"pid": os.getpid(), "host": socket.gethostname()}
-    assert read_note(tmp_path) == mine
-    lock.note(status_url="http://127.0.0.1:8080", role="alone")
-    lock.note(status_url="http://127.0.0.1:8081")
-    assert read_note(tmp_path) == {**mine, "status_url": "http://127.0.0.1:8081"}
+    own_fields = {"pid": os.getpid(), "host": socket.gethostname()}
+    assert read_instance_file(tmp_path) == own_fields
+    lock.publish(status_url="http://127.0.0.1:8080", role="alone")
+    lock.publish(status_url="http://127.0.0.1:8081")
+    assert read_instance_file(tmp_path) == {**own_fields, "status_url": "http://127.0.0.1:8081"}
     assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [("bot.json", 0o600)]
     lock.release()
     assert list(tmp_path.iterdir()) == []
-    assert read_note(tmp_path) == {}
+    assert read_instance_file(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "nonsense", '{"pid": 1e999, "host": 1}', '{"pid": {}}', "[" * 60_000, "\xff"]
 )
-def test_a_damaged_note_is_no_trouble(text: str, tmp_path: Path) -> None:
+def test_damaged_instance_file_is_ignored(text: str, tmp_path: Path) -> None:
     """Whatever the note holds, the owner is told in words, and without what cannot be read."""
     (tmp_path / "bot.json").write_text(text, encoding="latin-1")
     assert describe_owner(tmp_path) == "Another bot"
 
 
-def test_a_note_that_cannot_be_written_stops_nothing(
+def test_unwritable_instance_file_is_logged_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the disk is full, the note stays as it was, which is said."""
     lock = InstanceLock(tmp_path)
 
-    def full(*_: object, **_where: object) -> None:
+    def raise_os_error(*_: object, **_where: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        lock.note(status_url="http://127.0.0.1:8080")
+        patch.setattr(os, "replace", raise_os_error)
+        lock.publish(status_url="http://127.0.0.1:8080")
     assert "bot.json could not be written" in caplog.text
-    assert set(read_note(tmp_path)) == {"pid", "host"}
+    assert set(read_instance_file(tmp_path)) == {"pid", "host"}
     lock.release()
 
 
-def _moved_away(folder: Path) -> None:
+def _move_away(folder: Path) -> None:
     folder.rename(folder.with_name("away"))
 
 
-def _replaced(folder: Path) -> None:
-    _moved_away(folder)
+def _replace(folder: Path) -> None:
+    _move_away(folder)
     folder.mkdir()
 
 
-def _copied(folder: Path) -> None:
-    _moved_away(folder)
+def _copy(folder: Path) -> None:
+    _move_away(folder)
     shutil.copytree(folder.with_name("away"), folder)
 
 
-def _removed(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _a_file_instead(folder: Path) -> None:
-    _moved_away(folder)
+def _put_file_instead(folder: Path) -> None:
+    _move_away(folder)
     folder.touch()
 
 
-@pytest.mark.parametrize("lose", [_moved_away, _replaced, _copied, _removed, _a_file_instead])
-def test_a_lost_folder_is_noticed(lose: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lose", [_move_away, _replace, _copy, _remove, _put_file_instead])
+def test_lost_folder_is_detected(lose: Callable[[Path], None], tmp_path: Path) -> None:
     """Where the path does not name the locked folder any more, the check says so."""
     folder = tmp_path / "state"
     lock = InstanceLock(folder)
@@ -140,7 +140,7 @@ def test_a_lost_folder_is_noticed(lose: Callable[[Path], None], tmp_path: Path) 
     lock.release()
 
 
-def test_a_folder_that_is_back_is_not_lost(tmp_path: Path) -> None:
+def test_restored_folder_is_not_lost(tmp_path: Path) -> None:
     """The same folder under the same path passes the check, also by way of a link."""
     folder = tmp_path / "state"
     lock = InstanceLock(folder)
@@ -153,30 +153,30 @@ def test_a_folder_that_is_back_is_not_lost(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_who_has_lost_the_folder_leaves_the_new_one_alone(tmp_path: Path) -> None:
+def test_instance_with_lost_folder_does_not_touch_the_new_one(tmp_path: Path) -> None:
     """Notes and their end go to the locked folder, wherever it is, and not to another bot's."""
     folder = tmp_path / "state"
     first = InstanceLock(folder)
     folder.rename(tmp_path / "away")
     second = InstanceLock(folder)
-    second.note(status_url="second")
-    first.note(status_url="first")
-    assert read_note(folder)["status_url"] == "second"
-    assert read_note(tmp_path / "away")["status_url"] == "first"
+    second.publish(status_url="second")
+    first.publish(status_url="first")
+    assert read_instance_file(folder)["status_url"] == "second"
+    assert read_instance_file(tmp_path / "away")["status_url"] == "first"
     first.release()
-    assert read_note(folder)["status_url"] == "second"
+    assert read_instance_file(folder)["status_url"] == "second"
     second.release()
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
-def test_a_folder_of_a_group_is_taken(mode: int, tmp_path: Path) -> None:
+def test_group_writable_folder_is_accepted(mode: int, tmp_path: Path) -> None:
     """A folder that the owner's group can write is taken: so are the volumes of Kubernetes made."""
     tmp_path.chmod(mode)
     InstanceLock(tmp_path).release()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
-def test_a_folder_that_everybody_can_write_is_refused(mode: int, tmp_path: Path) -> None:
+def test_world_writable_folder_is_refused(mode: int, tmp_path: Path) -> None:
     """A folder that every user can write is refused, sticky or not, and nobody holds it then."""
     tmp_path.chmod(mode)
     with pytest.raises(SettingsError, match="chmod o-w"):
@@ -187,7 +187,7 @@ def test_a_folder_that_everybody_can_write_is_refused(mode: int, tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     """A folder that belongs to a user who is neither the bot's own nor root is refused."""
     os.chown(tmp_path, 12345, -1)
     with pytest.raises(SettingsError, match=r"another user \(number 12345\)"):
@@ -195,7 +195,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_folder_of_roots_is_taken_by_its_group(tmp_path: Path) -> None:
+def test_root_owned_group_writable_folder_is_accepted(tmp_path: Path) -> None:
     """A folder of root's that the bot's group can write, as Kubernetes makes it for an fsGroup, is taken."""
     folder = tmp_path / "volume"
     folder.mkdir()

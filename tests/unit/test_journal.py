@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from bot.base.errors import OrderBlockedError
 from bot.base.models import OrderStatus
 from bot.orders.journal import EquityPoint, Journal
-from bot.orders.order_state import NEXT, PLACED, UNSETTLED, WORKING, OrderState
-from tests.journal_rows import fill, intent, open_row, row
+from bot.orders.order_state import ALLOWED_TRANSITIONS, PLACED_STATES, UNRESOLVED_STATES, WORKING_STATES, OrderState
+from tests.journal_rows import make_fill, make_intent, make_kraken_order, make_open_kraken_order
 
 OTHER = "mybot0000000000002"
 
@@ -31,13 +31,13 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close()
 
 
-def sent(journal: Journal, cl_ord_id: str = "mybot0000000000001") -> None:
+def record_sent(journal: Journal, cl_ord_id: str = "mybot0000000000001") -> None:
     """Write an order down as sent."""
-    journal.intend(intent(cl_ord_id))
-    journal.leave(cl_ord_id, "1790000000000000", 103.0, 111.0)
+    journal.record_intent(make_intent(cl_ord_id))
+    journal.mark_sent(cl_ord_id, "1790000000000000", 103.0, 111.0)
 
 
-def state(journal: Journal) -> OrderState:
+def only_state(journal: Journal) -> OrderState:
     """Return the state of the only intent."""
     (only,) = journal.intents()
     return only.state
@@ -47,23 +47,23 @@ def state(journal: Journal) -> OrderState:
 
 
 @pytest.mark.parametrize("before", OrderState)
-def test_the_lawful_steps_and_no_others_can_be_written(journal: Journal, before: OrderState) -> None:
+def test_only_allowed_transitions_can_be_written(journal: Journal, before: OrderState) -> None:
     """A step of an order's life that the table has is written; any other changes nothing."""
     for number, after in enumerate(OrderState):
-        kept = intent(f"mybot{number:013d}", state=before)
-        journal.intend(kept)
-        if after == before or after in NEXT[before]:
+        kept = make_intent(f"mybot{number:013d}", state=before)
+        journal.record_intent(kept)
+        if after == before or after in ALLOWED_TRANSITIONS[before]:
             journal.set_state(kept.cl_ord_id, after)
-            assert journal.intent(kept.cl_ord_id) == replace(kept, state=after)
+            assert journal.get_intent(kept.cl_ord_id) == replace(kept, state=after)
         else:
             journal.set_state(kept.cl_ord_id, after, "a reason", "OAAAAA-AAAAA-AAAAAA")
-            assert journal.intent(kept.cl_ord_id) == kept
+            assert journal.get_intent(kept.cl_ord_id) == kept
 
 
 @pytest.mark.parametrize("before", OrderState)
-def test_sql_does_not_get_round_the_table(journal: Journal, before: OrderState) -> None:
+def test_plain_sql_cannot_bypass_the_transition_table(journal: Journal, before: OrderState) -> None:
     """Plain SQL on the file, by another connection, is held to the same steps as the program."""
-    journal.intend(intent(state=before))
+    journal.record_intent(make_intent(state=before))
     with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
         written = set()
         for after in OrderState:
@@ -72,13 +72,13 @@ def test_sql_does_not_get_round_the_table(journal: Journal, before: OrderState) 
                 other.execute("UPDATE intents SET state = ?", (after,))
                 written.add(after)
             other.execute("ROLLBACK")
-    assert written == NEXT[before] | {before}
+    assert written == ALLOWED_TRANSITIONS[before] | {before}
 
 
 @pytest.mark.parametrize("kept", OrderState)
-def test_only_what_has_not_left_can_be_deleted(journal: Journal, kept: OrderState) -> None:
+def test_only_unsent_intents_can_be_deleted(journal: Journal, kept: OrderState) -> None:
     """SQL can delete an intent that is only intended, and none that may have left."""
-    journal.intend(intent(state=kept))
+    journal.record_intent(make_intent(state=kept))
     with closing(sqlite3.connect(journal.path)) as other, other:
         try:
             other.execute("DELETE FROM intents")
@@ -88,108 +88,108 @@ def test_only_what_has_not_left_can_be_deleted(journal: Journal, kept: OrderStat
             assert kept is OrderState.INTENDED
 
 
-def test_the_table_of_steps() -> None:
+def test_transition_table_invariants() -> None:
     """Nothing follows an end; only `intended` leads to `sent`; nothing that is placed is ever taken to be absent."""
-    for before, follows in NEXT.items():
+    for before, follows in ALLOWED_TRANSITIONS.items():
         assert (OrderState.SENT in follows) == (before is OrderState.INTENDED)
-        if before in PLACED:
-            assert not follows & (UNSETTLED | {OrderState.REFUSED, OrderState.NOT_PLACED, OrderState.INTENDED})
-        if before in PLACED - WORKING:
+        if before in PLACED_STATES:
+            assert not follows & (UNRESOLVED_STATES | {OrderState.REFUSED, OrderState.NOT_PLACED, OrderState.INTENDED})
+        if before in PLACED_STATES - WORKING_STATES:
             assert not follows
-    assert set(NEXT) == set(OrderState)
+    assert set(ALLOWED_TRANSITIONS) == set(OrderState)
 
 
 # Intents
 
 
-def test_an_order_is_sent_with_its_nonce_and_deadline(journal: Journal) -> None:
+def test_mark_sent_stores_nonce_and_deadline(journal: Journal) -> None:
     """After `leave` the intent is sent, unsettled, and has its nonce, its time and its deadline."""
-    sent(journal)
-    wanted = intent(state=OrderState.SENT, nonce="1790000000000000", sent_seconds=103.0, deadline_seconds=111.0)
-    assert journal.intent(wanted.cl_ord_id) == wanted
-    assert journal.unsettled() == [wanted]
+    record_sent(journal)
+    wanted = make_intent(state=OrderState.SENT, nonce="1790000000000000", sent_seconds=103.0, deadline_seconds=111.0)
+    assert journal.get_intent(wanted.cl_ord_id) == wanted
+    assert journal.unresolved_intents() == [wanted]
 
 
-def test_what_is_only_intended_is_intended_anew(journal: Journal) -> None:
+def test_unsent_intent_is_replaced(journal: Journal) -> None:
     """An intent that never left is replaced by the next one of its id."""
-    journal.intend(intent())
-    journal.intend(intent(price=Decimal(51000)))
-    assert journal.intents() == [intent(price=Decimal(51000))]
+    journal.record_intent(make_intent())
+    journal.record_intent(make_intent(price=Decimal(51000)))
+    assert journal.intents() == [make_intent(price=Decimal(51000))]
 
 
 @pytest.mark.parametrize("kept", [one for one in OrderState if one is not OrderState.INTENDED])
-def test_the_same_order_is_not_intended_twice(journal: Journal, kept: OrderState) -> None:
+def test_same_order_cannot_be_recorded_twice(journal: Journal, kept: OrderState) -> None:
     """An order that may have left, whatever became of it, cannot be intended again."""
-    journal.intend(intent(state=kept))
+    journal.record_intent(make_intent(state=kept))
     with pytest.raises(OrderBlockedError, match="it is not sent again"):
-        journal.intend(intent())
-    assert state(journal) is kept
+        journal.record_intent(make_intent())
+    assert only_state(journal) is kept
 
 
 @pytest.mark.parametrize("kept", OrderState)
-def test_an_unsettled_order_keeps_its_pair(journal: Journal, kept: OrderState) -> None:
+def test_unresolved_order_blocks_its_pair(journal: Journal, kept: OrderState) -> None:
     """`leave` is refused while another order of the pair is unsettled, and only then; the order stays intended."""
-    journal.intend(intent(OTHER, state=kept))
-    journal.intend(intent())
-    if kept in UNSETTLED:
+    journal.record_intent(make_intent(OTHER, state=kept))
+    journal.record_intent(make_intent())
+    if kept in UNRESOLVED_STATES:
         with pytest.raises(OrderBlockedError, match=OTHER):
-            journal.leave(intent().cl_ord_id, "1", 103.0, 111.0)
-        assert journal.intent(intent().cl_ord_id) == intent()
+            journal.mark_sent(make_intent().cl_ord_id, "1", 103.0, 111.0)
+        assert journal.get_intent(make_intent().cl_ord_id) == make_intent()
     else:
-        journal.leave(intent().cl_ord_id, "1", 103.0, 111.0)
-        left = intent(state=OrderState.SENT, nonce="1", sent_seconds=103.0, deadline_seconds=111.0)
-        assert journal.intent(intent().cl_ord_id) == left
+        journal.mark_sent(make_intent().cl_ord_id, "1", 103.0, 111.0)
+        left = make_intent(state=OrderState.SENT, nonce="1", sent_seconds=103.0, deadline_seconds=111.0)
+        assert journal.get_intent(make_intent().cl_ord_id) == left
 
 
-def test_an_unsettled_order_keeps_no_other_pair(journal: Journal) -> None:
+def test_unresolved_order_blocks_no_other_pair(journal: Journal) -> None:
     """An unsettled order of another pair does not keep an order from leaving."""
-    journal.intend(intent(OTHER, symbol="ETH/USD", state=OrderState.UNKNOWN))
-    sent(journal)
-    assert len(journal.unsettled()) == 2
+    journal.record_intent(make_intent(OTHER, symbol="ETH/USD", state=OrderState.UNKNOWN))
+    record_sent(journal)
+    assert len(journal.unresolved_intents()) == 2
 
 
-def test_an_order_that_was_given_up_does_not_leave(journal: Journal) -> None:
+def test_abandoned_order_cannot_be_sent(journal: Journal) -> None:
     """An intent that somebody else has settled as not placed meanwhile cannot leave any more."""
-    journal.intend(intent())
-    journal.set_state(intent().cl_ord_id, OrderState.NOT_PLACED)
+    journal.record_intent(make_intent())
+    journal.set_state(make_intent().cl_ord_id, OrderState.NOT_PLACED)
     with pytest.raises(OrderBlockedError, match="given up"):
-        journal.leave(intent().cl_ord_id, "1", 103.0, 111.0)
+        journal.mark_sent(make_intent().cl_ord_id, "1", 103.0, 111.0)
 
 
 @pytest.mark.parametrize("state", OrderState)
-def test_a_proof_is_of_one_sending(journal: Journal, state: OrderState) -> None:
+def test_absence_proof_applies_to_one_sending_only(journal: Journal, state: OrderState) -> None:
     """What is said of an order that left at a moment is written only where that is unsettled, and left then."""
-    kept = intent(state=state, sent_seconds=103.0)
-    journal.intend(kept)
+    kept = make_intent(state=state, sent_seconds=103.0)
+    journal.record_intent(kept)
     journal.set_state(kept.cl_ord_id, OrderState.NOT_PLACED, sent_seconds=102.0)
     assert journal.intents() == [kept]
     journal.set_state(kept.cl_ord_id, OrderState.NOT_PLACED, sent_seconds=103.0)
-    expected = OrderState.NOT_PLACED if state in UNSETTLED else state
+    expected = OrderState.NOT_PLACED if state in UNRESOLVED_STATES else state
     assert journal.intents() == [replace(kept, state=expected)]
 
 
-def test_a_state_that_is_there_already_changes_nothing(journal: Journal) -> None:
+def test_repeated_state_changes_nothing(journal: Journal) -> None:
     """Writing the state that an intent has keeps its reason and its txid."""
-    journal.intend(intent(state=OrderState.REFUSED, reason="EOrder:Insufficient funds"))
-    journal.set_state(intent().cl_ord_id, OrderState.REFUSED, "another reason", "OAAAAA-AAAAA-AAAAAA")
-    assert journal.intents() == [intent(state=OrderState.REFUSED, reason="EOrder:Insufficient funds")]
+    journal.record_intent(make_intent(state=OrderState.REFUSED, reason="EOrder:Insufficient funds"))
+    journal.set_state(make_intent().cl_ord_id, OrderState.REFUSED, "another reason", "OAAAAA-AAAAA-AAAAAA")
+    assert journal.intents() == [make_intent(state=OrderState.REFUSED, reason="EOrder:Insufficient funds")]
 
 
-def test_a_txid_is_kept(journal: Journal) -> None:
+def test_txid_is_preserved(journal: Journal) -> None:
     """A later step that does not name the txid does not lose it."""
-    sent(journal)
-    journal.set_state(intent().cl_ord_id, OrderState.OPEN, txid="OAAAAA-AAAAA-AAAAAA")
-    journal.set_state(intent().cl_ord_id, OrderState.FILLED)
+    record_sent(journal)
+    journal.set_state(make_intent().cl_ord_id, OrderState.OPEN, txid="OAAAAA-AAAAA-AAAAAA")
+    journal.set_state(make_intent().cl_ord_id, OrderState.FILLED)
     assert journal.intents()[0].txid == "OAAAAA-AAAAA-AAAAAA"
 
 
 @pytest.mark.parametrize("kept", OrderState)
 def test_the_lists_of_intents(journal: Journal, kept: OrderState) -> None:
     """`unsettled` has what is sent or unknown, `working` what is open or partly filled, and `intents` everything."""
-    journal.intend(intent(state=kept))
-    assert [len(journal.unsettled()), len(journal.working()), len(journal.intents())] == [
-        kept in UNSETTLED,
-        kept in WORKING,
+    journal.record_intent(make_intent(state=kept))
+    assert [len(journal.unresolved_intents()), len(journal.working_intents()), len(journal.intents())] == [
+        kept in UNRESOLVED_STATES,
+        kept in WORKING_STATES,
         1,
     ]
 
@@ -197,106 +197,110 @@ def test_the_lists_of_intents(journal: Journal, kept: OrderState) -> None:
 # Kraken's rows
 
 
-@pytest.mark.parametrize("kept", [one for one in OrderState if one not in PLACED - WORKING])
-def test_krakens_row_is_the_last_word(journal: Journal, kept: OrderState) -> None:
+@pytest.mark.parametrize("kept", [one for one in OrderState if one not in PLACED_STATES - WORKING_STATES])
+def test_kraken_order_record_is_authoritative(journal: Journal, kept: OrderState) -> None:
     """Whatever an order was taken to be before its end, Kraken's final row of it is written, with its txid."""
-    journal.intend(intent(state=kept))
-    journal.take_rows([row()])
+    journal.record_intent(make_intent(state=kept))
+    journal.record_orders([make_kraken_order()])
     (found,) = journal.intents()
-    assert (found.state, found.txid) == (OrderState.FILLED, row().txid)
-    assert journal.orders() == [row()]
+    assert (found.state, found.txid) == (OrderState.FILLED, make_kraken_order().txid)
+    assert journal.orders() == [make_kraken_order()]
 
 
 @pytest.mark.parametrize(
     ("taken", "wanted"),
     [
-        (open_row(), OrderState.OPEN),
-        (open_row(status=OrderStatus.PENDING), OrderState.OPEN),
-        (open_row(executed=Decimal("0.001")), OrderState.PARTLY_FILLED),
-        (row(), OrderState.FILLED),
-        (row(status=OrderStatus.CANCELED), OrderState.CANCELLED),
-        (row(status=OrderStatus.EXPIRED), OrderState.EXPIRED),
+        (make_open_kraken_order(), OrderState.OPEN),
+        (make_open_kraken_order(status=OrderStatus.PENDING), OrderState.OPEN),
+        (make_open_kraken_order(executed=Decimal("0.001")), OrderState.PARTLY_FILLED),
+        (make_kraken_order(), OrderState.FILLED),
+        (make_kraken_order(status=OrderStatus.CANCELED), OrderState.CANCELED),
+        (make_kraken_order(status=OrderStatus.EXPIRED), OrderState.EXPIRED),
     ],
     ids=["open", "pending", "partly filled", "closed", "canceled", "expired"],
 )
-def test_an_order_that_the_journal_did_not_know_is_adopted(journal: Journal, taken: object, wanted: OrderState) -> None:
+def test_unknown_kraken_order_is_adopted(journal: Journal, taken: object, wanted: OrderState) -> None:
     """A row without an intent makes one, in the state that the row shows and with all that it says of the order."""
-    journal.take_rows([taken])  # type: ignore[list-item]
+    journal.record_orders([taken])  # type: ignore[list-item]
     assert journal.intents() == [
-        intent(intended_seconds=101.0, sent_seconds=101.0, state=wanted, txid="OAAAAA-AAAAA-AAAAAA")
+        make_intent(intended_seconds=101.0, sent_seconds=101.0, state=wanted, txid="OAAAAA-AAAAA-AAAAAA")
     ]
 
 
-def test_an_order_without_an_id_is_nobodys(journal: Journal) -> None:
+def test_order_without_client_order_id_is_ignored(journal: Journal) -> None:
     """A row without a cl_ord_id, which cannot be this bot's, is not taken."""
-    journal.take_rows([open_row(""), open_row()])
-    assert [order.cl_ord_id for order in journal.orders()] == [open_row().cl_ord_id]
+    journal.record_orders([make_open_kraken_order(""), make_open_kraken_order()])
+    assert [order.cl_ord_id for order in journal.orders()] == [make_open_kraken_order().cl_ord_id]
     assert len(journal.intents()) == 1
 
 
 @pytest.mark.parametrize(
     "late",
-    [open_row(), open_row(executed=Decimal("0.005")), open_row(executed=Decimal("0.01"))],
+    [
+        make_open_kraken_order(),
+        make_open_kraken_order(executed=Decimal("0.005")),
+        make_open_kraken_order(executed=Decimal("0.01")),
+    ],
     ids=["untouched", "partly filled", "all but closed"],
 )
-def test_a_final_row_stays_final(journal: Journal, late: object) -> None:
+def test_final_order_record_stays_final(journal: Journal, late: object) -> None:
     """An answer from before an order's end, arriving after it, changes nothing."""
-    journal.take_rows([row()])
-    journal.take_rows([late])  # type: ignore[list-item]
-    assert journal.orders() == [row()]
-    assert state(journal) is OrderState.FILLED
+    journal.record_orders([make_kraken_order()])
+    journal.record_orders([late])  # type: ignore[list-item]
+    assert journal.orders() == [make_kraken_order()]
+    assert only_state(journal) is OrderState.FILLED
 
 
-def test_what_was_executed_does_not_become_less(journal: Journal) -> None:
+def test_executed_volume_never_decreases(journal: Journal) -> None:
     """A row that has executed less than the one before is an older one, and is not taken."""
-    newer = open_row(executed=Decimal("0.009"))
-    journal.take_rows([newer])
-    journal.take_rows([open_row(executed=Decimal("0.0085"))])
+    newer = make_open_kraken_order(executed=Decimal("0.009"))
+    journal.record_orders([newer])
+    journal.record_orders([make_open_kraken_order(executed=Decimal("0.0085"))])
     assert journal.orders() == [newer]
 
 
-def test_a_second_order_of_an_id_is_kept_and_changes_no_life(journal: Journal) -> None:
+def test_second_order_of_an_id_is_stored_without_changing_state(journal: Journal) -> None:
     """Two rows of one id are both kept, and the intent goes on with the first one's txid and state."""
-    journal.take_rows([open_row()])
-    journal.take_rows([row(txid="OZZZZZ-ZZZZZ-ZZZZZZ")])
+    journal.record_orders([make_open_kraken_order()])
+    journal.record_orders([make_kraken_order(txid="OZZZZZ-ZZZZZ-ZZZZZZ")])
     assert len(journal.orders()) == 2
-    assert (state(journal), journal.intents()[0].txid) == (OrderState.OPEN, open_row().txid)
+    assert (only_state(journal), journal.intents()[0].txid) == (OrderState.OPEN, make_open_kraken_order().txid)
 
 
-def test_a_journal_with_fewer_intents_than_it_had_knows_nothing(journal: Journal) -> None:
+def test_journal_with_missing_intents_is_not_complete(journal: Journal) -> None:
     """Where rows are missing that were there when the moment was written down, it says nothing."""
-    journal.intend(intent())
-    journal.set_known_until("mybot", 100.0)
-    with journal._file.write() as connection:
+    journal.record_intent(make_intent())
+    journal.set_complete_until("mybot", 100.0)
+    with journal._database.write() as connection:
         connection.execute("DELETE FROM intents")
-    assert journal.known_until("mybot") == 0.0
+    assert journal.complete_until("mybot") == 0.0
 
 
-def test_known_until_is_that_of_a_bot(journal: Journal) -> None:
+def test_complete_until_is_per_bot(journal: Journal) -> None:
     """Up to when a journal is complete is kept for each bot id, and is 0.0 for one that it never heard of."""
-    journal.set_known_until("mybot", 100.0)
-    journal.set_known_until("mybot", 200.5)
-    assert (journal.known_until("mybot"), journal.known_until("other")) == (200.5, 0.0)
+    journal.set_complete_until("mybot", 100.0)
+    journal.set_complete_until("mybot", 200.5)
+    assert (journal.complete_until("mybot"), journal.complete_until("other")) == (200.5, 0.0)
 
 
 # Fills, equity, money
 
 
-def test_a_fill_is_taken_once(journal: Journal) -> None:
+def test_fill_is_recorded_once(journal: Journal) -> None:
     """A fill that is told again is not written again and does not change."""
-    journal.add_fills([fill(), fill("TBBBBB-BBBBB-BBBBBB", time_seconds=50.0)])
-    journal.add_fills([fill(price=Decimal(1)), fill("TCCCCC-CCCCC-CCCCCC", time_seconds=200.0)])
+    journal.add_fills([make_fill(), make_fill("TBBBBB-BBBBB-BBBBBB", time_seconds=50.0)])
+    journal.add_fills([make_fill(price=Decimal(1)), make_fill("TCCCCC-CCCCC-CCCCCC", time_seconds=200.0)])
     assert [one.trade_id[1] for one in journal.fills()] == ["B", "A", "C"]
-    assert journal.fills()[1] == fill()
+    assert journal.fills()[1] == make_fill()
 
 
 def test_orders_whose_fills_are_missing(journal: Journal) -> None:
-    """`without_fills` has the orders whose fills do not make what they have executed, and no others."""
-    whole, half, none = row("a", "O1"), row("b", "O2"), row("c", "O3")
-    journal.take_rows([whole, half, none, open_row("d", "O4")])
-    halves = [fill(f"T{number}", "O1", volume=Decimal("0.005")) for number in (1, 2)]
-    journal.add_fills([*halves, fill("T3", "O2", volume=Decimal("0.009"))])
-    assert journal.without_fills() == [half, none]
+    """`orders_with_missing_fills` has the orders whose fills do not make what they have executed, and no others."""
+    whole, half, none = make_kraken_order("a", "O1"), make_kraken_order("b", "O2"), make_kraken_order("c", "O3")
+    journal.record_orders([whole, half, none, make_open_kraken_order("d", "O4")])
+    halves = [make_fill(f"T{number}", "O1", volume=Decimal("0.005")) for number in (1, 2)]
+    journal.add_fills([*halves, make_fill("T3", "O2", volume=Decimal("0.009"))])
+    assert journal.orders_with_missing_fills() == [half, none]
 
 
 def test_equity_comes_back_in_order(journal: Journal) -> None:
@@ -304,7 +308,7 @@ def test_equity_comes_back_in_order(journal: Journal) -> None:
     points = [EquityPoint(2.0, "USD", Decimal("10000.1234")), EquityPoint(1.0, "USD", Decimal("9999.00"))]
     for point in (EquityPoint(2.0, "USD", Decimal(1)), *points):
         journal.add_equity(point)
-    assert journal.equity() == points[::-1]
+    assert journal.equity_points() == points[::-1]
 
 
 def test_few_points_of_equity_are_all_in_the_curve(journal: Journal) -> None:
@@ -327,21 +331,23 @@ MONEY = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), 
 
 
 @given(st.lists(MONEY, min_size=6, max_size=6), st.floats(0, 4e9))
-def test_money_comes_back_to_the_last_decimal(
+def test_amounts_round_trip_exactly(
     tmp_path_factory: pytest.TempPathFactory, amounts: list[Decimal], seconds: float
 ) -> None:
     """Any amount of money and any time is read back equal to what was written, in each table."""
     one, two, three, four, five, six = amounts
-    wanted = intent(volume=one, price=two, intended_seconds=seconds)
-    placed = row(price=one, volume=two, executed=three, cost=four, fee=five, average_price=six, opened_seconds=seconds)
-    filled = fill(price=one, volume=two, cost=three, fee=four, time_seconds=seconds)
+    wanted = make_intent(volume=one, price=two, intended_seconds=seconds)
+    placed = make_kraken_order(
+        price=one, volume=two, executed=three, cost=four, fee=five, average_price=six, opened_seconds=seconds
+    )
+    filled = make_fill(price=one, volume=two, cost=three, fee=four, time_seconds=seconds)
     point = EquityPoint(seconds, "USD", five)
     journal = Journal(str(tmp_path_factory.mktemp("money") / "journal.sqlite"))
-    journal.intend(wanted)
+    journal.record_intent(wanted)
     assert journal.intents() == [wanted]
-    journal.take_rows([placed])
+    journal.record_orders([placed])
     journal.add_fills([filled])
     journal.add_equity(point)
     journal.close()
-    assert (journal.orders(), journal.fills(), journal.equity()) == ([placed], [filled], [point])
+    assert (journal.orders(), journal.fills(), journal.equity_points()) == ([placed], [filled], [point])
     journal.close()

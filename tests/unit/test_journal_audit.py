@@ -8,16 +8,16 @@ from decimal import Decimal
 import pytest
 
 from bot.base.models import Fill, Order, OrderStatus, Side
-from bot.orders.journal_audit import compare
-from bot.orders.order_state import PLACED, UNSETTLED, Intent, OrderState
-from tests.journal_rows import fill, intent, open_row, row
+from bot.orders.journal_audit import find_differences
+from bot.orders.order_state import PLACED_STATES, UNRESOLVED_STATES, Intent, OrderState
+from tests.journal_rows import make_fill, make_intent, make_kraken_order, make_open_kraken_order
 
-ORDER = row()
-INTENT = intent(state=OrderState.FILLED, txid=ORDER.txid)
-FILL = fill()
+ORDER = make_kraken_order()
+INTENT = make_intent(state=OrderState.FILLED, txid=ORDER.txid)
+FILL = make_fill()
 
 
-def found(
+def differences_of(
     orders: list[Order] | None = None,
     intents: list[Intent] | None = None,
     fills: list[Fill] | None = None,
@@ -25,7 +25,7 @@ def found(
     kraken_fills: list[Fill] | None = None,
 ) -> list[str]:
     """Compare one filled order on both sides, but for what is given."""
-    return compare(
+    return find_differences(
         [ORDER] if orders is None else orders,
         [INTENT] if intents is None else intents,
         [FILL] if fills is None else fills,
@@ -34,31 +34,31 @@ def found(
     )
 
 
-def test_equal_is_equal() -> None:
+def test_identical_orders_have_no_differences() -> None:
     """One filled order that is the same on both sides is no finding, and neither is nothing at all."""
-    assert found() == []
-    assert compare([], [], [], [], []) == []
+    assert differences_of() == []
+    assert find_differences([], [], [], [], []) == []
 
 
 def test_equal_amounts_written_differently_are_equal() -> None:
     """An amount with more zeros at its end is the same amount."""
-    assert found(orders=[replace(ORDER, fee=Decimal("1.250000000"))]) == []
+    assert differences_of(orders=[replace(ORDER, fee=Decimal("1.250000000"))]) == []
 
 
 @pytest.mark.parametrize("field", ["volume", "price", "executed", "cost", "fee", "average_price"])
-def test_the_last_decimal_of_an_order_counts(field: str) -> None:
+def test_last_decimal_of_an_order_is_compared(field: str) -> None:
     """An order of which one amount differs by one in the eighth decimal is found, with both amounts."""
     theirs = replace(ORDER, **{field: getattr(ORDER, field) + Decimal("0.00000001")})
-    (finding,) = found(kraken_orders=[theirs])
+    (finding,) = differences_of(kraken_orders=[theirs])
     assert finding.startswith(f"the order {ORDER.txid}: {field} is {getattr(ORDER, field):f} in the journal and ")
     assert finding.endswith(f" and {getattr(theirs, field):f} at Kraken")
 
 
 @pytest.mark.parametrize("field", ["volume", "price", "cost", "fee"])
-def test_the_last_decimal_of_a_fill_counts(field: str) -> None:
+def test_last_decimal_of_a_fill_is_compared(field: str) -> None:
     """A fill of which one amount differs by one in the eighth decimal is found."""
     theirs = replace(FILL, **{field: getattr(FILL, field) + Decimal("0.00000001")})
-    (finding,) = found(kraken_fills=[theirs])
+    (finding,) = differences_of(kraken_fills=[theirs])
     assert finding.startswith(f"the fill {FILL.trade_id}: {field} is ")
 
 
@@ -66,52 +66,54 @@ def test_the_last_decimal_of_a_fill_counts(field: str) -> None:
     ("field", "value"),
     [("symbol", "ETH/USD"), ("side", Side.SELL), ("kind", "market"), ("opened_seconds", 1.0), ("cl_ord_id", "other")],
 )
-def test_what_an_order_is_counts(field: str, value: object) -> None:
+def test_each_order_field_is_compared(field: str, value: object) -> None:
     """An order that is another one at Kraken is found."""
-    findings = found(kraken_orders=[replace(ORDER, **{field: value})])  # type: ignore[arg-type]
+    findings = differences_of(kraken_orders=[replace(ORDER, **{field: value})])  # type: ignore[arg-type]
     assert (
         f"the order {ORDER.txid}: {field} is {getattr(ORDER, field)} in the journal and {value} at Kraken" in findings
     )
 
 
-def test_an_order_of_one_side_only() -> None:
+def test_order_on_one_side_only_is_a_difference() -> None:
     """An order that only Kraken has is found, and so is one that only the journal has."""
-    other = row("mybot0000000000002", "OBBBBB-BBBBB-BBBBBB", **dict.fromkeys(("executed", "cost", "fee"), Decimal(0)))
-    assert found(kraken_orders=[ORDER, other]) == [
+    other = make_kraken_order(
+        "mybot0000000000002", "OBBBBB-BBBBB-BBBBBB", **dict.fromkeys(("executed", "cost", "fee"), Decimal(0))
+    )
+    assert differences_of(kraken_orders=[ORDER, other]) == [
         f"the order {other.txid} is at Kraken and not in the journal",
         f"{other.cl_ord_id} is at Kraken and was never intended",
     ]
-    known = intent(other.cl_ord_id, state=OrderState.FILLED, txid=other.txid)
-    assert found(orders=[ORDER, other], intents=[INTENT, known]) == [
+    known = make_intent(other.cl_ord_id, state=OrderState.FILLED, txid=other.txid)
+    assert differences_of(orders=[ORDER, other], intents=[INTENT, known]) == [
         f"the order {other.txid} is in the journal and not at Kraken",
         f"{other.cl_ord_id} is filled in the journal and not at Kraken",
     ]
 
 
-def test_a_doubled_order_is_named_as_such() -> None:
+def test_duplicate_order_is_reported_as_duplicate() -> None:
     """Two orders of one id at Kraken are found as doubled, even where the journal has both."""
     second = replace(ORDER, txid="OBBBBB-BBBBB-BBBBBB")
-    fills = [FILL, fill("TBBBBB-BBBBB-BBBBBB", second.txid)]
-    findings = found([ORDER, second], [INTENT], fills, [ORDER, second], fills)
+    fills = [FILL, make_fill("TBBBBB-BBBBB-BBBBBB", second.txid)]
+    findings = differences_of([ORDER, second], [INTENT], fills, [ORDER, second], fills)
     assert findings == [f"doubled: {ORDER.cl_ord_id} is 2 orders at Kraken ({ORDER.txid}, {second.txid})"]
 
 
 @pytest.mark.parametrize("state", OrderState)
-def test_an_intent_against_no_row(state: OrderState) -> None:
+def test_intent_without_kraken_order(state: OrderState) -> None:
     """Where Kraken has no row, a placed intent is found, an unsettled one is said to be so, and no other is."""
-    findings = compare([], [intent(state=state)], [], [], [])
-    if state in PLACED:
+    findings = find_differences([], [make_intent(state=state)], [], [], [])
+    if state in PLACED_STATES:
         assert findings == [f"{INTENT.cl_ord_id} is {state} in the journal and not at Kraken"]
-    elif state in UNSETTLED:
+    elif state in UNRESOLVED_STATES:
         assert findings == [f"{INTENT.cl_ord_id} is {state} in the journal: what became of it is not known yet"]
     else:
         assert findings == []
 
 
 @pytest.mark.parametrize("state", OrderState)
-def test_an_intent_against_a_row(state: OrderState) -> None:
+def test_intent_with_kraken_order(state: OrderState) -> None:
     """Where Kraken has a filled order, an intent in any other state is found."""
-    findings = found(intents=[replace(INTENT, state=state)])
+    findings = differences_of(intents=[replace(INTENT, state=state)])
     if state is OrderState.FILLED:
         assert findings == []
     else:
@@ -120,7 +122,7 @@ def test_an_intent_against_a_row(state: OrderState) -> None:
 
 def test_an_order_that_closes_between_the_two_lists() -> None:
     """An order that Kraken shows as open and then as closed is closed."""
-    assert found(kraken_orders=[open_row(), ORDER]) == []
+    assert differences_of(kraken_orders=[make_open_kraken_order(), ORDER]) == []
 
 
 @pytest.mark.parametrize("field", ["executed", "cost", "fee"])
@@ -128,32 +130,34 @@ def test_the_sums_of_fills(field: str) -> None:
     """The fills of an order in the journal make its executed volume, its cost and its fee to the last decimal."""
     name = "volume" if field == "executed" else field
     half = replace(FILL, **{name: getattr(FILL, name) / 2})
-    rest = fill("TBBBBB-BBBBB-BBBBBB", volume=Decimal(0), cost=Decimal(0), fee=Decimal(0))
+    rest = make_fill("TBBBBB-BBBBB-BBBBBB", volume=Decimal(0), cost=Decimal(0), fee=Decimal(0))
     whole = replace(rest, **{name: getattr(FILL, name) / 2})
-    assert found(fills=[half, whole], kraken_fills=[half, whole]) == []
-    findings = found(fills=[half, rest], kraken_fills=[half, rest])
+    assert differences_of(fills=[half, whole], kraken_fills=[half, whole]) == []
+    findings = differences_of(fills=[half, rest], kraken_fills=[half, rest])
     assert [finding.partition(" is ")[0] for finding in findings] == [f"the order {ORDER.txid}: {field}"]
 
 
-def test_a_fill_of_one_side_only() -> None:
+def test_fill_on_one_side_only_is_a_difference() -> None:
     """A fill that only Kraken has is found, and so is one that only the journal has."""
-    other = fill("TBBBBB-BBBBB-BBBBBB", volume=Decimal(0), cost=Decimal(0), fee=Decimal(0))
-    assert found(kraken_fills=[FILL, other]) == [f"the fill {other.trade_id} is at Kraken and not in the journal"]
-    assert found(fills=[FILL, other]) == [f"the fill {other.trade_id} is in the journal and not at Kraken"]
+    other = make_fill("TBBBBB-BBBBB-BBBBBB", volume=Decimal(0), cost=Decimal(0), fee=Decimal(0))
+    assert differences_of(kraken_fills=[FILL, other]) == [
+        f"the fill {other.trade_id} is at Kraken and not in the journal"
+    ]
+    assert differences_of(fills=[FILL, other]) == [f"the fill {other.trade_id} is in the journal and not at Kraken"]
 
 
-def test_the_fills_of_others_are_nobodys_business() -> None:
+def test_external_fills_are_ignored() -> None:
     """A fill of an order that is not this bot's is no finding."""
-    assert found(kraken_fills=[FILL, fill("TBBBBB-BBBBB-BBBBBB", "OZZZZZ-ZZZZZ-ZZZZZZ")]) == []
+    assert differences_of(kraken_fills=[FILL, make_fill("TBBBBB-BBBBB-BBBBBB", "OZZZZZ-ZZZZZ-ZZZZZZ")]) == []
 
 
 def test_fills_without_their_order() -> None:
     """Fills in the journal whose order it does not have are found."""
-    findings = compare([], [], [FILL], [], [])
+    findings = find_differences([], [], [FILL], [], [])
     assert findings[0] == f"the journal has fills of {ORDER.txid}, and not that order"
 
 
-def test_a_cancelled_order_that_filled_in_part() -> None:
+def test_partly_filled_canceled_order_has_its_fills() -> None:
     """The executed part of a cancelled order has its fills like any other."""
-    part = row(status=OrderStatus.CANCELED, volume=Decimal("0.02"))
-    assert found([part], [replace(INTENT, state=OrderState.CANCELLED)], kraken_orders=[part]) == []
+    part = make_kraken_order(status=OrderStatus.CANCELED, volume=Decimal("0.02"))
+    assert differences_of([part], [replace(INTENT, state=OrderState.CANCELED)], kraken_orders=[part]) == []

@@ -22,14 +22,14 @@ from bot.base.errors import (
 from bot.kraken.error_table import (
     ERROR_TABLE,
     Category,
-    ErrorRow,
-    Ran,
-    Repeat,
-    error_for,
-    errors_in,
+    ErrorRule,
+    Executed,
+    RetryPolicy,
+    filter_errors,
+    find_rule,
     is_final_for_order,
-    look_up,
-    wait_seconds,
+    make_error,
+    retry_after_seconds,
 )
 
 ANY_ENGINE_REFUSAL = "EOrder:"
@@ -82,7 +82,7 @@ NOT_FINAL = [
     "",
 ]
 
-CLASSES: list[tuple[str, type[KrakenError]]] = [
+EXPECTED_CLASSES: list[tuple[str, type[KrakenError]]] = [
     ("EAPI:Invalid nonce", InvalidNonceError),
     ("EGeneral:Temporary lockout", LockoutError),
     ("EAPI:Invalid key", CredentialsError),
@@ -105,7 +105,7 @@ CLASSES: list[tuple[str, type[KrakenError]]] = [
 ]
 
 
-def facts_rows(folder: Path) -> list[tuple[list[str], list[str]]]:
+def documented_rows(folder: Path) -> list[tuple[list[str], list[str]]]:
     """Return, for each row of the facts' tables of errors, its strings and its other cells."""
     text = (folder / "kraken-facts.md").read_text("utf-8")
     section = text.split("\n## 3. Errors\n")[1].split("\n### 3.6")[0]
@@ -127,20 +127,20 @@ def strings_in(cell: str) -> list[str]:
     return [re.sub(r"<[^>]+>", "1741500000", string) for string in dict.fromkeys(strings)]
 
 
-def test_every_string_of_the_facts_is_in_the_table(shared: Path) -> None:
+def test_each_documented_string_is_in_the_table(shared: Path) -> None:
     """Each error string that the facts list has a row of its own, not only the one for any engine refusal."""
-    strings = [string for strings, _ in facts_rows(shared) for string in strings]
-    rows = {string: look_up(string) for string in strings}
+    strings = [string for strings, _ in documented_rows(shared) for string in strings]
+    rows = {string: find_rule(string) for string in strings}
     assert len(strings) >= 80
     assert [string for string, row in rows.items() if row is None or row.prefix == ANY_ENGINE_REFUSAL] == []
 
 
-def test_ran_agrees_with_the_facts(shared: Path) -> None:
+def test_executed_flag_matches_the_documentation(shared: Path) -> None:
     """A string may have run exactly if its row of the facts does not begin with a plain no."""
-    for strings, cells in facts_rows(shared):
+    for strings, cells in documented_rows(shared):
         if len(cells) == 4:
-            expected = Ran.NO if cells[1].startswith("no") else Ran.MAYBE
-            assert [(string, row.ran) for string in strings if (row := look_up(string))] == [
+            expected = Executed.NO if cells[1].startswith("no") else Executed.MAYBE
+            assert [(string, row.executed) for string in strings if (row := find_rule(string))] == [
                 (string, expected) for string in strings
             ]
 
@@ -152,20 +152,20 @@ def test_prefixes_are_unique() -> None:
 
 
 @pytest.mark.parametrize("row", ERROR_TABLE, ids=lambda row: row.prefix)
-def test_every_row_is_found_by_its_own_prefix(row: ErrorRow) -> None:
+def test_each_rule_is_found_by_its_prefix(row: ErrorRule) -> None:
     """Looking a row's prefix up gives that row, alone and with a detail behind it."""
-    assert look_up(row.prefix) is row
-    assert look_up(row.prefix + ":some detail") is row
+    assert find_rule(row.prefix) is row
+    assert find_rule(row.prefix + ":some detail") is row
 
 
-def test_a_row_that_may_have_run_is_never_final() -> None:
+def test_possibly_executed_rule_is_never_final() -> None:
     """No string is both a possible execution and a proof that the order was not placed."""
-    assert [row.prefix for row in ERROR_TABLE if row.final_for_order and row.ran is Ran.MAYBE] == []
+    assert [row.prefix for row in ERROR_TABLE if row.is_final_for_order and row.executed is Executed.MAYBE] == []
 
 
-def test_what_is_not_an_engine_answer_is_final_only_by_its_content() -> None:
+def test_non_engine_error_is_final_only_by_request_content() -> None:
     """Outside EOrder, the final strings are exactly those that follow from the request's content alone."""
-    final = {row.prefix for row in ERROR_TABLE if row.final_for_order and not row.prefix.startswith("EOrder:")}
+    final = {row.prefix for row in ERROR_TABLE if row.is_final_for_order and not row.prefix.startswith("EOrder:")}
     assert final == {
         "EGeneral:Unknown method",
         "EGeneral:Invalid arguments",
@@ -185,18 +185,18 @@ def test_an_engine_refusal_is_final(string: str) -> None:
 
 
 @pytest.mark.parametrize("string", NOT_FINAL)
-def test_everything_else_leaves_the_order_unknown(string: str) -> None:
+def test_other_strings_leave_the_order_unknown(string: str) -> None:
     """The string does not prove that the order was not placed."""
     assert not is_final_for_order([string])
 
 
-def test_the_engine_speaks_with_one_voice() -> None:
+def test_each_engine_error_is_an_order_refusal() -> None:
     """Each EOrder string is a refused order, except the one that may come with a fill."""
     others = [row.prefix for row in ERROR_TABLE if row.prefix[:7] == "EOrder:" and row.category is not Category.ORDER]
     assert others == ["EOrder:Reduce only:Position is closed"]
 
 
-def test_one_doubt_among_several_strings_is_a_doubt() -> None:
+def test_one_uncertain_string_makes_the_answer_uncertain() -> None:
     """An answer is final only if each of its errors is, and if it has one."""
     assert is_final_for_order(["EOrder:Insufficient funds", "EOrder:Order minimum not met"])
     assert is_final_for_order(["WOrder:some warning", "EOrder:Insufficient funds"])
@@ -205,21 +205,21 @@ def test_one_doubt_among_several_strings_is_a_doubt() -> None:
     assert not is_final_for_order([])
 
 
-@pytest.mark.parametrize(("string", "expected"), CLASSES)
+@pytest.mark.parametrize(("string", "expected"), EXPECTED_CLASSES)
 def test_each_string_becomes_the_exception_of_its_category(string: str, expected: type[KrakenError]) -> None:
     """The exception has the category's class, the endpoint, Kraken's own words and a sentence of advice."""
-    error = error_for("AddOrder", [string])
+    error = make_error("AddOrder", [string])
     assert type(error) is expected
-    assert (error.method, error.strings) == ("AddOrder", [string])
+    assert (error.method, error.error_strings) == ("AddOrder", [string])
     assert "This means: " in str(error)
 
 
-def test_every_category_has_a_row_and_an_exception() -> None:
+def test_each_category_has_a_rule_and_an_exception() -> None:
     """Each category can come out of the table and be raised."""
     for category in Category:
         prefixes = [row.prefix for row in ERROR_TABLE if row.category is category]
         assert prefixes, category
-        assert isinstance(error_for("Balance", prefixes[:1]), KrakenError)
+        assert isinstance(make_error("Balance", prefixes[:1]), KrakenError)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_every_category_has_a_row_and_an_exception() -> None:
 )
 def test_the_most_severe_string_decides(strings: list[str], expected: type[KrakenError]) -> None:
     """Of several strings the most severe gives the class, in whatever order they come."""
-    assert type(error_for("Balance", strings)) is expected
-    assert type(error_for("Balance", strings[::-1])) is expected
+    assert type(make_error("Balance", strings)) is expected
+    assert type(make_error("Balance", strings[::-1])) is expected
 
 
 def test_warnings_are_not_errors() -> None:
     """A W string is no error, and any other string is one, with a prefix or without."""
-    assert errors_in(["WGeneral:careful", "EAPI:Invalid key", "Wrong", "Price(s) not found"]) == [
+    assert filter_errors(["WGeneral:careful", "EAPI:Invalid key", "Wrong", "Price(s) not found"]) == [
         "EAPI:Invalid key",
         "Wrong",
         "Price(s) not found",
@@ -250,18 +250,18 @@ def test_warnings_are_not_errors() -> None:
 def test_an_answer_without_an_error_makes_no_exception() -> None:
     """Asking for the exception of an answer that has no error is a mistake of the caller."""
     with pytest.raises(ValueError, match="no error"):
-        error_for("Balance", ["WGeneral:careful"])
+        make_error("Balance", ["WGeneral:careful"])
 
 
 def test_blanks_around_colons_do_not_matter_and_case_does() -> None:
     """Strings match after trimming blanks around the colons, and only in Kraken's own case."""
-    assert look_up(" EAPI : Invalid nonce ") is look_up("EAPI:Invalid nonce") is not None
-    assert look_up("EAPI:invalid nonce") is None
+    assert find_rule(" EAPI : Invalid nonce ") is find_rule("EAPI:Invalid nonce") is not None
+    assert find_rule("EAPI:invalid nonce") is None
 
 
 def test_the_longest_prefix_wins() -> None:
     """A string that two rows begin is read by the longer one."""
-    row = look_up("EOrder:Unknown order action.")
+    row = find_rule("EOrder:Unknown order action.")
     assert row is not None
     assert row.prefix == "EOrder:Unknown order action"
 
@@ -282,15 +282,15 @@ def test_the_longest_prefix_wins() -> None:
 )
 def test_the_wait_follows_the_table_or_the_time_kraken_names(string: str, now: float, expected: float) -> None:
     """A throttled answer waits until the time it names, for a minute at most; the rest as the table says."""
-    assert wait_seconds([string], now) == expected
+    assert retry_after_seconds([string], now) == expected
 
 
 def test_the_longest_wait_of_several_counts() -> None:
     """With several strings the longest wait is taken, and with none there is no wait."""
-    assert wait_seconds(["EGeneral:Too many requests", "EAuth:Too many requests"], 0.0) == 30.0
-    assert wait_seconds([], 0.0) == 0.0
+    assert retry_after_seconds(["EGeneral:Too many requests", "EAuth:Too many requests"], 0.0) == 30.0
+    assert retry_after_seconds([], 0.0) == 0.0
 
 
-def test_only_an_invalid_nonce_asks_for_a_fresh_nonce() -> None:
+def test_only_invalid_nonce_retries_with_a_new_nonce() -> None:
     """A fresh nonce at once is the answer to a refused nonce and to nothing else."""
-    assert [row.prefix for row in ERROR_TABLE if row.repeat is Repeat.FRESH_NONCE] == ["EAPI:Invalid nonce"]
+    assert [row.prefix for row in ERROR_TABLE if row.retry is RetryPolicy.NEW_NONCE] == ["EAPI:Invalid nonce"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bot.base.errors import OrderRuleError, SymbolError
 from bot.base.models import Pair, Side
-from bot.kraken.pairs import PairTable, as_text, check_order, round_price, round_volume
+from bot.kraken.pairs import PairTable, check_order, format_decimal, round_price, round_volume
 
 ASSETS: dict[str, Any] = {
     code: {"aclass": "currency", "altname": altname, "decimals": 10, "display_decimals": 5, "status": "enabled"}
@@ -34,7 +34,7 @@ ASSETS: dict[str, Any] = {
 }
 
 
-def row(altname: str, wsname: str, base: str, quote: str, **fields: Any) -> dict[str, Any]:
+def make_asset_pair(altname: str, wsname: str, base: str, quote: str, **fields: Any) -> dict[str, Any]:
     """Return an entry of AssetPairs in Kraken's shape; None leaves a field out."""
     entry = {
         "altname": altname,
@@ -58,20 +58,26 @@ def row(altname: str, wsname: str, base: str, quote: str, **fields: Any) -> dict
 
 
 ASSET_PAIRS: dict[str, Any] = {
-    "XXBTZUSD": row("XBTUSD", "XBT/USD", "XXBT", "ZUSD"),
-    "XETHZEUR": row("ETHEUR", "ETH/EUR", "XETH", "ZEUR", pair_decimals=2, tick_size="0.01", ordermin="0.001"),
-    "XDGUSD": row("XDGUSD", "XDG/USD", "XXDG", "ZUSD", pair_decimals=7, tick_size="0.0000001", ordermin="13"),
-    "XTZUSD": row("XTZUSD", "XTZ/USD", "XTZ", "ZUSD", pair_decimals=4, tick_size="0.0001", ordermin="4"),
-    "SOLUSD": row("SOLUSD", "SOL/USD", "SOL", "ZUSD", status=None, lot_multiplier=None, costmin=None, tick_size=None),
-    "XBTUSDT": row("XBTUSDT", "XBT/USDT", "XXBT", "USDT", tick_size="0.5"),
+    "XXBTZUSD": make_asset_pair("XBTUSD", "XBT/USD", "XXBT", "ZUSD"),
+    "XETHZEUR": make_asset_pair(
+        "ETHEUR", "ETH/EUR", "XETH", "ZEUR", pair_decimals=2, tick_size="0.01", ordermin="0.001"
+    ),
+    "XDGUSD": make_asset_pair(
+        "XDGUSD", "XDG/USD", "XXDG", "ZUSD", pair_decimals=7, tick_size="0.0000001", ordermin="13"
+    ),
+    "XTZUSD": make_asset_pair("XTZUSD", "XTZ/USD", "XTZ", "ZUSD", pair_decimals=4, tick_size="0.0001", ordermin="4"),
+    "SOLUSD": make_asset_pair(
+        "SOLUSD", "SOL/USD", "SOL", "ZUSD", status=None, lot_multiplier=None, costmin=None, tick_size=None
+    ),
+    "XBTUSDT": make_asset_pair("XBTUSDT", "XBT/USDT", "XXBT", "USDT", tick_size="0.5"),
 }
 
 TABLE = PairTable(ASSET_PAIRS, ASSETS)
 BTC = TABLE.find("BTC/USD")
-HALF_TICKS = TABLE.find("BTC/USDT")
+HALF_TICK_PAIR = TABLE.find("BTC/USDT")
 
 
-def broken_rule(pair: Pair, volume: str, price: str, side: Side = Side.BUY) -> tuple[str, str]:
+def violated_rule(pair: Pair, volume: str, price: str, side: Side = Side.BUY) -> tuple[str, str]:
     """Return the rule that the order breaks, and the nearest value offered."""
     with pytest.raises(OrderRuleError) as caught:
         check_order(pair, side, Decimal(volume), Decimal(price))
@@ -101,7 +107,7 @@ def test_one_pair_has_many_names(name: str) -> None:
         ("SOL/ZUSD", "SOL/USD"),
     ],
 )
-def test_names_are_looked_up_and_not_stripped(name: str, symbol: str) -> None:
+def test_names_are_looked_up_rather_than_stripped(name: str, symbol: str) -> None:
     """A letter that belongs to an asset stays, and one that Kraken put before it goes."""
     assert TABLE.find(name).symbol == symbol
 
@@ -124,7 +130,11 @@ def test_a_name_like_no_other_gets_no_hint() -> None:
 def test_an_ambiguous_name_is_refused() -> None:
     """A name that two pairs share names neither, while each of their own ids still does."""
     table = PairTable(
-        {"AAUSD": row("AAUSD", "AA/USD", "AA", "ZUSD"), "AAUSD.d": row("AAUSD.d", "AA/USD", "AA", "ZUSD")}, ASSETS
+        {
+            "AAUSD": make_asset_pair("AAUSD", "AA/USD", "AA", "ZUSD"),
+            "AAUSD.d": make_asset_pair("AAUSD.d", "AA/USD", "AA", "ZUSD"),
+        },
+        ASSETS,
     )
     with pytest.raises(SymbolError, match=r"several pairs: AAUSD, AAUSD\.d"):
         table.find("AA/USD")
@@ -154,10 +164,11 @@ def test_missing_fields_have_the_meaning_of_their_absence() -> None:
     ],
     ids=str,
 )
-def test_a_damaged_row_costs_its_own_pair_only(fields: dict[str, Any]) -> None:
+def test_damaged_entry_disables_only_its_pair(fields: dict[str, Any]) -> None:
     """A row that cannot be read makes its pair unusable, with the reason, and leaves the others alone."""
     table = PairTable(
-        {"XXBTZUSD": row("XBTUSD", "XBT/USD", "XXBT", "ZUSD") | fields, "SOLUSD": ASSET_PAIRS["SOLUSD"]}, ASSETS
+        {"XXBTZUSD": make_asset_pair("XBTUSD", "XBT/USD", "XXBT", "ZUSD") | fields, "SOLUSD": ASSET_PAIRS["SOLUSD"]},
+        ASSETS,
     )
     assert table.find("SOL/USD").symbol == "SOL/USD"
     with pytest.raises(SymbolError, match="cannot be read"):
@@ -196,7 +207,7 @@ def test_assets_have_the_name_in_common_use(asset_id: str, name: str) -> None:
     assert TABLE.asset_name(asset_id) == name
 
 
-def test_a_pair_that_is_no_longer_listed_keeps_krakens_name() -> None:
+def test_unlisted_pair_keeps_the_kraken_name() -> None:
     """A listed pair's row gets our symbol, and an unlisted one keeps the name it came with."""
     assert (TABLE.symbol_of("XBTUSD"), TABLE.symbol_of("GONEUSD")) == ("BTC/USD", "GONEUSD")
 
@@ -229,20 +240,20 @@ def test_the_recorded_answer_is_read(shared: Path) -> None:
 )
 def test_numbers_are_written_plainly(value: str, text: str) -> None:
     """A number is written without exponent or trailing zeros, and with all of its digits."""
-    assert as_text(Decimal(value)) == text
+    assert format_decimal(Decimal(value)) == text
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**12, places=10))
 def test_a_written_number_reads_back_as_itself(value: Decimal) -> None:
     """Writing a number loses nothing."""
-    assert Decimal(as_text(value)) == value
+    assert Decimal(format_decimal(value)) == value
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
 def test_what_is_no_number_is_not_written(value: str) -> None:
     """NaN and infinity are refused."""
     with pytest.raises(ValueError, match="not a number"):
-        as_text(Decimal(value))
+        format_decimal(Decimal(value))
 
 
 def test_a_good_order_passes() -> None:
@@ -257,8 +268,8 @@ def test_a_good_order_passes() -> None:
         (BTC, "0.01", "37500.15", Side.BUY, ("pair_decimals", "37500.1")),
         (BTC, "0.01", "37500.15", Side.SELL, ("pair_decimals", "37500.2")),
         (BTC, "0.01", "0.01", Side.BUY, ("pair_decimals", "0.1")),
-        (HALF_TICKS, "0.01", "37500.1", Side.BUY, ("tick_size", "37500")),
-        (HALF_TICKS, "0.01", "37500.1", Side.SELL, ("tick_size", "37500.5")),
+        (HALF_TICK_PAIR, "0.01", "37500.1", Side.BUY, ("tick_size", "37500")),
+        (HALF_TICK_PAIR, "0.01", "37500.1", Side.SELL, ("tick_size", "37500.5")),
         (BTC, "0.010000001", "37500", Side.BUY, ("lot_decimals", "0.01")),
         (BTC, "0.000000001", "37500", Side.BUY, ("lot_decimals", "0.00005")),
         (BTC, "0.00004", "37500", Side.BUY, ("ordermin", "0.00005")),
@@ -273,11 +284,11 @@ def test_a_good_order_passes() -> None:
         (BTC, "1", "1E-1000000", Side.BUY, ("positive", "")),
     ],
 )
-def test_a_broken_rule_is_named_with_the_nearest_value(
+def test_violated_rule_is_named_with_the_nearest_value(
     pair: Pair, volume: str, price: str, side: Side, expected: tuple[str, str]
 ) -> None:
     """The error names the first rule broken and the nearest value that keeps it, none of it worse for us."""
-    assert broken_rule(pair, volume, price, side) == expected
+    assert violated_rule(pair, volume, price, side) == expected
 
 
 def test_long_numbers_are_rounded_exactly() -> None:
@@ -301,22 +312,22 @@ def test_only_decimals_are_money(number: Any) -> None:
     with pytest.raises(TypeError, match="Decimal"):
         round_volume(BTC, number)
     with pytest.raises(TypeError, match="Decimal"):
-        as_text(number)
+        format_decimal(number)
 
 
 PAIRS = st.builds(
     lambda decimals, ticks, lots, minimum, cost: PairTable(
         {
-            "XXBTZUSD": row(
+            "XXBTZUSD": make_asset_pair(
                 "XBTUSD",
                 "XBT/USD",
                 "XXBT",
                 "ZUSD",
                 pair_decimals=decimals,
                 lot_decimals=lots,
-                tick_size=as_text(ticks),
-                ordermin=as_text(minimum),
-                costmin=as_text(cost),
+                tick_size=format_decimal(ticks),
+                ordermin=format_decimal(minimum),
+                costmin=format_decimal(cost),
             )
         },
         ASSETS,

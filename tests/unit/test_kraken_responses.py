@@ -11,7 +11,7 @@ import pytest
 
 from bot.base.models import Balance, Candle, Fill, KeyInfo, Order, OrderStatus, Side, SystemStatus
 from bot.kraken import responses
-from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, TABLE, TRADE, changed
+from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, PAIR_TABLE, TRADE, replace_entry
 
 
 def recorded(folder: Path, name: str) -> Any:
@@ -86,7 +86,7 @@ def test_balances_have_common_names_and_exact_values() -> None:
     """BalanceEx gives the totals as written, by name, with suffixed and unknown assets apart."""
     totals = {"ZEUR": "812.3300", "XXBT": "0.0412000000", "XBT.F": "0.1", "SOL": "3.5000000000", "XNEW": "1"}
     result = {name: {"balance": total, "hold_trade": "0"} for name, total in totals.items()}
-    balances = responses.read_balance_ex(result, TABLE)
+    balances = responses.read_balance_ex(result, PAIR_TABLE)
     assert list(balances) == ["EUR", "BTC", "BTC.F", "SOL", "XNEW"]
     assert balances["BTC"] == Balance("BTC", Decimal("0.0412000000"), Decimal(0))
 
@@ -94,14 +94,14 @@ def test_balances_have_common_names_and_exact_values() -> None:
 def test_two_codes_of_one_asset_add_up() -> None:
     """Balances of two codes with one name are added, so that neither hides the other."""
     result = {"XXBT": {"balance": "0.5", "hold_trade": "0.1"}, "XBT": {"balance": "0.25", "hold_trade": "0.2"}}
-    assert responses.read_balance_ex(result, TABLE) == {"BTC": Balance("BTC", Decimal("0.75"), Decimal("0.3"))}
+    assert responses.read_balance_ex(result, PAIR_TABLE) == {"BTC": Balance("BTC", Decimal("0.75"), Decimal("0.3"))}
 
 
-def test_extended_balances_have_what_is_held_and_credit() -> None:
+def test_extended_balances_include_held_amounts_and_credit() -> None:
     """Free is balance + credit - credit_used - hold_trade (Kraken: BalanceEx page)."""
     credit = {"balance": "10", "credit": "5.5", "credit_used": "2", "hold_trade": "1"}
     balances = responses.read_balance_ex(
-        {"ZEUR": {"balance": "812.3300", "hold_trade": "120.0000"}, "SOL": credit}, TABLE
+        {"ZEUR": {"balance": "812.3300", "hold_trade": "120.0000"}, "SOL": credit}, PAIR_TABLE
     )
     assert balances["EUR"] == Balance("EUR", Decimal("812.3300"), Decimal("120.0000"))
     assert balances["EUR"].free == Decimal("692.3300")
@@ -110,12 +110,12 @@ def test_extended_balances_have_what_is_held_and_credit() -> None:
 
 def test_an_empty_account_has_no_balances() -> None:
     """An account without any asset answers with an empty object, and that is no error."""
-    assert responses.read_balance_ex({}, TABLE) == {}
+    assert responses.read_balance_ex({}, PAIR_TABLE) == {}
 
 
 def test_an_open_order_is_read() -> None:
     """Each field of an order row lands where it belongs, the order's own price apart from that of its fills."""
-    assert responses.read_open_orders({"open": {"OQ7TEX-3F5KA-9ZPLMN": ORDER}}, TABLE) == [
+    assert responses.read_open_orders({"open": {"OQ7TEX-3F5KA-9ZPLMN": ORDER}}, PAIR_TABLE) == [
         Order(
             txid="OQ7TEX-3F5KA-9ZPLMN",
             cl_ord_id="bot-0001",
@@ -143,13 +143,13 @@ def test_an_open_order_is_read() -> None:
 def test_an_order_without_a_client_id_is_read(missing: dict[str, Any]) -> None:
     """A missing, null or empty cl_ord_id, with any userref, is the empty string."""
     row = {name: value for name, value in (ORDER | missing).items() if value is not ...}
-    assert [order.cl_ord_id for order in responses.read_open_orders({"open": {"O1": row}}, TABLE)] == [""]
+    assert [order.cl_ord_id for order in responses.read_open_orders({"open": {"O1": row}}, PAIR_TABLE)] == [""]
 
 
 def test_times_are_read_however_they_were_parsed() -> None:
     """A time may come as float, whole number, Decimal or text."""
     for value in (1790000000.5, Decimal("1790000000.5"), "1790000000.5"):
-        [order] = responses.read_open_orders({"open": {"O1": ORDER | {"opentm": value}}}, TABLE)
+        [order] = responses.read_open_orders({"open": {"O1": ORDER | {"opentm": value}}}, PAIR_TABLE)
         assert order.opened_seconds == 1790000000.5
 
 
@@ -157,7 +157,7 @@ def test_closed_orders_keep_their_order_and_the_grand_total() -> None:
     """A page of closed orders comes newest first as sent, with the count of all, and each row's end and reason."""
     closed = ORDER | {"status": "canceled", "closetm": 1790000100.5, "reason": "User requested"}
     orders, count = responses.read_closed_orders(
-        {"closed": {"O2": closed, "O1": closed | {"status": "expired", "reason": None}}, "count": 117}, TABLE
+        {"closed": {"O2": closed, "O1": closed | {"status": "expired", "reason": None}}, "count": 117}, PAIR_TABLE
     )
     assert [(order.txid, order.status, order.reason) for order in orders] == [
         ("O2", OrderStatus.CANCELED, "User requested"),
@@ -168,20 +168,20 @@ def test_closed_orders_keep_their_order_and_the_grand_total() -> None:
 
 def test_an_order_of_an_unlisted_pair_is_read() -> None:
     """An order of a pair that is no longer listed does not spoil the answer, and keeps Kraken's name for it."""
-    [order] = responses.read_open_orders({"open": {"O1": changed(ORDER, "descr/pair", "GONEEUR")}}, TABLE)
+    [order] = responses.read_open_orders({"open": {"O1": replace_entry(ORDER, "descr/pair", "GONEEUR")}}, PAIR_TABLE)
     assert order.symbol == "GONEEUR"
 
 
 @pytest.mark.parametrize("offset", ["+1.5000%", "-20.0", "#5%"])
-def test_a_trailing_order_has_no_price_of_its_own(offset: str) -> None:
+def test_trailing_order_has_price_zero(offset: str) -> None:
     """An order with an offset in place of a price is read with price zero."""
-    [order] = responses.read_open_orders({"open": {"O1": changed(ORDER, "descr/price", offset)}}, TABLE)
+    [order] = responses.read_open_orders({"open": {"O1": replace_entry(ORDER, "descr/price", offset)}}, PAIR_TABLE)
     assert order.price == 0
 
 
 def test_trades_are_read() -> None:
     """Each field of a trade row lands where it belongs, with the count of all."""
-    assert responses.read_trades({"trades": {"TQ3V7A-K2M4P-XW8RST": TRADE}, "count": 31}, TABLE) == (
+    assert responses.read_trades({"trades": {"TQ3V7A-K2M4P-XW8RST": TRADE}, "count": 31}, PAIR_TABLE) == (
         [
             Fill(
                 trade_id="TQ3V7A-K2M4P-XW8RST",
@@ -208,7 +208,10 @@ def test_key_info_is_read_without_the_key() -> None:
 
 def test_a_placed_order_has_one_txid() -> None:
     """AddOrder's answer gives its only txid."""
-    assert responses.read_placed({"descr": {"order": "buy"}, "txid": ["OQ7TEX-3F5KA-9ZPLMN"]}) == "OQ7TEX-3F5KA-9ZPLMN"
+    assert (
+        responses.read_add_order_txid({"descr": {"order": "buy"}, "txid": ["OQ7TEX-3F5KA-9ZPLMN"]})
+        == "OQ7TEX-3F5KA-9ZPLMN"
+    )
 
 
 def test_a_cancel_is_counted() -> None:

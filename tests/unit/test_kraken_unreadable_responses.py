@@ -9,7 +9,7 @@ import pytest
 
 from bot.base.errors import NoAnswerError
 from bot.kraken import responses
-from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, TABLE, TRADE, changed
+from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, PAIR_TABLE, TRADE, replace_entry
 
 READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "time": (responses.read_time, {"unixtime": 1762820224}),
@@ -18,14 +18,14 @@ READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "price": (responses.read_price, {"XXBTZEUR": {"c": ["51234.5", "0.1"]}}),
     "candles": (lambda result: responses.read_candles(result, 60, 1790000180.0), OHLC),
     "balance_ex": (
-        lambda result: responses.read_balance_ex(result, TABLE),
+        lambda result: responses.read_balance_ex(result, PAIR_TABLE),
         {"ZEUR": {"balance": "812.3300", "hold_trade": "1"}},
     ),
-    "open": (lambda result: responses.read_open_orders(result, TABLE), {"open": {"O1": ORDER}}),
-    "closed": (lambda result: responses.read_closed_orders(result, TABLE), {"closed": {"O1": ORDER}, "count": 1}),
-    "trades": (lambda result: responses.read_trades(result, TABLE), {"trades": {"T1": TRADE}, "count": 1}),
+    "open": (lambda result: responses.read_open_orders(result, PAIR_TABLE), {"open": {"O1": ORDER}}),
+    "closed": (lambda result: responses.read_closed_orders(result, PAIR_TABLE), {"closed": {"O1": ORDER}, "count": 1}),
+    "trades": (lambda result: responses.read_trades(result, PAIR_TABLE), {"trades": {"T1": TRADE}, "count": 1}),
     "key": (responses.read_key_info, KEY_INFO),
-    "placed": (responses.read_placed, {"txid": ["O1"]}),
+    "placed": (responses.read_add_order_txid, {"txid": ["O1"]}),
     "cancel": (responses.read_cancel_count, {"count": 1}),
 }
 DAMAGES = [
@@ -124,7 +124,7 @@ def test_a_damaged_answer_is_an_error(name: str, path: str, new: Any) -> None:
     """A missing or unreadable field that matters makes the whole answer unreadable."""
     read, sample = READERS[name]
     with pytest.raises(NoAnswerError, match="unreadable reply to "):
-        read(changed(sample, path, new))
+        read(replace_entry(sample, path, new))
 
 
 @pytest.mark.parametrize("result", [None, [], "text", 7, True], ids=repr)
@@ -136,10 +136,10 @@ def test_an_answer_of_another_shape_is_an_error(name: str, result: Any) -> None:
 
 
 @pytest.mark.parametrize("field", [name for name in KEY_INFO if name not in {"permissions", "apiKeyName"}])
-def test_an_unreadable_key_info_does_not_tell_the_key(field: str) -> None:
+def test_unreadable_key_info_does_not_reveal_the_key(field: str) -> None:
     """Whatever field is wrong, and even if it has the key in it, neither the error nor what was read has the key."""
     try:
-        told = repr(responses.read_key_info(KEY_INFO | {field: "the key itself"}))
+        output = repr(responses.read_key_info(KEY_INFO | {field: "the key itself"}))
     except NoAnswerError as error:
-        told = str(error)
-    assert "the key itself" not in told
+        output = str(error)
+    assert "the key itself" not in output

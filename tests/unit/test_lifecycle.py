@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bot.app import lifecycle
-from bot.app.lifecycle import HANGS_SECONDS, Runner, State
+from bot.app.lifecycle import HANG_TIMEOUT_SECONDS, Lifecycle, LifecycleState
 
 
 @pytest.fixture
@@ -19,28 +19,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def trader(pass_ended_seconds: float | None) -> Any:
+def make_trader(cycle_ended_seconds: float | None) -> Any:
     """Return as much of a trader as a run looks at."""
-    latest = None if pass_ended_seconds is None else SimpleNamespace(boot_seconds=pass_ended_seconds)
+    latest = None if cycle_ended_seconds is None else SimpleNamespace(boot_seconds=cycle_ended_seconds)
     return SimpleNamespace(observer=SimpleNamespace(latest=latest))
 
 
-@pytest.mark.parametrize("pass_ended_seconds", [None, 1000.0])
-def test_a_run_whose_passes_have_stopped_is_not_alive(clock: SimpleNamespace, pass_ended_seconds: float | None) -> None:
+@pytest.mark.parametrize("cycle_ended_seconds", [None, 1000.0])
+def test_a_run_whose_cycles_have_stopped_is_not_alive(
+    clock: SimpleNamespace, cycle_ended_seconds: float | None
+) -> None:
     """While it trades, a run is alive for five minutes after its last pass, and after its start before the first."""
-    run = Runner(print)
-    run.become(State.TRADING)
-    run.trader = trader(pass_ended_seconds)
-    clock.seconds += HANGS_SECONDS - 1
-    assert run.is_alive()
+    lifecycle = Lifecycle(print)
+    lifecycle.set_state(LifecycleState.TRADING)
+    lifecycle.trader = make_trader(cycle_ended_seconds)
+    clock.seconds += HANG_TIMEOUT_SECONDS - 1
+    assert lifecycle.is_alive()
     clock.seconds += 1
-    assert not run.is_alive()
+    assert not lifecycle.is_alive()
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.STANDBY, State.WAITING])
-def test_a_run_that_does_not_trade_is_alive(clock: SimpleNamespace, state: State) -> None:
+@pytest.mark.parametrize("state", [LifecycleState.STARTING, LifecycleState.STANDBY, LifecycleState.WAITING])
+def test_a_run_that_does_not_trade_is_alive(clock: SimpleNamespace, state: LifecycleState) -> None:
     """Whoever starts, stands by or waits makes no passes, and is alive."""
-    run = Runner(print)
-    run.become(state)
-    clock.seconds += 10 * HANGS_SECONDS
-    assert run.is_alive()
+    lifecycle = Lifecycle(print)
+    lifecycle.set_state(state)
+    clock.seconds += 10 * HANG_TIMEOUT_SECONDS
+    assert lifecycle.is_alive()

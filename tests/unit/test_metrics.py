@@ -10,10 +10,10 @@ import pytest
 
 from bot.base import metrics
 from tests.child_process import Child
-from tests.metric_text import families, values
-from tests.pages import quoted, rows, section
+from tests.metric_text import metric_families, metric_values
+from tests.pages import backquoted, read_section, rows
 
-FACTS: dict[str, Any] = {
+STATUS: dict[str, Any] = {
     "version": "1.2.3",
     "mode": "live",
     "state": "trading",
@@ -25,7 +25,7 @@ FACTS: dict[str, Any] = {
     "lease": {"role": "leader"},
     "rate_limits": {"rest": {"level": 7.5, "maximum": 20}, "engine": {"BTC/USD": 12, "ETH/USD": 1}},
 }
-UNKNOWN: dict[str, Any] = {
+UNKNOWN_STATUS: dict[str, Any] = {
     "version": "1.2.3",
     "mode": "paper",
     "state": "starting",
@@ -40,140 +40,144 @@ UNKNOWN: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count from zero, and leave the counters of this test process alone."""
-    monkeypatch.setattr(metrics, "_meters", metrics._Meters())
+    monkeypatch.setattr(metrics, "_meters", metrics._Metrics())
 
 
-def count_one_of_each() -> None:
+def record_one_of_each() -> None:
     """Have a series in every metric."""
-    metrics.show(FACTS)
-    metrics.nonce_issued()
-    metrics.nonce_refused()
-    metrics.turn_taken(0.02)
-    metrics.call_ended("OpenOrders", "ok", 0.2)
-    with metrics.timed_step("draw"):
-        metrics.order_ended("accepted")
-    metrics.order_settled("placed")
+    metrics.update_gauges(STATUS)
+    metrics.record_nonce_issued()
+    metrics.record_nonce_refused()
+    metrics.record_request_lock_wait(0.02)
+    metrics.record_request("OpenOrders", "ok", 0.2)
+    with metrics.time_store_operation("draw"):
+        metrics.record_order("accepted")
+    metrics.record_reconciliation("placed")
 
 
 # Prometheus: metric and label naming; metric types
-NAME = re.compile(r"kraken_bot(_[a-z]+)+")
+METRIC_NAME = re.compile(r"kraken_bot(_[a-z]+)+")
 BASE_UNITS = ("seconds", "total", "points", "info")
-PLAIN = ("state", "ready", "leader", "open", "equity")
+UNITLESS = ("state", "ready", "leader", "open", "equity")
 
 
-def test_names_follow_the_field() -> None:
+def test_names_follow_prometheus_conventions() -> None:
     """Names are the program's and lower case; counters alone end in _total, histograms are in seconds, all are told."""
-    count_one_of_each()
-    for name, family in families().items():
-        assert NAME.fullmatch(name), name
+    record_one_of_each()
+    for name, family in metric_families().items():
+        assert METRIC_NAME.fullmatch(name), name
         # The parser takes _total off a counter's name, as OpenMetrics does.
         assert all(sample.name == f"{name}_total" for sample in family.samples) == (family.type == "counter"), name
         assert family.type != "histogram" or name.endswith("_seconds"), name
-        assert family.type == "counter" or name.endswith((*BASE_UNITS, *PLAIN)), name
+        assert family.type == "counter" or name.endswith((*BASE_UNITS, *UNITLESS)), name
         assert family.documentation.endswith("."), name
         assert family.type in {"counter", "gauge", "histogram"}, name
 
 
-def test_every_series_is_there_once() -> None:
+def test_every_series_is_unique() -> None:
     """No two lines have the same name and labels."""
-    count_one_of_each()
-    series = [(one.name, *sorted(one.labels.items())) for family in families().values() for one in family.samples]
+    record_one_of_each()
+    series = [
+        (one.name, *sorted(one.labels.items())) for family in metric_families().values() for one in family.samples
+    ]
     assert len(series) == len(set(series))
 
 
-def test_the_page_names_every_metric() -> None:
+def test_docs_list_every_metric() -> None:
     """docs/operating.md has the name, type and labels of every metric, and of no other."""
-    count_one_of_each()
-    table = [line for line in rows(section("docs/operating.md", "Metrics")) if len(line) == 4]
-    told = {quoted(name)[0]: (kind, set(quoted(labels))) for name, kind, labels, _ in table}
-    ours = {
+    record_one_of_each()
+    table = [line for line in rows(read_section("docs/operating.md", "Metrics")) if len(line) == 4]
+    documented = {backquoted(name)[0]: (kind, set(backquoted(labels))) for name, kind, labels, _ in table}
+    exported = {
         name + ("_total" if family.type == "counter" else ""): (family.type, family.samples[0].labels.keys() - {"le"})
-        for name, family in families().items()
+        for name, family in metric_families().items()
     }
-    assert told == ours
+    assert documented == exported
 
 
-def test_facts_become_gauges() -> None:
+def test_status_becomes_gauges() -> None:
     """What the status page knows is told in numbers: money, ages, levels, and 1 for what is so."""
-    metrics.show(FACTS)
-    assert values("info") == {("live", "1.2.3"): 1}
-    assert values("equity") == {("EUR",): 10250.75}
-    assert {name for (name,), value in values("state").items() if value} == {"trading"}
-    assert values("engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
-    single = {name: values(name)[()] for name in ("ready", "leader", "breaker_open", "up_seconds")}
+    metrics.update_gauges(STATUS)
+    assert metric_values("info") == {("live", "1.2.3"): 1}
+    assert metric_values("equity") == {("EUR",): 10250.75}
+    assert {name for (name,), value in metric_values("state").items() if value} == {"trading"}
+    assert metric_values("engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
+    single = {name: metric_values(name)[()] for name in ("ready", "leader", "breaker_open", "up_seconds")}
     assert single == {"ready": 1, "leader": 1, "breaker_open": 1, "up_seconds": 86_400}
-    assert values("nonce_lead_seconds")[()] == 60.25
-    assert values("last_pass_age_seconds")[()] == 4.5
-    assert values("rest_counter_points")[()] == 7.5
-    assert values("rest_counter_maximum_points")[()] == 20
+    assert metric_values("nonce_lead_seconds")[()] == 60.25
+    assert metric_values("last_pass_age_seconds")[()] == 4.5
+    assert metric_values("rest_counter_points")[()] == 7.5
+    assert metric_values("rest_counter_maximum_points")[()] == 20
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_unknown_values_have_no_series() -> None:
     """A value that is not known has no line at all, and is never 0; what is not so is 0."""
-    metrics.show(UNKNOWN)
-    lines = metrics.text().decode().splitlines()
-    told = {line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")}
-    gone = "equity nonce_lead_seconds last_pass_age_seconds rest_counter_points rest_counter_maximum_points".split()
-    assert not told & {f"kraken_bot_{name}" for name in [*gone, "engine_counter_points", "breaker_open"]}
-    assert [values(name)[()] for name in ("ready", "leader", "up_seconds")] == [0] * 3
+    metrics.update_gauges(UNKNOWN_STATUS)
+    lines = metrics.render().decode().splitlines()
+    exported = {line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")}
+    unknown_gauges = (
+        "equity nonce_lead_seconds last_pass_age_seconds rest_counter_points rest_counter_maximum_points".split()
+    )
+    assert not exported & {f"kraken_bot_{name}" for name in [*unknown_gauges, "engine_counter_points", "breaker_open"]}
+    assert [metric_values(name)[()] for name in ("ready", "leader", "up_seconds")] == [0] * 3
 
 
-def test_before_the_first_facts_only_counters_are_told() -> None:
+def test_only_counters_exist_before_the_first_status() -> None:
     """Without facts there are no gauges, and the counters that have no labels, or known ones, stand at 0."""
-    told = families()
-    assert {family.type for family in told.values()} == {"counter", "histogram"}
-    counted = [one.value for family in told.values() if family.type == "counter" for one in family.samples]
-    assert counted == [0] * 8
+    found = metric_families()
+    assert {family.type for family in found.values()} == {"counter", "histogram"}
+    counts = [one.value for family in found.values() if family.type == "counter" for one in family.samples]
+    assert counts == [0] * 8
 
 
-def test_strange_methods_share_a_series() -> None:
+def test_unknown_methods_share_a_series() -> None:
     """A thousand methods that are none of the bot's are one series, called other."""
     for number in range(1000):
-        metrics.call_ended(f"Method{number}", "ok", 0.1)
-    assert values("call_seconds", "_count") == {("other", "ok"): 1000}
+        metrics.record_request(f"Method{number}", "ok", 0.1)
+    assert metric_values("call_seconds", "_count") == {("other", "ok"): 1000}
 
 
-def test_a_histogram_counts_up_to_its_bounds() -> None:
+def test_histogram_buckets_are_cumulative() -> None:
     """Waits of 0.5, 1 and 30 s: none is within 0.25 s, one within 0.5 s, two within 20 s; all are 31.5 s."""
     for seconds in (0.5, 1.0, 30.0):
-        metrics.turn_taken(seconds)
-    buckets = values("turn_wait_seconds", "_bucket")
+        metrics.record_request_lock_wait(seconds)
+    buckets = metric_values("turn_wait_seconds", "_bucket")
     assert [buckets[bound,] for bound in ("0.25", "0.5", "20.0", "+Inf")] == [0, 1, 2, 3]
-    assert values("turn_wait_seconds", "_sum") == {(): 31.5}
+    assert metric_values("turn_wait_seconds", "_sum") == {(): 31.5}
 
 
-def test_the_mean_wait_is_that_of_the_last_hundred() -> None:
+def test_mean_wait_covers_the_last_hundred() -> None:
     """There is no mean before the first wait; then it is that of the last hundred."""
-    assert metrics.turn_wait_mean_seconds() is None
+    assert metrics.mean_request_lock_wait_seconds() is None
     for seconds in [1000.0] * 50 + [1.0, 2.0] * 50:
-        metrics.turn_taken(seconds)
-    assert metrics.turn_wait_mean_seconds() == 1.5
+        metrics.record_request_lock_wait(seconds)
+    assert metrics.mean_request_lock_wait_seconds() == 1.5
 
 
-def test_threads_lose_no_count() -> None:
+def test_concurrent_counting_loses_nothing() -> None:
     """Eight threads that count a thousand each at once count eight thousand."""
-    gate = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
-    def work() -> None:
-        gate.wait()
+    def count() -> None:
+        barrier.wait()
         for _ in range(1000):
-            metrics.nonce_issued()
-            metrics.nonce_refused()
+            metrics.record_nonce_issued()
+            metrics.record_nonce_refused()
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (metrics.issued(), metrics.refused()) == (8000, 8000)
+    assert (metrics.issued_total(), metrics.refused_total()) == (8000, 8000)
 
 
-def test_a_forked_child_counts_though_the_parent_was_counting() -> None:
+def test_forked_child_counts_while_parent_holds_a_lock() -> None:
     """Forked while another thread is in the middle of counting, a child counts from zero and does not hang."""
     with Child("tests.unit.metrics_child", limit_seconds=20) as process:
-        assert process.rest() == [
+        assert process.read_to_end() == [
             "in the child: 1 nonces; kraken_bot_turn_wait_seconds_sum 1.0",
             "in the parent: 2 nonces",
         ]

@@ -12,148 +12,148 @@ from freezegun import freeze_time
 
 from bot.base import clock
 from bot.base.clock import wall_seconds
-from bot.base.errors import InvalidNonceError, LockoutError, NoAnswerError, SilenceError
-from bot.kraken.breaker_file import Silence, SilenceFile
-from bot.kraken.circuit_breaker import KeyGuard, NonceRefusedError
-from bot.kraken.nonce_recovery import Again, BeSilent, Climb, Recovery, longer
+from bot.base.errors import CircuitOpenError, InvalidNonceError, LockoutError, NoAnswerError
+from bot.kraken.breaker_file import BreakerFile, BreakerState
+from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
+from bot.kraken.nonce_recovery import NonceJump, NonceRecovery, OpenBreaker, Retry, next_open_seconds
 
 REFUSED = InvalidNonceError("BalanceEx", ["EAPI:Invalid nonce"])
 
 
-def test_out_of_sync_the_nonce_climbs_twice_and_then_the_key_is_silent() -> None:
+def test_out_of_sync_nonce_jumps_twice_then_opens_the_breaker() -> None:
     """Before anything was accepted: again at once, again after 2 s, a jump, a long climb, 15 minutes of silence."""
-    recovery = Recovery()
-    assert [recovery.refused(0.0) for _ in range(5)] == [
-        Again(0.1, Climb.NONE),
-        Again(2.0, Climb.NONE),
-        Again(0.0, Climb.JUMP),
-        Again(0.0, Climb.LONG),
-        BeSilent(900.0, "every nonce since the start was refused"),
+    recovery = NonceRecovery()
+    assert [recovery.handle_refusal(0.0) for _ in range(5)] == [
+        Retry(0.1, NonceJump.NONE),
+        Retry(2.0, NonceJump.NONE),
+        Retry(0.0, NonceJump.SMALL),
+        Retry(0.0, NonceJump.LARGE),
+        OpenBreaker(900.0, "every nonce since the start was refused"),
     ]
 
 
-def test_in_sync_the_nonce_never_climbs() -> None:
+def test_in_sync_nonce_never_jumps() -> None:
     """After an accepted nonce: again after 0.1 s, again after 2 s, then 100 s of silence; no climb."""
-    recovery = Recovery()
-    recovery.accepted()
-    assert [recovery.refused(time) for time in (0.0, 100.0, 200.0)] == [
-        Again(0.1, Climb.NONE),
-        Again(2.0, Climb.NONE),
-        BeSilent(100.0, "another sender is using this key"),
+    recovery = NonceRecovery()
+    recovery.record_accepted()
+    assert [recovery.handle_refusal(time) for time in (0.0, 100.0, 200.0)] == [
+        Retry(0.1, NonceJump.NONE),
+        Retry(2.0, NonceJump.NONE),
+        OpenBreaker(100.0, "another sender is using this key"),
     ]
 
 
 @pytest.mark.parametrize(("last", "silent"), [(60.0, True), (60.1, False)])
-def test_three_refusals_within_sixty_seconds_are_silence(last: float, silent: bool) -> None:
+def test_three_refusals_within_sixty_seconds_open_the_breaker(last: float, silent: bool) -> None:
     """Three refusals with accepted nonces between them bring silence if they lie within 60 s, and not otherwise."""
-    recovery = Recovery()
-    recovery.accepted()
+    recovery = NonceRecovery()
+    recovery.record_accepted()
     for time in (0.0, 30.0):
-        assert isinstance(recovery.refused(time), Again)
-        recovery.accepted()
-    assert isinstance(recovery.refused(last), BeSilent) is silent
+        assert isinstance(recovery.handle_refusal(time), Retry)
+        recovery.record_accepted()
+    assert isinstance(recovery.handle_refusal(last), OpenBreaker) is silent
 
 
-def test_after_a_silence_the_count_begins_anew() -> None:
+def test_refusal_count_restarts_after_the_breaker_was_open() -> None:
     """The refusal after a silence is the first of a new row, in sync and out of it."""
     for in_sync in (True, False):
-        recovery = Recovery()
+        recovery = NonceRecovery()
         if in_sync:
-            recovery.accepted()
-        while not isinstance(recovery.refused(0.0), BeSilent):
+            recovery.record_accepted()
+        while not isinstance(recovery.handle_refusal(0.0), OpenBreaker):
             pass
-        assert recovery.refused(1.0) == Again(0.1, Climb.NONE)
+        assert recovery.handle_refusal(1.0) == Retry(0.1, NonceJump.NONE)
 
 
 def test_every_refusal_is_counted() -> None:
     """refused_total counts all refusals, whatever came of them."""
-    recovery = Recovery()
+    recovery = NonceRecovery()
     for _ in range(7):
-        recovery.refused(0.0)
+        recovery.handle_refusal(0.0)
     assert recovery.refused_total == 7
 
 
-def test_a_silence_grows_to_fifteen_minutes() -> None:
+def test_open_seconds_grow_to_fifteen_minutes() -> None:
     """A refused probe doubles the silence, to 900 s at most."""
-    assert [longer(seconds) for seconds in (100.0, 200.0, 400.0, 800.0, 900.0)] == [200, 400, 800, 900, 900]
+    assert [next_open_seconds(seconds) for seconds in (100.0, 200.0, 400.0, 800.0, 900.0)] == [200, 400, 800, 900, 900]
 
 
-def test_a_silence_is_remembered_in_its_file(tmp_path: Path) -> None:
+def test_open_breaker_is_stored_in_its_file(tmp_path: Path) -> None:
     """What one object begins another one reads, until it is ended."""
     path = str(tmp_path / "silence")
-    begun = SilenceFile(path).begin(100.0, "why")
-    assert SilenceFile(path).read() == begun
-    assert not begun.over
-    SilenceFile(path).end()
-    assert SilenceFile(path).read() is None
+    begun = BreakerFile(path).trip(100.0, "why")
+    assert BreakerFile(path).read() == begun
+    assert not begun.is_half_open
+    BreakerFile(path).reset()
+    assert BreakerFile(path).read() is None
 
 
-def test_a_silence_is_over_when_its_time_has_come() -> None:
+def test_breaker_expires_on_time() -> None:
     """A silence is over at its end, and not before."""
     with freeze_time("2026-11-22 12:00:00") as frozen:
-        silence = Silence(wall_seconds() + 100, 100.0, "why")
+        silence = BreakerState(wall_seconds() + 100, 100.0, "why")
         frozen.tick(99)
-        assert not silence.over
+        assert not silence.is_half_open
         frozen.tick(1)
-        assert silence.over
+        assert silence.is_half_open
 
 
-def test_a_clock_that_is_set_back_does_not_prolong_a_silence() -> None:
+def test_clock_set_back_does_not_prolong_an_open_breaker() -> None:
     """A silence whose end is further away than its length is over: the clock was set back."""
     with freeze_time("2026-11-22 12:00:00") as frozen:
-        silence = Silence(wall_seconds() + 100, 100.0, "why")
+        silence = BreakerState(wall_seconds() + 100, 100.0, "why")
         frozen.move_to("2026-11-22 11:00:00")
-        assert silence.over
+        assert silence.is_half_open
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"until_seconds": "x"}', "\x00\x00", '{"until_seconds": null}'])
-def test_a_damaged_file_is_a_silence_that_is_over(text: str, tmp_path: Path) -> None:
+def test_damaged_breaker_file_reads_as_expired(text: str, tmp_path: Path) -> None:
     """A file that cannot be read as a silence leads to one probe, and to a full silence if that is refused."""
     path = tmp_path / "silence"
     path.write_text(text)
-    silence = SilenceFile(str(path)).read()
+    silence = BreakerFile(str(path)).read()
     assert silence is not None
-    assert (silence.over, silence.seconds) == (True, 900.0)
+    assert (silence.is_half_open, silence.open_seconds) == (True, 900.0)
 
 
-def test_a_silence_that_cannot_be_written_is_remembered_by_the_process(tmp_path: Path) -> None:
+def test_unwritable_breaker_is_remembered_in_process(tmp_path: Path) -> None:
     """Where the folder is gone, the object that began the silence still keeps it."""
-    silence = SilenceFile(str(tmp_path / "gone" / "silence"))
-    begun = silence.begin(100.0, "why")
+    silence = BreakerFile(str(tmp_path / "gone" / "silence"))
+    begun = silence.trip(100.0, "why")
     assert silence.read() == begun
-    silence.end()
+    silence.reset()
     assert silence.read() is None
 
 
-def test_an_old_file_does_not_hide_a_silence_that_could_not_be_written(tmp_path: Path) -> None:
+def test_old_breaker_file_does_not_hide_a_newer_unwritten_one(tmp_path: Path) -> None:
     """Where a file of an older silence stands and cannot be replaced, the newer silence holds."""
     path = tmp_path / "silence"
     path.write_text(json.dumps({"until_seconds": 0.0, "seconds": 100.0, "reason": "old"}))
-    silence = SilenceFile(str(path))
+    silence = BreakerFile(str(path))
     path.unlink()
     path.mkdir()
     (path / "in the way").touch()
-    begun = silence.begin(200.0, "new")
+    begun = silence.trip(200.0, "new")
     assert silence.read() == begun
 
 
-def guard_after(seconds_ago: float, path: Path, seconds: float = 100.0) -> KeyGuard:
+def guard_after(seconds_ago: float, path: Path, seconds: float = 100.0) -> CircuitBreaker:
     """Return the guard of a key whose silence ended so many seconds ago."""
     until = wall_seconds() - seconds_ago
     path.write_text(json.dumps({"until_seconds": until, "seconds": seconds, "reason": "another sender"}))
-    return KeyGuard(str(path), str(path.with_suffix(".refused")))
+    return CircuitBreaker(str(path), str(path.with_suffix(".refused")))
 
 
 @pytest.fixture
-def guards(tmp_path: Path) -> Callable[[], KeyGuard]:
+def make_guards(tmp_path: Path) -> Callable[[], CircuitBreaker]:
     """Return what makes the guards of one key's processes."""
-    return lambda: KeyGuard(str(tmp_path / "silence"), str(tmp_path / "refused"))
+    return lambda: CircuitBreaker(str(tmp_path / "silence"), str(tmp_path / "refused"))
 
 
-def steps(guard: KeyGuard, nonces: Iterable[int]) -> list[Again | None]:
+def recovery_actions(guard: CircuitBreaker, nonces: Iterable[int]) -> list[Retry | None]:
     """Let nonces be refused; return how the guard says to go on, None for not at all."""
-    answers = [guard.refused(REFUSED, nonce, "us") for nonce in nonces]
-    return [answer.again if isinstance(answer, NonceRefusedError) else None for answer in answers]
+    answers = [guard.handle_refusal(REFUSED, nonce, "us") for nonce in nonces]
+    return [answer.retry if isinstance(answer, NonceRefusedError) else None for answer in answers]
 
 
 @pytest.fixture
@@ -164,51 +164,55 @@ def boot_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_refusals_of_three_processes_are_a_foreign_sender(
-    guards: Callable[[], KeyGuard], boot_clock: list[float]
+def test_refusals_of_three_processes_mean_an_external_sender(
+    make_guards: Callable[[], CircuitBreaker], boot_clock: list[float]
 ) -> None:
     """Three refusals within 60 s bring the silence, whichever processes of the machine they happen to."""
-    one, other, third = guards(), guards(), guards()
+    one, other, third = make_guards(), make_guards(), make_guards()
     for number, guard in enumerate((one, other, third)):
-        guard.accepted(100)
+        guard.record_accepted(100)
         boot_clock[0] += 30.0
-        assert steps(guard, [200 + number]) == [Again(0.1, Climb.NONE) if guard is not third else None]
+        assert recovery_actions(guard, [200 + number]) == [Retry(0.1, NonceJump.NONE) if guard is not third else None]
         assert guard.refused_total == 1
-    with pytest.raises(SilenceError, match="another sender"):
+    with pytest.raises(CircuitOpenError, match="another sender"):
         one.check(lambda: None, lambda: 1)
 
 
 def test_refusals_of_other_processes_are_forgotten_after_a_minute(
-    guards: Callable[[], KeyGuard], boot_clock: list[float]
+    make_guards: Callable[[], CircuitBreaker], boot_clock: list[float]
 ) -> None:
     """Refusals of other processes more than 60 s ago, or from before the machine was started, do not count."""
     for moment in (1000.0, 1000.0, 1060.1, 5.0):
         boot_clock[0] = moment
-        guard = guards()
-        guard.accepted(100)
-        assert steps(guard, [200]) == [Again(0.1, Climb.NONE)]
+        guard = make_guards()
+        guard.record_accepted(100)
+        assert recovery_actions(guard, [200]) == [Retry(0.1, NonceJump.NONE)]
 
 
 @pytest.mark.parametrize(
     ("accepted", "later_seconds", "climbs"), [(199, 60.0, False), (1000, 0.0, True), (199, 60.1, True)]
 )
-def test_what_another_process_had_accepted_forbids_a_climb(
-    guards: Callable[[], KeyGuard], boot_clock: list[float], accepted: int, later_seconds: float, climbs: bool
+def test_nonce_accepted_by_another_process_forbids_a_jump(
+    make_guards: Callable[[], CircuitBreaker],
+    boot_clock: list[float],
+    accepted: int,
+    later_seconds: float,
+    climbs: bool,
 ) -> None:
     """A new process climbs, but not where another one had a lower nonce accepted within the last minute."""
-    guards().accepted(accepted)
+    make_guards().record_accepted(accepted)
     boot_clock[0] += later_seconds
-    third = steps(guards(), [200, 201, 202])[2]
-    assert third == (Again(0.0, Climb.JUMP) if climbs else None)
+    third = recovery_actions(make_guards(), [200, 201, 202])[2]
+    assert third == (Retry(0.0, NonceJump.SMALL) if climbs else None)
 
 
-def test_accepted_nonces_are_told_every_twenty_seconds(
-    guards: Callable[[], KeyGuard], boot_clock: list[float], tmp_path: Path
+def test_accepted_nonces_are_shared_every_twenty_seconds(
+    make_guards: Callable[[], CircuitBreaker], boot_clock: list[float], tmp_path: Path
 ) -> None:
     """The first accepted nonce is written down for the others, and then one in 20 s."""
-    guard, told = guards(), []
+    guard, told = make_guards(), []
     for nonce in range(5):
-        guard.accepted(nonce)
+        guard.record_accepted(nonce)
         told.append(json.loads((tmp_path / "refused").read_text())["accepted"][1])
         boot_clock[0] += 10.0
     assert told == ["0", "0", "2", "2", "4"]
@@ -217,31 +221,31 @@ def test_accepted_nonces_are_told_every_twenty_seconds(
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"accepted": 1, "refused": 2}', '{"accepted": [1, 2], "refused": ["x", null, [], 1]}']
 )
-def test_damaged_refusals_are_none(guards: Callable[[], KeyGuard], tmp_path: Path, text: str) -> None:
+def test_damaged_refusals_are_none(make_guards: Callable[[], CircuitBreaker], tmp_path: Path, text: str) -> None:
     """A file of refusals that cannot be read leaves a process to what it has seen itself."""
     (tmp_path / "refused").write_text(text)
-    guard = guards()
-    assert steps(guard, [200, 201, 202]) == [
-        Again(0.1, Climb.NONE),
-        Again(2.0, Climb.NONE),
-        Again(0.0, Climb.JUMP),
+    guard = make_guards()
+    assert recovery_actions(guard, [200, 201, 202]) == [
+        Retry(0.1, NonceJump.NONE),
+        Retry(2.0, NonceJump.NONE),
+        Retry(0.0, NonceJump.SMALL),
     ]
-    guard.accepted(300)
+    guard.record_accepted(300)
     assert json.loads((tmp_path / "refused").read_text())["accepted"][1] == "300"
 
 
-def test_no_probe_is_sent_during_a_silence(tmp_path: Path) -> None:
+def test_no_probe_is_sent_while_the_breaker_is_open(tmp_path: Path) -> None:
     """While the silence lasts, check raises SilenceError with its end, and asks nothing."""
     guard = guard_after(-50.0, tmp_path / "silence")
     asked: list[int] = []
-    with pytest.raises(SilenceError) as caught:
+    with pytest.raises(CircuitOpenError) as caught:
         guard.check(lambda: asked.append(1), lambda: 1)
     assert asked == []
     assert 49 < caught.value.until_seconds - wall_seconds() <= 50
 
 
 @pytest.mark.parametrize("error", [REFUSED, LockoutError("GetApiKeyInfo", ["EGeneral:Temporary lockout"])])
-def test_a_refused_probe_doubles_the_silence(error: Exception, tmp_path: Path) -> None:
+def test_refused_probe_doubles_open_seconds(error: Exception, tmp_path: Path) -> None:
     """After a refused probe the silence is twice as long, from now on."""
     path = tmp_path / "silence"
     guard = guard_after(1.0, path)
@@ -249,14 +253,14 @@ def test_a_refused_probe_doubles_the_silence(error: Exception, tmp_path: Path) -
     def probe() -> None:
         raise error
 
-    with pytest.raises(SilenceError):
+    with pytest.raises(CircuitOpenError):
         guard.check(probe, lambda: 1)
     kept = json.loads(path.read_text())
     assert kept["seconds"] == 200
     assert 199 < kept["until_seconds"] - wall_seconds() <= 200
 
 
-def test_an_unanswered_probe_leaves_the_silence_as_it_is(tmp_path: Path) -> None:
+def test_unanswered_probe_leaves_the_breaker_unchanged(tmp_path: Path) -> None:
     """A probe without an answer raises SilenceError, and the next check probes again."""
     guard = guard_after(1.0, tmp_path / "silence")
 
@@ -264,12 +268,12 @@ def test_an_unanswered_probe_leaves_the_silence_as_it_is(tmp_path: Path) -> None
         raise NoAnswerError("nothing came back")
 
     for _ in range(2):
-        with pytest.raises(SilenceError, match="nothing came back"):
+        with pytest.raises(CircuitOpenError, match="nothing came back"):
             guard.check(probe, lambda: 1)
 
 
 @pytest.mark.parametrize(("reported", "named"), [(150, True), (90, False), (250, False)])
-def test_the_reported_nonce_proves_the_other_sender(
+def test_reported_nonce_proves_an_external_sender(
     reported: int, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A nonce reported between our last one and the probe's is somebody else's, and the log says so; no other is."""
@@ -285,17 +289,17 @@ def test_the_reported_nonce_proves_the_other_sender(
 
 
 @pytest.mark.parametrize("info", [None, [], {}, {"nonce": None}, {"nonce": "x"}, {"nonce": "-1"}])
-def test_a_probe_with_an_odd_answer_ends_the_silence(info: object, tmp_path: Path) -> None:
+def test_probe_with_malformed_response_closes_the_breaker(info: object, tmp_path: Path) -> None:
     """An accepted probe ends the silence, whatever it reports."""
     path = tmp_path / "silence"
     guard_after(1.0, path).check(lambda: info, lambda: 1)
     assert not path.exists()
 
 
-def test_the_guard_says_what_was_sent_and_which_tool_it_looks_like(guards: Callable[[], KeyGuard]) -> None:
+def test_breaker_message_names_the_nonce_and_likely_tool(make_guards: Callable[[], CircuitBreaker]) -> None:
     """The last word before the long silence names the nonce sent, nanoseconds, and the way out."""
-    guard = guards()
-    answers = [guard.refused(REFUSED, 123, "us") for _ in range(5)]
+    guard = make_guards()
+    answers = [guard.handle_refusal(REFUSED, 123, "us") for _ in range(5)]
     assert [isinstance(answer, NonceRefusedError) for answer in answers] == [True] * 4 + [False]
     for word in ("nonce 123 (us)", "nanoseconds", "new API key", "NONCE_UNIT=ns"):
         assert word in str(answers[-1])

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from bot.kraken.rate_counters import (
     CANCEL_RESERVE_POINTS,
-    CLOCKS_APART_SECONDS_MAX,
     INTERMEDIATE,
+    MAX_CLOCK_SKEW_SECONDS,
     PRO,
     STARTER,
     TIERS,
     UNLIMITED,
     Action,
+    CounterState,
     EngineCounter,
     RestCounter,
-    Standing,
     Tier,
     engine_points,
     rest_points,
@@ -84,7 +84,7 @@ def test_a_refusal_by_kraken_fills_the_rest_counter(tier: Tier, expected: float)
 
 
 @pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
-def test_after_the_wait_that_was_asked_for_there_is_room(tier: Tier) -> None:
+def test_one_wait_after_a_refusal_is_enough(tier: Tier) -> None:
     """A refusal is waited for once, at every tier and however the seconds round: no second wait follows the first."""
     for step in range(100):
         now = NOW + step * 0.123456789
@@ -120,51 +120,51 @@ def test_two_clocks_that_are_apart_do_not_decay_twice() -> None:
     rest = RestCounter(PRO)
     spend_until_full(rest, "Balance", NOW)
     for _ in range(10):
-        for now in (NOW, NOW - CLOCKS_APART_SECONDS_MAX):
+        for now in (NOW, NOW - MAX_CLOCK_SKEW_SECONDS):
             assert rest.wait_seconds("Balance", now) == pytest.approx(1.0 + NOW - now)
     assert rest.wait_seconds("Balance", NOW + 1.0) == 0.0
 
 
-@pytest.mark.parametrize("ahead_seconds", [0.0, CLOCKS_APART_SECONDS_MAX, 3600.0, 1e9, 1e300])
+@pytest.mark.parametrize("ahead_seconds", [0.0, MAX_CLOCK_SKEW_SECONDS, 3600.0, 1e9, 1e300])
 @pytest.mark.parametrize("points", [-5.0, 17.0, 1e300])
 @pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
-def test_no_standing_is_waited_for_without_end(tier: Tier, points: float, ahead_seconds: float) -> None:
+def test_any_counter_state_frees_up_within_three_minutes(tier: Tier, points: float, ahead_seconds: float) -> None:
     """Whatever number of points at whatever time another one has counted, room comes within three minutes."""
     rest, engine = RestCounter(tier), EngineCounter(tier)
-    rest.merge(Standing(points, NOW + ahead_seconds), NOW)
-    engine.merge({"BTC/USD": Standing(points, NOW + ahead_seconds)}, NOW)
+    rest.merge(CounterState(points, NOW + ahead_seconds), NOW)
+    engine.merge({"BTC/USD": CounterState(points, NOW + ahead_seconds)}, NOW)
     wait_seconds = max(rest.wait_seconds("Ledgers", NOW), engine.wait_seconds("BTC/USD", Action.ADD, NOW))
     assert wait_seconds <= 180.0
     assert rest.wait_seconds("Ledgers", NOW + wait_seconds) == 0.0
     assert engine.wait_seconds("BTC/USD", Action.ADD, NOW + wait_seconds) == 0.0
 
 
-def test_a_merge_takes_over_what_is_more() -> None:
+def test_merge_keeps_the_greater_counter() -> None:
     """After a merge a counter stands at the greater of both, decayed to the same moment."""
     mine, theirs = RestCounter(PRO), RestCounter(PRO)
     for counter, calls in ((mine, 3), (theirs, 5)):
         for _ in range(calls):
             counter.spend("Balance", NOW)
     for counter, other in ((mine, theirs), (theirs, mine)):
-        counter.merge(other.standing(NOW), NOW + 1.0)
-        assert counter.standing(NOW + 1.0) == (4.0, NOW + 1.0)
+        counter.merge(other.state_at(NOW), NOW + 1.0)
+        assert counter.state_at(NOW + 1.0) == (4.0, NOW + 1.0)
 
 
 @pytest.mark.parametrize(
     "kept", [None, "x", 7.0, [], [1.0], ["1", "2"], [1.0, 2.0, 3.0], [float("nan"), 1.0], [1.0, float("inf")]]
 )
-def test_what_is_no_standing_is_read_as_zero(kept: object) -> None:
+def test_invalid_counter_state_reads_as_zero(kept: object) -> None:
     """Anything but two finite numbers is read as no points."""
-    assert Standing.read(kept) == (0.0, 0.0)
-    assert Standing.read([1.5, 2]) == (1.5, 2.0)
+    assert CounterState.parse(kept) == (0.0, 0.0)
+    assert CounterState.parse([1.5, 2]) == (1.5, 2.0)
 
 
-def test_pairs_that_have_decayed_are_not_kept() -> None:
+def test_decayed_pairs_are_dropped() -> None:
     """The standings to keep are those of pairs that have points left."""
     engine = EngineCounter(STARTER)
     engine.spend("BTC/USD", Action.ADD, NOW)
     engine.spend("ETH/USD", Action.CANCEL, NOW)
-    assert engine.standings(NOW + 2.0) == {"ETH/USD": (6.0, NOW + 2.0)}
+    assert engine.states_at(NOW + 2.0) == {"ETH/USD": (6.0, NOW + 2.0)}
 
 
 @given(
@@ -223,7 +223,7 @@ def test_pairs_do_not_share_an_engine_counter() -> None:
 
 
 @pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
-def test_orders_leave_room_for_two_young_cancels(tier: Tier) -> None:
+def test_orders_reserve_room_for_two_recent_cancels(tier: Tier) -> None:
     """When orders have to wait, two cancels of orders a second old still go at once."""
     engine, added = EngineCounter(tier), 0
     while not engine.wait_seconds("BTC/USD", Action.ADD, NOW):

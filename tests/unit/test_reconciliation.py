@@ -10,18 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.base.models import Order, OrderStatus, Side
-from bot.orders.reconciliation import DEADLINE_SECONDS, GAP_SECONDS, MARGIN_SECONDS, Step, UnknownOrder, UnknownOrders
+from bot.orders.reconciliation import (
+    DEADLINE_MARGIN_SECONDS,
+    ORDER_DEADLINE_SECONDS,
+    QUERY_GAP_SECONDS,
+    QueryStep,
+    UnknownOrder,
+    UnknownOrders,
+)
 
-SENT = 1000.0
-DEADLINE = SENT + DEADLINE_SECONDS
+SENT_SECONDS = 1000.0
+ORDER_DEADLINE = SENT_SECONDS + ORDER_DEADLINE_SECONDS
 
 
-def unknown(name: str = "bot01-a", symbol: str = "BTC/USD", sent: float = SENT) -> UnknownOrder:
+def make_unknown_order(name: str = "bot01-a", symbol: str = "BTC/USD", sent: float = SENT_SECONDS) -> UnknownOrder:
     """Return an order that was sent and not answered."""
-    return UnknownOrder(name, symbol, Side.BUY, Decimal(1), Decimal(100), sent, sent + DEADLINE_SECONDS)
+    return UnknownOrder(name, symbol, Side.BUY, Decimal(1), Decimal(100), sent, sent + ORDER_DEADLINE_SECONDS)
 
 
-def row(name: str) -> Order:
+def make_kraken_order(name: str) -> Order:
     """Return Kraken's row of an order."""
     zero = Decimal(0)
     return Order(
@@ -37,14 +44,14 @@ def row(name: str) -> Order:
         cost=zero,
         fee=zero,
         average_price=zero,
-        opened_seconds=SENT,
-        closed_seconds=SENT,
+        opened_seconds=SENT_SECONDS,
+        closed_seconds=SENT_SECONDS,
         expires_seconds=0.0,
         reason="",
     )
 
 
-def holding(*orders: UnknownOrder) -> UnknownOrders:
+def make_unknown_orders(*orders: UnknownOrder) -> UnknownOrders:
     """Return unknown orders."""
     orders_unknown = UnknownOrders()
     for order in orders:
@@ -52,71 +59,73 @@ def holding(*orders: UnknownOrder) -> UnknownOrders:
     return orders_unknown
 
 
-def test_the_steps_come_in_their_order_and_not_before_their_time() -> None:
+def test_query_steps_run_in_order_and_on_time() -> None:
     """Fence at once; open at deadline + 5 s; closed 3 s after that answer; each waits until its moment."""
-    orders = holding(unknown())
-    assert orders.next_step(SENT) is Step.FENCE
-    orders.looked_up(Step.FENCE, [], SENT, SENT + 1)
-    assert orders.next_step(DEADLINE + MARGIN_SECONDS - 0.1) is Step.WAIT
-    opened = DEADLINE + MARGIN_SECONDS
-    assert orders.next_step(opened) is Step.OPEN
-    orders.looked_up(Step.OPEN, [], opened, opened + 1)
-    assert orders.next_step(opened + 1 + GAP_SECONDS - 0.1) is Step.WAIT
-    closed = opened + 1 + GAP_SECONDS
-    assert orders.next_step(closed) is Step.CLOSED
-    (settled,) = orders.looked_up(Step.CLOSED, [], closed, closed + 1)
+    orders = make_unknown_orders(make_unknown_order())
+    assert orders.next_step(SENT_SECONDS) is QueryStep.FENCE
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
+    assert orders.next_step(ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS - 0.1) is QueryStep.WAIT
+    opened = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS
+    assert orders.next_step(opened) is QueryStep.OPEN
+    orders.apply_query_result(QueryStep.OPEN, [], opened, opened + 1)
+    assert orders.next_step(opened + 1 + QUERY_GAP_SECONDS - 0.1) is QueryStep.WAIT
+    closed = opened + 1 + QUERY_GAP_SECONDS
+    assert orders.next_step(closed) is QueryStep.CLOSED
+    (settled,) = orders.apply_query_result(QueryStep.CLOSED, [], closed, closed + 1)
     assert (settled.order, orders.all()) == (None, [])
 
 
-def test_the_margin_counts_from_the_fence_if_that_is_later() -> None:
+def test_margin_starts_at_a_later_fencing_read() -> None:
     """Open orders are asked 5 s after a fence that was accepted after the deadline."""
-    orders = holding(unknown())
-    orders.looked_up(Step.FENCE, [], DEADLINE + 100, DEADLINE + 101)
-    assert orders.next_step(DEADLINE + 101 + MARGIN_SECONDS - 0.1) is Step.WAIT
-    assert orders.next_step(DEADLINE + 101 + MARGIN_SECONDS) is Step.OPEN
+    orders = make_unknown_orders(make_unknown_order())
+    orders.apply_query_result(QueryStep.FENCE, [], ORDER_DEADLINE + 100, ORDER_DEADLINE + 101)
+    assert orders.next_step(ORDER_DEADLINE + 101 + DEADLINE_MARGIN_SECONDS - 0.1) is QueryStep.WAIT
+    assert orders.next_step(ORDER_DEADLINE + 101 + DEADLINE_MARGIN_SECONDS) is QueryStep.OPEN
 
 
-@pytest.mark.parametrize("step", list(Step))
-def test_found_is_placed_at_any_time(step: Step) -> None:
+@pytest.mark.parametrize("step", list(QueryStep))
+def test_found_order_is_placed_at_any_time(step: QueryStep) -> None:
     """An order whose id is in the rows of any look-up, at any moment, is settled as placed."""
-    orders = holding(unknown())
-    (settled,) = orders.looked_up(step, [row("other"), row("bot01-a")], SENT, SENT)
-    assert settled.order == row("bot01-a")
+    orders = make_unknown_orders(make_unknown_order())
+    (settled,) = orders.apply_query_result(
+        step, [make_kraken_order("other"), make_kraken_order("bot01-a")], SENT_SECONDS, SENT_SECONDS
+    )
+    assert settled.order == make_kraken_order("bot01-a")
     assert orders.all() == []
 
 
-def test_rows_without_an_id_settle_nothing() -> None:
+def test_orders_without_an_id_resolve_nothing() -> None:
     """A row without cl_ord_id is nobody's, even where an order had none."""
-    orders = holding(unknown(""))
-    assert orders.looked_up(Step.OPEN, [row("")], SENT, SENT) == []
+    orders = make_unknown_orders(make_unknown_order(""))
+    assert orders.apply_query_result(QueryStep.OPEN, [make_kraken_order("")], SENT_SECONDS, SENT_SECONDS) == []
 
 
-def test_a_look_up_sent_too_early_counts_for_nothing() -> None:
+def test_early_query_does_not_count() -> None:
     """Open orders that were asked before their moment do not bring closed orders nearer."""
-    orders = holding(unknown())
-    orders.looked_up(Step.FENCE, [], SENT, SENT + 1)
-    early = DEADLINE + MARGIN_SECONDS - 0.1
-    orders.looked_up(Step.OPEN, [], early, early + 60)
-    assert orders.next_step(early + 60) is Step.OPEN
+    orders = make_unknown_orders(make_unknown_order())
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
+    early = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS - 0.1
+    orders.apply_query_result(QueryStep.OPEN, [], early, early + 60)
+    assert orders.next_step(early + 60) is QueryStep.OPEN
 
 
-def test_a_look_up_from_before_an_order_left_is_no_fence() -> None:
+def test_query_from_before_sending_is_no_fencing_read() -> None:
     """Rows that were asked for before the order left leave it without a fence."""
-    orders = holding(unknown())
-    orders.looked_up(Step.FENCE, [], SENT - 0.1, SENT + 1)
-    assert orders.next_step(SENT + 2) is Step.FENCE
+    orders = make_unknown_orders(make_unknown_order())
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS - 0.1, SENT_SECONDS + 1)
+    assert orders.next_step(SENT_SECONDS + 2) is QueryStep.FENCE
 
 
-def test_what_was_asked_before_an_order_was_written_down_says_nothing_of_it() -> None:
+def test_query_from_before_the_record_does_not_count() -> None:
     """A fence that was asked before the order could leave is none."""
-    orders = holding(unknown())
-    orders.looked_up(Step.FENCE, [], SENT - 0.1, SENT + 1)
-    assert orders.next_step(SENT + 1) is Step.FENCE
+    orders = make_unknown_orders(make_unknown_order())
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS - 0.1, SENT_SECONDS + 1)
+    assert orders.next_step(SENT_SECONDS + 1) is QueryStep.FENCE
 
 
-def test_a_look_up_does_not_bring_a_settled_order_back() -> None:
+def test_query_does_not_restore_a_resolved_order() -> None:
     """An order that was answered while it was being looked up stays settled."""
-    orders = holding(unknown())
+    orders = make_unknown_orders(make_unknown_order())
     taken = orders.all
 
     def answered_meanwhile() -> list[UnknownOrder]:
@@ -125,47 +134,48 @@ def test_a_look_up_does_not_bring_a_settled_order_back() -> None:
         return before
 
     orders.all = answered_meanwhile  # type: ignore[method-assign]
-    orders.looked_up(Step.FENCE, [], SENT, SENT + 1)
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
     assert "bot01-a" not in orders
 
 
-def test_a_failed_look_up_starts_the_pair_again_and_keeps_the_fence() -> None:
+def test_failed_query_restarts_the_proof_and_keeps_the_fencing_read() -> None:
     """After a failed look-up open orders are asked again, without a new fence."""
-    orders = holding(unknown())
-    orders.looked_up(Step.FENCE, [], SENT, SENT + 1)
-    opened = DEADLINE + MARGIN_SECONDS
-    orders.looked_up(Step.OPEN, [], opened, opened)
-    orders.look_up_failed()
-    assert orders.next_step(opened + 60) is Step.OPEN
+    orders = make_unknown_orders(make_unknown_order())
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
+    opened = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS
+    orders.apply_query_result(QueryStep.OPEN, [], opened, opened)
+    orders.restart_proof()
+    assert orders.next_step(opened + 60) is QueryStep.OPEN
 
 
-def test_one_pair_of_look_ups_settles_all_that_are_ready() -> None:
+def test_one_pair_of_queries_resolves_all_ready_orders() -> None:
     """Two orders of the same moment are proved absent by the same look-ups; a later one is not."""
-    late = unknown("bot01-c", "SOL/USD", DEADLINE + 5)
-    orders = holding(unknown("bot01-a"), unknown("bot01-b", "ETH/USD"), late)
-    orders.looked_up(Step.FENCE, [], SENT, SENT)
-    opened = DEADLINE + MARGIN_SECONDS
-    orders.looked_up(Step.OPEN, [], opened, opened)
-    settled = orders.looked_up(Step.CLOSED, [], opened + GAP_SECONDS, opened + GAP_SECONDS)
-    assert {each.unknown.cl_ord_id for each in settled} == {"bot01-a", "bot01-b"}
+    late = make_unknown_order("bot01-c", "SOL/USD", ORDER_DEADLINE + 5)
+    orders = make_unknown_orders(make_unknown_order("bot01-a"), make_unknown_order("bot01-b", "ETH/USD"), late)
+    orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS)
+    opened = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS
+    orders.apply_query_result(QueryStep.OPEN, [], opened, opened)
+    settled = orders.apply_query_result(QueryStep.CLOSED, [], opened + QUERY_GAP_SECONDS, opened + QUERY_GAP_SECONDS)
+    assert {each.unknown_order.cl_ord_id for each in settled} == {"bot01-a", "bot01-b"}
     assert [order.cl_ord_id for order in orders.all()] == ["bot01-c"]
 
 
-def test_an_unknown_order_blocks_its_pair_only() -> None:
+def test_unknown_order_blocks_only_its_pair() -> None:
     """of_pair names the orders of that pair and no others."""
-    first = unknown()
-    assert holding(first).of_pair("BTC/USD") == [first]
-    assert holding(first).of_pair("ETH/USD") == []
+    first = make_unknown_order()
+    assert make_unknown_orders(first).for_pair("BTC/USD") == [first]
+    assert make_unknown_orders(first).for_pair("ETH/USD") == []
 
 
 @given(
     st.lists(
-        st.tuples(st.floats(0, 6), st.floats(0, 4), st.sampled_from([*Step]), st.booleans(), st.booleans()), max_size=40
+        st.tuples(st.floats(0, 6), st.floats(0, 4), st.sampled_from([*QueryStep]), st.booleans(), st.booleans()),
+        max_size=40,
     )
 )
-def test_absence_is_never_told_without_its_proof(walk: list[tuple[float, float, Step, bool, bool]]) -> None:
+def test_absence_is_never_reported_without_proof(walk: list[tuple[float, float, QueryStep, bool, bool]]) -> None:
     """Whatever is looked up when, whatever fails: absent is only told after fence, open, gap and closed in time."""
-    orders, now = holding(unknown()), SENT
+    orders, now = make_unknown_orders(make_unknown_order()), SENT_SECONDS
     fence: float | None = None
     opened: float | None = None
     for wait, takes, any_step, fails, asked_in_turn in walk:
@@ -173,21 +183,21 @@ def test_absence_is_never_told_without_its_proof(walk: list[tuple[float, float, 
         now = asked + takes
         step = orders.next_step(asked) if asked_in_turn else any_step
         if fails:
-            orders.look_up_failed()
+            orders.restart_proof()
             opened = None
             continue
-        settled = orders.looked_up(step, [], asked, now)
+        settled = orders.apply_query_result(step, [], asked, now)
         if settled:
-            assert step is Step.CLOSED
+            assert step is QueryStep.CLOSED
             assert fence is not None
             assert opened is not None
-            assert asked >= opened + GAP_SECONDS
+            assert asked >= opened + QUERY_GAP_SECONDS
             return
-        if step is Step.FENCE and fence is None:
+        if step is QueryStep.FENCE and fence is None:
             fence = now
-        ready = fence is not None and asked >= max(DEADLINE, fence) + MARGIN_SECONDS
-        if step is Step.OPEN and opened is None and ready:
+        ready = fence is not None and asked >= max(ORDER_DEADLINE, fence) + DEADLINE_MARGIN_SECONDS
+        if step is QueryStep.OPEN and opened is None and ready:
             opened = now
     assert orders.all() == [
-        replace(unknown(), fence_seconds=fence, open_answered_seconds=opened),
+        replace(make_unknown_order(), fence_seconds=fence, open_orders_answered_seconds=opened),
     ]

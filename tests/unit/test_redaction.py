@@ -18,10 +18,10 @@ import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.base.redaction import HIDDEN, Redaction
+from bot.base.redaction import HIDDEN, Redactor
 from bot.kraken.transport import open_api
 from tests.conftest import ROOT
-from tests.fake_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, check_nothing_of, closed_port
+from tests.fake_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, assert_no_part_of, unused_port
 
 # What looks like a secret
 
@@ -54,19 +54,19 @@ VALUES = ["hunter2hunter2", "tok_4f9aAb_c-d.e~f", KEY, quote(SECRET, safe="")]
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", [*NAMES, "password", "token", "secret", "otp", "Authorization", "Cookie"])
-def test_what_is_named_like_a_secret_is_hidden(name: str, value: str) -> None:
+def test_value_with_a_secret_name_is_redacted(name: str, value: str) -> None:
     """In headers, tuples, dicts, JSON, reprs of them, addresses and forms, nobody sees the value of such a name."""
     for write in HEADERS:
-        check_nothing_of(value, Redaction().redact(write(name, value)))
+        assert_no_part_of(value, Redactor().redact(write(name, value)))
 
 
 @pytest.mark.parametrize("name", ["key", "sign", "signature", "pwd", "pass"])
-def test_short_names_count_before_an_equals_sign_and_in_quotes(name: str) -> None:
+def test_common_words_name_a_secret_only_before_equals_or_in_quotes(name: str) -> None:
     """What is a word of any sentence names a secret in a form, in a dict and in JSON, and in a sentence none."""
     for text in (f"a=1&{name}=hunter2hunter2", repr({name: "hunter2hunter2"}), json.dumps({name: "hunter2hunter2"})):
-        check_nothing_of("hunter2hunter2", Redaction().redact(text))
+        assert_no_part_of("hunter2hunter2", Redactor().redact(text))
     sentence = f"ok       {name}: may query and trade"
-    assert Redaction().redact(sentence) == sentence
+    assert Redactor().redact(sentence) == sentence
 
 
 @pytest.mark.parametrize(
@@ -85,32 +85,32 @@ def test_short_names_count_before_an_equals_sign_and_in_quotes(name: str) -> Non
         "https://{}@errors.example/1",
     ],
 )
-def test_credentials_are_hidden_where_they_usually_stand(text: str) -> None:
+def test_credentials_in_headers_and_urls_are_redacted(text: str) -> None:
     """Authorization and cookies, and user and password in an address of any scheme, are hidden."""
     value = "hunter2hunter2"
-    check_nothing_of(value, Redaction().redact(text.format(value)))
+    assert_no_part_of(value, Redactor().redact(text.format(value)))
 
 
 @pytest.mark.parametrize("password", ["p@ss/w0rd", "pass/w@rd?x", "p:ss#w@rd"])
-def test_a_password_that_breaks_its_address_is_hidden(password: str) -> None:
+def test_unencoded_password_in_url_is_redacted(password: str) -> None:
     """A password with characters that end a host early is hidden up to the last at sign."""
-    shown = Redaction().redact(f"NONCE_STORE is redis://bot:{password}@db.example:6379/0")
-    assert shown == f"NONCE_STORE is redis://{HIDDEN}@db.example:6379/0"
+    redacted = Redactor().redact(f"NONCE_STORE is redis://bot:{password}@db.example:6379/0")
+    assert redacted == f"NONCE_STORE is redis://{HIDDEN}@db.example:6379/0"
 
 
-def test_a_telegram_token_is_hidden() -> None:
+def test_telegram_token_is_redacted() -> None:
     """The token of a Telegram bot is hidden alone, and, of any length, in the path of its API."""
     longer = f"{BOT_TOKEN}xyz-{BOT_TOKEN[-9:]}"
     api = "https://api.telegram.org/bot"
     for text in (f"the token is {BOT_TOKEN}.", f"{api}{BOT_TOKEN}/getMe", f"{api}{longer}/getMe", quote(api + longer)):
-        check_nothing_of(longer.partition(":")[2], Redaction().redact(text))
+        assert_no_part_of(longer.partition(":")[2], Redactor().redact(text))
 
 
 @pytest.mark.parametrize("wrap", [str, repr, partial(quote, safe=""), "signed {}, sent".format, "a={}&b=1".format])
-def test_keys_and_signatures_are_hidden_by_their_shape(wrap: Callable[[str], str]) -> None:
+def test_unknown_keys_and_signatures_are_redacted(wrap: Callable[[str], str]) -> None:
     """What has the shape of one of Kraken's keys or signatures is hidden though nobody knows it."""
     for text in (*KEYS, *SECRETS):
-        check_nothing_of(text, Redaction().redact(wrap(text)))
+        assert_no_part_of(text, Redactor().redact(wrap(text)))
 
 
 # Real failures
@@ -134,13 +134,13 @@ def texts_of(error: BaseException, api: krakenex.API) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_failed_call_shows_no_key_and_no_signature(known: bool, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_failed_call_shows_no_key_or_signature(is_known: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a call that failed for real, errors, traces with every variable, reprs and wire logs show no key, secret,
     signature or one-time password, though none of them is known."""
-    api = open_api(KEY, SECRET, f"http://127.0.0.1:{closed_port()}")
-    redaction = Redaction()
-    if known:
+    api = open_api(KEY, SECRET, f"http://127.0.0.1:{unused_port()}")
+    redaction = Redactor()
+    if is_known:
         redaction.hide(KEY, SECRET)
     with pytest.raises(requests.ConnectionError) as caught:
         api.query_private("Balance", {"otp": "91827364"})
@@ -149,9 +149,9 @@ def test_a_failed_call_shows_no_key_and_no_signature(known: bool, capsys: pytest
     texts = [*texts_of(caught.value, api), wire_log(dict(caught.value.request.headers), capsys)]
     assert sum(signature in text for text in texts) >= 4
     for text in texts:
-        shown = redaction.redact(text)
+        redacted = redaction.redact(text)
         for secret in (KEY, SECRET, signature, "91827364"):
-            check_nothing_of(secret, shown)
+            assert_no_part_of(secret, redacted)
 
 
 def wire_log(headers: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -166,7 +166,7 @@ def wire_log(headers: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str
 
 # What has to stay
 
-STAYS = [
+UNCHANGED_LINES = [
     "OABCDE-FGHIJ-KLMNOP bought 0.00115606 BTC/USD at 86500.1 for 100.00",
     "own order adopted: alpha-3f9a0b1c2d4e5f60 (cl_ord_id 550e8400-e29b-41d4-a716-446655440000)",
     "cl_ord_id=7a1b2c3d4e5f60718a txid=TXID12-ABCDE-FGHIJK price=86500.1 volume=0.5 nonce=1767225600123456",
@@ -186,26 +186,26 @@ STAYS = [
 ]
 
 
-@pytest.mark.parametrize("line", STAYS)
-def test_what_is_no_secret_stays(line: str) -> None:
+@pytest.mark.parametrize("line", UNCHANGED_LINES)
+def test_text_without_secrets_is_unchanged(line: str) -> None:
     """Orders, their ids, nonces, prices, paths, digests, addresses and sentences about keys stay as they are."""
-    assert Redaction().redact(line) == line
+    assert Redactor().redact(line) == line
 
 
-def test_no_sentence_of_the_program_is_touched() -> None:
+def test_program_messages_are_unchanged() -> None:
     """Every sentence in the program's text stays."""
-    touched = []
+    changed = []
     for path in [ROOT / "main.py", *(ROOT / "bot").rglob("*.py")]:
         tree = ast.parse(path.read_text("utf-8"))
-        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        touched += [
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        changed += [
             node.value
             for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
             if node.value.count(" ") > 1
-            if Redaction().redact(node.value) != node.value
+            if Redactor().redact(node.value) != node.value
         ]
-    assert touched == []
+    assert changed == []
 
 
 @pytest.mark.parametrize(
@@ -221,16 +221,16 @@ def test_no_sentence_of_the_program_is_touched() -> None:
         ("Authorization: Bearer abc was refused", "Authorization: [hidden] was refused"),
     ],
 )
-def test_what_stands_beside_a_secret_stays(line: str, shown: str) -> None:
+def test_text_beside_a_secret_is_unchanged(line: str, shown: str) -> None:
     """Of a line with a secret the rest stays: other fields and headers, the host of an address, the sentence."""
-    assert Redaction().redact(line) == shown
+    assert Redactor().redact(line) == shown
 
 
 # What it costs
 
 # Read once for each character, a line of this length takes minutes.
-LONG = 200_000
-NASTY = {
+LINE_LENGTH = 200_000
+ADVERSARIAL_UNITS = {
     "one word": "x",
     "addresses": "://a",
     "at signs": "://a:b@",
@@ -252,25 +252,25 @@ NASTY = {
     "bearer": "bearer ",
     "brackets": "'token': ['",
 }
-LINES = {name: unit * (LONG // len(unit)) for name, unit in NASTY.items()}
-LINES["a megabyte of all"] = "".join(line[: LONG // 4] for line in LINES.values())
+LINES = {name: unit * (LINE_LENGTH // len(unit)) for name, unit in ADVERSARIAL_UNITS.items()}
+LINES["a megabyte of all"] = "".join(line[: LINE_LENGTH // 4] for line in LINES.values())
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_a_long_line_is_read_once(line: str) -> None:
+def test_long_line_takes_linear_time(line: str) -> None:
     """A long line that is made to mislead, up to a megabyte, is read to its end, and no key is left in it."""
-    redaction = Redaction()
+    redaction = Redactor()
     redaction.hide(KEY)
-    shown = redaction.redact(f"token {line}")
-    assert KEY not in shown
-    assert SECRET not in shown
+    redacted = redaction.redact(f"token {line}")
+    assert KEY not in redacted
+    assert SECRET not in redacted
 
 
 @given(st.text(st.characters(), max_size=200))
 @example("\ud800 half a pair")
-def test_no_text_is_too_odd(text: str) -> None:
+def test_any_text_can_be_redacted(text: str) -> None:
     """Any text is read without an error, half a pair of surrogates too, and may be a secret."""
-    redaction = Redaction()
+    redaction = Redactor()
     redaction.hide(text, f"redis://{text}", f"https://{text}")
     assert isinstance(redaction.redact(text), str)

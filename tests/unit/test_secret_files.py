@@ -35,7 +35,7 @@ def test_a_secret_can_come_from_a_file(mode: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o444, 0o602])
 @pytest.mark.parametrize("name", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET", "STATUS_TOKEN"])
-def test_a_secret_that_everybody_can_read_is_refused(name: str, mode: int, tmp_path: Path) -> None:
+def test_world_readable_secret_file_is_refused(name: str, mode: int, tmp_path: Path) -> None:
     """A file with a secret that is open to every user is a problem that names the command to close it."""
     path = tmp_path / "secret"
     path.write_text(SECRET)
@@ -45,7 +45,7 @@ def test_a_secret_that_everybody_can_read_is_refused(name: str, mode: int, tmp_p
     )
 
 
-def test_a_secret_that_a_container_was_given_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mounted_container_secret_may_be_world_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where containers get their secrets, which everybody in them can read, they are read all the same, also by way of
     links as Kubernetes makes them; a link that leads out of there is no secret of the container's.
     """
@@ -61,14 +61,14 @@ def test_a_secret_that_a_container_was_given_may_be_open(tmp_path: Path, monkeyp
     assert "chmod" in problems_of({"STATUS_TOKEN_FILE": str(mounted / "link")})[0]
 
 
-def test_a_secret_in_two_places_is_told() -> None:
+def test_secret_given_twice_is_reported() -> None:
     """A secret given directly and as a file is a problem."""
     assert "both set" in problems_of({**LIVE, "KRAKEN_API_KEY_FILE": "/some/file"})[0]
 
 
-def test_a_secret_in_the_place_of_its_files_name_is_not_printed() -> None:
+def test_secret_given_as_file_name_is_not_printed() -> None:
     """Where the secret itself stands in KRAKEN_API_SECRET_FILE, the problem names the setting and not the secret."""
     values = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET_FILE": SECRET}
-    told = "\n".join(problems_of(values))
-    assert "KRAKEN_API_SECRET_FILE" in told
-    assert SECRET not in told
+    report = "\n".join(problems_of(values))
+    assert "KRAKEN_API_SECRET_FILE" in report
+    assert SECRET not in report

@@ -11,15 +11,15 @@ import pytest
 import requests
 
 from bot.base.clock import MarketClock
-from bot.simulator.keys import ALL_TRADING, sign
+from bot.simulator.keys import TRADING_PERMISSIONS, sign
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from tests.simulator_parts import START, Client, DrawnPrices
+from tests.simulator_parts import START, KrakenexClient, ScriptedPrices
 
 ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
 
 
-class HandClock(MarketClock):
+class ManualClock(MarketClock):
     """A market clock that a test sets."""
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class HandClock(MarketClock):
 class Market:
     """A simulator on a drawn price, its clock, and a client."""
 
-    def __init__(self, simulator: Simulator, clock: HandClock) -> None:
+    def __init__(self, simulator: Simulator, clock: ManualClock) -> None:
         self.simulator = simulator
         self.clock = clock
-        self.client = Client(simulator)
+        self.client = KrakenexClient(simulator)
 
     def result(self, method: str, **params: object) -> Any:
         """Return the result of a private call that must succeed."""
@@ -49,20 +49,24 @@ class Market:
 @pytest.fixture
 def market() -> Iterator[Market]:
     """Return a market at 50000 with three pairs."""
-    clock = HandClock()
+    clock = ManualClock()
     options = SimulatorOptions(pairs=("BTC/USD", "ETH/USD", "SOL/USD"))
-    with Simulator(options, clock, DrawnPrices((0, "50000"))) as simulator:
+    with Simulator(options, clock, ScriptedPrices((0, "50000"))) as simulator:
         market = Market(simulator, clock)
         yield market
         market.client.close()
 
 
-def post(market: Market, method: str, body: str, kind: str = "application/json") -> Any:
+def post(market: Market, method: str, body: str, content_type: str = "application/json") -> Any:
     """Send a body of our own, signed as Kraken's guide says."""
-    nonce = json.loads(body)["nonce"] if kind == "application/json" else body.partition("nonce=")[2].partition("&")[0]
+    nonce = (
+        json.loads(body)["nonce"]
+        if content_type == "application/json"
+        else body.partition("nonce=")[2].partition("&")[0]
+    )
     path = f"/0/private/{method}"
     signature = sign(market.simulator.secret, path, str(nonce), body)
-    headers = {"API-Key": market.simulator.key, "API-Sign": signature, "Content-Type": kind}
+    headers = {"API-Key": market.simulator.key, "API-Sign": signature, "Content-Type": content_type}
     with requests.Session() as session:
         session.trust_env = False
         return session.post(market.simulator.url + path, data=body, headers=headers, timeout=5).json()
@@ -87,12 +91,12 @@ def shape(value: Any) -> Any:
         ("OHLC", {"pair": "XBTUSDT"}, "http_ohlc.json"),
     ],
 )
-def test_public_answers_have_the_shape_of_recorded_ones(
+def test_public_responses_match_the_recorded_shapes(
     shared: Path, method: str, params: dict[str, str], name: str
 ) -> None:
     """Keys, nesting and kinds of values equal those of Kraken's own answer."""
     with Simulator(SimulatorOptions(pairs=("BTC/USDT",))) as simulator:
-        client = Client(simulator)
+        client = KrakenexClient(simulator)
         answer = client.public(method, **params)
         client.close()
     assert shape(answer) == shape(json.loads((shared / "data" / name).read_text()))
@@ -102,7 +106,7 @@ def test_asset_pairs_have_the_recorded_keys_and_empty_fees(shared: Path) -> None
     """Every recorded key but the margin limits is there with the same kind; the fee arrays are empty since 2026."""
     recorded = json.loads((shared / "data" / "http_asset_pairs.json").read_text())["result"]["XBTUSDT"]
     with Simulator(SimulatorOptions(pairs=("BTC/USDT",))) as simulator:
-        client = Client(simulator)
+        client = KrakenexClient(simulator)
         row = client.public("AssetPairs")["result"]["XBTUSDT"]
         client.close()
     margin = {"long_position_limit", "short_position_limit", "leverage_buy", "leverage_sell"}
@@ -112,7 +116,7 @@ def test_asset_pairs_have_the_recorded_keys_and_empty_fees(shared: Path) -> None
     assert (row["fees"], row["fees_maker"]) == ([], [])
 
 
-def test_an_answer_is_keyed_by_the_pairs_id_whatever_name_was_asked(market: Market) -> None:
+def test_responses_are_keyed_by_pair_id_for_any_alias(market: Market) -> None:
     """Ask for XBTUSD or BTC/USD and get XXBTZUSD."""
     for name in ("XBTUSD", "BTC/USD", "XBT/USD", "XXBTZUSD"):
         assert list(market.client.public("Ticker", pair=name)["result"]) == ["XXBTZUSD"]
@@ -129,15 +133,15 @@ def test_an_answer_is_keyed_by_the_pairs_id_whatever_name_was_asked(market: Mark
         ("time", {}, "EGeneral:Unknown method"),
     ],
 )
-def test_public_mistakes_are_refused(market: Market, method: str, params: dict[str, str], string: str) -> None:
+def test_invalid_public_requests_are_refused(market: Market, method: str, params: dict[str, str], string: str) -> None:
     """Kraken's string, in an envelope without a result."""
     assert market.client.public(method, **params) == {"error": [string]}
 
 
-def test_ohlc_gives_720_rows_and_only_later_ones_with_since() -> None:
+def test_ohlc_returns_720_candles_and_since_is_exclusive() -> None:
     """The last row is running, `last` is the one before it, and `since` is exclusive."""
     with Simulator(SimulatorOptions(pairs=("BTC/USD",))) as simulator:
-        client = Client(simulator)
+        client = KrakenexClient(simulator)
         result = client.public("OHLC", pair="XBTUSD", interval="60")["result"]
         rows, last = result["XXBTZUSD"], result["last"]
         later = client.public("OHLC", pair="XBTUSD", interval="60", since=rows[-4][0])["result"]["XXBTZUSD"]
@@ -146,7 +150,7 @@ def test_ohlc_gives_720_rows_and_only_later_ones_with_since() -> None:
     assert [row[0] for row in later] == [row[0] for row in rows[-3:]]
 
 
-def test_form_and_json_bodies_are_both_understood(market: Market) -> None:
+def test_form_and_json_bodies_are_accepted(market: Market) -> None:
     """A nonce as text or as a number, booleans and numbers of JSON as in a form."""
     form = post(market, "AddOrder", "nonce=1&ordertype=limit&type=buy&pair=XBTUSD&price=40000&volume=0.001", "form")
     text = post(market, "AddOrder", json.dumps(ORDER | {"nonce": "2", "validate": True}))
@@ -157,7 +161,7 @@ def test_form_and_json_bodies_are_both_understood(market: Market) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"nonce": }', b"\xff\xfe"])
-def test_a_body_that_is_no_form_and_no_json_is_a_bad_request(market: Market, body: bytes) -> None:
+def test_an_unparsable_body_is_a_bad_request(market: Market, body: bytes) -> None:
     """What cannot be read is refused before anything else, and the floor stays."""
     path = "/0/private/Balance"
     headers = {"API-Key": market.simulator.key, "API-Sign": "x"}
@@ -180,10 +184,10 @@ def test_the_wrong_http_method_or_path_is_an_unknown_method(market: Market) -> N
     assert answers == [{"error": ["EGeneral:Unknown method"]}] * 3
 
 
-def test_a_call_without_the_permission_is_refused_after_its_nonce_counted(market: Market) -> None:
+def test_a_missing_permission_is_refused_and_consumes_the_nonce(market: Market) -> None:
     """A key that may only read funds gets its balance and nothing else, and its floor moves with every call."""
     key, secret = market.simulator.add_key(permissions=("query-funds",))
-    client = Client(market.simulator, key, secret)
+    client = KrakenexClient(market.simulator, key, secret)
     assert client.private("Balance")["error"] == []
     for method in "OpenOrders ClosedOrders QueryOrders TradesHistory AddOrder CancelOrder CancelAll".split():
         assert client.private(method) == {"error": ["EGeneral:Permission denied"]}
@@ -191,14 +195,14 @@ def test_a_call_without_the_permission_is_refused_after_its_nonce_counted(market
     client.close()
 
 
-def test_the_key_describes_itself(market: Market) -> None:
+def test_get_api_key_info_describes_the_key(market: Market) -> None:
     """GetApiKeyInfo has the nonce of the call itself, the window and the permissions."""
     key, secret = market.simulator.add_key(nonce_window=50, floor=1000)
-    client = Client(market.simulator, key, secret, nonce=2000)
+    client = KrakenexClient(market.simulator, key, secret, nonce=2000)
     info = client.private("GetApiKeyInfo")["result"]
     client.close()
     assert (info["apiKey"], info["nonce"], info["nonceWindow"]) == (key, "2001", 50)
-    assert info["permissions"] == list(ALL_TRADING)
+    assert info["permissions"] == list(TRADING_PERMISSIONS)
 
 
 def test_closed_orders_come_in_pages_of_fifty_newest_first(market: Market) -> None:
@@ -212,7 +216,7 @@ def test_closed_orders_come_in_pages_of_fifty_newest_first(market: Market) -> No
     assert [name for page in pages for name in page["closed"]] == names[::-1]
 
 
-def test_closed_orders_are_found_by_time_and_by_reference(market: Market) -> None:
+def test_closed_orders_filter_by_time_and_reference(market: Market) -> None:
     """`start` is exclusive and `end` inclusive; closetime chooses the moment; ids and references filter."""
     first, second, third = (
         market.result("AddOrder", **ORDER, **more)["txid"][0] for more in ({"cl_ord_id": "a"}, {"userref": 5}, {})
@@ -233,7 +237,7 @@ def test_closed_orders_are_found_by_time_and_by_reference(market: Market) -> Non
     assert "count" not in market.result("ClosedOrders", without_count="true")
 
 
-def test_open_orders_show_what_rests_and_query_orders_what_is_asked(market: Market) -> None:
+def test_open_orders_and_query_orders_return_the_same_entry(market: Market) -> None:
     """A row has Kraken's keys; an unknown txid is refused."""
     txid = market.result("AddOrder", **ORDER, cl_ord_id="mine")["txid"][0]
     rows = market.result("OpenOrders")["open"]
@@ -270,7 +274,7 @@ def test_balances_show_totals_and_holds(market: Market) -> None:
     assert market.result("TradeBalance")["eb"] == "9999.5999"
 
 
-def test_trade_volume_tells_the_fees(market: Market) -> None:
+def test_trade_volume_returns_the_fees(market: Market) -> None:
     """At no volume the taker pays 0.80 and the maker 0.40 percent, and less from 2500 dollars on."""
     result = market.result("TradeVolume", pair="XBTUSD")
     assert result["fees"]["XXBTZUSD"] == {
@@ -281,20 +285,20 @@ def test_trade_volume_tells_the_fees(market: Market) -> None:
     assert "fees" not in market.result("TradeVolume")
 
 
-def test_the_dead_mans_switch_answers_with_its_times(market: Market) -> None:
+def test_the_dead_man_switch_returns_its_trigger_time(market: Market) -> None:
     """Armed: when it fires; disarmed: "0"."""
     armed = market.result("CancelAllOrdersAfter", timeout=60)
     assert armed == {"currentTime": "2026-09-21T14:13:20Z", "triggerTime": "2026-09-21T14:14:20Z"}
     assert market.result("CancelAllOrdersAfter", timeout=0)["triggerTime"] == "0"
 
 
-def test_the_log_and_the_state_say_what_happened(market: Market) -> None:
+def test_the_request_log_and_the_state_record_requests(market: Market) -> None:
     """Every private request is logged with its nonce and fate, and counted for other processes."""
     market.result("Balance")
     market.client.nonce = 0
     market.client.private("Balance")
     market.client.private("Nothing")
-    log = [(row.method, row.nonce, row.accepted, row.error) for row in market.simulator.log]
+    log = [(row.method, row.nonce, row.is_nonce_accepted, row.error) for row in market.simulator.request_log]
     assert log == [
         ("Balance", "1", True, ""),
         ("Balance", "1", False, "EAPI:Invalid nonce"),
@@ -308,10 +312,10 @@ def test_the_log_and_the_state_say_what_happened(market: Market) -> None:
     assert market.simulator.secret not in json.dumps(state)
 
 
-def test_every_endpoint_refuses_before_it_runs_when_the_counter_is_full() -> None:
+def test_a_full_rest_counter_refuses_before_execution() -> None:
     """A pro key makes 20 calls at one moment; the 21st is refused, and AddOrder still goes through."""
-    with Simulator(SimulatorOptions(tier="pro"), HandClock(), DrawnPrices((0, "50000"))) as one:
-        client = Client(one)
+    with Simulator(SimulatorOptions(tier="pro"), ManualClock(), ScriptedPrices((0, "50000"))) as one:
+        client = KrakenexClient(one)
         answers = [client.private("Balance")["error"] for _ in range(21)]
         assert answers == [[]] * 20 + [["EAPI:Rate limit exceeded"]]
         assert client.private("AddOrder", **ORDER)["error"] == []

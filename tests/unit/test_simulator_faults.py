@@ -10,50 +10,50 @@ import pytest
 import requests
 
 from bot.simulator.errors import SimulatorError
-from bot.simulator.faults import Faults
+from bot.simulator.faults import FaultInjector
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from tests.simulator_parts import Client, DrawnPrices
+from tests.simulator_parts import KrakenexClient, ScriptedPrices
 
 ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
-LOST = ("refuse_502", "redirect_307", "delayed", "queued")
-LOST_AND_EXECUTED = ("answer_502", "reset", "half_body", "html", "no_answer")
+NOT_EXECUTED_FAULTS = ("refuse_502", "redirect_307", "delayed", "queued")
+EXECUTED_FAULTS = ("answer_502", "reset", "half_body", "html", "no_answer")
 
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
     """Return a simulator whose slow answers take half a second."""
     options = SimulatorOptions(slow_seconds=0.5, redirect_url="http://127.0.0.1:9")
-    with Simulator(options, prices=DrawnPrices((0, "50000"))) as running:
+    with Simulator(options, prices=ScriptedPrices((0, "50000"))) as running:
         yield running
 
 
 @pytest.fixture
-def client(simulator: Simulator) -> Iterator[Client]:
+def client(simulator: Simulator) -> Iterator[KrakenexClient]:
     """Return krakenex on the simulator; it follows no redirect."""
-    made = Client(simulator)
+    made = KrakenexClient(simulator)
     made.api.session.max_redirects = 0
     yield made
     made.close()
 
 
-def orders(simulator: Simulator) -> int:
+def count_orders(simulator: Simulator) -> int:
     """Return how many orders the exchange has."""
     return len(simulator.exchange.account.orders)
 
 
-@pytest.mark.parametrize("name", [*LOST, *LOST_AND_EXECUTED])
-def test_a_fault_on_the_wire_leaves_no_readable_answer(simulator: Simulator, client: Client, name: str) -> None:
+@pytest.mark.parametrize("name", [*NOT_EXECUTED_FAULTS, *EXECUTED_FAULTS])
+def test_a_transport_fault_leaves_no_readable_response(simulator: Simulator, client: KrakenexClient, name: str) -> None:
     """krakenex raises; the order was executed exactly when the fault comes after execution; the next call works."""
     simulator.faults.fire_next(name, "AddOrder")
     with pytest.raises((requests.RequestException, ValueError)):
         client.private("AddOrder", **ORDER)
-    assert orders(simulator) == (1 if name in LOST_AND_EXECUTED else 0)
-    assert dict(simulator.faults.fired) == {name: 1}
+    assert count_orders(simulator) == (1 if name in EXECUTED_FAULTS else 0)
+    assert dict(simulator.faults.fired_counts) == {name: 1}
     assert client.private("AddOrder", **ORDER)["error"] == []
 
 
-def test_a_slow_answer_comes_after_the_clients_patience_and_was_executed(simulator: Simulator, client: Client) -> None:
+def test_a_slow_response_times_out_after_execution(simulator: Simulator, client: KrakenexClient) -> None:
     """With a time-out of 0.1 s the read fails, and the order is there."""
     simulator.faults.fire_next("slow", "AddOrder")
     with pytest.raises(requests.ReadTimeout):
@@ -62,7 +62,7 @@ def test_a_slow_answer_comes_after_the_clients_patience_and_was_executed(simulat
     assert len(next(filter(None, answers), {})) == 1
 
 
-def test_a_refused_request_does_not_move_the_floor_and_a_lost_answer_does(simulator: Simulator, client: Client) -> None:
+def test_only_a_delivered_request_consumes_its_nonce(simulator: Simulator, client: KrakenexClient) -> None:
     """refuse_502 leaves the nonce unused; answer_502 has used it."""
     floors = []
     for name in ("refuse_502", "answer_502"):
@@ -73,7 +73,7 @@ def test_a_refused_request_does_not_move_the_floor_and_a_lost_answer_does(simula
     assert floors == ["0", "2"]
 
 
-def test_a_redirect_leads_to_the_address_that_was_given(simulator: Simulator) -> None:
+def test_a_redirect_points_to_the_configured_url(simulator: Simulator) -> None:
     """307 with the same path at another host, and nothing was executed."""
     simulator.faults.fire_next("redirect_307", "Balance")
     with requests.Session() as session:
@@ -81,10 +81,10 @@ def test_a_redirect_leads_to_the_address_that_was_given(simulator: Simulator) ->
         url = f"{simulator.url}/0/private/Balance"
         answer = session.post(url, "nonce=1", allow_redirects=False, timeout=5)
     assert (answer.status_code, answer.headers["Location"]) == (307, "http://127.0.0.1:9/0/private/Balance")
-    assert list(simulator.log) == []
+    assert list(simulator.request_log) == []
 
 
-def test_a_spurious_refusal_leaves_the_floor_alone(simulator: Simulator, client: Client) -> None:
+def test_a_spurious_nonce_error_keeps_the_nonce_floor(simulator: Simulator, client: KrakenexClient) -> None:
     """A good nonce is refused, the floor stays, and it is not counted among the really refused."""
     simulator.faults.fire_next("spurious_nonce", "Balance")
     assert client.private("Balance") == {"error": ["EAPI:Invalid nonce"]}
@@ -92,26 +92,26 @@ def test_a_spurious_refusal_leaves_the_floor_alone(simulator: Simulator, client:
     assert (state["floors"][simulator.key], state["refused_nonces"]) == ("0", 0)
 
 
-def test_a_foreign_sender_makes_the_nonce_stale(simulator: Simulator, client: Client) -> None:
+def test_an_external_sender_makes_the_nonce_stale(simulator: Simulator, client: KrakenexClient) -> None:
     """Somebody else had the same nonce accepted just before; the next one works."""
     simulator.faults.fire_next("foreign_nonce", "Balance")
     assert client.private("Balance") == {"error": ["EAPI:Invalid nonce"]}
     assert client.private("Balance")["error"] == []
 
 
-def test_any_error_string_can_be_raised_before_or_after_execution(simulator: Simulator, client: Client) -> None:
+def test_any_error_string_can_be_raised_before_or_after_execution(simulator: Simulator, client: KrakenexClient) -> None:
     """Twice before running, once after it, and then no more."""
     simulator.faults.raise_next("AddOrder", "EService:Busy", times=2)
     simulator.faults.raise_next("AddOrder", "EService:Timeout", executed=True)
     answers, counts = [], []
     for _ in range(4):
         answers.append(client.private("AddOrder", **ORDER)["error"])
-        counts.append(orders(simulator))
+        counts.append(count_orders(simulator))
     assert answers == [["EService:Busy"], ["EService:Busy"], ["EService:Timeout"], []]
     assert counts == [0, 0, 1, 2]
 
 
-def test_an_error_is_raised_on_a_public_method_too(simulator: Simulator, client: Client) -> None:
+def test_an_error_is_raised_on_a_public_method_too(simulator: Simulator, client: KrakenexClient) -> None:
     """The named method fails once, others do not."""
     simulator.faults.raise_next("Ticker", "EGeneral:Too many requests")
     assert client.public("Time")["error"] == []
@@ -119,12 +119,12 @@ def test_an_error_is_raised_on_a_public_method_too(simulator: Simulator, client:
     assert client.public("Ticker")["error"] == []
 
 
-def test_a_seed_gives_the_same_faults_again() -> None:
+def test_the_same_seed_gives_the_same_faults() -> None:
     """Two sequences of one seed are equal, one of another seed is not, and rates are about kept."""
 
     def drawn(seed: int) -> list[str]:
-        faults = Faults({"reset": 0.1, "html": 0.2}, seed)
-        found = [faults.draw("Balance", private=True) for _ in range(1000)]
+        faults = FaultInjector({"reset": 0.1, "html": 0.2}, seed)
+        found = [faults.next_fault("Balance", is_private=True) for _ in range(1000)]
         return [fault.name if fault else "" for fault in found]
 
     first = drawn(5)
@@ -134,26 +134,26 @@ def test_a_seed_gives_the_same_faults_again() -> None:
     assert 140 < first.count("html") < 220
 
 
-def test_rates_leave_public_requests_alone() -> None:
+def test_fault_rates_apply_to_private_requests_only() -> None:
     """A rate of one hits every private request and no public one."""
-    faults = Faults({"reset": 1.0})
-    assert faults.draw("Time", private=False) is None
-    assert faults.draw("Balance", private=True) is not None
+    faults = FaultInjector({"reset": 1.0})
+    assert faults.next_fault("Time", is_private=False) is None
+    assert faults.next_fault("Balance", is_private=True) is not None
 
 
-def test_there_are_no_faults_unless_asked_for() -> None:
+def test_faults_are_off_by_default() -> None:
     """By default ten thousand requests meet none."""
-    faults = Faults()
-    assert [faults.draw("AddOrder", private=True) for _ in range(10_000)] == [None] * 10_000
+    faults = FaultInjector()
+    assert [faults.next_fault("AddOrder", is_private=True) for _ in range(10_000)] == [None] * 10_000
 
 
 def test_an_unknown_fault_is_refused() -> None:
     """A misspelt name is an error, not a fault that never fires."""
     with pytest.raises(SimulatorError, match="no fault rest"):
-        Faults().fire_next("rest", "AddOrder")
+        FaultInjector().fire_next("rest", "AddOrder")
 
 
-def test_a_partial_fill_leaves_half_of_the_order(simulator: Simulator, client: Client) -> None:
+def test_a_partial_fill_leaves_half_of_the_order(simulator: Simulator, client: KrakenexClient) -> None:
     """At a rate of one, an IOC limit order fills half and the rest is canceled."""
     simulator.faults.set_rate("partial_fill", 1.0)
     txid = client.private("AddOrder", **ORDER | {"price": "60000", "timeinforce": "IOC"})["result"]["txid"][0]
@@ -168,22 +168,22 @@ def test_every_request_waits_for_its_own_latency_before_it_is_processed(monkeypa
     options = SimulatorOptions(latency_seconds=(0.01, 0.02), seed=3)
     with Simulator(options) as simulator:
         monkeypatch.setattr(
-            "bot.simulator.http_server.sleep", lambda seconds: waits.append((seconds, len(simulator.log)))
+            "bot.simulator.http_server.sleep", lambda seconds: waits.append((seconds, len(simulator.request_log)))
         )
-        client = Client(simulator)
+        client = KrakenexClient(simulator)
         for _ in range(3):
             client.private("Balance")
         client.close()
-    drawn = Faults(seed=3)
-    assert waits == [(drawn.latency((0.01, 0.02)), seen) for seen in range(3)]
+    drawn = FaultInjector(seed=3)
+    assert waits == [(drawn.random_latency((0.01, 0.02)), seen) for seen in range(3)]
 
 
-def test_the_latency_is_drawn_between_its_bounds() -> None:
+def test_the_latency_is_random_within_its_bounds() -> None:
     """A hundred latencies of 10 to 20 ms lie there and differ; without bounds there is none."""
-    faults = Faults()
-    drawn = [faults.latency((0.01, 0.02)) for _ in range(100)]
+    faults = FaultInjector()
+    drawn = [faults.random_latency((0.01, 0.02)) for _ in range(100)]
     assert 0.01 <= min(drawn) < max(drawn) <= 0.02
-    assert faults.latency((0.0, 0.0)) == 0.0
+    assert faults.random_latency((0.0, 0.0)) == 0.0
 
 
 def test_the_server_listens_on_loopback_only(simulator: Simulator) -> None:
@@ -212,7 +212,7 @@ def test_a_stopped_simulator_leaves_no_connection_open() -> None:
         b"POST /0/private/Balance HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
     ],
 )
-def test_a_body_without_a_sane_length_is_not_read(simulator: Simulator, request_bytes: bytes) -> None:
+def test_a_body_with_an_invalid_length_is_not_read(simulator: Simulator, request_bytes: bytes) -> None:
     """Such a request is answered with 413 and the connection ends."""
     with socket.create_connection(("127.0.0.1", int(simulator.url.rpartition(":")[2])), 5) as connection:
         connection.sendall(request_bytes)

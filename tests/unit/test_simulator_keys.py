@@ -18,21 +18,21 @@ NOW = 1_790_000_000.0
 class Sender:
     """One key on a ring, and requests that it signs."""
 
-    def __init__(self, window: int = 0, lockout_after: int = 0, window_repeats: bool = False) -> None:
-        self.ring = KeyRing(lockout_after, window_repeats)
-        self.key = new_key(NOW, "test", nonce_window=window)
-        self.ring.add(self.key)
+    def __init__(self, nonce_window: int = 0, lockout_after: int = 0, allow_nonce_repeats: bool = False) -> None:
+        self.key_ring = KeyRing(lockout_after, allow_nonce_repeats)
+        self.key = new_key(NOW, "test", nonce_window=nonce_window)
+        self.key_ring.add(self.key)
 
     def send(self, nonce: object, now: float = NOW, secret: str = "", key: str = "") -> str:
         """Return the refusal of a request with that nonce, or "" if it is accepted."""
         payload = f"nonce={nonce}"
         signature = sign(secret or self.key.secret, "/0/private/Balance", str(nonce), payload)
         try:
-            self.ring.authenticate(
+            self.key_ring.authenticate(
                 Credentials(key or self.key.key, signature, "/0/private/Balance", str(nonce), payload), now
             )
         except Refusal as refusal:
-            return refusal.string
+            return refusal.error
         return ""
 
 
@@ -48,7 +48,7 @@ class Sender:
         (ADD_ORDER, JSON, "r/o+GpKxXjV/mls/r5CKLu5R+yzK5psqvQ4hXxMX1nzdxTBhV+ui82QGgPZMMitpFwCOAdPEZMmXgZxD2chJEg=="),
     ],
 )
-def test_the_signature_is_krakens(path: str, payload: str, signature: str) -> None:
+def test_the_signature_matches_krakens_examples(path: str, payload: str, signature: str) -> None:
     """The vector of Kraken's authentication guide, and two made with the same secret."""
     assert sign(SECRET, path, NONCE, payload) == signature
 
@@ -70,12 +70,12 @@ def test_a_refused_nonce_does_not_move_the_floor() -> None:
 
 
 @pytest.mark.parametrize("nonce", ["", "-1", "1.5", "abc", str(2**64), "1e9", "\u0663"])
-def test_a_nonce_that_is_no_unsigned_64_bit_number_is_refused(nonce: str) -> None:
+def test_a_nonce_must_be_an_unsigned_64_bit_integer(nonce: str) -> None:
     """Nothing but digits up to 2^64 - 1 is a nonce."""
     assert Sender().send(nonce) == "EAPI:Invalid nonce"
 
 
-def test_the_highest_nonce_of_all_is_accepted() -> None:
+def test_the_maximum_nonce_is_accepted() -> None:
     """2^64 - 1 is a nonce, the last one of its key."""
     assert Sender().send(2**64 - 1) == ""
 
@@ -87,31 +87,31 @@ def test_a_bad_signature_never_moves_the_floor() -> None:
     assert sender.send(1) == ""
 
 
-def test_an_unknown_key_is_refused_as_such() -> None:
+def test_an_unknown_key_is_refused() -> None:
     """A key that is not on the ring is invalid whatever it signs."""
     assert Sender().send(1, key="nobody") == "EAPI:Invalid key"
 
 
-def test_a_window_lets_late_nonces_in_once_and_never_lowers_the_floor() -> None:
+def test_a_nonce_window_accepts_late_nonces_once_and_keeps_the_floor() -> None:
     """With a window of 5, 95 is accepted after 100, 94 is not, and the floor stays 100."""
-    sender = Sender(window=5)
+    sender = Sender(nonce_window=5)
     assert [sender.send(nonce) for nonce in (100, 95, 94, 95)] == ["", "", "EAPI:Invalid nonce", "EAPI:Invalid nonce"]
     assert sender.key.floor == 100
 
 
-def test_a_window_that_allows_repeats_takes_the_same_nonce_twice() -> None:
+def test_a_window_with_repeats_accepts_the_same_nonce_twice() -> None:
     """With the option on, a copy of a request inside the window is accepted again."""
-    sender = Sender(window=5, window_repeats=True)
+    sender = Sender(nonce_window=5, allow_nonce_repeats=True)
     assert [sender.send(nonce) for nonce in (100, 100, 98, 98)] == ["", "", "", ""]
 
 
-def test_without_the_option_there_is_no_lockout() -> None:
+def test_lockout_is_off_by_default() -> None:
     """A hundred refusals in a minute lock nobody out by default."""
     sender = Sender()
     assert {sender.send(0) for _ in range(100)} == {"EAPI:Invalid nonce"}
 
 
-def test_too_many_bad_requests_lock_the_sender_out_for_a_quarter_of_an_hour() -> None:
+def test_too_many_bad_requests_lock_the_sender_out_for_15_minutes() -> None:
     """Ten refusals within 60 s, then a right request is refused until 15 minutes of silence are over."""
     sender = Sender(lockout_after=10)
     for second in range(10):
@@ -130,5 +130,5 @@ def test_bad_requests_far_apart_lock_nobody_out() -> None:
 def test_another_sender_on_the_key_raises_the_floor() -> None:
     """What a foreign sender had accepted counts for everyone on the key."""
     sender = Sender()
-    sender.ring.raise_floor(sender.key.key, 500)
+    sender.key_ring.raise_nonce_floor(sender.key.key, 500)
     assert [sender.send(500), sender.send(501)] == ["EAPI:Invalid nonce", ""]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bot.simulator.errors import Refusal
-from bot.simulator.limits import Limits, cancel_penalty, tier_named
-from tests.simulator_parts import START, make_exchange, place, refusal_of
+from bot.simulator.limits import RateLimits, cancel_penalty, find_tier
+from tests.simulator_parts import START, make_exchange, order_error, place_order
 
 
 def calls_until_refused(tier: str, method: str) -> int:
     """Return how many calls of a method go through at one moment (at most 300)."""
-    limits = Limits(tier_named(tier))
+    limits = RateLimits(find_tier(tier))
     for count in range(300):
         try:
             limits.spend_rest("key", method, START)
@@ -39,7 +39,7 @@ def test_a_burst_of_calls_is_refused_at_the_tiers_maximum(tier: str, method: str
 
 def test_the_rest_counter_decays_with_market_time_and_by_key() -> None:
     """A full starter counter has room for one call after 3.1 s (0.33 a second); another key has its own."""
-    limits = Limits(tier_named("starter"))
+    limits = RateLimits(find_tier("starter"))
     for _ in range(15):
         limits.spend_rest("key", "Balance", START)
     limits.spend_rest("other", "Balance", START)
@@ -60,33 +60,33 @@ def test_orders_on_a_pair_are_refused_over_the_threshold_and_again_accepted_afte
     """60 orders of a starter go through at once, the next one only a second later; another pair is free."""
     exchange = make_exchange((0, "50000"), tier="starter")
     for _ in range(60):
-        place(exchange, price="40000", volume="0.0001", timeinforce="IOC")
-    assert refusal_of(exchange, price="40000", volume="0.0001") == "EOrder:Rate limit exceeded"
-    assert refusal_of(exchange, pair="ETHUSD", price="40000", volume="0.001") == ""
+        place_order(exchange, price="40000", volume="0.0001", timeinforce="IOC")
+    assert order_error(exchange, price="40000", volume="0.0001") == "EOrder:Rate limit exceeded"
+    assert order_error(exchange, pair="ETHUSD", price="40000", volume="0.001") == ""
     exchange.advance(START + 1)
-    assert refusal_of(exchange, price="40000", volume="0.0001") == ""
+    assert order_error(exchange, price="40000", volume="0.0001") == ""
 
 
-def test_an_order_that_is_refused_is_charged_all_the_same() -> None:
+def test_a_refused_order_still_counts_against_the_engine_limit() -> None:
     """A refused order leaves one point on the pair's counter."""
     exchange = make_exchange((0, "50000"), tier="starter")
-    refusal_of(exchange, price="no price")
-    assert exchange.limits.engine("XXBTZUSD").points(START) == 1
+    order_error(exchange, price="no price")
+    assert exchange.limits.engine_counter("XXBTZUSD").points(START) == 1
 
 
 def test_a_cancel_after_thirty_six_seconds_adds_its_penalty() -> None:
     """One order placed and canceled 36 s later: 1 for the order, decayed, and 4 for the cancel."""
     exchange = make_exchange((0, "50000"), tier="starter")
-    txid = place(exchange, price="40000")
+    txid = place_order(exchange, price="40000")
     exchange.advance(START + 36)
     exchange.cancel({"txid": txid})
-    assert exchange.limits.engine("XXBTZUSD").points(START + 36) == 4
+    assert exchange.limits.engine_counter("XXBTZUSD").points(START + 36) == 4
 
 
 def test_a_cancel_over_the_threshold_is_refused_but_cancel_all_is_not() -> None:
     """Seven young orders cost 7 and 8 a cancel: the seventh cancel would be 63 of 60; CancelAll goes through."""
     exchange = make_exchange((0, "50000"), tier="starter")
-    names = [place(exchange, price="40000", volume="0.001") for _ in range(7)]
+    names = [place_order(exchange, price="40000", volume="0.001") for _ in range(7)]
     for name in names[:6]:
         exchange.cancel({"txid": name})
     with pytest.raises(Refusal, match=r"^EOrder:Rate limit exceeded$"):
@@ -94,11 +94,11 @@ def test_a_cancel_over_the_threshold_is_refused_but_cancel_all_is_not() -> None:
     assert exchange.cancel_all() == {"count": 1}
 
 
-def test_a_pair_has_room_for_so_many_open_orders() -> None:
+def test_open_orders_per_pair_are_limited_by_tier() -> None:
     """The 61st open order of a starter on one pair is refused, one on another pair is not."""
     exchange = make_exchange((0, "50000"), tier="starter")
     for count in range(60):
         exchange.advance(START + count)
-        place(exchange, price="40000", volume="0.0001")
-    assert refusal_of(exchange, price="40000", volume="0.0001") == "EOrder:Orders limit exceeded"
-    assert refusal_of(exchange, pair="ETHUSD", price="40000", volume="0.001") == ""
+        place_order(exchange, price="40000", volume="0.0001")
+    assert order_error(exchange, price="40000", volume="0.0001") == "EOrder:Orders limit exceeded"
+    assert order_error(exchange, pair="ETHUSD", price="40000", volume="0.001") == ""

@@ -9,14 +9,14 @@ from decimal import Decimal
 
 import pytest
 
-from bot.base.clock import rfc3339
+from bot.base.clock import format_rfc3339
 from bot.simulator.errors import Refusal, SimulatorError
 from bot.simulator.exchange import PAIR_STATUSES
 from bot.simulator.instruments import KNOWN_PAIRS
-from bot.simulator.orders import read_order
-from tests.simulator_parts import START, make_exchange, place, refusal_of
+from bot.simulator.orders import parse_order
+from tests.simulator_parts import START, make_exchange, order_error, place_order
 
-LIMIT = {"price": "49000"}
+LIMIT_PRICE = {"price": "49000"}
 PRICE_DECIMALS = "EOrder:Invalid price:XBT/USD price can only be specified up to 1 decimals."
 
 REFUSALS = [
@@ -64,8 +64,8 @@ REFUSALS = [
     ({"trigger": "mark"}, "EGeneral:Invalid arguments:trigger"),
     ({"deadline": "tomorrow"}, "EGeneral:Invalid arguments:deadline"),
     ({"deadline": "2026-09-21T13:33:20"}, "EGeneral:Invalid arguments:deadline"),
-    ({"deadline": rfc3339(START + 62)}, "EGeneral:Invalid arguments:deadline"),
-    ({"deadline": rfc3339(START)}, "EService:Deadline elapsed"),
+    ({"deadline": format_rfc3339(START + 62)}, "EGeneral:Invalid arguments:deadline"),
+    ({"deadline": format_rfc3339(START)}, "EService:Deadline elapsed"),
     ({"price": "50000.1", "oflags": "post"}, "EOrder:Post only order"),
     ({"type": "sell"}, "EOrder:Insufficient funds"),
     ({"volume": "1"}, "EOrder:Insufficient funds"),
@@ -73,13 +73,13 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("params", "string"), REFUSALS, ids=[str(next(iter(p.items()))) for p, _ in REFUSALS])
-def test_a_wrong_order_is_refused_in_krakens_words_and_leaves_no_trace(params: dict[str, str], string: str) -> None:
+def test_an_invalid_order_gets_krakens_error_and_has_no_effect(params: dict[str, str], string: str) -> None:
     """The refusal is exactly the string, and no order, hold or trade remains."""
     exchange = make_exchange((0, "50000"))
-    assert refusal_of(exchange, **LIMIT | params) == string
+    assert order_error(exchange, **LIMIT_PRICE | params) == string
     assert not exchange.account.orders
     assert not exchange.account.trades
-    assert exchange.account.free("ZUSD") == 10000
+    assert exchange.account.free_balance("ZUSD") == 10000
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_a_wrong_order_is_refused_in_krakens_words_and_leaves_no_trace(params: d
         {"cl_ord_id": "eighteen-character"},
         {"cl_ord_id": str(uuid.UUID(int=7))},
         {"cl_ord_id": uuid.UUID(int=7).hex},
-        {"deadline": rfc3339(START + 60)},
-        {"deadline": rfc3339(START + 0.001)},
+        {"deadline": format_rfc3339(START + 60)},
+        {"deadline": format_rfc3339(START + 0.001)},
         {"leverage": "none", "starttm": "0", "reduce_only": "false"},
     ],
     ids=str,
 )
-def test_a_right_order_is_accepted(params: dict[str, str]) -> None:
+def test_a_valid_order_is_accepted(params: dict[str, str]) -> None:
     """Every way of writing an order that Kraken documents rests in the book."""
     exchange = make_exchange((0, "50000"))
-    assert refusal_of(exchange, **LIMIT | params) == ""
+    assert order_error(exchange, **LIMIT_PRICE | params) == ""
     assert len(exchange.account.open_orders) == 1
 
 
@@ -115,29 +115,29 @@ def test_a_price_between_two_ticks_is_refused() -> None:
     """Where the tick is coarser than the decimals, the decimals alone do not make a price right."""
     pair = dataclasses.replace(KNOWN_PAIRS["BTC/USD"], tick_size=Decimal("0.5"))
     with pytest.raises(Refusal, match=r"^EOrder:Tick size check failed$"):
-        read_order(pair, {"type": "buy", "ordertype": "limit", "volume": "1", "price": "49000.1"}, START)
+        parse_order(pair, {"type": "buy", "ordertype": "limit", "volume": "1", "price": "49000.1"}, START)
 
 
 def test_a_market_order_below_the_cost_minimum_is_refused() -> None:
     """0.00005 BTC at 5000 is 0.25 dollars, and the minimum is 0.5."""
     exchange = make_exchange((0, "5000"))
-    assert refusal_of(exchange, ordertype="market", volume="0.00005") == "EOrder:Cost minimum not met"
+    assert order_error(exchange, ordertype="market", volume="0.00005") == "EOrder:Cost minimum not met"
 
 
 def test_a_client_id_may_be_open_only_once() -> None:
     """The second order of the same cl_ord_id is refused while the first is open, and accepted afterwards."""
     exchange = make_exchange((0, "50000"))
-    place(exchange, price="49000", cl_ord_id="mine")
-    assert refusal_of(exchange, price="49000", cl_ord_id="mine") == "EOrder:Duplicate order"
+    place_order(exchange, price="49000", cl_ord_id="mine")
+    assert order_error(exchange, price="49000", cl_ord_id="mine") == "EOrder:Duplicate order"
     exchange.cancel({"cl_ord_id": "mine"})
-    assert refusal_of(exchange, price="49000", cl_ord_id="mine") == ""
+    assert order_error(exchange, price="49000", cl_ord_id="mine") == ""
 
 
 def test_a_userref_may_be_open_any_number_of_times() -> None:
     """userref is a tag, not an id; one cancel by it cancels every order that has it."""
     exchange = make_exchange((0, "50000"))
     for _ in range(3):
-        place(exchange, price="49000", userref="7")
+        place_order(exchange, price="49000", userref="7")
     assert exchange.cancel({"txid": "7"}) == {"count": 3}
 
 
@@ -148,7 +148,7 @@ def test_validate_checks_and_does_not_place() -> None:
     answer = exchange.add_order(right | {"validate": "true"})
     assert answer == {"descr": {"order": "buy 0.01000000 XBTUSD @ limit 49000.0"}}
     assert exchange.account.orders == {}
-    assert refusal_of(exchange, price="49000.05", validate="true") == PRICE_DECIMALS
+    assert order_error(exchange, price="49000.05", validate="true") == PRICE_DECIMALS
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,11 @@ def test_validate_checks_and_does_not_place() -> None:
         ({"cl_ord_id": "unknown"}, "EOrder:Invalid order"),
     ],
 )
-def test_a_cancel_of_nothing_is_refused(params: dict[str, str], string: str) -> None:
+def test_canceling_an_unknown_order_is_refused(params: dict[str, str], string: str) -> None:
     """An id that never was, or is gone, gets Kraken's words of 2026."""
     with pytest.raises(Refusal) as refused:
         make_exchange((0, "50000")).cancel(params)
-    assert refused.value.string == string
+    assert refused.value.error == string
 
 
 @pytest.mark.parametrize(
@@ -177,36 +177,36 @@ def test_a_cancel_of_nothing_is_refused(params: dict[str, str], string: str) -> 
 def test_the_system_status_decides_what_is_allowed(status: str, order: str, post: str, cancel: str) -> None:
     """Orders, post-only orders and cancels are refused or not, as Kraken's SystemStatus page has it."""
     exchange = make_exchange((0, "50000"))
-    txid = place(exchange, price="49000")
+    txid = place_order(exchange, price="49000")
     exchange.set_status(status)
-    assert refusal_of(exchange, price="49000") == order
-    assert refusal_of(exchange, price="49000", oflags="post") == post
+    assert order_error(exchange, price="49000") == order
+    assert order_error(exchange, price="49000", oflags="post") == post
     with pytest.raises(Refusal, match=f"^{cancel}$") if cancel else nullcontext():
         exchange.cancel({"txid": txid})
 
 
-ONLY = {mode: f"EService:Market in {mode} mode" for mode in PAIR_STATUSES}
+MODE_ERRORS = {mode: f"EService:Market in {mode} mode" for mode in PAIR_STATUSES}
 
 
 @pytest.mark.parametrize(
     ("mode", "market", "limit", "post"),
     [
         ("online", "", "", ""),
-        ("cancel_only", *[ONLY["cancel_only"]] * 3),
-        ("post_only", ONLY["post_only"], ONLY["post_only"], ""),
-        ("limit_only", ONLY["limit_only"], "", ""),
-        ("reduce_only", *[ONLY["reduce_only"]] * 3),
+        ("cancel_only", *[MODE_ERRORS["cancel_only"]] * 3),
+        ("post_only", MODE_ERRORS["post_only"], MODE_ERRORS["post_only"], ""),
+        ("limit_only", MODE_ERRORS["limit_only"], "", ""),
+        ("reduce_only", *[MODE_ERRORS["reduce_only"]] * 3),
     ],
 )
 def test_the_status_of_a_pair_decides_what_is_allowed_on_it(mode: str, market: str, limit: str, post: str) -> None:
     """Market, limit and post-only orders are refused or not; cancels work, and so does the other pair."""
     exchange = make_exchange((0, "50000"))
-    txid = place(exchange, price="49000")
+    txid = place_order(exchange, price="49000")
     exchange.set_pair_status("BTC/USD", mode)
-    assert refusal_of(exchange, ordertype="market") == market
-    assert refusal_of(exchange, price="49000") == limit
-    assert refusal_of(exchange, price="49000", oflags="post") == post
-    assert refusal_of(exchange, pair="ETHUSD", ordertype="market") == ""
+    assert order_error(exchange, ordertype="market") == market
+    assert order_error(exchange, price="49000") == limit
+    assert order_error(exchange, price="49000", oflags="post") == post
+    assert order_error(exchange, pair="ETHUSD", ordertype="market") == ""
     assert exchange.cancel({"txid": txid}) == {"count": 1}
 
 
@@ -215,8 +215,8 @@ def test_the_stricter_of_the_two_statuses_counts() -> None:
     exchange = make_exchange((0, "50000"))
     exchange.set_pair_status("XBTUSD", "limit_only")
     exchange.set_status("post_only")
-    assert refusal_of(exchange, price="49000", oflags="post") == ""
-    assert refusal_of(exchange, price="49000") == ONLY["post_only"]
+    assert order_error(exchange, price="49000", oflags="post") == ""
+    assert order_error(exchange, price="49000") == MODE_ERRORS["post_only"]
 
 
 @pytest.mark.parametrize(("name", "mode"), [("XBTXYZ", "online"), ("XBTUSD", "maintenance")])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.simulator.csv_file import Recording
+from bot.simulator.csv_file import CandleFile
 from bot.simulator.errors import PriceFileError
 from bot.simulator.instruments import KNOWN_PAIRS, PairRules
-from bot.simulator.prices import Candle, PriceSource, SyntheticPrices
+from bot.simulator.prices import PriceSource, SimCandle, SyntheticPrices
 from bot.simulator.prices_recorded import CandlePath, RecordedPrices
 
 BTC, ETH, SOL = (KNOWN_PAIRS[symbol] for symbol in ("BTC/USD", "ETH/USD", "SOL/USD"))
@@ -22,17 +22,17 @@ ROWS = """\
 1640995260,102.0,103.0,95.0,96.0,2.5,20
 1640995440,97.0,99.0,97.0,98.0,0.5,5
 """
-FIRST = 1640995200
+FIRST_CANDLE_TIME = 1640995200
 
 
-def recorded(folder: Path, text: str = ROWS) -> RecordedPrices:
+def recorded_prices(folder: Path, text: str = ROWS) -> RecordedPrices:
     """Return the prices of a file with that text."""
     path = folder / "prices.csv"
     path.write_text(text)
     return RecordedPrices(BTC, path)
 
 
-def crossings(candles: list[Candle]) -> int:
+def crossings(candles: list[SimCandle]) -> int:
     """Return how often the mean of 10 closes crosses that of 30."""
     closes = [candle.close for candle in candles]
 
@@ -42,7 +42,7 @@ def crossings(candles: list[Candle]) -> int:
     return sum(above(end) != above(end - 1) for end in range(31, len(closes)))
 
 
-def test_synthetic_prices_are_the_same_in_every_process() -> None:
+def test_synthetic_prices_are_deterministic_across_processes() -> None:
     """The price of a seed, pair and moment is a constant."""
     assert [str(SyntheticPrices(1).price(pair, NOW)) for pair in (BTC, ETH, SOL)] == [
         "81934.2",
@@ -51,7 +51,7 @@ def test_synthetic_prices_are_the_same_in_every_process() -> None:
     ]
 
 
-def test_synthetic_prices_of_another_seed_or_pair_go_another_way() -> None:
+def test_synthetic_prices_depend_on_seed_and_pair() -> None:
     """Neither the seed nor the pair is left out of the path."""
     moves = set()
     for seed, pair in ((1, BTC), (2, BTC), (1, KNOWN_PAIRS["BTC/EUR"])):
@@ -60,7 +60,7 @@ def test_synthetic_prices_of_another_seed_or_pair_go_another_way() -> None:
     assert len(moves) == 3
 
 
-def test_synthetic_prices_do_not_depend_on_what_was_asked_before() -> None:
+def test_synthetic_prices_do_not_depend_on_earlier_queries() -> None:
     """A price read after a month of candles equals one read first."""
     busy = SyntheticPrices(1)
     busy.candles(BTC, 3600, int(NOW) - 30 * 86400, NOW)
@@ -77,42 +77,44 @@ def test_synthetic_prices_turn_often_enough_to_trade(pair: PairRules, timeframe:
     assert crossings(prices.candles(pair, timeframe, int(NOW) - 719 * timeframe, NOW)) >= 6
 
 
-def check_candles_and_knots(prices: PriceSource, interval: int, begin: int, now: float) -> None:
+def check_candles_against_path(prices: PriceSource, interval: int, begin: int, now: float) -> None:
     """Every knot lies between low and high of its candle; each candle opens and closes on the path."""
     for candle in prices.candles(BTC, interval, begin, now):
         until = min(now, candle.time + interval - 1)
-        inside = [price for _, price in prices.knots(BTC, candle.time, until)]
+        inside = [price for _, price in prices.price_points(BTC, candle.time, until)]
         assert candle.low <= min(inside), candle
         assert max(inside) <= candle.high, candle
         assert candle.open == prices.price(BTC, candle.time), candle
 
 
-def test_synthetic_candles_and_the_path_never_contradict_each_other() -> None:
+def test_synthetic_candles_are_consistent_with_the_price_path() -> None:
     """What the engine matches against lies within the candles."""
-    check_candles_and_knots(SyntheticPrices(3, 7), 300, int(NOW) - 6000, NOW)
+    check_candles_against_path(SyntheticPrices(3, 7), 300, int(NOW) - 6000, NOW)
 
 
-def test_recorded_candles_and_the_path_never_contradict_each_other(tmp_path: Path) -> None:
+def test_recorded_candles_are_consistent_with_the_price_path(tmp_path: Path) -> None:
     """What the engine matches against lies within the recorded candles, gap included."""
-    check_candles_and_knots(recorded(tmp_path), 60, FIRST, FIRST + 299)
+    check_candles_against_path(recorded_prices(tmp_path), 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 299)
 
 
 def test_the_path_through_a_recorded_candle_touches_both_extremes(tmp_path: Path) -> None:
     """A rising candle goes open, low, high, close; a falling one open, high, low, close."""
-    knots = recorded(tmp_path).knots(BTC, FIRST - 1, FIRST + 119)
+    knots = recorded_prices(tmp_path).price_points(BTC, FIRST_CANDLE_TIME - 1, FIRST_CANDLE_TIME + 119)
     assert [str(price) for _, price in knots] == ["100.0", "98.0", "104.0", "102.0", "102.0", "103.0", "95.0", "96.0"]
 
 
 def test_recorded_prices_are_flat_where_nothing_was_traded(tmp_path: Path) -> None:
     """Between 00:02 and 00:04 the price stays at the last close."""
-    prices = recorded(tmp_path)
-    assert {str(price) for _, price in prices.knots(BTC, FIRST + 119, FIRST + 239)} == {"96.0"}
+    prices = recorded_prices(tmp_path)
+    assert {str(price) for _, price in prices.price_points(BTC, FIRST_CANDLE_TIME + 119, FIRST_CANDLE_TIME + 239)} == {
+        "96.0"
+    }
 
 
-def test_recorded_candles_are_the_files_own(tmp_path: Path) -> None:
+def test_recorded_candles_equal_the_file(tmp_path: Path) -> None:
     """One-minute candles are the rows, with flat ones of no volume in the gap."""
-    closed = recorded(tmp_path).candles(BTC, 60, FIRST, FIRST + 300)[:-1]
-    assert [(c.time - FIRST, str(c.open), str(c.close), str(c.volume), c.count) for c in closed] == [
+    closed = recorded_prices(tmp_path).candles(BTC, 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 300)[:-1]
+    assert [(c.time - FIRST_CANDLE_TIME, str(c.open), str(c.close), str(c.volume), c.count) for c in closed] == [
         (0, "100.0", "102.0", "1.5", 10),
         (60, "102.0", "96.0", "2.5", 20),
         (120, "96.0", "96.0", "0", 0),
@@ -121,48 +123,53 @@ def test_recorded_candles_are_the_files_own(tmp_path: Path) -> None:
     ]
 
 
-def test_a_long_recording_is_the_same_wherever_it_is_asked(tmp_path: Path) -> None:
+def test_a_partly_loaded_file_gives_the_same_prices_as_a_fully_loaded_one(tmp_path: Path) -> None:
     """Price, knots and candles of any moment are those of a path drawn through all rows at once, gaps included."""
-    dice = random.Random(SEED)
-    times = sorted(dice.sample(range(9000), 3000))
-    closes = [str(dice.randint(400_00, 500_00) / 100) for _ in times]
-    rows = [f"{FIRST + 60 * at},450.0,500.0,400.0,{close},1,1" for at, close in zip(times, closes, strict=True)]
-    prices = recorded(tmp_path, "\n".join(rows) + "\n")
-    whole = CandlePath(BTC, Recording(tmp_path / "prices.csv").rows(0, len(rows)), 60)
+    rng = random.Random(SEED)
+    times = sorted(rng.sample(range(9000), 3000))
+    closes = [str(rng.randint(400_00, 500_00) / 100) for _ in times]
+    rows = [
+        f"{FIRST_CANDLE_TIME + 60 * at},450.0,500.0,400.0,{close},1,1" for at, close in zip(times, closes, strict=True)
+    ]
+    prices = recorded_prices(tmp_path, "\n".join(rows) + "\n")
+    full_path = CandlePath(BTC, CandleFile(tmp_path / "prices.csv").read_candles(0, len(rows)), 60)
     for _ in range(100):
-        now = FIRST + dice.uniform(-100, 9100) * 60
-        before, interval = now - dice.expovariate(1e-4), dice.choice((60, 300, 3600))
+        now = FIRST_CANDLE_TIME + rng.uniform(-100, 9100) * 60
+        before, interval = now - rng.expovariate(1e-4), rng.choice((60, 300, 3600))
         context = f"seed {SEED}: {now} {before} {interval}"
-        assert prices.price(BTC, now) == whole.price(now), context
-        assert prices.knots(BTC, before, now) == whole.knots(before, now), context
-        assert prices.candles(BTC, interval, int(before), now) == whole.candles(interval, int(before), now), context
+        assert prices.price(BTC, now) == full_path.price(now), context
+        assert prices.price_points(BTC, before, now) == full_path.price_points(before, now), context
+        assert prices.candles(BTC, interval, int(before), now) == full_path.candles(interval, int(before), now), context
 
 
-def test_a_path_that_goes_on_forgets_what_no_answer_needs() -> None:
+def test_discarding_old_data_keeps_the_last_1500_candles() -> None:
     """After 3,000 candles of a minute, 1,500 are kept: more than a day of them, unchanged."""
     price = Decimal(100)
-    rows = [Candle(FIRST + 60 * at, price, price + at, price, price, price, 1) for at in range(3000)]
-    path, now = CandlePath(BTC, rows, 60), FIRST + 3000 * 60
-    path.forget(now - 3600)
-    assert path.candles(60, FIRST, now)[:-1] == rows[-1500:]
+    rows = [SimCandle(FIRST_CANDLE_TIME + 60 * at, price, price + at, price, price, price, 1) for at in range(3000)]
+    path, now = CandlePath(BTC, rows, 60), FIRST_CANDLE_TIME + 3000 * 60
+    path.discard_before(now - 3600)
+    assert path.candles(60, FIRST_CANDLE_TIME, now)[:-1] == rows[-1500:]
 
 
-def test_recorded_candles_are_joined_into_longer_ones(tmp_path: Path) -> None:
+def test_recorded_candles_are_aggregated_into_longer_ones(tmp_path: Path) -> None:
     """Five minutes in one candle: first open, extremes of all, last close, volumes added."""
-    joined = recorded(tmp_path).candles(BTC, 300, FIRST, FIRST + 300)[0]
-    whole = [str(x) for x in (joined.open, joined.high, joined.low, joined.close, joined.volume, joined.count)]
-    assert whole == ["100.0", "104.0", "95.0", "98.0", "4.5", "35"]
+    candle = recorded_prices(tmp_path).candles(BTC, 300, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 300)[0]
+    values = [str(x) for x in (candle.open, candle.high, candle.low, candle.close, candle.volume, candle.count)]
+    assert values == ["100.0", "104.0", "95.0", "98.0", "4.5", "35"]
 
 
-def test_the_future_of_a_recording_is_not_to_be_seen(tmp_path: Path) -> None:
+def test_a_running_candle_has_no_look_ahead(tmp_path: Path) -> None:
     """Half a minute in, the running candle knows the way so far: the low of 98, not yet the high of 104."""
-    candles = recorded(tmp_path).candles(BTC, 60, FIRST, FIRST + 15)
+    candles = recorded_prices(tmp_path).candles(BTC, 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 15)
     assert [(str(c.low), str(c.high), c.count) for c in candles] == [("98.0", "100.0", 0)]
 
 
-def test_nothing_follows_the_end_of_a_recording(tmp_path: Path) -> None:
+def test_there_are_no_candles_after_the_end_of_the_file(tmp_path: Path) -> None:
     """An hour after the file's end the last closed candle is still the file's last."""
-    assert [c.time - FIRST for c in recorded(tmp_path).candles(BTC, 60, FIRST, FIRST + 3900)][-2:] == [180, 240]
+    assert [
+        c.time - FIRST_CANDLE_TIME
+        for c in recorded_prices(tmp_path).candles(BTC, 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 3900)
+    ][-2:] == [180, 240]
 
 
 @pytest.mark.parametrize(
@@ -178,10 +185,10 @@ def test_nothing_follows_the_end_of_a_recording(tmp_path: Path) -> None:
         (ROWS + ROWS, 4),
     ],
 )
-def test_a_damaged_file_of_prices_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+def test_an_invalid_price_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
     """A header, a short line, a word, an impossible candle or a step back in time: the first bad line is named."""
     with pytest.raises(PriceFileError, match=f"prices.csv, line {line}: "):
-        recorded(tmp_path, text)
+        recorded_prices(tmp_path, text)
 
 
 def test_a_file_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -> None:
@@ -192,11 +199,11 @@ def test_a_file_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -> No
     empty.touch()
     for path in (tmp_path / "missing", binary, empty):
         with pytest.raises(PriceFileError, match=str(path)):
-            Recording(path)
+            CandleFile(path)
 
 
 def test_two_weeks_of_real_candles_load(shared: Path) -> None:
     """The recorded file has 20,160 candles, one a minute."""
     prices = RecordedPrices(BTC, shared / "data" / "XBTUSD_1.csv")
-    assert (prices.finest_seconds, (prices.end - prices.begin) // 60) == (60, 20160)
-    assert prices.price(BTC, prices.begin) == Decimal("46319.0")
+    assert (prices.shortest_candle_seconds, (prices.end_seconds - prices.start_seconds) // 60) == (60, 20160)
+    assert prices.price(BTC, prices.start_seconds) == Decimal("46319.0")

@@ -20,10 +20,10 @@ from bot.simulator.keys import sign
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.child_process import Child
-from tests.simulator_parts import Client
+from tests.simulator_parts import KrakenexClient
 
-BUY = {"pair": "XBTUSD", "type": "buy", "ordertype": "market", "volume": "0.001"}
-REST = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "1000", "volume": "0.001"}
+MARKET_ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "market", "volume": "0.001"}
+RESTING_ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "1000", "volume": "0.001"}
 
 
 def options(path: Path) -> SimulatorOptions:
@@ -31,23 +31,23 @@ def options(path: Path) -> SimulatorOptions:
     return SimulatorOptions(state_path=path)
 
 
-def make_account(path: Path) -> None:
+def create_account(path: Path) -> None:
     """Make an account with a trade and an open order, and close it."""
     with Simulator(options(path)) as simulator:
-        client = Client(simulator)
-        for order in (BUY, REST):
+        client = KrakenexClient(simulator)
+        for order in (MARKET_ORDER, RESTING_ORDER):
             assert client.private("AddOrder", **order)["error"] == []
         client.close()
 
 
-class Program:
+class SimulatorProcess:
     """`python -m bot.simulator` as it runs in a child process, and signed requests to it."""
 
     def __init__(self, child: Child) -> None:
-        first = child.line()
+        first = child.read_line()
         assert first.startswith("Kraken simulator on http://127.0.0.1:")
         self.url = first.rpartition(" ")[2]
-        self.key, self.secret = child.line().split()[1], child.line().split()[1]
+        self.key, self.secret = child.read_line().split()[1], child.read_line().split()[1]
 
     def _request(self, nonce: int, method: str, params: str) -> tuple[str, str, dict[str, str]]:
         path, body = f"/0/private/{method}", f"nonce={nonce}{params}"
@@ -79,7 +79,7 @@ def test_an_account_survives_sigkill_at_any_moment(tmp_path: Path, full_size: bo
     nonce, placed, keys, rounds = 0, list[str](), set(), 40 if full_size else 6
     for number in range(rounds):
         with Child("bot.simulator", "--port", "0", "--state", path, "--tier", "unlimited") as child:
-            program = Program(child)
+            program = SimulatorProcess(child)
             keys.add((program.key, program.secret))
             if placed:
                 assert program.call(nonce - 1, "Balance") == {"error": ["EAPI:Invalid nonce"]}, f"round {number}"
@@ -100,26 +100,26 @@ def test_an_account_survives_sigkill_at_any_moment(tmp_path: Path, full_size: bo
     assert len(keys) == 1
 
 
-def test_a_new_account_is_kept_before_the_first_request(tmp_path: Path) -> None:
+def test_a_new_account_is_saved_before_the_first_request(tmp_path: Path) -> None:
     """Killed as soon as it has named its key, the program names the same one in its next run."""
     keys = []
     for _ in range(2):
         with Child("bot.simulator", "--port", "0", "--state", tmp_path / "account.db") as child:
-            program = Program(child)
+            program = SimulatorProcess(child)
             keys.append((program.key, program.secret))
             child.kill()
     assert keys[0] == keys[1]
 
 
-def test_a_kept_account_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_saved_account_resumes_unchanged(tmp_path: Path) -> None:
     """Balances, the open order, the key and its floor are the same in the next run, and the account is not new."""
     path = tmp_path / "account.db"
     seen = []
     for _ in range(2):
         with Simulator(options(path)) as simulator:
             if simulator.is_new:
-                client = Client(simulator)
-                for order in (BUY, REST):
+                client = KrakenexClient(simulator)
+                for order in (MARKET_ORDER, RESTING_ORDER):
                     client.private("AddOrder", **order)
                 client.close()
             state = simulator.api.state()
@@ -132,7 +132,7 @@ def test_a_kept_account_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_the_state_file_is_for_its_owner_only(tmp_path: Path) -> None:
     """The secret is in it: mode 0600."""
     path = tmp_path / "account.db"
-    make_account(path)
+    create_account(path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -141,18 +141,18 @@ def overwrite(path: Path) -> None:
     path.write_bytes(b"this is no account" * 100)
 
 
-def tear(path: Path) -> None:
+def zero_second_half(path: Path) -> None:
     """Fill the second half with zeros."""
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     """Cut the second half off."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def edit(path: Path, *commands: str) -> None:
+def execute_sql(path: Path, *commands: str) -> None:
     """Change the rows behind the program's back."""
     database = sqlite3.connect(path)
     with database:
@@ -161,11 +161,11 @@ def edit(path: Path, *commands: str) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("damage", [overwrite, tear, cut], ids=lambda damage: damage.__name__)
-def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: object) -> None:
+@pytest.mark.parametrize("damage", [overwrite, zero_second_half, truncate], ids=lambda damage: damage.__name__)
+def test_a_damaged_state_file_is_refused(tmp_path: Path, damage: object) -> None:
     """Whatever happened to the bytes: the path and what to do are named, and the file stays as it is."""
     path = tmp_path / "account.db"
-    make_account(path)
+    create_account(path)
     assert callable(damage)
     damage(path)
     before = path.read_bytes()
@@ -188,11 +188,11 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: object) -> No
         ("UPDATE facts SET value = 'live prices' WHERE name = 'world'", "lives with live prices, not with synthetic"),
     ],
 )
-def test_rows_that_cannot_be_are_one_clear_error(tmp_path: Path, command: str, problem: str) -> None:
+def test_invalid_records_are_refused(tmp_path: Path, command: str, problem: str) -> None:
     """A well-formed database with wrong contents is refused, never begun anew."""
     path = tmp_path / "account.db"
-    make_account(path)
-    edit(path, command)
+    create_account(path)
+    execute_sql(path, command)
     with pytest.raises(StateFileError, match=problem):
         Simulator(options(path))
 
@@ -212,15 +212,15 @@ def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
             Simulator(options(path))
 
 
-def test_an_exchange_that_cannot_write_stands_still(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_write_stops_the_exchange(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When the file can no longer be written, every answer is a refusal, and the log says why, once."""
     path = tmp_path / "account.db"
     with Simulator(options(path)) as simulator:
-        client = Client(simulator)
+        client = KrakenexClient(simulator)
         storage = simulator._storage
         assert storage is not None
         storage._db.execute("PRAGMA query_only = ON")
-        answers = [client.private("AddOrder", **BUY), client.public("Time")]
+        answers = [client.private("AddOrder", **MARKET_ORDER), client.public("Time")]
         failure = simulator.api.state()["failure"]
         client.close()
     assert answers == [{"error": ["EService:Unavailable"]}] * 2
@@ -232,7 +232,7 @@ def test_an_exchange_that_cannot_write_stands_still(tmp_path: Path, caplog: pyte
         assert simulator.exchange.account.balances == {"ZUSD": Decimal(10000)}
 
 
-def test_wrong_options_are_one_sentence() -> None:
+def test_invalid_options_are_refused() -> None:
     """An unknown pair, tier, fault or balance is refused before anything is opened."""
     wrong = [
         SimulatorOptions(pairs=("BTC/XYZ",)),
@@ -248,7 +248,7 @@ def test_wrong_options_are_one_sentence() -> None:
             Simulator(one)
 
 
-def test_a_port_that_cannot_be_used_is_one_sentence() -> None:
+def test_an_unusable_port_is_refused() -> None:
     """A port that does not exist and one that is taken are refused by name."""
     with Simulator() as running:
         for port in (99_999, int(running.url.rpartition(":")[2])):
@@ -259,12 +259,12 @@ def test_a_port_that_cannot_be_used_is_one_sentence() -> None:
                 pass
 
 
-def test_the_program_ends_well_on_sigterm_and_says_what_is_wrong() -> None:
+def test_sigterm_exits_0_and_an_invalid_option_exits_2() -> None:
     """SIGTERM: exit 0. A wrong pair: exit 2 and one line on the error stream."""
     with Child("bot.simulator", "--port", "0") as child:
-        assert child.line().startswith("Kraken simulator on http://127.0.0.1:")
+        assert child.read_line().startswith("Kraken simulator on http://127.0.0.1:")
         child.signal(signal.SIGTERM)
-        assert len(child.rest()) == 2
+        assert len(child.read_to_end()) == 2
     ended = subprocess.run(
         [sys.executable, "-m", "bot.simulator", "--pairs", "BTC/XYZ"], capture_output=True, text=True, check=False
     )

@@ -7,51 +7,53 @@ from types import SimpleNamespace
 
 import pytest
 
-from bot.app.alerts import Watch
-from bot.app.lifecycle import Runner, State
+from bot.app.alerts import StallAlert
+from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.base.clock import boottime_seconds
-from bot.base.events import Event, listen
+from bot.base.events import Event, subscribe
 from bot.config import load_settings
-from bot.dashboard.snapshot import Reader
+from bot.dashboard.snapshot import SnapshotReader
 
 
 @pytest.fixture
-def told() -> Iterator[list[str]]:
+def alert_texts() -> Iterator[list[str]]:
     """Return what is told of trouble."""
     texts: list[str] = []
-    end = listen(lambda event, text: texts.append(text) if event is Event.TROUBLE else None)
+    end = subscribe(lambda event, text: texts.append(text) if event is Event.TRADING_INTERRUPTED else None)
     yield texts
     end()
 
 
-def test_it_is_told_at_the_second_look_and_when_it_is_over(told: list[str]) -> None:
+def test_stall_alert_is_sent_at_second_check_and_at_recovery(alert_texts: list[str]) -> None:
     """One look at trouble tells nothing; a second in a row tells it, once; the end of it is told, too."""
-    looks = iter(["no answer", "", "no answer", "no answer", "no answer", "", ""])
-    watch = Watch(lambda: next(looks))
-    heard = []
+    reasons = iter(["no answer", "", "no answer", "no answer", "no answer", "", ""])
+    stall_alert = StallAlert(lambda: next(reasons))
+    alert_counts = []
     for _ in range(7):
-        watch.look()
-        heard.append(len(told))
-    assert heard == [0, 0, 0, 1, 1, 2, 2]
-    assert told == ["it has not got through for a minute: no answer", "it gets through again"]
+        stall_alert.check()
+        alert_counts.append(len(alert_texts))
+    assert alert_counts == [0, 0, 0, 1, 1, 2, 2]
+    assert alert_texts == ["it has not got through for a minute: no answer", "it gets through again"]
 
 
 @pytest.mark.parametrize(
-    ("state", "trouble", "age_seconds", "why"),
+    ("state", "problem", "age_seconds", "stall_reason"),
     [
-        (State.TRADING, "", 5.0, ""),
-        (State.TRADING, "no answer", 5.0, "no answer"),
-        (State.TRADING, "", 75.0, "its last pass ended 75 s ago"),
-        (State.STANDBY, "no answer", 75.0, ""),
-        (State.WAITING, "no answer", 75.0, ""),
+        (LifecycleState.TRADING, "", 5.0, ""),
+        (LifecycleState.TRADING, "no answer", 5.0, "no answer"),
+        (LifecycleState.TRADING, "", 75.0, "its last pass ended 75 s ago"),
+        (LifecycleState.STANDBY, "no answer", 75.0, ""),
+        (LifecycleState.WAITING, "no answer", 75.0, ""),
     ],
 )
-def test_only_a_bot_that_trades_is_stuck(state: State, trouble: str, age_seconds: float, why: str) -> None:
+def test_only_a_trading_bot_can_stall(
+    state: LifecycleState, problem: str, age_seconds: float, stall_reason: str
+) -> None:
     """A bot is stuck where it trades and its passes fail or do not come; one that stands by or waits is not."""
-    runner = Runner(print)
-    seen = SimpleNamespace(boot_seconds=boottime_seconds() - age_seconds)
-    runner.trader = SimpleNamespace(trouble=trouble, observer=SimpleNamespace(latest=seen))  # type: ignore[assignment]
-    runner.become(state)
-    reader = Reader(load_settings({}), runner)
-    assert reader.stuck() == why
+    lifecycle = Lifecycle(print)
+    snapshot = SimpleNamespace(boot_seconds=boottime_seconds() - age_seconds)
+    lifecycle.trader = SimpleNamespace(trouble=problem, observer=SimpleNamespace(latest=snapshot))  # type: ignore[assignment]
+    lifecycle.set_state(state)
+    reader = SnapshotReader(load_settings({}), lifecycle)
+    assert reader.stall_reason() == stall_reason
     reader.close()

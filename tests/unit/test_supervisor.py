@@ -8,91 +8,101 @@ from collections.abc import Iterator
 import pytest
 
 from bot.app import supervisor
-from bot.app.lifecycle import Runner
-from bot.app.supervisor import stay
+from bot.app.lifecycle import Lifecycle
+from bot.app.supervisor import run_forever
 from bot.base.clock import wall_seconds
 from bot.base.errors import (
     BotError,
+    CircuitOpenError,
     CredentialsError,
     LockoutError,
     PermissionDeniedError,
     ServiceError,
     SettingsError,
-    SilenceError,
 )
 
 
-class Pauses(threading.Event):
+class RecordingStopEvent(threading.Event):
     """The stop of a run that nobody stops: it waits for nothing and notes for how long it was to wait."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds: list[float] = []
+        self.delays_seconds: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
         """Note it."""
         assert timeout is not None
-        self.seconds.append(timeout)
+        self.delays_seconds.append(timeout)
         return False
 
 
-def pauses(*troubles: BotError, lasting: tuple[float, ...] = ()) -> list[float]:
+def run_and_record_delays(*errors: BotError, run_seconds: tuple[float, ...] = ()) -> list[float]:
     """Return how long a service waits after each of these; `lasting`: how long the attempts took that met them."""
-    times = iter(lasting or [0.0] * len(troubles))
+    times = iter(run_seconds or [0.0] * len(errors))
     now = 1000.0
 
     def attempts() -> Iterator[BotError | None]:
         nonlocal now
-        for trouble in troubles:
+        for error in errors:
             now += next(times)
-            yield trouble
+            yield error
         yield None
 
-    left = attempts()
+    remaining_errors = attempts()
 
     def work() -> int:
-        if (trouble := next(left)) is not None:
-            raise trouble
+        if (error := next(remaining_errors)) is not None:
+            raise error
         return 0
 
-    runner = Runner(print)
-    runner.stop = waited = Pauses()
+    lifecycle = Lifecycle(print)
+    lifecycle.stop = stop_event = RecordingStopEvent()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervisor, "boottime_seconds", lambda: now)
-        assert stay(work, runner, print, passes=(BotError,)) == 0
-    return waited.seconds
+        assert run_forever(work, lifecycle, print, transient_errors=(BotError,)) == 0
+    return stop_event.delays_seconds
 
 
-def test_the_pauses_double_up_to_a_quarter_of_an_hour() -> None:
+def test_the_retry_delay_doubles_up_to_15_minutes() -> None:
     """After trouble that passes a service waits 10 s, then twice as long each time, and never more than 15 min."""
-    assert pauses(*[ServiceError("GetApiKeyInfo", ["EService:Busy"])] * 9) == [10, 20, 40, 80, 160, 320, 640, 900, 900]
+    assert run_and_record_delays(*[ServiceError("GetApiKeyInfo", ["EService:Busy"])] * 9) == [
+        10,
+        20,
+        40,
+        80,
+        160,
+        320,
+        640,
+        900,
+        900,
+    ]
 
 
-def test_what_had_lasted_begins_with_a_short_pause() -> None:
+def test_a_stable_run_resets_the_retry_delay() -> None:
     """A run that lasted for more than ten minutes was no failed start: the next pause is a short one again."""
-    trouble = ServiceError("OpenOrders", ["EService:Busy"])
-    assert pauses(*[trouble] * 4, lasting=(1, 600, 601, 1)) == [10, 20, 10, 20]
+    error = ServiceError("OpenOrders", ["EService:Busy"])
+    assert run_and_record_delays(*[error] * 4, run_seconds=(1, 600, 601, 1)) == [10, 20, 10, 20]
 
 
 @pytest.mark.parametrize("kind", [CredentialsError, PermissionDeniedError])
-def test_a_refused_key_is_shown_once_a_minute_at_most(kind: type[CredentialsError | PermissionDeniedError]) -> None:
+def test_a_refused_key_is_retried_at_most_once_a_minute(kind: type[CredentialsError | PermissionDeniedError]) -> None:
     """A key that Kraken refuses is not shown again for a minute at least."""
-    assert pauses(*[kind("GetApiKeyInfo", ["EAPI:Invalid key"])] * 4) == [60, 60, 60, 80]
+    assert run_and_record_delays(*[kind("GetApiKeyInfo", ["EAPI:Invalid key"])] * 4) == [60, 60, 60, 80]
 
 
-def test_a_lockout_is_waited_out() -> None:
+def test_a_lockout_delays_the_retry_by_15_minutes() -> None:
     """After a lockout nothing is tried for 15 min."""
-    assert pauses(LockoutError("GetApiKeyInfo", ["EGeneral:Temporary lockout"])) == [900]
+    assert run_and_record_delays(LockoutError("GetApiKeyInfo", ["EGeneral:Temporary lockout"])) == [900]
 
 
-def test_a_silence_is_waited_out() -> None:
+def test_an_open_circuit_breaker_delays_the_retry() -> None:
     """While the key is silent the next attempt comes when its silence is over; where that is past, after the pause."""
-    (seconds,) = pauses(SilenceError("silent", wall_seconds() + 300))
+    (seconds,) = run_and_record_delays(CircuitOpenError("silent", wall_seconds() + 300))
     assert 290 < seconds <= 300
-    assert pauses(SilenceError("silent", wall_seconds() - 300)) == [10]
+    assert run_and_record_delays(CircuitOpenError("silent", wall_seconds() - 300)) == [10]
 
 
-def test_what_only_a_person_can_mend_ends_the_service() -> None:
+def test_a_settings_error_ends_the_service() -> None:
     """A wrong setting is not tried again."""
     with pytest.raises(SettingsError):
-        pauses(SettingsError(["PAIRS is wrong."]))
+        run_and_record_delays(SettingsError(["PAIRS is wrong."]))

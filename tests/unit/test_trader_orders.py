@@ -7,20 +7,20 @@ from decimal import Decimal
 from typing import Any
 
 from bot.base.clock import ReplayClock
-from bot.base.errors import NoAnswerError, OrderRefusedError, OrderUnknownError, SilenceError
-from bot.base.models import ZERO, Balance, OrderStatus, Side, WantedOrder
-from bot.orders.reconciliation import Settled
-from bot.trading.strategies.base import MarketView
+from bot.base.errors import CircuitOpenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError
+from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, Side
+from bot.orders.reconciliation import Resolution
+from bot.trading.strategies.base import StrategyContext
 from tests.trading_fakes import (
-    WIDE,
+    WIDE_LIMITS,
     FakeBroker,
-    PatientEvent,
-    Script,
+    InstantEvent,
+    ScriptedStrategy,
     SteppedClock,
     buy,
-    look,
     make_candles,
     make_order,
+    observe_context,
     run_trader,
     sell_all,
 )
@@ -28,17 +28,17 @@ from tests.trading_fakes import (
 FLAT = [100] * 12
 ENTRY_ID, EXIT_ID = "bot01|BTC/USD|script|180|entry|0", "bot01|BTC/USD|script|300|exit|0"
 REFUSED = OrderRefusedError("AddOrder", ["EOrder:Insufficient funds"])
-UNKNOWN = OrderUnknownError("no answer", ENTRY_ID)
+UNKNOWN = OrderOutcomeUnknownError("no answer", ENTRY_ID)
 
 
-def replayed(closes: list[int] | None = None) -> tuple[FakeBroker, ReplayClock]:
+def replay_market(closes: list[int] | None = None) -> tuple[FakeBroker, ReplayClock]:
     """Return a broker over a market that is replayed from its first candle to its last."""
     closes = closes or FLAT
     clock = ReplayClock(60.0, len(closes) * 60.0)
     return FakeBroker(clock, {"BTC/USD": make_candles(closes)}), clock
 
 
-def present(start_seconds: float = 241.0) -> tuple[FakeBroker, SteppedClock]:
+def live_market(start_seconds: float = 241.0) -> tuple[FakeBroker, SteppedClock]:
     """Return a broker over a flat market at current prices, just after the candle of 180 has closed."""
     clock = SteppedClock(start_seconds)
     return FakeBroker(clock, {"BTC/USD": make_candles(FLAT)}), clock
@@ -46,166 +46,174 @@ def present(start_seconds: float = 241.0) -> tuple[FakeBroker, SteppedClock]:
 
 def hold_one(broker: FakeBroker) -> None:
     """Give the account one coin that the bot bought at 100, in the books and in the balance."""
-    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
+    broker.orders["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal(1)
 
 
-def of(lines: list[str], part: str) -> list[str]:
+def lines_with(lines: list[str], part: str) -> list[str]:
     """Return what the lines with a part in them say after the time."""
     return [line.split("  ", 1)[1] for line in lines if part in line]
 
 
 def test_a_restart_within_the_candle_does_not_place_the_signal_again() -> None:
     """A second trader over the same account wants the entry of the same candle, and sends nothing."""
-    broker, clock = present()
+    broker, clock = live_market()
     broker.fills_limits = False
-    strategy = Script({180: buy("1")})
+    strategy = ScriptedStrategy({180: buy("1")})
     run_trader(broker, clock, strategy, max_ticks=1, cancel_entries_on_stop=True)
     clock.time_seconds = 245.0
     _, lines = run_trader(broker, clock, strategy, max_ticks=1)
     assert broker.sent_ids == [ENTRY_ID]
-    assert of(lines, "placed before") == [f"BTC/USD  entry buy 1: this signal was placed before, as {ENTRY_ID}"]
+    assert lines_with(lines, "placed before") == [f"BTC/USD  entry buy 1: this signal was placed before, as {ENTRY_ID}"]
 
 
-def test_a_refused_order_is_told_with_its_reason_and_the_run_goes_on() -> None:
+def test_a_refused_order_is_logged_with_its_reason_and_the_run_continues() -> None:
     """Kraken's no to the entry of one candle is one line and one refused order; the next entry is placed."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fail("place_buy", REFUSED)
-    summary, lines = run_trader(broker, clock, Script({180: buy("1"), 240: buy("1")}))
+    summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1")}))
     assert (summary.orders.refused, summary.orders.placed, summary.error) == (1, 1, None)
-    assert of(lines, "refused") == ["BTC/USD  entry buy 1: refused: Kraken refused AddOrder: EOrder:Insufficient funds"]
+    assert lines_with(lines, "refused") == [
+        "BTC/USD  entry buy 1: refused: Kraken refused AddOrder: EOrder:Insufficient funds"
+    ]
 
 
-def test_an_order_that_was_not_sent_is_sent_later_under_the_same_identity() -> None:
+def test_an_unsent_order_is_retried_under_the_same_client_order_id() -> None:
     """After silence and a failed price look-up the third try places the signal, under one identity all along."""
-    broker, clock = present()
-    broker.fail("place_buy", SilenceError("the key stands by", 1e9), NoAnswerError("half an answer"))
-    summary, _ = run_trader(broker, clock, Script({180: buy("1")}), max_ticks=3)
+    broker, clock = live_market()
+    broker.fail("place_buy", CircuitOpenError("the key stands by", 1e9), NoAnswerError("half an answer"))
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=3)
     assert broker.sent_ids == [ENTRY_ID] * 3
     assert (summary.orders.placed, summary.orders.fills) == (1, 1)
 
 
 def test_an_unknown_order_blocks_its_pair() -> None:
     """While the fate of an entry is unknown, entries of later candles are refused by name, and none is sent."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fail("place_buy", UNKNOWN)
-    wanted = {60 * at: buy("1") for at in (3, 4, 5)}
-    summary, lines = run_trader(broker, clock, Script(wanted))
+    decisions = {60 * index: buy("1") for index in (3, 4, 5)}
+    summary, lines = run_trader(broker, clock, ScriptedStrategy(decisions))
     assert broker.sent_ids == [ENTRY_ID]
     assert (summary.orders.unknown, summary.orders.placed) == (1, 0)
     reason = f"the fate of an order of this pair is not known: {ENTRY_ID}, sent 60 s ago, was not answered"
-    assert of(lines, "unsettled order") == [f"BTC/USD 100  entry refused (unsettled order): {reason}"]
+    assert lines_with(lines, "unsettled order") == [f"BTC/USD 100  entry refused (unsettled order): {reason}"]
 
 
 def test_money_in_an_unknown_buy_counts_as_spent() -> None:
     """With 1000 in the account and a buy of 3 at 100 unknown, a strategy may spend 700."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fail("place_buy", UNKNOWN)
     seen: list[Decimal] = []
-    run_trader(broker, clock, Script({180: buy("3"), 240: look(lambda view: seen.append(view.quote_available))}))
+    run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({180: buy("3"), 240: observe_context(lambda view: seen.append(view.quote_available))}),
+    )
     assert seen == [Decimal(700)]
 
 
-def test_a_signal_is_sent_again_only_after_it_was_proved_not_placed() -> None:
+def test_a_signal_is_retried_only_after_it_was_proved_not_placed() -> None:
     """Settled as not placed, the signal of the same candle is placed with a new attempt in its identity."""
-    broker, clock = present()
+    broker, clock = live_market()
     broker.fail("place_buy", UNKNOWN)
-    settle = broker.settle_unknown
+    reconcile = broker.reconcile_unknown_orders
 
-    def settle_later() -> list[Settled]:
+    def reconcile_later() -> list[Resolution]:
         if broker.calls.count("settle_unknown") == 1:
-            broker.fates = [Settled(one, None) for one in broker.unknown]
-        return settle()
+            broker.resolutions = [Resolution(unknown, None) for unknown in broker.unknown]
+        return reconcile()
 
-    broker.settle_unknown = settle_later  # type: ignore[method-assign]
-    _, lines = run_trader(broker, clock, Script({180: buy("1")}), max_ticks=4)
+    broker.reconcile_unknown_orders = reconcile_later  # type: ignore[method-assign]
+    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=4)
     assert broker.sent_ids == [ENTRY_ID, "bot01|BTC/USD|script|180|entry|1"]
-    assert of(lines, "  settled:") == [f"BTC/USD  settled: order {ENTRY_ID} was not placed"]
+    assert lines_with(lines, "  settled:") == [f"BTC/USD  settled: order {ENTRY_ID} was not placed"]
 
 
-def test_an_order_settled_as_placed_is_followed_and_not_sent_again() -> None:
+def test_an_order_reconciled_as_placed_is_tracked_and_not_sent_again() -> None:
     """Settled as placed and filled, the order counts as a fill, and its signal is not sent again."""
-    broker, clock = present()
+    broker, clock = live_market()
     broker.fail("place_buy", UNKNOWN)
-    settle = broker.settle_unknown
+    reconcile = broker.reconcile_unknown_orders
 
-    def settle_found() -> list[Settled]:
-        row = make_order("F", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=241.0, closed_seconds=242.0)
-        broker.fates = [Settled(one, row) for one in broker.unknown]
-        return settle()
+    def reconcile_as_placed() -> list[Resolution]:
+        order = make_order("F", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=241.0, closed_seconds=242.0)
+        broker.resolutions = [Resolution(unknown, order) for unknown in broker.unknown]
+        return reconcile()
 
-    broker.settle_unknown = settle_found  # type: ignore[method-assign]
-    summary, _ = run_trader(broker, clock, Script({180: buy("1")}), max_ticks=4)
+    broker.reconcile_unknown_orders = reconcile_as_placed  # type: ignore[method-assign]
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=4)
     assert broker.sent_ids == [ENTRY_ID]
     assert (summary.orders.fills, summary.orders.unknown) == (1, 1)
 
 
 def test_without_its_history_the_bot_opens_nothing() -> None:
     """While closed orders cannot be read entries are refused; once they can, entries are placed."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fail("get_closed_orders", *[NoAnswerError("half an answer")] * 4)
-    summary, lines = run_trader(broker, clock, Script({180: buy("1"), 240: buy("1"), 300: buy("1")}))
+    summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: buy("1")}))
     assert broker.sent_ids == ["bot01|BTC/USD|script|240|entry|0"]
-    assert len(of(lines, "entry refused (history)")) == 1
+    assert len(lines_with(lines, "entry refused (history)")) == 1
     assert summary.equity_start == 1000
 
 
-def test_own_open_orders_are_adopted_and_those_of_others_shown_and_left() -> None:
+def test_own_open_orders_are_adopted_and_external_orders_logged_and_left_open() -> None:
     """Of two open orders at the start, the end cancels the bot's own by its txid and leaves the other open."""
-    broker, clock = present()
+    broker, clock = live_market()
     resting: dict[str, Any] = {
         "status": OrderStatus.OPEN,
         "volume": Decimal(1),
         "price": Decimal(90),
         "opened_seconds": 200.0,
     }
-    broker.rows["OWN"] = make_order("OWN", Side.BUY, **resting)
-    broker.rows["OTHER"] = make_order("OTHER", Side.BUY, cl_ord_id="", **resting)
-    _, lines = run_trader(broker, clock, Script({}), max_ticks=3)
-    assert broker.rows["OWN"].status is OrderStatus.CANCELED
-    assert broker.rows["OTHER"].status is OrderStatus.OPEN
-    assert of(lines, "adopted") == ["BTC/USD  own order adopted: buy 1 at 90 (OWN)"]
-    assert of(lines, "another") == ["BTC/USD  an order of another sender, left alone: buy 1 at 90 (OTHER)"]
+    broker.orders["OWN"] = make_order("OWN", Side.BUY, **resting)
+    broker.orders["OTHER"] = make_order("OTHER", Side.BUY, cl_ord_id="", **resting)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_ticks=3)
+    assert broker.orders["OWN"].status is OrderStatus.CANCELED
+    assert broker.orders["OTHER"].status is OrderStatus.OPEN
+    assert lines_with(lines, "adopted") == ["BTC/USD  own order adopted: buy 1 at 90 (OWN)"]
+    assert lines_with(lines, "another") == ["BTC/USD  an order of another sender, left alone: buy 1 at 90 (OTHER)"]
 
 
-def test_an_entry_that_ends_without_a_fill_is_told() -> None:
+def test_an_entry_that_expires_unfilled_is_logged() -> None:
     """An entry that expires while the bot runs is told once, with what it bought; one that the bot cancels is not."""
-    broker, clock = present()
+    broker, clock = live_market()
     broker.fills_limits = False
 
-    def expire(_market: MarketView) -> None:
-        broker.rows["O1"] = replace(broker.rows["O1"], status=OrderStatus.EXPIRED, closed_seconds=broker.now())
+    def expire(_market: StrategyContext) -> None:
+        broker.orders["O1"] = replace(broker.orders["O1"], status=OrderStatus.EXPIRED, closed_seconds=broker.now())
 
-    _, lines = run_trader(broker, clock, Script({180: buy("1"), 240: look(expire), 360: buy("1")}), max_ticks=60)
-    assert of(lines, "expired") == ["BTC/USD 100  expired: buy 0 of 1 (O1)"]
-    assert of(lines, "(O2)") == ["BTC/USD  canceled: buy 1 at 100 (O2)"]
+    _, lines = run_trader(
+        broker, clock, ScriptedStrategy({180: buy("1"), 240: observe_context(expire), 360: buy("1")}), max_ticks=60
+    )
+    assert lines_with(lines, "expired") == ["BTC/USD 100  expired: buy 0 of 1 (O1)"]
+    assert lines_with(lines, "(O2)") == ["BTC/USD  canceled: buy 1 at 100 (O2)"]
 
 
-def test_entries_stay_at_the_end_where_the_setting_says_so() -> None:
+def test_entries_stay_open_at_the_end_when_configured() -> None:
     """Without cancel_entries_on_stop a resting entry is still open after the run."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fills_limits = False
-    run_trader(broker, clock, Script({180: buy("1")}), cancel_entries_on_stop=False)
-    assert [row.status for row in broker.rows.values()] == [OrderStatus.OPEN]
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), cancel_entries_on_stop=False)
+    assert [row.status for row in broker.orders.values()] == [OrderStatus.OPEN]
 
 
-def test_a_partial_fill_is_told_as_it_comes() -> None:
+def test_each_partial_fill_is_logged() -> None:
     """An entry of 1 that fills 0.4 and then 0.6 makes two lines of fills and a position of 1."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fills_limits = False
-    first = look(lambda _view: broker.execute("O1", Decimal("0.4")))
-    second = look(lambda _view: broker.execute("O1", Decimal("0.6")))
-    summary, lines = run_trader(broker, clock, Script({180: buy("1"), 240: first, 360: second}))
-    assert of(lines, "filled") == [
+    first = observe_context(lambda _view: broker.execute("O1", Decimal("0.4")))
+    second = observe_context(lambda _view: broker.execute("O1", Decimal("0.6")))
+    summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: first, 360: second}))
+    assert lines_with(lines, "filled") == [
         "BTC/USD 100  filled: buy 0.4 for 40.00 USD, fee 0.00 (O1)",
         "BTC/USD 100  filled: buy 0.6 for 60.00 USD, fee 0.00 (O1)",
     ]
     assert summary.orders.fills == 2
 
 
-def test_an_exit_cancels_the_rest_of_its_entry_first_and_sells_all_that_filled() -> None:
+def test_an_exit_cancels_its_entry_first_and_sells_the_filled_quantity() -> None:
     """With 0.4 of 1 bought and 0.1 more filling before the cancel, the exit sells 0.5 after the cancel."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fills_limits = False
     cancel = broker.cancel_order
 
@@ -214,70 +222,74 @@ def test_an_exit_cancels_the_rest_of_its_entry_first_and_sells_all_that_filled()
         return cancel(txid, symbol)
 
     broker.cancel_order = late_cancel  # type: ignore[method-assign]
-    first = look(lambda _view: broker.execute("O1", Decimal("0.4")))
-    run_trader(broker, clock, Script({180: buy("1"), 240: first, 300: sell_all}))
+    first = observe_context(lambda _view: broker.execute("O1", Decimal("0.4")))
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: first, 300: sell_all}))
     assert broker.placed() == [("buy", "1", "100"), ("sell", "0.50000000", "100")]
-    assert broker.rows["O1"].status is OrderStatus.CANCELED
+    assert broker.orders["O1"].status is OrderStatus.CANCELED
 
 
-def test_an_exit_under_the_kill_switch_goes_out_in_the_same_candle_when_the_switch_is_off() -> None:
+def test_an_exit_blocked_by_the_kill_switch_is_sent_in_its_candle_once_the_switch_is_off() -> None:
     """Refused at the first pass and told once, the exit is sent at the third, under the identity of its candle."""
-    broker, clock = present(361.0)
+    broker, clock = live_market(361.0)
     hold_one(broker)
     answers = iter([True, True])
-    _, lines = run_trader(broker, clock, Script({300: sell_all}), max_ticks=4, halted=lambda: next(answers, False))
+    _, lines = run_trader(
+        broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=4, is_halted=lambda: next(answers, False)
+    )
     assert broker.sent_ids == [EXIT_ID]
-    assert len(of(lines, "kill switch")) == 1
+    assert len(lines_with(lines, "kill switch")) == 1
 
 
-def test_a_position_is_sold_in_parts_where_it_is_worth_more_than_an_order_may_be() -> None:
+def test_a_position_above_max_order_value_is_sold_in_parts() -> None:
     """A coin worth 100 is sold as three orders with 40 as the largest, each under an identity of its own."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     hold_one(broker)
-    limits = replace(WIDE, largest_order_value=Decimal(40))
-    run_trader(broker, clock, Script({300: sell_all}), limits=limits)
+    limits = replace(WIDE_LIMITS, max_order_value=Decimal(40))
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), limits=limits)
     assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
     assert broker.totals["BTC"] == ZERO
 
 
-def test_when_a_part_is_refused_the_rest_is_not_tried() -> None:
+def test_a_refused_part_of_an_exit_stops_the_remaining_parts() -> None:
     """Kraken's no to the first of three parts is the last that is sent in this candle."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     hold_one(broker)
     broker.fail("place_sell", REFUSED)
-    run_trader(broker, clock, Script({300: sell_all}), limits=replace(WIDE, largest_order_value=Decimal(40)))
+    run_trader(
+        broker, clock, ScriptedStrategy({300: sell_all}), limits=replace(WIDE_LIMITS, max_order_value=Decimal(40))
+    )
     assert broker.sent_ids == [EXIT_ID]
 
 
 def test_an_own_exit_that_is_still_open_blocks_another_and_is_left_open_at_the_end() -> None:
     """With an own sell order resting, an exit is refused as unsettled, and the end cancels entries only."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     hold_one(broker)
-    broker.rows["S"] = make_order("S", Side.SELL, status=OrderStatus.OPEN, volume=Decimal(1), price=Decimal(200))
-    _, lines = run_trader(broker, clock, Script({300: sell_all}))
-    assert len(of(lines, "an exit is still open")) == 1
-    assert (broker.sent_ids, broker.rows["S"].status) == ([], OrderStatus.OPEN)
+    broker.orders["S"] = make_order("S", Side.SELL, status=OrderStatus.OPEN, volume=Decimal(1), price=Decimal(200))
+    _, lines = run_trader(broker, clock, ScriptedStrategy({300: sell_all}))
+    assert len(lines_with(lines, "an exit is still open")) == 1
+    assert (broker.sent_ids, broker.orders["S"].status) == ([], OrderStatus.OPEN)
 
 
-def test_a_resting_entry_counts_in_the_view_and_in_the_position() -> None:
+def test_a_resting_entry_counts_in_the_context_and_in_the_position() -> None:
     """With an entry of 1 at 100 resting, the strategy is told, and 1 more is over a largest position of 150."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fills_limits = False
     seen: list[bool] = []
 
-    def more(view: MarketView) -> list[WantedOrder]:
-        seen.append(view.has_open_entry)
-        return buy("1")(replace(view, has_open_entry=False))
+    def more(context: StrategyContext) -> list[OrderRequest]:
+        seen.append(context.has_open_entry)
+        return buy("1")(replace(context, has_open_entry=False))
 
-    limits = replace(WIDE, largest_position_value=Decimal(150))
-    _, lines = run_trader(broker, clock, Script({180: buy("1"), 240: more}), limits=limits)
+    limits = replace(WIDE_LIMITS, max_position_value=Decimal(150))
+    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: more}), limits=limits)
     assert set(seen) == {True}
-    assert len(of(lines, "entry refused (position value)")) == 1
+    assert len(lines_with(lines, "entry refused (position value)")) == 1
 
 
-def test_a_fill_on_the_way_out_is_counted() -> None:
+def test_a_fill_during_shutdown_is_counted() -> None:
     """An entry that fills 0.3 while the end cancels it is a fill in the summary and a coin in the equity."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     broker.fills_limits = False
     cancel = broker.cancel_order
 
@@ -286,13 +298,13 @@ def test_a_fill_on_the_way_out_is_counted() -> None:
         return cancel(txid, symbol)
 
     broker.cancel_order = late_cancel  # type: ignore[method-assign]
-    summary, _ = run_trader(broker, clock, Script({180: buy("1")}))
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}))
     assert (summary.orders.fills, summary.equity_end) == (1, Decimal(1000))
 
 
-def test_coins_that_the_balance_shows_late_are_sold_all_the_same() -> None:
+def test_coins_missing_from_a_late_balance_are_still_sold() -> None:
     """A balance that is read without the coins that were just bought is read again at the next candle."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     read = broker.get_account_balance
     late: list[str] = ["BTC", "BTC"]
 
@@ -303,84 +315,88 @@ def test_coins_that_the_balance_shows_late_are_sold_all_the_same() -> None:
         return balances
 
     broker.get_account_balance = lagging  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({180: buy("1"), 300: sell_all}))
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 300: sell_all}))
     assert broker.sent_ids == [ENTRY_ID, EXIT_ID]
 
 
 def test_only_what_the_account_still_has_is_sold() -> None:
     """Of a coin that the bot bought, 0.3 left the account and 0.2 are held by others: 0.7 are seen and 0.5 sold."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     seen: list[Decimal] = []
     hold_one(broker)
     broker.totals["BTC"] = Decimal("0.7")
-    broker.held["BTC"] = Decimal("0.2")
-    run_trader(broker, clock, Script({240: look(lambda view: seen.append(view.position_quantity)), 300: sell_all}))
+    broker.externally_held["BTC"] = Decimal("0.2")
+    run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({240: observe_context(lambda view: seen.append(view.position_quantity)), 300: sell_all}),
+    )
     assert seen == [Decimal("0.7")]
     assert broker.placed()[1:] == [("sell", "0.50000000", "100")]
 
 
-def test_coins_that_the_user_has_beside_the_bots_are_not_sold() -> None:
+def test_coins_outside_the_managed_position_are_not_sold() -> None:
     """Of five coins in the account, one of which the bot bought, one is sold."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     hold_one(broker)
     broker.totals["BTC"] = Decimal(5)
-    run_trader(broker, clock, Script({300: sell_all}))
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}))
     assert broker.totals["BTC"] == 4
 
 
-def test_what_is_too_little_to_sell_is_no_position() -> None:
+def test_a_quantity_below_the_minimum_is_not_a_position() -> None:
     """With 0.009 coins left, under the minimum of 0.01, the strategy sees a flat account."""
-    broker, clock = replayed()
-    broker.rows["H"] = make_order("H", Side.BUY, "0.009", "0.9", opened_seconds=1.0, closed_seconds=2.0)
+    broker, clock = replay_market()
+    broker.orders["H"] = make_order("H", Side.BUY, "0.009", "0.9", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal("0.009")
-    run_trader(broker, clock, Script({300: sell_all, 360: buy("1")}))
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all, 360: buy("1")}))
     assert broker.placed()[1:] == [("buy", "1", "100")]
 
 
-def test_the_days_loss_and_the_cool_down_are_rebuilt_from_rows_at_the_start() -> None:
+def test_the_loss_today_and_the_cooldown_are_rebuilt_from_order_records_at_the_start() -> None:
     """With a sale at a loss of 60 in the rows, entries are refused for the day's loss, or while it cools down."""
     for limits, rule in (
-        (replace(WIDE, largest_daily_loss=Decimal(60)), "daily loss"),
-        (replace(WIDE, cool_down_seconds=3600.0), "cool-down"),
+        (replace(WIDE_LIMITS, max_daily_loss=Decimal(60)), "daily loss"),
+        (replace(WIDE_LIMITS, cooldown_seconds=3600.0), "cool-down"),
     ):
-        broker, clock = replayed()
+        broker, clock = replay_market()
         hold_one(broker)
-        broker.rows["S"] = make_order("S", Side.SELL, "1", "40", opened_seconds=3.0, closed_seconds=4.0)
+        broker.orders["S"] = make_order("S", Side.SELL, "1", "40", opened_seconds=3.0, closed_seconds=4.0)
         broker.totals["BTC"] = ZERO
-        summary, lines = run_trader(broker, clock, Script({180: buy("1")}), limits=limits)
-        assert len(of(lines, f"entry refused ({rule})")) == 1
+        summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), limits=limits)
+        assert len(lines_with(lines, f"entry refused ({rule})")) == 1
         assert broker.sent_ids == []
         assert summary.realised == 0
 
 
-def test_an_accepted_order_in_neither_list_is_not_gone() -> None:
+def test_an_accepted_order_in_neither_list_stays_working() -> None:
     """While an accepted entry is neither open nor closed its pair gets no order; when its row comes, it is a fill."""
-    broker, clock = replayed()
+    broker, clock = replay_market()
     place = broker.place_limit_order
     hidden = []
 
     def place_and_hide(*args: object, **kwargs: object) -> object:
         placed = place(*args, **kwargs)  # type: ignore[arg-type]
-        hidden.append(broker.rows.pop(placed.txid))
+        hidden.append(broker.orders.pop(placed.txid))
         return placed
 
-    show = look(lambda _view: broker.rows.update({hidden[0].txid: hidden[0]}))
+    show = observe_context(lambda _view: broker.orders.update({hidden[0].txid: hidden[0]}))
     broker.place_limit_order = place_and_hide  # type: ignore[method-assign,assignment]
-    script = Script({180: buy("1"), 240: buy("1"), 300: show})
+    script = ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: show})
     summary, lines = run_trader(broker, clock, script)
     assert broker.sent_ids == [ENTRY_ID]
-    assert len(of(lines, "an accepted order is neither open nor closed yet")) == 1
+    assert len(lines_with(lines, "an accepted order is neither open nor closed yet")) == 1
     assert summary.orders.fills == 1
 
 
-def test_trouble_with_one_pair_does_not_keep_the_bot_in_another() -> None:
+def test_an_error_in_one_pair_does_not_block_an_exit_in_another() -> None:
     """While the candles of BTC/USD cannot be read, ETH/USD is sold all the same, and then the trouble is waited out."""
     clock = SteppedClock(361.0)
     broker = FakeBroker(clock, {symbol: make_candles(FLAT) for symbol in ("BTC/USD", "ETH/USD")})
-    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", symbol="ETH/USD", closed_seconds=2.0)
+    broker.orders["H"] = make_order("H", Side.BUY, "1", "100", symbol="ETH/USD", closed_seconds=2.0)
     broker.totals["ETH"] = Decimal(1)
     broker.fail("get_candles", NoAnswerError("half an answer"))
-    stop = PatientEvent()
-    run_trader(broker, clock, Script({300: sell_all}), symbols=("BTC/USD", "ETH/USD"), max_ticks=2, stop=stop)
+    stop = InstantEvent()
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), symbols=("BTC/USD", "ETH/USD"), max_ticks=2, stop=stop)
     assert broker.totals["ETH"] == ZERO
     assert stop.waits_seconds == [1.0]

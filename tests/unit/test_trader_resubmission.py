@@ -5,30 +5,30 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.base.errors import NoAnswerError, NotSentError, OrderBlockedError, OrderUnknownError
-from bot.base.models import ZERO, Order, OrderStatus, Side, SystemStatus, WantedOrder
-from bot.orders.reconciliation import Settled, UnknownOrder
-from bot.trading.strategies.base import MarketView
+from bot.base.errors import NoAnswerError, NotSentError, OrderBlockedError, OrderOutcomeUnknownError
+from bot.base.models import ZERO, Order, OrderRequest, OrderStatus, Side, SystemStatus
+from bot.orders.reconciliation import Resolution, UnknownOrder
+from bot.trading.strategies.base import StrategyContext
 from tests.trading_fakes import (
-    WIDE,
+    WIDE_LIMITS,
     FakeBroker,
-    PatientEvent,
-    Script,
+    InstantEvent,
+    ScriptedStrategy,
     SteppedClock,
     buy,
-    look,
     make_candles,
     make_order,
+    observe_context,
     run_trader,
     sell_all,
 )
 
 ENTRY_ID, EXIT_ID = "bot01|BTC/USD|script|180|entry|0", "bot01|BTC/USD|script|300|exit|0"
 SECOND_ID = EXIT_ID.replace("exit", "exit2")
-TWO_PARTS = replace(WIDE, largest_order_value=Decimal(60))
+TWO_PARTS = replace(WIDE_LIMITS, max_order_value=Decimal(60))
 
 
-def present(start_seconds: float) -> tuple[FakeBroker, SteppedClock]:
+def live_market(start_seconds: float) -> tuple[FakeBroker, SteppedClock]:
     """Return a broker over a flat market at current prices."""
     clock = SteppedClock(start_seconds)
     return FakeBroker(clock, {"BTC/USD": make_candles([100] * 12)}), clock
@@ -36,8 +36,8 @@ def present(start_seconds: float) -> tuple[FakeBroker, SteppedClock]:
 
 def holding_one() -> tuple[FakeBroker, SteppedClock]:
     """Return a market just after the candle of 300, and a coin that the bot bought at 100."""
-    broker, clock = present(361.0)
-    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
+    broker, clock = live_market(361.0)
+    broker.orders["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal(1)
     return broker, clock
 
@@ -54,214 +54,224 @@ def fail_second_sale(broker: FakeBroker, error: Exception) -> None:
     broker.place_market_order = failing  # type: ignore[method-assign,assignment]
 
 
-def prove_absent(broker: FakeBroker) -> None:
+def prove_not_placed(broker: FakeBroker) -> None:
     """Let the next look-up prove that unknown orders were not placed."""
-    settle = broker.settle_unknown
+    reconcile = broker.reconcile_unknown_orders
 
-    def proved() -> list[Settled]:
-        broker.fates = [Settled(one, None) for one in broker.unknown]
-        return settle()
+    def reconcile_as_not_placed() -> list[Resolution]:
+        broker.resolutions = [Resolution(unknown, None) for unknown in broker.unknown]
+        return reconcile()
 
-    broker.settle_unknown = proved  # type: ignore[method-assign]
+    broker.reconcile_unknown_orders = reconcile_as_not_placed  # type: ignore[method-assign]
 
 
-def sell_half(market: MarketView) -> list[WantedOrder]:
+def sell_half(context: StrategyContext) -> list[OrderRequest]:
     """Want an exit from half of what is held."""
-    return [replace(order, quantity=order.quantity / 2) for order in sell_all(market)]
+    return [replace(order, quantity=order.quantity / 2) for order in sell_all(context)]
 
 
-def test_the_rest_of_an_exit_goes_out_after_the_connection_was_lost() -> None:
+def test_the_rest_of_an_exit_is_sent_after_a_lost_connection() -> None:
     """Where the second of two parts was not sent, it is sent at the next pass, and the first is not sent again."""
     broker, clock = holding_one()
     fail_second_sale(broker, NotSentError("no connection"))
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=4, limits=TWO_PARTS)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=4, limits=TWO_PARTS)
     assert broker.sent_ids == [EXIT_ID, SECOND_ID, SECOND_ID]
     assert broker.totals["BTC"] == ZERO
 
 
-def test_the_rest_of_an_exit_goes_out_after_its_absence_was_proved() -> None:
+def test_the_rest_of_an_exit_is_sent_after_it_was_proved_not_placed() -> None:
     """Where the second of two parts is unknown and then proved absent, it is sent under a new attempt."""
     broker, clock = holding_one()
-    fail_second_sale(broker, OrderUnknownError("no answer", SECOND_ID))
-    prove_absent(broker)
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=4, limits=TWO_PARTS)
+    fail_second_sale(broker, OrderOutcomeUnknownError("no answer", SECOND_ID))
+    prove_not_placed(broker)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=4, limits=TWO_PARTS)
     assert broker.sent_ids == [EXIT_ID, SECOND_ID, SECOND_ID.replace("|0", "|1")]
     assert broker.totals["BTC"] == ZERO
 
 
-def test_the_rest_of_an_exit_goes_out_after_a_restart() -> None:
+def test_the_rest_of_an_exit_is_sent_after_a_restart() -> None:
     """A bot that died between two parts sells the rest in the same candle, as the second part."""
     broker, clock = holding_one()
-    broker.rows["S"] = make_order(
+    broker.orders["S"] = make_order(
         "S", Side.SELL, "0.5", "50", cl_ord_id=EXIT_ID, opened_seconds=361, closed_seconds=361
     )
     broker.totals["BTC"] = Decimal("0.5")
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=1, limits=TWO_PARTS)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=1, limits=TWO_PARTS)
     assert broker.sent_ids == [SECOND_ID]
     assert broker.totals["BTC"] == ZERO
 
 
-def test_an_exit_from_half_is_not_sold_again_after_a_restart() -> None:
+def test_a_partial_exit_is_not_repeated_after_a_restart() -> None:
     """A strategy that sells half in a candle is asked again after a restart, and nothing more is sold."""
     broker, clock = holding_one()
-    for _life in range(3):
-        run_trader(broker, clock, Script({300: sell_half}), max_ticks=1)
+    for _run in range(3):
+        run_trader(broker, clock, ScriptedStrategy({300: sell_half}), max_ticks=1)
         clock.time_seconds = 362.0
     assert broker.placed()[1:] == [("sell", "0.50000000", "100")]
 
 
 def test_a_second_attempt_is_known_after_a_restart() -> None:
     """An entry that was proved absent, placed by a second attempt and cancelled is not placed by the next life."""
-    broker, clock = present(241.0)
+    broker, clock = live_market(241.0)
     broker.fills_limits = False
-    broker.fail("place_buy", OrderUnknownError("no answer", ENTRY_ID))
-    prove_absent(broker)
-    strategy = Script({180: buy("1")})
+    broker.fail("place_buy", OrderOutcomeUnknownError("no answer", ENTRY_ID))
+    prove_not_placed(broker)
+    strategy = ScriptedStrategy({180: buy("1")})
     run_trader(broker, clock, strategy, max_ticks=4)
     clock.time_seconds = 285.0
     run_trader(broker, clock, strategy, max_ticks=1)
     assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
 
 
-def test_a_signal_is_free_again_although_the_next_look_up_failed() -> None:
+def test_a_signal_proved_not_placed_is_retried_although_the_next_query_failed() -> None:
     """An entry is sent again after its proof, also where the read that followed the proof was not answered."""
-    broker, clock = present(241.0)
-    broker.rows["E"] = make_order("E", Side.BUY, symbol="ETH/USD", status=OrderStatus.OPEN, volume=Decimal(1))
-    broker.fail("place_buy", OrderUnknownError("no answer", ENTRY_ID))
-    prove_absent(broker)
-    settle = broker.settle_unknown
+    broker, clock = live_market(241.0)
+    broker.orders["E"] = make_order("E", Side.BUY, symbol="ETH/USD", status=OrderStatus.OPEN, volume=Decimal(1))
+    broker.fail("place_buy", OrderOutcomeUnknownError("no answer", ENTRY_ID))
+    prove_not_placed(broker)
+    reconcile = broker.reconcile_unknown_orders
 
-    def then_fail() -> list[Settled]:
-        fates = settle()
-        if fates:
+    def reconcile_then_fail() -> list[Resolution]:
+        resolutions = reconcile()
+        if resolutions:
             broker.fail("get_open_orders", NoAnswerError("half an answer"))
-        return fates
+        return resolutions
 
-    broker.settle_unknown = then_fail  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({180: buy("1")}), max_ticks=4)
+    broker.reconcile_unknown_orders = reconcile_then_fail  # type: ignore[method-assign]
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=4)
     assert broker.sent_ids == [ENTRY_ID, ENTRY_ID.replace("|0", "|1")]
 
 
-def test_a_fate_that_another_orders_look_ups_settled_is_taken() -> None:
+def test_an_outcome_found_by_the_queries_of_another_order_is_applied() -> None:
     """An entry whose fate is told when nothing is unknown any more is the position of the next decision."""
-    broker, clock = present(301.0)
-    row = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=245.0, closed_seconds=245.0)
+    broker, clock = live_market(301.0)
+    order = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=245.0, closed_seconds=245.0)
     unknown = UnknownOrder(ENTRY_ID, "BTC/USD", Side.BUY, Decimal(1), Decimal(100), 245.0, 253.0)
-    settle = broker.settle_unknown
+    reconcile = broker.reconcile_unknown_orders
 
-    def told() -> list[Settled]:
-        if "L" not in broker.rows:
-            broker.rows["L"] = row
+    def reconcile_as_placed() -> list[Resolution]:
+        if "L" not in broker.orders:
+            broker.orders["L"] = order
             broker.totals["BTC"] = Decimal(1)
-            broker.fates = [Settled(unknown, row)]
-        return settle()
+            broker.resolutions = [Resolution(unknown, order)]
+        return reconcile()
 
-    broker.settle_unknown = told  # type: ignore[method-assign]
+    broker.reconcile_unknown_orders = reconcile_as_placed  # type: ignore[method-assign]
     seen: list[Decimal] = []
-    run_trader(broker, clock, Script({240: look(lambda view: seen.append(view.position_quantity))}), max_ticks=1)
+    run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({240: observe_context(lambda view: seen.append(view.position_quantity))}),
+        max_ticks=1,
+    )
     assert set(seen) == {Decimal(1)}
 
 
-def test_an_exit_that_another_order_blocked_is_sent_later() -> None:
+def test_an_exit_blocked_by_another_order_is_sent_later() -> None:
     """Where another process's order keeps the pair, the exit of the candle goes out at a later pass."""
     broker, clock = holding_one()
     broker.fail("place_sell", OrderBlockedError("its pair has an order whose outcome is unknown"))
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=3)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=3)
     assert broker.sent_ids == [EXIT_ID, EXIT_ID]
     assert broker.totals["BTC"] == ZERO
 
 
-def test_no_fills_keep_the_bot_in_a_position() -> None:
+def test_a_failed_trade_history_query_does_not_block_an_exit() -> None:
     """However often the trade history is not answered, the exit goes out; the trouble is told once."""
     broker, clock = holding_one()
     broker.fail("get_trades_page", *[NoAnswerError("half an answer")] * 100)
-    _, lines = run_trader(broker, clock, Script({300: sell_all}), max_ticks=6)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=6)
     assert broker.sent_ids == [EXIT_ID]
     assert sum("the fills are fetched later: half an answer" in line for line in lines) == 1
 
 
-def test_the_rest_of_an_exit_goes_out_however_many_attempts_the_first_part_took() -> None:
+def test_the_rest_of_an_exit_is_sent_after_any_number_of_attempts() -> None:
     """Where a part of an exit was placed by its twelfth attempt, the next part is known to be the next."""
     broker, clock = holding_one()
-    broker.fail("place_sell", *[OrderUnknownError("no answer", "")] * 11)
-    prove_absent(broker)
+    broker.fail("place_sell", *[OrderOutcomeUnknownError("no answer", "")] * 11)
+    prove_not_placed(broker)
     clock.wait_until = lambda when_seconds, stop: stop.is_set()  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=15, limits=TWO_PARTS)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=15, limits=TWO_PARTS)
     attempts = [EXIT_ID.replace("|0", f"|{attempt}") for attempt in range(12)]
     assert broker.sent_ids == [*attempts, SECOND_ID]
     assert broker.totals["BTC"] == ZERO
 
 
-def late_order(broker: FakeBroker, clock: SteppedClock, row: Order, coins: str) -> None:
+def let_order_arrive_late(broker: FakeBroker, clock: SteppedClock, order: Order, coins: str) -> None:
     """Let an order of an earlier life turn up in Kraken's rows at the moment it was opened, and change the balance."""
-    opened, closed = broker.get_open_orders, broker.get_closed_orders
+    get_open_orders, get_closed_orders = broker.get_open_orders, broker.get_closed_orders
 
     def arrive() -> None:
-        if clock.now() >= row.opened_seconds and row.txid not in broker.rows:
-            broker.rows[row.txid] = row
+        if clock.now() >= order.opened_seconds and order.txid not in broker.orders:
+            broker.orders[order.txid] = order
             broker.totals["BTC"] = Decimal(coins)
 
     def read_open() -> list[Order]:
         arrive()
-        return opened()
+        return get_open_orders()
 
     def read_closed(since_seconds: float = 0) -> list[Order]:
         arrive()
-        return closed(since_seconds)
+        return get_closed_orders(since_seconds)
 
     broker.get_open_orders = read_open  # type: ignore[method-assign]
     broker.get_closed_orders = read_closed  # type: ignore[method-assign]
 
 
-def test_an_entry_that_arrives_after_the_start_is_found() -> None:
+def test_an_earlier_entry_that_arrives_after_the_start_is_found() -> None:
     """A buy of an earlier life that fills five seconds after the start is a position at the first decision."""
-    broker, clock = present(305.0)
-    broker.past_until_seconds = 321.0
-    row = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=310.0, closed_seconds=310.0)
-    late_order(broker, clock, row, "1")
+    broker, clock = live_market(305.0)
+    broker.history_complete_at_seconds = 321.0
+    order = make_order("L", Side.BUY, "1", "100", cl_ord_id=ENTRY_ID, opened_seconds=310.0, closed_seconds=310.0)
+    let_order_arrive_late(broker, clock, order, "1")
     seen: list[Decimal] = []
-    run_trader(broker, clock, Script({300: look(lambda view: seen.append(view.position_quantity))}), max_ticks=9)
+    run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({300: observe_context(lambda view: seen.append(view.position_quantity))}),
+        max_ticks=9,
+    )
     assert set(seen) == {Decimal(1)}
 
 
-def test_an_exit_that_arrives_after_the_start_is_not_sold_again() -> None:
+def test_an_earlier_exit_that_arrives_after_the_start_is_not_repeated() -> None:
     """A sale of an earlier life that fills five seconds after the start leaves nothing to sell."""
     broker, clock = holding_one()
-    broker.past_until_seconds = 377.0
+    broker.history_complete_at_seconds = 377.0
     broker.totals["BTC"] = Decimal(5)
     sold = make_order("L", Side.SELL, "1", "100", cl_ord_id="bot01-240", opened_seconds=366.0, closed_seconds=366.0)
-    late_order(broker, clock, sold, "4")
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=3)
+    let_order_arrive_late(broker, clock, sold, "4")
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=3)
     assert broker.sent_ids == []
 
 
-def test_a_bot_that_is_stopped_while_it_waits_for_the_past_orders_nothing() -> None:
+def test_a_bot_stopped_during_start_up_reconciliation_sends_no_order() -> None:
     """Stopped between its start and the moment from which it knows its past, the bot sends no exit."""
     broker, clock = holding_one()
-    broker.past_until_seconds = 377.0
-    stop = PatientEvent()
-    knows = broker.knows_the_past
+    broker.history_complete_at_seconds = 377.0
+    stop = InstantEvent()
+    history_is_complete = broker.history_is_complete
 
-    def asked() -> bool:
+    def stop_and_ask() -> bool:
         stop.set()
-        return knows()
+        return history_is_complete()
 
-    broker.knows_the_past = asked  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=3, stop=stop)
+    broker.history_is_complete = stop_and_ask  # type: ignore[method-assign]
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=3, stop=stop)
     assert broker.sent_ids == []
 
 
-def test_an_entry_that_the_status_held_up_goes_out_in_its_candle() -> None:
+def test_an_entry_blocked_by_the_trading_status_is_sent_in_its_candle() -> None:
     """Refused while the exchange takes cancels only, the entry is sent when it is online again, in the same candle."""
-    broker, clock = present(241.0)
+    broker, clock = live_market(241.0)
     broker.status = "cancel_only"
-    asked = broker.system_status
+    get_system_status = broker.system_status
 
-    def online_again() -> SystemStatus:
-        answer = asked()
+    def recover_after_this_answer() -> SystemStatus:
+        answer = get_system_status()
         broker.status = "online"
         return answer
 
-    broker.system_status = online_again  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({180: buy("1")}), max_ticks=5)
+    broker.system_status = recover_after_this_answer  # type: ignore[method-assign]
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=5)
     assert broker.sent_ids == [ENTRY_ID]

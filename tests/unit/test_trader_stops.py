@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.base.errors import OrderRefusedError, OrderUnknownError
-from bot.base.models import ZERO, Order, OrderStatus, PlacedOrder, Side, WantedOrder
-from bot.orders.reconciliation import Settled
-from bot.trading.strategies.base import MarketView
+from bot.base.errors import OrderOutcomeUnknownError, OrderRefusedError
+from bot.base.models import ZERO, Order, OrderRequest, OrderStatus, PlacedOrder, Side
+from bot.orders.reconciliation import Resolution
+from bot.trading.strategies.base import StrategyContext
 from tests.trading_fakes import (
-    WIDE,
+    WIDE_LIMITS,
     FakeBroker,
-    Script,
+    ScriptedStrategy,
     SteppedClock,
     buy,
-    look,
     make_candles,
     make_order,
+    observe_context,
     run_trader,
     sell_all,
 )
@@ -29,7 +29,7 @@ EXIT_ID = "bot01|BTC/USD|script|300|exit|0"
 REFUSED = OrderRefusedError("AddOrder", ["EOrder:Insufficient funds"])
 
 
-def present(start_seconds: float = 361.0, closes: list[int] | None = None) -> tuple[FakeBroker, SteppedClock]:
+def live_market(start_seconds: float = 361.0, closes: list[int] | None = None) -> tuple[FakeBroker, SteppedClock]:
     """Return a broker over a market at current prices, just after the candle of 300 has closed."""
     clock = SteppedClock(start_seconds)
     return FakeBroker(clock, {"BTC/USD": make_candles(closes or [100] * 30)}), clock
@@ -37,50 +37,50 @@ def present(start_seconds: float = 361.0, closes: list[int] | None = None) -> tu
 
 def holding_one(start_seconds: float = 361.0) -> tuple[FakeBroker, SteppedClock]:
     """Return the same with one coin that the bot bought at 100 by an order of second 1."""
-    broker, clock = present(start_seconds)
-    broker.rows["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
+    broker, clock = live_market(start_seconds)
+    broker.orders["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal(1)
     return broker, clock
 
 
 def stops(broker: FakeBroker) -> list[Order]:
     """Return all stops that were ever placed."""
-    return [row for row in broker.rows.values() if row.kind == "stop-loss"]
+    return [order for order in broker.orders.values() if order.kind == "stop-loss"]
 
 
-def resting(broker: FakeBroker) -> list[tuple[str, str]]:
+def open_stops(broker: FakeBroker) -> list[tuple[str, str]]:
     """Return quantity and trigger of the stops that are open."""
-    return [(f"{row.volume - row.executed:f}", f"{row.price:f}") for row in stops(broker) if row.is_open]
+    return [(f"{order.volume - order.executed:f}", f"{order.price:f}") for order in stops(broker) if order.is_open]
 
 
-def at_cancel(broker: FakeBroker, happens: Callable[[str], object]) -> None:
+def before_each_cancel(broker: FakeBroker, action: Callable[[str], object]) -> None:
     """Let something happen in the moment before each cancel arrives."""
     cancel = broker.cancel_order
 
     def late_cancel(txid: str, symbol: str | None = None) -> bool:
-        happens(txid)
+        action(txid)
         return cancel(txid, symbol)
 
     broker.cancel_order = late_cancel  # type: ignore[method-assign]
 
 
-def of(lines: list[str], part: str) -> list[str]:
+def lines_with(lines: list[str], part: str) -> list[str]:
     """Return what the lines with a part in them say after the time."""
     return [line.split("  ", 1)[1] for line in lines if part in line]
 
 
 def test_an_entry_that_fills_gets_a_stop_and_keeps_it_after_the_run() -> None:
     """A coin bought at 100 with STOP_PERCENT 10 has one stop at 90 under it, still open after the run."""
-    broker, clock = present()
-    run_trader(broker, clock, Script({300: buy("1")}), stop_percent=TEN, max_ticks=4)
-    assert resting(broker) == [("1", "90.0")]
+    broker, clock = live_market()
+    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_percent=TEN, max_ticks=4)
+    assert open_stops(broker) == [("1", "90.0")]
     assert broker.sent_ids == [EXIT_ID.replace("exit", "entry"), STOP_ID.replace("|1|", "|361|")]
 
 
 def test_without_the_setting_there_is_no_stop() -> None:
     """With STOP_PERCENT 0 nothing but the entry is sent."""
-    broker, clock = present()
-    run_trader(broker, clock, Script({300: buy("1")}), max_ticks=4)
+    broker, clock = live_market()
+    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), max_ticks=4)
     assert len(broker.sent_ids) == 1
 
 
@@ -88,44 +88,44 @@ def test_a_stop_is_adopted_by_the_next_start() -> None:
     """A second run over the same account places no second stop."""
     broker, clock = holding_one()
     for _ in range(2):
-        run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2)
-    assert (broker.sent_ids, resting(broker)) == ([STOP_ID], [("1", "90.0")])
+        run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2)
+    assert (broker.sent_ids, open_stops(broker)) == ([STOP_ID], [("1", "90.0")])
 
 
-def test_a_stop_that_sold_while_no_bot_ran_is_told_by_the_next_start() -> None:
+def test_a_stop_filled_while_the_bot_was_away_is_logged_by_the_next_start() -> None:
     """The next start says once what a stop has sold meanwhile; the start after that says nothing of it."""
     broker, clock = holding_one()
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2)
     broker.execute("O2", Decimal(1))
-    for told in (["BTC/USD 90.0  filled while the bot was away: sell 1 of 1 for 90.00 USD, fee 0.00 (O2)"], []):
-        _, lines = run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2)
-        assert [line.split("  ", 1)[1] for line in lines if "(O2)" in line] == told
+    for expected in (["BTC/USD 90.0  filled while the bot was away: sell 1 of 1 for 90.00 USD, fee 0.00 (O2)"], []):
+        _, lines = run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2)
+        assert [line.split("  ", 1)[1] for line in lines if "(O2)" in line] == expected
 
 
-def test_a_stop_at_another_percentage_is_placed_anew() -> None:
+def test_a_changed_stop_loss_percent_replaces_the_stop() -> None:
     """After a restart with STOP_PERCENT 20 the stop at 90 is gone and one at 80 rests, under the next name."""
     broker, clock = holding_one()
     for percent in (TEN, Decimal(20)):
-        run_trader(broker, clock, Script({}), stop_percent=percent, max_ticks=1)
+        run_trader(broker, clock, ScriptedStrategy({}), stop_percent=percent, max_ticks=1)
     assert broker.sent_ids == [STOP_ID, STOP_ID.replace("stop", "stop2")]
-    assert resting(broker) == [("1", "80.0")]
+    assert open_stops(broker) == [("1", "80.0")]
 
 
-def test_an_exit_takes_the_stop_away_first() -> None:
+def test_an_exit_cancels_the_stop_first() -> None:
     """A coin under a stop is sold in one pass: the stop is cancelled, and then the coin sold."""
     broker, clock = holding_one()
-    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=10)
     assert broker.sent_ids == [STOP_ID, EXIT_ID.replace("300", "360")]
-    assert (resting(broker), broker.totals["BTC"]) == ([], ZERO)
+    assert (open_stops(broker), broker.totals["BTC"]) == ([], ZERO)
 
 
-def test_what_the_stop_sells_before_its_cancel_is_not_sold_again() -> None:
+def test_coins_the_stop_sells_before_its_cancel_are_not_sold_again() -> None:
     """Of a coin of which the stop sells 0.3 in the moment of its cancel, the exit sells 0.7."""
     broker, clock = holding_one()
-    at_cancel(broker, lambda txid: broker.execute(txid, Decimal("0.3")))
+    before_each_cancel(broker, lambda txid: broker.execute(txid, Decimal("0.3")))
     broker.totals["BTC"] = Decimal(5)
-    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=10)
-    assert [(row.side, row.executed) for row in broker.rows.values()][1:] == [
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    assert [(row.side, row.executed) for row in broker.orders.values()][1:] == [
         (Side.SELL, Decimal("0.3")),
         (Side.SELL, Decimal("0.7")),
     ]
@@ -135,22 +135,22 @@ def test_what_the_stop_sells_before_its_cancel_is_not_sold_again() -> None:
 def test_a_stop_that_fills_before_its_cancel_leaves_nothing_to_sell() -> None:
     """When the stop sells the coin in the moment of its cancel, no exit is sent, though others' coins are there."""
     broker, clock = holding_one()
-    at_cancel(broker, lambda txid: broker.execute(txid, Decimal(1)))
+    before_each_cancel(broker, lambda txid: broker.execute(txid, Decimal(1)))
     broker.totals["BTC"] = Decimal(5)
-    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=10)
     assert broker.sent_ids == [STOP_ID]
 
 
-def test_an_exit_waits_for_the_last_row_of_its_stop() -> None:
+def test_an_exit_waits_for_the_final_record_of_its_stop() -> None:
     """While the cancelled stop is in neither list nothing is sold; when its row comes, the exit goes out."""
     broker, clock = holding_one()
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
     hidden: list[Order] = []
     closed, cancel = broker.get_closed_orders, broker.cancel_order
 
     def cancel_and_hide(txid: str, symbol: str | None = None) -> bool:
         done = cancel(txid, symbol)
-        hidden.append(broker.rows[txid])
+        hidden.append(broker.orders[txid])
         return done
 
     def without_the_hidden(since_seconds: float = 0) -> list[Order]:
@@ -166,180 +166,180 @@ def test_an_exit_waits_for_the_last_row_of_its_stop() -> None:
         return place(*args, **kwargs)  # type: ignore[arg-type]
 
     broker.place_market_order = timed  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({300: sell_all}), stop_percent=TEN, max_ticks=8)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), stop_percent=TEN, max_ticks=8)
     assert times == [370.0]
     assert broker.totals["BTC"] == ZERO
 
 
-def fill_at_most(broker: FakeBroker, most: str) -> None:
+def limit_fills(broker: FakeBroker, max_quantity: str) -> None:
     """Let the collar leave of each sale what is above so many coins."""
     place = broker.place_market_order
 
     def partly(*args: object, **kwargs: object) -> PlacedOrder:
         before = broker.totals["BTC"]
         placed = place(*args, **kwargs)  # type: ignore[arg-type]
-        row = broker.rows[placed.txid]
-        filled = min(row.volume, Decimal(most))
+        row = broker.orders[placed.txid]
+        filled = min(row.volume, Decimal(max_quantity))
         status = OrderStatus.CLOSED if filled == row.volume else OrderStatus.CANCELED
-        broker.rows[placed.txid] = replace(row, executed=filled, cost=filled * row.price, status=status)
+        broker.orders[placed.txid] = replace(row, executed=filled, cost=filled * row.price, status=status)
         broker.totals["BTC"] = before - filled
         return placed
 
     broker.place_market_order = partly  # type: ignore[method-assign]
 
 
-def test_what_the_collar_leaves_is_sold_at_the_next_passes() -> None:
+def test_the_quantity_unfilled_within_max_slippage_is_sold_in_the_next_cycles() -> None:
     """An exit of 1 of which 0.4 fills, and then 0.4 of the rest, is over at the third pass of the same candle."""
     broker, clock = holding_one()
-    fill_at_most(broker, "0.4")
-    run_trader(broker, clock, Script({300: sell_all}), max_ticks=6)
-    assert [f"{row.volume:f}" for row in broker.rows.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
+    limit_fills(broker, "0.4")
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=6)
+    assert [f"{row.volume:f}" for row in broker.orders.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
     assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
-    assert [row.opened_seconds for row in broker.rows.values()][1:] == [361.0, 364.0, 367.0]
+    assert [row.opened_seconds for row in broker.orders.values()][1:] == [361.0, 364.0, 367.0]
     assert broker.totals["BTC"] == ZERO
 
 
-def test_what_the_collar_leaves_of_a_half_is_sold_and_the_other_half_is_kept() -> None:
+def test_a_partial_exit_unfilled_within_max_slippage_is_completed_and_the_rest_kept() -> None:
     """An exit of 0.5 of which 0.3 fills sells the other 0.2 at the next pass, and then nothing more."""
     broker, clock = holding_one()
-    fill_at_most(broker, "0.3")
+    limit_fills(broker, "0.3")
 
-    def sell_half(view: MarketView) -> list[WantedOrder]:
-        return [replace(order, quantity=order.quantity / 2) for order in sell_all(view)]
+    def sell_half(context: StrategyContext) -> list[OrderRequest]:
+        return [replace(order, quantity=order.quantity / 2) for order in sell_all(context)]
 
-    run_trader(broker, clock, Script({300: sell_half}), max_ticks=6)
-    assert [f"{row.volume:f}" for row in broker.rows.values()][1:] == ["0.50000000", "0.20000000"]
+    run_trader(broker, clock, ScriptedStrategy({300: sell_half}), max_ticks=6)
+    assert [f"{row.volume:f}" for row in broker.orders.values()][1:] == ["0.50000000", "0.20000000"]
     assert broker.totals["BTC"] == Decimal("0.5")
 
 
-def test_a_refused_exit_gives_the_stop_back() -> None:
+def test_a_refused_exit_restores_the_stop() -> None:
     """When Kraken refuses the exit after the stop is gone, the coin has a stop again in the same pass."""
     broker, clock = holding_one()
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
     broker.fail("place_sell", REFUSED)
-    run_trader(broker, clock, Script({300: sell_all}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), stop_percent=TEN, max_ticks=1)
     assert broker.sent_ids == [STOP_ID, EXIT_ID, STOP_ID.replace("stop", "stop2")]
-    assert resting(broker) == [("1", "90.0")]
+    assert open_stops(broker) == [("1", "90.0")]
 
 
 def test_another_entry_that_fills_moves_the_stop() -> None:
     """With a second coin bought at 80 the stop over one at 90 is replaced by one over two at 81."""
     closes = [100] * 6 + [80] * 10
-    broker, clock = present(361.0, closes)
-    again = buy("1")
+    broker, clock = live_market(361.0, closes)
+    buy_one = buy("1")
 
-    def more(view: MarketView) -> list[WantedOrder]:
-        return again(replace(view, position_quantity=ZERO))
+    def more(context: StrategyContext) -> list[OrderRequest]:
+        return buy_one(replace(context, position_quantity=ZERO))
 
-    run_trader(broker, clock, Script({300: more, 360: more}), stop_percent=TEN, max_ticks=12)
-    assert resting(broker) == [("2", "81.0")]
+    run_trader(broker, clock, ScriptedStrategy({300: more, 360: more}), stop_percent=TEN, max_ticks=12)
+    assert open_stops(broker) == [("2", "81.0")]
     assert [row.status for row in stops(broker)] == [OrderStatus.CANCELED, OrderStatus.OPEN]
 
 
-def test_under_the_kill_switch_no_stop_is_sent_and_none_is_taken_away() -> None:
+def test_under_the_kill_switch_no_stop_is_placed_or_canceled() -> None:
     """With the kill switch on, no stop is placed, and one at another percentage stays."""
     broker, clock = holding_one()
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=3, halted=lambda: True)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=3, is_halted=lambda: True)
     assert broker.sent_ids == []
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
-    run_trader(broker, clock, Script({}), stop_percent=Decimal(20), max_ticks=3, halted=lambda: True)
-    assert resting(broker) == [("1", "90.0")]
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=Decimal(20), max_ticks=3, is_halted=lambda: True)
+    assert open_stops(broker) == [("1", "90.0")]
 
 
-def test_a_refused_stop_is_tried_again_after_a_minute() -> None:
+def test_a_refused_stop_is_retried_after_a_minute() -> None:
     """A stop that Kraken refuses is sent again 60 s later, not at each pass."""
     broker, clock = holding_one()
     broker.fail("place_sell", REFUSED)
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=6)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=6)
     assert len(broker.sent_ids) == 1
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=4)
-    assert len(resting(broker)) == 1
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=4)
+    assert len(open_stops(broker)) == 1
 
 
-def test_a_stop_of_unknown_fate_is_not_sent_twice() -> None:
+def test_a_stop_with_an_unknown_outcome_is_not_sent_twice() -> None:
     """While the fate of a stop is unknown no other is sent; settled as open, it is the one stop there is."""
     broker, clock = holding_one()
-    broker.fail("place_sell", OrderUnknownError("no answer", STOP_ID))
-    settle = broker.settle_unknown
+    broker.fail("place_sell", OrderOutcomeUnknownError("no answer", STOP_ID))
+    reconcile = broker.reconcile_unknown_orders
 
-    def settle_later() -> list[Settled]:
+    def reconcile_later() -> list[Resolution]:
         if broker.unknown and clock.now() > 361 + 70:
-            row = make_order("S", Side.SELL, cl_ord_id=STOP_ID, kind="stop-loss", status=OrderStatus.OPEN)
-            broker.rows["S"] = replace(row, volume=Decimal(1), price=Decimal("90.0"), opened_seconds=361.0)
-            broker.fates = [Settled(one, broker.rows["S"]) for one in broker.unknown]
-        return settle()
+            order = make_order("S", Side.SELL, cl_ord_id=STOP_ID, kind="stop-loss", status=OrderStatus.OPEN)
+            broker.orders["S"] = replace(order, volume=Decimal(1), price=Decimal("90.0"), opened_seconds=361.0)
+            broker.resolutions = [Resolution(unknown, broker.orders["S"]) for unknown in broker.unknown]
+        return reconcile()
 
-    broker.settle_unknown = settle_later  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=40)
+    broker.reconcile_unknown_orders = reconcile_later  # type: ignore[method-assign]
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=40)
     assert broker.sent_ids == [STOP_ID]
-    assert resting(broker) == [("1", "90.0")]
+    assert open_stops(broker) == [("1", "90.0")]
 
 
 def test_a_large_position_has_stops_in_parts() -> None:
     """A coin worth 100 with at most 60 in an order has two stops of a half each, and both go for an exit."""
     broker, clock = holding_one()
-    limits = replace(WIDE, largest_order_value=Decimal(60))
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=2, limits=limits)
-    assert resting(broker) == [("0.5", "90.0")] * 2
-    run_trader(broker, clock, Script({360: sell_all}), stop_percent=TEN, max_ticks=9, limits=limits)
-    assert (resting(broker), broker.totals["BTC"]) == ([], ZERO)
+    limits = replace(WIDE_LIMITS, max_order_value=Decimal(60))
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2, limits=limits)
+    assert open_stops(broker) == [("0.5", "90.0")] * 2
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=9, limits=limits)
+    assert (open_stops(broker), broker.totals["BTC"]) == ([], ZERO)
 
 
-def test_the_fill_of_a_stop_is_told_and_counted() -> None:
+def test_a_stop_fill_is_logged_and_counted() -> None:
     """A stop that sells its coin at 90 makes a line, a fill, a loss of 10, and no position any more."""
     broker, clock = holding_one()
     seen: list[Decimal] = []
-    see = look(lambda view: seen.append(view.position_quantity))
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
+    observe = observe_context(lambda view: seen.append(view.position_quantity))
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
     (stop,) = stops(broker)
     summary, lines = run_trader(
         broker,
         clock,
-        Script({300: look(lambda _view: broker.execute(stop.txid, Decimal(1))), 360: see}),
+        ScriptedStrategy({300: observe_context(lambda _view: broker.execute(stop.txid, Decimal(1))), 360: observe}),
         stop_percent=TEN,
         max_ticks=9,
     )
-    assert len(of(lines, "filled: sell 1")) == 1
+    assert len(lines_with(lines, "filled: sell 1")) == 1
     assert (summary.orders.fills, summary.realised, seen[-1]) == (1, Decimal(-10), ZERO)
     assert broker.sent_ids == [STOP_ID]
 
 
-def test_with_the_setting_back_at_nothing_a_stop_stays_until_an_exit() -> None:
+def test_with_stop_loss_disabled_an_existing_stop_stays_until_an_exit() -> None:
     """A stop of an earlier run stays with STOP_PERCENT 0, and an exit cancels it before it sells."""
     broker, clock = holding_one()
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=1)
-    run_trader(broker, clock, Script({}), max_ticks=1)
-    assert resting(broker) == [("1", "90.0")]
-    run_trader(broker, clock, Script({360: sell_all}), max_ticks=9)
-    assert (resting(broker), broker.totals["BTC"]) == ([], ZERO)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), max_ticks=1)
+    assert open_stops(broker) == [("1", "90.0")]
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), max_ticks=9)
+    assert (open_stops(broker), broker.totals["BTC"]) == ([], ZERO)
 
 
-def test_a_candle_that_was_left_is_not_entered_again() -> None:
+def test_a_candle_with_an_exit_is_not_entered_again() -> None:
     """A bot that restarts in the candle of its exit, and would buy because it holds nothing, buys nothing."""
     broker, clock = holding_one()
 
-    def in_or_out(market: MarketView) -> list[WantedOrder]:
-        return sell_all(market) or buy("1")(market)
+    def in_or_out(context: StrategyContext) -> list[OrderRequest]:
+        return sell_all(context) or buy("1")(context)
 
     for _ in range(2):
-        run_trader(broker, clock, Script({300: in_or_out}), max_ticks=2)
+        run_trader(broker, clock, ScriptedStrategy({300: in_or_out}), max_ticks=2)
     assert broker.sent_ids == [EXIT_ID]
 
 
-def test_a_stop_does_not_wait_for_the_next_pass_in_ten_seconds() -> None:
+def test_a_pending_stop_is_placed_before_the_regular_poll() -> None:
     """An entry whose row comes two seconds late has its stop three seconds after it was placed."""
-    broker, clock = present()
+    broker, clock = live_market()
     opened, closed = broker.get_open_orders, broker.get_closed_orders
     broker.get_open_orders = lambda: opened() if clock.now() > 363 else []  # type: ignore[method-assign]
     broker.get_closed_orders = lambda since_seconds=0: closed(since_seconds) if clock.now() > 363 else []  # type: ignore[method-assign]
-    run_trader(broker, clock, Script({300: buy("1")}), stop_percent=TEN, max_ticks=4)
+    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_percent=TEN, max_ticks=4)
     assert [stop.opened_seconds for stop in stops(broker)] == [364.0]
 
 
-def test_coins_worth_too_little_at_the_stops_price_get_none() -> None:
+def test_coins_below_the_minimum_cost_at_the_stop_price_get_no_stop() -> None:
     """Half a coin bought at 1 has no stop: at 0.9 it is worth 0.45, less than the 0.5 that the pair wants."""
-    broker, clock = present(closes=[1] * 30)
-    broker.rows["H"] = make_order("H", Side.BUY, "0.5", "0.5", opened_seconds=1.0, closed_seconds=2.0)
+    broker, clock = live_market(closes=[1] * 30)
+    broker.orders["H"] = make_order("H", Side.BUY, "0.5", "0.5", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal("0.5")
-    run_trader(broker, clock, Script({}), stop_percent=TEN, max_ticks=3)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=3)
     assert broker.sent_ids == []

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_FLOOR, Decimal
 from typing import Protocol
 
-from bot.base.models import Candle, Pair, WantedOrder
+from bot.base.models import Candle, OrderRequest, Pair
 
 # Kept back for the fee of a buy, which Kraken takes on top of the cost (0.8 % at most, July 2026 schedule).
 _FEE_RESERVE = Decimal("1.01")
 
 
 @dataclass(frozen=True, slots=True)
-class MarketView:
+class StrategyContext:
     """Everything a strategy may look at, for one pair at one closed candle.
 
     `candles` are closed, oldest first. `position_quantity` is what the bot itself holds, zero when
@@ -43,15 +43,15 @@ class Strategy(Protocol):
     def name(self) -> str:
         """The name in the registry."""
 
-    def decide(self, market: MarketView) -> list[WantedOrder]:
+    def decide(self, context: StrategyContext) -> list[OrderRequest]:
         """Return the orders wanted now. Called once for each closed candle, and again with the same
         view after a restart: the same view must give the same orders."""
 
 
-def entry_quantity(market: MarketView, price: Decimal) -> Decimal:
+def entry_quantity(context: StrategyContext, price: Decimal) -> Decimal:
     """Return how many coins `order_value` buys at `price`, within what can be spent, on the pair's lot grid."""
-    value = min(market.order_value, market.quote_available / _FEE_RESERVE)
-    lot = Decimal(1).scaleb(-market.pair.lot_decimals)
+    value = min(context.order_value, context.quote_available / _FEE_RESERVE)
+    lot = Decimal(1).scaleb(-context.pair.lot_decimals)
     return max(Decimal(0), value / price).quantize(lot, rounding=ROUND_DOWN)
 
 

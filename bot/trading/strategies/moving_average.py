@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
 
-from bot.base.models import ZERO, Candle, Side, WantedOrder
-from bot.trading.strategies.base import MarketView, buy_price, entry_quantity
+from bot.base.models import ZERO, Candle, OrderRequest, Side
+from bot.trading.strategies.base import StrategyContext, buy_price, entry_quantity
 
 
 class MovingAverage:
@@ -29,52 +29,54 @@ class MovingAverage:
         self._stop_candles = stop_candles
         self._stop_ranges = stop_ranges
 
-    def decide(self, market: MarketView) -> list[WantedOrder]:
+    def decide(self, context: StrategyContext) -> list[OrderRequest]:
         """Return at most one order: an exit while holding, else an entry."""
-        if len(market.candles) <= max(self._slow, self._stop_candles):
+        if len(context.candles) <= max(self._slow, self._stop_candles):
             return []
-        if market.position_quantity > 0:
-            reason = self._exit_reason(market)
-            return [_exit(market, reason)] if reason else []
-        if market.has_open_entry:
+        if context.position_quantity > 0:
+            reason = self._find_exit_reason(context)
+            return [_exit_request(context, reason)] if reason else []
+        if context.has_open_entry:
             return []
-        reason = self._entry_reason(market.candles)
-        return [_entry(market, reason)] if reason else []
+        reason = self._find_entry_reason(context.candles)
+        return [_entry_request(context, reason)] if reason else []
 
-    def _entry_reason(self, candles: Sequence[Candle]) -> str:
-        before_fast, before_slow = self._averages(candles[:-1])
+    def _find_entry_reason(self, candles: Sequence[Candle]) -> str:
+        previous_fast, previous_slow = self._averages(candles[:-1])
         fast, slow = self._averages(candles)
-        if before_fast <= before_slow and fast > slow:
+        if previous_fast <= previous_slow and fast > slow:
             return f"the {self._fast} average crossed above the {self._slow} average"
         return ""
 
-    def _exit_reason(self, market: MarketView) -> str:
-        fast, slow = self._averages(market.candles)
+    def _find_exit_reason(self, context: StrategyContext) -> str:
+        fast, slow = self._averages(context.candles)
         if fast < slow:
             return f"the {self._fast} average is below the {self._slow} average"
-        stop = self._stop_price(market)
-        if market.candles[-1].close < stop:
-            return f"the close is below the volatility stop at {_rounded(stop, market)}"
+        stop = self._stop_price(context)
+        if context.candles[-1].close < stop:
+            return f"the close is below the volatility stop at {_round_price(stop, context)}"
         return ""
 
     def _averages(self, candles: Sequence[Candle]) -> tuple[Decimal, Decimal]:
         return _average_close(candles[-self._fast :]), _average_close(candles[-self._slow :])
 
-    def _stop_price(self, market: MarketView) -> Decimal:
+    def _stop_price(self, context: StrategyContext) -> Decimal:
         since_entry = (
             candle.close
-            for candle in market.candles
-            if candle.time_seconds + market.timeframe_seconds > market.entry_seconds
+            for candle in context.candles
+            if candle.time_seconds + context.timeframe_seconds > context.entry_seconds
         )
-        highest = max(since_entry, default=market.average_price)
-        span = average_true_range(market.candles, self._stop_candles)
-        return max(highest, market.average_price) - self._stop_ranges * span
+        highest = max(since_entry, default=context.average_price)
+        average_range = average_true_range(context.candles, self._stop_candles)
+        return max(highest, context.average_price) - self._stop_ranges * average_range
 
 
 def average_true_range(candles: Sequence[Candle], count: int) -> Decimal:
     """Return the mean true range of the last `count` candles; one candle more is needed before them."""
     recent = candles[-count - 1 :]
-    ranges = (max(now.high, before.close) - min(now.low, before.close) for before, now in pairwise(recent))
+    ranges = (
+        max(current.high, previous.close) - min(current.low, previous.close) for previous, current in pairwise(recent)
+    )
     return sum(ranges, ZERO) / count
 
 
@@ -82,31 +84,31 @@ def _average_close(candles: Sequence[Candle]) -> Decimal:
     return sum((candle.close for candle in candles), ZERO) / len(candles)
 
 
-def _rounded(price: Decimal, market: MarketView) -> Decimal:
-    return price.quantize(Decimal(1).scaleb(-market.pair.price_decimals))
+def _round_price(price: Decimal, context: StrategyContext) -> Decimal:
+    return price.quantize(Decimal(1).scaleb(-context.pair.price_decimals))
 
 
-def _entry(market: MarketView, reason: str) -> WantedOrder:
-    last = market.candles[-1]
-    price = buy_price(market.pair, last.close)
-    return WantedOrder(
-        symbol=market.pair.symbol,
+def _entry_request(context: StrategyContext, reason: str) -> OrderRequest:
+    last_candle = context.candles[-1]
+    price = buy_price(context.pair, last_candle.close)
+    return OrderRequest(
+        symbol=context.pair.symbol,
         side=Side.BUY,
-        quantity=entry_quantity(market, price),
+        quantity=entry_quantity(context, price),
         price=price,
         kind="entry",
-        candle_seconds=last.time_seconds,
+        candle_seconds=last_candle.time_seconds,
         reason=reason,
     )
 
 
-def _exit(market: MarketView, reason: str) -> WantedOrder:
-    return WantedOrder(
-        symbol=market.pair.symbol,
+def _exit_request(context: StrategyContext, reason: str) -> OrderRequest:
+    return OrderRequest(
+        symbol=context.pair.symbol,
         side=Side.SELL,
-        quantity=market.position_quantity,
+        quantity=context.position_quantity,
         price=None,
         kind="exit",
-        candle_seconds=market.candles[-1].time_seconds,
+        candle_seconds=context.candles[-1].time_seconds,
         reason=reason,
     )
