@@ -1,7 +1,7 @@
 """KrakenBroker, and the one way to get a nonce.
 
-Every private request of this program goes through `KrakenBroker.private_call`: take the key's turn, draw a
-nonce, sign, send, read the answer, give the turn back.
+Every private request of this program goes through `KrakenBroker.private_call`: take the request lock, get a nonce,
+sign, send, read the answer, release the lock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from decimal import Decimal
 from functools import cache, partial
@@ -21,30 +22,45 @@ import krakenex
 from bot import config
 from bot.base import clock, fork_safety, metrics
 from bot.base.errors import (
-    InvalidNonceError,
-    LockoutError,
     NonceAheadError,
     NonceError,
-    OrderRefusedError,
-    RateLimitError,
+    RequestError,
     RequestLockTimeout,
     SettingsError,
     StoppingError,
+    UnknownKrakenError,
+)
+from bot.base.models import (
+    Balance,
+    Candle,
+    Fill,
+    KeyInfo,
+    Order,
+    Pair,
+    PlacedOrder,
+    Position,
+    Side,
+    SystemStatus,
 )
 from bot.base.paths import journal_file_path, key_file_path
-from bot.broker_standing import BrokerStatus
 from bot.config import credential_problems, url_problems
-from bot.kraken import error_table, nonce_recovery, transport
+from bot.kraken import nonce_recovery, order_requests, responses, transport
+from bot.kraken.account import Account
+from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
+from bot.kraken.client import BeforeSend, KrakenClient, PrivateRequest
+from bot.kraken.key_rules import check_key
+from bot.kraken.market_data import MarketData
 from bot.kraken.rate_counters import STARTER, Tier
 from bot.kraken.rate_limiter import RateLimiter
 from bot.nonce.distributed_lock import DistributedRequestLock
 from bot.nonce.file_store import MICROSECONDS, UNITS, open_file_store
 from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS, Priority, RequestLock
 from bot.nonce.shared_store import SharedStore, file_store_for_key, open_shared_store
-from bot.orders.gateway import BeforeSend
+from bot.orders.gateway import OrderGateway, is_order
 from bot.orders.journal import Journal
-from bot.orders.reconciliation import ORDER_DEADLINE_SECONDS
+from bot.orders.reconciler import Reconciler
+from bot.orders.reconciliation import Resolution, UnknownOrder
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +70,11 @@ NONCE_STORE: str = config.default_nonce_store()
 
 NONCE_JUMP_SECONDS = 60
 START_JITTER_SECONDS = 0.005
-# While the program stops there is no time to wait for a turn that a lost request is holding, and each resting
-# entry has to wait for it.
+# While the program stops there is no time to wait for a request lock that a lost request holds: each resting entry
+# would wait for it.
 STOPPING_CANCEL_TIMEOUT_SECONDS = 0.1
-
-_PRIORITY_BY_METHOD = {
-    "CancelOrder": Priority.CANCEL,
-    "CancelAll": Priority.CANCEL,
-    "CancelAllOrdersAfter": Priority.CANCEL,
-    "AddOrder": Priority.ORDER,
-}
+# How many issued nonces are remembered, to tell our own from another sender's.
+RECENT_NONCES = 32
 
 
 def get_kraken_nonce(at_least: int = 0, *, api_key: str | None = None, unit: str = MICROSECONDS.name) -> int:
@@ -82,7 +93,7 @@ def get_kraken_nonce(at_least: int = 0, *, api_key: str | None = None, unit: str
     key, nonce_unit = api_key or config.default_api_key(), UNITS[unit]
     if NONCE_STORE:
         return _open_shared_store(key, unit).next_nonce(at_least * nonce_unit.units_per_microsecond)
-    # A key that was burnt in a finer unit has a file of its own, which starts from the common one.
+    # A key that was used in a finer unit has a file of its own, which starts from the common one.
     microsecond_nonce = open_file_store(NONCE_FILE).next_nonce(at_least)
     return file_store_for_key(NONCE_FILE, key, nonce_unit).next_nonce(
         microsecond_nonce * nonce_unit.units_per_microsecond
@@ -97,17 +108,17 @@ def _open_shared_store(api_key: str, unit: str) -> SharedStore:
 def kraken_request_lock(
     timeout_seconds: float = LOCK_TIMEOUT_SECONDS, *, api_key: str | None = None, unit: str = MICROSECONDS.name
 ) -> Iterator[None]:
-    """Hold the key's turn for the length of a `with` block: draw one nonce in it, send the request, read the answer.
+    """Hold the key's request lock for a `with` block: get one nonce in it, send the request, read the answer.
 
     For programs that send by other means than KrakenBroker. `api_key` is the settings' by default; `unit` is what
-    `get_kraken_nonce` is given. Raises TurnTimeout where the turn was not given in time, NonceError where this thread
-    has the key's turn already, SettingsError where there is no key; with NONCE_STORE, StoreUnavailableError.
+    `get_kraken_nonce` is given. Raises RequestLockTimeout where the lock did not become free in time, NonceError where
+    this thread holds it already, SettingsError where there is no key; with NONCE_STORE, StoreUnavailableError.
     """
     request_lock = _script_request_lock(NONCE_FILE, NONCE_STORE, api_key or config.default_api_key(), unit)
-    # With the process: a forked child does not have its parent's turn.
+    # With the process: a forked child does not hold its parent's lock.
     holder = os.getpid(), threading.get_ident(), request_lock
     if holder in _script_lock_holders:
-        raise NonceError("this thread has the key's turn already; a turn is for one request, with no other turn in it")
+        raise NonceError("this thread holds the key's request lock already; it is for one request at a time")
     with request_lock.hold(Priority.READ, timeout_seconds):
         _script_lock_holders.add(holder)
         try:
@@ -147,13 +158,16 @@ def check_nonce_file() -> None:
         )
 
 
-class KrakenBroker(BrokerStatus):
+class KrakenBroker:
     """One account at Kraken, by one API key. Safe to share between threads.
 
-    `max_order_value` is in quote currency, `max_slippage_percent` how far from the current price a market
-    order may fill. `market` is the market's clock, which also paces waits. `tier` is the account's
-    verification level, which decides Kraken's rate limits. For `overlap_seconds` after its start another instance that
-    nothing here knows of may still send orders, where there is no journal yet.
+    The broker makes nonces, holds the request lock, repeats a request after a refused nonce, and offers the two calls
+    that everything else is built on: `market_data`, `account` and `orders` (the gateway). Its verbs delegate to them.
+
+    `max_order_value` is in quote currency, `max_slippage_percent` how far from the current price a market order may
+    fill. `market_clock` also paces waits. `tier` is the account's verification level, which decides Kraken's rate
+    limits. For `overlap_seconds` after its start another instance that nothing here knows of may still send orders,
+    where there is no journal yet.
     """
 
     def __init__(
@@ -175,38 +189,50 @@ class KrakenBroker(BrokerStatus):
         problems = credential_problems(api_key, api_secret) + url_problems("KRAKEN_API_URL", api_url)
         if problems:
             raise SettingsError(problems)
+        self.bot_id = bot_id or order_requests.derive_bot_id(api_key)
+        self.key_info: KeyInfo | None = None
+        self._api_key, self._nonce_unit = api_key, UNITS[nonce_unit]
+        self._allow_withdraw_key = allow_withdraw_key
         self._stopping = threading.Event()
+        self._market_clock = market_clock or clock.MarketClock()
+        self._server_time = clock.ServerTime(self._market_clock)
         self._open_api = partial(transport.open_api, api_key, api_secret, api_url, proxy)
         self._open_connections()
-        self._rate_limiter = RateLimiter(key_file_path(NONCE_FILE, api_key, "budget"), tier)
-        super().__init__(
-            api_key=api_key,
-            bot_id=bot_id,
-            rate_limiter=self._rate_limiter,
-            max_order_value=max_order_value,
-            max_slippage_percent=max_slippage_percent,
-            allow_withdraw_key=allow_withdraw_key,
-            overlap_seconds=overlap_seconds,
-            market_clock=market_clock or clock.MarketClock(),
-            stopping=self._stopping,
-            journal=Journal(journal_file_path(NONCE_FILE, api_key)),
-        )
-        self._api_key, self._nonce_unit = api_key, UNITS[nonce_unit]
         # None where the file alone holds the nonces.
         self.shared_store = _open_shared_store(api_key, nonce_unit) if NONCE_STORE else None
         self._request_lock = _make_request_lock(NONCE_FILE, api_key, self.shared_store)
+        self._rate_limiter = RateLimiter(key_file_path(NONCE_FILE, api_key, "budget"), tier)
         self._circuit_breaker = CircuitBreaker(
             key_file_path(NONCE_FILE, api_key, "silence"), key_file_path(NONCE_FILE, api_key, "refused")
         )
-        # Two instances that a platform starts in the same instant draw apart.
+        self._client = KrakenClient(self, self._circuit_breaker, self._rate_limiter, self._server_time, nonce_unit)
+        self.journal = Journal(journal_file_path(NONCE_FILE, api_key))
+        self.market_data = MarketData(self, self._server_time, self._market_clock)
+        self.account = Account(self, self.market_data, self.bot_id)
+        self._reconciler = Reconciler(self.journal, self.account, self.bot_id, self._server_time, overlap_seconds)
+        self.orders = OrderGateway(
+            self,
+            self.market_data,
+            self.journal,
+            self._reconciler,
+            bot_id=self.bot_id,
+            rate_limiter=self._rate_limiter,
+            max_order_value=max_order_value,
+            max_slippage_percent=max_slippage_percent,
+            server_time=self._server_time,
+            market_clock=self._market_clock,
+            stopping=self._stopping,
+        )
+        # Two instances that a platform starts in the same instant take their first nonces apart.
         clock.sleep(random.uniform(0, START_JITTER_SECONDS))
-        # Nothing is drawn yet: `connect` may find that the clock is wrong.
+        # No nonce is taken yet: `connect` may find that the clock is wrong.
         self._last_nonce = clock.nonce_clock.now_us() * self._nonce_unit.units_per_microsecond
         self._has_issued_nonce = False
+        self._recent_nonces = deque([self._last_nonce], maxlen=RECENT_NONCES)
         fork_safety.register_after_fork(self)
 
     def _open_connections(self) -> None:
-        # krakenex keeps its last answer in the object: one for whoever has the turn, one for public calls.
+        # krakenex keeps its last answer in the object: one for whoever holds the request lock, one for public calls.
         self.api = self._open_private_api()
         self._public_api = self._open_api()
         self._public_lock = threading.Lock()
@@ -218,12 +244,12 @@ class KrakenBroker(BrokerStatus):
         return api
 
     def after_fork_in_child(self) -> None:
-        """A forked child must not write into the parent's connections."""
+        """Open new connections: a forked child must not write into its parent's."""
         self._open_connections()
-        self._order_gateway.after_fork_in_child()
+        self.orders.after_fork_in_child()
         self._reconciler.after_fork_in_child()
 
-    # Nonces: these three and the retry loop below all write through get_kraken_nonce().
+    # Nonces: these and the retry loop all write through get_kraken_nonce().
 
     def _next_nonce(self, at_least_us: int = 0) -> int:
         with nullcontext() if self.shared_store else metrics.time_store_operation("draw"):
@@ -232,14 +258,7 @@ class KrakenBroker(BrokerStatus):
         with self._nonce_lock:
             self._last_nonce = max(self._last_nonce, nonce) if self._has_issued_nonce else nonce
             self._has_issued_nonce = True
-        return nonce
-
-    def _next_order_nonce(self, before_send: BeforeSend, deadline_seconds: float) -> str:
-        """Return the next nonce once the order that goes with it is on the disk."""
-        nonce = self._nonce_monotonic()
-        before_send(nonce, deadline_seconds)
-        # The disk may have taken long.
-        self._request_lock.check()
+            self._recent_nonces.append(nonce)
         return nonce
 
     def _nonce_monotonic(self) -> str:
@@ -258,140 +277,110 @@ class KrakenBroker(BrokerStatus):
         elif jump is nonce_recovery.NonceJump.LARGE:
             self._next_nonce(clock.nonce_clock.now_us() + nonce_recovery.LARGE_JUMP_SECONDS * 1_000_000)
 
-    # Calls
+    def check_request_lock(self) -> None:
+        """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where nothing may be sent any more."""
+        self._request_lock.check()
 
-    def public_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+    def newest_nonce_before(self, nonce: int) -> int:
+        """Return the highest nonce below `nonce` that this object has issued, as far as it remembers."""
+        with self._nonce_lock:
+            return max((recent for recent in self._recent_nonces if recent < nonce), default=0)
+
+    # The two calls
+
+    def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a public endpoint; return its `result`. Raises NotSentError, NoAnswerError or a KrakenError."""
         with self._public_lock:
-            envelope = transport.request(self._public_api.query_public, method, dict(params or {}))
-        return self._unwrap_envelope(method, envelope)
+            return self._client.send_public(self._public_api, method, params or {})
 
-    def private_call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+    def private_call(
+        self, method: str, params: Mapping[str, Any] | None = None, *, before_send: BeforeSend | None = None
+    ) -> Any:
         """Call a private endpoint; return its `result`. `params` is not changed.
 
-        AddOrder is sent once and never again, whatever happens (see `OrderGateway.send`). Reads and cancels are repeated
-        after a refused nonce, by the rules in `bot/kraken/nonce_recovery.py`; what is neither is sent once.
-        Raises a KrakenError, NotSentError, NoAnswerError, SilenceError, TurnTimeout or StoppingError.
+        AddOrder goes through the order gateway, which is what passes `before_send`; it is sent once and never again.
+        Reads and cancels are repeated after a refused nonce, by the rules in `bot/kraken/nonce_recovery.py`; anything
+        else is sent once. Raises a KrakenError, NotSentError, NoAnswerError, CircuitOpenError, RequestLockTimeout or
+        StoppingError.
         """
-        call_params = dict(params or {})
-        if self._order_gateway.is_order_request(method, call_params):
-            return self._send_order(call_params)
-        if call_params.get("validate"):
-            # In Kraken's spelling, whatever was meant as yes.
-            call_params["validate"] = True
-        return self._call(method, call_params)
-
-    def _call(self, method: str, params: dict[str, Any], before_send: BeforeSend | None = None) -> Any:
-        # An AddOrder that is not for the desk is one with `validate`: a read.
-        is_repeatable = method in nonce_recovery.RETRYABLE_METHODS or (
-            method == "AddOrder" and not self._order_gateway.is_order_request(method, params)
-        )
-        priority = _PRIORITY_BY_METHOD.get(method, Priority.READ)
+        params = params or {}
+        if before_send is None:
+            if is_order(method, params):
+                return self.orders.send_params(params)
+            if params.get("validate"):
+                # In Kraken's spelling, whatever was meant as yes.
+                params = {**params, "validate": True}
+        request = PrivateRequest(method, params, before_send)
         while True:
             try:
-                return self._attempt_call(method, params, priority, before_send)
+                return self._attempt(request)
             except NonceRefusedError as refused:
-                if not is_repeatable:
+                if refused.retry is None:
                     raise
                 retry = refused.retry
-            self._pause(retry.wait_seconds, priority)
+            self._pause(retry.wait_seconds, request.priority)
             self._apply_nonce_jump(retry.jump)
 
-    def _attempt_call(
-        self, method: str, params: dict[str, Any], priority: Priority, before_send: BeforeSend | None
-    ) -> Any:
+    def _attempt(self, request: PrivateRequest) -> Any:
+        """Send a request once while the request lock is held. A cancel does not wait for the lock without end."""
+        priority = request.priority
         try:
             while True:
                 is_stopping_cancel = priority is Priority.CANCEL and self._stopping.is_set()
+                timeout_seconds = STOPPING_CANCEL_TIMEOUT_SECONDS if is_stopping_cancel else LOCK_TIMEOUT_SECONDS
                 wait_started_seconds = clock.boottime_seconds()
-                with self._request_lock.hold(
-                    priority, STOPPING_CANCEL_TIMEOUT_SECONDS if is_stopping_cancel else LOCK_TIMEOUT_SECONDS
-                ):
+                with self._request_lock.hold(priority, timeout_seconds):
                     metrics.record_request_lock_wait(clock.boottime_seconds() - wait_started_seconds)
-                    self._check_circuit_breaker(self.api)
-                    # Booked in the turn, or calls that were booked long before they leave would arrive all at once.
-                    wait_seconds = self._rate_limit_wait_seconds(method, priority)
+                    self._client.check_circuit_breaker(self.api)
+                    # Counted while the lock is held: calls that are counted long before they are sent would arrive all
+                    # at once.
+                    wait_seconds = self._rate_limiter.try_acquire_rest(request.method, self._server_time.now())
+                    if wait_seconds > 0 and priority is Priority.CANCEL and self._stopping.is_set():
+                        # An order that stays open is the greater harm.
+                        self._rate_limiter.spend_rest(request.method, self._server_time.now())
+                        wait_seconds = 0.0
                     if wait_seconds <= 0:
-                        return self._send(self.api, method, params, before_send)
+                        return self._client.send_private(self.api, request)
                 self._pause(wait_seconds, priority)
         except RequestLockTimeout:
             if priority is not Priority.CANCEL:
                 raise
-        # At worst its nonce is refused; an order that should be gone is the greater harm.
-        log.warning("%s goes without the key's turn, which another sender is holding.", method)
+        # At worst its nonce is refused; an order that stays open is the greater harm.
+        log.warning("%s goes without the key's turn, which another sender is holding.", request.method)
         with closing(self._open_private_api()) as api:
-            self._check_circuit_breaker(api)
-            self._rate_limiter.spend_rest(method, self.now())
-            return self._send(api, method, params)
+            self._client.check_circuit_breaker(api)
+            self._rate_limiter.spend_rest(request.method, self._server_time.now())
+            return self._client.send_private(api, request)
 
-    def _check_circuit_breaker(self, api: krakenex.API) -> None:
-        self._circuit_breaker.check(lambda: self._send(api, "GetApiKeyInfo", {}), lambda: self._last_nonce)
+    def _pause(self, seconds: float, priority: Priority) -> None:
+        if seconds > 0 and self._market_clock.wait(seconds, self._stopping) and priority is not Priority.CANCEL:
+            raise StoppingError("the program is stopping; nothing was sent")
 
-    def _send(
-        self, api: krakenex.API, method: str, params: dict[str, Any], before_send: BeforeSend | None = None
-    ) -> Any:
-        # krakenex writes the nonce into the dictionary that it is given.
-        data = {name: _form_value(value) for name, value in params.items() if value is not None}
-        if method == "AddOrder":
-            deadline_seconds = self.now() + ORDER_DEADLINE_SECONDS
-            data["deadline"] = clock.format_rfc3339(deadline_seconds)
-            if before_send is not None:
-                api._nonce = partial(self._next_order_nonce, before_send, deadline_seconds)
-        try:
-            envelope = transport.request(api.query_private, method, data)
-        finally:
-            api._nonce = self._nonce_monotonic
-        try:
-            result = self._unwrap_envelope(method, envelope)
-        except InvalidNonceError as refused:
-            raise self._circuit_breaker.handle_refusal(refused, self._last_nonce, self._nonce_unit.name) from refused
-        except OrderRefusedError:
-            # The engine's no: the nonce was accepted.
-            self._circuit_breaker.record_accepted(self._last_nonce)
-            raise
-        except LockoutError:
-            self._circuit_breaker.handle_lockout()
-            raise
-        except RateLimitError as limited:
-            self._rate_limiter.record_rate_limit_error(limited, self.now())
-            raise
-        self._circuit_breaker.record_accepted(self._last_nonce)
-        return result
+    # Start and end
 
-    def _unwrap_envelope(self, method: str, envelope: dict[str, Any]) -> Any:
-        strings = [str(string) for string in envelope["error"]]
-        errors = error_table.filter_errors(strings)
-        if errors:
-            error = error_table.make_error(method, errors)
-            error.wait_seconds = error_table.retry_after_seconds(errors, self.now())
-            raise error
-        return envelope.get("result")
+    def connect(self) -> dict[str, Balance]:
+        """Set the clock by Kraken's, check the nonce file and the key, and read the account once; return its balances.
 
-    def check_nonce_file(self) -> None:
-        """Raise NonceAheadError where the nonce file is more than a day ahead of the clock."""
+        The first private call is GetApiKeyInfo, so that no order is the first to meet the key's nonce floor. Raises
+        NonceAheadError, KeyRuleError, or what `private_call` raises.
+        """
+        self.market_data.sync_time()
         check_nonce_file()
+        try:
+            self.key_info = responses.read_key_info(self.private_call("GetApiKeyInfo"))
+        except (RequestError, UnknownKrakenError) as error:
+            log.warning("The key could not be checked (%s): its permissions and nonce window are unknown.", error)
+        else:
+            check_key(self.key_info, self._allow_withdraw_key)
+        return self.get_account_balance()
 
     def check_leadership(self) -> None:
         """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
         if self.shared_store is not None:
             self.shared_store.check()
 
-    # Waiting and stopping
-
-    def _rate_limit_wait_seconds(self, method: str, priority: Priority) -> float:
-        wait_seconds = self._rate_limiter.try_acquire_rest(method, self.now())
-        if wait_seconds > 0 and priority is Priority.CANCEL and self._stopping.is_set():
-            # An order that should be gone is the greater harm.
-            self._rate_limiter.spend_rest(method, self.now())
-            return 0.0
-        return wait_seconds
-
-    def _pause(self, seconds: float, priority: Priority = Priority.READ) -> None:
-        if seconds > 0 and self._market_clock.wait(seconds, self._stopping) and priority is not Priority.CANCEL:
-            raise StoppingError("the program is stopping; nothing was sent")
-
     def stop(self) -> None:
-        """Send nothing but cancels from now on; calls that wait for their turn end with StoppingError."""
+        """Send nothing but cancels from now on; calls that wait for the request lock end with StoppingError."""
         self._stopping.set()
         self._request_lock.stop(lowest_allowed=Priority.CANCEL)
 
@@ -404,7 +393,174 @@ class KrakenBroker(BrokerStatus):
         self.api.close()
         self._public_api.close()
 
+    # State, from memory and from the key's own files: nothing is sent
 
-def _form_value(value: object) -> object:
-    # The form encoding would write True, which Kraken does not read.
-    return str(value).lower() if isinstance(value, bool) else value
+    @property
+    def refused_nonces(self) -> int:
+        """How many nonces Kraken has refused since this object was made."""
+        return self._circuit_breaker.refused_total
+
+    @property
+    def last_nonce(self) -> int | None:
+        """The last nonce that this object has issued, or None."""
+        return self._last_nonce if self._has_issued_nonce else None
+
+    @property
+    def breaker_state(self) -> BreakerState | None:
+        """The circuit breaker's state while it is open or half open; None while it is closed."""
+        return self._circuit_breaker.state
+
+    @property
+    def rest_level(self) -> tuple[float, float]:
+        """The points on the key's REST counter now, and Kraken's maximum for the tier."""
+        return self._rate_limiter.rest_level(self._server_time.now())
+
+    @property
+    def engine_levels(self) -> dict[str, float]:
+        """The points on the matching engine's counter of each pair that has any now."""
+        return self._rate_limiter.engine_levels(self._server_time.now())
+
+    # Market data
+
+    def now(self) -> float:
+        """Return Kraken's time in Unix seconds, carried forward from the last synchronization."""
+        return self._server_time.now()
+
+    def pair(self, symbol: str) -> Pair:
+        """Return a pair by any of its names: BTC/USD, XBTUSD, XXBTZUSD. Raises SymbolError."""
+        return self.market_data.pair(symbol)
+
+    def system_status(self) -> SystemStatus:
+        """Ask Kraken for its system status."""
+        return self.market_data.system_status()
+
+    def pair_status(self, symbol: str) -> str:
+        """Ask Kraken for the status of one pair (`bot/kraken/trading_status.py`). Raises SymbolError."""
+        return self.market_data.pair_status(symbol)
+
+    def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
+        """Return the last `count` closed candles (at most 719), oldest first."""
+        return self.market_data.get_candles(symbol, timeframe, count)
+
+    def get_current_price(self, symbol: str) -> Decimal:
+        """Return the last trade's price."""
+        return self.market_data.get_current_price(symbol)
+
+    # Account
+
+    def get_account_balance(self) -> dict[str, Balance]:
+        """Return what the account holds, by asset name (BTC, USD); `free` excludes what open orders hold."""
+        return self.account.get_balances()
+
+    def get_positions(self) -> list[Position]:
+        """Return the coins that the account holds, without fiat money."""
+        return self.account.get_positions()
+
+    def get_open_orders(self) -> list[Order]:
+        """Return all open orders of the account, those of other programs too."""
+        return self.account.get_open_orders()
+
+    def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
+        """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
+        return self.account.get_closed_orders(since_seconds)
+
+    def get_trades(self, since_seconds: float = 0.0) -> list[Fill]:
+        """Return the fills of the account after `since_seconds`, newest first, from all pages."""
+        return self.account.get_trades(since_seconds)
+
+    def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
+        """Return one page of the account's fills, newest first, and how many there are after `since_seconds`."""
+        return self.account.get_trades_page(since_seconds, offset)
+
+    def is_own_order(self, order: Order) -> bool:
+        """Whether this bot placed the order, on this host or another."""
+        return self.account.is_own_order(order)
+
+    # Orders
+
+    def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
+        """Return the `cl_ord_id` of a signal: the same on any host, after any crash."""
+        return order_requests.client_order_id(self.bot_id, symbol, strategy, candle_seconds, kind=kind, attempt=attempt)
+
+    def place_limit_order(
+        self,
+        symbol: str,
+        side: Side | str,
+        quantity: Decimal,
+        price: Decimal,
+        *,
+        cl_ord_id: str = "",
+        expire_seconds: int | None = None,
+        post_only: bool = False,
+    ) -> PlacedOrder:
+        """Place a limit order (see `OrderGateway.place_limit_order`)."""
+        return self.orders.place_limit_order(
+            symbol, side, quantity, price, cl_ord_id=cl_ord_id, expire_seconds=expire_seconds, post_only=post_only
+        )
+
+    def place_market_order(
+        self, symbol: str, side: Side | str, quantity: Decimal, size_type: str, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Buy or sell at once, within the slippage limit (see `OrderGateway.place_market_order`)."""
+        return self.orders.place_market_order(symbol, side, quantity, size_type, cl_ord_id=cl_ord_id)
+
+    def place_stop_order(
+        self, symbol: str, side: Side | str, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Place a stop that rests at Kraken (see `OrderGateway.place_stop_order`)."""
+        return self.orders.place_stop_order(symbol, side, quantity, stop_price, cl_ord_id=cl_ord_id)
+
+    def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
+        """Cancel one order. True: Kraken canceled it. False: it was gone already, and may have filled."""
+        return self.orders.cancel(txid, symbol)
+
+    def cancel_all_orders(self) -> int:
+        """Cancel this bot's open orders one by one, never anybody else's; return how many were canceled."""
+        own_orders = [order for order in self.get_open_orders() if self.is_own_order(order)]
+        return sum(self.cancel_order(order.txid, order.symbol) for order in own_orders)
+
+    def arm_dead_man_switch(self, timeout_seconds: int) -> None:
+        """Have Kraken cancel all orders of the account, whoever's, after so many seconds, unless armed again; 0: never.
+
+        At most a day (Kraken: CancelAllOrdersAfter page). The call is repeated after a refused nonce.
+        """
+        self.private_call("CancelAllOrdersAfter", {"timeout": timeout_seconds})
+
+    # Reconciliation
+
+    def unknown_orders(self) -> list[UnknownOrder]:
+        """Return the orders whose outcome is not known; each blocks its pair."""
+        return self._reconciler.unknown_orders()
+
+    def history_is_complete(self) -> bool:
+        """Whether the journal has every order of this bot. A new journal, or one of an older disk, may lack some:
+        `reconcile_unknown_orders` finds them, within 16 s of Kraken's answering."""
+        return self._reconciler.history_is_complete()
+
+    def history_wait_seconds(self) -> float:
+        """Return for how long at least orders of an earlier run may still turn up; 0.0 where none can."""
+        return self._reconciler.history_wait_seconds()
+
+    def begin_takeover(self, *, is_clean: bool, is_first_leader: bool) -> None:
+        """Look for the orders of another instance that may have traded, before any order is sent here.
+
+        `is_clean`: it released its lease with every order reconciled, so none is in flight. `is_first_leader`: nobody
+        has led before, so an instance that does not know of leases may still trade (see `overlap_seconds`).
+        """
+        self._reconciler.begin_takeover(is_clean, is_first_leader)
+
+    def is_reconciled(self) -> bool:
+        """Whether no order of this bot has an unknown outcome."""
+        return self._reconciler.history_is_complete() and not self.unknown_orders()
+
+    def reconcile_unknown_orders(self) -> list[Resolution]:
+        """Send the next query about unknown orders, if one is due; return the outcomes that were not returned before.
+
+        An order that waits for the start-up reconciliation sends queries as well.
+        """
+        return self._reconciler.reconcile()
+
+    def next_query_seconds(self) -> float | None:
+        """Return in how many seconds `reconcile_unknown_orders` has something to ask; None where nothing is unknown."""
+        due_seconds = self._reconciler.unknown.due_seconds()
+        return None if due_seconds is None else max(0.0, due_seconds - self.now())

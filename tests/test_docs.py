@@ -28,6 +28,7 @@ from bot.config import load_settings
 from bot.dashboard.snapshot import SnapshotReader
 from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Executed, RetryPolicy, make_error
+from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
 from bot.nonce import leader_election
 from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS
 from bot.nonce.postgres_store import MAX_CONNECTIONS, RESPONSE_TIMEOUT_SECONDS
@@ -36,7 +37,7 @@ from bot.nonce.shared_store import LOCK_LIFETIME_SECONDS, SEND_WINDOW_SECONDS
 from bot.orders import order_state
 from bot.orders.order_state import OrderState
 from bot.orders.reconciler import JOURNAL_MAX_AGE_SECONDS
-from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS, QUERY_GAP_SECONDS
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator import faults
 from bot.simulator.api import PUBLIC_PATH
 from bot.simulator.instruments import KNOWN_PAIRS

@@ -40,7 +40,9 @@ class BreakerFile:
 
     def read(self) -> BreakerState | None:
         """Return the silence of the key, or None. A damaged file counts as a full silence that is over."""
-        # What could not be written down is newer than what the file holds.
+        if self._unsaved_state is None and not os.path.lexists(self.path):
+            return None
+        # A state that could not be written is newer than what the file holds.
         state = self._unsaved_state or self._read_file()
         return None if state == self._ignored_state else state
 

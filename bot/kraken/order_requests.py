@@ -1,4 +1,4 @@
-"""Orders as Kraken wants to read them. Pure."""
+"""Orders as Kraken reads them, and their client order ids. Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from bot.base.errors import OrderRuleError
-from bot.base.models import Pair, Side
+from bot.base.models import ZERO, Pair, Side
 from bot.kraken.pairs import format_decimal, round_price
 
 # Free text of a cl_ord_id may have 18 characters (Kraken: cl_ord_id guide).
 CLIENT_ORDER_ID_LENGTH = 18
 BOT_ID_LENGTH = 5
 
-# An AddOrder with any other field could not be valued or settled: a deadline of its own, a userref, leverage, a
+# How long after it is sent an order may still reach the matching engine (Kraken: AddOrder page, `deadline`).
+ORDER_DEADLINE_SECONDS = 8.0
+
+# An AddOrder with any other field could not be valued or reconciled: a deadline of its own, a userref, leverage, a
 # closing order.
 _ALLOWED_FIELDS = frozenset(
     {"pair", "type", "ordertype", "volume", "price", "cl_ord_id", "timeinforce", "expiretm", "oflags"}
@@ -38,45 +42,55 @@ def client_order_id(bot_id: str, symbol: str, strategy: str, candle_seconds: int
     return bot_id + _base32(signal)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
 
 
-def limit_order_params(
-    pair: Pair,
-    side: Side,
-    volume: Decimal,
-    price: Decimal,
-    cl_ord_id: str,
-    *,
-    expires_seconds: int | None = None,
-    post_only: bool = False,
-    immediate_or_cancel: bool = False,
-) -> dict[str, str]:
-    """Return AddOrder's parameters for a limit order (Kraken: AddOrder page)."""
-    params = _order_params("limit", pair, side, volume, price, cl_ord_id)
-    if post_only:
-        params["oflags"] = f"post,{params['oflags']}"
-    if immediate_or_cancel:
-        params["timeinforce"] = "IOC"
-    elif expires_seconds is not None:
-        params["timeinforce"] = "GTD"
-        params["expiretm"] = str(expires_seconds)
-    return params
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An order for AddOrder, typed from the signal to the wire (Kraken: AddOrder page).
+
+    `kind` is Kraken's ordertype, `price` the limit or trigger price, zero for a market order. `expires` is Kraken's
+    expiretm, `time_in_force` its timeinforce, `flags` its oflags.
+    """
+
+    pair: Pair
+    side: Side
+    kind: str
+    volume: Decimal
+    price: Decimal
+    cl_ord_id: str
+    # A sell would by default pay its fee in coins (Kraken: AddOrder page), and the books count it in money.
+    flags: tuple[str, ...] = ("fciq",)
+    time_in_force: str = ""
+    expires: str = ""
+
+    def to_params(self) -> dict[str, str]:
+        """Return the parameters as Kraken reads them."""
+        params = {
+            "pair": self.pair.altname,
+            "type": str(self.side),
+            "ordertype": self.kind,
+            "volume": format_decimal(self.volume),
+            "price": format_decimal(self.price) if self.price else "",
+            "cl_ord_id": self.cl_ord_id,
+            "oflags": ",".join(self.flags),
+            "timeinforce": self.time_in_force,
+            "expiretm": self.expires,
+        }
+        return {name: value for name, value in params.items() if value}
 
 
-def stop_order_params(pair: Pair, side: Side, volume: Decimal, stop_price: Decimal, cl_ord_id: str) -> dict[str, str]:
-    """Return AddOrder's parameters for a stop that rests until it is triggered or cancelled (Kraken: AddOrder page)."""
-    return _order_params("stop-loss", pair, side, volume, stop_price, cl_ord_id)
-
-
-def _order_params(kind: str, pair: Pair, side: Side, volume: Decimal, price: Decimal, cl_ord_id: str) -> dict[str, str]:
-    return {
-        "pair": pair.altname,
-        "type": str(side),
-        "ordertype": kind,
-        "volume": format_decimal(volume),
-        "price": format_decimal(price),
-        "cl_ord_id": cl_ord_id,
-        # A sell would by default pay its fee in coins (Kraken: AddOrder page), and the books count it in money.
-        "oflags": "fciq",
-    }
+def parse_order(pair: Pair, params: Mapping[str, Any], cl_ord_id: str) -> NewOrder:
+    """Return the order that AddOrder's parameters, checked by `check_fields`, describe."""
+    kind = str(params["ordertype"])
+    return NewOrder(
+        pair=pair,
+        side=Side(params["type"]),
+        kind=kind,
+        volume=Decimal(str(params["volume"])),
+        price=ZERO if kind == "market" else Decimal(str(params["price"])),
+        cl_ord_id=cl_ord_id,
+        flags=tuple(str(params["oflags"]).split(",")) if params.get("oflags") else (),
+        time_in_force=str(params.get("timeinforce") or ""),
+        expires=str(params.get("expiretm") or ""),
+    )
 
 
 def check_fields(params: Mapping[str, Any]) -> None:
@@ -102,7 +116,7 @@ def check_fields(params: Mapping[str, Any]) -> None:
 
 
 def max_slippage_price(pair: Pair, side: Side, price: Decimal, max_slippage_percent: Decimal) -> Decimal:
-    """Return the worst price that a market order may get: `collar_percent` away from `price`, on the tick grid."""
+    """Return the worst price that a market order may get: `max_slippage_percent` from `price`, on the tick grid."""
     ratio = max_slippage_percent / 100
     return round_price(pair, side, price * (1 + ratio if side is Side.BUY else 1 - ratio))
 

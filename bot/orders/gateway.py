@@ -1,4 +1,4 @@
-"""Placing and cancelling: an order is sent once, and its outcome is done, refused or unknown, never guessed."""
+"""Places and cancels orders: an order is sent once, and its outcome is accepted, refused or unknown, never guessed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -29,10 +29,12 @@ from bot.base.errors import (
     StoreUnavailableError,
 )
 from bot.base.events import Event, emit
-from bot.base.models import ZERO, Pair, Side
+from bot.base.models import Pair, PlacedOrder, Side
 from bot.kraken import error_table, order_requests, responses
-from bot.kraken.order_requests import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH
-from bot.kraken.pairs import format_decimal
+from bot.kraken.client import KrakenCalls
+from bot.kraken.market_data import MarketData
+from bot.kraken.order_requests import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH, NewOrder
+from bot.kraken.pairs import check_order, format_decimal, round_volume
 from bot.kraken.rate_counters import Action
 from bot.kraken.rate_limiter import RateLimiter
 from bot.kraken.trading_status import OrderClass
@@ -42,105 +44,194 @@ from bot.orders.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
 
-# Called with the nonce and the deadline (Unix seconds) of an order, before its first byte leaves.
-BeforeSend = Callable[[str, float], None]
-
-# How many orders are remembered with the moment when they were placed.
+# How many orders are remembered with the time when they were placed.
 MAX_TRACKED_ORDERS = 200
 _UNSUPPORTED_METHODS = ("AddOrderBatch", "AmendOrder", "EditOrder")
 
 
-class OrderGateway:
-    """The only place that AddOrder and CancelOrder leave from.
+def is_order(method: str, params: Mapping[str, Any]) -> bool:
+    """Whether a private call places an order, which must go through the gateway.
 
-    `call` sends one private request; it calls what it is given as third argument with the nonce and the deadline,
-    after they are drawn and before the first byte leaves. `market_price` gives the highest price of a market order now,
-    `status_refusal` says why the status of exchange or pair keeps something from being sent, or "".
+    Raises OrderRuleError for a method whose outcome could not be reconciled.
     """
+    if method in _UNSUPPORTED_METHODS:
+        raise OrderRuleError(f"{method} is not offered: its outcome could not be settled. Use AddOrder", "method")
+    return method == "AddOrder" and str(params.get("validate", "")).lower() not in ("true", "1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Departure:
+    """Writes an order down at the moment it is sent. `bot_id` is "" for an order with a generated id."""
+
+    intent: Intent
+    bot_id: str
+    journal: Journal
+    reconciler: Reconciler
+    server_time: ServerTime
+
+    def record_sent(self, nonce: str, deadline_seconds: float) -> None:
+        """Write nonce and deadline to the journal. Raises JournalError."""
+        now = self.server_time.now()
+        self.journal.mark_sent(self.intent.cl_ord_id, nonce, now, deadline_seconds, bot_id=self.bot_id)
+        # Unknown from before the first byte, so that nothing that happens now can lose it.
+        self.reconciler.unknown.add_intent(replace(self.intent, sent_seconds=now, deadline_seconds=deadline_seconds))
+
+
+class OrderGateway:
+    """The only place that sends AddOrder and CancelOrder."""
 
     def __init__(
         self,
-        call: Callable[[str, dict[str, Any], BeforeSend | None], Any],
-        find_pair: Callable[[str], Pair],
-        worst_case_price: Callable[[Pair, Side], Decimal],
-        status_block_reason: Callable[[str, OrderClass], str],
+        calls: KrakenCalls,
+        market_data: MarketData,
         journal: Journal,
         reconciler: Reconciler,
         *,
         bot_id: str,
         rate_limiter: RateLimiter,
         max_order_value: Decimal | None,
+        max_slippage_percent: Decimal,
         server_time: ServerTime,
         market_clock: MarketClock,
         stopping: threading.Event,
     ) -> None:
-        self._call = call
-        self._find_pair = find_pair
-        self._worst_case_price = worst_case_price
-        self._status_block_reason = status_block_reason
+        """`market_clock` paces waits, which `stopping` ends."""
+        self._calls = calls
+        self._market_data = market_data
         self._journal = journal
         self._reconciler = reconciler
         self._bot_id = bot_id
         self._max_order_value = max_order_value
+        self._max_slippage_percent = max_slippage_percent
         self._server_time = server_time
         self._market_clock = market_clock
         self._stopping = stopping
         self._rate_limiter = rate_limiter
-        # Of the last orders; an older one counts as new when it is cancelled.
+        # Of the last orders; an older one counts as new when it is canceled.
         self._placed_seconds: OrderedDict[str, float] = OrderedDict()
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
-        """A lock that a thread of the parent holds is never given back in the child."""
+        """Make new locks: a thread of the parent may hold the old ones, and is not there to release them."""
         self._pair_locks: dict[str, threading.Lock] = {}
 
-    def is_order_request(self, method: str, params: dict[str, Any]) -> bool:
-        """Whether a private call is an order, which must not be repeated."""
-        if method in _UNSUPPORTED_METHODS:
-            raise OrderRuleError(f"{method} is not offered: its outcome could not be settled. Use AddOrder", "method")
-        return method == "AddOrder" and str(params.get("validate", "")).lower() not in ("true", "1")
+    def place_limit_order(
+        self,
+        symbol: str,
+        side: Side | str,
+        quantity: Decimal,
+        price: Decimal,
+        *,
+        cl_ord_id: str = "",
+        expire_seconds: int | None = None,
+        post_only: bool = False,
+    ) -> PlacedOrder:
+        """Place a limit order of `quantity` base units, which expires `expire_seconds` from now.
 
-    def send(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Send one AddOrder; return Kraken's result.
+        Raises OrderRuleError (not sent), OrderRefusedError, OrderOutcomeUnknownError, and what `send` raises.
+        """
+        pair, side = self._market_data.pair(symbol), Side(side)
+        check_order(pair, side, quantity, price)
+        order = NewOrder(pair, side, "limit", quantity, price, cl_ord_id)
+        if post_only:
+            order = replace(order, flags=("post", *order.flags))
+        if expire_seconds is not None:
+            order = replace(order, time_in_force="GTD", expires=str(int(self._server_time.now()) + expire_seconds))
+        return self._place(order)
 
-        Raises OrderRefusedError where Kraken's no is final, OrderUnknownError where the outcome is not known
-        (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
-        over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, SilenceError, TurnTimeout,
+    def place_market_order(
+        self, symbol: str, side: Side | str, quantity: Decimal, size_type: str, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Buy or sell at once: a limit order, immediate or cancel, at most `max_slippage_percent` from the price.
+
+        `size_type` says what `quantity` counts: "base" (coins) or "quote" (money: a buy never spends more than this).
+        Raises as `place_limit_order`.
+        """
+        if size_type not in ("base", "quote"):
+            raise OrderRuleError(f'size_type must be "base" or "quote", not {size_type!r}', "size_type")
+        pair, side = self._market_data.pair(symbol), Side(side)
+        if not isinstance(quantity, Decimal):
+            raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
+        current_price = self._market_data.get_current_price(symbol)
+        price = order_requests.max_slippage_price(pair, side, current_price, self._max_slippage_percent)
+        volume = quantity if size_type == "base" else round_volume(pair, quantity / max(price, current_price))
+        check_order(pair, side, volume, price)
+        return self._place(NewOrder(pair, side, "limit", volume, price, cl_ord_id, time_in_force="IOC"))
+
+    def place_stop_order(
+        self, symbol: str, side: Side | str, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
+    ) -> PlacedOrder:
+        """Place a stop that rests at Kraken: once the last price meets `stop_price` it becomes a market order there.
+
+        No slippage limit bounds its price then: the bot may be down, which is what the stop is for. Raises as
+        `place_limit_order`.
+        """
+        pair, side = self._market_data.pair(symbol), Side(side)
+        check_order(pair, side, quantity, stop_price)
+        return self._place(NewOrder(pair, side, "stop-loss", quantity, stop_price, cl_ord_id))
+
+    def send_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Send an AddOrder that a script gives as Kraken's parameters; return Kraken's result. Raises as `send`."""
+        order_requests.check_fields(params)
+        pair = self._market_data.pair(str(params.get("pair")))
+        return self.send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or "")))
+
+    def _place(self, order: NewOrder) -> PlacedOrder:
+        result = self.send(order)
+        return PlacedOrder(
+            responses.read_add_order_txid(result),
+            order.cl_ord_id,
+            order.pair.symbol,
+            order.side,
+            order.volume,
+            order.price,
+        )
+
+    def send(self, order: NewOrder) -> dict[str, Any]:
+        """Send an order; return Kraken's result.
+
+        Raises OrderRefusedError where Kraken's refusal is final, OrderOutcomeUnknownError where the outcome is not
+        known (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
+        over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, CircuitOpenError, RequestLockTimeout,
         LeaseLostError, StoreUnavailableError or StoppingError where nothing was sent.
         """
-        order_requests.check_fields(params)
-        has_generated_id = not params.get("cl_ord_id")
+        # The deadline of an order is in Kraken's time.
+        self._market_data.sync_time()
+        has_generated_id = not order.cl_ord_id
         if has_generated_id:
-            params["cl_ord_id"] = self._bot_id + secrets.token_hex(8)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
-        else:
+            generated = self._bot_id + secrets.token_hex(8)[: CLIENT_ORDER_ID_LENGTH - BOT_ID_LENGTH]
+            order = replace(order, cl_ord_id=generated)
+        elif not self._reconciler.history_is_complete():
             self._await_complete_history()
-        pair = self._find_pair(str(params.get("pair")))
         # One order of a pair at a time, or two could pass the checks together.
-        with self._pair_locks.setdefault(pair.symbol, threading.Lock()):
-            intent = self._build_intent(pair, params)
-            previous = None if has_generated_id else self._journal.get_intent(intent.cl_ord_id)
+        with self._pair_locks.setdefault(order.pair.symbol, threading.Lock()):
+            intent = Intent(
+                cl_ord_id=order.cl_ord_id,
+                symbol=order.pair.symbol,
+                side=order.side,
+                kind=order.kind,
+                volume=order.volume,
+                price=order.price,
+                intended_seconds=self._server_time.now(),
+            )
+            previous = None if has_generated_id else self._journal.get_intent(order.cl_ord_id)
             if previous is not None and previous.state is not OrderState.INTENDED:
                 return _previous_result(previous)
             with _count_outcome():
-                self._check_blocked(pair)
-                self._check_status(intent, params)
-                self._check_value(pair, intent)
+                self._check_blocked(order.pair)
+                self._check_status(order)
+                self._check_value(order)
                 self._journal.record_intent(intent)
-                self._wait_for_rate_limit(pair.symbol, Action.ADD)
-                return self._send_once(intent, params, "" if has_generated_id else self._bot_id)
+                self._wait_for_rate_limit(order.pair.symbol, Action.ADD)
+                return self._send_once(order, intent, "" if has_generated_id else self._bot_id)
 
-    def _send_once(self, intent: Intent, params: dict[str, Any], bot_id: str) -> dict[str, Any]:
-        def before_send(nonce: str, deadline_seconds: float) -> None:
-            now = self._server_time.now()
-            self._journal.mark_sent(intent.cl_ord_id, nonce, now, deadline_seconds, bot_id=bot_id)
-            # Unknown from before the first byte, so that whatever happens now cannot lose it.
-            self._reconciler.add(replace(intent, sent_seconds=now, deadline_seconds=deadline_seconds))
-
+    def _send_once(self, order: NewOrder, intent: Intent, bot_id: str) -> dict[str, Any]:
+        departure = _Departure(intent, bot_id, self._journal, self._reconciler, self._server_time)
         try:
-            result: dict[str, Any] = self._call("AddOrder", params, before_send)
+            result: dict[str, Any] = self._calls.private_call("AddOrder", order.to_params(), before_send=departure)
             txid = responses.read_add_order_txid(result)
         except BotError as error:
-            if intent.cl_ord_id not in self._reconciler:
+            if intent.cl_ord_id not in self._reconciler.unknown:
                 if isinstance(error, JournalError):
                     self._reconciler.invalidate()
                 raise
@@ -163,54 +254,44 @@ class OrderGateway:
 
     def _record_outcome(self, intent: Intent, state: OrderState, reason: str = "", txid: str = "") -> None:
         self._reconciler.record_state(intent.cl_ord_id, state, reason, txid)
-        self._reconciler.remove(intent.cl_ord_id)
+        self._reconciler.unknown.remove(intent.cl_ord_id)
 
     @staticmethod
     def _unknown_error(order: Intent, cause: BotError) -> OrderOutcomeUnknownError:
         reason = str(cause).rstrip(".")
         return OrderOutcomeUnknownError(
-            f"the outcome of the order {order.cl_ord_id} ({order.side} {format_decimal(order.volume)} {order.symbol}) is "
-            f"unknown: {reason}. It is not sent again; {order.symbol} gets no new order until it is settled",
+            f"the outcome of the order {order.cl_ord_id} ({order.side} {format_decimal(order.volume)} {order.symbol}) "
+            f"is unknown: {reason}. It is not sent again; {order.symbol} gets no new order until it is settled",
             order.cl_ord_id,
         )
 
-    def _build_intent(self, pair: Pair, params: dict[str, Any]) -> Intent:
-        kind = str(params["ordertype"])
-        return Intent(
-            cl_ord_id=str(params["cl_ord_id"]),
-            symbol=pair.symbol,
-            side=Side(params["type"]),
-            kind=kind,
-            volume=Decimal(str(params["volume"])),
-            price=ZERO if kind == "market" else Decimal(str(params["price"])),
-            intended_seconds=self._server_time.now(),
-        )
-
     def _check_blocked(self, pair: Pair) -> None:
-        blocking_orders = self._reconciler.for_pair(pair.symbol)
+        blocking_orders = self._reconciler.unknown.for_pair(pair.symbol)
         if blocking_orders:
             raise OrderBlockedError(
-                f"{pair.symbol} has an order whose outcome is unknown ({blocking_orders[0].cl_ord_id}); no new order is sent "
-                "for it until that is settled"
+                f"{pair.symbol} has an order whose outcome is unknown ({blocking_orders[0].cl_ord_id}); no new order is"
+                " sent for it until that is settled"
             )
 
-    def _check_status(self, intent: Intent, params: dict[str, Any]) -> None:
-        if intent.kind != "limit":
+    def _check_status(self, order: NewOrder) -> None:
+        if order.kind != "limit":
             order_class = OrderClass.OTHER
-        elif intent.side is Side.SELL:
+        elif order.side is Side.SELL:
             order_class = OrderClass.CLOSING_SELL
         else:
-            order_class = OrderClass.POST_ONLY if "post" in str(params.get("oflags")) else OrderClass.LIMIT
-        if reason := self._status_block_reason(intent.symbol, order_class):
+            order_class = OrderClass.POST_ONLY if "post" in order.flags else OrderClass.LIMIT
+        if reason := self._market_data.block_reason(order.pair.symbol, order_class):
             raise MarketStatusError(f"{reason}; the order was not sent")
 
-    def _check_value(self, pair: Pair, order: Intent) -> None:
+    def _check_value(self, order: NewOrder) -> None:
         if self._max_order_value is None:
             return
-        price = order.price
+        price, pair = order.price, order.pair
         if order.kind != "limit" or order.side is Side.SELL:
             # Only a limit on a buy bounds what the order can be worth.
-            price = max(price, self._worst_case_price(pair, order.side))
+            current_price = self._market_data.get_current_price(pair.symbol)
+            slipped = order_requests.max_slippage_price(pair, order.side, current_price, self._max_slippage_percent)
+            price = max(price, current_price, slipped)
         if price * order.volume > self._max_order_value:
             raise OrderRuleError(
                 f"the order is worth {format_decimal(price * order.volume)} {pair.quote}, more than MAX_ORDER_VALUE "
@@ -220,14 +301,14 @@ class OrderGateway:
             )
 
     def cancel(self, txid: str, symbol: str | None) -> bool:
-        """Cancel one order; return False where Kraken had it no more (it may have filled)."""
+        """Cancel one order. True: Kraken canceled it. False: it was gone already, and may have filled."""
         if symbol is not None:
-            if reason := self._status_block_reason(symbol, OrderClass.CANCEL):
+            if reason := self._market_data.block_reason(symbol, OrderClass.CANCEL):
                 raise MarketStatusError(f"{reason}; the cancel was not sent")
             age_seconds = self._server_time.now() - self._placed_seconds.get(txid, self._server_time.now())
             self._wait_for_rate_limit(symbol, Action.CANCEL, age_seconds)
         try:
-            result = self._call("CancelOrder", {"txid": txid}, None)
+            result = self._calls.private_call("CancelOrder", {"txid": txid})
         except OrderRefusedError as error:
             if any("Unknown order" in string or "Invalid order" in string for string in error.error_strings):
                 return False
@@ -246,17 +327,17 @@ class OrderGateway:
             symbol, action, self._server_time.now(), age_seconds
         ):
             if action is Action.CANCEL and self._stopping.is_set():
-                # An order that should be gone is the greater harm than a refusal.
+                # An order that stays open is the greater harm than a refusal.
                 self._rate_limiter.spend_engine(symbol, action, self._server_time.now(), age_seconds)
                 return
             if self._market_clock.wait(wait_seconds, self._stopping) and action is not Action.CANCEL:
                 raise StoppingError("the program is stopping; nothing was sent")
 
     def _await_complete_history(self) -> None:
-        """An order with a signal's name may have been sent before, by a life that this journal knows nothing of."""
+        """Wait until the journal is complete: an earlier run may have sent an order with the same id."""
         while not self._reconciler.history_is_complete():
             self._reconciler.advance()
-            wait_seconds = (self._reconciler.due_seconds() or 0.0) - self._server_time.now()
+            wait_seconds = (self._reconciler.unknown.due_seconds() or 0.0) - self._server_time.now()
             if wait_seconds > 0 and self._market_clock.wait(wait_seconds, self._stopping):
                 raise StoppingError("the program is stopping; nothing was sent")
 
@@ -278,7 +359,7 @@ def _count_outcome() -> Iterator[None]:
 
 
 def _previous_result(intent: Intent) -> dict[str, Any]:
-    """Answer for an order that has left before, in this life or an earlier one: it is not sent again."""
+    """Return the result of an order that was sent before, in this run or an earlier one: it is not sent again."""
     if intent.state in PLACED_STATES:
         log.warning("The order %s was placed before (%s); it is not sent again.", intent.cl_ord_id, intent.txid)
         return {"txid": [intent.txid], "descr": {"order": "placed before"}}

@@ -1,50 +1,134 @@
-"""Makes the queries that bot/orders/reconciliation.py asks for, and writes down what became of unknown orders."""
+"""Finds out what became of the orders whose outcome is unknown, by the queries that `reconciliation.py` asks for."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Protocol
 
 from bot.base import metrics
 from bot.base.clock import ServerTime
 from bot.base.errors import BotError, JournalError
 from bot.base.events import Event, emit
 from bot.base.models import Order
+from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
 from bot.orders.journal import Journal
 from bot.orders.order_state import Intent, OrderState
 from bot.orders.reconciliation import (
     DEADLINE_MARGIN_SECONDS,
     HISTORY_GAP_ID,
     LOOKBACK_SECONDS,
-    ORDER_DEADLINE_SECONDS,
     QUERY_GAP_SECONDS,
     QueryStep,
     Resolution,
     UnknownOrder,
-    UnknownOrders,
+    apply_query_result,
     history_gap,
+    next_step,
 )
 
 log = logging.getLogger(__name__)
 
-# A journal that was kept up to date so recently knows all that this bot has sent: no other host can have taken over
-# in between and be gone again.
+# A journal that was current so recently has all orders of this bot: no other host can have taken over and gone again
+# in between.
 JOURNAL_MAX_AGE_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class OrderQueries:
-    """How orders are found: all open ones, those that closed since a time, and which of them are this bot's."""
+class OrderQueries(Protocol):
+    """The queries that find orders. `Account` provides them."""
 
-    open_orders: Callable[[], list[Order]]
-    closed_orders: Callable[[float], list[Order]]
-    is_own_order: Callable[[Order], bool]
+    def get_open_orders(self) -> list[Order]:
+        """Return all open orders of the account."""
+
+    def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
+        """Return the orders of the account that closed after `since_seconds`."""
+
+    def is_own_order(self, order: Order) -> bool:
+        """Whether this bot placed the order."""
+
+
+class UnknownOrders:
+    """The unknown orders of one account, by `cl_ord_id`. Thread-safe. The journal keeps them across restarts."""
+
+    def __init__(self) -> None:
+        self._orders: dict[str, UnknownOrder] = {}
+        self._lock = threading.Lock()
+
+    def after_fork_in_child(self) -> None:
+        """Make a new lock: a thread of the parent may hold the old one, and is not there to release it."""
+        self._lock = threading.Lock()
+
+    def add(self, order: UnknownOrder) -> None:
+        """Count an order as unknown, before it is sent; one that is counted already keeps its progress."""
+        with self._lock:
+            self._orders.setdefault(order.cl_ord_id, order)
+
+    def add_intent(self, intent: Intent) -> None:
+        """Count an order of the journal as unknown."""
+        self.add(
+            UnknownOrder(
+                cl_ord_id=intent.cl_ord_id,
+                symbol=intent.symbol,
+                side=intent.side,
+                volume=intent.volume,
+                price=intent.price,
+                sent_seconds=intent.sent_seconds,
+                deadline_seconds=intent.deadline_seconds,
+            )
+        )
+
+    def __contains__(self, cl_ord_id: str) -> bool:
+        """Whether the outcome of this order is unknown."""
+        return cl_ord_id in self._orders
+
+    def remove(self, cl_ord_id: str) -> None:
+        """Remove an order: its outcome is known."""
+        with self._lock:
+            self._orders.pop(cl_ord_id, None)
+
+    def all(self) -> list[UnknownOrder]:
+        """Return them, oldest first."""
+        with self._lock:
+            return list(self._orders.values())
+
+    def for_pair(self, symbol: str) -> list[UnknownOrder]:
+        """Return those that block a pair, as far as they are known here: `Journal.mark_sent` knows of all."""
+        return [order for order in self.all() if order.symbol == symbol]
+
+    def due_seconds(self) -> float | None:
+        """Return when the next query may be sent (Kraken's time); None while nothing is unknown."""
+        return min((order.due_seconds for order in self.all()), default=None)
+
+    def next_step(self, now: float) -> QueryStep:
+        """Return the query that is due."""
+        return next_step(self.all(), now)
+
+    def apply_query_result(
+        self, step: QueryStep, kraken_orders: list[Order], queried_seconds: float, answered_seconds: float
+    ) -> list[Resolution]:
+        """Take over what a query proves; return the orders that it resolves, which are unknown no more."""
+        resolutions, advanced = apply_query_result(self.all(), step, kraken_orders, queried_seconds, answered_seconds)
+        for order in advanced:
+            self._update(order)
+        for resolution in resolutions:
+            self.remove(resolution.unknown_order.cl_ord_id)
+        return resolutions
+
+    def restart_proof(self) -> None:
+        """Begin the two queries of every proof again: one was not answered."""
+        for order in self.all():
+            self._update(replace(order, open_orders_answered_seconds=None))
+
+    def _update(self, order: UnknownOrder) -> None:
+        with self._lock:
+            # It may have been answered meanwhile.
+            if order.cl_ord_id in self._orders:
+                self._orders[order.cl_ord_id] = order
 
 
 class Reconciler:
-    """The unknown orders of one key, in memory and in the journal. Thread-safe."""
+    """Finds out the outcome of unknown orders, in memory and in the journal. Thread-safe."""
 
     def __init__(
         self,
@@ -59,130 +143,111 @@ class Reconciler:
         self._order_queries = order_queries
         self._bot_id = bot_id
         self._server_time = server_time
-        # How far the deadlines of what others have sent may lie ahead, at the next look into the journal.
+        self.unknown = UnknownOrders()
+        # How far ahead the deadlines of other senders' orders may lie when the journal is loaded next.
         self._peer_deadline_seconds = ORDER_DEADLINE_SECONDS
         self._overlap_seconds = max(overlap_seconds, ORDER_DEADLINE_SECONDS)
         self._has_taken_over, self._is_first_leader = False, True
         self._is_loaded = False
         self._complete_until_seconds: float | None = None
-        self._unknown_orders = UnknownOrders()
         self._unreported: list[Resolution] = []
         self._lock = threading.Lock()
 
     def after_fork_in_child(self) -> None:
-        """A lock that a thread of the parent holds is never given back in the child."""
+        """Make new locks: a thread of the parent may hold the old ones, and is not there to release them."""
         self._lock = threading.Lock()
-        self._unknown_orders.after_fork_in_child()
-
-    def add(self, intent: Intent) -> None:
-        """Count an order as unknown, from before its first byte leaves."""
-        self._unknown_orders.add(_to_unknown_order(intent))
-
-    def remove(self, cl_ord_id: str) -> None:
-        """The fate of an order is known."""
-        self._unknown_orders.remove(cl_ord_id)
-
-    def __contains__(self, cl_ord_id: str) -> bool:
-        """Whether the fate of an order is unknown."""
-        return cl_ord_id in self._unknown_orders
-
-    def for_pair(self, symbol: str) -> list[UnknownOrder]:
-        """Return the unknown orders that block a pair, as far as they are known here: `Journal.leave` knows of all."""
-        return self._unknown_orders.for_pair(symbol)
+        self.unknown.after_fork_in_child()
 
     def invalidate(self) -> None:
-        """The journal may have been lost: the next look into it is as the first one."""
+        """Load the journal again as at the start: it may have been lost."""
         self._is_loaded = False
 
     def record_state(
         self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "", sent_seconds: float | None = None
     ) -> None:
-        """Write down what became of an order. Where that fails nothing is lost: it will be looked up."""
+        """Write what became of an order to the journal. Where that fails nothing is lost: Kraken is queried again."""
         try:
             self._journal.set_state(cl_ord_id, state, reason, txid, sent_seconds)
         except JournalError as error:
             log.error("The order %s is %s, which could not be written down: %s", cl_ord_id, state, error)
 
     def unknown_orders(self) -> list[UnknownOrder]:
-        """Return the orders whose fate is unknown: our own, an earlier life's, and those another process left so."""
+        """Return the orders whose outcome is unknown: of this run, of an earlier one, and of other processes."""
         self._load_journal()
         return self._identified_orders()
 
     def _identified_orders(self) -> list[UnknownOrder]:
-        return [order for order in self._unknown_orders.all() if order.cl_ord_id != HISTORY_GAP_ID]
+        return [order for order in self.unknown.all() if order.cl_ord_id != HISTORY_GAP_ID]
 
     def history_is_complete(self) -> bool:
-        """Whether the journal has every order that this bot has sent; one that is new or from a former disk has not."""
+        """Whether the journal has every order of this bot. A new journal, or one of an older disk, may lack some."""
         if not self._is_loaded:
             self._load_journal()
-        return HISTORY_GAP_ID not in self._unknown_orders
+        return HISTORY_GAP_ID not in self.unknown
 
     def begin_takeover(self, is_clean: bool, is_first_leader: bool) -> None:
-        """Another instance may have traded on this account: whatever the journal has, the past is looked for.
+        """Reconcile from the start, whatever the journal has: another instance may have traded on this account.
 
-        `clean`: none of its orders is still on its way. `first`: where the journal is new, it may go on for a while.
+        `is_clean`: none of its orders is in flight. `is_first_leader`: nobody has led before, so where the journal is
+        new an instance that does not know of leases may trade on for a while.
         """
         self._peer_deadline_seconds = 0.0 if is_clean else ORDER_DEADLINE_SECONDS
         self._has_taken_over, self._is_first_leader = True, is_first_leader
-        self._unknown_orders.remove(HISTORY_GAP_ID)
+        self.unknown.remove(HISTORY_GAP_ID)
         self._is_loaded = False
 
     def history_wait_seconds(self) -> float:
-        """Return for how long at least orders of an earlier life may still turn up; 0.0 where none can."""
-        gap = next((order for order in self._unknown_orders.all() if order.cl_ord_id == HISTORY_GAP_ID), None)
+        """Return for how long at least orders of an earlier run may still turn up; 0.0 where none can."""
+        gap = next((order for order in self.unknown.all() if order.cl_ord_id == HISTORY_GAP_ID), None)
         if gap is None:
             return 0.0
         complete_seconds = max(gap.deadline_seconds, gap.sent_seconds) + DEADLINE_MARGIN_SECONDS + QUERY_GAP_SECONDS
         return max(0.0, complete_seconds - self._server_time.now())
 
     def _add_history_gap(self, seconds: float) -> None:
-        """Orders with a deadline up to `seconds` from now may turn up."""
+        """Expect orders of an earlier run with deadlines up to `seconds` from now."""
         now = self._server_time.now()
-        self._unknown_orders.add(history_gap(now, now + seconds))
-
-    def due_seconds(self) -> float | None:
-        """Return when the next look-up may be sent (Kraken's time); None while there is nothing to look up."""
-        return self._unknown_orders.due_seconds()
+        self.unknown.add(history_gap(now, now + seconds))
 
     def reconcile(self) -> list[Resolution]:
-        """Make the look-up that is due for unknown orders, if one is; return what was settled and not yet told."""
+        """Send the query that is due, if one is; return the outcomes that were not returned before."""
         self.advance()
         with self._lock:
             unreported, self._unreported = self._unreported, []
             return unreported
 
     def advance(self) -> None:
-        """Make the look-up that is due, if one is; what it settles is told by the next `settle`."""
+        """Send the query that is due, if one is; `reconcile` returns the outcomes."""
         with self._lock:
             self._load_journal()
             queried_seconds = self._server_time.now()
-            step = self._unknown_orders.next_step(queried_seconds)
+            step = self.unknown.next_step(queried_seconds)
             if step is QueryStep.WAIT:
                 return
             try:
                 kraken_orders = self._query_orders(step)
             except BotError:
-                self._unknown_orders.restart_proof()
+                self.unknown.restart_proof()
                 raise
             own_orders = [
-                row
-                for row in kraken_orders
-                if self._order_queries.is_own_order(row) or (row.cl_ord_id and row.cl_ord_id in self._unknown_orders)
+                order
+                for order in kraken_orders
+                if self._order_queries.is_own_order(order) or (order.cl_ord_id and order.cl_ord_id in self.unknown)
             ]
-            resolutions = self._unknown_orders.apply_query_result(
-                step, kraken_orders, queried_seconds, self._server_time.now()
-            )
-            self._unreported += [fate for fate in resolutions if fate.unknown_order.cl_ord_id != HISTORY_GAP_ID]
+            resolutions = self.unknown.apply_query_result(step, kraken_orders, queried_seconds, self._server_time.now())
+            self._unreported += [one for one in resolutions if one.unknown_order.cl_ord_id != HISTORY_GAP_ID]
             self._record_found_orders(own_orders, resolutions, queried_seconds)
 
     def _query_orders(self, step: QueryStep) -> list[Order]:
-        kraken_orders = [] if step is QueryStep.CLOSED else self._order_queries.open_orders()
+        kraken_orders = [] if step is QueryStep.CLOSED else self._order_queries.get_open_orders()
         since = [order.sent_seconds for order in self._identified_orders()]
-        if step is QueryStep.CLOSED and HISTORY_GAP_ID in self._unknown_orders:
+        if step is QueryStep.CLOSED and HISTORY_GAP_ID in self.unknown:
             since.append(self._complete_until_seconds or 0.0)
-        # Not a proof yet at the fence, but found anywhere at any time is placed.
+        # At the fencing read it is no proof yet; but an order that is found anywhere at any time was placed.
         if step is not QueryStep.OPEN and since:
-            kraken_orders = kraken_orders + self._order_queries.closed_orders(max(0.0, min(since) - LOOKBACK_SECONDS))
+            kraken_orders = kraken_orders + self._order_queries.get_closed_orders(
+                max(0.0, min(since) - LOOKBACK_SECONDS)
+            )
         return kraken_orders
 
     def _record_found_orders(
@@ -203,24 +268,24 @@ class Reconciler:
                 continue
             metrics.record_reconciliation("placed" if resolution.order else "not_placed")
             if resolution.order is None:
-                # Another process may have sent it anew since, which these look-ups say nothing of.
+                # Another process may have sent it again since, and these queries prove nothing about that.
                 reason = "in none of Kraken's rows"
                 self.record_state(order.cl_ord_id, OrderState.NOT_PLACED, reason, sent_seconds=order.sent_seconds)
 
     def _load_journal(self) -> None:
-        """Take over what the journal has as unsettled, and whether it knows the past."""
+        """Take over the unresolved orders of the journal, and whether the journal is complete."""
         now = self._server_time.now()
         is_first_load = not self._is_loaded
         try:
             complete_until_seconds = self._journal.complete_until(self._bot_id)
             if complete_until_seconds > now + JOURNAL_MAX_AGE_SECONDS:
-                complete_until_seconds = 0.0  # a wrong clock has written it down, and it says nothing
+                complete_until_seconds = 0.0  # written under a wrong clock
             unresolved = self._journal.unresolved_intents()
         except JournalError:
             if self._complete_until_seconds is None:
                 raise
-            return  # our own are in memory
-        # A journal that was lost while the program runs knows nothing either.
+            return  # the orders of this process are in memory
+        # A journal that was lost while the program runs is not complete either.
         is_current = complete_until_seconds > 0 and not (
             is_first_load and now - complete_until_seconds > JOURNAL_MAX_AGE_SECONDS
         )
@@ -234,24 +299,12 @@ class Reconciler:
         for intent in unresolved:
             # Before its deadline another process may still be waiting for the answer.
             if is_first_load or now > intent.deadline_seconds:
-                if intent.cl_ord_id not in self._unknown_orders:
+                if intent.cl_ord_id not in self.unknown:
                     emit(Event.UNKNOWN_OUTCOME, _describe_unknown(intent))
-                self._unknown_orders.add(_to_unknown_order(intent))
+                self.unknown.add_intent(intent)
         self._is_loaded = True
 
 
 def _describe_unknown(intent: Intent) -> str:
     description = f"{intent.cl_ord_id} ({intent.side} {intent.volume:f} {intent.symbol})"
     return f"An earlier run, or another process, has left the order {description} unsettled; it is looked up at Kraken."
-
-
-def _to_unknown_order(intent: Intent) -> UnknownOrder:
-    return UnknownOrder(
-        cl_ord_id=intent.cl_ord_id,
-        symbol=intent.symbol,
-        side=intent.side,
-        volume=intent.volume,
-        price=intent.price,
-        sent_seconds=intent.sent_seconds,
-        deadline_seconds=intent.deadline_seconds,
-    )

@@ -135,7 +135,7 @@ class KillPoints:
         self.wrap(journal, "set_known_until", "", "past known", lambda *_: "_write_found" in self._active_calls)
         self.wrap(reconciler, "_write_found")
         self.wrap(journal, "add_fills", "fills read", "fills written", bool)
-        self.wrap(broker._order_gateway, "cancel", "cancel unsent", "cancel done")
+        self.wrap(broker.orders, "cancel", "cancel unsent", "cancel done")
 
     def _hook_commits(self, broker: KrakenBroker) -> None:
         database = broker.journal._database

@@ -20,6 +20,7 @@ from bot.base.errors import (
     RequestLockExpiredError,
     StoreUnavailableError,
 )
+from bot.kraken import client
 from bot.nonce.leader_election import LeaderElection
 from bot.nonce.local_lock import Priority
 from bot.nonce.shared_store import SharedStore
@@ -180,7 +181,7 @@ def test_an_elapsed_deadline_leaves_the_order_unknown_until_it_is_proved_absent(
     """An order whose deadline elapsed on the way is unknown, and then proved not placed."""
     with open_broker_setup() as setup:
         setup.broker.connect()
-        monkeypatch.setattr(broker_manager, "DEADLINE_SECONDS", -60.0)
+        monkeypatch.setattr(client, "ORDER_DEADLINE_SECONDS", -60.0)
         with pytest.raises(OrderOutcomeUnknownError, match="Deadline elapsed"):
             setup.broker.private_call("AddOrder", ORDER)
         settled, _, _ = reconcile_until_resolved(setup)

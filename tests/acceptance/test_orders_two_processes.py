@@ -10,8 +10,9 @@ import pytest
 from bot.base.errors import NotSentError, OrderOutcomeUnknownError, OrderRefusedError
 from bot.broker_manager import KrakenBroker
 from bot.kraken import transport
+from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
 from bot.orders.order_state import OrderState
-from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS, QUERY_GAP_SECONDS
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, BrokerSetup, advance_time, open_broker_setup
 

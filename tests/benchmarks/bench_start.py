@@ -20,12 +20,12 @@ from bot.base.clock import MarketClock, ReplayClock, boottime_seconds, sleep
 from bot.base.models import Side
 from bot.base.paths import journal_file_path
 from bot.broker_manager import KrakenBroker
-from bot.broker_verbs import HISTORY_PAGE_SIZE
-from bot.kraken.order_requests import client_order_id
+from bot.kraken.account import HISTORY_PAGE_SIZE
+from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS, client_order_id
 from bot.kraken.rate_counters import UNLIMITED
 from bot.orders.journal import Journal
 from bot.orders.order_state import UNRESOLVED_STATES, Intent
-from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS, QUERY_GAP_SECONDS
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.instruments import ASSETS, KNOWN_PAIRS, AssetRules, Instruments, PairRules
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator

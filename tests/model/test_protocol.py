@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 
-from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, ORDER_DEADLINE_SECONDS, QUERY_GAP_SECONDS
+from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from tests.model.mutants import MUTANTS
 from tests.model.protocol import Disk, Exchange, Model, Rules, Seconds, State, Violation
 from tests.model.search import Result, longest_wait, search

@@ -159,9 +159,7 @@ class TestNoncesUnderALease:
             poll_until(lambda: is_lease_expired(store))
         if why == "superseded":
             acquire_lease(store, "b")
-        assert store.next_nonce(make_request(fencing_token=fencing_token)) == NonceGrant(
-            GrantStatus.STALE, 0, last
-        )
+        assert store.next_nonce(make_request(fencing_token=fencing_token)) == NonceGrant(GrantStatus.STALE, 0, last)
         assert store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS) == NonceGrant(
             GrantStatus.STALE, 0, last
         )

@@ -111,7 +111,7 @@ def fill_refusals(path: Path) -> None:
     guard = CircuitBreaker(str(path.with_suffix(".silence")), str(path))
     guard.record_accepted(1790000000000000)
     for nonce in (1790000000000001, 1790000000000002):
-        guard.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), nonce, "us")
+        guard.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), nonce, "us", is_repeatable=True)
     guard.close()
 
 
@@ -145,7 +145,9 @@ def test_stored_refusals_count(tmp_path: Path, frozen_clock: FrozenClock) -> Non
     (tmp_path / "refused").write_text(stored("refusals.json"))
     guard = CircuitBreaker(str(tmp_path / "silence"), str(tmp_path / "refused"))
     frozen_clock.advance(10)
-    third = guard.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), 1790000010000000, "us")
+    third = guard.handle_refusal(
+        InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), 1790000010000000, "us", is_repeatable=True
+    )
     guard.close()
     assert not isinstance(third, NonceRefusedError)
     assert guard.state is not None

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from freezegun import freeze_time
 
 from bot.base import clock
-from bot.base.clock import wall_seconds
-from bot.base.errors import CircuitOpenError, InvalidNonceError, LockoutError, NoAnswerError
+from bot.base.clock import MarketClock, ServerTime, wall_seconds
+from bot.base.errors import CircuitOpenError, InvalidNonceError
 from bot.kraken.breaker_file import BreakerFile, BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
+from bot.kraken.client import KrakenClient
 from bot.kraken.nonce_recovery import NonceJump, NonceRecovery, OpenBreaker, Retry, next_open_seconds
+from bot.kraken.rate_counters import UNLIMITED
+from bot.kraken.rate_limiter import RateLimiter
 
 REFUSED = InvalidNonceError("BalanceEx", ["EAPI:Invalid nonce"])
 
@@ -144,6 +149,49 @@ def guard_after(seconds_ago: float, path: Path, seconds: float = 100.0) -> Circu
     return CircuitBreaker(str(path), str(path.with_suffix(".refused")))
 
 
+class FakeApi:
+    """A krakenex.API whose only answer is given, and which takes nonce 200 for its request."""
+
+    def __init__(self, answer: dict[str, Any] | Exception) -> None:
+        self.answer = answer
+        self.methods: list[str] = []
+
+    def _nonce(self) -> str:
+        return "200"
+
+    def query_private(self, method: str, data: dict[str, Any], timeout: object) -> dict[str, Any]:
+        """Ask for a nonce, then give the answer."""
+        self.methods.append(method)
+        assert self._nonce() == "200"
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class FakeSender:
+    """A sender whose last nonce before the probe was 100."""
+
+    def check_request_lock(self) -> None:
+        """Allow everything."""
+
+    def newest_nonce_before(self, nonce: int) -> int:
+        """Return 100."""
+        return 100
+
+
+def check_with_probe(guard: CircuitBreaker, api: FakeApi) -> None:
+    """Let the client check the guard before a request, with a probe if one is due."""
+    market_clock = MarketClock()
+    limiter = RateLimiter(os.devnull, UNLIMITED)
+    client = KrakenClient(FakeSender(), guard, limiter, ServerTime(market_clock), "us")
+    client.check_circuit_breaker(cast(Any, api))
+
+
+def answer(result: object = None, *errors: str) -> dict[str, Any]:
+    """Return an envelope of Kraken's."""
+    return {"error": list(errors), "result": result}
+
+
 @pytest.fixture
 def make_guards(tmp_path: Path) -> Callable[[], CircuitBreaker]:
     """Return what makes the guards of one key's processes."""
@@ -152,7 +200,7 @@ def make_guards(tmp_path: Path) -> Callable[[], CircuitBreaker]:
 
 def recovery_actions(guard: CircuitBreaker, nonces: Iterable[int]) -> list[Retry | None]:
     """Let nonces be refused; return how the guard says to go on, None for not at all."""
-    answers = [guard.handle_refusal(REFUSED, nonce, "us") for nonce in nonces]
+    answers = [guard.handle_refusal(REFUSED, nonce, "us", is_repeatable=True) for nonce in nonces]
     return [answer.retry if isinstance(answer, NonceRefusedError) else None for answer in answers]
 
 
@@ -175,7 +223,7 @@ def test_refusals_of_three_processes_mean_an_external_sender(
         assert recovery_actions(guard, [200 + number]) == [Retry(0.1, NonceJump.NONE) if guard is not third else None]
         assert guard.refused_total == 1
     with pytest.raises(CircuitOpenError, match="another sender"):
-        one.check(lambda: None, lambda: 1)
+        one.check()
 
 
 def test_refusals_of_other_processes_are_forgotten_after_a_minute(
@@ -237,24 +285,21 @@ def test_damaged_refusals_are_none(make_guards: Callable[[], CircuitBreaker], tm
 def test_no_probe_is_sent_while_the_breaker_is_open(tmp_path: Path) -> None:
     """While the silence lasts, check raises SilenceError with its end, and asks nothing."""
     guard = guard_after(-50.0, tmp_path / "silence")
-    asked: list[int] = []
+    api = FakeApi(answer({}))
     with pytest.raises(CircuitOpenError) as caught:
-        guard.check(lambda: asked.append(1), lambda: 1)
-    assert asked == []
+        check_with_probe(guard, api)
+    assert api.methods == []
     assert 49 < caught.value.until_seconds - wall_seconds() <= 50
 
 
-@pytest.mark.parametrize("error", [REFUSED, LockoutError("GetApiKeyInfo", ["EGeneral:Temporary lockout"])])
-def test_refused_probe_doubles_open_seconds(error: Exception, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["EAPI:Invalid nonce", "EGeneral:Temporary lockout"])
+def test_refused_probe_doubles_open_seconds(error: str, tmp_path: Path) -> None:
     """After a refused probe the silence is twice as long, from now on."""
     path = tmp_path / "silence"
     guard = guard_after(1.0, path)
 
-    def probe() -> None:
-        raise error
-
     with pytest.raises(CircuitOpenError):
-        guard.check(probe, lambda: 1)
+        check_with_probe(guard, FakeApi(answer(None, error)))
     kept = json.loads(path.read_text())
     assert kept["seconds"] == 200
     assert 199 < kept["until_seconds"] - wall_seconds() <= 200
@@ -264,12 +309,9 @@ def test_unanswered_probe_leaves_the_breaker_unchanged(tmp_path: Path) -> None:
     """A probe without an answer raises SilenceError, and the next check probes again."""
     guard = guard_after(1.0, tmp_path / "silence")
 
-    def probe() -> None:
-        raise NoAnswerError("nothing came back")
-
     for _ in range(2):
         with pytest.raises(CircuitOpenError, match="nothing came back"):
-            guard.check(probe, lambda: 1)
+            check_with_probe(guard, FakeApi(ValueError("nothing came back")))
 
 
 @pytest.mark.parametrize(("reported", "named"), [(150, True), (90, False), (250, False)])
@@ -278,13 +320,7 @@ def test_reported_nonce_proves_an_external_sender(
 ) -> None:
     """A nonce reported between our last one and the probe's is somebody else's, and the log says so; no other is."""
     caplog.set_level(logging.WARNING)
-    last = [100]
-
-    def probe() -> dict[str, str]:
-        last[0] = 200
-        return {"nonce": str(reported)}
-
-    guard_after(1.0, tmp_path / "silence").check(probe, lambda: last[0])
+    check_with_probe(guard_after(1.0, tmp_path / "silence"), FakeApi(answer({"nonce": str(reported)})))
     assert ("another sender is on this key" in caplog.text) is named
 
 
@@ -292,14 +328,14 @@ def test_reported_nonce_proves_an_external_sender(
 def test_probe_with_malformed_response_closes_the_breaker(info: object, tmp_path: Path) -> None:
     """An accepted probe ends the silence, whatever it reports."""
     path = tmp_path / "silence"
-    guard_after(1.0, path).check(lambda: info, lambda: 1)
+    check_with_probe(guard_after(1.0, path), FakeApi(answer(info)))
     assert not path.exists()
 
 
 def test_breaker_message_names_the_nonce_and_likely_tool(make_guards: Callable[[], CircuitBreaker]) -> None:
     """The last word before the long silence names the nonce sent, nanoseconds, and the way out."""
     guard = make_guards()
-    answers = [guard.handle_refusal(REFUSED, 123, "us") for _ in range(5)]
+    answers = [guard.handle_refusal(REFUSED, 123, "us", is_repeatable=True) for _ in range(5)]
     assert [isinstance(answer, NonceRefusedError) for answer in answers] == [True] * 4 + [False]
     for word in ("nonce 123 (us)", "nanoseconds", "new API key", "NONCE_UNIT=ns"):
         assert word in str(answers[-1])

@@ -10,7 +10,7 @@ import pytest
 from bot.base.clock import ServerTime
 from bot.base.models import Order
 from bot.orders.journal import Journal
-from bot.orders.reconciler import JOURNAL_MAX_AGE_SECONDS, OrderQueries, Reconciler
+from bot.orders.reconciler import JOURNAL_MAX_AGE_SECONDS, Reconciler
 from tests.journal_rows import BOT_ID, make_intent, make_open_kraken_order
 from tests.trading_fakes import SteppedClock
 
@@ -26,6 +26,25 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
+class FakeAccount:
+    """An account with given open orders and no closed ones."""
+
+    def __init__(self, open_orders: Callable[[], list[Order]]) -> None:
+        self._open_orders = open_orders
+
+    def get_open_orders(self) -> list[Order]:
+        """Return the open orders."""
+        return self._open_orders()
+
+    def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
+        """Return no order."""
+        return []
+
+    def is_own_order(self, order: Order) -> bool:
+        """Tell by the id."""
+        return order.cl_ord_id.startswith(BOT_ID)
+
+
 def make_reconciler(
     journal: Journal,
     clock: SteppedClock,
@@ -34,15 +53,14 @@ def make_reconciler(
     overlap_seconds: float = 0.0,
 ) -> Reconciler:
     """Return the settlement of a process that has just started; closed orders there are none."""
-    order_queries = OrderQueries(open_orders, lambda _: [], lambda row: row.cl_ord_id.startswith(BOT_ID))
-    return Reconciler(journal, order_queries, BOT_ID, ServerTime(clock), overlap_seconds)
+    return Reconciler(journal, FakeAccount(open_orders), BOT_ID, ServerTime(clock), overlap_seconds)
 
 
 def seconds_until_complete(reconciler: Reconciler, clock: SteppedClock) -> float:
     """Return after how many seconds of look-ups, each made as soon as it is due, the past is known."""
     begin = clock.time_seconds
     while not reconciler.history_is_complete():
-        clock.time_seconds = max(clock.time_seconds, reconciler.due_seconds() or 0.0)
+        clock.time_seconds = max(clock.time_seconds, reconciler.unknown.due_seconds() or 0.0)
         reconciler.reconcile()
     return clock.time_seconds - begin
 

@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.base.models import Order, OrderStatus, Side
-from bot.orders.reconciliation import (
-    DEADLINE_MARGIN_SECONDS,
-    ORDER_DEADLINE_SECONDS,
-    QUERY_GAP_SECONDS,
-    QueryStep,
-    UnknownOrder,
-    UnknownOrders,
-)
+from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.orders.reconciler import UnknownOrders
+from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS, QueryStep, UnknownOrder
 
 SENT_SECONDS = 1000.0
 ORDER_DEADLINE = SENT_SECONDS + ORDER_DEADLINE_SECONDS
