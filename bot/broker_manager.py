@@ -57,7 +57,7 @@ from bot.nonce.distributed_lock import DistributedRequestLock
 from bot.nonce.file_store import MICROSECONDS, UNITS, open_file_store
 from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS, Priority, RequestLock
 from bot.nonce.shared_store import SharedStore, file_store_for_key, open_shared_store
-from bot.orders.gateway import OrderGateway, is_order
+from bot.orders.gateway import OrderGateway
 from bot.orders.journal import Journal
 from bot.orders.reconciler import Reconciler
 from bot.orders.reconciliation import Resolution, UnknownOrder
@@ -303,14 +303,9 @@ class KrakenBroker:
         else is sent once. Raises a KrakenError, NotSentError, NoAnswerError, CircuitOpenError, RequestLockTimeout or
         StoppingError.
         """
-        params = params or {}
-        if before_send is None:
-            if is_order(method, params):
-                return self.orders.send_params(params)
-            if params.get("validate"):
-                # In Kraken's spelling, whatever was meant as yes.
-                params = {**params, "validate": True}
-        request = PrivateRequest(method, params, before_send)
+        request = PrivateRequest(method, params or {}, before_send)
+        if before_send is None and request.is_order:
+            return self.orders.send_params(request.params)
         while True:
             try:
                 return self._attempt(request)
@@ -322,25 +317,19 @@ class KrakenBroker:
             self._apply_nonce_jump(retry.jump)
 
     def _attempt(self, request: PrivateRequest) -> Any:
-        """Send a request once while the request lock is held. A cancel does not wait for the lock without end."""
+        """Send a request once, while the request lock is held. A cancel goes without the lock where it stays held."""
         priority = request.priority
         try:
             while True:
-                is_stopping_cancel = priority is Priority.CANCEL and self._stopping.is_set()
-                timeout_seconds = STOPPING_CANCEL_TIMEOUT_SECONDS if is_stopping_cancel else LOCK_TIMEOUT_SECONDS
-                wait_started_seconds = clock.boottime_seconds()
-                with self._request_lock.hold(priority, timeout_seconds):
-                    metrics.record_request_lock_wait(clock.boottime_seconds() - wait_started_seconds)
-                    self._client.check_circuit_breaker(self.api)
-                    # Counted while the lock is held: calls that are counted long before they are sent would arrive all
-                    # at once.
-                    wait_seconds = self._rate_limiter.try_acquire_rest(request.method, self._server_time.now())
-                    if wait_seconds > 0 and priority is Priority.CANCEL and self._stopping.is_set():
-                        # An order that stays open is the greater harm.
-                        self._rate_limiter.spend_rest(request.method, self._server_time.now())
-                        wait_seconds = 0.0
-                    if wait_seconds <= 0:
-                        return self._client.send_private(self.api, request)
+                is_stopping = priority is Priority.CANCEL and self._stopping.is_set()
+                timeout_seconds = STOPPING_CANCEL_TIMEOUT_SECONDS if is_stopping else LOCK_TIMEOUT_SECONDS
+                with self._request_lock.hold(priority, timeout_seconds) as waited_seconds:
+                    metrics.record_request_lock_wait(waited_seconds)
+                    # While the program stops, an order that stays open is a greater harm than a full rate counter.
+                    must_send = priority is Priority.CANCEL and self._stopping.is_set()
+                    wait_seconds, result = self._client.try_send(self.api, request, must_send=must_send)
+                if wait_seconds <= 0:
+                    return result
                 self._pause(wait_seconds, priority)
         except RequestLockTimeout:
             if priority is not Priority.CANCEL:
@@ -348,9 +337,8 @@ class KrakenBroker:
         # At worst its nonce is refused; an order that stays open is the greater harm.
         log.warning("%s goes without the key's turn, which another sender is holding.", request.method)
         with closing(self._open_private_api()) as api:
-            self._client.check_circuit_breaker(api)
-            self._rate_limiter.spend_rest(request.method, self._server_time.now())
-            return self._client.send_private(api, request)
+            _, result = self._client.try_send(api, request, must_send=True)
+            return result
 
     def _pause(self, seconds: float, priority: Priority) -> None:
         if seconds > 0 and self._market_clock.wait(seconds, self._stopping) and priority is not Priority.CANCEL:

@@ -53,10 +53,22 @@ class SharedJson(LockedFile):
             self._close()
 
     def update(self, operation: Callable[[Fields], Result]) -> Result:
-        """Return what `work` makes of the fields, and write down what it changed in them."""
+        """Return what `operation` makes of the fields, and write down what it changed in them."""
         with self._thread_lock:
             try:
-                return self._update(operation)
+                try:
+                    descriptor = self._lock()
+                    raw = os.pread(descriptor, _MAX_BYTES, 0)
+                except OSError as error:
+                    self._report_unavailable(error)
+                    return operation(self._fields)
+                # A file that is new, lost, or as this process left it says nothing that it does not know, and so does
+                # one that it could not write.
+                if raw and raw != self._last_seen:
+                    self._fields = self._parse(raw)
+                result = operation(self._fields)
+                self._write(descriptor, raw)
+                return result
             finally:
                 if self._descriptor >= 0:
                     flock(self._descriptor, LOCK_UN)
@@ -77,18 +89,6 @@ class SharedJson(LockedFile):
             os.close(descriptor)
         return fields if isinstance(fields, dict) else self._fields
 
-    def _update(self, operation: Callable[[Fields], Result]) -> Result:
-        try:
-            descriptor = self._lock()
-            raw = os.pread(descriptor, _MAX_BYTES, 0)
-        except OSError as error:
-            self._report_unavailable(error)
-            return operation(self._fields)
-        self._fields = self._parse(raw)
-        result = operation(self._fields)
-        self._write(descriptor, raw)
-        return result
-
     def _lock(self) -> int:
         # Behind a stopped process only the first one waits.
         timeout_seconds = 0.0 if self.problem else LOCK_TIMEOUT_SECONDS
@@ -103,9 +103,6 @@ class SharedJson(LockedFile):
         return self._reopen_and_lock(timeout_seconds)
 
     def _parse(self, raw: bytes) -> Fields:
-        if not raw or raw == self._last_seen:
-            # New, lost, or as we left it, be it that we could not write: what this process knows is all there is.
-            return self._fields
         try:
             fields = _decode(raw.decode())
         except (ValueError, RecursionError):

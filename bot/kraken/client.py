@@ -16,15 +16,18 @@ from bot.base.errors import (
     InvalidNonceError,
     LockoutError,
     OrderRefusedError,
+    OrderRuleError,
     RateLimitError,
     RequestError,
 )
 from bot.kraken import error_table, nonce_recovery, transport
+from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker
 from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
 from bot.kraken.rate_limiter import RateLimiter
 from bot.nonce.local_lock import Priority
 
+_UNSUPPORTED_METHODS = ("AddOrderBatch", "AmendOrder", "EditOrder")
 _PRIORITY_BY_METHOD = {
     "CancelOrder": Priority.CANCEL,
     "CancelAll": Priority.CANCEL,
@@ -71,6 +74,15 @@ class PrivateRequest:
     before_send: BeforeSend | None = None
 
     @property
+    def is_order(self) -> bool:
+        """Whether it places an order. Raises OrderRuleError for a method whose outcome could not be reconciled."""
+        if self.method in _UNSUPPORTED_METHODS:
+            raise OrderRuleError(
+                f"{self.method} is not offered: its outcome could not be settled. Use AddOrder", "method"
+            )
+        return self.method == "AddOrder" and str(self.params.get("validate", "")).lower() not in ("true", "1")
+
+    @property
     def priority(self) -> Priority:
         """Its rank among the requests that wait for the request lock."""
         return _PRIORITY_BY_METHOD.get(self.method, Priority.READ)
@@ -86,26 +98,24 @@ class PrivateRequest:
 PROBE = PrivateRequest("GetApiKeyInfo", {})
 
 
+@dataclass(slots=True)
 class _RequestNonce:
     """The nonce of one request. krakenex asks for it while it builds the request."""
 
-    def __init__(
-        self, next_nonce: Callable[[], str], sender: Sender, before_send: BeforeSend | None, deadline_seconds: float
-    ) -> None:
-        self._next_nonce = next_nonce
-        self._sender = sender
-        self._before_send = before_send
-        self._deadline_seconds = deadline_seconds
-        self.value = 0
+    next_nonce: Callable[[], str]
+    sender: Sender
+    before_send: BeforeSend | None = None
+    deadline_seconds: float = 0.0
+    value: int = 0
 
     def take(self) -> str:
         """Return the nonce as krakenex sends it, once an order that goes with it is on disk."""
-        nonce = self._next_nonce()
+        nonce = self.next_nonce()
         self.value = int(nonce)
-        if self._before_send is not None:
-            self._before_send.record_sent(nonce, self._deadline_seconds)
+        if self.before_send is not None:
+            self.before_send.record_sent(nonce, self.deadline_seconds)
             # Writing to disk may have taken long.
-            self._sender.check_request_lock()
+            self.sender.check_request_lock()
         return nonce
 
 
@@ -134,15 +144,40 @@ class KrakenClient:
         envelope = transport.request(api.query_public, method, dict(params))
         return self._read_result(method, envelope)
 
-    def check_circuit_breaker(self, api: krakenex.API) -> None:
-        """Raise CircuitOpenError while the key's circuit breaker is open; send the one probe when its time is over.
+    def try_send(self, api: krakenex.API, request: PrivateRequest, *, must_send: bool) -> tuple[float, Any]:
+        """Send a private request; return 0.0 and its result, or for how many seconds the rate limit forbids it, and None.
 
-        Raises CircuitOpenError as well where the probe is not answered: then nothing else was sent.
+        `must_send` sends it whatever the rate limit says. Raises NonceRefusedError for a refused nonce and
+        CircuitOpenError while the key's circuit breaker is open.
         """
-        half_open = self._circuit_breaker.check()
-        if half_open is None:
-            return
-        nonce = _RequestNonce(api._nonce, self._sender, None, 0.0)
+        if (half_open := self._circuit_breaker.check()) is not None:
+            self._probe(api, half_open)
+        # Counted now, while the request lock is held: calls that are counted long before would arrive all at once.
+        wait_seconds = self._rate_limiter.try_acquire_rest(request.method, self._server_time.now())
+        if wait_seconds > 0:
+            if not must_send:
+                return wait_seconds, None
+            self._rate_limiter.spend_rest(request.method, self._server_time.now())
+        # krakenex adds the nonce to this dictionary. The form encoding would write True, which Kraken does not read.
+        data: dict[str, Any] = {}
+        for name, value in request.params.items():
+            if value is not None:
+                data[name] = str(value).lower() if isinstance(value, bool) else value
+        nonce = _RequestNonce(api._nonce, self._sender, request.before_send)
+        if request.method == "AddOrder":
+            nonce.deadline_seconds = self._server_time.now() + ORDER_DEADLINE_SECONDS
+            data["deadline"] = clock.format_rfc3339(nonce.deadline_seconds)
+            if request.before_send is None:
+                # It only validates. Kraken's spelling, whatever the caller wrote for yes.
+                data["validate"] = "true"
+        return 0.0, self._exchange(api, request, nonce, data)
+
+    def _probe(self, api: krakenex.API, half_open: BreakerState) -> None:
+        """Send the one request that may close the circuit breaker.
+
+        Raises CircuitOpenError where Kraken refuses it or does not answer: then nothing else was sent.
+        """
+        nonce = _RequestNonce(api._nonce, self._sender)
         try:
             key_info = self._exchange(api, PROBE, nonce, {})
         except (InvalidNonceError, LockoutError) as error:
@@ -156,21 +191,6 @@ class KrakenClient:
             ) from error
         previous_nonce = self._sender.newest_nonce_before(nonce.value)
         self._circuit_breaker.close_after_probe(half_open, key_info, previous_nonce, nonce.value)
-
-    def send_private(self, api: krakenex.API, request: PrivateRequest) -> Any:
-        """Send a private request; return its result. Raises NonceRefusedError for a refused nonce."""
-        # The form encoding would write True, which Kraken does not read. krakenex adds the nonce to this dictionary.
-        data = {
-            name: str(value).lower() if isinstance(value, bool) else value
-            for name, value in request.params.items()
-            if value is not None
-        }
-        deadline_seconds = 0.0
-        if request.method == "AddOrder":
-            deadline_seconds = self._server_time.now() + ORDER_DEADLINE_SECONDS
-            data["deadline"] = clock.format_rfc3339(deadline_seconds)
-        nonce = _RequestNonce(api._nonce, self._sender, request.before_send, deadline_seconds)
-        return self._exchange(api, request, nonce, data)
 
     def _exchange(self, api: krakenex.API, request: PrivateRequest, nonce: _RequestNonce, data: dict[str, Any]) -> Any:
         default_nonce, api._nonce = api._nonce, nonce.take

@@ -1,8 +1,8 @@
 """Kraken's decaying rate counters, kept on our side so that the bot waits instead of being refused.
 
-Pure: the time is an argument, in Unix seconds of the market's clock. Not thread-safe: `rate_limiter.py` holds a lock
-from `retry_after_seconds` to `spend`, and shares the counters between processes. What another program on the key, or on the
-account from another machine, spends at Kraken is not seen here; `saturate` is for the refusal that then comes.
+Pure: the time is an argument, in Unix seconds of the market's clock. Not thread-safe: `rate_limiter.py` holds a lock,
+and shares the counters between processes. What another program on the key, or on the account from another machine,
+spends at Kraken is not counted here; `saturate` is for the refusal that then comes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class CounterState(NamedTuple):
 
     @classmethod
     def parse(cls, value: object) -> CounterState:
-        """Return the standing that a file holds as a list of two numbers; zero for anything else."""
+        """Return the state that a file holds as a list of two numbers; zero for anything else."""
         match value:
             case [int() | float() as points, int() | float() as at_seconds]:
                 if math.isfinite(points) and math.isfinite(at_seconds):
@@ -104,78 +104,84 @@ class CounterState(NamedTuple):
         return cls()
 
 
-class _DecayingCounter:
+class DecayingCounter:
     """Points that decay steadily down to zero."""
 
     def __init__(self, maximum: float, decay_per_second: float) -> None:
-        # More than the maximum can be booked without being asked for; but nothing may be waited for without end.
+        # More than the maximum can be spent without being asked for; but no wait may last without end.
         self._ceiling = 2 * maximum
         self._decay_per_second = decay_per_second
-        self._state = CounterState()
+        # As of the last call.
+        self.state = CounterState()
 
     def state_at(self, now: float) -> CounterState:
-        """Return the standing at `now`."""
-        if self._state.at_seconds != now:
-            self._state = self._decay_to(self._state, now)
-        return self._state
+        """Return what the counter stands at."""
+        if self.state.at_seconds != now:
+            self.state = self._decay_to(self.state, now)
+        return self.state
 
     def _decay_to(self, state: CounterState, now: float) -> CounterState:
         points, at_seconds = state
         points = min(max(points, 0.0), self._ceiling)
         ahead_seconds = at_seconds - now
         if 0 < ahead_seconds <= MAX_CLOCK_SKEW_SECONDS:
-            # Another process's clock is ahead of ours: what it has seen decay must not decay again.
+            # Another process's clock is ahead of ours: what has decayed by it must not decay again.
             return CounterState(points, at_seconds)
-        # Further ahead it was another clock, or this one before it was set back: it decays nothing, and goes on here.
+        # A state further ahead is of another clock, or of this one before it was set back: it goes on from here.
         return CounterState(max(0.0, points - max(0.0, -ahead_seconds) * self._decay_per_second), now)
 
     def merge(self, other: CounterState, now: float) -> None:
-        """Somebody else has counted, too: whoever has seen more is right."""
-        self._state = max(self.state_at(now), self._decay_to(other, now))
+        """Take over what somebody else has counted, where that is more."""
+        if other != self.state:
+            self.state = max(self.state_at(now), self._decay_to(other, now))
 
     def add(self, points: float, now: float) -> None:
+        """Add points, whether there is room or not."""
         points_before, at_seconds = self.state_at(now)
-        self._state = CounterState(min(points_before + points, self._ceiling), at_seconds)
+        self.state = CounterState(min(points_before + points, self._ceiling), at_seconds)
 
     def raise_to(self, points: float, now: float) -> None:
+        """Raise the counter to at least so many points."""
         points_before, at_seconds = self.state_at(now)
-        self._state = CounterState(max(points_before, points), at_seconds)
+        self.state = CounterState(max(points_before, points), at_seconds)
 
     def seconds_until_room(self, points: float, limit: float, now: float) -> float:
+        """Return how long to wait until so many points fit under the limit."""
         points_before, at_seconds = self.state_at(now)
         excess = points_before + points - limit
         wait_seconds = at_seconds - now + excess / self._decay_per_second
         return wait_seconds if excess > 0 and wait_seconds > _ROUNDING_SECONDS else 0.0
 
+    def try_add(self, points: float, limit: float, now: float) -> float:
+        """Add points and return 0.0, or return how long to wait and add nothing."""
+        wait_seconds = self.seconds_until_room(points, limit, now)
+        if not wait_seconds:
+            # `seconds_until_room` has brought the state to `now`.
+            points_before, at_seconds = self.state
+            self.state = CounterState(min(points_before + points, self._ceiling), at_seconds)
+        return wait_seconds
 
-class RestCounter:
+
+class RestCounter(DecayingCounter):
     """The REST counter of one API key."""
 
     def __init__(self, tier: Tier) -> None:
+        super().__init__(tier.rest_maximum, tier.rest_decay_per_second)
         self._maximum = tier.rest_maximum
-        self._limit = tier.rest_maximum - tier.rest_decay_per_second * REST_STEP_SECONDS
-        self._counter = _DecayingCounter(tier.rest_maximum, tier.rest_decay_per_second)
+        self.limit = tier.rest_maximum - tier.rest_decay_per_second * REST_STEP_SECONDS
 
     def wait_seconds(self, method: str, now: float) -> float:
         """Return how long to wait before `method` may be sent. AddOrder and CancelOrder never wait here."""
         points = rest_points(method)
-        return self._counter.seconds_until_room(points, self._limit, now) if points else 0.0
+        return self.seconds_until_room(points, self.limit, now) if points else 0.0
 
     def spend(self, method: str, now: float) -> None:
-        """Book a call that is about to be sent."""
-        self._counter.add(rest_points(method), now)
+        """Count a call that is about to be sent."""
+        self.add(rest_points(method), now)
 
     def saturate(self, now: float) -> None:
-        """Kraken said `EAPI:Rate limit exceeded`: its counter is at the maximum, whatever ours says."""
-        self._counter.raise_to(self._maximum, now)
-
-    def state_at(self, now: float) -> CounterState:
-        """Return what the counter stands at."""
-        return self._counter.state_at(now)
-
-    def merge(self, other: CounterState, now: float) -> None:
-        """Take over what somebody else on the same key has counted."""
-        self._counter.merge(other, now)
+        """Raise the counter to its maximum: Kraken said `EAPI:Rate limit exceeded`, whatever was counted here."""
+        self.raise_to(self._maximum, now)
 
 
 class EngineCounter:
@@ -184,7 +190,7 @@ class EngineCounter:
     def __init__(self, tier: Tier) -> None:
         self._threshold = tier.engine_threshold
         self._decay_per_second = tier.engine_decay_per_second
-        self._counters: dict[str, _DecayingCounter] = {}
+        self._counters: dict[str, DecayingCounter] = {}
 
     def points(self, symbol: str, now: float) -> float:
         """Return what the counter of the pair stands at."""
@@ -192,27 +198,38 @@ class EngineCounter:
 
     def wait_seconds(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
         """Return how long to wait before the action may be sent. Only cancels may use the reserve."""
-        reserve = 0 if action is Action.CANCEL else CANCEL_RESERVE_POINTS
         points = engine_points(action, age_seconds)
-        return self._counter(symbol).seconds_until_room(points, self._threshold - reserve, now)
+        return self._counter(symbol).seconds_until_room(points, self._limit(action), now)
+
+    def try_spend(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
+        """Count an action that is about to be sent and return 0.0, or return how long to wait and count nothing."""
+        return self._counter(symbol).try_add(engine_points(action, age_seconds), self._limit(action), now)
 
     def spend(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> None:
-        """Book an action that is about to be sent; Kraken books it even when the order is then refused."""
+        """Count an action that is about to be sent; Kraken counts it even when the order is then refused."""
         self._counter(symbol).add(engine_points(action, age_seconds), now)
 
     def saturate(self, symbol: str, now: float) -> None:
-        """Kraken said `EOrder:Rate limit exceeded`: the pair's counter is at its threshold."""
+        """Raise the counter of the pair to its threshold: Kraken said `EOrder:Rate limit exceeded`."""
         self._counter(symbol).raise_to(self._threshold, now)
 
     def states_at(self, now: float) -> dict[str, CounterState]:
         """Return what the counters stand at that have any points left."""
-        all_states = {symbol: counter.state_at(now) for symbol, counter in self._counters.items()}
-        return {symbol: state for symbol, state in all_states.items() if state.points}
+        states: dict[str, CounterState] = {}
+        for symbol, counter in self._counters.items():
+            if (state := counter.state_at(now)).points:
+                states[symbol] = state
+        return states
 
     def merge(self, others: Mapping[str, CounterState], now: float) -> None:
         """Take over what somebody else on the same account has counted."""
         for symbol, state in others.items():
             self._counter(symbol).merge(state, now)
 
-    def _counter(self, symbol: str) -> _DecayingCounter:
-        return self._counters.setdefault(symbol, _DecayingCounter(self._threshold, self._decay_per_second))
+    def _limit(self, action: Action) -> float:
+        return self._threshold if action is Action.CANCEL else self._threshold - CANCEL_RESERVE_POINTS
+
+    def _counter(self, symbol: str) -> DecayingCounter:
+        if symbol not in self._counters:
+            self._counters[symbol] = DecayingCounter(self._threshold, self._decay_per_second)
+        return self._counters[symbol]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from bot.base.errors import RateLimitError
-from bot.base.shared_json import Fields, Result, SharedJson
+from bot.base.shared_json import Fields, SharedJson
 from bot.kraken import error_table
 from bot.kraken.rate_counters import Action, CounterState, EngineCounter, RestCounter, Tier, rest_points
 
@@ -36,25 +36,30 @@ class RateLimiter:
         self._pause = (0.0, "")
 
     def try_acquire_rest(self, method: str, now: float) -> float:
-        """Book a private call and return 0.0, or return how many seconds to wait and book nothing."""
-        if not rest_points(method):
-            return self._shared.update(lambda fields: self._remaining_pause_seconds(fields, now))
+        """Count a private call and return 0.0, or return how many seconds to wait and count nothing."""
+        points = rest_points(method)
 
         def acquire(fields: Fields) -> float:
-            wait_seconds = max(self._rest.wait_seconds(method, now), self._remaining_pause_seconds(fields, now))
-            if wait_seconds <= 0:
-                self._rest.spend(method, now)
+            pause_seconds = self._remaining_pause_seconds(fields, now)
+            if not points:
+                return pause_seconds
+            self._rest.merge(CounterState.parse(fields.get("rest")), now)
+            if pause_seconds:
+                wait_seconds = max(pause_seconds, self._rest.seconds_until_room(points, self._rest.limit, now))
+            else:
+                wait_seconds = self._rest.try_add(points, self._rest.limit, now)
+            fields["rest"] = self._rest.state
             return wait_seconds
 
-        return self._update_rest(acquire, now)
+        return self._shared.update(acquire)
 
     def spend_rest(self, method: str, now: float) -> None:
-        """Book a private call that goes whether there is room or not."""
-        self._update_rest(lambda _: self._rest.spend(method, now), now)
+        """Count a private call that is sent whether there is room or not."""
+        self._update_rest(lambda: self._rest.spend(method, now), now)
 
     def saturate_rest(self, now: float) -> None:
         """Kraken said `EAPI:Rate limit exceeded`: whatever was counted, its counter is at the maximum."""
-        self._update_rest(lambda _: self._rest.saturate(now), now)
+        self._update_rest(lambda: self._rest.saturate(now), now)
 
     def record_rate_limit_error(self, error: RateLimitError, now: float) -> None:
         """Kraken has refused a call for a limit: count it as reached, or leave Kraken alone for a while."""
@@ -65,27 +70,29 @@ class RateLimiter:
             self.pause(now + error.wait_seconds, str(error))
 
     def try_acquire_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
-        """Book an order or a cancel of a pair and return 0.0, or return how many seconds to wait and book nothing.
+        """Count an order or a cancel of a pair and return 0.0, or return how many seconds to wait and count nothing.
 
         `age_seconds` is the time since the order was placed.
         """
 
         def acquire(fields: Fields) -> float:
-            engine_wait_seconds = self._engine.wait_seconds(symbol, action, now, age_seconds)
-            wait_seconds = max(engine_wait_seconds, self._remaining_pause_seconds(fields, now))
-            if wait_seconds <= 0:
-                self._engine.spend(symbol, action, now, age_seconds)
+            self._engine.merge(_parse_counter_states(fields.get("engine")), now)
+            if pause_seconds := self._remaining_pause_seconds(fields, now):
+                wait_seconds = max(pause_seconds, self._engine.wait_seconds(symbol, action, now, age_seconds))
+            else:
+                wait_seconds = self._engine.try_spend(symbol, action, now, age_seconds)
+            fields["engine"] = self._engine.states_at(now)
             return wait_seconds
 
-        return self._update_engine(acquire, now)
+        return self._shared.update(acquire)
 
     def spend_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> None:
         """Book an order or a cancel that goes whether there is room or not."""
-        self._update_engine(lambda _: self._engine.spend(symbol, action, now, age_seconds), now)
+        self._update_engine(lambda: self._engine.spend(symbol, action, now, age_seconds), now)
 
     def saturate_engine(self, symbol: str, now: float) -> None:
         """Kraken said `EOrder:Rate limit exceeded`: the pair's counter is at its threshold."""
-        self._update_engine(lambda _: self._engine.saturate(symbol, now), now)
+        self._update_engine(lambda: self._engine.saturate(symbol, now), now)
 
     def pause(self, until_seconds: float, reason: str) -> None:
         """Kraken wants to be left alone: nothing is given to anybody until then, a minute at most."""
@@ -112,25 +119,25 @@ class RateLimiter:
         """Close the file; the next use opens it again."""
         self._shared.close()
 
-    def _update_rest(self, operation: Callable[[Fields], Result], now: float) -> Result:
-        def update(fields: Fields) -> Result:
+    def _update_rest(self, count: Callable[[], None], now: float) -> None:
+        def update(fields: Fields) -> None:
             self._rest.merge(CounterState.parse(fields.get("rest")), now)
-            result = operation(fields)
+            count()
             fields["rest"] = self._rest.state_at(now)
-            return result
 
-        return self._shared.update(update)
+        self._shared.update(update)
 
-    def _update_engine(self, operation: Callable[[Fields], Result], now: float) -> Result:
-        def update(fields: Fields) -> Result:
+    def _update_engine(self, count: Callable[[], None], now: float) -> None:
+        def update(fields: Fields) -> None:
             self._engine.merge(_parse_counter_states(fields.get("engine")), now)
-            result = operation(fields)
+            count()
             fields["engine"] = self._engine.states_at(now)
-            return result
 
-        return self._shared.update(update)
+        self._shared.update(update)
 
     def _remaining_pause_seconds(self, fields: Fields, now: float) -> float:
+        if "pause" not in fields and self._pause[0] <= now:
+            return 0.0
         until_seconds, reason = max(self._pause, _parse_pause(fields.get("pause")))
         if until_seconds <= now:
             fields.pop("pause", None)

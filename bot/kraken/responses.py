@@ -29,16 +29,13 @@ class _JsonObject:
         self._method = method
         if not isinstance(value, dict):
             raise self.unreadable("an object was expected")
-        self._fields: dict[str, Any] = value
+        self.fields: dict[str, Any] = value
 
     def unreadable(self, problem: str) -> NoAnswerError:
         return NoAnswerError(f"unreadable reply to {self._method}: {problem}")
 
     def get(self, field: str) -> Any:
-        return self._fields.get(field)
-
-    def items(self) -> list[tuple[str, Any]]:
-        return list(self._fields.items())
+        return self.fields.get(field)
 
     def child(self, field: str) -> _JsonObject:
         return _JsonObject(self._method, self.get(field))
@@ -53,10 +50,10 @@ class _JsonObject:
         return "" if self.get(field) is None else self.text(field)
 
     def decimal(self, field: str) -> Decimal:
-        return self.parse_decimal(self.get(field), field)
+        return self.parse_decimal(self.fields.get(field), field)
 
     def decimal_or_zero(self, field: str) -> Decimal:
-        return ZERO if self.get(field) is None else self.decimal(field)
+        return ZERO if self.fields.get(field) is None else self.decimal(field)
 
     def parse_decimal(self, value: object, field: str) -> Decimal:
         # A float has lost what was written; Kraken writes money as text.
@@ -103,7 +100,7 @@ def read_system_status(result: object, checked_seconds: float) -> SystemStatus:
 def read_pair_status(result: object) -> str:
     """AssetPairs of one pair: the status as Kraken gave it, and online where it gave none, which may be."""
     row = _JsonObject("AssetPairs", result)
-    values = [value for _, value in row.items()]
+    values = [value for _, value in row.fields.items()]
     if len(values) != 1:
         raise row.unreadable("one pair was expected")
     return _JsonObject("AssetPairs", values[0]).text_or_empty("status") or "online"
@@ -112,7 +109,7 @@ def read_pair_status(result: object) -> str:
 def read_price(result: object) -> Decimal:
     """Ticker of one pair: the price of the last trade."""
     row = _JsonObject("Ticker", result)
-    values = [value for _, value in row.items()]
+    values = [value for _, value in row.fields.items()]
     if len(values) != 1:
         raise row.unreadable("one pair was expected")
     last = _JsonObject("Ticker", values[0]).get("c")
@@ -132,7 +129,7 @@ def read_candles(result: object, timeframe_seconds: int, now: float) -> list[Can
     """
     row = _JsonObject("OHLC", result)
     committed_seconds = row.integer("last")
-    candle_lists = [value for name, value in row.items() if name != "last"]
+    candle_lists = [value for name, value in row.fields.items() if name != "last"]
     if len(candle_lists) != 1 or not isinstance(candle_lists[0], list):
         raise row.unreadable("the rows of one pair were expected")
     candles = [_read_candle(row, fields) for fields in candle_lists[0]]
@@ -161,7 +158,7 @@ def read_balance_ex(result: object, pair_table: PairTable) -> dict[str, Balance]
     Free is balance + credit - credit_used - hold_trade (Kraken: BalanceEx page); the credit is part of the total.
     """
     balances: dict[str, Balance] = {}
-    for name, value in _JsonObject("BalanceEx", result).items():
+    for name, value in _JsonObject("BalanceEx", result).fields.items():
         row = _JsonObject("BalanceEx", value)
         total = row.decimal("balance") + row.decimal_or_zero("credit") - row.decimal_or_zero("credit_used")
         asset = pair_table.asset_name(name)
@@ -182,7 +179,7 @@ def read_closed_orders(result: object, pair_table: PairTable) -> tuple[list[Orde
 
 
 def _read_orders(method: str, rows: _JsonObject, pair_table: PairTable) -> list[Order]:
-    return [_read_order(txid, _JsonObject(method, value), pair_table) for txid, value in rows.items()]
+    return [_read_order(txid, _JsonObject(method, value), pair_table) for txid, value in rows.fields.items()]
 
 
 def _read_order(txid: str, row: _JsonObject, pair_table: PairTable) -> Order:
@@ -222,7 +219,7 @@ def _read_order_price(description: _JsonObject) -> Decimal:
 def read_trades(result: object, pair_table: PairTable) -> tuple[list[Fill], int]:
     """TradesHistory: one page of fills, newest first, and the number of all that match."""
     row = _JsonObject("TradesHistory", result)
-    rows = [(trade_id, _JsonObject("TradesHistory", value)) for trade_id, value in row.child("trades").items()]
+    rows = [(trade_id, _JsonObject("TradesHistory", value)) for trade_id, value in row.child("trades").fields.items()]
     return [_read_fill(trade_id, trade, pair_table) for trade_id, trade in rows], row.integer("count")
 
 

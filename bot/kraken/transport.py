@@ -123,23 +123,18 @@ def request(query: Callable[..., Any], method: str, params: dict[str, Any]) -> d
     """
     started_seconds, outcome = clock.boottime_seconds(), "no_answer"
     try:
-        envelope = _read_envelope(query, method, params)
-        outcome = "error" if error_table.filter_errors(envelope["error"]) else "ok"
-        return envelope
-    finally:
-        metrics.record_request(method, outcome, clock.boottime_seconds() - started_seconds)
-
-
-def _read_envelope(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
-    try:
         envelope = query(method, params, timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
+        if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):
+            raise NoAnswerError(f"{method}: the answer is not one of Kraken's")
+        if envelope["error"]:
+            envelope["error"] = [_sanitize_error(str(string)) for string in envelope["error"]]
+        outcome = "error" if envelope["error"] and error_table.filter_errors(envelope["error"]) else "ok"
     except requests.RequestException as error:
         raise _to_transport_error(method, error) from error
     except (ValueError, ArithmeticError, RecursionError, OSError, http.client.HTTPException) as error:
         raise NoAnswerError(f"{method}: the answer could not be read ({error})") from error
-    if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):
-        raise NoAnswerError(f"{method}: the answer is not one of Kraken's")
-    envelope["error"] = [_sanitize_error(str(string)) for string in envelope["error"]]
+    finally:
+        metrics.record_request(method, outcome, clock.boottime_seconds() - started_seconds)
     return envelope
 
 

@@ -29,18 +29,18 @@ class DistributedRequestLock:
         self._store = store
 
     @contextmanager
-    def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
-        """Hold the turn for the length of a `with` block; its nonce is the first that this thread draws in it.
+    def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[float]:
+        """Hold the lock for a `with` block, as `RequestLock.hold` does; its nonce is the first this thread takes in it.
 
-        Raises as `Turns.turn`, and StoreUnavailableError or LeaseLostError; in each case nothing was sent.
+        Raises as `RequestLock.hold`, and StoreUnavailableError or LeaseLostError; in each case nothing was sent.
         """
-        deadline = clock.boottime_seconds() + timeout_seconds
+        started_seconds = clock.boottime_seconds()
         with self._local.hold(priority, timeout_seconds):
-            nonce, owner = self._acquire(priority, deadline), self._store.owner
+            nonce, owner = self._acquire(priority, started_seconds + timeout_seconds), self._store.owner
             try:
-                yield
+                yield clock.boottime_seconds() - started_seconds
             finally:
-                # In a forked child the turn is its parent's, which may be sending in it.
+                # In a forked child the lock is its parent's, which may be sending while it holds it.
                 if owner == self._store.owner:
                     self._store.release_lock(nonce)
 

@@ -118,19 +118,21 @@ class RequestLock:
         self._reset()
 
     @contextmanager
-    def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
-        """Hold the turn for the length of a `with` block.
+    def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[float]:
+        """Hold the lock for a `with` block; yield how many seconds it was waited for.
 
-        Raises TurnTimeout when it was not given in time and StoppingError when the program is stopping; in
+        Raises RequestLockTimeout when it did not become free in time and StoppingError when the program is stopping; in
         both cases nothing was sent.
         """
-        self._acquire(priority, timeout_seconds)
+        started_seconds = clock.boottime_seconds()
+        has_waited = self._acquire(priority, started_seconds + timeout_seconds, timeout_seconds)
         fork_count = self._fork_count
         try:
-            yield
+            yield clock.boottime_seconds() - started_seconds if has_waited else 0.0
         finally:
             if fork_count == self._fork_count:
-                self._release()
+                with self._lock:
+                    self._release_or_hand_over()
 
     def close(self) -> None:
         """Close the files, which also gives back what is held."""
@@ -145,12 +147,12 @@ class RequestLock:
             for waiter in self._waiters:
                 waiter.condition.notify()
 
-    def _acquire(self, priority: Priority, timeout_seconds: float) -> None:
-        deadline = clock.boottime_seconds() + timeout_seconds
+    def _acquire(self, priority: Priority, deadline: float, timeout_seconds: float) -> bool:
+        """Take the lock; return whether it had to be waited for."""
         with self._lock:
             self.check_stopping(priority)
             if not self._is_busy and self._try_acquire():
-                return
+                return False
             waiter = _Waiter(priority, next(self._sequence), threading.Condition(self._lock))
             heapq.heappush(self._waiters, waiter)
             try:
@@ -162,15 +164,16 @@ class RequestLock:
                     self._waiters.remove(waiter)
                     heapq.heapify(self._waiters)
                 raise
+            return True
 
     def _try_acquire(self) -> bool:
-        """Take the turn at once, or have the files waited for."""
+        """Take the lock at once, or have a thread wait for the files."""
         self._is_busy = True
         try:
             if self._try_lock_files():
                 return True
         except BaseException:
-            # Ctrl-C of a user's own script; the next one must not find the turn taken by nobody.
+            # Ctrl-C of a user's own script: the next caller must not find the lock held by nobody.
             self._queue_lock_file.release()
             self._lock_file.release()
             self._is_busy = False
@@ -196,10 +199,6 @@ class RequestLock:
         """Raise StoppingError where this is less urgent than what still goes."""
         if self._lowest_allowed is not None and priority > self._lowest_allowed:
             raise StoppingError("the program is stopping; nothing was sent")
-
-    def _release(self) -> None:
-        with self._lock:
-            self._release_or_hand_over()
 
     def _release_or_hand_over(self) -> None:
         """Give the turn to our most urgent waiter, unless it is another process's."""
@@ -240,7 +239,9 @@ class RequestLock:
         except OSError as error:
             self._report_process_local(error)
             return True
-        self._report_recovered()
+        if self._is_process_local:
+            log.info("The turn file %s can be used again.", self.path)
+            self._is_process_local = False
         return is_locked
 
     def _start_lock_thread(self) -> None:
@@ -282,8 +283,3 @@ class RequestLock:
                 error.strerror or error,
             )
         self._is_process_local = True
-
-    def _report_recovered(self) -> None:
-        if self._is_process_local:
-            log.info("The turn file %s can be used again.", self.path)
-        self._is_process_local = False

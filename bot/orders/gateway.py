@@ -46,17 +46,6 @@ log = logging.getLogger(__name__)
 
 # How many orders are remembered with the time when they were placed.
 MAX_TRACKED_ORDERS = 200
-_UNSUPPORTED_METHODS = ("AddOrderBatch", "AmendOrder", "EditOrder")
-
-
-def is_order(method: str, params: Mapping[str, Any]) -> bool:
-    """Whether a private call places an order, which must go through the gateway.
-
-    Raises OrderRuleError for a method whose outcome could not be reconciled.
-    """
-    if method in _UNSUPPORTED_METHODS:
-        raise OrderRuleError(f"{method} is not offered: its outcome could not be settled. Use AddOrder", "method")
-    return method == "AddOrder" and str(params.get("validate", "")).lower() not in ("true", "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +117,7 @@ class OrderGateway:
     ) -> PlacedOrder:
         """Place a limit order of `quantity` base units, which expires `expire_seconds` from now.
 
-        Raises OrderRuleError (not sent), OrderRefusedError, OrderOutcomeUnknownError, and what `send` raises.
+        Raises as `send_params`.
         """
         pair, side = self._market_data.pair(symbol), Side(side)
         check_order(pair, side, quantity, price)
@@ -171,30 +160,24 @@ class OrderGateway:
         return self._place(NewOrder(pair, side, "stop-loss", quantity, stop_price, cl_ord_id))
 
     def send_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Send an AddOrder that a script gives as Kraken's parameters; return Kraken's result. Raises as `send`."""
-        order_requests.check_fields(params)
-        pair = self._market_data.pair(str(params.get("pair")))
-        return self.send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or "")))
-
-    def _place(self, order: NewOrder) -> PlacedOrder:
-        result = self.send(order)
-        return PlacedOrder(
-            responses.read_add_order_txid(result),
-            order.cl_ord_id,
-            order.pair.symbol,
-            order.side,
-            order.volume,
-            order.price,
-        )
-
-    def send(self, order: NewOrder) -> dict[str, Any]:
-        """Send an order; return Kraken's result.
+        """Send an AddOrder that a script gives as Kraken's parameters; return Kraken's result.
 
         Raises OrderRefusedError where Kraken's refusal is final, OrderOutcomeUnknownError where the outcome is not
         known (the pair is then blocked until it is), OrderBlockedError for a blocked pair, OrderRuleError for an order
         over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, CircuitOpenError, RequestLockTimeout,
         LeaseLostError, StoreUnavailableError or StoppingError where nothing was sent.
         """
+        order_requests.check_fields(params)
+        pair = self._market_data.pair(str(params.get("pair")))
+        _, result = self._send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or "")))
+        return result
+
+    def _place(self, order: NewOrder) -> PlacedOrder:
+        txid, _ = self._send(order)
+        return PlacedOrder(txid, order.cl_ord_id, order.pair.symbol, order.side, order.volume, order.price)
+
+    def _send(self, order: NewOrder) -> tuple[str, dict[str, Any]]:
+        """Send an order; return its txid and Kraken's result."""
         # The deadline of an order is in Kraken's time.
         self._market_data.sync_time()
         has_generated_id = not order.cl_ord_id
@@ -225,7 +208,7 @@ class OrderGateway:
                 self._wait_for_rate_limit(order.pair.symbol, Action.ADD)
                 return self._send_once(order, intent, "" if has_generated_id else self._bot_id)
 
-    def _send_once(self, order: NewOrder, intent: Intent, bot_id: str) -> dict[str, Any]:
+    def _send_once(self, order: NewOrder, intent: Intent, bot_id: str) -> tuple[str, dict[str, Any]]:
         departure = _Departure(intent, bot_id, self._journal, self._reconciler, self._server_time)
         try:
             result: dict[str, Any] = self._calls.private_call("AddOrder", order.to_params(), before_send=departure)
@@ -250,7 +233,7 @@ class OrderGateway:
         self._placed_seconds[txid] = self._server_time.now()
         if len(self._placed_seconds) > MAX_TRACKED_ORDERS:
             self._placed_seconds.popitem(last=False)
-        return result
+        return txid, result
 
     def _record_outcome(self, intent: Intent, state: OrderState, reason: str = "", txid: str = "") -> None:
         self._reconciler.record_state(intent.cl_ord_id, state, reason, txid)
@@ -358,11 +341,11 @@ def _count_outcome() -> Iterator[None]:
     metrics.record_order("accepted")
 
 
-def _previous_result(intent: Intent) -> dict[str, Any]:
+def _previous_result(intent: Intent) -> tuple[str, dict[str, Any]]:
     """Return the result of an order that was sent before, in this run or an earlier one: it is not sent again."""
     if intent.state in PLACED_STATES:
         log.warning("The order %s was placed before (%s); it is not sent again.", intent.cl_ord_id, intent.txid)
-        return {"txid": [intent.txid], "descr": {"order": "placed before"}}
+        return intent.txid, {"txid": [intent.txid], "descr": {"order": "placed before"}}
     if intent.state is OrderState.REFUSED:
         raise OrderRefusedError("AddOrder", [intent.reason])
     raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before and is {intent.state}; it is not sent again")

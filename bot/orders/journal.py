@@ -28,6 +28,9 @@ from bot.orders.order_state import (
 _INTENT_COLUMNS = ", ".join(field.name for field in fields(Intent))
 _ORDER_COLUMNS = ", ".join(field.name for field in fields(Order))
 _FILL_COLUMNS = ", ".join(field.name for field in fields(Fill))
+_INTENT_PLACEHOLDERS, _ORDER_PLACEHOLDERS, _FILL_PLACEHOLDERS = (
+    ", ".join("?" * len(fields(record_type))) for record_type in (Intent, Order, Fill)
+)
 # `astuple` copies what it finds, which takes much longer than to read it.
 _column_getters = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Intent, Order, Fill)}
 
@@ -63,7 +66,7 @@ class Journal:
             )
             if _fetch_rows(connection, "SELECT 1 FROM intents WHERE cl_ord_id = ?", (intent.cl_ord_id,)):
                 raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before; it is not sent again")
-            statement = f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_placeholders(Intent)})"  # nosec B608 # names of our own
+            statement = f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_INTENT_PLACEHOLDERS})"  # nosec B608 # names of our own
             connection.execute(statement, _to_sql_values(intent))
 
     def mark_sent(
@@ -150,7 +153,7 @@ class Journal:
                 ):
                     continue  # an answer from before; a final row stays final
                 connection.execute(
-                    f"INSERT OR REPLACE INTO orders ({_ORDER_COLUMNS}) VALUES ({_placeholders(Order)})",
+                    f"INSERT OR REPLACE INTO orders ({_ORDER_COLUMNS}) VALUES ({_ORDER_PLACEHOLDERS})",
                     _to_sql_values(order),
                 )
                 self._record_order_state(connection, order)
@@ -171,8 +174,8 @@ class Journal:
             reason=order.reason,
         )
         connection.execute(
-            f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_placeholders(Intent)}) ON CONFLICT (cl_ord_id) DO UPDATE SET "
-            "state = excluded.state, txid = excluded.txid, reason = excluded.reason "
+            f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_INTENT_PLACEHOLDERS}) "
+            "ON CONFLICT (cl_ord_id) DO UPDATE SET state = excluded.state, txid = excluded.txid, reason = excluded.reason "
             # A second order of the same id is for `journal check` to find; it changes nothing of the first one's life.
             f"WHERE intents.state NOT IN ({_FINAL_SQL}) AND intents.txid IN ('', excluded.txid)",  # nosec B608 # as above
             _to_sql_values(adopted),
@@ -217,7 +220,7 @@ class Journal:
     def add_fills(self, fills: Iterable[Fill]) -> None:
         """Write fills down; those that are there already stay as they are."""
         with self._database.write() as connection:
-            statement = f"INSERT OR IGNORE INTO fills ({_FILL_COLUMNS}) VALUES ({_placeholders(Fill)})"
+            statement = f"INSERT OR IGNORE INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_PLACEHOLDERS})"
             connection.executemany(statement, [_to_sql_values(fill) for fill in fills])
 
     def fills(self) -> list[Fill]:
@@ -296,15 +299,11 @@ def _fetch_rows(connection: sqlite3.Connection, statement: str, values: Iterable
     return rows
 
 
-def _placeholders(record_type: type) -> str:
-    return ", ".join("?" for _ in fields(record_type))
-
-
-def _to_sql_values(record: Intent | Order | Fill) -> tuple[object, ...]:
-    return tuple(
+def _to_sql_values(record: Intent | Order | Fill) -> list[object]:
+    return [
         f"{field_value:f}" if isinstance(field_value, Decimal) else field_value
         for field_value in _column_getters[type(record)](record)
-    )
+    ]
 
 
 def _intent_from_row(row: tuple[Any, ...]) -> Intent:

@@ -123,7 +123,9 @@ class KillPoints:
         self._hook_commits(broker)
         self._hook_http()
         self.wrap(journal, "intend", "before it is intended", "intended")
-        self.wrap(broker, "_send", "turn taken", when=lambda _, method, *rest: method == "AddOrder")
+        self.wrap(
+            broker._client, "_exchange", "turn taken", when=lambda _, request, *rest: request.method == "AddOrder"
+        )
         self.wrap(journal, "leave", "nonce drawn", "written down")
         self.wrap(journal, "set_state")
         for before, after, states in _STATE_STEPS:

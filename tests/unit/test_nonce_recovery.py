@@ -17,7 +17,7 @@ from bot.base.clock import MarketClock, ServerTime, wall_seconds
 from bot.base.errors import CircuitOpenError, InvalidNonceError
 from bot.kraken.breaker_file import BreakerFile, BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
-from bot.kraken.client import KrakenClient
+from bot.kraken.client import KrakenClient, PrivateRequest
 from bot.kraken.nonce_recovery import NonceJump, NonceRecovery, OpenBreaker, Retry, next_open_seconds
 from bot.kraken.rate_counters import UNLIMITED
 from bot.kraken.rate_limiter import RateLimiter
@@ -184,7 +184,7 @@ def check_with_probe(guard: CircuitBreaker, api: FakeApi) -> None:
     market_clock = MarketClock()
     limiter = RateLimiter(os.devnull, UNLIMITED)
     client = KrakenClient(FakeSender(), guard, limiter, ServerTime(market_clock), "us")
-    client.check_circuit_breaker(cast(Any, api))
+    client.try_send(cast(Any, api), PrivateRequest("Balance", {}), must_send=False)
 
 
 def answer(result: object = None, *errors: str) -> dict[str, Any]:
