@@ -252,7 +252,7 @@ class KrakenBroker:
     # Nonces: these and the retry loop all write through get_kraken_nonce().
 
     def _next_nonce(self, at_least_us: int = 0) -> int:
-        with nullcontext() if self.shared_store else metrics.time_store_operation("draw"):
+        with nullcontext() if self.shared_store else metrics.time_store_operation("next_nonce"):
             nonce = get_kraken_nonce(at_least_us, api_key=self._api_key, unit=self._nonce_unit.name)
         metrics.record_nonce_issued()
         with self._nonce_lock:

@@ -1,4 +1,4 @@
-"""What the tests of the simulator share: a hand-drawn price path, and an exchange on it without HTTP or with it."""
+"""Shared parts for tests of the simulator: a scripted price path, and an exchange on it with and without HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bot.simulator.server import Simulator
 START = 1_790_000_000.0
 YEAR_SECONDS = 365 * 86_400
 
-# At a price of 50000 the one rests, and the other is filled at once.
+# At a price of 50000 the first rests, and the second is filled at once.
 RESTING_ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "40000", "volume": "0.001"}
 TAKER_ORDER = RESTING_ORDER | {"price": "60000", "timeinforce": "IOC"}
 
@@ -39,7 +39,7 @@ class ScriptedPrices:
     shortest_candle_seconds = 60
 
     def __init__(self, *points: Point) -> None:
-        self.source_id = "drawn by hand"
+        self.source_id = "scripted"
         self._points = points
 
     def _path(self, pair: PairRules) -> CandlePath:
@@ -86,7 +86,7 @@ def place_order(exchange: Exchange, **params: str) -> str:
 
 
 def order_error(exchange: Exchange, **params: str) -> str:
-    """Return the error string that an order on BTC/USD is refused with, or "" if it is not."""
+    """Return the error string with which an order on BTC/USD is refused, or "" if it is accepted."""
     try:
         place_order(exchange, **params)
     except Refusal as refusal:
@@ -95,12 +95,12 @@ def order_error(exchange: Exchange, **params: str) -> str:
 
 
 def read_balances(exchange: Exchange) -> dict[str, Decimal]:
-    """Return what the account owns."""
+    """Return the account's balances."""
     return dict(exchange.account.balances)
 
 
 class KrakenexClient:
-    """krakenex on a running simulator, with a counter for a nonce."""
+    """krakenex on a running simulator, with a counter as its nonce."""
 
     def __init__(self, simulator: Simulator, key: str = "", secret: str = "", nonce: int = 0) -> None:
         self.api = krakenex.API(key or simulator.key, secret or simulator.secret)
@@ -114,22 +114,22 @@ class KrakenexClient:
         return self.nonce
 
     def private(self, method: str, **params: object) -> dict[str, Any]:
-        """Return the whole answer of a private call."""
-        answer: dict[str, Any] = self.api.query_private(method, dict(params), timeout=5)
-        return answer
+        """Return the complete response of a private call."""
+        response: dict[str, Any] = self.api.query_private(method, dict(params), timeout=5)
+        return response
 
     def public(self, method: str, **params: object) -> dict[str, Any]:
-        """Return the whole answer of a public call."""
-        answer: dict[str, Any] = self.api.query_public(method, dict(params), timeout=5)
-        return answer
+        """Return the complete response of a public call."""
+        response: dict[str, Any] = self.api.query_public(method, dict(params), timeout=5)
+        return response
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.api.close()
 
 
 class SimulatorHarness:
-    """A local Kraken on a clock that moves only when told to, with krakenex on it."""
+    """A local Kraken on a clock that only the test advances, with krakenex on it."""
 
     def __init__(self, simulator: Simulator, clock: MarketClock) -> None:
         self.simulator = simulator
@@ -139,11 +139,11 @@ class SimulatorHarness:
 
     def call(self, method: str, **params: object) -> Any:
         """Return the result of a private call, or its error strings."""
-        answer = self.client.private(method, **params)
-        return answer["error"] or answer["result"]
+        response = self.client.private(method, **params)
+        return response["error"] or response["result"]
 
     def call_with_fault(self, fault_name: str, method: str, **params: object) -> Any:
-        """Let a fault happen to a private call; return its result, its error strings, or None without an answer."""
+        """Inject a fault into a private call; return its result, its error strings, or None without a response."""
         self.simulator.faults.fire_next(fault_name, method)
         with suppress(requests.ConnectionError):
             return self.call(method, **params)
@@ -154,7 +154,7 @@ class SimulatorHarness:
         self.clock.wait(seconds, threading.Event())
 
     def order_times(self) -> list[float]:
-        """Return when each order that was ever accepted was, in seconds after START."""
+        """Return the opening time of every order that was accepted, in seconds after START."""
         self.simulator.api.advance_to_now()
         return [order.opened - START for order in self.simulator.exchange.account.orders.values()]
 
@@ -165,7 +165,7 @@ class SimulatorHarness:
 
 @contextmanager
 def open_harness(clock: MarketClock | None = None, **options: Any) -> Iterator[SimulatorHarness]:
-    """Open a local Kraken at START and 50000."""
+    """Open a local Kraken at START and a price of 50000."""
     clock = clock or ReplayClock(START, START + YEAR_SECONDS)
     with Simulator(SimulatorOptions(**options), clock, ScriptedPrices((0, "50000"))) as simulator:
         harness = SimulatorHarness(simulator, clock)

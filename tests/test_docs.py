@@ -140,7 +140,7 @@ def test_every_bot_error_is_documented() -> None:
     tree = code_blocks(read_section("docs/errors.md", "The tree"))[0]
     described = re.findall(r"^[ |`-]*(\w+) +\S", tree, re.MULTILINE)
     expected = [name for name in described if not issubclass(_bot_errors()[name], KrakenError)]
-    assert sorted(first_names(read_section("docs/errors.md", "Errors of our own"))) == sorted(expected)
+    assert sorted(first_names(read_section("docs/errors.md", "The bot's own errors"))) == sorted(expected)
 
 
 def test_exit_codes_match_main() -> None:
@@ -164,7 +164,7 @@ RAN_LABELS = {Executed.NO: "no", Executed.MAYBE: "maybe"}
 
 def kraken_table() -> str:
     """Return the table of Kraken's strings as it should stand in docs/errors.md."""
-    head = "| Kraken's string | error | meaning | did it run | may a read be repeated | wait | settles an order |\n"
+    head = "| Kraken's string | error | meaning | did it run | may a read be repeated | wait | final for an order |\n"
     lines = [head + "| --- | --- | --- | --- | --- | --- | --- |"]
     for row in ERROR_TABLE:
         kind = type(make_error("", [row.prefix])).__name__
@@ -216,7 +216,7 @@ def test_kraken_error_tables_match_the_code(table: object) -> None:
 
 def test_order_state_diagram_matches_the_code() -> None:
     """docs/orders.md draws the order states as the docstring of order_state.py does, and names every one."""
-    text = read_section("docs/orders.md", "An order's life")
+    text = read_section("docs/orders.md", "Order states")
     diagram = re.search(r"(?:^    .*\n)+", order_state.__doc__ or "", re.MULTILINE)
     assert diagram is not None
     assert code_blocks(text) == [textwrap.dedent(diagram[0])]
@@ -225,13 +225,13 @@ def test_order_state_diagram_matches_the_code() -> None:
 
 def test_reconciliation_times_match_the_code() -> None:
     """docs/orders.md gives deadline, margin, gap, their sum, and the age of a current journal as the code has them."""
-    text = " ".join(read_section("docs/orders.md", "How an unknown order is settled").split())
+    text = " ".join(read_section("docs/orders.md", "How an unknown order is reconciled").split())
     assert f"a deadline, {ORDER_DEADLINE_SECONDS:g} s after it leaves" in text
-    assert f"not earlier than {DEADLINE_MARGIN_SECONDS:g} s after both the deadline and the fence" in text
+    assert f"not earlier than {DEADLINE_MARGIN_SECONDS:g} s after both the deadline and the fencing read" in text
     assert f"at least {QUERY_GAP_SECONDS:g} s after that answer" in text
     total = f"{ORDER_DEADLINE_SECONDS + DEADLINE_MARGIN_SECONDS + QUERY_GAP_SECONDS:g} s"
     assert f"unknown for {total} at most" in text
-    current, old = rows(read_section("docs/orders.md", "At the start"))
+    current, old = rows(read_section("docs/orders.md", "Start-up reconciliation"))
     assert f"within the last {JOURNAL_MAX_AGE_SECONDS:g} s" in current[0]
     assert f"older than {JOURNAL_MAX_AGE_SECONDS:g} s" in old[0]
     assert f"up to {total}" in old[1]
@@ -323,32 +323,32 @@ def test_the_drawing_of_the_code_layout_has_every_module() -> None:
 
 
 def test_documented_request_lock_times_match_the_code() -> None:
-    """docs/nonces.md gives the bounds of a turn, of connecting, of the answer and of waiting as the code has them."""
+    """docs/nonces.md gives the times of lock, connection, answer and wait as the code has them."""
     connect, answer = transport.CONNECT_TIMEOUT_SECONDS, transport.RESPONSE_TIMEOUT_SECONDS
-    text = " ".join(read_section("docs/nonces.md", "Turns").split())
-    assert f"A turn ends within {connect + answer:g} s" in text
+    text = " ".join(read_section("docs/nonces.md", "The request lock").split())
+    assert f"A request holds the lock for at most {connect + answer:g} s" in text
     assert f"{connect:g} s to connect, {answer:g} s for the answer" in text
-    assert f"longer than {LOCK_TIMEOUT_SECONDS:g} s gets `RequestLockTimeout`" in text
+    assert f"waits longer than {LOCK_TIMEOUT_SECONDS:g} s gets `RequestLockTimeout`" in text
     assert answer > transport.READ_TIMEOUT_SECONDS
 
 
 def test_documented_store_times_match_the_code() -> None:
-    """docs/stores.md gives the times of lease, turn, take-over, first order and time-outs as the code has them."""
+    """docs/stores.md gives the times of lease, lock, takeover, first order and time-outs as the code has them."""
     text = " ".join(read_page("docs/stores.md").split())
     clean, unclean = (
         seconds + DEADLINE_MARGIN_SECONDS + QUERY_GAP_SECONDS for seconds in (0.0, ORDER_DEADLINE_SECONDS)
     )
-    failover_rows = rows(read_section("docs/stores.md", "Who trades"))
+    failover_rows = rows(read_section("docs/stores.md", "Leader election"))
     assert [line[2] for line in failover_rows] == [f"{clean:g} s", *[f"{unclean:g} s"] * 3]
-    assert f"it looks every {leader_election.STANDBY_POLL_SECONDS:g} s" in failover_rows[0][1]
+    assert f"the standby polls every {leader_election.STANDBY_POLL_SECONDS:g} s" in failover_rows[0][1]
     assert leader_election.SAFETY_FRACTION == 0.1
-    assert "a tenth of the lifetime is left" in failover_rows[3][1]
+    assert "when a tenth of the lifetime is left" in failover_rows[3][1]
     assert 3 * leader_election.RENEW_FRACTION <= 1 - leader_election.SAFETY_FRACTION
     assert "renewed three times in that" in text
-    assert f"or {LOCK_LIFETIME_SECONDS:g} s after it began, by the server's clock" in text
+    assert f"or {LOCK_LIFETIME_SECONDS:g} s after it was acquired, by the server's clock" in text
     assert f"must begin in its first {SEND_WINDOW_SECONDS:g} s" in text
     left_seconds = LOCK_LIFETIME_SECONDS - SEND_WINDOW_SECONDS - transport.CONNECT_TIMEOUT_SECONDS
-    assert f"its bytes leave {left_seconds:g} s before the turn ends" in text
+    assert f"its bytes leave {left_seconds:g} s before the lock ends" in text
     assert TIMEOUT_SECONDS == RESPONSE_TIMEOUT_SECONDS
     assert (
         f"gives up after {RESPONSE_TIMEOUT_SECONDS:g} s for the connection and {RESPONSE_TIMEOUT_SECONDS:g} s for the answer"

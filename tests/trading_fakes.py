@@ -1,4 +1,4 @@
-"""A small broker in memory and clocks that never wait, for tests of the trader."""
+"""An in-memory broker and clocks that never wait, for tests of the trader."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make_pair(symbol: str = "BTC/USD") -> Pair:
 
 
 def make_candles(closes: list[int], timeframe_seconds: int = 60, start_seconds: int = 0) -> list[Candle]:
-    """Return candles that open at the close before and have no wicks."""
+    """Return candles that open at the previous close and have no wicks."""
     opens = [*closes[:1], *closes]
     return [
         Candle(
@@ -74,7 +74,7 @@ def make_candles(closes: list[int], timeframe_seconds: int = 60, start_seconds: 
 
 
 def make_order(txid: str, side: Side, executed: str = "0", cost: str = "0", fee: str = "0", **fields: object) -> Order:
-    """Return a closed BTC/USD row of this bot; `fields` override."""
+    """Return the record of a closed BTC/USD order of this bot; `fields` override."""
     order = Order(
         txid=txid,
         cl_ord_id=BOT_ID + txid,
@@ -108,26 +108,26 @@ class SteppedClock(MarketClock):
         return self.time_seconds
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
-        """Be there."""
+        """Advance to the time at once."""
         self.time_seconds = max(self.time_seconds, when_seconds)
         return stop.is_set()
 
 
 class InstantEvent(threading.Event):
-    """An event whose waits take no time and are written down."""
+    """An event that records its waits and returns from them at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits_seconds: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Note the time-out and return at once."""
+        """Record the time-out and return at once."""
         self.waits_seconds.append(timeout or 0.0)
         return self.is_set()
 
 
 class ScriptedStrategy:
-    """A strategy that wants what the test says for each candle, given the view."""
+    """A strategy that requests what the test defines for each candle, given the context."""
 
     name = "script"
 
@@ -135,13 +135,13 @@ class ScriptedStrategy:
         self._decisions = decisions
 
     def decide(self, context: StrategyContext) -> list[OrderRequest]:
-        """Return what is wanted at the last candle."""
+        """Return the requests for the last candle."""
         decision = self._decisions.get(context.candles[-1].time_seconds)
         return decision(context) if decision else []
 
 
 def buy(quantity: str) -> Callable[[StrategyContext], list[OrderRequest]]:
-    """Want an entry at the last close, while nothing is held and no entry rests."""
+    """Request an entry at the last close, unless there is a position or an open entry."""
 
     def decide(context: StrategyContext) -> list[OrderRequest]:
         if context.position_quantity or context.has_open_entry:
@@ -157,7 +157,7 @@ def buy(quantity: str) -> Callable[[StrategyContext], list[OrderRequest]]:
 
 
 def observe_context(observe: Callable[[StrategyContext], object]) -> Callable[[StrategyContext], list[OrderRequest]]:
-    """Want nothing, but let the test see the view."""
+    """Request nothing, but pass the context to the test."""
 
     def decide(context: StrategyContext) -> list[OrderRequest]:
         observe(context)
@@ -167,7 +167,7 @@ def observe_context(observe: Callable[[StrategyContext], object]) -> Callable[[S
 
 
 def sell_all(context: StrategyContext) -> list[OrderRequest]:
-    """Want an exit from what is held."""
+    """Request an exit from the whole position."""
     if not context.position_quantity:
         return []
     seconds, symbol = context.candles[-1].time_seconds, context.pair.symbol
@@ -180,9 +180,9 @@ def _clean_up(journal: Journal, folder: str) -> None:
 
 
 class FakeBroker:
-    """The broker's verbs over a list of candles: a market order fills at the last close, a limit order when
-    `fills_limits` says so. `fail` makes the next call of a verb raise; `calls` has every request there would be.
-    """
+    """The broker's methods over a list of candles. A market order fills at the last close; a limit order fills at once
+    if `fills_limits` is set. `fail` makes the next call of a method raise; `calls` lists every request that a real
+    broker would send."""
 
     def __init__(self, clock: MarketClock, candles: dict[str, list[Candle]], usd: str = "1000") -> None:
         self._clock = clock
@@ -208,11 +208,11 @@ class FakeBroker:
         self._failures: dict[str, list[BaseException]] = {}
 
     def fail(self, verb: str, *errors: BaseException) -> None:
-        """Let the next calls of a verb raise these, one a call."""
+        """Let the next calls of a method raise these errors, one per call."""
         self._failures.setdefault(verb, []).extend(errors)
 
     def placed(self) -> list[tuple[str, str, str]]:
-        """Return side, volume and limit of every order that was accepted, in order."""
+        """Return side, volume and price of every accepted order, in order."""
         return [(order.side.value, f"{order.volume:f}", f"{order.price:f}") for order in self.orders.values()]
 
     def _call(self, verb: str) -> None:
@@ -367,7 +367,7 @@ class FakeBroker:
 
     def reconcile_unknown_orders(self) -> list[Resolution]:
         if self.unknown or not self.history_is_complete():
-            self._call("settle_unknown")
+            self._call("reconcile_unknown_orders")
         resolutions, self.resolutions = self.resolutions, []
         self.unknown = [
             unknown
@@ -392,7 +392,7 @@ def run_trader(
     check_state: Callable[[], None] = lambda: None,
     **settings: object,
 ) -> tuple[Summary, list[str]]:
-    """Run a trader of BTC/USD at one minute to its end; return the summary and the lines that it wrote."""
+    """Run a trader of BTC/USD at one minute to its end; return the summary and the logged lines."""
     lines: list[str] = []
     trader = Trader(
         broker,

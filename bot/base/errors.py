@@ -2,24 +2,24 @@
 
 BotError
 |-- SettingsError           a setting is wrong; nothing was started
-|-- AnotherBotError         another bot holds the state folder
-|-- NoBotError              no running bot answers
+|-- BotAlreadyRunningError  another bot holds the state folder
+|-- BotNotRunningError      no running bot answers
 |-- StateLostError          the state folder was replaced or removed under the running bot; nothing more is sent
 |-- JournalError            the journal cannot be read or written: no new order is sent
 |-- JournalVersionError     a newer version of this program has written the journal
 |-- SymbolError             no such pair or asset at Kraken
 |-- NonceError
-|   |-- NonceStoreError     a nonce beyond the clock could not be written down
+|   |-- NonceStoreError     a nonce ahead of the clock could not be written to the nonce file
 |   |-- NonceAheadError     the stored nonce is more than a day ahead of the clock
 |   |-- StoreUnavailableError   the shared nonce store cannot be used now; nothing was sent
-|   `-- TurnTimeout         another sender holds the key's turn (also a TimeoutError)
-|-- LeaseLostError          this instance does not lead the account, or no longer; nothing was sent
+|   `-- RequestLockTimeout  another sender holds the key's request lock (also a TimeoutError)
+|-- LeaseLostError          this instance does not lead the account, or no longer leads it; nothing was sent
 |-- KeyRuleError            the key works, but it may not be used to trade
-|-- SilenceError            the key stands by; nothing was sent
+|-- CircuitOpenError        the key's circuit breaker is open; nothing was sent
 |-- StoppingError           the program is shutting down; nothing was sent
 |-- TransportError
 |   |-- NotSentError        no connection: the request did not leave
-|   |   `-- TurnLostError   the turn was over before the request could leave
+|   |   `-- RequestLockExpiredError   the request lock expired before the request could leave
 |   `-- NoAnswerError       the request may have arrived; no readable answer came back
 |-- KrakenError             Kraken answered with an error
 |   |-- InvalidNonceError
@@ -29,12 +29,12 @@ BotError
 |   |-- RateLimitError
 |   |-- ServiceError        Kraken is unavailable, busy or in a restricted mode
 |   |-- RequestError        the request itself is wrong
-|   |-- OrderRefusedError   a final no to an order (or to a cancel)
+|   |-- OrderRefusedError   a final refusal of an order (or of a cancel)
 |   `-- UnknownKrakenError  a string that is not in the table: the action stops
-|-- OrderRuleError          refused before sending: precision, minimum or a limit of our own
+|-- OrderRuleError          refused before sending: precision, minimum or a limit of the bot
 |-- MarketStatusError       the exchange or the pair is not open for it now; nothing was sent
 |-- OrderBlockedError       the pair has an order with an unknown outcome
-`-- OrderUnknownError       an order was sent and its fate is not known
+`-- OrderOutcomeUnknownError    an order was sent and its outcome is unknown
 """
 
 from __future__ import annotations

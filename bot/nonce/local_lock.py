@@ -248,7 +248,7 @@ class RequestLock:
         """Wait for the files in a thread, because a blocking `flock` knows no time-out and no signal."""
         arguments = (self._fork_count, self._lock_file, self._queue_lock_file)
         try:
-            threading.Thread(target=self._lock_files, args=arguments, name="kraken-turn", daemon=True).start()
+            threading.Thread(target=self._lock_files, args=arguments, name="kraken-request-lock", daemon=True).start()
         except RuntimeError as error:
             # Who waits gets TurnTimeout at the latest; the next one to ask tries again.
             log.error("Cannot wait for the turn file %s: %s.", self.path, error)

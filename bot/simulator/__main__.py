@@ -37,7 +37,12 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--latency-ms", type=latency_range, default=(0.0, 0.0), metavar="A-B", help="how long requests take to arrive"
     )
     parser.add_argument(
-        "--fault", type=fault_rate, action="append", default=[], metavar="NAME=RATE", help="see docs/simulator.md"
+        "--fault",
+        type=fault_probability,
+        action="append",
+        default=[],
+        metavar="NAME=RATE",
+        help="see docs/simulator.md",
     )
     parser.add_argument("--lockout-after", type=int, default=0, metavar="N", help="bad requests a minute (default off)")
     parser.add_argument("--key", default="", help="API key (default: made once and kept)")
@@ -45,7 +50,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def fault_rate(text: str) -> tuple[str, float]:
+def fault_probability(text: str) -> tuple[str, float]:
     """Read NAME=RATE."""
     name, _, rate = text.partition("=")
     return name, float(rate)

@@ -144,7 +144,7 @@ class MatchingEngine:
         }
         points = heapq.merge(
             *(
-                [(timestamp, pair_id, price) for timestamp, price in self._price_points(pair_id, until)]
+                [(timestamp, pair_id, price) for timestamp, price in self._path_points(pair_id, until)]
                 for pair_id in sorted(pairs)
             )
         )
@@ -154,7 +154,7 @@ class MatchingEngine:
             if not self.account.open_orders:
                 return
 
-    def _price_points(self, pair_id: str, until: float) -> list[tuple[float, Decimal]]:
+    def _path_points(self, pair_id: str, until: float) -> list[tuple[float, Decimal]]:
         return self.prices.price_points(self.instruments.get(pair_id), self.now, until)
 
     def _match_segment(

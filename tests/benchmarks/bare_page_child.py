@@ -1,4 +1,4 @@
-"""The least that a page can be: one route of Starlette's on uvicorn, as the status server has it."""
+"""The smallest possible web page: one Starlette route on uvicorn, configured as the dashboard server is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.routing import Route
 
 
 async def ok(_request: Request) -> PlainTextResponse:
-    """Say that it lives."""
+    """Answer the health check."""
     return PlainTextResponse("ok\n")
 
 
 def main() -> None:
-    """Serve until the parent ends it."""
+    """Serve until the parent ends the process."""
     listener = socket.create_server(("127.0.0.1", 0))
     # Inherited by the connections; uvicorn itself would do the same for a socket that it makes.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

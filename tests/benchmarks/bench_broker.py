@@ -1,4 +1,4 @@
-"""What KrakenBroker costs against bare krakenex, each on a local Kraken in a process of its own."""
+"""Cost of KrakenBroker compared with bare krakenex, each on a local Kraken in its own process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ api.query_private("Balance")
 
 @dataclass(frozen=True)
 class ExchangeProcess:
-    """A local Kraken in a process of its own. Each client gets one, because nonces of both units share no key."""
+    """A local Kraken in its own process. Each client gets one, because nonces in different units cannot share a key."""
 
     url: str
     key: str
@@ -56,19 +56,19 @@ class ExchangeProcess:
         return counts
 
     def open_krakenex(self) -> krakenex.API:
-        """Return krakenex as it comes, with another address."""
+        """Return an unmodified krakenex client that points at this exchange."""
         api = krakenex.API(self.key, self.secret)
         api.uri = self.url
         return api
 
     def open_broker(self) -> KrakenBroker:
-        """Return our broker."""
+        """Return a KrakenBroker that points at this exchange."""
         return KrakenBroker(self.key, self.secret, api_url=self.url, tier=UNLIMITED)
 
 
 @contextmanager
 def run_exchange(latency_ms: int = 0, *extra_arguments: str) -> Iterator[ExchangeProcess]:
-    """Run a local Kraken, told `more`, until the block ends."""
+    """Run a local Kraken with the extra arguments until the block ends."""
     arguments = ("--port", "0", "--tier", "unlimited", "--latency-ms", f"{latency_ms}", *extra_arguments)
     with Child("bot.simulator", *arguments, limit_seconds=300) as process:
         url, key, secret = (process.read_line().split()[-1] for _ in range(3))
@@ -83,13 +83,13 @@ def measure_microseconds(call: Callable[[], object]) -> float:
 
 
 def format_verdict(is_met: bool) -> str:
-    """Return how a figure stands to its target."""
+    """Return whether a figure meets its target, as text."""
     return "met" if is_met else "MISSED"
 
 
 @pytest.mark.bench
 def test_cost_of_a_private_call(nonce_file: Path) -> None:
-    """Private calls of ours and of krakenex, in turn: the ratio of their medians is printed."""
+    """Print the ratio of the median private call of this bot to that of krakenex, measured alternately."""
     with run_exchange() as theirs, run_exchange() as quiet, run_exchange() as mine:
         bare, bare_quiet, broker = theirs.open_krakenex(), quiet.open_krakenex(), mine.open_broker()
         bare_quiet.session.trust_env = False
@@ -108,12 +108,12 @@ def test_cost_of_a_private_call(nonce_file: Path) -> None:
     print(f"\nprivate call: {machine.describe(nonce_file)}")
     print(f"  ours {ours_us:.0f} us, krakenex {bare_us:.0f} us: {ratio:.3f}", end="")
     print(f", at most {CALL_RATIO_MAX}: {format_verdict(ratio <= CALL_RATIO_MAX)}")
-    print(f"  krakenex that does not look for proxies {quiet_us:.0f} us: {ours_us / quiet_us:.3f}")
+    print(f"  krakenex without the proxy look-up {quiet_us:.0f} us: {ours_us / quiet_us:.3f}")
     assert refused == 0
 
 
 def measure_calls_per_second(call: Callable[[], object], threads: int, count: int) -> float:
-    """Return how many calls a second so many threads make together, `count` each."""
+    """Return the calls per second of all threads together, with `count` calls in each thread."""
 
     def work() -> None:
         barrier.wait()
@@ -134,7 +134,7 @@ def measure_calls_per_second(call: Callable[[], object], threads: int, count: in
 @pytest.mark.bench
 @pytest.mark.parametrize("latency_ms", [LATENCY_MS, 0])
 def test_throughput_of_threads(nonce_file: Path, latency_ms: int) -> None:
-    """Calls a second of 8 threads through one broker and of one krakenex thread, in turn: the ratio is printed."""
+    """Print the ratio of calls per second of 8 threads through one broker to one krakenex thread."""
     count = 10 if latency_ms else 40
     with run_exchange(latency_ms) as theirs, run_exchange(latency_ms) as mine:
         bare, broker = theirs.open_krakenex(), mine.open_broker()
@@ -164,7 +164,7 @@ def test_throughput_of_threads(nonce_file: Path, latency_ms: int) -> None:
 def measure_seconds_to_first_call(
     arguments: list[str], environment: dict[str, str], exchange_process: ExchangeProcess
 ) -> float:
-    """Return how long a process takes from its start to its first accepted private call."""
+    """Return the seconds from the start of a process to its first accepted private call."""
     before = exchange_process.state()["accepted"]
     start = boottime_seconds()
     process = subprocess.Popen(
@@ -182,7 +182,7 @@ def measure_seconds_to_first_call(
 
 @pytest.mark.bench
 def test_start_to_first_private_call(nonce_file: Path, tmp_path: Path) -> None:
-    """Process start to the first accepted private call, main.py and a krakenex script in turn: the ratio is printed."""
+    """Print the ratio of main.py to a krakenex script: seconds from process start to the first accepted call."""
     with run_exchange() as theirs, run_exchange() as mine:
         live = {
             "TRADING_MODE": "live",

@@ -1,4 +1,4 @@
-"""What the page costs a bot that trades, and what it costs to make and to serve it."""
+"""Cost of the dashboard: for a trading bot, and to render and serve the page."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.child_process import Child
 from tests.dashboard_tools import TOKEN
 from tests.server_processes import free_port
 
-# At this speed the trader calls so often that some in a hundred calls wait for it: p99 is not at the edge of that.
+# At this speed the trader calls so often that several percent of the calls wait for it, so p99 is a stable figure.
 LATENCY_MS, SPEED = 20, 60
 LIMIT_SECONDS = 300.0
 P99_GROWTH_MS_MAX = 5.0
-# Six times in turn, 30 s of each.
+# Six rounds, alternating, 30 s of each kind.
 ROUNDS, ROUND_SECONDS = 6, 5.0
 # Readers begin before the first call and end after the last.
 MARGIN_SECONDS = 0.5
@@ -37,19 +37,19 @@ COST_SAMPLES, REQUESTS, BATCHES = 100, 200, 15
 
 @dataclass(frozen=True)
 class TradingBot:
-    """A bot in a process of its own, and the exchange it trades at in another."""
+    """A bot in its own process, and the exchange it trades on in another."""
 
     process: Child
     exchange: ExchangeProcess
     port: int
 
     def request(self, line: str) -> Any:
-        """Send it a line; return its answer."""
+        """Send the bot a command line; return its answer."""
         self.process.write_line(line)
         return json.loads(self._wait_for(ANSWER).removeprefix(ANSWER))
 
     def wait_until_ready(self) -> None:
-        """Return when its page shows a pass of its trader."""
+        """Return when the dashboard shows the first trading cycle."""
         self._wait_for(READY)
 
     def _wait_for(self, start: str) -> str:
@@ -86,7 +86,7 @@ def run_trading_bot(folder: Path) -> Iterator[TradingBot]:
 
 
 def percentile(values: list[float], fraction: float) -> float:
-    """Return the value that this share of them is not above."""
+    """Return the value that this fraction of the values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * fraction))]
 
 
@@ -94,8 +94,10 @@ def percentile(values: list[float], fraction: float) -> float:
 @pytest.mark.timeout(LIMIT_SECONDS)
 @pytest.mark.parametrize("rate", [200, 400])
 def test_private_call_latency_under_dashboard_load(tmp_path: Path, rate: int) -> None:
-    """Private calls of a bot that trades, with readers of page and health and without, in turn: the growth of the
-    slowest hundredth is printed, no nonce is refused, and every reader has its answer."""
+    """Print how much the p99 latency of private calls grows while clients read the page and the health check.
+
+    No nonce is refused, and every reader gets an answer.
+    """
     baseline_ms: list[list[float]] = []
     loaded_ms: list[list[float]] = []
     waits_ms: list[float] = []
@@ -119,29 +121,27 @@ def test_private_call_latency_under_dashboard_load(tmp_path: Path, rate: int) ->
         )
         print(f"  private call, p{share * 100:.0f}: {quiet_ms:.2f} ms alone, {busy_ms:.2f} ms beside readers")
     growth_ms = busy_ms - quiet_ms
-    print(
-        f"  p99 grows by {growth_ms:.2f} ms, at most {P99_GROWTH_MS_MAX:g}: {format_verdict(growth_ms <= P99_GROWTH_MS_MAX)}"
-    )
+    verdict = format_verdict(growth_ms <= P99_GROWTH_MS_MAX)
+    print(f"  p99 grows by {growth_ms:.2f} ms, at most {P99_GROWTH_MS_MAX:g}: {verdict}")
     growth_by_round_ms = [
         percentile(busy, 0.99) - percentile(quiet, 0.99) for quiet, busy in zip(baseline_ms, loaded_ms, strict=True)
     ]
-    print(
-        f"  by rounds {', '.join(f'{one:+.1f}' for one in growth_by_round_ms)} ms, median {statistics.median(growth_by_round_ms):+.2f}"
-    )
+    each_round = ", ".join(f"{one:+.1f}" for one in growth_by_round_ms)
+    print(f"  by rounds {each_round} ms, median {statistics.median(growth_by_round_ms):+.2f}")
     print(f"  readers wait {percentile(waits_ms, 0.5):.2f} ms, p99 {percentile(waits_ms, 0.99):.2f} ms")
     assert refused == 0
     assert statuses == {"/healthz 200", "/ 200"}
 
 
 class KeptAliveConnection:
-    """A kept connection that does no more than it must, so that it is the server that is timed."""
+    """A minimal kept-alive connection, so that the measurement times the server and not the client."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def measure_seconds(self, path: str, count: int) -> float:
-        """Return how long so many requests take, one after the other."""
+        """Return the seconds that `count` sequential requests take."""
         head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
         start = time.perf_counter()
         for _ in range(count):
@@ -160,16 +160,16 @@ class KeptAliveConnection:
             remaining -= len(self._socket.recv(remaining))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(LIMIT_SECONDS)
 def test_cost_of_the_dashboard(tmp_path: Path) -> None:
-    """What facts, page and the rest cost to make, and requests a second against a bare route's, are printed."""
+    """Print the cost to render snapshot, page and metrics, and the requests per second against a bare route."""
     with run_trading_bot(tmp_path) as bot, Child("tests.benchmarks.bare_page_child") as bare:
-        render_ms = bot.request(f"made {COST_SAMPLES}")
+        render_ms = bot.request(f"render {COST_SAMPLES}")
         floor, ours = KeptAliveConnection(int(bare.read_line())), KeptAliveConnection(bot.port)
         rounds = [
             (
@@ -182,9 +182,9 @@ def test_cost_of_the_dashboard(tmp_path: Path) -> None:
         floor.close()
         ours.close()
         refused = bot.exchange.state()["refused_nonces"]
-    print(f"\nstatus page of a bot that trades three pairs: {machine.describe(tmp_path)}")
+    print(f"\ndashboard of a bot that trades three pairs: {machine.describe(tmp_path)}")
     each = ", ".join(f"{name} {statistics.median(times):.2f} ms" for name, times in render_ms.items())
-    print(f"  made at most once a second for all who look: {each}")
+    print(f"  rendered at most once a second for all clients: {each}")
     rates = [REQUESTS / statistics.median(column) for column in zip(*rounds, strict=True)]
     ratios = [statistics.median(row[at] / row[0] for row in rounds) for at in range(3)]
     print(f"  on one connection: a bare route {rates[0]:.0f} requests/s", end="")

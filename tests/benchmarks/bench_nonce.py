@@ -1,4 +1,4 @@
-"""What a nonce costs, against the bare system calls and against opening the file for every call."""
+"""Cost of a nonce compared with the bare system calls and with opening the file on every call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISHED_RATIO_MIN = 15.0
 
 
 class BareCalls:
-    """One open descriptor and four system calls: the least that a file shared by processes can cost."""
+    """One open descriptor and four system calls: the minimum cost of a file that processes share."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -35,7 +35,7 @@ class BareCalls:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def rewrite_checked(self) -> None:
-        """The same with a look at what the path names: Linux 6.13 and later then write more slowly, too."""
+        """The same with a stat of the path: on Linux 6.13 and later, the write is slower after it, too."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         os.stat(self._path)
         raw = os.pread(self._descriptor, 64, 0)
@@ -48,7 +48,7 @@ class BareCalls:
 
 
 class PublishedNonceStore:
-    """The design that most bots copy: open and read, open and write, under a lock of the process."""
+    """The design that most bots copy: open and read, open and write, under a lock in the process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,7 +68,7 @@ class PublishedNonceStore:
 
 
 def measure_microseconds(call: Callable[[], object], count: int) -> float:
-    """Return what one call costs, in microseconds."""
+    """Return the cost of one call in microseconds."""
     start = time.perf_counter_ns()
     for _ in range(count):
         call()
@@ -76,13 +76,13 @@ def measure_microseconds(call: Callable[[], object], count: int) -> float:
 
 
 def format_verdict(is_met: bool) -> str:
-    """Return how a figure stands to its target."""
+    """Return whether a figure meets its target, as text."""
     return "met" if is_met else "MISSED"
 
 
 @pytest.mark.bench
 def test_cost_of_a_nonce(nonce_file: Path, tmp_path: Path) -> None:
-    """Measured in turn, many times over, each round gives the ratios of the three ways; their medians are printed."""
+    """Print the median ratios of the three implementations, measured alternately over many rounds."""
     get_kraken_nonce()
     bare, published = BareCalls(nonce_file), PublishedNonceStore(tmp_path / "published.txt")
     rounds = []

@@ -1,4 +1,4 @@
-"""What an order costs on its whole path through journal and broker, and what it costs to reach the disk."""
+"""Cost of an order on its whole path through journal and broker, and of its disk syncs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORDER_RATIO_MAX = 1.5
 ROUNDS = 400
 SEED = 20261123
 LARGE_BALANCE = ("--balance", "ZUSD=1000000000")
-# Above every price, so that each order fills at once and none stays to slow the exchange down.
+# Above every price, so that each order fills at once and no open order slows the exchange down.
 MARKETABLE_PRICE, VOLUME = Decimal(10_000_000), Decimal("0.0001")
 SYNCED_ORDERS = 200
 BLOCK = os.urandom(4096)
@@ -37,27 +37,27 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux
 
 
 class BrokerOrders:
-    """Orders through KrakenBroker. Its journal and its nonce file lie in one folder on the disk."""
+    """Orders through KrakenBroker, with journal and nonce file in one folder on disk."""
 
     def __init__(self, exchange_process: ExchangeProcess) -> None:
         self.broker: KrakenBroker = exchange_process.open_broker()
         self.broker.connect()
-        # Nothing was sent before: without this, the first named order waits 16 s for what may turn up.
+        # Nothing was sent before. Without this, start-up reconciliation delays the first signal's order by 16 s.
         self.broker.journal.set_complete_until(self.broker.bot_id, self.broker.now())
         self._numbers = count()
 
     def place_with_signal_id(self) -> None:
-        """Place an order under the name of a signal, as the trader does."""
+        """Place an order with the client order id of a signal, as the trader does."""
         cl_ord_id = self.broker.client_order_id("BTC/USD", "bench", next(self._numbers) * 60, "entry")
         self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, MARKETABLE_PRICE, cl_ord_id=cl_ord_id)
 
     def place_with_random_id(self) -> None:
-        """Place an order that gets a name of chance, as a script does."""
+        """Place an order with a random client order id, as a script does."""
         self.broker.place_limit_order("BTC/USD", Side.BUY, VOLUME, MARKETABLE_PRICE)
 
 
 class KrakenexOrders:
-    """The same AddOrder through krakenex, and one write to the same disk; the nonces are of the same key."""
+    """The same AddOrder through krakenex, and one synced write to the same disk; the nonces are of the same key."""
 
     def __init__(self, exchange_process: ExchangeProcess, folder: Path) -> None:
         self.api = krakenex.API(exchange_process.key, exchange_process.secret)
@@ -73,7 +73,7 @@ class KrakenexOrders:
         return int(wall_seconds() * 1_000_000)
 
     def sync(self) -> None:
-        """Write 4 KiB in place, and wait for the disk."""
+        """Write 4 KiB in place and wait for the disk."""
         os.pwrite(self._descriptor, BLOCK, 0)
         os.fdatasync(self._descriptor)
 
@@ -93,33 +93,33 @@ class KrakenexOrders:
         assert answer["error"] == [], answer
 
     def place_synced(self) -> None:
-        """Place the order with the write between its nonce and its first byte, where the journal's is."""
+        """Place the order with the synced write between its nonce and its first byte, where the journal's is."""
         self._is_synced = True
         self.place()
         self._is_synced = False
 
     def close(self) -> None:
-        """Close connection and file."""
+        """Close the connection and the file."""
         self.api.close()
         os.close(self._descriptor)
 
 
 @pytest.mark.bench
 def test_cost_of_an_order(nonce_file: Path) -> None:
-    """Orders of ours, of krakenex, and fsyncs, in an order of chance: the ratio of their medians is printed."""
+    """Print the ratio of the median cost of an order to that of krakenex plus an fsync, measured in random order."""
     with run_exchange(0, *LARGE_BALANCE) as exchange_process:
         ours, bare = BrokerOrders(exchange_process), KrakenexOrders(exchange_process, nonce_file.parent)
         variants: dict[str, Callable[[], None]] = {
-            "named": ours.place_with_signal_id,
-            "unnamed": ours.place_with_random_id,
+            "signal id": ours.place_with_signal_id,
+            "random id": ours.place_with_random_id,
             "krakenex": bare.place,
             "fsync": bare.sync,
-            "krakenex, fsync within": bare.place_synced,
+            "krakenex with fsync": bare.place_synced,
         }
         durations_us: dict[str, list[float]] = {name: [] for name in variants}
         rng = random.Random(SEED)
         for _ in range(ROUNDS):
-            # What comes after an fsync finds cold caches: each way does as often as the others.
+            # The call after an fsync finds cold caches; the random order spreads that over all variants.
             for name in rng.sample(list(variants), len(variants)):
                 durations_us[name].append(measure_microseconds(variants[name]))
         unknown_orders, refused = ours.broker.unknown_orders(), exchange_process.state()["refused_nonces"]
@@ -130,22 +130,22 @@ def test_cost_of_an_order(nonce_file: Path) -> None:
 
 
 def print_costs(median_us: dict[str, float], path: Path) -> None:
-    """Print what each way costs, and what ours costs by it."""
+    """Print the cost of each variant and the ratios of this bot's orders."""
     minimum_us = median_us["krakenex"] + median_us["fsync"]
     print(f"\norder: {machine.describe(path)}")
     print("  " + ", ".join(f"{name} {cost_us:.0f} us" for name, cost_us in median_us.items()))
-    for name in ("named", "unnamed"):
+    for name in ("signal id", "random id"):
         ratio = median_us[name] / minimum_us
         print(f"  {name} to krakenex + fsync {ratio:.2f}, at most {ORDER_RATIO_MAX:g}: ", end="")
         print(format_verdict(ratio <= ORDER_RATIO_MAX), end="")
-        print(f"; to krakenex with the fsync within {median_us[name] / median_us['krakenex, fsync within']:.2f}")
+        print(f"; to krakenex with the fsync inside {median_us[name] / median_us['krakenex with fsync']:.2f}")
 
 
 @linux_only
-@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace, which counts what reaches the disk")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, which counts the fsyncs")
 @pytest.mark.bench
 def test_fsyncs_of_an_order(nonce_file: Path) -> None:
-    """What a process syncs that places 200 orders more than another one is printed; each order is synced itself."""
+    """Print the fsyncs that 200 more orders cost; each order has an fsync of its own."""
     counts = []
     for orders in (1, SYNCED_ORDERS + 1):
         folder = nonce_file.parent / f"{orders}" / "state"
@@ -173,7 +173,7 @@ def test_fsyncs_of_an_order(nonce_file: Path) -> None:
 
 
 def place_orders(exchange_process: ExchangeProcess, nonce_path: Path, orders: int) -> None:
-    """Place so many orders with the journal beside `nonce_path`."""
+    """Place `orders` orders with the journal beside `nonce_path`."""
     broker_manager.NONCE_FILE = str(nonce_path)
     ours = BrokerOrders(exchange_process)
     for _ in range(orders):

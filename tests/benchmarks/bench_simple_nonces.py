@@ -1,4 +1,4 @@
-"""What the simple way of keeping a nonce loses, and what ours does: the figures in docs/nonces.md."""
+"""Losses of the simple way to keep a nonce and of this bot's: the figures in docs/nonces.md."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ IMPLEMENTATIONS: dict[str, OpenStore] = {
 
 
 def issue_nonces(open_store: OpenStore, path: Path, output_path: Path) -> None:
-    """Draw nonces and write them down elsewhere."""
+    """Take nonces and write them to another file."""
     next_nonce = open_store(path)
     output_path.write_text("\n".join(str(next_nonce()) for _ in range(NONCES_EACH)))
 
 
 def issue_nonces_forever(open_store: OpenStore, path: Path, progress: Connection) -> None:
-    """Draw until killed, with a word now and then."""
+    """Take nonces until killed; report progress regularly."""
     next_nonce = open_store(path)
     while True:
         for _ in range(20):
@@ -50,20 +50,20 @@ def issue_nonces_forever(open_store: OpenStore, path: Path, progress: Connection
 
 
 def count_duplicates(open_store: OpenStore, path: Path) -> int:
-    """Let processes draw at once; return how many nonces were drawn more than once."""
+    """Take nonces in concurrent processes; return the number of duplicates."""
     lists = [path.with_suffix(f".{number}") for number in range(PROCESSES)]
-    processes = [FORK.Process(target=issue_nonces, args=(open_store, path, drawn)) for drawn in lists]
+    processes = [FORK.Process(target=issue_nonces, args=(open_store, path, output_path)) for output_path in lists]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    nonces = [nonce for drawn in lists for nonce in drawn.read_text("ascii").split()]
+    nonces = [nonce for output_path in lists for nonce in output_path.read_text("ascii").split()]
     assert len(nonces) == PROCESSES * NONCES_EACH
     return len(nonces) - len(set(nonces))
 
 
 def count_lost_files(open_store: OpenStore, path: Path) -> int:
-    """Kill processes while they draw; return how often the file was empty afterwards."""
+    """Kill processes while they take nonces; return how often the file was empty afterwards."""
     rng, lost = random.Random(SEED), 0
     for _ in range(KILLS):
         receiver, sender = FORK.Pipe(duplex=False)
@@ -81,7 +81,7 @@ def count_lost_files(open_store: OpenStore, path: Path) -> int:
 
 @pytest.mark.bench
 def test_duplicate_nonces_and_lost_files_of_each_implementation(tmp_path: Path) -> None:
-    """Of the two ways, only the simple one draws nonces twice and loses its file."""
+    """Of the two implementations, only the simple one issues duplicate nonces and loses its file."""
     print(f"\nlosses: {machine.describe(tmp_path)}, seed {SEED}")
     figures: dict[str, tuple[int, int]] = {}
     for name, open_store in IMPLEMENTATIONS.items():
@@ -90,16 +90,15 @@ def test_duplicate_nonces_and_lost_files_of_each_implementation(tmp_path: Path) 
             count_lost_files(open_store, tmp_path / f"{name}_killed.txt"),
         )
         figures[name] = (duplicate_count, lost_count)
-        print(
-            f"  {name}: {duplicate_count} of {PROCESSES * NONCES_EACH} nonces twice, {lost_count} of {KILLS} files empty after a kill"
-        )
+        print(f"  {name}: {duplicate_count} of {PROCESSES * NONCES_EACH} nonces twice", end="")
+        print(f", {lost_count} of {KILLS} files empty after a kill")
     assert figures["ours"] == (0, 0)
     assert min(figures["published"]) > 0
 
 
 @pytest.mark.bench
 def test_a_shared_counter_without_a_request_lock_gets_refusals(nonce_file: Path) -> None:
-    """Threads that draw in order from one file, and send without turns, are refused."""
+    """Threads that share one nonce file but no request lock get refusals."""
     with Simulator(SimulatorOptions(latency_seconds=(0.0, 0.005))) as simulator:
 
         def work() -> None:
@@ -115,6 +114,6 @@ def test_a_shared_counter_without_a_request_lock_gets_refusals(nonce_file: Path)
         for worker in workers:
             worker.join()
         refused = simulator.api.state()["refused_nonces"]
-    print(f"\nno turns: {machine.describe(nonce_file)}")
+    print(f"\nno request lock: {machine.describe(nonce_file)}")
     print(f"  one counter, {THREADS} threads, 0 to 5 ms on the way: {refused} of {THREADS * CALLS_EACH} calls refused")
     assert refused > 0

@@ -1,4 +1,4 @@
-"""How soon a bot trades that has a long past, and how soon it knows the fate of what it had not been answered."""
+"""Start-up time of a bot with a long order history, and the time it needs to resolve its unknown orders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FIRST_ORDER_SECONDS_MAX = 2.0
 RECONCILIATION_SECONDS_MAX = ORDER_DEADLINE_SECONDS + DEADLINE_MARGIN_SECONDS + QUERY_GAP_SECONDS
 WAIT_SECONDS_MAX = 30.0
 REQUEST_TIMEOUT_SECONDS = 10.0
-# Hardly faster than real: the program's own seconds count as often. At 1 the bot would take the wall clock's time.
+# Hardly faster than real time: the program's own seconds count twice. At 1 the bot would use the wall clock.
 SPEED = 2.0
 # The close of the candle in which the averages cross: the signal that the bot finds when it starts.
 NOW = START + (len(CROSSING) - 1) * HOUR
@@ -57,7 +57,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a p
 
 
 def make_unlisted_pair(number: int) -> PairRules:
-    """Return a pair that is traded nowhere: one for each unknown order, as no pair can have two."""
+    """Return an invented pair: one for each unknown order, because a pair can have only one."""
     name = f"COIN{number:02d}"
     names = (f"{name}/USD", f"{name}USD", f"{name}USD", f"{name}/USD")
     decimals, tick_size = 2, Decimal("0.01")
@@ -68,7 +68,7 @@ UNLISTED_PAIRS = [make_unlisted_pair(number) for number in range(UNKNOWN_ORDERS)
 
 
 def open_simulator(state: Path, clock: MarketClock) -> Simulator:
-    """Return the simulator whose account is kept in a state folder."""
+    """Return a simulator with its account in a state folder."""
     options = SimulatorOptions(state_path=state / "exchange.sqlite")
     return Simulator(
         options, clock, ScriptedCandles(RESTING, HOUR), Instruments([KNOWN_PAIRS["BTC/USD"], *UNLISTED_PAIRS])
@@ -76,19 +76,19 @@ def open_simulator(state: Path, clock: MarketClock) -> Simulator:
 
 
 def add_order(simulator: Simulator, cl_ord_id: str, pair: str, side: str, price: Decimal) -> None:
-    """Place an order that nobody asks for over HTTP."""
+    """Place an order directly on the exchange, without HTTP."""
     order = {"pair": pair, "type": side, "ordertype": "limit", "volume": str(VOLUME), "price": str(price)}
     with simulator.api.lock:
         simulator.exchange.add_order({**order, "oflags": "fciq", "cl_ord_id": cl_ord_id})
 
 
 def make_client_order_id(symbol: str, number: int) -> str:
-    """Return the name of an order of this bot."""
+    """Return the client order id of an order of this bot."""
     return client_order_id(BOT_ID, symbol, "bench", number, kind="entry", attempt=0)
 
 
 def fill_history(state: Path) -> None:
-    """Fill 10,000 orders of this bot, one after the other along the price path; it holds nothing in the end."""
+    """Fill 10,000 orders of this bot along the price path; the final position is zero."""
     clock = ReplayClock(START + HOUR, NOW)
     every_seconds = (NOW - 2 * HOUR - clock.now()) / HISTORY_ORDERS
     with open_simulator(state, clock) as simulator:
@@ -100,7 +100,7 @@ def fill_history(state: Path) -> None:
 
 
 def rebuild_journal(state: Path, simulator: Simulator) -> float:
-    """Make the journal from Kraken's rows, as a bot does whose disk was lost; return how long it could not trade."""
+    """Rebuild the journal from Kraken's order records, as after a lost disk; return the seconds without trading."""
     broker_manager.NONCE_FILE = str(state / NONCE_FILE_NAME)
     key, secret = simulator.key, simulator.secret
     broker = KrakenBroker(
@@ -120,7 +120,7 @@ def rebuild_journal(state: Path, simulator: Simulator) -> float:
 
 
 def create_unknown_orders(state: Path, simulator: Simulator) -> None:
-    """Leave 20 orders, each given up after 10 s without an answer, the last by a kill; Kraken has every other one."""
+    """Leave 20 unknown orders, each abandoned after 10 s without an answer; Kraken has every other one."""
     with closing(Journal(journal_file_path(state / NONCE_FILE_NAME, simulator.key))) as journal:
         now = simulator.clock.now()
         for number, pair in enumerate(UNLISTED_PAIRS):
@@ -135,7 +135,7 @@ def create_unknown_orders(state: Path, simulator: Simulator) -> None:
 
 @dataclass(frozen=True)
 class StartMeasurement:
-    """Seconds to the first order, market seconds from the first answer to the last fate, and the peak of memory."""
+    """Seconds to the first order, market seconds from the first answer to the last outcome, and peak memory."""
 
     first_order_seconds: float
     reconciliation_seconds: float
@@ -143,16 +143,16 @@ class StartMeasurement:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait, as briefly as it may be."""
+    """Poll until the condition holds."""
     limit = boottime_seconds() + WAIT_SECONDS_MAX
     while not condition():
-        assert boottime_seconds() < limit, "it does not come"
+        assert boottime_seconds() < limit, "the condition does not become true"
         sleep(0.002)
 
 
 @contextmanager
 def run_restored_exchange(template: Path, state: Path) -> Iterator[LocalKraken]:
-    """Run the exchange on a copy of what a bot has left behind; its market is a minute after the signal."""
+    """Run the exchange on a copy of a bot's state; its market is a minute after the signal."""
     shutil.copytree(template, state)
     clock = SkippableClock(NOW + 60, SPEED)
     with open_simulator(state, clock) as simulator:
@@ -160,7 +160,7 @@ def run_restored_exchange(template: Path, state: Path) -> Iterator[LocalKraken]:
 
 
 def measure_start(template: Path, state: Path) -> StartMeasurement:
-    """Start the bot on a past, and measure it."""
+    """Start the bot on the order history and measure it."""
     with run_restored_exchange(template, state) as kraken:
         create_unknown_orders(state, kraken.simulator)
         clock, account = kraken.simulator.clock, kraken.simulator.exchange.account
@@ -189,7 +189,7 @@ def measure_start(template: Path, state: Path) -> StartMeasurement:
 @pytest.mark.bench
 @pytest.mark.timeout(300)
 def test_start_with_a_long_order_history(tmp_path: Path, nonce_file: Path) -> None:
-    """Starts with 10,000 settled and 20 unknown orders are timed; each settles all 20 and trades on its signal once."""
+    """Print start-up times with 10,000 closed and 20 unknown orders; each start resolves all 20 and trades once."""
     template = tmp_path / "template"
     template.mkdir()
     fill_history(template)
@@ -201,22 +201,15 @@ def test_start_with_a_long_order_history(tmp_path: Path, nonce_file: Path) -> No
         bare_seconds = statistics.median(measure_seconds_to_first_call(bare, {}, theirs) for _ in range(STARTS))
     first_order_seconds = statistics.median(one.first_order_seconds for one in starts)
     reconciliation_seconds = max(one.reconciliation_seconds for one in starts)
-    print(
-        f"\nstart with {HISTORY_ORDERS} settled orders and {UNKNOWN_ORDERS} unknown ones: {machine.describe(nonce_file)}"
-    )
+    print(f"\nstart with {HISTORY_ORDERS} closed and {UNKNOWN_ORDERS} unknown orders: {machine.describe(nonce_file)}")
     print(f"  process start to its first order {first_order_seconds:.2f} s", end="")
     print(f" ({', '.join(f'{one.first_order_seconds:.2f}' for one in starts)})", end="")
-    print(
-        f", at most {FIRST_ORDER_SECONDS_MAX:g}: {format_verdict(first_order_seconds <= FIRST_ORDER_SECONDS_MAX)}",
-        end="",
-    )
+    verdict = format_verdict(first_order_seconds <= FIRST_ORDER_SECONDS_MAX)
+    print(f", at most {FIRST_ORDER_SECONDS_MAX:g}: {verdict}", end="")
     print(f"; {first_order_seconds / bare_seconds:.1f} starts of krakenex to its first call ({bare_seconds:.2f} s)")
-    print(
-        f"  first answer to the last of the {UNKNOWN_ORDERS} fates {reconciliation_seconds:.1f} s of the market", end=""
-    )
-    print(
-        f", at most {RECONCILIATION_SECONDS_MAX:g}: {format_verdict(reconciliation_seconds <= RECONCILIATION_SECONDS_MAX)}"
-    )
+    print(f"  first answer to last outcome of {UNKNOWN_ORDERS} {reconciliation_seconds:.1f} s of the market", end="")
+    verdict = format_verdict(reconciliation_seconds <= RECONCILIATION_SECONDS_MAX)
+    print(f", at most {RECONCILIATION_SECONDS_MAX:g}: {verdict}")
     print(f"  peak memory {max(one.peak_kib for one in starts) / 1024:.0f} MiB", end="")
-    print(f"; with the journal lost, reading Kraken's rows {rebuilt_seconds:.1f} s")
+    print(f"; with the journal lost, reading Kraken's order records {rebuilt_seconds:.1f} s")
     assert len(starts) == STARTS

@@ -1,4 +1,4 @@
-"""What a shared store costs: a nonce, a turn, many senders on one key, and a hand-over from one leader to the next."""
+"""Cost of a shared store: a nonce, the request lock, many senders on one key, and a leader handover."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SENDERS, CALLS, SENDER_ROUNDS = 8, 160, 3
 SENDERS_RATIO_MIN = 0.8
 SIGTERM_HANDOVER_SECONDS_MAX, HANDOVERS = 1.0, 3
 LEASE_SECONDS = 10.0
-# Hardly faster than real: at 1 a bot would take the wall clock's time, which is not this market's.
+# Hardly faster than real time: at 1 a bot would use the wall clock, which is not this market's.
 SPEED = 2.0
 
 UPSERT = "INSERT INTO bare VALUES (%s, 1) ON CONFLICT (name) DO UPDATE SET n = bare.n + 1 RETURNING n"
@@ -43,18 +43,18 @@ REQUEST = NonceRequest(0, MAX_NONCE)
 
 @pytest.fixture
 def nonce_store(nonce_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return what sets NONCE_STORE, with a nonce file of the test's own."""
+    """Return a function that sets NONCE_STORE; the nonce file is the test's own."""
     assert str(broker_manager.NONCE_FILE) == str(nonce_file)
     return lambda url: monkeypatch.setattr(broker_manager, "NONCE_STORE", url)
 
 
 def next_nonce() -> int:
-    """Return a nonce as the bot draws it: the store's, kept in the local file."""
+    """Return a nonce as the bot gets it: from the store, with a copy in the local file."""
     return get_kraken_nonce(api_key=KEY)
 
 
 def measure_microseconds(work: Callable[[], object]) -> float:
-    """Return what one of many calls costs, in microseconds."""
+    """Return the mean cost of a call in microseconds."""
     start = time.perf_counter_ns()
     for _ in range(CALLS_PER_ROUND):
         work()
@@ -62,7 +62,7 @@ def measure_microseconds(work: Callable[[], object]) -> float:
 
 
 def print_nonces(title: str, bare_name: str, bare: Callable[[], object], store: NonceStore) -> None:
-    """Measure a nonce, the store's part of it and the bare command, in turn; print the medians and their ratios."""
+    """Measure a nonce, the store's part of it and the bare command alternately; print medians and ratios."""
 
     def lock_and_next_nonce() -> None:
         with kraken_request_lock(api_key=KEY):
@@ -77,27 +77,28 @@ def print_nonces(title: str, bare_name: str, bare: Callable[[], object], store: 
     print(f"\n{title}")
     print(f"  get_kraken_nonce() {nonce_us:.0f} us, {bare_name} {bare_us:.0f} us: {ratio:.2f}", end="")
     print(f", at most {NONCE_RATIO_MAX}: {format_verdict(ratio <= NONCE_RATIO_MAX)}")
-    print(f"  the engine's draw alone {store_us:.0f} us: {store_us / bare_us:.2f}; turn and nonce {lock_us:.0f} us")
+    print(f"  the store's next_nonce alone {store_us:.0f} us: {store_us / bare_us:.2f}", end="")
+    print(f"; request lock and nonce {lock_us:.0f} us")
 
 
 def print_round_trips(server: Server, nonce_store: Callable[[str], None]) -> None:
-    """Print how many answers come over the wire for a turn with its nonce."""
-    with FaultProxy(server) as gateway:
-        nonce_store(gateway.url)
+    """Print the number of round trips of a request lock with its nonce."""
+    with FaultProxy(server) as proxy:
+        nonce_store(proxy.url)
         with closing(broker_manager._open_shared_store(KEY, "us").backend):
             counts = []
             for _ in range(2):
                 with kraken_request_lock(api_key=KEY):
                     next_nonce()
-                counts.append(gateway.responses)
-    steps = counts[1] - counts[0]
-    print(f"  round trips of a turn with its nonce {steps}, at most 2: {format_verdict(steps <= 2)}")
+                counts.append(proxy.responses)
+    round_trips = counts[1] - counts[0]
+    print(f"  round trips of request lock and nonce {round_trips}, at most 2: {format_verdict(round_trips <= 2)}")
 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("append_only", [False, True], ids=["in memory", "synced at every command"])
 def test_cost_of_a_nonce_from_redis(nonce_store: Callable[[str], None], tmp_path: Path, append_only: bool) -> None:
-    """A nonce and a bare INCR through redis-py, in turn; and how many round trips a turn takes."""
+    """Print the cost of a nonce and of a bare INCR through redis-py, and the round trips of the request lock."""
     with open_redis(tmp_path, append_only=append_only) as server, redis.Redis.from_url(server.url) as client:
         nonce_store(server.url)
         kind = "synced at every command" if append_only else "in memory"
@@ -110,7 +111,7 @@ def test_cost_of_a_nonce_from_redis(nonce_store: Callable[[str], None], tmp_path
 @pytest.mark.bench
 @pytest.mark.parametrize("fsync", ["off", "on"])
 def test_cost_of_a_nonce_from_postgres(nonce_store: Callable[[str], None], tmp_path: Path, fsync: str) -> None:
-    """A nonce and a bare upsert through psycopg, in turn; and how many round trips a turn takes."""
+    """Print the cost of a nonce and of a bare upsert through psycopg, and the round trips of the request lock."""
     with open_postgres(tmp_path, fsync=fsync) as server:
         nonce_store(server.url)
         with (
@@ -124,7 +125,7 @@ def test_cost_of_a_nonce_from_postgres(nonce_store: Callable[[str], None], tmp_p
 
 
 def measure_calls_per_second(plan: SenderPlan, folder: Path, senders: int) -> float:
-    """Return how many calls a second so many senders make together, each a process with a folder of its own."""
+    """Return the calls per second of all senders together, each a process with its own state folder."""
     with ExitStack() as stack:
         children = []
         for number in range(senders):
@@ -147,7 +148,7 @@ def measure_calls_per_second(plan: SenderPlan, folder: Path, senders: int) -> fl
 @pytest.mark.bench
 @pytest.mark.parametrize("latency_ms", [20, 5])
 def test_many_senders(tmp_path: Path, latency_ms: int) -> None:
-    """Calls a second of 8 senders on one key through Redis and of one sender, in turn: the ratio is printed."""
+    """Print the ratio of calls per second: 8 senders on one key through Redis to one sender, measured alternately."""
     with open_redis(tmp_path, append_only=False) as server, run_exchange(latency_ms) as kraken:
         now = time.time()
         boot = boottime_seconds()
@@ -169,7 +170,7 @@ def test_many_senders(tmp_path: Path, latency_ms: int) -> None:
 
 
 class FailoverPair:
-    """Instances of main.py, of which one leads and the next one stands by."""
+    """Instances of main.py: one leader and one standby at a time."""
 
     def __init__(self, kraken: LocalKraken, store: str, folder: Path) -> None:
         self._kraken, self._store, self._folder = kraken, store, folder
@@ -180,7 +181,7 @@ class FailoverPair:
         kraken.wait_for("GetApiKeyInfo", self._count)
 
     def close(self) -> None:
-        """End all of them."""
+        """End all instances."""
         self._open.close()
 
     def _start(self) -> BotProcess:
@@ -191,17 +192,17 @@ class FailoverPair:
         return self._open.enter_context(BotProcess(settings=settings, timeout_seconds=300))
 
     def measure_handover(self, number: signal.Signals) -> float:
-        """Send the leader a signal; return the seconds until the first accepted request of the next one."""
+        """Send the leader a signal; return the seconds until the first accepted request of the next leader."""
         leader, self._leader = self._leader, self._start()
         self._leader.wait_for("^standby ")
         clock = self._kraken.simulator.clock
         start_seconds = clock.now()
         leader.send(number)
-        # The first that a leader sends, and nobody does later.
+        # A leader sends this request first and never again.
         self._kraken.wait_for("GetApiKeyInfo", self._count)
         rows = [row for row in list(self._kraken.simulator.request_log) if row.method == "GetApiKeyInfo"]
         assert rows[-1].is_nonce_accepted
-        # It has settled what it took over, or found nothing, before the next one is started.
+        # The new leader has reconciled what it took over before the next instance starts.
         self._leader.wait_for("^account ")
         return (rows[-1].time - start_seconds) / clock.speed
 
@@ -219,13 +220,13 @@ def open_failover_pair(tmp_path: Path) -> Iterator[FailoverPair]:
 @pytest.mark.bench
 @pytest.mark.timeout(300)
 def test_handover_time(tmp_path: Path) -> None:
-    """From the leader's signal to the next leader's first accepted request, by the exchange's clock: printed."""
+    """Print the time from the leader's signal to the next leader's first accepted request, by the exchange's clock."""
     with open_failover_pair(tmp_path) as instances:
         seconds = {
             number: [instances.measure_handover(number) for _ in range(HANDOVERS)]
             for number in (signal.SIGTERM, signal.SIGKILL)
         }
-    print(f"\nhand-over, a lease of {LEASE_SECONDS:g} s: {machine.describe(tmp_path)}")
+    print(f"\nhandover, a lease of {LEASE_SECONDS:g} s: {machine.describe(tmp_path)}")
     limits = {signal.SIGTERM: SIGTERM_HANDOVER_SECONDS_MAX, signal.SIGKILL: LEASE_SECONDS + 1}
     for number, limit in limits.items():
         worst = max(seconds[number])

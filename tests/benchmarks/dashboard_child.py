@@ -1,9 +1,8 @@
-"""A trading bot with its page, which times itself: `python -m tests.benchmarks.dashboard_child`.
+"""A trading bot with a dashboard that measures itself: `python -m tests.benchmarks.dashboard_child`.
 
-Its settings are in the environment.
-A line on standard input is answered with a line of JSON: `calls SECONDS` with what private calls took, one after the
-other, in milliseconds; `made COUNT` with what it cost to make what is shown, in milliseconds of the thread's own. All
-that it says besides is the bot's.
+The settings come from the environment. Each line on standard input is a command, answered with one line of JSON:
+`calls SECONDS` with the duration of each sequential private call in milliseconds; `render COUNT` with the cost of each
+rendering step in milliseconds of thread CPU time. All other output lines are the bot's own.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ EQUITY_POINTS, LINES = 100_000, 200
 
 
 def time_calls(broker: KrakenBroker, seconds: float) -> list[float]:
-    """Return what each private call took, in milliseconds."""
+    """Return the duration of each private call in milliseconds."""
     until, durations_ms = boottime_seconds() + seconds, []
     while boottime_seconds() < until:
         start = time.perf_counter_ns()
@@ -42,8 +41,8 @@ def time_calls(broker: KrakenBroker, seconds: float) -> list[float]:
     return durations_ms
 
 
-def measure_render_costs(settings: Settings, runner: Lifecycle, count: int) -> dict[str, list[float]]:
-    """Return what it cost each time to make what is shown, by name."""
+def measure_render_costs(settings: Settings, lifecycle: Lifecycle, count: int) -> dict[str, list[float]]:
+    """Return the cost of each rendering step in milliseconds, by name."""
     durations_ms: dict[str, list[float]] = {}
 
     def timed(name: str, make: Callable[[], object]) -> None:
@@ -51,14 +50,14 @@ def measure_render_costs(settings: Settings, runner: Lifecycle, count: int) -> d
         make()
         durations_ms.setdefault(name, []).append((time.thread_time_ns() - start) / 1e6)
 
-    reader = SnapshotReader(settings, runner)
+    reader = SnapshotReader(settings, lifecycle)
     for _ in range(count):
-        timed("facts", reader.read)
+        timed("snapshot", reader.read)
         cached = CachedSnapshot(reader.read())
         metrics.update_gauges(cached.status)
-        # Each is made at the first look at it.
+        # Each is rendered on first access.
         timed("page", partial(cached.page, "csrf"))
-        timed("page again", partial(cached.page, "csrf"))
+        timed("cached page", partial(cached.page, "csrf"))
         timed("event", partial(getattr, cached, "event"))
         timed("JSON", partial(getattr, cached, "json"))
         timed("metrics", metrics.render)
@@ -67,7 +66,7 @@ def measure_render_costs(settings: Settings, runner: Lifecycle, count: int) -> d
 
 
 def fill_journal(broker: KrakenBroker) -> None:
-    """Write down a long past."""
+    """Fill the journal with a long equity history."""
     with broker.journal._database.write() as connection:
         now = broker.now()
         rows = ((now - 60.0 * number, "USD", f"{10_000 + number % 17}") for number in range(EQUITY_POINTS))
@@ -75,30 +74,30 @@ def fill_journal(broker: KrakenBroker) -> None:
 
 
 def main() -> None:
-    """Trade until the parent has heard enough."""
-    # Of no tier, so that calls can be made one after the other.
+    """Trade and answer commands until standard input ends."""
+    # The tier "unlimited" lets calls follow each other without a wait.
     settings = replace(load_settings(strategies=STRATEGIES), tier=UNLIMITED)
     logging_setup.configure("text")
-    runner = Lifecycle(logging_setup.print_line)
-    with program.monitoring(settings, runner):
-        trading = threading.Thread(target=program.trade, args=(settings, runner, None), daemon=True)
+    lifecycle = Lifecycle(logging_setup.print_line)
+    with program.monitoring(settings, lifecycle):
+        trading = threading.Thread(target=program.trade, args=(settings, lifecycle, None), daemon=True)
         trading.start()
-        while runner.broker is None or runner.trader is None or runner.trader.snapshot_publisher.latest is None:
+        while (
+            lifecycle.broker is None or lifecycle.trader is None or lifecycle.trader.snapshot_publisher.latest is None
+        ):
             assert trading.is_alive()
             time.sleep(0.01)
-        fill_journal(runner.broker)
+        fill_journal(lifecycle.broker)
         for number in range(LINES):
-            logging_setup.print_line(
-                f"a line of the log like many others, as long as they are: number {number} of some two hundred"
-            )
+            logging_setup.print_line(f"a log line of realistic length, as most lines are: {number} of two hundred")
         logging_setup.print_line(READY)
         for line in sys.stdin:
             word, size = line.split()
             is_calls = word == "calls"
             answer = (
-                time_calls(runner.broker, float(size))
+                time_calls(lifecycle.broker, float(size))
                 if is_calls
-                else measure_render_costs(settings, runner, int(size))
+                else measure_render_costs(settings, lifecycle, int(size))
             )
             logging_setup.print_line(ANSWER + json.dumps(answer))
 

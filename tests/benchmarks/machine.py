@@ -1,4 +1,4 @@
-"""What a measurement was taken on, so that figures of two machines are not compared by mistake."""
+"""Description of the machine of a measurement, so that figures of two machines are not compared by mistake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def cpu() -> str:
-    """Return the processor's name and how many of them there are."""
+    """Return the name and the number of the processors."""
     try:
         found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:
@@ -19,7 +19,7 @@ def cpu() -> str:
 
 
 def filesystem(path: Path) -> str:
-    """Return the kind of file system that a path is on, or "unknown"."""
+    """Return the type of the file system that contains a path, or "unknown"."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text("utf-8").splitlines()]
     except OSError:
@@ -30,6 +30,6 @@ def filesystem(path: Path) -> str:
 
 
 def describe(path: Path) -> str:
-    """Return one line on this machine and on where `path` lies."""
+    """Return one line that describes this machine and the file system of `path`."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"{platform.node()}, {cpu()}, {platform.system()} {platform.release()}, {python}, {filesystem(path)}"

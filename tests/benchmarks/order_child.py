@@ -1,4 +1,4 @@
-"""The process whose fsyncs are counted. Its arguments: LOG URL KEY SECRET NONCE_FILE ORDERS."""
+"""The process whose fsyncs are counted. Arguments: LOG URL KEY SECRET NONCE_FILE ORDERS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODULE = "tests.benchmarks.order_child"
 
 
 def main(arguments: list[str]) -> None:
-    """Begin again under strace, or, told to, place the orders and say how long they took."""
+    """Restart this process under strace; in the traced process, place the orders and print the seconds they took."""
     if arguments[0] != "traced":
         log, *rest = arguments
         trace = ["strace", "-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]

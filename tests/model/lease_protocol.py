@@ -223,7 +223,7 @@ def _acquire(state: State, i: int, model: Model) -> Iterator[Transition]:
     sent = max((order.left for order in state.orders if order.owner == i), default=0)
     wait = max(sent, 0 if record.is_clean_handover or not rules.waits_for_deadline else model.seconds.deadline)
     phase, wait = (Phase.FENCING_READ, wait) if rules.reconciles else (Phase.LEADING, 0)
-    leads = change(granted, i, phase=phase, generation=record.fencing_token, left=lifetime, wait=wait)
+    leads = change(granted, i, phase=phase, fencing_token=record.fencing_token, left=lifetime, wait=wait)
     yield f"{NAMES[i]}: {name}{', clean' if record.is_clean_handover else ''}", leads
     yield f"{NAMES[i]}: {name}; no answer", granted
 
@@ -242,7 +242,7 @@ def _grant(state: State, i: int, model: Model) -> State:
 def _renew(state: State, i: int, model: Model) -> Iterator[Transition]:
     record, instance, lifetime = state.record, state.instances[i], model.seconds.lifetime
     if instance.has_late_answer:
-        yield f"{NAMES[i]}: reads the late answer", change(state, i, left=lifetime, asked_late=False)
+        yield f"{NAMES[i]}: reads the late answer", change(state, i, left=lifetime, has_late_answer=False)
     if (
         record.fencing_token == instance.fencing_token
         and record.owner != NOBODY
@@ -250,7 +250,10 @@ def _renew(state: State, i: int, model: Model) -> Iterator[Transition]:
     ):
         renewed = state._replace(record=record._replace(left=lifetime))
         yield f"{NAMES[i]}: renews", change(renewed, i, left=lifetime)
-        yield f"{NAMES[i]}: renews; no answer", change(renewed, i, asked_late=not model.rules.lifetime_from_request)
+        yield (
+            f"{NAMES[i]}: renews; no answer",
+            change(renewed, i, has_late_answer=not model.rules.lifetime_from_request),
+        )
     else:
         yield from _step_down(state, i, "is not renewed")
 

@@ -104,7 +104,7 @@ def test_the_fencing_read_alone_covers_clock_and_deadline() -> None:
     assert not result.violations, result
 
 
-@pytest.mark.parametrize("rule", ["fence", "waits_for_deadline"])
+@pytest.mark.parametrize("rule", ["fencing_read", "waits_for_deadline"])
 def test_deadline_or_fencing_read_alone_is_enough_where_kraken_is_correct(rule: str) -> None:
     """With fence or deadline alone nothing is lost in a whole world; without both, an order is."""
     assert not search(Model(replace(Rules(), **{rule: False}))).violations

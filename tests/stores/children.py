@@ -1,4 +1,4 @@
-"""What the child processes of the store tests do: `python -m tests.stores.children TASK ARGUMENTS`."""
+"""Tasks that the store tests run in child processes: `python -m tests.stores.children TASK ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bot.nonce.local_lock import Priority, RequestLock
 
 
 def print_line(text: object) -> None:
-    """Tell the parent a line."""
+    """Print a line for the parent and flush it."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def read_line() -> str:
-    """Wait for a line of the parent."""
+    """Read a line from the parent."""
     return sys.stdin.readline().rstrip("\n")
 
 
 def print_nonces(path: str, count: str) -> None:
-    """Wait for the parent's word, then draw and print `count` nonces."""
+    """Wait for the parent's line, then print the next `count` nonces."""
     store = FileStore(path)
     print_line("ready")
     read_line()
@@ -37,7 +37,7 @@ def print_nonces(path: str, count: str) -> None:
 
 
 def print_nonces_forever(path: str, at_least_ahead_us: str) -> None:
-    """Draw in a tight loop; after each draw write the nonce to standard output in one write."""
+    """Request nonces in a tight loop; write each to standard output in one write before the next request."""
     store = FileStore(path)
     ahead = int(at_least_ahead_us)
     nonce = store.next_nonce(clock.wall_us() + ahead) if ahead else store.next_nonce()
@@ -68,7 +68,7 @@ def _reap(pids: list[int]) -> None:
 
 
 def draw_in_forked_children(path: str, forks: str, count: str, folder: str) -> None:
-    """Draw once, then draw in this process, in a thread of it, and in children forked meanwhile."""
+    """Request nonces in this process, in one of its threads, and in children that are forked meanwhile."""
     store = open_file_store(path)
     store.next_nonce()
     stop = threading.Event()
@@ -97,7 +97,7 @@ def draw_in_forked_children(path: str, forks: str, count: str, folder: str) -> N
 
 
 def leave_forked_child_running(path: str) -> None:
-    """Draw for ever while a forked child, which drew and then sleeps, outlives us."""
+    """Request nonces until killed; a forked child, which requested one nonce and sleeps, outlives this process."""
     store = open_file_store(path)
     store.next_nonce()
 
@@ -112,7 +112,7 @@ def leave_forked_child_running(path: str) -> None:
 
 
 def fork_during_next_nonce(path: str) -> None:
-    """Fork in the middle of a draw, wait until the child has ended, and say whether the file is still locked."""
+    """Fork in the middle of `next_nonce`; after the child has ended, print whether the file is still locked."""
     store = open_file_store(path)
     store.next_nonce()
     pwrite = os.pwrite
@@ -132,7 +132,7 @@ def fork_during_next_nonce(path: str) -> None:
 
 
 def print_nonces_as_nobody(path: str, at_least_ahead_us: str) -> None:
-    """Draw three times, the first `at_least_ahead_us` ahead of the clock, without the rights of root."""
+    """Request three nonces without root's rights, the first `at_least_ahead_us` ahead of the clock."""
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
@@ -145,14 +145,14 @@ def print_nonces_as_nobody(path: str, at_least_ahead_us: str) -> None:
             print_line(f"NonceStoreError: {error}")
         else:
             print_line(f"{before} {nonce} {clock.wall_us()}")
-        # The clock moves on before the next one is asked for.
+        # Wait until the clock has moved on, so that the next request has another time.
         while clock.wall_us() == before:
             pass
     print_line(store.problem is not None)
 
 
 def print_nonces_on_full_disk(path: str, bytes_max: str) -> None:
-    """Draw three times on a disk that takes no more than `bytes_max` bytes of a file, then with room again."""
+    """Request three nonces on a disk that takes `bytes_max` bytes per file at most, then one more with free space."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     store = FileStore(path)
@@ -166,7 +166,7 @@ def print_nonces_on_full_disk(path: str, bytes_max: str) -> None:
 
 
 def hold_lock(path: str) -> None:
-    """Take the turn, hold it until the parent says something, and say when it is given back."""
+    """Hold the request lock until the parent writes a line; print a line after the release."""
     lock = RequestLock(path)
     with lock.hold(Priority.READ):
         print_line("held")
@@ -176,7 +176,7 @@ def hold_lock(path: str) -> None:
 
 
 def acquire_repeatedly(path: str, count: str, log_path: str) -> None:
-    """Take `count` turns in a row; in each, note our pid at the beginning and the end."""
+    """Acquire the lock `count` times in a row; log this process's pid at the start and at the end of each hold."""
     lock = RequestLock(path)
     descriptor = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     print_line("ready")
@@ -190,7 +190,7 @@ def acquire_repeatedly(path: str, count: str, log_path: str) -> None:
 
 
 def acquire_forever(path: str, threads: str) -> None:
-    """Take turns in tight loops, in several threads, until killed."""
+    """Acquire the lock in tight loops in several threads until killed."""
     lock = RequestLock(path)
 
     def loop() -> None:
@@ -205,7 +205,7 @@ def acquire_forever(path: str, threads: str) -> None:
 
 
 def wait_for_lock(path: str, timeout_seconds: str) -> None:
-    """Wait for the turn in the main thread, and say how that ended; a SIGTERM is noted while waiting."""
+    """Wait for the lock in the main thread and print the result; print each SIGTERM that arrives while waiting."""
     lock = RequestLock(path)
     signal.signal(signal.SIGTERM, lambda _number, _frame: print_line("SIGTERM"))
     print_line("waiting")
@@ -213,12 +213,12 @@ def wait_for_lock(path: str, timeout_seconds: str) -> None:
         with lock.hold(Priority.READ, float(timeout_seconds)):
             print_line("held")
     except RequestLockTimeout:
-        print_line("TurnTimeout")
+        print_line("RequestLockTimeout")
     read_line()
 
 
 def fork_while_holding_lock(path: str, how_parent_ends: str) -> None:
-    """Fork while holding the turn; the child leaves the block, says so, and then asks for a turn of its own."""
+    """Fork while holding the lock; the child leaves the block, prints a line, and then acquires the lock itself."""
     lock = RequestLock(path)
     pid = 0
     with lock.hold(Priority.READ):
@@ -239,7 +239,7 @@ def fork_while_holding_lock(path: str, how_parent_ends: str) -> None:
 
 
 def acquire_own_lock_in_fork(path: str) -> None:
-    """Fork in a turn; the child takes a turn of its own in the block, leaves the block, and looks at the lock."""
+    """Fork while holding the lock; the child enters a hold of its own, leaves the block, and probes the lock file."""
     lock = RequestLock(path)
     pid = 0
     own_lock = lock.hold(Priority.READ)
@@ -261,14 +261,14 @@ def acquire_own_lock_in_fork(path: str) -> None:
 
 
 def print_default_nonce_file() -> None:
-    """Say where the nonce file is by default, before anything is drawn."""
+    """Print the default path of the nonce file, before any nonce is requested."""
     import bot.broker_manager
 
     print_line(bot.broker_manager.NONCE_FILE)
 
 
 def print_next_nonce(path: str) -> None:
-    """Draw one nonce with `get_kraken_nonce`, as a restarted program does."""
+    """Print one nonce from `get_kraken_nonce`, as a restarted program does."""
     import bot.broker_manager
 
     bot.broker_manager.NONCE_FILE = path

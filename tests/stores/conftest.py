@@ -1,4 +1,4 @@
-"""Stores of a test's own, and a clock that stands still where a test says so."""
+"""Fixtures for the store tests: stores that each test has to itself, and a frozen clock."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from tests.stores.moved_clocks import MovedClock, MovedPostgres, MovedRedis
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the test's nonce file is to be."""
+    """Return the path of the test's nonce file, which does not exist yet."""
     return tmp_path / "kraken_nonce.txt"
 
 
 class FrozenClock:
-    """The wall clock and the boot clock of the program, moved by hand only."""
+    """Wall clock and boot clock that move only when the test moves them."""
 
     def __init__(self) -> None:
         self.us = 1_790_000_000_000_000
         self.boot_seconds = 1000.0
 
     def now_us(self) -> int:
-        """Return the wall clock."""
+        """Return the wall clock in microseconds."""
         return self.us
 
     def boottime_seconds(self) -> float:
-        """Return the boot clock."""
+        """Return the boot clock in seconds."""
         return self.boot_seconds
 
     def advance(self, seconds: float) -> None:
-        """Let both clocks go on."""
+        """Move both clocks forward."""
         self.us += int(seconds * 1_000_000)
         self.boot_seconds += seconds
 
 
 @pytest.fixture
 def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
-    """Stop the clocks that nonces follow."""
+    """Freeze the clocks that nonces are derived from."""
     frozen = FrozenClock()
     monkeypatch.setattr(clock.nonce_clock, "now_us", frozen.now_us)
     monkeypatch.setattr(clock, "boottime_seconds", frozen.boottime_seconds)
@@ -54,13 +54,13 @@ def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
 
 @pytest.fixture(autouse=True)
 def reset_nonce_clock() -> Iterator[None]:
-    """Let no test leave Kraken's clock behind."""
+    """Undo any correction by Kraken's clock after each test."""
     yield
     clock.nonce_clock.follow_wall()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something that other threads or processes do has come true."""
+    """Poll until a condition holds that other threads or processes bring about."""
     pause = threading.Event()
     for _ in range(4000):
         if condition():
@@ -71,7 +71,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(params=["memory", "redis", "postgres"])
 def store_key(request: pytest.FixtureRequest) -> Iterator[StoreKey]:
-    """Return the row of a key that nobody else uses, in a store of each kind."""
+    """Return a key that no other test uses, in a store of each kind."""
     name = secrets.token_hex(8)
     key: StoreKey = MemoryKey()
     if request.param == "redis":
@@ -84,7 +84,7 @@ def store_key(request: pytest.FixtureRequest) -> Iterator[StoreKey]:
 
 @pytest.fixture(params=["redis", "postgres"])
 def moved_clock(request: pytest.FixtureRequest) -> Iterator[MovedClock]:
-    """Return a server of each kind whose clock is moved by hand, and a key that nobody else uses."""
+    """Return a server of each kind with an adjustable clock, and a key that no other test uses."""
     url, name = request.getfixturevalue(f"{request.param}_url"), secrets.token_hex(8)
     moved = MovedRedis(url, name) if request.param == "redis" else MovedPostgres(url, name)
     yield moved
@@ -93,7 +93,7 @@ def moved_clock(request: pytest.FixtureRequest) -> Iterator[MovedClock]:
 
 @pytest.fixture(params=["redis", "postgres"], scope="module")
 def any_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server of each kind that one module has for itself; each test leaves it running."""
+    """Return a server of each kind for one module; each test leaves it running."""
     folder = tmp_path_factory.mktemp(request.param)
     opened: AbstractContextManager[Server] = open_redis(folder) if request.param == "redis" else open_postgres(folder)
     with opened as server:

@@ -1,4 +1,4 @@
-"""Forks in a request lock: `python -m tests.stores.distributed_lock_child URL NAME FOLDER`."""
+"""Fork while holding the distributed lock: `python -m tests.stores.distributed_lock_child URL NAME FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stores.children import print_line
 
 
 def main(url: str, name: str, folder: str) -> None:
-    """Fork in a turn; the child leaves the block, and then asks for a turn of its own."""
+    """Fork while holding the lock; the child leaves the block, and then acquires the lock itself."""
     store = SharedStore((RedisStore if url.startswith("redis") else PostgresStore)(url, name), FileStore(f"{folder}/n"))
     lock = DistributedRequestLock(RequestLock(f"{folder}/kraken_nonce.0a1b2c3d.lock"), store)
     leave_reader, leave_writer = os.pipe()

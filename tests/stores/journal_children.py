@@ -1,4 +1,4 @@
-"""What the child processes of the journal's tests do: `python -m tests.stores.journal_children TASK ARGUMENTS`."""
+"""Tasks that the journal tests run in child processes: `python -m tests.stores.journal_children TASK ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ _SMALL_DISK = 'mount -t tmpfs -o size=400k tmpfs "$0" && exec "$@"'
 
 
 def print_line(text: object) -> None:
-    """Tell the parent a line, in one write."""
+    """Print a line for the parent in one write."""
     os.write(1, f"{text}\n".encode())
 
 
 def run_without_dac_override(*words: str) -> None:
-    """Do a task in a process that file modes count for, also where root runs it."""
+    """Run a task in a process that obeys file modes even when root runs it."""
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
     os.execv(sys.executable, [sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
 
 
 def run_on_small_disk(folder: str, *words: str) -> None:
-    """Do a task where `folder` is a disk of 400 KiB, which is gone with the process."""
+    """Run a task where `folder` is a disk of 400 KiB that vanishes with the process."""
     child = [sys.executable, "-m", MODULE, *words]
     own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
     os.execvp("unshare", [*own_mounts, "sh", "-c", _SMALL_DISK, folder, *child])  # noqa: S606 - this program again
 
 
 def run_counting_fsyncs(log: str, *words: str) -> None:
-    """Do a task with each of its fsyncs written to `log`."""
+    """Run a task and log each of its fsyncs to `log`."""
     trace = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]
     os.execvp("strace", [*trace, sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
 
 
 def send(journal: Journal, cl_ord_id: str, symbol: str = "BTC/USD") -> None:
-    """Write an order down and let it leave."""
+    """Record an order's intent and mark it sent."""
     journal.record_intent(make_intent(cl_ord_id, symbol=symbol))
     journal.mark_sent(cl_ord_id, "1790000000000000", 103.0, 111.0)
 
 
 class CommandServer:
-    """Do what the parent says, one line a word, and answer each with a line."""
+    """Execute the parent's commands, one per line, and answer each with a line."""
 
     def __init__(self, path: str) -> None:
         self.journal = Journal(path)
@@ -67,33 +67,33 @@ class CommandServer:
         return "sent"
 
     def send_btc(self, cl_ord_id: str) -> str:
-        """Send an order in the one pair that all share."""
+        """Send an order in the pair that all processes share."""
         send(self.journal, cl_ord_id)
         return "sent"
 
     def reconcile(self, cl_ord_id: str) -> str:
-        """Write down that an order was not placed."""
+        """Record that an order was not placed."""
         self.journal.set_state(cl_ord_id, OrderState.NOT_PLACED)
-        return "settled"
+        return "reconciled"
 
     def unreconciled(self) -> str:
-        """Return the ids of the orders without a known fate."""
+        """Return the ids of the orders with an unknown outcome."""
         return " ".join(sorted(one.cl_ord_id for one in self.journal.unresolved_intents()))
 
     def reopen(self) -> str:
-        """Go on as a new process would."""
+        """Close the journal and open it again, as a new process would."""
         self.journal.close()
         self.journal = Journal(self.path)
         return "reopened"
 
     def room(self, size: str) -> str:
-        """Take no more than `size` bytes of a file from here on; `all`: as many as before."""
+        """Limit the size of every file to `size` bytes from now on; `all` restores the limit."""
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most if size == "all" else int(size), most))
         return "set"
 
     def crash(self, cl_ord_id: str) -> str:
-        """Let another process send an order, and end it by SIGKILL."""
+        """Send an order from another process and kill that process with SIGKILL."""
         self.journal.close()
         pid = os.fork()
         if pid == 0:
@@ -111,12 +111,12 @@ class CommandServer:
         return "full"
 
     def free_disk(self) -> str:
-        """Undo that."""
+        """Free the disk again."""
         os.unlink(self.path + ".fill")
         return "free"
 
     def send_until_refused(self) -> str:
-        """Send orders until one is refused; return those that were not."""
+        """Send orders until one is refused; return the ids of the orders before it."""
         done = []
         with contextlib.suppress(JournalError):
             while True:
@@ -127,7 +127,7 @@ class CommandServer:
 
 
 def serve(path: str) -> None:
-    """Answer the parent's words until it has no more."""
+    """Answer the parent's commands until its input ends."""
     server = CommandServer(path)
     print_line("ready")
     for line in sys.stdin:
@@ -139,7 +139,7 @@ def serve(path: str) -> None:
 
 
 def send_forever(path: str, prefix: str) -> None:
-    """Send and settle one order after the other; say the id of each when `leave` has returned."""
+    """Send and resolve one order after another; print each id once `mark_sent` has returned."""
     journal = Journal(path)
     number = 0
     while True:
@@ -151,9 +151,10 @@ def send_forever(path: str, prefix: str) -> None:
 
 
 def die_before_every_statement(path: str) -> None:
-    """Fork a child for every statement of an order's life, that dies before it; `path` and a number is its journal.
+    """Fork one child per SQL statement of an order's life cycle; each dies before its statement.
 
-    Each child says its number and what has been written; the last one lives to the end.
+    The journal of each child is `path` followed by its number. Each child prints its number and the last step that was
+    written; the last child finishes the life cycle.
     """
     number, status = 0, 1
     while status:
@@ -192,7 +193,7 @@ def _run_order(path: str, statements: int) -> None:
 
 
 def send_many(path: str, count: str) -> None:
-    """Send and settle so many orders."""
+    """Send and resolve `count` orders."""
     journal = Journal(path)
     for number in range(int(count)):
         send(journal, f"n{number}")
@@ -201,7 +202,7 @@ def send_many(path: str, count: str) -> None:
 
 
 def open_concurrently(path: str, prefix: str, rounds: str) -> None:
-    """For each round wait for the parent's word, then begin a journal and send ten orders in it."""
+    """In each round wait for the parent's line, then open a new journal and send ten orders."""
     print_line("ready")
     for number in range(int(rounds)):
         sys.stdin.readline()
@@ -212,7 +213,7 @@ def open_concurrently(path: str, prefix: str, rounds: str) -> None:
 
 
 def fork_during_write(path: str) -> None:
-    """Fork in the middle of a write; say what the child sees, and then what is there."""
+    """Fork in the middle of a write; print what the child reads, and then what the parent reads."""
     journal = Journal(path)
     send(journal, "before")
     with journal._database.write() as connection:
@@ -227,14 +228,14 @@ def fork_during_write(path: str) -> None:
 
 
 def fork_while_threads_write(path: str, forks: str) -> None:
-    """Send orders in threads and, meanwhile, in forked children; say how many of each were sent."""
+    """Send orders in threads and in children that are forked meanwhile; print how many each sent."""
     journal = Journal(path)
     stop = threading.Event()
     sent: list[str] = []
 
     def send_until_stopped(name: str) -> None:
         number = 0
-        while not stop.wait(0.02):  # a file that is never free is nobody else's
+        while not stop.wait(0.02):  # leaves the file free for the others at times
             number += 1
             send(journal, f"{name}-{number}", f"{name}-{number}/USD")
             sent.append(name)

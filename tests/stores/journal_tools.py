@@ -1,4 +1,4 @@
-"""What the tests of the journal's file share."""
+"""Helpers that the tests of the journal file share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.child_process import Child
 
 
 def send_command(child: Child, command: str) -> str:
-    """Say something to a child that serves; return its answer."""
+    """Send a command to a child that runs `serve`; return its answer."""
     child.write_line(command)
     return child.read_line()
 
 
 def unreconciled_ids(path: Path) -> list[str]:
-    """Return the ids of the unsettled orders, read by a journal of its own."""
+    """Return the ids of the orders with an unknown outcome, read through a separate journal."""
     journal = Journal(str(path))
     order_ids = sorted(one.cl_ord_id for one in journal.unresolved_intents())
     journal.close()
@@ -25,6 +25,6 @@ def unreconciled_ids(path: Path) -> list[str]:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether SQLite itself finds nothing to complain of."""
+    """Return whether SQLite's integrity check passes."""
     with closing(sqlite3.connect(path)) as connection:
         return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))

@@ -1,4 +1,4 @@
-"""One key's row in a store of each kind, seen from outside the engines: its clients, its server's clock, its loss."""
+"""One key's record in a store of each kind, seen from outside: its clients, its server's clock, its loss."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from bot.nonce.redis_store import RedisStore
 from bot.nonce.store_protocol import GrantStatus, Lease, NonceGrant, NonceRequest, NonceStore
 from tests.stores.memory_store import MemoryStore
 
-# The highest nonce that fits into what Redis and PostgreSQL count with.
+# The highest integer of Redis and PostgreSQL.
 MAX_NONCE = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR_SECONDS = 3600.0
 
 
 class StoreKey(ABC):
-    """The row of one key; `connect` returns a new client of it."""
+    """The record of one key; `connect` returns a new client of it."""
 
     def __init__(self) -> None:
         self._stores: list[NonceStore] = []
 
     def connect(self) -> NonceStore:
-        """Return an engine with connections of its own, closed when the test ends."""
+        """Return a store client with its own connections, which are closed when the test ends."""
         self._stores.append(self._connect())
         return self._stores[-1]
 
     def close(self) -> None:
-        """Close every engine."""
+        """Close every client."""
         for store in self._stores:
             store.close()
 
@@ -43,15 +43,15 @@ class StoreKey(ABC):
 
     @abstractmethod
     def server_us(self) -> int:
-        """Return the server's clock, in microseconds since the Unix epoch."""
+        """Return the server's clock in microseconds since the Unix epoch."""
 
     @abstractmethod
     def wipe(self) -> None:
-        """Lose the row, as a store does that is wiped."""
+        """Delete the record, as a store does that loses its data."""
 
 
 class MemoryKey(StoreKey):
-    """All clients are one object, by the machine's clock."""
+    """A memory store that all clients share; its clock is the machine's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class MemoryKey(StoreKey):
         return clock.wall_us()
 
     def wipe(self) -> None:
-        """Begin anew."""
+        """Delete the record."""
         self._store.wipe()
 
 
 class RedisKey(StoreKey):
-    """One key of a Redis."""
+    """One key in Redis."""
 
     def __init__(self, url: str, name: str) -> None:
         super().__init__()
@@ -82,12 +82,12 @@ class RedisKey(StoreKey):
         return RedisStore(self.url, self.name)
 
     def close(self) -> None:
-        """Close our own connection too."""
+        """Close this object's own connection too."""
         super().close()
         self.raw.close()
 
     def server_us(self) -> int:
-        """Ask for TIME."""
+        """Return the result of TIME."""
         seconds, microseconds = self.raw.time()
         return int(seconds) * 1_000_000 + int(microseconds)
 
@@ -96,14 +96,14 @@ class RedisKey(StoreKey):
         self.raw.delete(self.key)
 
     def shift_times(self, microseconds: int) -> None:
-        """Leave the row as a server would have, whose clock was so much ahead: every time, and every nonce, in it."""
+        """Add `microseconds` to every time and nonce in the record, as if the server's clock had been ahead."""
         for field, value in self.raw.hgetall(self.key).items():
             if value.isdigit() and len(value) == 16:
                 self.raw.hset(self.key, field, str(int(value) + microseconds))
 
 
 class PostgresKey(StoreKey):
-    """One row of a table of a PostgreSQL; `options`, quoted, go to the server with every connection."""
+    """One row of PostgreSQL's table; `options`, percent-encoded, go to the server with every connection."""
 
     def __init__(self, url: str, name: str, options: str = "") -> None:
         super().__init__()
@@ -116,19 +116,19 @@ class PostgresKey(StoreKey):
         return PostgresStore(self.url, self.name)
 
     def close(self) -> None:
-        """Close our own connection too."""
+        """Close this object's own connection too."""
         super().close()
         self.raw.close()
 
     def server_us(self) -> int:
-        """Ask for clock_timestamp()."""
+        """Return clock_timestamp()."""
         row = self.raw.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None
         server_time: datetime = row[0]
         return (server_time - EPOCH) // timedelta(microseconds=1)
 
     def wipe(self) -> None:
-        """Delete the row, if the table is there."""
+        """Delete the row if the table exists."""
         if self._has_table():
             self.raw.execute("DELETE FROM kraken_bot_keys WHERE name = %s", [self.name])
 
@@ -141,25 +141,25 @@ class PostgresKey(StoreKey):
 def make_request(
     floor: int = 0, ceiling: int = MAX_NONCE, units_per_microsecond: int = 1, fencing_token: int = 0
 ) -> NonceRequest:
-    """Return a wish that says only what a test is about."""
+    """Return a request in which only the fields that a test is about differ from the defaults."""
     return NonceRequest(floor, ceiling, units_per_microsecond, fencing_token)
 
 
 def granted_nonce(grant: NonceGrant) -> int:
-    """Return the nonce of an answer that must have one."""
+    """Return the nonce of a grant; fail if none was granted."""
     assert grant.status is GrantStatus.GRANTED, grant
     return grant.nonce
 
 
 def acquire_lease(store: NonceStore, owner: str, lifetime_seconds: float = HOUR_SECONDS) -> Lease:
-    """Acquire a lease that must be granted."""
+    """Acquire a lease; fail if it is not granted."""
     lease = store.acquire_lease(owner, lifetime_seconds)
     assert lease.owner == owner, lease
     return lease
 
 
 def poll_until(condition: Callable[[], bool]) -> None:
-    """Ask a server until its own clock has passed."""
+    """Poll a server until its own clock makes the condition true."""
     pause = threading.Event()
     for _ in range(5000):
         if condition():

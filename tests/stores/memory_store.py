@@ -1,4 +1,4 @@
-"""The contract of a shared store in plain Python, to read, and to hold Redis and PostgreSQL against."""
+"""The contract of a nonce store in plain Python: the reference for Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MICROSECONDS_PER_SECOND = 1_000_000
 
 @dataclass
 class _Claim:
-    """Somebody's until a moment; `lifetime_us` is the whole of it."""
+    """Ownership until a deadline; `lifetime_us` is its whole lifetime."""
 
     owner: str = ""
     until_us: int = 0
@@ -32,7 +32,7 @@ class _Claim:
 
 
 class MemoryStore:
-    """One key's row in this process; `now_us` is the server's clock."""
+    """One key's record in this process; `now_us` is the server's clock."""
 
     def __init__(self, now_us: Callable[[], int]) -> None:
         self.location = "memory"
@@ -41,7 +41,7 @@ class MemoryStore:
         self.wipe()
 
     def wipe(self) -> None:
-        """Lose everything."""
+        """Delete the record."""
         self.nonce = 0
         self._lock_claim, self._reservation, self._lease_claim = _Claim(), _Claim(), _Claim()
         self._lock_nonce = self._waiting_since = 0
@@ -141,4 +141,4 @@ class MemoryStore:
         return Lease(self._lease_claim.owner, self._fencing_token, remaining_seconds, self._is_clean_handover)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL whose clock is moved by hand: what a row means after its server's clock was set."""
+"""Redis and PostgreSQL with an adjustable clock: what a record means after the server's clock was set."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from bot.nonce.store_protocol import KeyRecord, Lease, NonceGrant, NonceRequest,
 from tests.stores.key_rows import MAX_NONCE, PostgresKey, RedisKey
 
 MICROSECONDS_PER_SECOND = 1_000_000
-# Times and nonces of our days have sixteen digits; lifetimes have fewer.
+# Current times and nonces have sixteen digits; lifetimes have fewer.
 MIN_TIME_US = 10**15
 
 
 class MovedClock(ABC):
-    """A server whose clock can be moved, by the row of one key; `engine` does steps on it."""
+    """A server with an adjustable clock, and the record of one key; `store` operates on that record."""
 
     store: NonceStore
 
     @abstractmethod
     def now_us(self) -> int:
-        """Return what the server's clock says now."""
+        """Return the server's clock."""
 
     @abstractmethod
     def real_us(self) -> int:
-        """Return a clock that nobody moves."""
+        """Return a clock that is never moved."""
 
     @abstractmethod
     def move(self, microseconds: int) -> None:
-        """Move the server's clock; back, where this is negative."""
+        """Move the server's clock; backwards where `microseconds` is negative."""
 
     @abstractmethod
     def wipe(self) -> None:
-        """Lose the row."""
+        """Delete the record."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Close the connections and remove what was created."""
 
 
 class MovedPostgres(MovedClock):
-    """PostgreSQL with a clock_timestamp() of our own first on the search path: it stands still until it is moved."""
+    """PostgreSQL with its own clock_timestamp() first on the search path; it stands still until the test moves it."""
 
     def __init__(self, url: str, name: str) -> None:
         self._schema = sql.Identifier(f"clock_{name}")
@@ -61,15 +61,15 @@ class MovedPostgres(MovedClock):
         self._unmoved_key.raw.execute(sql.SQL(text).format(self._schema), values)
 
     def now_us(self) -> int:
-        """Return where the hand stands."""
+        """Return the adjustable clock."""
         return self._moved_key.server_us()
 
     def real_us(self) -> int:
-        """Return the server's own clock."""
+        """Return the server's real clock."""
         return self._unmoved_key.server_us()
 
     def move(self, microseconds: int) -> None:
-        """Move the hand."""
+        """Move the adjustable clock."""
         self._execute("UPDATE {}.hand SET moment = moment + %s", timedelta(microseconds=microseconds))
 
     def wipe(self) -> None:
@@ -77,17 +77,17 @@ class MovedPostgres(MovedClock):
         self._moved_key.wipe()
 
     def close(self) -> None:
-        """Drop the clock."""
+        """Drop the adjustable clock."""
         self._moved_key.close()
         self._execute("DROP SCHEMA {} CASCADE")
         self._unmoved_key.close()
 
 
 class MovedRedis(MovedClock, NonceStore):
-    """Redis, whose TIME cannot be moved: every time in its row is moved the other way instead.
+    """Redis, whose TIME cannot be moved: every time in the record is moved the other way instead.
 
-    So the row is as a server would have left it, whose clock was ahead (or behind) and has been set. Nonces are moved
-    along, and are translated on their way: from outside it looks as if the clock had moved.
+    The record then looks as a server would have left it whose clock was ahead (or behind) and has been set since.
+    Nonces are moved too and translated on the way in and out, so a caller sees a server whose clock has moved.
     """
 
     location = "redis"
@@ -99,7 +99,7 @@ class MovedRedis(MovedClock, NonceStore):
         self.store = self
 
     def now_us(self) -> int:
-        """Return TIME, moved."""
+        """Return TIME plus the offset."""
         return self.real_us() + self._offset_us
 
     def real_us(self) -> int:
@@ -107,12 +107,12 @@ class MovedRedis(MovedClock, NonceStore):
         return self._key.server_us()
 
     def move(self, microseconds: int) -> None:
-        """Move all that the row has by as much the other way."""
+        """Move every time in the record the other way."""
         self._key.shift_times(-microseconds)
         self._offset_us += microseconds
 
     def wipe(self) -> None:
-        """Delete the row."""
+        """Delete the record."""
         self._key.wipe()
         self._offset_us = 0
 
@@ -143,35 +143,35 @@ class MovedRedis(MovedClock, NonceStore):
         )
 
     def next_nonce(self, request: NonceRequest) -> NonceGrant:
-        """Draw."""
+        """Return the next nonce, translated."""
         return self._grant_from_server(self._server_store.next_nonce(self._request_to_server(request)))
 
     def acquire_lock(
         self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
     ) -> NonceGrant:
-        """Take."""
+        """Acquire the request lock, translated."""
         return self._grant_from_server(
             self._server_store.acquire_lock(self._request_to_server(request), owner, lifetime_seconds, waited_seconds)
         )
 
     def release_lock(self, nonce: int) -> None:
-        """Give back."""
+        """Release the request lock, translated."""
         self._server_store.release_lock(self._to_server(nonce))
 
     def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
-        """Acquire."""
+        """Acquire the lease, translated."""
         return self._lease_from_server(self._server_store.acquire_lease(owner, lifetime_seconds))
 
     def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
-        """Renew."""
+        """Renew the lease, translated."""
         return self._server_store.renew_lease(self._to_server(fencing_token), lifetime_seconds)
 
     def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
-        """Sign off."""
+        """Release the lease, translated."""
         self._server_store.release_lease(self._to_server(fencing_token), is_reconciled)
 
     def read_record(self) -> KeyRecord | None:
-        """Look."""
+        """Read the record, translated."""
         record = self._server_store.read_record()
         return record and KeyRecord(
             self._from_server(record.last_nonce), self._lease_from_server(record.lease), record.lock_owner

@@ -1,4 +1,4 @@
-"""What the child processes of PostgreSQL's own tests do: `python -m tests.stores.postgres_children TASK URL NAME`."""
+"""Tasks for PostgreSQL's tests in child processes: `python -m tests.stores.postgres_children TASK URL NAME`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUEST = NonceRequest(floor=0, ceiling=2**63 - 1)
 
 
 def first(url: str, name: str) -> None:
-    """Draw at the parent's word."""
+    """Print the next nonce after the parent's line."""
     store = PostgresStore(url, name)
     print_line("ready")
     read_line()
@@ -26,9 +26,9 @@ def first(url: str, name: str) -> None:
 
 
 def fork(url: str, name: str, folder: str) -> None:
-    """Draw, have a forked child draw and end, and draw again; say the three nonces.
+    """Request a nonce, one more in a forked child, and one more in the parent; print all three.
 
-    With several stores, because it is left to chance whether a store or its engine hears of a fork first.
+    Eight stores, because the order in which a store and its backend run their fork handlers is left to chance.
     """
     stores = [SharedStore(PostgresStore(url, name), FileStore(f"{folder}/{number}")) for number in range(8)]
     print_line(max(store.next_nonce() for store in stores))

@@ -1,4 +1,4 @@
-"""A process of its own for the tests of Redis: python -m tests.stores.redis_children URL."""
+"""A child process for the tests of Redis: `python -m tests.stores.redis_children URL`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORKS, NONCES_PER_CHILD = 8, 20
 
 
 def print_nonces(process: str, nonces: list[int]) -> None:
-    """Print in one write which nonces a process has drawn."""
+    """Print the nonces of a process in one write."""
     os.write(1, f"{process} {' '.join(map(str, nonces))}\n".encode())
 
 
 def draw_in_forked_children(url: str) -> None:
-    """Draw in two threads of this process while it is forked, and in the children; each closes what it has."""
+    """Request nonces in two threads while this process forks, and in the forked children; each closes its store."""
     store = RedisStore(url, "forks")
     stop = threading.Event()
     thread_nonces: list[list[int]] = [[], []]

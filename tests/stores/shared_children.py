@@ -1,4 +1,4 @@
-"""What the child processes of the shared fields' tests do: `python -m tests.stores.shared_children TASK ARGUMENTS`."""
+"""Tasks for the tests of SharedJson in child processes: `python -m tests.stores.shared_children TASK ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.stores.children import print_line, read_line
 
 
 def step(fields: Fields) -> int:
-    """Count one more; return the count."""
+    """Increment the count and return it."""
     fields["count"] = fields.get("count", 0.0) + 1.0
     return int(fields["count"])
 
 
 def count(path: str, times: str) -> None:
-    """Wait for the parent's word, then count so many steps."""
+    """Wait for the parent's line, then increment the count `times` times."""
     fields = SharedJson(path)
     print_line("ready")
     read_line()
@@ -33,16 +33,16 @@ def count(path: str, times: str) -> None:
 
 
 def count_forever(path: str) -> None:
-    """Count in a tight loop; after each step write the count to standard output."""
+    """Increment the count in a tight loop; write each count to standard output."""
     fields = SharedJson(path)
     while True:
         os.write(1, b"%d\n" % fields.update(step))
 
 
 def count_on_a_full_disk(path: str) -> None:
-    """Count two steps on a full disk, after one of somebody else's, and one more when it has room again.
+    """Increment the count twice on a full disk, after another object's increment, and once more with free space.
 
-    Say each count, and whether all is well.
+    Print each count, and whether there is no problem.
     """
     SharedJson(path).update(step)
     fields = SharedJson(path)
@@ -54,7 +54,7 @@ def count_on_a_full_disk(path: str) -> None:
 
 
 def hold(path: str) -> None:
-    """Hold the fields until the parent says something."""
+    """Hold the file's lock until the parent writes a line."""
 
     def wait(_: Fields) -> None:
         print_line("held")
@@ -65,7 +65,7 @@ def hold(path: str) -> None:
 
 
 def fork_during_update(path: str) -> None:
-    """Fork while another thread is in a change; the child counts on the same object after that thread."""
+    """Fork while another thread is inside an update; the child increments through the same object after that thread."""
     shared_json.LOCK_TIMEOUT_SECONDS = 60.0
     fields = SharedJson(path)
     inside, may_finish = threading.Event(), threading.Event()
@@ -92,7 +92,7 @@ def fork_during_update(path: str) -> None:
 
 
 def crash_after_exhausting_reads(path: str, now: str) -> None:
-    """Book reads of a starter's key until it has to wait; say how many, and die."""
+    """Record reads of a Starter key until one has to wait; print how many, and die."""
     rate_limiter, booked = RateLimiter(path, STARTER), 0
     while not rate_limiter.try_acquire_rest("BalanceEx", float(now)):
         booked += 1

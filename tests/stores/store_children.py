@@ -1,4 +1,4 @@
-"""What the child processes of the shared stores' tests do: `python -m tests.stores.store_children TASK ARGUMENTS`."""
+"""Tasks for the tests of nonce stores in child processes: `python -m tests.stores.store_children TASK ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.stores.memory_store import MemoryStore
 
 
 def open_store(url: str, api_key: str, file: str) -> FileStore | SharedStore:
-    """Return the store of the key: at `url` with `file` beside it, or where there is no URL the file alone."""
+    """Return the key's store: at `url` with `file` as its local replica, or `file` alone where `url` is empty."""
     return SharedStore(open_nonce_store(url, api_key), FileStore(file)) if url else FileStore(file)
 
 
 def print_nonces(url: str, api_key: str, file: str, count: str) -> None:
-    """Wait for the parent's word, then draw and print `count` nonces."""
+    """Wait for the parent's line, then print the next `count` nonces."""
     store = open_store(url, api_key, file)
     print_line("ready")
     read_line()
@@ -32,7 +32,7 @@ def print_nonces(url: str, api_key: str, file: str, count: str) -> None:
 
 
 def print_nonces_forever(url: str, api_key: str, file: str, ahead_us: str) -> None:
-    """Draw in a tight loop, the first nonce so far ahead of the clock; each is written to standard output at once."""
+    """Request nonces in a tight loop, the first `ahead_us` ahead of the clock; write each to standard output."""
     store = open_store(url, api_key, file)
     nonce = store.next_nonce(clock.wall_us() + int(ahead_us))
     while True:
@@ -41,7 +41,7 @@ def print_nonces_forever(url: str, api_key: str, file: str, ahead_us: str) -> No
 
 
 def print_nonces_through_outages(url: str, api_key: str, ceiling: str) -> None:
-    """Draw for ever with nothing but the store to say what is next, and go on when it was away."""
+    """Request nonces in a loop with the store as the only source; continue after each outage."""
     store = open_nonce_store(url, api_key)
     request = NonceRequest(0, int(ceiling))
     while True:
@@ -54,7 +54,7 @@ def print_nonces_through_outages(url: str, api_key: str, ceiling: str) -> None:
 
 
 def fork_while_leading(file: str) -> None:
-    """Lead, and draw in a forked child and then in this process; say what came of both."""
+    """Acquire leadership; request a nonce in a forked child, then in this process; print both results."""
     store = SharedStore(MemoryStore(clock.wall_us), FileStore(file))
     election = LeaderElection(store, 3600.0)
     election.wait_for_leadership(threading.Event(), lambda _said: None)

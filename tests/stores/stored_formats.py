@@ -1,4 +1,4 @@
-"""What commit c70f41a has written, as it lies in the folder `stored`, and what a database holds."""
+"""Files that commit c70f41a has written, kept in the folder `stored`, and the contents of a database."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def stored(name: str) -> str:
 
 
 def restore(name: str, path: Path) -> None:
-    """Make a database of a dump."""
+    """Restore a database from a dump."""
     with closing(sqlite3.connect(path)) as database:
         database.executescript(stored(name))
 
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return all that a database has: its version, its tables, indexes and triggers, and every row."""
+    """Return everything in a database: version, tables, indexes, triggers and all rows."""
     with closing(sqlite3.connect(path)) as database:
         schema = database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
         names = [name for kind, name, _ in schema if kind == "table"]

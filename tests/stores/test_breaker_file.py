@@ -1,4 +1,4 @@
-"""A key's silence outlives the program, is shared by processes, and no damage makes it last for ever."""
+"""The state of a key's circuit breaker survives restarts; processes share it; no damage keeps it open for ever."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ DAMAGED = {
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the silence of the test's key is kept."""
+    """Return the path of the test key's breaker file."""
     return tmp_path / "kraken_nonce.0a1b2c3d.silence"
 
 
 def test_an_open_breaker_survives_a_restart(path: Path) -> None:
-    """What one process began another one reads, word for word, until it is ended."""
+    """Another process reads exactly the state that the first one wrote, until the breaker is reset."""
     assert BreakerFile(str(path)).read() is None
     tripped_state = BreakerFile(str(path)).trip(900, "refused five times")
     assert BreakerFile(str(path)).read() == tripped_state
@@ -45,7 +45,7 @@ def test_an_open_breaker_survives_a_restart(path: Path) -> None:
 
 
 def test_an_open_breaker_is_half_open_after_its_time(path: Path) -> None:
-    """A silence of 900 s is over after 900 s, and not a second before."""
+    """A breaker that was opened for 900 s is half-open after 900 s, and not a second earlier."""
     with freezegun.freeze_time("2026-11-22 12:00:00") as frozen:
         BreakerFile(str(path)).trip(900, "")
         frozen.tick(899)
@@ -57,7 +57,7 @@ def test_an_open_breaker_is_half_open_after_its_time(path: Path) -> None:
 
 
 def test_a_clock_set_back_does_not_prolong_an_open_breaker(path: Path) -> None:
-    """With the clock set back by an hour a silence of 900 s is over, not an hour longer."""
+    """With the clock set back by an hour, a breaker opened for 900 s is half-open at once, not an hour later."""
     with freezegun.freeze_time("2026-11-22 12:00:00") as frozen:
         state = BreakerFile(str(path)).trip(900, "")
         frozen.move_to("2026-11-22 11:00:00")
@@ -66,7 +66,7 @@ def test_a_clock_set_back_does_not_prolong_an_open_breaker(path: Path) -> None:
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_breaker_file_is_half_open(path: Path, content: str) -> None:
-    """A damaged file is a silence that is over: one probe is sent, and nothing crashes."""
+    """A damaged file reads as a half-open breaker: one probe is sent, and nothing crashes."""
     path.write_text(content)
     state = BreakerFile(str(path)).read()
     assert state is not None
@@ -74,23 +74,23 @@ def test_a_damaged_breaker_file_is_half_open(path: Path, content: str) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Put a directory where the file should be."""
+    """Create a directory in place of the file."""
     path.mkdir()
 
 
 def make_fifo(path: Path) -> None:
-    """Put a named pipe where the file should be."""
+    """Create a named pipe in place of the file."""
     os.mkfifo(path)
 
 
 def make_link(path: Path) -> None:
-    """Put a symbolic link where the file should be."""
+    """Create a symbolic link in place of the file."""
     path.symlink_to(path.with_name("elsewhere"))
 
 
 @pytest.mark.parametrize("obstacle", [make_directory, make_fifo, make_link], ids=lambda one: one.__name__)
 def test_an_open_breaker_is_remembered_whatever_obstructs_its_file(path: Path, obstacle: object) -> None:
-    """Whatever lies where the file should be, this process keeps the silence that it began."""
+    """Whatever blocks the file's path, the process that opened the breaker still reads its own state."""
     assert callable(obstacle)
     obstacle(path)
     breaker_file = BreakerFile(str(path))
@@ -101,7 +101,7 @@ def test_an_open_breaker_is_remembered_whatever_obstructs_its_file(path: Path, o
 
 
 def test_an_unwritable_breaker_is_remembered_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a folder to write to, the process itself keeps the silence, until it is ended, and says so."""
+    """Without a writable folder the process keeps the open breaker in memory until it is reset, and logs that once."""
     breaker_file = BreakerFile(str(tmp_path / "nowhere" / "key.silence"))
     tripped_state = breaker_file.trip(900, "")
     assert breaker_file.read() == tripped_state
@@ -113,7 +113,7 @@ def test_an_unwritable_breaker_is_remembered_in_memory(tmp_path: Path, caplog: p
 
 
 def test_a_breaker_file_that_cannot_be_removed_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that cannot be removed ends once for this process, which says so; a silence that begins anew counts."""
+    """A file that cannot be removed is ignored after a reset, which is logged once; opening the breaker again works."""
     path.mkdir()
     breaker_file = BreakerFile(str(path))
     assert breaker_file.read() is not None
@@ -126,7 +126,7 @@ def test_a_breaker_file_that_cannot_be_removed_is_ignored(path: Path, caplog: py
 
 
 def test_the_file_is_private_and_readable(path: Path) -> None:
-    """The file is JSON for people to read, and for its owner only."""
+    """The file is readable JSON with mode 0600."""
     tripped_state = BreakerFile(str(path)).trip(100, "locked out")
     assert json.loads(path.read_text()) == {
         "until_seconds": tripped_state.until_seconds,

@@ -1,4 +1,4 @@
-"""A writer killed at random moments never leaves an empty, torn or lower file."""
+"""A writer killed at a random moment never leaves an empty, torn or lower nonce file."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ SEED = 20261122
 
 @pytest.mark.parametrize("ahead_us", [0, 3_600_000_000], ids=["behind the clock", "ahead of the clock"])
 def test_a_killed_writer_never_lowers_the_file(path: Path, full_size: bool, ahead_us: int) -> None:
-    """After each SIGKILL in a tight loop the file holds 16 digits, not below what was handed out, and rises."""
+    """After each SIGKILL in a tight loop the file has 16 digits, is not below any issued nonce, and rises."""
     kills = 150 if full_size else 12
     random_source = random.Random(SEED)
     highest = 0
     for kill in range(kills):
-        with Child(CHILDREN, "draw_for_ever", path, 0 if kill else ahead_us, limit_seconds=20) as child:
+        with Child(CHILDREN, "print_nonces_forever", path, 0 if kill else ahead_us, limit_seconds=20) as child:
             for _ in range(random_source.randrange(1, 400)):
                 last = int(child.read_line())
                 assert last > highest, f"kill {kill}, seed {SEED}"
                 highest = last
             child.kill()
-            # What it had handed out before it died, and we had not read yet.
+            # Nonces that were issued before the kill, and that this test has not read yet.
             handed_out = [highest, *(int(line) for line in child.drain() if len(line) == 16)]
         text = path.read_text("ascii")
         assert len(text) == 16, f"kill {kill}, seed {SEED}: {text!r}"
         assert int(text) >= max(handed_out), f"kill {kill}, seed {SEED}"
         assert handed_out == sorted(set(handed_out))
-        # A nonce may have been written and not handed out yet: one, not more.
+        # At most one nonce may have been written and not issued yet.
         highest = FileStore(str(path)).peek() or 0
 
 
 def test_a_kill_during_next_nonce_neither_blocks_others_nor_lowers_the_file(path: Path, full_size: bool) -> None:
-    """A process killed in the middle of a draw neither blocks the others nor takes the file back."""
+    """A process killed in the middle of `next_nonce` neither blocks others nor lowers the file."""
     store = FileStore(str(path))
     random_source = random.Random(SEED)
     last = store.next_nonce()
     for _ in range(50 if full_size else 5):
-        with Child(CHILDREN, "draw_for_ever", path, 0, limit_seconds=20) as child:
+        with Child(CHILDREN, "print_nonces_forever", path, 0, limit_seconds=20) as child:
             child.read_line()
             for _ in range(random_source.randrange(1, 200)):
                 nonce = store.next_nonce()

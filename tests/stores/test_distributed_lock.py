@@ -1,4 +1,4 @@
-"""Turns across hosts: the nonce that comes with a turn, its end whatever happens, one time-out for both locks."""
+"""The distributed request lock: its nonce, its release in every case, and one timeout for both locks."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ from tests.stores.key_rows import PostgresKey, RedisKey, StoreKey
 from tests.tcp_proxy import FaultProxy
 
 LIMIT_SECONDS = 20.0
-# Longer than any test, so that nothing that a test waits for comes about by a turn's end.
+# Longer than any test, so that no test passes because a lock expires.
 LONG_SECONDS = 3600.0
 
 
 @pytest.fixture(autouse=True)
 def long_lock_lifetime(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no turn end by itself."""
-    monkeypatch.setattr(shared_store, "TURN_SECONDS", LONG_SECONDS)
+    """Keep every lock from expiring."""
+    monkeypatch.setattr(shared_store, "LOCK_LIFETIME_SECONDS", LONG_SECONDS)
 
 
 class AdjustableBootClock:
-    """The boot clock, which goes on and can be moved ahead."""
+    """A boot clock that runs and can be moved forward."""
 
     def __init__(self) -> None:
         self._real = clock.boottime_seconds
         self._offset_seconds = 0.0
 
     def now(self) -> float:
-        """Return the time."""
+        """Return the time in seconds."""
         return self._real() + self._offset_seconds
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         self._offset_seconds += seconds
 
 
 @pytest.fixture
 def boot_clock(monkeypatch: pytest.MonkeyPatch) -> AdjustableBootClock:
-    """Put the boot clock into the test's hands."""
+    """Replace the program's boot clock by an adjustable one."""
     boot_clock = AdjustableBootClock()
     monkeypatch.setattr(clock, "boottime_seconds", boot_clock.now)
     return boot_clock
 
 
 class Host:
-    """A host of its own: its folder, its store, its turns."""
+    """A host with its own folder, store and request lock."""
 
     def __init__(self, key: StoreKey, folder: Path) -> None:
         folder.mkdir()
@@ -71,12 +71,12 @@ class Host:
         self.lock = DistributedRequestLock(self.local, self.store)
 
     def has_lock(self) -> bool:
-        """Tell whether the store says that this host has the turn."""
+        """Return whether the store names this host as the owner of the lock."""
         record = self.backend.read_record()
         return record is not None and record.lock_owner == self.store.owner
 
     def is_free(self) -> bool:
-        """Tell whether the turn can be had on this host at once, and leave it free."""
+        """Return whether this host can acquire the lock at once; release it again."""
         with self.lock.hold(Priority.READ, 0.0):
             return self.has_lock()
 
@@ -89,12 +89,12 @@ def host(store_key: StoreKey, tmp_path: Path) -> Host:
 
 @pytest.fixture
 def other(store_key: StoreKey, tmp_path: Path) -> Host:
-    """Return a second host, on the same key."""
+    """Return a second host with the same key."""
     return Host(store_key, tmp_path / "two")
 
 
 class Worker(threading.Thread):
-    """A thread that does one thing; `error` is what it raised."""
+    """A thread that runs one operation; `error` is what the operation raised."""
 
     def __init__(self, operation: Callable[[], object]) -> None:
         super().__init__(daemon=True)
@@ -103,7 +103,7 @@ class Worker(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Do it."""
+        """Run the operation."""
         try:
             self._operation()
         except (RequestLockTimeout, StoppingError) as error:
@@ -117,14 +117,14 @@ class Worker(threading.Thread):
 
 
 def run_in_thread(operation: Callable[[], int]) -> int:
-    """Do something in another thread; return its answer."""
+    """Run an operation in another thread; return its result."""
     results: list[int] = []
     assert Worker(lambda: results.append(operation())).end() is None
     return results[0]
 
 
 def has_polled_twice(host: Host) -> Callable[[], bool]:
-    """Tell when the thread of this host that asks the store for its turn has asked in vain, twice at least."""
+    """Return a condition: this host has asked the store for the lock at least twice."""
     calls: list[object] = []
     acquire_lock = host.backend.acquire_lock
 
@@ -136,11 +136,11 @@ def has_polled_twice(host: Host) -> Callable[[], bool]:
     return lambda: len(calls) > 1
 
 
-# The nonce of a turn
+# The nonce of the lock
 
 
 def test_the_first_nonce_is_the_one_acquired_with_the_lock(host: Host) -> None:
-    """The first nonce that is drawn in a turn is the one that the store drew with it: nothing more is asked of it."""
+    """The first nonce under the lock is the one that the store issued with it; the store is not asked again."""
     with host.lock.hold(Priority.READ):
         record = host.backend.read_record()
         assert record is not None
@@ -149,7 +149,7 @@ def test_the_first_nonce_is_the_one_acquired_with_the_lock(host: Host) -> None:
 
 
 def test_another_thread_never_gets_the_locks_nonce(host: Host) -> None:
-    """Another thread that draws during a turn gets another nonce, and the turn's own is still there for its thread."""
+    """Another thread that requests a nonce meanwhile gets another one; the lock's nonce stays with its own thread."""
     with host.lock.hold(Priority.READ):
         lock_nonce = host.store.peek()
         assert lock_nonce is not None
@@ -158,7 +158,7 @@ def test_another_thread_never_gets_the_locks_nonce(host: Host) -> None:
 
 
 def test_a_second_nonce_under_the_lock_is_fresh(host: Host) -> None:
-    """A second and a third draw in one turn return higher nonces, each written in the store."""
+    """A second and a third nonce under one lock are higher, and each is written in the store."""
     with host.lock.hold(Priority.READ):
         first = host.store.next_nonce()
         second, third = host.store.next_nonce(), host.store.next_nonce()
@@ -166,14 +166,14 @@ def test_a_second_nonce_under_the_lock_is_fresh(host: Host) -> None:
 
 
 def test_a_lock_nonce_below_at_least_is_not_used(host: Host) -> None:
-    """Where at least a higher nonce is asked for, that is drawn instead of the one that came with the turn."""
+    """Where `at_least` is above the lock's nonce, a new nonce is requested instead."""
     with host.lock.hold(Priority.READ):
         wanted = (host.store.peek() or 0) + 60_000_000
         assert host.store.next_nonce(wanted) == wanted
 
 
 def test_an_unused_lock_nonce_is_discarded_on_release(host: Host) -> None:
-    """A nonce that was not drawn in its turn is never handed out after it."""
+    """A lock's nonce that was not used under the lock is never issued after the release."""
     with host.lock.hold(Priority.READ):
         lock_nonce = host.store.peek()
     assert lock_nonce is not None
@@ -181,7 +181,7 @@ def test_an_unused_lock_nonce_is_discarded_on_release(host: Host) -> None:
 
 
 def test_no_nonce_after_the_send_window(host: Host, boot_clock: AdjustableBootClock) -> None:
-    """Within 3 s of its turn a request may begin; after that neither check nor draw lets it, until the next turn."""
+    """A request may start within 3 s of the acquisition; later `check` and `next_nonce` raise until the next lock."""
     with host.lock.hold(Priority.READ):
         boot_clock.advance(2.5)
         host.lock.check()
@@ -198,23 +198,23 @@ def test_no_nonce_after_the_send_window(host: Host, boot_clock: AdjustableBootCl
 def test_the_send_window_starts_before_the_store_call(
     host: Host, boot_clock: AdjustableBootClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that takes 3.5 s to give the turn has used up the time in which a request may begin."""
+    """A store that takes 3.5 s to grant the lock has used up the send window."""
     take = host.backend.acquire_lock
 
     def take_long(*arguments: object) -> object:
         boot_clock.advance(3.5)
         return take(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(host.backend, "take", take_long)
+    monkeypatch.setattr(host.backend, "acquire_lock", take_long)
     with host.lock.hold(Priority.READ), pytest.raises(RequestLockExpiredError):
         host.store.next_nonce()
 
 
-# The end of a turn
+# Release
 
 
 def test_one_host_at_a_time(host: Host, other: Host) -> None:
-    """While one host has the turn another gets TurnTimeout; after it has given it back, the other has it at once."""
+    """While one host holds the lock another gets RequestLockTimeout; after the release the other acquires it."""
     with host.lock.hold(Priority.READ):
         assert host.has_lock()
         with pytest.raises(RequestLockTimeout, match="another host"), other.lock.hold(Priority.READ, 0.02):
@@ -227,7 +227,7 @@ def test_one_host_at_a_time(host: Host, other: Host) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, StoreUnavailableError, RequestLockExpiredError])
 def test_an_exception_in_the_block_releases_the_lock(host: Host, error: type[BaseException]) -> None:
-    """Whatever is raised in the block comes out of it, and the turn is given back, in the store and on the host."""
+    """An exception in the block propagates, and the lock is released in the store and on the host."""
     with pytest.raises(error, match="of the block"), host.lock.hold(Priority.READ):
         raise error("of the block")
     assert not host.has_lock()
@@ -235,7 +235,7 @@ def test_an_exception_in_the_block_releases_the_lock(host: Host, error: type[Bas
 
 
 def test_a_lock_timeout_leaves_nothing_locked(host: Host, other: Host) -> None:
-    """After TurnTimeout from the store the next one on the host can ask at once, and gets the turn when it is free."""
+    """After a RequestLockTimeout from the store the next caller on the host can ask at once, and gets the free lock."""
     with host.lock.hold(Priority.READ):
         with pytest.raises(RequestLockTimeout), other.lock.hold(Priority.READ, 0.0):
             raise AssertionError("served")
@@ -244,7 +244,7 @@ def test_a_lock_timeout_leaves_nothing_locked(host: Host, other: Host) -> None:
 
 
 def test_stop_ends_the_wait_for_the_distributed_lock(host: Host, other: Host) -> None:
-    """A read that waits for the store's turn ends with StoppingError when the program stops; a cancel still goes."""
+    """`stop` ends a read's wait for the store's lock with StoppingError; a cancel still acquires it."""
     has_polled = has_polled_twice(other)
 
     def read() -> None:
@@ -263,18 +263,18 @@ def test_stop_ends_the_wait_for_the_distributed_lock(host: Host, other: Host) ->
 
 @pytest.mark.parametrize("store_key", ["redis", "postgres"], indirect=True)
 def test_a_forked_child_does_not_release_its_parents_lock(store_key: StoreKey, tmp_path: Path) -> None:
-    """A child that is forked in a turn and leaves the block does not end its parent's turn; its own comes after it."""
+    """A child that is forked under the lock and leaves the block does not release it; its own comes afterwards."""
     assert isinstance(store_key, RedisKey | PostgresKey)
     with Child("tests.stores.distributed_lock_child", store_key.url, store_key.name, tmp_path) as child:
         said = child.read_to_end()
     assert said == ["child left the block", "the parent has the turn", "parent gives back", "child has a turn"]
 
 
-# One time-out, and who goes first
+# One timeout, and who goes first
 
 
 def test_one_timeout_covers_both_locks(host: Host, other: Host, boot_clock: AdjustableBootClock) -> None:
-    """Who waits 199 of his 200 s for another thread of his host waits for the other host until the 200 s are over."""
+    """A caller that waits 199 of 200 s for a thread of its own host waits only 1 s more for the other host."""
     has_polled = has_polled_twice(other)
 
     def read() -> None:
@@ -293,7 +293,8 @@ def test_one_timeout_covers_both_locks(host: Host, other: Host, boot_clock: Adju
 
 
 def test_waiters_of_a_host_are_served_by_priority(host: Host, other: Host) -> None:
-    """Behind the one that asks the store already, a host's threads get its turns by urgency, not by their order."""
+    """Behind the thread that already polls the store, a host's threads acquire the lock by priority, not in their
+    order."""
     served: list[Priority] = []
     has_polled = has_polled_twice(other)
 
@@ -316,7 +317,7 @@ def test_waiters_of_a_host_are_served_by_priority(host: Host, other: Host) -> No
 
 
 def test_contending_hosts_never_overlap(host: Host, other: Host) -> None:
-    """Two hosts with two threads each ask again at once: no turn begins within another, and their nonces rise."""
+    """Two hosts with two threads each contend for the lock: no hold starts within another, and their nonces rise."""
     log: list[tuple[int, str]] = []
 
     def send(one: Host) -> None:
@@ -324,7 +325,7 @@ def test_contending_hosts_never_overlap(host: Host, other: Host) -> None:
             with one.lock.hold(Priority.READ, LIMIT_SECONDS):
                 nonce = one.store.next_nonce()
                 log.append((nonce, "begins"))
-                # Somebody else's thread would find the time to run here.
+                # Give another thread the chance to run here.
                 clock.sleep(0)
                 log.append((nonce, "ends"))
 
@@ -334,17 +335,17 @@ def test_contending_hosts_never_overlap(host: Host, other: Host) -> None:
     assert log == sorted(log)
 
 
-# The store away in the middle
+# The store is unavailable
 
 
 @pytest.fixture(params=["redis", "postgres"])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Return a server of the test's own."""
+    """Return a server that only this test uses."""
     return request.getfixturevalue(f"{request.param}_server")  # type: ignore[no-any-return]
 
 
 def store_at(gateway: FaultProxy, server: Server, folder: Path) -> SharedStore:
-    """Return a store by way of a gateway."""
+    """Return a store behind a fault proxy."""
     backend = (RedisStore if gateway.url.startswith("redis") else PostgresStore)(gateway.url, f"{server.port}")
     return SharedStore(backend, FileStore(str(folder / "kraken_nonce.txt")))
 
@@ -352,8 +353,8 @@ def store_at(gateway: FaultProxy, server: Server, folder: Path) -> SharedStore:
 def test_a_lock_whose_release_failed_is_reacquired(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the store is away when a turn ends, that is logged and not raised; when it is back, our own next turn is
-    given at the first asking, while another host still finds it taken."""
+    """A failed release is logged and not raised: the store still names the host as the owner, and the host's next
+    attempt acquires the lock."""
     caplog.set_level(logging.INFO)
     with FaultProxy(server) as gateway:
         store = store_at(gateway, server, tmp_path)
@@ -378,7 +379,7 @@ def test_a_lock_whose_release_failed_is_reacquired(
 
 
 def test_a_lock_whose_response_was_lost_is_reacquired(server: Server, tmp_path: Path) -> None:
-    """Where the answer that gave the turn is lost, the host's next asking gets the turn, with a higher nonce."""
+    """Where the response that granted the lock is lost, the host's next attempt acquires it, with a higher nonce."""
     with FaultProxy(server) as gateway:
         store = store_at(gateway, server, tmp_path)
         lock = DistributedRequestLock(RequestLock(str(tmp_path / "kraken_nonce.0a1b2c3d.lock")), store)

@@ -1,4 +1,4 @@
-"""Every kind of damage to the nonce file has its answer: nothing crashes, and no nonce goes back."""
+"""Damage to the nonce file of every kind: nothing crashes, and no nonce goes back."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ UNTIDY = {
 
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
-    """Return the levels of what the program has said so far, and forget it."""
+    """Return the levels of the log records so far, and clear them."""
     found = [record.levelno for record in caplog.records if record.name.startswith("bot.")]
     caplog.clear()
     return found
@@ -57,7 +57,7 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
 def test_damage_starts_from_the_clock(
     path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    """A damaged file makes a new store start from the clock, say so once at WARNING, and leave the file whole."""
+    """With a damaged file a new store starts from the clock, logs one WARNING and repairs the file."""
     path.write_bytes(content)
     store = FileStore(str(path))
     assert store.peek() is None
@@ -72,7 +72,7 @@ def test_damage_starts_from_the_clock(
 def test_damage_while_running_loses_nothing(
     path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    """Damage under a running store that is ahead of the clock costs nothing: it goes on from its own last nonce."""
+    """A running store that is ahead of the clock continues from its own last nonce when its file is damaged."""
     store = FileStore(str(path))
     last = store.next_nonce(frozen_clock.us + 60_000_000)
     path.write_bytes(content)
@@ -85,7 +85,7 @@ def test_damage_while_running_loses_nothing(
 def test_untidy_files_keep_their_number(
     path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, form: bytes
 ) -> None:
-    """White space around the number, such as an editor's newline, does not make it damaged."""
+    """White space around the number, such as an editor's newline, is no damage."""
     last = frozen_clock.us + 60_000_000
     path.write_bytes(form % last)
     assert FileStore(str(path)).next_nonce() == last + RESTART_STEP_US + 1
@@ -96,32 +96,32 @@ def test_untidy_files_keep_their_number(
 def test_a_number_beyond_63_bits_is_damage_in_nanoseconds_too(
     path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file in nanoseconds that holds 19 digits beyond 2^63 - 1 is damaged: the store starts from the clock."""
+    """A file in nanoseconds with 19 digits beyond 2^63 - 1 is damaged: the store starts from the clock."""
     path.write_text(str(2**63))
     assert FileStore(str(path), NANOSECONDS).next_nonce() == frozen_clock.us * 1000
     assert levels(caplog) == [logging.WARNING]
 
 
 def test_a_short_number_is_a_number(path: Path, frozen_clock: FrozenClock) -> None:
-    """A nonce in milliseconds or seconds is lower than the clock, and the file grows to 16 digits."""
+    """A nonce in milliseconds or seconds is valid and lower than the clock; the file grows to 16 digits."""
     path.write_text(str(frozen_clock.us // 1000))
     assert FileStore(str(path)).next_nonce() == frozen_clock.us
 
 
 def make_directory(path: Path) -> None:
-    """Put a directory where the file should be."""
+    """Create a directory in place of the file."""
     path.mkdir()
 
 
 def make_fifo(path: Path) -> None:
-    """Put a named pipe where the file should be."""
+    """Create a named pipe in place of the file."""
     os.mkfifo(path)
 
 
 def make_socket(path: Path) -> None:
-    """Put a socket where the file should be."""
+    """Create a socket in place of the file."""
     before = Path.cwd()
-    os.chdir(path.parent)  # the name of a socket is short
+    os.chdir(path.parent)  # a socket's name has to be short
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path.name)
@@ -130,7 +130,7 @@ def make_socket(path: Path) -> None:
 
 
 def make_device(path: Path) -> None:
-    """Put a device that swallows everything where the file should be."""
+    """Create a device in place of the file that discards everything."""
     try:
         os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     except OSError:
@@ -138,7 +138,7 @@ def make_device(path: Path) -> None:
 
 
 def make_link_outside(path: Path) -> None:
-    """Put a link to another folder's file where the file should be."""
+    """Create a link to a file in another folder in place of the file."""
     outside = path.parent / "elsewhere" / "notes.txt"
     outside.parent.mkdir()
     outside.write_text("mine")
@@ -146,18 +146,18 @@ def make_link_outside(path: Path) -> None:
 
 
 def make_link_inside(path: Path) -> None:
-    """Put a link to another file of the same folder where the file should be."""
+    """Create a link to another file of the same folder in place of the file."""
     path.with_name("journal.sqlite").write_text("mine")
     path.symlink_to("journal.sqlite")
 
 
 def make_loop(path: Path) -> None:
-    """Put a link to itself where the file should be."""
+    """Create a link to itself in place of the file."""
     path.symlink_to(path)
 
 
 def make_parent_a_file(path: Path) -> None:
-    """Put a file where the folder should be."""
+    """Create a file in place of the folder."""
     path.parent.rmdir()
     path.parent.write_text("no folder")
 
@@ -170,7 +170,7 @@ OBSTACLES = [make_directory, make_fifo, make_socket, make_device, *LINKS, make_l
 def test_what_is_no_file_is_not_written(
     tmp_path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, obstacle: object
 ) -> None:
-    """Where no file can be, nonces up to the clock go on, ERROR is said once, and beyond the clock it raises."""
+    """Where no regular file can be, nonces up to the clock are issued, one ERROR is logged, and higher ones raise."""
     path = tmp_path / "state" / "kraken_nonce.txt"
     path.parent.mkdir()
     assert callable(obstacle)
@@ -193,7 +193,7 @@ def test_what_is_no_file_is_not_written(
 def test_it_heals_by_itself(
     tmp_path: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, obstacle: object
 ) -> None:
-    """Once the obstacle is gone the next draw writes again, says so once, and is above all before it."""
+    """Once the obstacle is gone, the next nonce is written and above all earlier ones; the recovery is logged once."""
     path = tmp_path / "state" / "kraken_nonce.txt"
     path.parent.mkdir()
     assert callable(obstacle)
@@ -232,7 +232,7 @@ def test_a_link_to_nothing_makes_nothing(path: Path) -> None:
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
-    """Let a function of `os` fail, as a broken disk would."""
+    """Make a function of `os` fail as on a broken disk."""
 
     def fail(*_arguments: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -250,14 +250,14 @@ def test_a_failing_disk_costs_no_nonce(
     name: str,
     number: int,
 ) -> None:
-    """Whichever call fails, nonces up to the clock go on rising, ERROR is said once, and it heals by itself."""
+    """Whichever call fails, nonces up to the clock keep rising, one ERROR is logged, and the store recovers."""
     store = FileStore(str(path))
     drawn = [store.next_nonce()]
     frozen_clock.advance(2)
     with monkeypatch.context() as broken:
         fail_with(broken, name, number)
         for _ in range(3):
-            # Where writing worked and only the sync failed, the written nonce is used up.
+            # Where the write succeeded and only the sync failed, the written nonce is used up.
             frozen_clock.advance(1)
             try:
                 drawn.append(store.next_nonce())
@@ -274,7 +274,7 @@ def test_a_failing_disk_costs_no_nonce(
 def test_a_failing_disk_gives_nothing_ahead_of_the_clock(
     path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A nonce ahead of the clock that could not be synced is not given out."""
+    """A nonce ahead of the clock that could not be synced is not issued."""
     store = FileStore(str(path))
     last = store.next_nonce(frozen_clock.us + 60_000_000)
     with monkeypatch.context() as broken:
@@ -285,7 +285,7 @@ def test_a_failing_disk_gives_nothing_ahead_of_the_clock(
 
 
 def test_a_short_write_is_a_failure(path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that was cut short counts as failed: nothing ahead of the clock is given out."""
+    """A short write counts as a failure: nothing ahead of the clock is issued."""
     store = FileStore(str(path))
     last = store.next_nonce(frozen_clock.us + 60_000_000)
     pwrite = os.pwrite

@@ -1,4 +1,4 @@
-"""The nonce file deleted, replaced or taken back under a running store, and the rights to it withdrawn."""
+"""The nonce file is deleted, replaced or restored under a running store, or its permissions are withdrawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 @pytest.fixture
 def backup(path: Path) -> Path:
-    """Return where a backup of the nonce file is kept."""
+    """Return the path of the nonce file's backup."""
     return path.with_name("backup.txt")
 
 
@@ -42,7 +42,7 @@ def restore_by_copying(path: Path, backup: Path) -> None:
 
 
 def restore_by_renaming(path: Path, backup: Path) -> None:
-    """Move a backup over the file: another inode."""
+    """Move a backup over the file: the inode changes."""
     backup.rename(path)
 
 
@@ -53,7 +53,7 @@ def replace_by_empty(path: Path, backup: Path) -> None:
 
 
 def truncate(path: Path, _backup: Path) -> None:
-    """Cut the file."""
+    """Truncate the file."""
     os.truncate(path, 7)
 
 
@@ -62,7 +62,7 @@ LOSSES = [delete, delete_with_folder, restore_by_copying, restore_by_renaming, r
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda one: one.__name__)
 def test_a_running_store_never_goes_back(path: Path, backup: Path, frozen_clock: FrozenClock, loss: object) -> None:
-    """Whatever happens to the file, a running store goes on above its own last nonce and writes that down."""
+    """Whatever happens to the file, a running store continues above its own last nonce and writes that down."""
     store = FileStore(str(path))
     store.next_nonce()
     shutil.copyfile(path, backup)
@@ -78,7 +78,7 @@ def test_a_running_store_never_goes_back(path: Path, backup: Path, frozen_clock:
 def test_a_file_that_went_back_is_reported(
     path: Path, backup: Path, frozen_clock: FrozenClock, caplog: pytest.LogCaptureFixture, loss: object
 ) -> None:
-    """A restored backup is said once, at WARNING, with both numbers."""
+    """A restored backup is logged once, at WARNING, with both numbers."""
     store = FileStore(str(path))
     first = store.next_nonce()
     shutil.copyfile(path, backup)
@@ -94,7 +94,7 @@ def test_a_file_that_went_back_is_reported(
 
 
 def test_a_higher_replacement_is_followed(path: Path, frozen_clock: FrozenClock) -> None:
-    """A file replaced by one that holds more (another process, a restored newer state) is followed upward."""
+    """A replacement with a higher number (from another process, or a restored newer state) raises the next nonce."""
     store = FileStore(str(path))
     store.next_nonce()
     higher = path.with_name("higher.txt")
@@ -104,7 +104,7 @@ def test_a_higher_replacement_is_followed(path: Path, frozen_clock: FrozenClock)
 
 
 def test_two_stores_meet_again_on_a_replaced_file(path: Path, frozen_clock: FrozenClock) -> None:
-    """After a replacement all stores lock and write the new file, so that their nonces stay different."""
+    """After a replacement all stores lock and write the new file, so their nonces stay different."""
     stores = [FileStore(str(path)) for _ in range(3)]
     nonces = [store.next_nonce(frozen_clock.us + AHEAD_US) for store in stores]
     replacement = path.with_name("new.txt")
@@ -117,7 +117,7 @@ def test_two_stores_meet_again_on_a_replaced_file(path: Path, frozen_clock: Froz
 
 
 def test_a_deleted_file_is_not_kept_open(path: Path) -> None:
-    """A store that lost its file a hundred times holds no more descriptors than before."""
+    """A store that lost its file a hundred times has no more open descriptors than before."""
     store = FileStore(str(path))
     store.next_nonce()
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -128,21 +128,21 @@ def test_a_deleted_file_is_not_kept_open(path: Path) -> None:
 
 
 def run_as_nobody(path: Path, ahead_us: int) -> list[str]:
-    """Return what a child without any rights has to say of drawing there."""
-    with Child(CHILDREN, "draw_as_nobody", path, ahead_us, limit_seconds=20) as child:
+    """Return the output of a child without any privileges that requests nonces."""
+    with Child(CHILDREN, "print_nonces_as_nobody", path, ahead_us, limit_seconds=20) as child:
         return child.read_to_end()
 
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """Return where a nonce file is to be, in a folder that a child without rights of its own can reach."""
+    """Return the path of a nonce file in a folder that an unprivileged child can reach."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder) / "kraken_nonce.txt"
 
 
 def within_the_clock(line: str) -> bool:
-    """Tell whether the nonce in a child's line lies between its two looks at the clock."""
+    """Return whether the nonce in a child's line lies between its two readings of the clock."""
     before, nonce, after = map(int, line.split())
     return before <= nonce <= after
 
@@ -150,7 +150,7 @@ def within_the_clock(line: str) -> bool:
 @needs_root
 @pytest.mark.parametrize("kind", ["read-only file", "no permission", "read-only folder", "closed folder"])
 def test_without_write_permission_nonces_follow_the_clock(open_path: Path, kind: str) -> None:
-    """Without the right to write, nonces up to the clock go on and the file stays as it was; beyond it raises."""
+    """Without write permission nonces up to the clock are issued and the file is unchanged; higher ones raise."""
     text = "1700000000000000"
     if "file" in kind or kind == "no permission":
         open_path.write_text(text)
@@ -168,7 +168,7 @@ def test_without_write_permission_nonces_follow_the_clock(open_path: Path, kind:
 
 @needs_root
 def test_a_read_only_file_still_counts(open_path: Path) -> None:
-    """What a read-only file holds is a floor: ahead of the clock, a nonce below it is never given out."""
+    """The number in a read-only file is a floor: while it is ahead of the clock, no nonce below it is issued."""
     open_path.write_text("8000000000000000")
     open_path.chmod(0o444)
     answers = run_as_nobody(open_path, 0)
@@ -178,7 +178,7 @@ def test_a_read_only_file_still_counts(open_path: Path) -> None:
 
 @needs_root
 def test_a_pipe_that_may_only_be_read_blocks_nobody(open_path: Path) -> None:
-    """A named pipe in place of the file, of which only reading is allowed, is refused and not waited for."""
+    """A read-only named pipe in place of the file is refused without waiting."""
     os.mkfifo(open_path, 0o444)
     *lines, problem = run_as_nobody(open_path, 0)
     assert all(map(within_the_clock, lines))
@@ -187,7 +187,7 @@ def test_a_pipe_that_may_only_be_read_blocks_nobody(open_path: Path) -> None:
 
 @needs_root
 def test_a_writable_folder_of_others_is_enough(open_path: Path) -> None:
-    """A process that may write the folder, whoever owns it, draws and writes as usual."""
+    """A process with write permission for the folder, whoever owns it, requests and writes nonces as usual."""
     open_path.parent.chmod(0o777)
     *lines, problem = run_as_nobody(open_path, 0)
     assert all(map(within_the_clock, lines))
@@ -198,10 +198,10 @@ def test_a_writable_folder_of_others_is_enough(open_path: Path) -> None:
 @pytest.mark.parametrize("bytes_max", [0, 1, 9, 15])
 @pytest.mark.parametrize("before", [None, 1_700_000_000_000_000])
 def test_a_full_disk_costs_no_nonce(path: Path, bytes_max: int, before: int | None) -> None:
-    """On a full disk nonces up to the clock go on; nothing lower than before is left, and it heals by itself."""
+    """On a full disk nonces up to the clock are issued, the file never goes back, and the store recovers by itself."""
     if before is not None:
         path.write_text(str(before))
-    with Child(CHILDREN, "draw_on_a_full_disk", path, bytes_max, limit_seconds=20) as child:
+    with Child(CHILDREN, "print_nonces_on_full_disk", path, bytes_max, limit_seconds=20) as child:
         *drawn_lines, problem, recovered_nonce, is_problem_cleared = child.read_to_end()
     nonces = [*map(int, drawn_lines), int(recovered_nonce)]
     assert nonces == sorted(set(nonces))

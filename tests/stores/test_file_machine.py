@@ -1,4 +1,4 @@
-"""A state machine over the file store: draws, crashes, damage, forks and clock steps in any order."""
+"""A state machine over the file store: nonces, crashes, damage, forks and clock steps in any order."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CONTENTS = st.one_of(
     st.integers(0, 2**64).map(lambda number: b"%d" % number),
     st.integers(-(10**13), 10**13).map(lambda offset: b"%d" % (1_790_000_000_000_000 + offset)),
 )
-# Which of two processes that share the file.
+# Index of one of the two processes that share the file.
 WHO = st.integers(0, 1)
 
 
 class Process:
-    """One process with its store, as far as a test in one process can be several."""
+    """One process with its store, as far as one test process can play several."""
 
     def __init__(self, path: Path) -> None:
         self.store = FileStore(str(path))
@@ -40,13 +40,15 @@ class Process:
 
 
 class FileMachine(RuleBasedStateMachine):
-    """What is promised, exactly.
+    """The exact guarantee of the file store.
 
-    A nonce is above all that its process has drawn, above the number that the file held, not below the clock
-    or `at_least`, and stands in the file alone when it is returned. So while either the file is as the last
-    draw left it or the process that drew the highest nonce goes on, no nonce is lower than or equal to any
-    before it. Not promised, beyond what the clock gives: that a process which never met the higher nonce of
-    another stays above it after the file was taken away or could not be written.
+    A nonce is above every nonce that its process has issued, above the number that the file held, and not below the
+    clock or `at_least`; when it is returned the file holds exactly that nonce. So no nonce is lower than or equal to an
+    earlier one while either the file is as the last nonce left it, or the process that issued the highest nonce keeps
+    running.
+
+    Not guaranteed, beyond what the clock gives: that a process which never saw another's higher nonce stays above it
+    after the file was removed or could not be written.
     """
 
     def __init__(self) -> None:
@@ -65,38 +67,38 @@ class FileMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        """Two processes start."""
+        """Start two processes."""
         self.processes = [Process(self.path) for _ in range(2)]
 
     def teardown(self) -> None:
-        """Put everything back."""
+        """Undo the patches and clear every obstacle."""
         self.patch.undo()
         for store in [*self.abandoned_stores, *(process.store for process in self.processes)]:
             store._close()
         shutil.rmtree(self.folder)
 
     def in_file(self) -> int | None:
-        """Return the number in the file, by a reading of our own."""
+        """Return the number in the file, read independently of the store."""
         if not self.path.is_file():
             return None
         found = re.fullmatch(rb"\s*(\d{1,16})\s*", self.path.read_bytes()[:64])
         return int(found[1]) if found else None
 
     def check(self, process: Process, before: int | None, nonce: int, at_least: int) -> None:
-        """Hold a nonce against the promise."""
+        """Check a nonce against the guarantee."""
         known_nonce = max(process.highest_nonce, -1 if before is None else before)
         assert nonce > known_nonce
         assert nonce >= max(self.clock.us, at_least)
         assert nonce <= max(self.clock.us, at_least, known_nonce + RESTART_STEP_US + 1), "further ahead than needed"
         if not self.is_tampered or process.highest_nonce == self.highest_nonce:
             assert nonce > self.highest_nonce
-        # Where no file can be written, nobody else learns of this nonce.
+        # Where no file can be written, no other process learns of this nonce.
         self.is_tampered = self.path.is_dir() or (self.is_tampered and nonce <= self.highest_nonce)
         self.highest_nonce = max(self.highest_nonce, nonce)
         process.highest_nonce = nonce
 
     def draw_once(self, process: Process, at_least: int = 0) -> None:
-        """Draw and hold the nonce against the promise."""
+        """Request a nonce and check it against the guarantee."""
         before = self.in_file()
         is_exhausted = max(process.highest_nonce, before or 0) + RESTART_STEP_US + 1 >= LIMIT
         try:
@@ -111,32 +113,32 @@ class FileMachine(RuleBasedStateMachine):
 
     @rule(who=WHO, count=st.integers(1, 5))
     def draw(self, who: int, count: int) -> None:
-        """One of the processes draws."""
+        """Request a nonce in one of the processes."""
         for _ in range(count):
             self.draw_once(self.processes[who])
 
     @rule(who=WHO, ahead_us=st.integers(-(10**9), clock.DAY_US))
     def draw_at_least(self, who: int, ahead_us: int) -> None:
-        """One of the processes draws with a floor."""
+        """Request a nonce with a floor in one of the processes."""
         self.draw_once(self.processes[who], self.clock.us + ahead_us)
 
     @rule(who=WHO)
     def crash(self, who: int) -> None:
-        """A process dies without closing anything, and a new one starts."""
+        """Kill a process without closing anything, and start a new one."""
         self.abandoned_stores.append(self.processes[who].store)
         self.processes[who] = Process(self.path)
 
     @precondition(lambda self: not self.path.is_dir())
     @rule(who=WHO, count=st.integers(1, 3))
     def fork(self, who: int, count: int) -> None:
-        """A process forks; the child draws and ends; the parent draws."""
+        """Fork a process; the child requests a nonce and ends; the parent requests another."""
         process = self.processes[who]
         before = self.in_file()
         if max(process.highest_nonce, before or 0) + RESTART_STEP_US + count + 1 >= LIMIT:
             return
         reader, writer = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; the child only draws
+            warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; the child only requests a nonce
             pid = os.fork()
         if pid == 0:
             try:
@@ -156,35 +158,35 @@ class FileMachine(RuleBasedStateMachine):
 
     @rule(step_us=st.one_of(st.integers(-10, 10), st.integers(-(10**7), 10**7), st.integers(-(10**12), 10**12)))
     def step_clock(self, step_us: int) -> None:
-        """The clock is set, or time goes by."""
+        """Step the clock, or let time pass."""
         self.clock.us += step_us
         self.clock.boot_seconds += abs(step_us) / 1e6
 
     @precondition(lambda self: self.path.is_file())
     @rule(length=st.integers(0, 20))
     def truncate(self, length: int) -> None:
-        """The file is cut."""
+        """Truncate the file."""
         os.truncate(self.path, min(length, self.path.stat().st_size))
         self.is_tampered = True
 
     @precondition(lambda self: not self.path.is_dir())
     @rule(content=CONTENTS)
     def corrupt(self, content: bytes) -> None:
-        """The file is overwritten in place, by anything."""
+        """Overwrite the file in place with any content."""
         self.path.write_bytes(content)
         self.is_tampered = True
 
     @precondition(lambda self: self.path.is_file())
     @rule(tail=st.binary(min_size=1, max_size=80))
     def lengthen(self, tail: bytes) -> None:
-        """Something is written behind the number."""
+        """Append something to the number."""
         with self.path.open("ab") as file:
             file.write(tail)
         self.is_tampered = True
 
     @rule()
     def delete(self) -> None:
-        """The file, or what lies in its place, is deleted."""
+        """Delete the file or whatever is in its place."""
         if self.path.is_dir():
             self.path.rmdir()
         self.path.unlink(missing_ok=True)
@@ -193,7 +195,7 @@ class FileMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.path.is_dir())
     @rule(content=CONTENTS)
     def replace(self, content: bytes) -> None:
-        """Another file is moved over the file."""
+        """Move another file over the file."""
         other = self.folder / "other"
         other.write_bytes(content)
         other.rename(self.path)
@@ -202,13 +204,13 @@ class FileMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.path.is_file())
     @rule()
     def back_up(self) -> None:
-        """A backup is made."""
+        """Back the file up."""
         self.backups.append(self.path.read_bytes())
 
     @precondition(lambda self: self.backups and not self.path.is_dir())
     @rule(which=st.integers(0, 100), rename=st.booleans())
     def restore(self, which: int, rename: bool) -> None:
-        """A backup is restored, by copying over the file or by renaming."""
+        """Restore a backup, by copying over the file or by renaming."""
         target = self.folder / "restored" if rename else self.path
         target.write_bytes(self.backups[which % len(self.backups)])
         if rename:
@@ -218,14 +220,14 @@ class FileMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.path.is_dir())
     @rule()
     def obstruct(self) -> None:
-        """A directory takes the place of the file."""
+        """Put a directory in place of the file."""
         self.path.unlink(missing_ok=True)
         self.path.mkdir()
         self.is_tampered = True
 
 
 def test_the_file_store_keeps_its_promise(full_size: bool) -> None:
-    """Over any sequence of draws, crashes, damage, forks and clock steps, FileMachine's promise holds."""
+    """FileMachine's guarantee holds over any sequence of nonces, crashes, damage, forks and clock steps."""
     sizes = settings(max_examples=2000 if full_size else 60, stateful_step_count=60 if full_size else 40)
     FileMachine.TestCase.settings = settings(sizes, deadline=None, derandomize=True)
     FileMachine.TestCase("runTest").debug()

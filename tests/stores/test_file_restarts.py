@@ -1,4 +1,4 @@
-"""Restarts under every kind of clock: a restart is a new store, or a new process, on the same file."""
+"""Restarts with every kind of clock: a restart is a new store, or a new process, on the same file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 
 
 def expected_first(last: int) -> int:
-    """Return what a restarted program must draw first: the clock, or a second above the file."""
+    """Return the expected first nonce of a restarted program: the clock, or a second above the file."""
     now = clock.wall_us()
     return now if last < now else last + RESTART_STEP_US + 1
 
 
 @each_step
 def test_a_restart_goes_on_above_the_last(path: Path, step: dt.timedelta) -> None:
-    """Restarted with any clock, the store goes on above its last nonce: at the clock, or a second above the file."""
+    """After a restart with any clock the store continues above its last nonce: at the clock, or a second above the
+    file."""
     with freezegun.freeze_time(START) as frozen:
         store = FileStore(str(path))
         last = [store.next_nonce() for _ in range(10)][-1]
@@ -48,7 +49,7 @@ def test_a_restart_goes_on_above_the_last(path: Path, step: dt.timedelta) -> Non
 
 @each_step
 def test_the_clock_steps_under_a_running_store(path: Path, step: dt.timedelta) -> None:
-    """Without a restart a step of the clock makes no difference but forward: max(clock, last + 1)."""
+    """Without a restart only a forward step of the clock changes the next nonce: max(clock, last + 1)."""
     with freezegun.freeze_time(START) as frozen:
         store = FileStore(str(path))
         last = [store.next_nonce() for _ in range(10)][-1]
@@ -68,7 +69,7 @@ def test_the_public_function_follows_the_same_rule(nonce_file: Path, step: dt.ti
 
 
 def test_twenty_restarts_while_the_clock_goes_back(path: Path) -> None:
-    """Twenty restarts, each with the clock an hour further back, never draw a nonce twice or lower."""
+    """Twenty restarts, each with the clock an hour further back, never issue a nonce twice or a lower one."""
     nonces = []
     with freezegun.freeze_time(START) as frozen:
         for number in range(20):
@@ -79,7 +80,7 @@ def test_twenty_restarts_while_the_clock_goes_back(path: Path) -> None:
 
 
 def test_a_year_ahead_and_back(path: Path) -> None:
-    """One boot in a wrong year lifts the floor, and no restart with the right clock goes below it."""
+    """One boot in a wrong year raises the floor, and no restart with the right clock goes below it."""
     with freezegun.freeze_time(START + dt.timedelta(days=365)):
         highest = FileStore(str(path)).next_nonce()
     with freezegun.freeze_time(START):
@@ -92,19 +93,19 @@ def _by_hours(hours: int) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("shift", [_by_hours(0), _by_hours(-30), _by_hours(20)], ids=["now", "30 h ago", "20 h ahead"])
 def test_a_new_process_goes_on(path: Path, shift: Callable[[int], int]) -> None:
-    """A new process draws above what the file holds, whether that is behind its clock or ahead of it."""
+    """A new process continues above the number in the file, whether that is behind its clock or ahead of it."""
     last = shift(clock.wall_us())
     path.write_text(str(last))
     nonces = []
     for _ in range(2):
-        with Child("tests.stores.children", "draw_from", path, limit_seconds=20) as child:
+        with Child("tests.stores.children", "print_next_nonce", path, limit_seconds=20) as child:
             nonces += [int(line) for line in child.read_to_end()]
         assert path.read_text() == str(nonces[-1])
     assert last < nonces[0] < nonces[1]
 
 
 def test_a_lost_file_and_a_restart_leave_only_the_clock(path: Path) -> None:
-    """Not promised: with the file destroyed and the process restarted, the nonce is the clock, whatever was before."""
+    """Not guaranteed: after a lost file and a restart the nonce is the clock, whatever was issued before."""
     with freezegun.freeze_time(START):
         FileStore(str(path)).next_nonce()
     path.unlink()

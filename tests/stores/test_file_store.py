@@ -19,7 +19,7 @@ from tests.stores.conftest import FrozenClock
 
 
 def file_nonce(path: Path) -> int:
-    """Return the file's number; its content must be nothing but that."""
+    """Return the number in the file; fail if the file holds anything else."""
     text = path.read_text("ascii")
     assert text == str(int(text))
     return int(text)
@@ -34,7 +34,7 @@ def test_the_first_nonce_is_the_clock(path: Path, frozen_clock: FrozenClock) -> 
 @pytest.mark.parametrize("before", [-(10**12), -1, 0, 1, 10**6, 10**12])
 @pytest.mark.parametrize("wanted", [None, -(10**9), -1, 0, 1, 2, 10**9])
 def test_the_rule(path: Path, frozen_clock: FrozenClock, before: int, wanted: int | None) -> None:
-    """After the first draw every nonce is the highest of the clock, the last plus one, and at_least."""
+    """After the first nonce every nonce is the highest of the clock, the last plus one, and at_least."""
     store = FileStore(str(path))
     store.next_nonce()
     last = frozen_clock.us + before
@@ -47,7 +47,7 @@ def test_the_rule(path: Path, frozen_clock: FrozenClock, before: int, wanted: in
 
 
 def test_the_file_holds_what_was_returned(path: Path) -> None:
-    """After each of 500 draws the file holds exactly the nonce returned, which is above the one before."""
+    """After each of 500 nonces the file holds exactly the returned nonce, which is above the one before."""
     store = FileStore(str(path))
     last = 0
     for _ in range(500):
@@ -58,7 +58,7 @@ def test_the_file_holds_what_was_returned(path: Path) -> None:
 
 
 def test_a_day_ahead_is_the_limit(path: Path, frozen_clock: FrozenClock) -> None:
-    """at_least may be a day ahead of the clock; one microsecond more raises and leaves the file as it was."""
+    """at_least may be a day ahead of the clock; one microsecond more raises and leaves the file unchanged."""
     store = FileStore(str(path))
     store.next_nonce()
     before = path.read_bytes()
@@ -69,7 +69,7 @@ def test_a_day_ahead_is_the_limit(path: Path, frozen_clock: FrozenClock) -> None
 
 
 def test_a_refused_at_least_does_not_lock_the_file(path: Path, frozen_clock: FrozenClock) -> None:
-    """After a draw that raised, another descriptor can lock the file at once."""
+    """After a refused request another descriptor can lock the file at once."""
     store = FileStore(str(path))
     store.next_nonce()
     with pytest.raises(NonceAheadError):
@@ -79,7 +79,7 @@ def test_a_refused_at_least_does_not_lock_the_file(path: Path, frozen_clock: Fro
 
 
 def test_a_store_unlocks_after_each_nonce(path: Path) -> None:
-    """Between draws another descriptor can lock the file at once."""
+    """Between two requests another descriptor can lock the file at once."""
     store = FileStore(str(path))
     store.next_nonce()
     with path.open("rb") as other:
@@ -88,7 +88,7 @@ def test_a_store_unlocks_after_each_nonce(path: Path) -> None:
 
 @pytest.mark.parametrize("last", [10**16 - 1, 10**16 - 2, 10**16 - RESTART_STEP_US - 1])
 def test_sixteen_digits_are_the_limit(path: Path, last: int) -> None:
-    """Where the next nonce would have 17 digits the draw raises and the file stays as it was."""
+    """Where the next nonce would have 17 digits `next_nonce` raises and the file is unchanged."""
     path.write_text(str(last))
     with pytest.raises(NonceStoreError, match="no higher nonce"):
         FileStore(str(path)).next_nonce()
@@ -96,13 +96,13 @@ def test_sixteen_digits_are_the_limit(path: Path, last: int) -> None:
 
 
 def test_the_last_nonce_of_sixteen_digits(path: Path) -> None:
-    """The highest number of 16 digits is still given out."""
+    """The highest number of 16 digits is still issued."""
     path.write_text(str(10**16 - 1 - RESTART_STEP_US - 1))
     assert FileStore(str(path)).next_nonce() == 10**16 - 1
 
 
 def test_the_first_nonce_ahead_of_the_clock_skips_a_second(path: Path, frozen_clock: FrozenClock) -> None:
-    """A store whose first draw finds the file ahead of the clock goes on from last + 1 s, and by ones after that."""
+    """A store whose first request finds the file ahead of the clock continues from last + 1 s, then in steps of one."""
     last = frozen_clock.us + 5_000_000
     path.write_text(str(last))
     store = FileStore(str(path))
@@ -111,13 +111,13 @@ def test_the_first_nonce_ahead_of_the_clock_skips_a_second(path: Path, frozen_cl
 
 
 def test_the_first_nonce_behind_the_clock_skips_nothing(path: Path, frozen_clock: FrozenClock) -> None:
-    """A store whose first draw finds the file behind the clock starts from the clock."""
+    """A store whose first request finds the file behind the clock starts from the clock."""
     path.write_text(str(frozen_clock.us - 1))
     assert FileStore(str(path)).next_nonce() == frozen_clock.us
 
 
 def test_the_restart_step_applies_after_a_refused_at_least_too(path: Path, frozen_clock: FrozenClock) -> None:
-    """A first draw that raised gave nothing out, so that the next one still counts as the first."""
+    """A first request that raised issued nothing, so the next one still counts as the first."""
     last = frozen_clock.us + 5_000_000
     path.write_text(str(last))
     store = FileStore(str(path))
@@ -127,7 +127,7 @@ def test_the_restart_step_applies_after_a_refused_at_least_too(path: Path, froze
 
 
 def test_next_nonce_in_a_signal_handler_raises(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler that draws in the middle of a draw gets NonceError, and the outer draw is not disturbed."""
+    """A signal handler that calls `next_nonce` inside `next_nonce` gets NonceError; the outer call is not disturbed."""
     store = FileStore(str(path))
     store.next_nonce()
     caught: list[NonceError] = []
@@ -157,8 +157,8 @@ def test_next_nonce_in_a_signal_handler_raises(path: Path, monkeypatch: pytest.M
 
 
 def test_a_new_file_is_private(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new nonce file has mode 0600 from its first moment, whatever the umask allows."""
-    monkeypatch.setattr(os, "fchmod", None)  # a second step would leave a moment in between
+    """A new nonce file has mode 0600 from the moment of its creation, whatever the umask allows."""
+    monkeypatch.setattr(os, "fchmod", None)  # a later fchmod would leave a moment in between
     before = os.umask(0)
     try:
         FileStore(str(path)).next_nonce()
@@ -168,7 +168,7 @@ def test_a_new_file_is_private(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_open_file_of_ours_becomes_private(path: Path) -> None:
-    """A nonce file of ours that others could read or write gets mode 0600 with the first draw."""
+    """An own nonce file that others could read or write gets mode 0600 with the first nonce."""
     path.write_text("1700000000000000")
     path.chmod(0o664)
     FileStore(str(path)).next_nonce()
@@ -176,7 +176,7 @@ def test_an_open_file_of_ours_becomes_private(path: Path) -> None:
 
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
-    """Where the folder of the nonce file is missing it is made, for its owner only."""
+    """A missing folder of the nonce file is created with access for its owner only."""
     path = tmp_path / "state" / "kraken_nonce.txt"
     nonce = FileStore(str(path)).next_nonce()
     assert file_nonce(path) == nonce
@@ -184,7 +184,7 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
 
 
 class Calls:
-    """Counts the calls of a function of `os` and lets them through."""
+    """Counts the calls of a function of `os` and passes them on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.descriptors: list[bool] = []
@@ -197,12 +197,12 @@ class Calls:
 
     @property
     def count(self) -> int:
-        """How many calls there were."""
+        """Return the number of calls."""
         return len(self.descriptors)
 
 
 def test_the_folder_is_synced_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new file makes the folder be synced exactly once, an existing one not at all."""
+    """Creating the file syncs the folder exactly once; an existing file does not sync it."""
     calls = Calls(monkeypatch, "fsync")
     store = FileStore(str(path))
     for _ in range(10):
@@ -215,7 +215,7 @@ def test_the_folder_is_synced_once(path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_behind_the_clock_it_syncs_once_a_second(
     path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the nonce is the clock, 50 draws over 5 seconds sync 5 times: once a second."""
+    """While the nonce is the clock, 50 nonces over 5 seconds sync 5 times: once a second."""
     calls = Calls(monkeypatch, "fdatasync")
     store = FileStore(str(path))
     for _ in range(50):
@@ -227,7 +227,7 @@ def test_behind_the_clock_it_syncs_once_a_second(
 def test_ahead_of_the_clock_it_always_syncs(
     path: Path, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the nonce is ahead of the clock, every draw syncs before it returns."""
+    """While the nonce is ahead of the clock, every nonce is synced before it is returned."""
     store = FileStore(str(path))
     store.next_nonce(frozen_clock.us + 1_000_000)
     calls = Calls(monkeypatch, "fdatasync")
@@ -237,7 +237,7 @@ def test_ahead_of_the_clock_it_always_syncs(
 
 
 def test_one_descriptor_is_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first draw nothing is opened any more."""
+    """After the first nonce no file is opened any more."""
     store = FileStore(str(path))
     store.next_nonce()
 
@@ -250,8 +250,8 @@ def test_one_descriptor_is_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_lock_that_is_never_released_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another holder never lets go of the file, the draw raises NonceStoreError, and works again afterwards."""
-    monkeypatch.setattr(file_store, "LOCK_SECONDS_MAX", 0.05)
+    """Where another process never unlocks the file, `next_nonce` raises NonceStoreError, and works again afterwards."""
+    monkeypatch.setattr(file_store, "LOCK_TIMEOUT_SECONDS", 0.05)
     store = FileStore(str(path))
     last = store.next_nonce()
     with path.open("rb") as other:
@@ -263,7 +263,7 @@ def test_a_lock_that_is_never_released_is_an_error(path: Path, monkeypatch: pyte
 
 
 def test_peek_changes_nothing(path: Path) -> None:
-    """`peek` returns what the file holds, None where there is none, and changes neither file nor floor."""
+    """`peek` returns the number in the file, or None without one, and changes neither file nor floor."""
     store = FileStore(str(path))
     assert store.peek() is None
     assert not path.exists()
@@ -281,13 +281,13 @@ def test_the_clock_of_kraken_is_the_clock(path: Path) -> None:
 
 
 def test_nanoseconds_have_nineteen_digits(path: Path, frozen_clock: FrozenClock) -> None:
-    """A store in nanoseconds starts from the clock in nanoseconds, 19 digits wide."""
+    """A store in nanoseconds starts from the clock in nanoseconds, with 19 digits."""
     assert FileStore(str(path), NANOSECONDS).next_nonce() == frozen_clock.us * 1000
     assert len(path.read_bytes()) == 19
 
 
 def test_spellings_of_a_path_are_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All spellings of one path, relative, with dots, by a link to the folder, give the same store."""
+    """All spellings of one path (relative, with dots, through a link to the folder) give the same store."""
     (tmp_path / "state").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "state")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A damaged journal is moved aside or told of; one of another version is brought up to date, or left alone."""
+"""A damaged journal is moved aside or reported; one of another version is migrated or left alone."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SEED = 20261122
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the test's journal is to be, in a folder of its own."""
+    """Return the path of the test's journal in a folder of its own."""
     (tmp_path / "state").mkdir()
     return tmp_path / "state" / "journal.sqlite"
 
 
-# Damaged
+# Damage
 
 
 def filled_journal(path: Path) -> None:
-    """Write a journal with some of everything, and close it."""
+    """Write a journal with rows in every table, and close it."""
     journal = Journal(str(path))
     for number in range(40):
         journal.record_intent(make_intent(f"mybot{number:013d}", symbol=f"{number}/USD"))
@@ -46,7 +46,7 @@ def filled_journal(path: Path) -> None:
 
 
 def damaged_files(path: Path) -> list[Path]:
-    """Return what was moved aside."""
+    """Return the files that were moved aside."""
     return [one for one in path.parent.iterdir() if re.search(r"\.damaged\.\d+$", one.name)]
 
 
@@ -56,7 +56,7 @@ def damaged_files(path: Path) -> list[Path]:
     ids=["garbage", "zeros", "a head and garbage"],
 )
 def test_a_damaged_file_is_moved_aside(path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
-    """What is no journal is moved aside as it is, with a warning, and a new one is begun."""
+    """A file that is no journal is moved aside unchanged, with a warning, and a new journal is started."""
     path.write_bytes(content)
     journal = Journal(str(path))
     assert journal.unresolved_intents() == []
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_moved_aside(path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_a_truncated_file_is_moved_aside(path: Path) -> None:
-    """A journal cut by pages is moved aside and a new one is begun; one cut to nothing is a new one."""
+    """A journal truncated at a page is moved aside and a new one is started; one truncated to nothing is a new one."""
     filled_journal(path)
     content = path.read_bytes()
     for size in (0, 50, 1000, 4096, 4097, len(content) // 2, len(content) - 4096):
@@ -84,18 +84,18 @@ def test_a_truncated_file_is_moved_aside(path: Path) -> None:
 
 
 def destroy(path: Path) -> None:
-    """Leave of a journal its first page, and overwrite the others."""
+    """Overwrite every page of a journal but the first."""
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
 
 
 def test_damage_found_while_open_is_reported_once(path: Path) -> None:
-    """Damage met in a file that is open is told once; the next use moves it aside and goes on."""
+    """Damage found in an open file is reported once; the next use moves the file aside and works."""
     filled_journal(path)
     journal = Journal(str(path))
     with journal._database.read() as connection:
-        connection.execute("PRAGMA shrink_memory")  # nothing of it is read from memory
+        connection.execute("PRAGMA shrink_memory")  # reads nothing from the cache
     destroy(path)
     with pytest.raises(JournalError, match="malformed"):
         journal.unresolved_intents()
@@ -107,7 +107,7 @@ def test_damage_found_while_open_is_reported_once(path: Path) -> None:
 
 
 def test_a_journal_moved_aside_by_another_process_is_rewritten(path: Path) -> None:
-    """Where another process has moved a damaged journal aside, this one writes what it can still read into the new."""
+    """Where another process has moved a damaged journal aside, this one copies what it can still read to the new."""
     filled_journal(path)
     journal = Journal(str(path))
     assert len(journal.unresolved_intents()) == 10
@@ -124,7 +124,7 @@ def test_a_journal_moved_aside_by_another_process_is_rewritten(path: Path) -> No
     [("volume", b"0.0I"), ("state", b"sant"), ("side", b"bux"), ("price", b"\xff\xfe"), ("cl_ord_id", b"\xff")],
 )
 def test_a_damaged_row_is_damage(path: Path, column: str, value: bytes) -> None:
-    """A row that cannot be read is told in one sentence, the journal is moved aside, and the next use begins one."""
+    """A row that cannot be read is reported in a sentence; the journal is moved aside, and the next use starts one."""
     journal = Journal(str(path))
     send(journal, "old")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -139,7 +139,7 @@ def test_a_damaged_row_is_damage(path: Path, column: str, value: bytes) -> None:
 
 
 def test_a_damaged_row_found_in_a_write_is_damage(path: Path) -> None:
-    """A row that a write has to read and cannot is damage as well, and the next write begins a new journal."""
+    """A row that a write needs and cannot read is damage as well, and the next write starts a new journal."""
     filled_journal(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("UPDATE orders SET executed = '0.0I'")
@@ -153,7 +153,7 @@ def test_a_damaged_row_found_in_a_write_is_damage(path: Path) -> None:
 
 
 def test_a_byte_flipped_anywhere(path: Path, full_size: bool) -> None:
-    """With any byte of the file changed the journal is read, or moved aside, or refused in one sentence, each time."""
+    """With any one byte of the file changed the journal is read, or moved aside, or refused in one sentence."""
     filled_journal(path)
     content = path.read_bytes()
     random_source = random.Random(SEED)
@@ -174,7 +174,7 @@ def test_a_byte_flipped_anywhere(path: Path, full_size: bool) -> None:
         except (JournalError, JournalVersionError) as error:
             reported_errors.append(str(error))
         except OrderBlockedError:
-            pass  # the pair of an unsettled order was changed into that of the new one
+            pass  # the byte changed the pair of an unknown order into that of the new one
         journal.close()
         for one in path.parent.iterdir():
             one.unlink()
@@ -189,7 +189,7 @@ NEWER = "schema 99, this one knows"
 
 
 def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
-    """A journal of a newer program is neither read nor written, in one sentence, and stays as it is."""
+    """A journal of a newer program is refused in one sentence, neither read nor written, and left unchanged."""
     filled_journal(path)
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 99")
@@ -204,7 +204,7 @@ def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
 
 
 def test_a_newer_journal_on_a_read_only_disk_is_refused(path: Path) -> None:
-    """Where nothing can be written, too, a journal of a newer program is not read."""
+    """A journal of a newer program is refused on a read-only disk too."""
     filled_journal(path)
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 99")
@@ -212,9 +212,9 @@ def test_a_newer_journal_on_a_read_only_disk_is_refused(path: Path) -> None:
     path.chmod(0o444)
     path.parent.chmod(0o555)
     try:
-        with Child(MODULE, "bound", "serve", path) as child:
+        with Child(MODULE, "run_without_dac_override", "serve", path) as child:
             child.expect_line("ready")
-            assert NEWER in send_command(child, "unsettled")
+            assert NEWER in send_command(child, "unreconciled")
     finally:
         path.parent.chmod(0o755)
 
@@ -223,7 +223,7 @@ VERSION_1 = (Path(__file__).parent / "journal_version_1.sql").read_text("ascii")
 
 
 def test_a_journal_of_version_1_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program with one more migration opens a journal of version 1, with all its rows, and writes on in it."""
+    """A program with one more migration opens a journal of version 1 with all its rows, and writes to it."""
     with closing(sqlite3.connect(path)) as old:
         old.executescript(VERSION_1)
     newer = [*MIGRATIONS, ("ALTER TABLE equity ADD COLUMN note TEXT", "CREATE TABLE added (one INTEGER)")]
@@ -241,7 +241,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date(path: Path, monkeypatch: p
 
 
 def test_version_1_is_what_the_first_migration_makes(path: Path, tmp_path: Path) -> None:
-    """The first migration still makes the tables of version 1: a change of the journal is a new migration."""
+    """The first migration still creates the tables of version 1: a change of the schema is a new migration."""
     with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(tmp_path / "new")) as new:
         old.executescript(VERSION_1)
         for statement in MIGRATIONS[0]:
@@ -251,7 +251,7 @@ def test_version_1_is_what_the_first_migration_makes(path: Path, tmp_path: Path)
 
 
 def test_the_steps_are_those_of_the_program(path: Path) -> None:
-    """A journal with another table of steps, of another program or damaged, gets this program's when it is opened."""
+    """A journal with another table of state transitions, foreign or damaged, gets this program's table when opened."""
     filled_journal(path)
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("DELETE FROM steps WHERE before = 'intended'")
@@ -266,7 +266,7 @@ def test_the_steps_are_those_of_the_program(path: Path) -> None:
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A migration that cannot be done leaves the journal at its version, for the program before it."""
+    """A migration that fails leaves the journal at its version, for the older program."""
     filled_journal(path)
     monkeypatch.setattr(journal_db, "MIGRATIONS", [*MIGRATIONS, ("CREATE TABLE added (one)", "DROP TABLE nothing")])
     with pytest.raises(JournalError):

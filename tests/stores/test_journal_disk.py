@@ -1,4 +1,4 @@
-"""The journal on a disk: killed, full, read-only, taken away, damaged, shared, and of another version."""
+"""The journal on a disk: killed writers, a full or read-only disk, lost files, and several processes."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the means of th
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the test's journal is to be, in a folder of its own."""
+    """Return the path of the test's journal in a folder of its own."""
     (tmp_path / "state").mkdir()
     return tmp_path / "state" / "journal.sqlite"
 
 
-# Killed
+# Kills
 
 
 def test_killed_between_any_two_statements(path: Path) -> None:
-    """Killed before any statement of an order's life, the file is whole and has every step that had returned."""
+    """Killed before any SQL statement of an order's life cycle, the file is intact and has every step that had
+    returned."""
     steps = ["nothing", "intended", "sent", "unknown", "partly filled", "cancelled"]
-    with Child(MODULE, "live_and_die", path) as child:
+    with Child(MODULE, "die_before_every_statement", path) as child:
         returned = dict(line.split(" ", 1) for line in child.read_to_end())
     for number, step in returned.items():
         journal = Journal(f"{path}{number}")
         found = next(iter(journal.intents()), None)
         state = "nothing" if found is None else str(found.state)
-        # The step in which the kill came may be there or not.
+        # The step during which the kill came may be there or not.
         assert state in steps[steps.index(step) :][:2], f"killed before statement {number}"
         assert (found is not None and found.nonce == "1790000000000000") == (steps.index(state) >= 2)
         assert bool(journal.orders()) == (steps.index(state) >= 4)
@@ -58,24 +59,24 @@ def test_killed_between_any_two_statements(path: Path) -> None:
 
 
 def test_killed_at_random(path: Path, full_size: bool) -> None:
-    """After each SIGKILL at a random moment the file opens, and every order whose `leave` had returned is there."""
+    """After each SIGKILL at a random moment the file opens, and has every order whose `mark_sent` had returned."""
     kills = 200 if full_size else 12
     random_source = random.Random(SEED)
     sent: set[str] = set()
     for kill in range(kills):
-        with Child(MODULE, "send_for_ever", path, f"k{kill:03d}-", limit_seconds=20) as child:
+        with Child(MODULE, "send_forever", path, f"k{kill:03d}-", limit_seconds=20) as child:
             for _ in range(random_source.randrange(1, 40)):
                 sent.add(child.read_line())
             child.kill()
             sent |= {line for line in child.drain() if len(line) == 13}
         journal = Journal(str(path))
         for one in journal.unresolved_intents():
-            journal.set_state(one.cl_ord_id, OrderState.NOT_PLACED)  # its pair is free for the next child
+            journal.set_state(one.cl_ord_id, OrderState.NOT_PLACED)  # frees its pair for the next child
         known = {one.cl_ord_id: one for one in journal.intents()}
         journal.close()
         assert sent <= known.keys(), f"kill {kill}, seed {SEED}"
         assert {known[one].nonce for one in sent} == {"1790000000000000"}, f"kill {kill}, seed {SEED}"
-        # One order, not more, may have been written down and not told of.
+        # At most one order per kill may have been recorded without being reported.
         assert len([one for one in known.values() if one.nonce]) - len(sent) <= kill + 1
     assert is_intact(path)
 
@@ -83,11 +84,11 @@ def test_killed_at_random(path: Path, full_size: bool) -> None:
 @linux_only
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace, which counts what reaches the disk")
 def test_an_order_costs_one_fsync(path: Path, tmp_path: Path) -> None:
-    """Sixty orders more, with intent, outcome and row, cost sixty fsyncs more."""
+    """Sixty more orders, with intent, outcome and order record, cost sixty more fsyncs."""
     counts = []
     for orders in (1, 61):
         log = tmp_path / f"log{orders}"
-        with Child(MODULE, "counted", log, "send_many", f"{path}{orders}", orders) as child:
+        with Child(MODULE, "run_counting_fsyncs", log, "send_many", f"{path}{orders}", orders) as child:
             child.read_to_end()
         counts.append(len(log.read_text().splitlines()))
     assert counts[1] - counts[0] == 60, counts
@@ -98,35 +99,35 @@ def test_an_order_costs_one_fsync(path: Path, tmp_path: Path) -> None:
 
 @linux_only
 @pytest.mark.parametrize("before", ["send old", "crash old"], ids=["written by this process", "left by a killed one"])
-@pytest.mark.parametrize("after", ["unsettled", "reopen"], ids=["kept open", "opened on the full disk"])
+@pytest.mark.parametrize("after", ["unreconciled", "reopen"], ids=["kept open", "opened on the full disk"])
 def test_a_full_disk(path: Path, before: str, after: str) -> None:
-    """On a full disk no order leaves, what was sent is still read, and with room again it goes on by itself."""
-    with Child(MODULE, "on_small_disk", path.parent, "serve", path) as child:
+    """On a full disk no order is sent, and recorded orders can be read; with free space the journal recovers."""
+    with Child(MODULE, "run_on_small_disk", path.parent, "serve", path) as child:
         if child.read_line() != "ready":
             pytest.skip("no disk can be made here")
         assert send_command(child, before) in {"sent", "crashed"}
-        send_command(child, "unsettled")
+        send_command(child, "unreconciled")
         send_command(child, "fill_disk")
         send_command(child, after)
         done = send_command(child, "send_until_refused").split()
         assert send_command(child, "send more").startswith("JournalError: the journal ")
-        assert send_command(child, "unsettled") == " ".join(sorted(["old", *done]))
+        assert send_command(child, "unreconciled") == " ".join(sorted(["old", *done]))
         send_command(child, "free_disk")
         assert send_command(child, "send more") == "sent"
-        assert send_command(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
+        assert send_command(child, "unreconciled") == " ".join(sorted(["old", "more", *done]))
 
 
 def test_a_file_that_may_not_grow(path: Path) -> None:
-    """Where the file may not grow no order leaves, what was sent is read, and it heals by itself."""
+    """Where the file cannot grow no order is sent, recorded orders can be read, and the journal recovers by itself."""
     with Child(MODULE, "serve", path) as child:
         child.expect_line("ready")
         send_command(child, "send old")
         send_command(child, "room 40000")
         done = send_command(child, "send_until_refused").split()
-        assert send_command(child, "unsettled") == " ".join(sorted(["old", *done]))
+        assert send_command(child, "unreconciled") == " ".join(sorted(["old", *done]))
         send_command(child, "room all")
         assert send_command(child, "send more") == "sent"
-        assert send_command(child, "unsettled") == " ".join(sorted(["old", "more", *done]))
+        assert send_command(child, "unreconciled") == " ".join(sorted(["old", "more", *done]))
 
 
 @linux_only
@@ -142,32 +143,33 @@ def test_a_file_that_may_not_grow(path: Path) -> None:
     ids=["file", "both", "folder", "file, after a kill", "both, after a kill"],
 )
 def test_read_only(path: Path, before: str, folder: int, file: int) -> None:
-    """Where file or folder are read-only no order leaves, what was sent is read, and it heals by itself."""
+    """With a read-only file or folder no order is sent, recorded orders can be read, and the journal recovers by
+    itself."""
     with Child(MODULE, "serve", path) as child:
         child.expect_line("ready")
         assert send_command(child, before) in {"sent", "crashed"}
         if before == "send old":
-            send_command(child, "reopen")  # closes it: a log beside it is left only by a kill
+            send_command(child, "reopen")  # closes it, so that only a kill leaves a write-ahead log
     for one in path.parent.iterdir():
         one.chmod(file)
     path.parent.chmod(folder)
     try:
-        with Child(MODULE, "bound", "serve", path) as child:
+        with Child(MODULE, "run_without_dac_override", "serve", path) as child:
             child.expect_line("ready")
-            assert send_command(child, "unsettled") == "old"
+            assert send_command(child, "unreconciled") == "old"
             assert send_command(child, "send more").startswith(f"JournalError: the journal {path} could not be written")
-            assert send_command(child, "unsettled") == "old"
+            assert send_command(child, "unreconciled") == "old"
             path.parent.chmod(0o755)
             for one in path.parent.iterdir():
                 one.chmod(0o644)
             assert send_command(child, "send late") == "sent"
-            assert send_command(child, "unsettled") == "late old"
+            assert send_command(child, "unreconciled") == "late old"
     finally:
         path.parent.chmod(0o755)
 
 
 def test_a_folder_that_is_not_there(path: Path) -> None:
-    """Without its folder the journal can be neither read nor written, each in one sentence; with it, it is begun."""
+    """Without its folder the journal can be neither read nor written, each in one sentence; with it, it is created."""
     path.parent.rmdir()
     journal = Journal(str(path))
     with pytest.raises(JournalError, match=f"the journal {path} could not be read"):
@@ -181,7 +183,7 @@ def test_a_folder_that_is_not_there(path: Path) -> None:
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
-    """The journal and the files beside it are made with mode 0600."""
+    """The journal and the files beside it are created with mode 0600."""
     journal = Journal(str(path))
     send(journal, "one")
     assert {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()} == {
@@ -190,12 +192,12 @@ def test_only_the_owner_may_read_it(path: Path) -> None:
     journal.close()
 
 
-# Taken away
+# Lost files
 
 
 @pytest.mark.parametrize("endings", [("",), ("", "-wal", "-shm")], ids=["the file", "with its log"])
 def test_deleted_while_open(path: Path, caplog: pytest.LogCaptureFixture, endings: tuple[str, ...]) -> None:
-    """A journal that is deleted while it is open is written anew with all that it had, and that is said."""
+    """A journal that is deleted while open is written again with everything that it had, and a warning is logged."""
     journal = Journal(str(path))
     send(journal, "old")
     journal.record_orders([make_kraken_order("filled")])
@@ -219,7 +221,7 @@ def test_deleted_while_open(path: Path, caplog: pytest.LogCaptureFixture, ending
 
 
 def test_replaced_while_open(path: Path) -> None:
-    """A journal in whose place an older copy is put gets what this process knows and the copy does not."""
+    """A journal that is replaced by an older copy gets what this process knows and the copy does not."""
     journal = Journal(str(path))
     send(journal, "one")
     journal.close()
@@ -235,7 +237,7 @@ def test_replaced_while_open(path: Path) -> None:
 
 
 def test_the_folder_removed_while_open(path: Path) -> None:
-    """While the folder is gone no order leaves and what was sent is still read; back again, nothing is lost."""
+    """While the folder is missing no order is sent and recorded orders can be read; afterwards nothing is lost."""
     journal = Journal(str(path))
     send(journal, "old")
     elsewhere = path.parent.with_name("elsewhere")
@@ -249,28 +251,28 @@ def test_the_folder_removed_while_open(path: Path) -> None:
     assert unreconciled_ids(path) == ["old"]
 
 
-# Shared
+# Several processes
 
 
 def test_an_unreconciled_order_of_another_process_blocks_the_pair(path: Path) -> None:
-    """An unsettled order of another process keeps this one's from leaving, until it is settled."""
+    """An unknown order of another process blocks this process's order in the pair until it is resolved."""
     with Child(MODULE, "serve", path) as first, Child(MODULE, "serve", path) as second:
         first.expect_line("ready")
         second.expect_line("ready")
         assert send_command(first, "send_btc first") == "sent"
         assert "OrderBlockedError" in send_command(second, "send_btc second")
-        assert send_command(second, "unsettled") == "first"
-        assert send_command(first, "settle first") == "settled"
+        assert send_command(second, "unreconciled") == "first"
+        assert send_command(first, "reconcile first") == "reconciled"
         assert send_command(second, "send_btc second") == "sent"
         assert "OrderBlockedError" in send_command(first, "send_btc third")
 
 
 def test_several_processes_begin_and_write_at_once(path: Path) -> None:
-    """Processes that begin the same journal and write into it at once lose nothing and are not refused."""
+    """Processes that create the same journal and write to it at once lose nothing, and none is refused."""
     rounds = 3
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(Child(MODULE, "begin_at_once", path, f"p{number}-", rounds)) for number in range(4)
+            stack.enter_context(Child(MODULE, "open_concurrently", path, f"p{number}-", rounds)) for number in range(4)
         ]
         for child in children:
             child.expect_line("ready")
@@ -284,7 +286,7 @@ def test_several_processes_begin_and_write_at_once(path: Path) -> None:
 
 
 def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another process writes the file at its beginning, which SQLite does not wait for, the journal waits."""
+    """Where another process holds SQLite's lock at creation, for which SQLite does not wait, the journal waits."""
     journal = Journal(str(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -295,13 +297,13 @@ def test_a_journal_that_another_process_is_beginning_is_waited_for(path: Path, m
 
 
 def test_a_fork_in_a_write(path: Path) -> None:
-    """A child forked in the middle of a write sees nothing of it, and does not disturb it."""
-    with Child(MODULE, "fork_in_a_write", path) as child:
+    """A child forked in the middle of a write reads nothing of it, and does not disturb it."""
+    with Child(MODULE, "fork_during_write", path) as child:
         assert child.read_to_end() == ["child BTC/USD", "parent ETH/USD"]
 
 
 def test_threads_share_a_journal(path: Path) -> None:
-    """Of threads that send orders of one pair at once exactly one has its way, and nothing else is raised."""
+    """Of threads that send orders of one pair at once exactly one succeeds, and the others raise OrderBlockedError."""
     journal = Journal(str(path))
     outcomes: list[str] = []
     barrier = Barrier(8)
@@ -326,7 +328,7 @@ def test_threads_share_a_journal(path: Path) -> None:
 
 @linux_only
 def test_forks_while_threads_write(path: Path, full_size: bool) -> None:
-    """A child forked while threads write opens the file for itself, waits for nobody, and loses nobody's orders."""
+    """A child forked while threads write opens the file for itself, waits for no lock of theirs, and loses no order."""
     with Child(MODULE, "fork_while_threads_write", path, 200 if full_size else 30, limit_seconds=90) as child:
         threads, forks = map(int, child.read_to_end()[-1].split())
     assert len(unreconciled_ids(path)) == threads + forks

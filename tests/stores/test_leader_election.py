@@ -1,4 +1,4 @@
-"""Whether this process leads: taken, renewed, lost, signed off, and silent in good time."""
+"""Leadership of this process: acquired, renewed, lost, released, and ended before the lease expires."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIFETIME_SECONDS = 10.0
 
 
 class Host:
-    """One process on a host of its own; its renewals come when the test says so."""
+    """One process on a host of its own; tests control when its lease is renewed."""
 
     def __init__(self, backend: MemoryStore, folder: Path) -> None:
         self.store = SharedStore(backend, FileStore(str(folder / "kraken_nonce.txt")))
@@ -31,11 +31,11 @@ class Host:
         self.stop = threading.Event()
 
     def lead(self) -> PreviousLeader:
-        """Lead, or stand by until the test stops it."""
+        """Wait for leadership until the test stops it."""
         return self.election.wait_for_leadership(self.stop, self.printed_lines.append)
 
     def try_once(self) -> None:
-        """Look once, and find that another one leads."""
+        """Poll once, and find that another host leads."""
         self.stop.set()
         with pytest.raises(StoppingError):
             self.lead()
@@ -43,7 +43,7 @@ class Host:
 
 
 def may_send(host: Host) -> bool:
-    """Say whether a host may send."""
+    """Return whether a host may send."""
     try:
         host.election.check()
     except (LeaseLostError, StoreUnavailableError):
@@ -52,7 +52,7 @@ def may_send(host: Host) -> bool:
 
 
 class UnavailableStore(MemoryStore):
-    """A store that can be out of reach."""
+    """A store that can be made unavailable."""
 
     is_unavailable = False
 
@@ -75,7 +75,7 @@ class UnavailableStore(MemoryStore):
 
 @pytest.fixture
 def backend(frozen_clock: FrozenClock) -> UnavailableStore:
-    """Return a store whose clock is the test's."""
+    """Return a store on the test's clock."""
     return UnavailableStore(frozen_clock.now_us)
 
 
@@ -90,7 +90,7 @@ def hosts(backend: UnavailableStore, tmp_path: Path) -> Iterator[tuple[Host, Hos
 
 
 def test_a_standby_gets_no_nonce(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
-    """An instance that does not lead is refused its nonces and turns, before the store is asked for one."""
+    """An instance that does not lead is refused nonces and locks before the store is asked."""
     first, second = hosts
     first.lead()
     second.try_once()
@@ -102,7 +102,7 @@ def test_a_standby_gets_no_nonce(hosts: tuple[Host, Host], backend: UnavailableS
 
 
 def test_a_standby_reports_the_leader_once(hosts: tuple[Host, Host]) -> None:
-    """However often it looks, a standby says once who leads."""
+    """A standby reports the leader once, however often it polls."""
     first, second = hosts
     first.lead()
     threading.Timer(0.7, second.stop.set).start()
@@ -113,7 +113,7 @@ def test_a_standby_reports_the_leader_once(hosts: tuple[Host, Host]) -> None:
 
 @pytest.mark.parametrize("is_reconciled", [True, False])
 def test_a_successor_learns_whether_the_release_was_clean(hosts: tuple[Host, Host], is_reconciled: bool) -> None:
-    """Whoever leads next is told whether the leader before it signed off with every order settled."""
+    """The next leader learns whether the previous one released the lease with every order reconciled."""
     first, second = hosts
     first.lead()
     first.election.release(is_reconciled)
@@ -121,7 +121,7 @@ def test_a_successor_learns_whether_the_release_was_clean(hosts: tuple[Host, Hos
 
 
 def test_the_first_leader_has_no_previous_leader(hosts: tuple[Host, Host]) -> None:
-    """Whoever leads in a store in which nobody has led before is told so, and the next one is not."""
+    """The first leader of a store learns that there was none before it; the next one does not."""
     first, second = hosts
     assert first.lead() is PreviousLeader.NONE
     first.election.release(is_reconciled=False)
@@ -129,7 +129,7 @@ def test_the_first_leader_has_no_previous_leader(hosts: tuple[Host, Host]) -> No
 
 
 def test_an_expired_lease_is_an_unclean_handover(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
-    """A lease that ran out was not signed off, so its orders may still be under way."""
+    """A lease that expired was not released, so its owner's orders may still be on their way."""
     first, second = hosts
     first.lead()
     frozen_clock.advance(LIFETIME_SECONDS)
@@ -137,7 +137,7 @@ def test_an_expired_lease_is_an_unclean_handover(hosts: tuple[Host, Host], froze
 
 
 def test_no_nonce_after_release(hosts: tuple[Host, Host]) -> None:
-    """After the sign-off every nonce is refused."""
+    """After the release every nonce is refused."""
     first, _second = hosts
     first.lead()
     first.election.release(is_reconciled=True)
@@ -146,7 +146,7 @@ def test_no_nonce_after_release(hosts: tuple[Host, Host]) -> None:
 
 
 def test_a_leader_stops_sending_before_its_lease_expires(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
-    """A leader that has not renewed may send until a tenth of the lifetime is left, and not a moment longer."""
+    """A leader that has not renewed may send until a tenth of the lifetime is left, and no longer."""
     first, _second = hosts
     first.lead()
     frozen_clock.boot_seconds += LIFETIME_SECONDS * 0.9 - 0.01
@@ -156,13 +156,13 @@ def test_a_leader_stops_sending_before_its_lease_expires(hosts: tuple[Host, Host
         first.store.next_nonce()
 
 
-@pytest.mark.parametrize("step", ["acquire", "renew"])
+@pytest.mark.parametrize("step", ["acquire_lease", "renew_lease"])
 def test_a_lease_lifetime_starts_before_the_store_call(
     hosts: tuple[Host, Host], frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """A store whose answer takes 5 s has used up 5 s of the lease that it grants or renews."""
     first, _second = hosts
-    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001 if step == "renew" else 0.9)
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001 if step == "renew_lease" else 0.9)
     original_step, calls, go_on = getattr(first.store.backend, step), [], threading.Event()
 
     def answer_late(*given: object) -> object:
@@ -175,7 +175,7 @@ def test_a_lease_lifetime_starts_before_the_store_call(
 
     monkeypatch.setattr(first.store.backend, step, answer_late)
     first.lead()
-    wait_until(lambda: len(calls) == (2 if step == "renew" else 1))
+    wait_until(lambda: len(calls) == (2 if step == "renew_lease" else 1))
     frozen_clock.boot_seconds += LIFETIME_SECONDS * 0.9 - 5.0 - 0.01
     assert may_send(first)
     frozen_clock.boot_seconds += 0.02
@@ -184,7 +184,7 @@ def test_a_lease_lifetime_starts_before_the_store_call(
 
 
 def test_a_forked_child_of_a_leader_does_not_lead(tmp_path: Path) -> None:
-    """A child that is forked while its parent leads is refused its nonces, and the parent goes on."""
+    """A forked child of a leader is refused nonces, and the parent goes on."""
     with Child("tests.stores.store_children", "fork_while_leading", tmp_path / "nonce") as child:
         assert child.read_to_end() == [
             "the process that this one was forked from leads; nothing was sent",
@@ -195,7 +195,7 @@ def test_a_forked_child_of_a_leader_does_not_lead(tmp_path: Path) -> None:
 def test_a_suspended_leader_is_refused_by_its_fencing_token(
     hosts: tuple[Host, Host], frozen_clock: FrozenClock
 ) -> None:
-    """A leader whose own clocks stood still while another took over is refused by its generation."""
+    """A leader whose own clocks stood still while another took over is refused by its fencing token."""
     first, second = hosts
     first.lead()
     frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
@@ -206,7 +206,7 @@ def test_a_suspended_leader_is_refused_by_its_fencing_token(
 
 
 def test_a_previous_leader_cannot_acquire_the_lock(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
-    """A former leader does not get the turn either, and leaves no mark on it."""
+    """A previous leader cannot acquire the lock, and its attempt leaves no trace in it."""
     first, second = hosts
     first.lead()
     frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
@@ -217,8 +217,8 @@ def test_a_previous_leader_cannot_acquire_the_lock(hosts: tuple[Host, Host], fro
 
 
 def test_the_leader_is_reported_with_its_fencing_token(hosts: tuple[Host, Host], frozen_clock: FrozenClock) -> None:
-    """Leader and standby tell the same owner and generation; who has lost the lead tells nobody until it has asked,
-    and then its follower, with the follower's generation."""
+    """Leader and standby report the same owner and fencing token; a previous leader reports nobody until it has polled,
+    and then its successor with that one's token."""
     first, second = hosts
     assert second.election.leader == ("", 0)
     first.lead()
@@ -233,7 +233,7 @@ def test_the_leader_is_reported_with_its_fencing_token(hosts: tuple[Host, Host],
 
 
 def test_a_lease_is_renewed(backend: UnavailableStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leader renews by itself, so that its lease ends later than a lifetime after it began."""
+    """A leader renews its lease by itself, several times and with its own fencing token."""
     host = Host(backend, tmp_path)
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001)
     renewed: list[int] = []
@@ -253,7 +253,7 @@ def test_a_lease_is_renewed(backend: UnavailableStore, tmp_path: Path, monkeypat
 def test_a_late_renewal_ends_leadership(
     hosts: tuple[Host, Host], frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The renewal that comes too late ends the leadership without any request being made."""
+    """A renewal that comes too late ends the leadership even when no request is made."""
     first, second = hosts
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.02)
     may_renew = threading.Event()
@@ -271,7 +271,7 @@ def test_a_late_renewal_ends_leadership(
 def test_a_leader_goes_on_when_the_store_is_back_in_time(
     hosts: tuple[Host, Host], backend: UnavailableStore, frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leader that was silent because its store was away goes on under its lease while that still lives there."""
+    """A leader that stopped sending because its store was unavailable resumes while its lease still lives there."""
     first, _second = hosts
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.002)
     monkeypatch.setattr(leader_election, "SAFETY_FRACTION", 0.002)
@@ -293,7 +293,8 @@ def test_a_leader_goes_on_when_the_store_is_back_in_time(
 def test_an_expired_lease_is_not_revived(
     hosts: tuple[Host, Host], frozen_clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leader whose lease is over at the store stands by, and leads again under a new generation that is not clean."""
+    """A leader whose lease has expired in the store loses it, and leads again with a new token after an unclean
+    handover."""
     first, _second = hosts
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.002)
     first.lead()
@@ -307,7 +308,7 @@ def test_an_expired_lease_is_not_revived(
 
 
 def test_a_renewal_failure_ends_leadership(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a fault ends the renewals the bot learns that it does not lead any more, and can lead again."""
+    """Where an exception ends the renewals, the process learns that it no longer leads, and can lead again."""
     first, _second = hosts
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.002)
     monkeypatch.setattr(threading, "excepthook", lambda _fault: None)
@@ -322,14 +323,14 @@ def test_a_renewal_failure_ends_leadership(hosts: tuple[Host, Host], monkeypatch
 
 
 def test_an_unreachable_store_at_start_is_an_error(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
-    """A store that cannot be reached at the start is told at once."""
+    """A store that is unavailable at the start raises StoreUnavailableError at once."""
     backend.is_unavailable = True
     with pytest.raises(StoreUnavailableError):
         hosts[0].lead()
 
 
 def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
-    """A store that goes away while an instance stands by is waited for, which is said, and then it leads."""
+    """A standby whose store becomes unavailable reports that, waits, and then leads."""
     first, second = hosts
     first.lead()
     leaders: list[PreviousLeader] = []
@@ -348,7 +349,7 @@ def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], backend: Unavai
 def test_an_outage_is_reported_once(
     hosts: tuple[Host, Host], backend: UnavailableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that is away for a new reason with every look makes a standby say one line."""
+    """A standby prints one line for an outage, even when the error message differs with each poll."""
     first, second = hosts
     first.lead()
     attempts = iter(range(1_000_000))
@@ -368,7 +369,7 @@ def test_an_outage_is_reported_once(
 
 
 def test_release_returns_whether_it_was_done(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
-    """Signing off says yes of a lease that we have, and no where we stand by or the store is away."""
+    """`release` returns True for a lease that this process holds, and False on standby or without the store."""
     first, second = hosts
     first.lead()
     assert second.election.release(is_reconciled=True) is False
@@ -379,7 +380,7 @@ def test_release_returns_whether_it_was_done(hosts: tuple[Host, Host], backend: 
 
 
 def test_a_release_that_does_not_arrive_is_no_error(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:
-    """Signing off from a store that is away ends our own leadership all the same."""
+    """A release that does not reach the store still ends this process's leadership."""
     first, _second = hosts
     first.lead()
     backend.is_unavailable = True

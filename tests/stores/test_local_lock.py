@@ -1,4 +1,4 @@
-"""Turns among the threads of one process: one at a time, the most urgent first, nothing left behind."""
+"""The request lock among the threads of one process: one at a time, by priority, and nothing left locked."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ LIMIT_SECONDS = 20.0
 
 @pytest.fixture
 def lock_path(tmp_path: Path) -> Path:
-    """Return where the test's lock file is."""
+    """Return the path of the test's lock file."""
     return tmp_path / "kraken_nonce.0a1b2c3d.lock"
 
 
 @pytest.fixture
 def lock(lock_path: Path) -> RequestLock:
-    """Return turns of the test's own."""
+    """Return a request lock that only this test uses."""
     return RequestLock(str(lock_path))
 
 
 class Waiter(threading.Thread):
-    """A thread that takes one turn and notes it in `served`; `error` is what became of it otherwise."""
+    """A thread that acquires the lock once and logs it in `served`; `error` is the exception if it did not."""
 
     def __init__(
         self, lock: RequestLock, priority: Priority, served: list[object], timeout_seconds: float = LIMIT_SECONDS
@@ -45,7 +45,7 @@ class Waiter(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Take the turn."""
+        """Acquire and release the lock."""
         try:
             with self._lock.hold(self._priority, self._timeout_seconds):
                 self._served.append(self._priority)
@@ -60,7 +60,7 @@ class Waiter(threading.Thread):
 
 
 def start_waiters(lock: RequestLock, priorities: list[Priority], served: list[object]) -> list[Waiter]:
-    """Start waiters one after the other, each when the one before it waits."""
+    """Start waiters one after another, each once the previous one waits."""
     waiters = []
     for number, priority in enumerate(priorities):
         waiters.append(Waiter(lock, priority, served))
@@ -69,12 +69,17 @@ def start_waiters(lock: RequestLock, priorities: list[Priority], served: list[ob
 
 
 def has_waiters(lock: RequestLock, count: int) -> Callable[[], bool]:
-    """Tell when so many are waiting."""
+    """Return a condition: this many threads wait."""
     return lambda: len(lock._waiters) == count
 
 
+def count_lock_threads() -> int:
+    """Return how many threads wait for the lock files."""
+    return sum(thread.name == "kraken-request-lock" for thread in threading.enumerate())
+
+
 def is_free(path: Path) -> bool:
-    """Tell whether nobody holds the lock on the file that the path names."""
+    """Return whether nobody holds the lock on the file at this path."""
     with path.open("rb") as other:
         try:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,7 +89,7 @@ def is_free(path: Path) -> bool:
 
 
 def test_one_thread_at_a_time(lock: RequestLock) -> None:
-    """Eight threads that take 50 turns each are never two in a turn."""
+    """Eight threads that acquire the lock 50 times each never hold it together."""
     inside = 0
     max_inside = 0
 
@@ -106,7 +111,7 @@ def test_one_thread_at_a_time(lock: RequestLock) -> None:
 
 
 def test_waiters_are_served_by_priority(lock: RequestLock) -> None:
-    """Of those who wait when the turn becomes free, cancels go first, then orders, then reads."""
+    """When the lock becomes free, waiting cancels go first, then orders, then reads."""
     served: list[object] = []
     with lock.hold(Priority.READ):
         priorities = [Priority.READ, Priority.ORDER, Priority.READ, Priority.CANCEL, Priority.ORDER, Priority.CANCEL]
@@ -116,7 +121,7 @@ def test_waiters_are_served_by_priority(lock: RequestLock) -> None:
 
 
 def test_the_lock_is_held_across_processes(lock: RequestLock, lock_path: Path) -> None:
-    """The lock file is locked during the turn and free after it, also after an exception."""
+    """The lock file is locked while the lock is held and free afterwards, also after an exception."""
     with lock.hold(Priority.READ):
         assert not is_free(lock_path)
     assert is_free(lock_path)
@@ -126,7 +131,7 @@ def test_the_lock_is_held_across_processes(lock: RequestLock, lock_path: Path) -
 
 
 def test_the_lock_file_is_neither_deleted_nor_written(lock: RequestLock, lock_path: Path) -> None:
-    """Over many turns the lock file keeps its inode, is empty and private."""
+    """Over many holds the lock file keeps its inode, stays empty and is private."""
     inodes = set()
     for _ in range(5):
         with lock.hold(Priority.READ):
@@ -138,7 +143,7 @@ def test_the_lock_file_is_neither_deleted_nor_written(lock: RequestLock, lock_pa
 
 
 def test_a_waiter_times_out(lock: RequestLock, lock_path: Path) -> None:
-    """A waiter that is not served in time gets TurnTimeout, also a TimeoutError, and leaves nothing behind."""
+    """A waiter that is not served in time gets RequestLockTimeout, a TimeoutError, and leaves nothing locked."""
     served: list[object] = []
     with lock.hold(Priority.READ):
         error = Waiter(lock, Priority.CANCEL, served, 0.05).end()
@@ -159,7 +164,7 @@ def test_timed_out_waiters_leave_nothing_locked(lock: RequestLock, lock_path: Pa
         for _ in range(5):
             with pytest.raises(RequestLockTimeout), lock.hold(Priority.READ, 0.01):
                 raise AssertionError("served")
-        assert sum(thread.name == "kraken-turn" for thread in threading.enumerate()) == 1
+        assert count_lock_threads() == 1
     wait_until(lambda: not lock._is_busy)
     assert is_free(lock_path)
     assert is_free(lock_path.with_suffix(".gate"))
@@ -168,7 +173,7 @@ def test_timed_out_waiters_leave_nothing_locked(lock: RequestLock, lock_path: Pa
 
 
 def test_priority_holds_after_another_process_releases(lock: RequestLock, lock_path: Path) -> None:
-    """The most urgent when the turn is granted is served first, whoever asked for the lock first."""
+    """The waiter with the highest priority at the time of the grant is served first, whoever asked first."""
     served: list[object] = []
     lock_path.touch()
     with lock_path.open("rb") as other:
@@ -179,7 +184,7 @@ def test_priority_holds_after_another_process_releases(lock: RequestLock, lock_p
 
 
 def test_the_queue_lock_prevents_barging(lock: RequestLock, lock_path: Path) -> None:
-    """A free turn is not taken while another process stands at the gate."""
+    """A free lock is not acquired while another process holds the queue lock."""
     with lock.hold(Priority.READ):
         queue_lock_path = lock_path.with_suffix(".gate")
     with queue_lock_path.open("rb") as queue_lock_file:
@@ -191,7 +196,7 @@ def test_the_queue_lock_prevents_barging(lock: RequestLock, lock_path: Path) -> 
 
 
 def test_the_lock_is_released_to_a_queued_process(lock: RequestLock, lock_path: Path) -> None:
-    """With another process at the gate the turn is let go, though one of our own waits for it, who comes after."""
+    """While another process holds the queue lock, a release frees the lock file; an own waiter comes later."""
     served: list[object] = []
     with lock.hold(Priority.READ):
         (waiter,) = start_waiters(lock, [Priority.CANCEL], served)
@@ -205,7 +210,7 @@ def test_the_lock_is_released_to_a_queued_process(lock: RequestLock, lock_path: 
 
 
 def test_stop_ends_waiting(lock: RequestLock) -> None:
-    """`stop` ends the waiting of the less urgent while the turn is still held; the urgent are served later."""
+    """`stop` ends the waits below a priority while the lock is still held; the others are served later."""
     served: list[object] = []
     with lock.hold(Priority.READ):
         reading, ordering, cancelling = start_waiters(lock, [Priority.READ, Priority.ORDER, Priority.CANCEL], served)
@@ -218,7 +223,7 @@ def test_stop_ends_waiting(lock: RequestLock) -> None:
 
 
 def test_stop_refuses_from_then_on(lock: RequestLock, lock_path: Path) -> None:
-    """After `stop` the less urgent are refused even if the turn is free; cancels go on."""
+    """After `stop` reads and orders are refused even if the lock is free; cancels continue."""
     lock.stop(lowest_allowed=Priority.CANCEL)
     for priority in (Priority.READ, Priority.ORDER):
         with pytest.raises(StoppingError), lock.hold(priority):
@@ -228,7 +233,7 @@ def test_stop_refuses_from_then_on(lock: RequestLock, lock_path: Path) -> None:
 
 
 def replace_lock_file(path: Path, is_renamed: bool) -> None:
-    """Delete the lock file, or move another one over it."""
+    """Delete and recreate the lock file, or move another file over it."""
     if is_renamed:
         other = path.with_name("other")
         other.touch()
@@ -240,7 +245,7 @@ def replace_lock_file(path: Path, is_renamed: bool) -> None:
 
 @pytest.mark.parametrize("by_rename", [False, True], ids=["deleted", "replaced"])
 def test_a_lost_lock_file_is_noticed(lock: RequestLock, lock_path: Path, by_rename: bool) -> None:
-    """A lock file that was deleted or replaced during a turn is not used for the next one: that locks the new file."""
+    """A lock file that was deleted or replaced during a hold is noticed: the next hold locks the new file."""
     with lock.hold(Priority.READ):
         replace_lock_file(lock_path, by_rename)
     with lock.hold(Priority.READ):
@@ -250,16 +255,16 @@ def test_a_lost_lock_file_is_noticed(lock: RequestLock, lock_path: Path, by_rena
 
 @pytest.mark.parametrize("by_rename", [False, True], ids=["deleted", "replaced"])
 def test_a_lost_lock_file_is_not_handed_over(lock: RequestLock, lock_path: Path, by_rename: bool) -> None:
-    """Those who wait in the process of the holder do not take over the lock of a file that is gone."""
+    """Waiters in the holder's process do not take over the lock of a file that was deleted or replaced."""
     served: list[object] = []
     with lock.hold(Priority.READ):
         replace_lock_file(lock_path, by_rename)
         (waiter,) = start_waiters(lock, [Priority.READ], served)
         other = lock_path.open("rb")
-        fcntl.flock(other, fcntl.LOCK_EX)  # another process, which met the new file
+        fcntl.flock(other, fcntl.LOCK_EX)  # another process, which opened the new file
     with other:
-        # The turn has been given back, and is now fetched from the other process.
-        wait_until(lambda: any(thread.name == "kraken-turn" for thread in threading.enumerate()) or bool(served))
+        # The lock was released, and the helper thread now waits for the other process.
+        wait_until(lambda: count_lock_threads() > 0 or bool(served))
         assert served == []
     assert waiter.end() is None
     assert served == [Priority.READ]
@@ -269,7 +274,7 @@ def test_a_lost_lock_file_is_not_handed_over(lock: RequestLock, lock_path: Path,
 def test_without_a_helper_thread_waiters_time_out(
     lock: RequestLock, lock_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no helper thread can be started, who waits gets TurnTimeout, and the next one can take the turn."""
+    """Where no helper thread can start, a waiter gets RequestLockTimeout, and the next one can acquire the lock."""
     lock_path.touch()
 
     def refuse(_thread: threading.Thread) -> None:
@@ -288,7 +293,7 @@ def test_without_a_helper_thread_waiters_time_out(
 def test_ctrl_c_while_acquiring_the_lock(
     lock: RequestLock, lock_path: Path, monkeypatch: pytest.MonkeyPatch, call_number: int
 ) -> None:
-    """A KeyboardInterrupt in the middle of taking a turn leaves nothing locked, and the next one can take it."""
+    """A KeyboardInterrupt during the acquisition leaves nothing locked, and the next caller acquires the lock."""
     flock = fcntl.flock
     calls = itertools.count(1)
 
@@ -310,7 +315,7 @@ def test_ctrl_c_while_acquiring_the_lock(
 
 
 def test_next_nonce_needs_no_request_lock(nonce_file: Path) -> None:
-    """While somebody holds a key's turn beside the nonce file, `get_kraken_nonce` goes on, in any thread."""
+    """While a key's request lock is held, `get_kraken_nonce` works in any thread."""
     lock = RequestLock(key_file_path(nonce_file, "KEY", "lock"))
     nonces: list[int] = []
     with lock.hold(Priority.ORDER):
@@ -322,7 +327,7 @@ def test_next_nonce_needs_no_request_lock(nonce_file: Path) -> None:
 
 
 def test_two_senders_of_one_process(lock_path: Path) -> None:
-    """Two senders on one key in one process exclude each other, and one that is stopped stops nobody else."""
+    """Two senders with one key in one process exclude each other; stopping one does not stop the other."""
     first, second = RequestLock(str(lock_path)), RequestLock(str(lock_path))
     with first.hold(Priority.READ), pytest.raises(RequestLockTimeout), second.hold(Priority.READ, 0.05):
         raise AssertionError("both have the turn")
@@ -334,7 +339,7 @@ def test_two_senders_of_one_process(lock_path: Path) -> None:
 
 
 def test_a_missing_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the folder of the lock file is missing it is made for its owner, and the first turn is held by file."""
+    """A missing folder of the lock file is created for its owner, and the first hold locks the file."""
     path = tmp_path / "state" / "key.lock"
     with RequestLock(str(path)).hold(Priority.READ):
         assert not is_free(path)
@@ -343,18 +348,18 @@ def test_a_missing_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def block_folder(path: Path) -> None:
-    """Put a file where the folder of the lock file should be."""
+    """Put a file in place of the folder."""
     path.parent.rmdir()
     path.parent.write_text("")
 
 
 def block_file(path: Path) -> None:
-    """Put a directory where the lock file should be."""
+    """Put a directory in place of the lock file."""
     path.mkdir()
 
 
 def block_by_link(path: Path) -> None:
-    """Put a symbolic link where the lock file should be."""
+    """Put a symbolic link in place of the lock file."""
     path.symlink_to("elsewhere")
 
 
@@ -362,7 +367,7 @@ def block_by_link(path: Path) -> None:
 def test_without_a_lock_file_the_lock_is_process_local(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, obstacle: Callable[[Path], None]
 ) -> None:
-    """Where there can be no lock file, ERROR is said once and turns are in order within the process only."""
+    """Without a lock file one ERROR is logged, and the lock works within the process only."""
     path = tmp_path / "state" / "key.lock"
     path.parent.mkdir()
     obstacle(path)
@@ -373,7 +378,7 @@ def test_without_a_lock_file_the_lock_is_process_local(
 
 
 def test_a_lock_file_that_can_be_used_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Once the lock file can be made, turns are held across processes again, and that is said once."""
+    """Once the lock file can be created, the lock works across processes again, and that is logged once."""
     caplog.set_level(logging.INFO)
     path = tmp_path / "state" / "key.lock"
     path.parent.mkdir()

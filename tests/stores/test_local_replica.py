@@ -1,4 +1,4 @@
-"""The nonce file as the second copy of what a shared store has handed out: it is raised, and never lowered."""
+"""The nonce file as the local replica of a shared store: it is raised, and never lowered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOW, HIGH = 1_790_000_000_000_100, 1_790_000_000_000_200
 
 
 def test_a_recorded_nonce_is_in_the_file_at_once(path: Path) -> None:
-    """A nonce that is kept is in the file at once, is what the process knows, and the next draw is above it."""
+    """A recorded nonce is in the file at once, is the process's highest, and the next nonce is above it."""
     replica = FileStore(str(path))
     for nonce in (LOW, HIGH):
         replica.record_nonce(nonce)
@@ -23,7 +23,7 @@ def test_a_recorded_nonce_is_in_the_file_at_once(path: Path) -> None:
 
 
 def test_a_lower_nonce_changes_nothing(path: Path) -> None:
-    """Neither the process that kept the higher nonce nor another one lowers the file."""
+    """Neither the process that recorded the higher nonce nor another one lowers the file."""
     first, second = FileStore(str(path)), FileStore(str(path))
     second.record_nonce(LOW)
     first.record_nonce(HIGH)
@@ -33,7 +33,7 @@ def test_a_lower_nonce_changes_nothing(path: Path) -> None:
 
 
 def test_a_nonce_recorded_by_another_process_is_seen(path: Path) -> None:
-    """A process knows what another one has kept, before it has opened the file and after."""
+    """A process sees a nonce that another one has recorded, before it has opened the file and after."""
     first, second = FileStore(str(path)), FileStore(str(path))
     assert second.highest_nonce() == 0
     first.record_nonce(LOW)
@@ -45,7 +45,7 @@ def test_a_nonce_recorded_by_another_process_is_seen(path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "rubbish", str(LOW), "7" * 40])
 def test_a_damaged_replica_is_repaired(path: Path, text: str) -> None:
-    """A file that somebody has damaged or lowered does not lower what the process knows, and has its next nonce."""
+    """A damaged or lowered file does not lower the process's highest nonce, and gets the next recorded one."""
     replica = FileStore(str(path))
     replica.record_nonce(HIGH)
     path.write_text(text)
@@ -55,7 +55,7 @@ def test_a_damaged_replica_is_repaired(path: Path, text: str) -> None:
 
 
 def test_a_deleted_replica_is_recreated(path: Path, frozen_clock: FrozenClock) -> None:
-    """A second after its file was deleted, a process keeps its nonces in a new one."""
+    """A second after its file was deleted, a process records nonces in a new one."""
     replica = FileStore(str(path))
     replica.record_nonce(LOW)
     path.unlink()
@@ -65,7 +65,7 @@ def test_a_deleted_replica_is_recreated(path: Path, frozen_clock: FrozenClock) -
 
 
 def test_an_unwritable_replica_is_logged_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that cannot be written is a problem, said once, and raises nothing; it heals when it can be again."""
+    """An unwritable file is logged once as a problem and raises nothing; once writable, it is used again."""
     path.mkdir()
     replica = FileStore(str(path))
     replica.record_nonce(LOW)

@@ -1,4 +1,4 @@
-"""Which file `get_kraken_nonce` draws from: NONCE_FILE, its default, and the files of keys in nanoseconds."""
+"""The file that `get_kraken_nonce` uses: NONCE_FILE, its default, and the files of keys in nanoseconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "a2V5"
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the program, so that no `.env` of the person who runs this counts."""
+    """Return a copy of the program, so that no `.env` of the person who runs the tests counts."""
     folder = tmp_path_factory.mktemp("program")
     for part in ("bot", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "kraken_nonce*"))
@@ -32,12 +32,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def default_in(folder: Path, program: Path, **environment: str) -> str:
     """Return the default of NONCE_FILE in a process with this working directory."""
     variables = {"PYTHONPATH": str(program), **environment}
-    with Child(CHILDREN, "draw_default", limit_seconds=20, cwd=folder, environment=variables) as child:
+    with Child(CHILDREN, "print_default_nonce_file", limit_seconds=20, cwd=folder, environment=variables) as child:
         return child.read_line()
 
 
 def test_a_new_setting_takes_effect_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting `bot.broker_manager.NONCE_FILE` decides for the very next call, there and back."""
+    """Setting `bot.broker_manager.NONCE_FILE` takes effect with the next call, in both directions."""
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     for path in (first, second, first):
         monkeypatch.setattr(bot.broker_manager, "NONCE_FILE", str(path))
@@ -76,7 +76,7 @@ def test_a_path_object_is_as_good_as_a_string(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative NONCE_FILE goes on naming what it named first, wherever the process goes."""
+    """A relative NONCE_FILE keeps naming the file that it named first, whatever the working directory becomes."""
     monkeypatch.setattr(bot.broker_manager, "NONCE_FILE", f"{tmp_path.name}.txt")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -87,7 +87,7 @@ def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_default_follows_the_environment(tmp_path: Path, program: Path) -> None:
-    """STATE_DIR decides over a mounted Railway volume, and that over bot/ beside main.py."""
+    """STATE_DIR wins over a mounted Railway volume, and that wins over bot/ beside main.py."""
     state, volume = str(tmp_path / "state"), str(tmp_path / "volume")
     assert default_in(tmp_path, program) == str(program / "bot" / "kraken_nonce.txt")
     assert default_in(tmp_path, program, RAILWAY_VOLUME_MOUNT_PATH=volume) == f"{volume}/kraken_nonce.txt"
@@ -96,7 +96,7 @@ def test_the_default_follows_the_environment(tmp_path: Path, program: Path) -> N
 
 
 def test_the_default_follows_the_env_beside_main(tmp_path: Path, program: Path) -> None:
-    """The `.env` beside main.py counts, its paths start there, and the environment wins over it."""
+    """The `.env` beside main.py counts, its paths are relative to its folder, and the environment wins over it."""
     (program / ".env").write_text("STATE_DIR=state\n")
     try:
         assert default_in(tmp_path, program) == str(program / "state" / "kraken_nonce.txt")
@@ -106,20 +106,20 @@ def test_the_default_follows_the_env_beside_main(tmp_path: Path, program: Path) 
 
 
 def test_the_working_directory_means_nothing(tmp_path: Path, program: Path) -> None:
-    """Neither the working directory nor a `.env` in it moves the default."""
+    """Neither the working directory nor a `.env` in it changes the default."""
     (tmp_path / ".env").write_text("STATE_DIR=wrong\n")
     (tmp_path / "kraken_nonce.txt").write_text("1")
     assert default_in(tmp_path, program) == str(program / "bot" / "kraken_nonce.txt")
 
 
 def test_importing_makes_no_file(tmp_path: Path, program: Path) -> None:
-    """Importing the module draws nothing and makes nothing."""
+    """Importing the module requests no nonce and creates no file."""
     default_in(tmp_path, program, STATE_DIR=str(tmp_path / "state"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_at_least_goes_through(nonce_file: Path) -> None:
-    """`get_kraken_nonce(at_least)` returns at least that and raises where it is more than a day ahead."""
+    """`get_kraken_nonce(at_least)` returns at least that, and raises where it is more than a day ahead."""
     ahead = clock.wall_us() + 3_600_000_000
     assert get_kraken_nonce(ahead) == ahead
     assert get_kraken_nonce() == ahead + 1
@@ -129,7 +129,7 @@ def test_at_least_goes_through(nonce_file: Path) -> None:
 
 
 def test_threads_share_one_sequence(nonce_file: Path) -> None:
-    """Eight threads drawing at once get different nonces, each thread rising, and the file holds the highest."""
+    """Eight threads at once get different nonces, each thread rising, and the file holds the highest."""
     nonces: list[list[int]] = [[] for _ in range(8)]
 
     def draw(thread_nonces: list[int]) -> None:
@@ -148,14 +148,14 @@ def test_threads_share_one_sequence(nonce_file: Path) -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_accounts_share_one_sequence() -> None:
-    """Two brokers with different keys draw from one rising sequence."""
+    """Two brokers with different keys share one rising sequence."""
     brokers = [KrakenBroker(key, SECRET, api_url="http://127.0.0.1:9") for key in ("KEY-A", "KEY-B")]
     nonces = [int(broker._nonce_monotonic()) for _ in range(10) for broker in brokers]
     assert nonces == sorted(set(nonces))
 
 
 def test_a_key_in_nanoseconds_has_a_file_of_its_own(nonce_file: Path) -> None:
-    """With nonce_unit ns nonces have 19 digits in the key's own file; the common one stays at 16 and rises too."""
+    """With nonce_unit ns nonces have 19 digits in the key's own file; the common file stays at 16 and rises too."""
     broker = KrakenBroker("KEY-NS", SECRET, api_url="http://127.0.0.1:9", nonce_unit="ns")
     own_file = Path(key_file_path(nonce_file, "KEY-NS", "txt"))
     common = 0
@@ -176,7 +176,7 @@ def test_the_key_does_not_stand_in_file_names(nonce_file: Path) -> None:
 
 
 def test_a_file_more_than_a_day_ahead_is_reported_before_the_first_call(nonce_file: Path) -> None:
-    """`check_nonce_file` raises for a file two days ahead, naming it and a way out, and not for one an hour ahead."""
+    """`check_nonce_file` raises for a file two days ahead, with path and remedy, and not for one an hour ahead."""
     nonce_file.write_text(str(clock.wall_us() + clock.DAY_US // 24))
     check_nonce_file()
     nonce_file.write_text(str(clock.wall_us() + 2 * clock.DAY_US))

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: rows that are waited for, the table's first use, rights, connections, what it says."""
+"""Tests of PostgreSQL alone: row locks, first use, permissions, connections, and error messages."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ SCHEMA = ROOT / "bot/nonce/postgres/schema.sql"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """Run a server whose administrator the tests may be."""
+    """Run a server that tests may administrate."""
     with open_postgres(tmp_path_factory.mktemp("postgres")) as started:
         yield started
 
 
 @pytest.fixture
 def admin(server: PostgresServer) -> Iterator[psycopg.Connection]:
-    """Return a connection of the administrator's, each statement by itself."""
+    """Return an administrator's connection in autocommit mode."""
     with psycopg.connect(server.admin_url, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
 def open_store() -> Iterator[Callable[[str, str], PostgresStore]]:
-    """Return what opens an engine that is closed after the test."""
+    """Return a function that opens a store which is closed after the test."""
     stores: list[PostgresStore] = []
 
     def open_one(url: str, name: str) -> PostgresStore:
@@ -60,27 +60,27 @@ def open_store() -> Iterator[Callable[[str, str], PostgresStore]]:
 
 @pytest.fixture
 def store(server: PostgresServer, key_name: str, open_store: Callable[[str, str], PostgresStore]) -> PostgresStore:
-    """Return a client of a row that no other test has; the row is there."""
+    """Return a client of a row that no other test has; the row exists."""
     made = open_store(server.url, key_name)
     made.next_nonce(REQUEST)
     return made
 
 
 def with_options(url: str, options: str) -> str:
-    """Return the URL with the server's settings for its sessions in it."""
+    """Return the URL with server settings for its sessions."""
     return f"{url}?options={quote(options, safe='')}"
 
 
 @pytest.fixture
 def empty_url(server: PostgresServer, key_name: str) -> str:
-    """Return the URL of a schema of the user's own, with no table in it."""
+    """Return the URL of a schema that the user owns and that has no table."""
     with psycopg.connect(server.url, autocommit=True) as owner:
         owner.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(key_name)))
     return with_options(server.url, f"-c search_path={key_name}")
 
 
 def error_message(step: Callable[[], object]) -> str:
-    """Return the one sentence that the step fails with, whose traceback has no password."""
+    """Return the one sentence that the step fails with; its traceback has no password."""
     with pytest.raises(StoreUnavailableError) as raised:
         step()
     assert PASSWORD not in "".join(traceback.format_exception(raised.value))
@@ -88,7 +88,7 @@ def error_message(step: Callable[[], object]) -> str:
 
 
 def has_lock_waiter(admin: psycopg.Connection) -> bool:
-    """Whether a statement of the bot's waits for another one's row."""
+    """Return whether a statement of the bot's user waits for a row lock."""
     found = admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'bot' AND wait_event_type = 'Lock'")
     return found.fetchall() != [(0,)]
 
@@ -96,7 +96,7 @@ def has_lock_waiter(admin: psycopg.Connection) -> bool:
 def after_the_wait(
     server: PostgresServer, admin: psycopg.Connection, change: str, name: str, step: Callable[[], NonceGrant]
 ) -> NonceGrant:
-    """Change the row of `name` in a transaction, do the step meanwhile, commit when it waits; return its answer."""
+    """Update the row of `name` in a transaction, start the step, commit once the step waits; return its result."""
     with ThreadPoolExecutor(1) as pool:
         with psycopg.connect(server.admin_url) as other:
             other.execute(sql.SQL("UPDATE kraken_bot_keys SET {} WHERE name = %s").format(sql.SQL(change)), [name])
@@ -106,7 +106,7 @@ def after_the_wait(
 
 
 def test_eight_threads(store: PostgresStore) -> None:
-    """Eight threads on one engine, with fewer connections than that, draw nonces that all differ and each rise."""
+    """Eight threads on one store, with fewer connections, get nonces that all differ and rise per thread."""
     with ThreadPoolExecutor(8) as pool:
         nonce_lists = list(pool.map(lambda _: [store.next_nonce(REQUEST).nonce for _ in range(60)], range(8)))
     assert len({nonce for nonces in nonce_lists for nonce in nonces}) == 8 * 60
@@ -117,7 +117,7 @@ def test_eight_threads(store: PostgresStore) -> None:
 def test_a_blocked_statement_draws_above_the_committed_nonce(
     server: PostgresServer, admin: psycopg.Connection, store: PostgresStore, key_name: str, step: str
 ) -> None:
-    """A statement that waited for another one's row draws above the nonce that the other has written meanwhile."""
+    """A statement that waited for a locked row issues a nonce above the one that was committed meanwhile."""
     act = {"draw": lambda: store.next_nonce(REQUEST), "take": lambda: store.acquire_lock(REQUEST, "a", HOUR_SECONDS)}[
         step
     ]
@@ -133,7 +133,7 @@ def test_a_blocked_statement_draws_above_the_committed_nonce(
 def test_a_statement_that_waited_for_a_takeover_is_stale(
     server: PostgresServer, admin: psycopg.Connection, store: PostgresStore, key_name: str
 ) -> None:
-    """A nonce under a lease is not drawn where the lease was taken over while the statement waited for the row."""
+    """A nonce under a lease is refused where the lease was taken over while the statement waited for the row."""
     request = NonceRequest(0, REQUEST.ceiling, fencing_token=store.acquire_lease("a", HOUR_SECONDS).fencing_token)
     grant = after_the_wait(server, admin, "generation = generation + 1", key_name, lambda: store.next_nonce(request))
     assert grant.status is GrantStatus.STALE
@@ -142,7 +142,7 @@ def test_a_statement_that_waited_for_a_takeover_is_stale(
 def test_a_timed_out_statement_is_cancelled(
     server: PostgresServer, admin: psycopg.Connection, store: PostgresStore, key_name: str
 ) -> None:
-    """A statement that waits too long for a row is given up, and does not stay behind in the server."""
+    """A statement that waits too long for a row is cancelled, and does not stay behind in the server."""
     with psycopg.connect(server.admin_url) as other:
         other.execute("SELECT FROM kraken_bot_keys WHERE name = %s FOR UPDATE", [key_name])
         text = error_message(lambda: store.next_nonce(REQUEST))
@@ -151,7 +151,7 @@ def test_a_timed_out_statement_is_cancelled(
 
 
 def test_first_use_by_many(empty_url: str) -> None:
-    """Four processes that are the first to use a database make its table together, and none of them fails."""
+    """Four processes that are the first to use a database create its table together, and none of them fails."""
     with ExitStack() as stack:
         arguments = ("tests.stores.postgres_children", "first", empty_url, "key")
         children = [stack.enter_context(Child(*arguments)) for _ in range(4)]
@@ -164,7 +164,7 @@ def test_first_use_by_many(empty_url: str) -> None:
 
 
 def test_first_use_while_another_makes_the_table(admin: psycopg.Connection, empty_url: str) -> None:
-    """Whoever makes the table just after another has begun to, and is told that it is there now, goes on with it."""
+    """A client whose CREATE TABLE meets a table that another has just created continues with that one."""
     store = PostgresStore(empty_url, "key")
     with ThreadPoolExecutor(1) as pool:
         with psycopg.connect(empty_url) as other:
@@ -176,7 +176,7 @@ def test_first_use_while_another_makes_the_table(admin: psycopg.Connection, empt
 
 
 def test_an_unsuccessful_poll_writes_nothing(admin: psycopg.Connection, store: PostgresStore, key_name: str) -> None:
-    """Asking for a turn that another has, while a third is next, leaves the row as it was, to the last byte."""
+    """Asking for a lock that another owner holds, while a third has the reservation, leaves the row unchanged."""
     store.acquire_lock(REQUEST, "a", HOUR_SECONDS)
     store.acquire_lock(REQUEST, "b", HOUR_SECONDS)
 
@@ -189,20 +189,20 @@ def test_an_unsuccessful_poll_writes_nothing(admin: psycopg.Connection, store: P
 
 
 def test_a_contended_lock_returns_busy(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who finds the turn free each time just after another one had it is told to ask again, and no trouble is said."""
+    """A client that loses every race for the free lock gets BUSY, and no error."""
     execute = store._connections.execute
 
     def lose_the_race(statement: Statement, values: Mapping[str, Value]) -> ResultRow | None:
         return None if statement is _STATEMENTS["take"] else execute(statement, values)
 
-    monkeypatch.setattr(store._connections, "ask", lose_the_race)
+    monkeypatch.setattr(store._connections, "execute", lose_the_race)
     assert store.acquire_lock(REQUEST, "a", HOUR_SECONDS).status is GrantStatus.BUSY
 
 
 def test_two_round_trips(
     server: PostgresServer, key_name: str, open_store: Callable[[str, str], PostgresStore]
 ) -> None:
-    """A turn with its nonce is one round trip, and giving it back is another."""
+    """Acquiring the lock with its nonce is one round trip, and releasing it is another."""
     with FaultProxy(server) as gateway:
         store = open_store(gateway.url, key_name)
         store.next_nonce(REQUEST)
@@ -212,9 +212,9 @@ def test_two_round_trips(
 
 
 def test_nothing_is_left_in_a_session(admin: psycopg.Connection, store: PostgresStore) -> None:
-    """A session that has done every step is as it was begun: no transaction, no lock, nothing changed by hand.
+    """A session that has done every step is in its initial state: no transaction, no lock, no changed setting.
 
-    So one step may be done in another session than the one before, as a pooler does it.
+    So consecutive steps may run in different sessions, as behind a connection pooler.
     """
     fencing_token = store.acquire_lease("a", HOUR_SECONDS).fencing_token
     store.renew_lease(fencing_token, HOUR_SECONDS)
@@ -225,7 +225,7 @@ def test_nothing_is_left_in_a_session(admin: psycopg.Connection, store: Postgres
 
 
 def test_ended_connections_are_replaced(admin: psycopg.Connection, store: PostgresStore) -> None:
-    """Connections that the server has ended meanwhile are replaced, and nobody notices."""
+    """Connections that the server has terminated are replaced without an error."""
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.next_nonce(REQUEST), range(40)))
     before = store.next_nonce(REQUEST).nonce
@@ -234,7 +234,7 @@ def test_ended_connections_are_replaced(admin: psycopg.Connection, store: Postgr
 
 
 def test_a_fork(server: PostgresServer, admin: psycopg.Connection, key_name: str, tmp_path: Path) -> None:
-    """A forked child draws by a connection of its own, and neither the fork nor its end ends the parent's."""
+    """A forked child uses a connection of its own, and neither the fork nor its end closes the parent's."""
     application_name = "forked"
 
     def sessions() -> list[tuple[object, ...]]:
@@ -254,10 +254,10 @@ def test_a_fork(server: PostgresServer, admin: psycopg.Connection, key_name: str
 
 
 class TestErrorMessages:
-    """One sentence, with the place, without credentials."""
+    """Error messages are one sentence with the location and without credentials."""
 
     def test_the_location(self, server: PostgresServer, store: PostgresStore) -> None:
-        """The place is host, port and database, and neither user nor password."""
+        """The location is host, port and database, and neither user nor password."""
         assert store.location == f"postgresql://127.0.0.1:{server.port}/bot"
 
     @pytest.mark.parametrize(
@@ -271,29 +271,29 @@ class TestErrorMessages:
         ],
     )
     def test_locations(self, url: str, location: str) -> None:
-        """The place of every kind of address is told without its user, password and options."""
+        """The location of every kind of address leaves out user, password and options."""
         assert PostgresStore(url, "key").location == location
 
     def test_an_address_that_cannot_be_read(self) -> None:
-        """An address that libpq cannot read is refused without repeating it."""
+        """An address that libpq cannot parse is refused without repeating it."""
         with pytest.raises(ValueError, match=r"^not a postgresql:// address that libpq can read$") as raised:
             PostgresStore(f"postgresql://u:{PASSWORD}@h:port:/%zz", "key")
         assert PASSWORD not in "".join(traceback.format_exception(raised.value))
 
     def test_a_wrong_password(self, server: PostgresServer) -> None:
-        """A password that the server refuses is named as that."""
+        """A refused password has its own message."""
         store = PostgresStore(server.url.replace(quote(PASSWORD, safe=""), "wrong"), "key")
         assert error_message(lambda: store.next_nonce(REQUEST)) == (
             f"the nonce store {store.location} refuses this user name and password"
         )
 
     def test_no_such_database(self, server: PostgresServer) -> None:
-        """A database that is not there is named as that."""
+        """A missing database has its own message."""
         store = PostgresStore(f"{server.url}_missing", "key")
         assert error_message(lambda: store.next_nonce(REQUEST)).endswith("/bot_missing has no such database or user")
 
     def test_no_connection_free(self, server: PostgresServer, admin: psycopg.Connection) -> None:
-        """A server that has no connection left for the user is named as that."""
+        """A user without a free connection has its own message."""
         admin.execute("ALTER ROLE bot CONNECTION LIMIT 0")
         try:
             text = error_message(lambda: PostgresStore(server.url, "key").next_nonce(REQUEST))
@@ -309,12 +309,12 @@ class TestErrorMessages:
         ],
     )
     def test_nobody_there(self, url: str, description: str) -> None:
-        """A port where nothing listens and an sslmode that there is not are told apart."""
+        """A port without a listener and an invalid sslmode have different messages."""
         store = PostgresStore(url, "key")
         assert error_message(lambda: store.next_nonce(REQUEST)) == f"the nonce store {store.location} {description}"
 
     def test_a_name_that_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A host whose name cannot be looked up is named as that."""
+        """A host name that DNS does not know has its own message."""
 
         def unknown(*_arguments: object, **_options: object) -> None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -324,12 +324,12 @@ class TestErrorMessages:
         assert error_message(lambda: store.next_nonce(REQUEST)).endswith(" has a name that cannot be looked up (DNS)")
 
     def test_a_server_without_tls(self, server: PostgresServer) -> None:
-        """Where the address wants TLS and the server has none, nothing is sent without it."""
+        """Where the address demands TLS and the server has none, the connection fails."""
         text = error_message(lambda: PostgresStore(f"{server.url}?sslmode=require", "key").next_nonce(REQUEST))
         assert text.endswith(" cannot be reached by TLS as the address wants it (sslmode)")
 
     def test_read_only(self, store: PostgresStore, server: PostgresServer, key_name: str) -> None:
-        """Where transactions are read-only by default, it says so, and the row can be looked at."""
+        """Where transactions are read-only by default, the message says so, and the record can be read."""
         reader = PostgresStore(with_options(server.url, "-c default_transaction_read_only=on"), key_name)
         text = error_message(lambda: reader.next_nonce(REQUEST))
         assert text == (
@@ -339,7 +339,7 @@ class TestErrorMessages:
         reader.close()
 
     def test_no_right_to_make_the_table(self, admin: psycopg.Connection, empty_url: str, key_name: str) -> None:
-        """A user who may not make the table is told what its owner has to do; looking says that there is no row."""
+        """A user who may not create the table is told what its owner has to run; reading returns no record."""
         admin.execute(sql.SQL("REVOKE CREATE ON SCHEMA {} FROM bot").format(sql.Identifier(key_name)))
         store = PostgresStore(empty_url, "key")
         text = error_message(lambda: store.next_nonce(REQUEST))
@@ -354,7 +354,8 @@ class TestErrorMessages:
     def test_repeatable_read(
         self, server: PostgresServer, admin: psycopg.Connection, store: PostgresStore, key_name: str
     ) -> None:
-        """Where another isolation level is the default, a statement that had to wait says so, and draws nothing."""
+        """With another default isolation level a statement that had to wait fails with its own message and issues no
+        nonce."""
         strict = PostgresStore(with_options(server.url, r"-c default_transaction_isolation=repeatable\ read"), key_name)
         text = error_message(
             lambda: after_the_wait(server, admin, f"nonce = {AHEAD}", key_name, lambda: strict.next_nonce(REQUEST))
@@ -365,7 +366,7 @@ class TestErrorMessages:
 
 
 class TestTablesOfOtherVersions:
-    """The table may have been made by another version of this program."""
+    """The table may come from another version of this program."""
 
     @pytest.mark.parametrize(
         ("change", "is_supported"),
@@ -377,7 +378,7 @@ class TestTablesOfOtherVersions:
         ],
     )
     def test_table_of_another_version(self, empty_url: str, change: str, is_supported: bool) -> None:
-        """A column more is no trouble where it has a default; what this version cannot use is named as that."""
+        """An additional column with a default is fine; a table that this version cannot use has its own message."""
         with psycopg.connect(empty_url, autocommit=True) as owner:
             owner.execute(SCHEMA.read_bytes())
             owner.execute(sql.SQL("ALTER TABLE kraken_bot_keys {}").format(sql.SQL(change)))
@@ -391,7 +392,7 @@ class TestTablesOfOtherVersions:
             assert step() is GrantStatus.GRANTED
         else:
             assert error_message(step) == (
-                f"the nonce store {store.location} has a table kraken_bot_keys that this version of the program does not"
-                " know"
+                f"the nonce store {store.location} has a table kraken_bot_keys that this version of the program "
+                "does not know"
             )
         store.close()

@@ -1,4 +1,4 @@
-"""A key's budget is one for all who use the key, outlives a crash, and never blocks for ever."""
+"""A key's rate counters are shared by its processes, survive a crash, and never block for ever."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.child_process import Child
 
 NOW = 1_790_000_000.0
 CHILDREN = "tests.stores.shared_children"
-# The starter's maximum of 15, less what decays in a step of Kraken's.
+# Starter's maximum of 15, less what decays in one of Kraken's steps.
 STARTER_READS = 14
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Return where the test's budget is."""
+    """Return the path of the test's counter file."""
     return str(tmp_path / "kraken_nonce.0a1b2c3d.budget")
 
 
 def reads_until_full(rate_limiter: RateLimiter, now: float) -> int:
-    """Book reads until one has to wait; return how many were booked."""
+    """Acquire reads until one has to wait; return how many were acquired."""
     booked = 0
     while not rate_limiter.try_acquire_rest("BalanceEx", now):
         booked += 1
@@ -34,7 +34,7 @@ def reads_until_full(rate_limiter: RateLimiter, now: float) -> int:
 
 
 def test_two_rate_limiters_of_a_key_share_counters(path: str) -> None:
-    """What one object books, reads and orders, another one on the same file does not give again."""
+    """Points that one limiter has spent, for reads and orders, are not available to another one on the same file."""
     first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
     assert reads_until_full(first, NOW) == STARTER_READS
     assert reads_until_full(second, NOW) == 0
@@ -46,7 +46,7 @@ def test_two_rate_limiters_of_a_key_share_counters(path: str) -> None:
 
 
 def test_a_delayed_call_is_not_booked(path: str) -> None:
-    """After the wait that was asked for, and however often it was asked, one call goes and the next one waits."""
+    """After the returned wait, however often the caller asked, one call is allowed and the next one waits."""
     rate_limiter = RateLimiter(path, PRO)
     reads_until_full(rate_limiter, NOW)
     waits = [rate_limiter.try_acquire_rest("BalanceEx", NOW) for _ in range(10)]
@@ -55,16 +55,16 @@ def test_a_delayed_call_is_not_booked(path: str) -> None:
 
 
 def test_a_crash_loop_does_not_overspend(path: str) -> None:
-    """A process that is killed when it has spent the allowance leaves nothing of it to the next one."""
+    """A process that is killed once it has spent the allowance leaves nothing of it to the next one."""
     booked = []
     for _ in range(3):
-        with Child(CHILDREN, "crash_after_reads", path, NOW) as child:
+        with Child(CHILDREN, "crash_after_exhausting_reads", path, NOW) as child:
             booked.append(child.read_line())
     assert booked == [f"{STARTER_READS}", "0", "0"]
 
 
 def test_a_rate_limit_refusal_is_shared(path: str) -> None:
-    """When Kraken says to one that a counter is full, the others wait for it as well."""
+    """When Kraken tells one process that a counter is full, the others wait as well."""
     first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
     first.saturate_rest(NOW)
     first.saturate_engine("BTC/USD", NOW)
@@ -74,7 +74,7 @@ def test_a_rate_limit_refusal_is_shared(path: str) -> None:
 
 
 def test_unconditional_calls_are_booked(path: str) -> None:
-    """A call and a cancel that are sent whether there is room or not count for all who ask afterwards."""
+    """Calls and cancels that are sent unconditionally count for every later caller."""
     first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
     for _ in range(STARTER_READS):
         first.spend_rest("CancelAll", NOW)
@@ -85,7 +85,7 @@ def test_unconditional_calls_are_booked(path: str) -> None:
 
 
 def test_a_pause_applies_to_every_call_and_process(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """During a pause nobody is given anything, orders and cancels included; each process says why once; then all go."""
+    """A pause refuses every call of every process, cancels too; each logs the reason once; then all go on."""
     first, second = RateLimiter(path, PRO), RateLimiter(path, PRO)
     first.pause(NOW + 30.0, "EService:Throttled")
     for rate_limiter in (first, second):
@@ -106,7 +106,7 @@ def test_the_longer_of_two_pauses_holds(path: str) -> None:
 
 
 def test_a_pause_lasts_a_minute_at_most(path: str) -> None:
-    """A pause that is said to last for a year is over a minute after the first one asks."""
+    """A pause that claims to last a year ends a minute after the first process has asked."""
     rate_limiter = RateLimiter(path, PRO)
     rate_limiter.pause(NOW + 365 * 86_400.0, "another clock")
     assert rate_limiter.try_acquire_rest("BalanceEx", NOW) == 60.0
@@ -115,7 +115,7 @@ def test_a_pause_lasts_a_minute_at_most(path: str) -> None:
 
 
 def test_a_counter_state_from_the_future_is_not_waited_for(path: str) -> None:
-    """A full counter of a year from now keeps a call waiting for as long as its points need to decay, no longer."""
+    """A full counter dated a year ahead delays a call only for as long as its points need to decay."""
     reads_until_full(RateLimiter(path, STARTER), NOW + 365 * 86_400.0)
     rate_limiter = RateLimiter(path, STARTER)
     wait_seconds = rate_limiter.try_acquire_rest("BalanceEx", NOW)
@@ -135,7 +135,7 @@ def test_a_counter_state_from_the_future_is_not_waited_for(path: str) -> None:
     ],
 )
 def test_invalid_fields_count_as_nothing_spent(path: str, text: str) -> None:
-    """Fields that hold something else count as nothing spent, and are overwritten."""
+    """Invalid fields count as nothing spent, and are overwritten."""
     Path(path).write_text(text)
     rate_limiter = RateLimiter(path, STARTER)
     assert reads_until_full(rate_limiter, NOW) == STARTER_READS
@@ -148,7 +148,7 @@ def test_invalid_fields_count_as_nothing_spent(path: str, text: str) -> None:
 
 
 def test_local_counts_are_merged_when_the_file_is_usable_again(path: str) -> None:
-    """Calls booked while the file could not be used are seen by others when it can be used again."""
+    """Calls counted while the file was unusable are seen by others once it is usable again."""
     Path(path).mkdir()
     first, second = RateLimiter(path, STARTER), RateLimiter(path, STARTER)
     assert reads_until_full(first, NOW) == STARTER_READS
@@ -168,7 +168,7 @@ def test_a_file_that_is_deleted_costs_nothing(path: str) -> None:
 
 
 def test_a_closed_rate_limiter_reopens(path: str) -> None:
-    """After close a call is booked as before."""
+    """After `close` the limiter counts as before."""
     rate_limiter = RateLimiter(path, STARTER)
     rate_limiter.spend_rest("BalanceEx", NOW)
     rate_limiter.close()
@@ -176,7 +176,7 @@ def test_a_closed_rate_limiter_reopens(path: str) -> None:
 
 
 def test_a_stopped_process_does_not_stop_the_others(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Behind a process that is stopped with the file in its hands a call is booked all the same, with a WARNING."""
+    """While a stopped process holds the file's lock, a call is counted locally, with a WARNING."""
     rate_limiter = RateLimiter(path, STARTER)
     with Child(CHILDREN, "hold", path) as holder:
         holder.expect_line("held")

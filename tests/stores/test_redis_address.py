@@ -1,4 +1,4 @@
-"""How a Redis server is named: what can be used, what is shown of it, and TLS."""
+"""Addresses of a Redis server: which are accepted, how they are shown, and TLS."""
 
 from __future__ import annotations
 
@@ -54,9 +54,8 @@ def test_a_location_has_no_credentials(url: str, location: str) -> None:
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_unseen(url: str) -> None:
-    """An address that is none, that a bare sign in a password cuts short, or with options that are not for it, is
-    refused by one sentence that has nothing of it.
-    """
+    """A malformed address, one that an unescaped sign in a password cuts short, and one with unsupported options are
+    refused by one sentence that repeats nothing of it."""
     with pytest.raises(ValueError, match="must look like") as caught:
         RedisStore(url, "name")
     assert str(caught.value) == INVALID_URL_MESSAGE
@@ -65,7 +64,7 @@ def test_an_address_that_cannot_be_used_is_refused_unseen(url: str) -> None:
 
 
 def test_a_server_with_a_trusted_certificate_is_used_by_tls(redis_server: RedisServer, tmp_path: Path) -> None:
-    """rediss:// draws a nonce from a server whose certificate the named authority has signed."""
+    """rediss:// works with a server whose certificate the named authority has signed."""
     with FaultProxy(redis_server, tls_folder=tmp_path) as gateway:
         assert gateway.url.startswith("rediss://")
         store = RedisStore(gateway.url, "name")
@@ -74,7 +73,7 @@ def test_a_server_with_a_trusted_certificate_is_used_by_tls(redis_server: RedisS
 
 
 def test_a_server_with_another_certificate_gets_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
-    """rediss:// without that authority ends at the certificate, which is said, before the password is sent."""
+    """rediss:// without that authority fails at the certificate, with its own message, before the password is sent."""
     with FaultProxy(redis_server, tls_folder=tmp_path) as gateway:
         store = RedisStore(gateway.url.partition("?")[0], "name")
         with pytest.raises(StoreUnavailableError, match=r"(?i)certificate.verify.failed"):
@@ -85,9 +84,8 @@ def test_a_server_with_another_certificate_gets_nothing(redis_server: RedisServe
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 @pytest.mark.parametrize("who", ["bot:12@hunter2", "bot@host:hunter2"])
 def test_a_bare_at_sign_is_refused_unseen(scheme: str, who: str) -> None:
-    """An at sign in a user name or password is to be percent-encoded: libpq takes what is behind the first one for the
-    host, which would be shown.
-    """
+    """An at sign in a user name or password must be percent-encoded: libpq takes what follows the first one as the
+    host, which would be shown."""
     with pytest.raises(SettingsError, match="percent-encoded") as caught:
         open_nonce_store(f"{scheme}://{who}@127.0.0.1/0", "key")
     assert "hunter2" not in str(caught.value)
@@ -96,6 +94,6 @@ def test_a_bare_at_sign_is_refused_unseen(scheme: str, who: str) -> None:
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 @pytest.mark.parametrize("host", ["store..example", f"{'a' * 64}.example"])
 def test_a_host_that_no_name_server_can_be_asked_for_is_refused(scheme: str, host: str) -> None:
-    """A name with an empty part, or one that is too long, is a wrong address, and not a fault of the program."""
+    """A host name with an empty or an overlong part is a wrong address, and not an unexpected exception."""
     with pytest.raises(SettingsError, match="cannot be used"):
         open_nonce_store(f"{scheme}://{host}/0", "key")

@@ -1,4 +1,4 @@
-"""What is Redis's own in its engine: exact numbers, damaged rows, refusals, connections; against real servers."""
+"""Tests of Redis alone: exact integers, damaged fields, refusals and connections, on real servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tcp_proxy import FaultProxy
 
 @pytest.fixture
 def redis_key(redis_url: str, key_name: str) -> Iterator[RedisKey]:
-    """Return the row of a key that nobody else uses."""
+    """Return a key that no other test uses."""
     redis_key = RedisKey(redis_url, key_name)
     yield redis_key
     redis_key.wipe()
@@ -30,13 +30,13 @@ def redis_key(redis_url: str, key_name: str) -> Iterator[RedisKey]:
 
 @pytest.fixture
 def store(redis_key: RedisKey) -> RedisStore:
-    """Return a client of that row."""
+    """Return a client of that key."""
     return RedisStore(redis_key.url, redis_key.name)
 
 
 @pytest.fixture
 def own_store(redis_server: RedisServer) -> Iterator[RedisStore]:
-    """Return a client of a server that the test may put into trouble."""
+    """Return a client of a server that only this test uses."""
     store = RedisStore(redis_server.url, "own")
     yield store
     store.close()
@@ -44,13 +44,13 @@ def own_store(redis_server: RedisServer) -> Iterator[RedisStore]:
 
 @pytest.fixture
 def admin(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """Return a connection to that server by which it is put into trouble."""
+    """Return an administrator's connection to that server."""
     with redis.Redis.from_url(redis_server.url) as client:
         yield client
 
 
 def refusal_message(store: RedisStore) -> str:
-    """Return why a nonce cannot be drawn; nothing of it has the password, nor the error that it came from."""
+    """Return why no nonce can be issued; neither the message nor the exception's chain has the password."""
     with pytest.raises(StoreUnavailableError) as caught:
         store.next_nonce(make_request())
     assert caught.value.__cause__ is None
@@ -61,7 +61,7 @@ def refusal_message(store: RedisStore) -> str:
 
 
 class TestExactNumbers:
-    """Lua counts in doubles."""
+    """Lua numbers are doubles."""
 
     @pytest.mark.parametrize(
         ("floor", "following"),
@@ -75,46 +75,46 @@ class TestExactNumbers:
     def test_nonces_above_2_53_are_counted_exactly(
         self, redis_key: RedisKey, store: RedisStore, floor: str, following: str
     ) -> None:
-        """The nonce after one that no double can hold is that one and one, in the answer and in the store."""
+        """A nonce above 2^53 is followed by exactly the next integer, in the answer and in the store."""
         assert store.next_nonce(make_request(int(floor))) == NonceGrant(GrantStatus.GRANTED, int(floor), 0)
         assert store.next_nonce(make_request()) == NonceGrant(GrantStatus.GRANTED, int(following), int(floor))
         assert redis_key.raw.hget(redis_key.key, "nonce") == following
 
     def test_a_ceiling_between_two_doubles_holds(self, store: RedisStore) -> None:
-        """A ceiling of 2^53 + 1 lets that nonce through and not the next."""
+        """A ceiling of 2^53 + 1 admits that nonce and not the next."""
         limit = 9007199254740993
         assert granted_nonce(store.next_nonce(make_request(limit, limit))) == limit
         assert store.next_nonce(make_request(0, limit)) == NonceGrant(GrantStatus.ABOVE_CEILING, 0, limit)
 
     def test_a_fencing_token_above_2_53_is_exact(self, redis_key: RedisKey, store: RedisStore) -> None:
-        """The generation after 2^53 + 1 is 2^53 + 2, and a sender of 2^53 + 1 is stale under it."""
+        """The fencing token after 2^53 + 1 is 2^53 + 2, and a sender with 2^53 + 1 is stale under it."""
         redis_key.raw.hset(redis_key.key, "generation", "9007199254740993")
         assert acquire_lease(store, "a").fencing_token == 9007199254740994
         assert store.next_nonce(make_request(fencing_token=9007199254740993)).status is GrantStatus.STALE
         assert store.next_nonce(make_request(fencing_token=9007199254740994)).status is GrantStatus.GRANTED
 
     def test_a_nanosecond_nonce_is_the_servers_time(self, redis_key: RedisKey, store: RedisStore) -> None:
-        """In nanoseconds a nonce is the server's microseconds between question and answer, with 000 behind."""
+        """In nanoseconds a nonce is the server's microseconds between question and answer, followed by 000."""
         before = redis_key.server_us()
         nonce = str(granted_nonce(store.next_nonce(make_request(units_per_microsecond=1000))))
         assert nonce.endswith("000")
         assert before <= int(nonce[:-3]) <= redis_key.server_us()
 
     def test_the_beginning_of_a_second_has_its_zeros(self, redis_key: RedisKey, store: RedisStore) -> None:
-        """In the first tenth of a second, whose microseconds have fewer digits, a nonce is the server's time too."""
+        """In the first tenth of a second, whose microseconds have fewer digits, a nonce is the server's time."""
         poll_until(lambda: redis_key.server_us() % 1_000_000 < 50_000)
         before = redis_key.server_us()
         assert before <= granted_nonce(store.next_nonce(make_request())) <= redis_key.server_us()
 
 
 class TestDamage:
-    """A row that somebody else has written to."""
+    """A record that another program has overwritten."""
 
     @pytest.mark.parametrize(
         "text", ["", "rubbish", "-5", "1e15", "1795404227910604.5", " 17", "007", "9" * 21, b"\xff"]
     )
     def test_a_damaged_nonce_counts_as_none(self, redis_key: RedisKey, store: RedisStore, text: str | bytes) -> None:
-        """A nonce that is no number of at most 20 digits counts as none: the next comes from the server's clock."""
+        """A nonce that is no integer of at most 20 digits counts as none: the next is the server's clock."""
         redis_key.raw.hset(redis_key.key, "nonce", text)
         before = redis_key.server_us()
         grant = store.next_nonce(make_request())
@@ -125,7 +125,8 @@ class TestDamage:
     def test_a_damaged_lease_or_lock_is_expired(
         self, redis_key: RedisKey, store: RedisStore, text: str | bytes
     ) -> None:
-        """A lease, a turn and a reservation with a damaged end are over: others get them, and their sender is stale."""
+        """Lease, lock and reservation with a damaged end count as expired: others get them, and the old leader is
+        stale."""
         fencing_token = acquire_lease(store, "a").fencing_token
         granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
@@ -137,7 +138,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("text", ["rubbish", "9" * 19, "9" * 25])
     def test_a_damaged_fencing_token_is_replaced(self, redis_key: RedisKey, store: RedisStore, text: str) -> None:
-        """With a generation that cannot be counted on whoever led is stale, and the next one is the server's time."""
+        """With an invalid fencing token the leader is stale, and the next token is the server's time."""
         fencing_token = acquire_lease(store, "a").fencing_token
         redis_key.raw.hset(redis_key.key, mapping={"generation": text, "lease_until": "0"})
         assert store.next_nonce(make_request(fencing_token=fencing_token)).status is GrantStatus.STALE
@@ -145,13 +146,13 @@ class TestDamage:
         assert before <= acquire_lease(store, "b").fencing_token <= redis_key.server_us()
 
     def test_an_owner_that_is_no_text_is_another(self, redis_key: RedisKey, store: RedisStore) -> None:
-        r"""An owner's bytes that are no UTF-8 are shown as \x.., and are not who asks."""
+        r"""An owner's bytes that are not UTF-8 are shown as \x.., and match no owner."""
         acquire_lease(store, "a")
         redis_key.raw.hset(redis_key.key, "lease_owner", b"\xff\xfe")
         assert store.acquire_lease("a", HOUR_SECONDS).owner == r"\xff\xfe"
 
     def test_something_else_in_the_rows_place_is_left_alone(self, redis_key: RedisKey, store: RedisStore) -> None:
-        """Where the row's key holds no hash, each step says so and changes nothing."""
+        """Where the key holds no hash, each step raises and changes nothing."""
         redis_key.raw.set(redis_key.key, "mine")
         for step in (
             store.read_record,
@@ -168,10 +169,10 @@ class TestDamage:
 
 
 class TestRefusals:
-    """A server that answers, and does not do it."""
+    """A server that answers with a refusal."""
 
     def test_a_full_server(self, own_store: RedisStore, admin: redis.Redis) -> None:
-        """A full server draws no nonce and changes nothing; a turn is given back and a leader signs off even so."""
+        """A full server issues no nonce and changes nothing; releasing the lock and the lease still works."""
         fencing_token = acquire_lease(own_store, "a").fencing_token
         nonce = granted_nonce(own_store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         admin.config_set("maxmemory", "1")
@@ -185,7 +186,7 @@ class TestRefusals:
         assert acquire_lease(own_store, "b").is_clean_handover
 
     def test_a_read_only_replica(self, own_store: RedisStore, admin: redis.Redis) -> None:
-        """A replica is named as one, and still shows what it has."""
+        """A read-only replica has its own message, and its record can be read."""
         nonce = granted_nonce(own_store.next_nonce(make_request()))
         admin.replicaof("127.0.0.1", "1")
         assert "read-only replica" in refusal_message(own_store)
@@ -194,7 +195,7 @@ class TestRefusals:
         assert record.last_nonce == nonce
 
     def test_a_wrong_password(self, redis_server: RedisServer) -> None:
-        """A wrong password is named as what is wrong, and is not in the text."""
+        """A wrong password has its own message, which does not contain it."""
         url = f"redis://{USER}:wrong%2Fone@127.0.0.1:{redis_server.port}/0"
         problem = refusal_message(RedisStore(url, "own"))
         assert "refuses the user name or password" in problem
@@ -202,18 +203,19 @@ class TestRefusals:
 
     @pytest.mark.parametrize("rights", ["+@all -evalsha ~*", "+@all -hset ~*", "+@all ~other"])
     def test_missing_rights(self, redis_server: RedisServer, admin: redis.Redis, rights: str) -> None:
-        """A user who may not run scripts, not what is in them, or not at this key, is told what the bot needs."""
+        """A user without the rights to run scripts, to run their commands, or to use this key is told what the bot
+        needs."""
         admin.execute_command("ACL", "SETUSER", "poor", "on", ">poor", *rights.split())  # type: ignore[no-untyped-call]
         store = RedisStore(f"redis://poor:poor@127.0.0.1:{redis_server.port}/0", "own")
         assert "does not allow this user what the bot needs" in refusal_message(store)
 
     def test_a_database_that_is_not_there(self, redis_server: RedisServer) -> None:
-        """What has no sentence of ours is told in the server's words."""
+        """An error without a message of its own is reported in the server's words."""
         store = RedisStore(redis_server.url.removesuffix("/0") + "/99", "own")
         assert "DB index is out of range" in refusal_message(store)
 
     def test_an_echo_of_the_password(self, redis_server: RedisServer) -> None:
-        """A server that repeats what it was sent does not get the password into an error."""
+        """A server that repeats what it was sent does not get the password into an error message."""
         start = PASSWORD[:6]
 
         class Echo(socketserver.StreamRequestHandler):
@@ -230,13 +232,13 @@ class TestRefusals:
         assert start not in problem
 
     def test_a_user_of_one_letter(self, redis_server: RedisServer, own_store: RedisStore) -> None:
-        """Where the user is called u, the words of an error keep theirs."""
+        """A user name of one letter is not masked inside the words of an error message."""
         redis_server.kill()
         problem = refusal_message(RedisStore(f"redis://u:p@127.0.0.1:{redis_server.port}/0", "own"))
         assert problem == refusal_message(own_store)
 
     def test_protected_mode(self) -> None:
-        """A server that lets its own machine alone connect, and says so before it is asked, is named as that."""
+        """A server in protected mode, which refuses before the first command, has its own message."""
 
         class Protected(socketserver.StreamRequestHandler):
             def handle(self) -> None:
@@ -253,7 +255,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("answer", ["+OK", ":5", ":x", "$-1", "*0", "*2\r\n:1\r\n:2", "$9\r\ndrawn x 0"])
     def test_something_else_than_redis(self, redis_server: RedisServer, answer: str) -> None:
-        """A server that takes each command and answers what no script of ours does is refused, whatever it says."""
+        """A server whose answers no script of this program gives is refused, whatever it answers."""
 
         class Odd(socketserver.StreamRequestHandler):
             def handle(self) -> None:
@@ -274,17 +276,17 @@ class TestRefusals:
                 server.shutdown()
 
     def test_unreachable(self, redis_server: RedisServer, own_store: RedisStore) -> None:
-        """Where no server listens, the reason is told."""
+        """Where no server listens, the message says so."""
         redis_server.kill()
         assert "is unreachable" in refusal_message(own_store)
         assert "refused" in refusal_message(own_store)
 
 
 class TestConnections:
-    """Connections that die, are cut, or are another process's."""
+    """Connections that end, are cut, or belong to another process."""
 
     def test_a_restarted_server_is_used_at_once(self, redis_server: RedisServer, own_store: RedisStore) -> None:
-        """After a restart, which forgets the scripts and ends the connections, the next step is done as ever."""
+        """After a restart, which drops scripts and connections, the next step works."""
         first = granted_nonce(own_store.next_nonce(make_request()))
         redis_server.restart()
         assert own_store.next_nonce(make_request()).previous_nonce == first
@@ -299,7 +301,7 @@ class TestConnections:
         assert "cmdstat_eval" not in admin.info("commandstats")
 
     def test_a_lost_reply_is_retried_once(self, redis_server: RedisServer) -> None:
-        """A connection that ends before the answer is replaced by another, once: the nonce drawn in vain is a gap."""
+        """A connection that ends before the answer is replaced once; the lost nonce is a gap."""
         with FaultProxy(redis_server) as gateway:
             store = RedisStore(gateway.url, "own")
             first = granted_nonce(store.next_nonce(make_request()))
@@ -309,7 +311,7 @@ class TestConnections:
             store.close()
 
     def test_a_hung_server_times_out(self, redis_server: RedisServer) -> None:
-        """A step that nobody answers is sent once, and given up; its late answer is not taken for the next one's."""
+        """An unanswered step is sent once and times out; its late answer is not taken for the next step's."""
         with FaultProxy(redis_server) as gateway:
             store = RedisStore(gateway.url, "own")
             before, requests = granted_nonce(store.next_nonce(make_request())), gateway.requests
@@ -323,7 +325,7 @@ class TestConnections:
             store.close()
 
     def test_an_interrupt_before_the_answer(self, own_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The answer that an interrupted step did not wait for is not taken for the next one's."""
+        """The answer that an interrupted step did not read is not taken for the next step's."""
         granted_nonce(own_store.next_nonce(make_request()))
         [connection] = own_store._idle
 
@@ -340,7 +342,7 @@ class TestConnections:
         assert record.last_nonce == nonce
 
     def test_two_threads_never_get_the_same(self, store: RedisStore, full_size: bool) -> None:
-        """Two threads of one engine get nonces that are all different, each in rising order."""
+        """Two threads of one store get different nonces, each in rising order."""
         count = 5000 if full_size else 150
 
         def draw_many(_thread: int) -> list[int]:
@@ -353,7 +355,7 @@ class TestConnections:
         assert len({*one, *other}) == 2 * count
 
     def test_acquire_and_release_cost_two_round_trips(self, redis_server: RedisServer) -> None:
-        """Taking the turn with its nonce, and giving it back, is two requests to the server and two answers."""
+        """Acquiring the lock with its nonce and releasing it takes two requests and two answers."""
         with FaultProxy(redis_server) as gateway:
             store = RedisStore(gateway.url, "own")
             for _warm in range(2):
@@ -363,7 +365,7 @@ class TestConnections:
             store.close()
 
     def test_forked_children_have_connections_of_their_own(self, redis_server: RedisServer) -> None:
-        """Children that are forked while two threads draw get nonces that nobody else got, and so do the threads."""
+        """Children forked while two threads request nonces get different nonces, and so do the threads."""
         with Child("tests.stores.redis_children", redis_server.url) as child:
             lines = [line.split() for line in child.read_to_end()]
         assert sorted(name for name, *_nonces in lines) == [*(f"child{one}" for one in range(FORKS)), *["parent"] * 2]
@@ -371,7 +373,7 @@ class TestConnections:
         assert len(set(nonces)) == len(nonces)
 
     def test_closed_it_opens_again(self, own_store: RedisStore, admin: redis.Redis) -> None:
-        """After `close` the server has no connection of the engine's, until it is used again."""
+        """After `close` the store has no connection to the server until its next use."""
         granted_nonce(own_store.next_nonce(make_request()))
         assert len(admin.client_list()) == 2
         own_store.close()

@@ -1,4 +1,4 @@
-"""Fields that processes share: no step is lost, and no state of their file is an error."""
+"""Fields that processes share in a JSON file: no update is lost, and no state of the file is an error."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ DAMAGED = {
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return where the test's fields are."""
+    """Return the path of the test's file."""
     return tmp_path / "kraken_nonce.0a1b2c3d.budget"
 
 
 def test_processes_lose_no_step(path: Path, full_size: bool) -> None:
-    """Four processes and this one's threads that count together lose no step of any of them."""
+    """Four processes and this one's threads that count together lose no update."""
     times = 5000 if full_size else 500
     shared_json = SharedJson(str(path))
     with ExitStack() as stack:
@@ -58,13 +58,13 @@ def test_processes_lose_no_step(path: Path, full_size: bool) -> None:
 
 
 def test_a_killed_writer_leaves_what_it_counted(path: Path, full_size: bool) -> None:
-    """After a SIGKILL at any moment the file is whole, and holds the last count or the one after it."""
+    """After a SIGKILL at any moment the file is intact, and holds the last count or the one after it."""
     for _ in range(100 if full_size else 10):
-        with Child(CHILDREN, "count_for_ever", path) as child:
+        with Child(CHILDREN, "count_forever", path) as child:
             counts = [child.read_line()]
             child.kill()
             counts += child.drain()
-        # The last line may be cut, so the one before it is the last count that is known.
+        # The last line may be cut off, so the one before it is the last known count.
         last_count = int(counts[-2] if len(counts) > 1 else counts[-1])
         assert json.loads(path.read_text())["count"] - last_count in (0, 1, 2)
 
@@ -87,13 +87,13 @@ def test_nothing_is_written_where_nothing_changed(path: Path) -> None:
 
 
 def clear_fields(fields: Fields) -> None:
-    """Let nothing have been counted."""
+    """Remove all fields."""
     fields.clear()
 
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_is_logged_once_and_overwritten(path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
-    """A damaged file counts as empty for who knows nothing, with one WARNING, and is whole after the next step."""
+    """A damaged file counts as empty for a new object, with one WARNING, and is intact after the next update."""
     shared_json = SharedJson(str(path))
     for _ in range(2):
         path.write_bytes(DAMAGED[name])
@@ -105,7 +105,7 @@ def test_damage_is_logged_once_and_overwritten(path: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("loss", ["deleted", "emptied", "replaced by nothing", "damaged"])
 def test_what_is_lost_while_running_is_remembered(path: Path, loss: str) -> None:
-    """A running process goes on from what it has last seen when its file is lost."""
+    """A running process continues from its last known fields when the file is lost."""
     shared_json = SharedJson(str(path))
     shared_json.update(step)
     if loss == "emptied":
@@ -121,7 +121,7 @@ def test_what_is_lost_while_running_is_remembered(path: Path, loss: str) -> None
 
 
 def test_a_replaced_file_is_read(path: Path) -> None:
-    """A file that is put in place of the old one counts from then on."""
+    """A file that replaces the old one counts from then on."""
     shared_json = SharedJson(str(path))
     shared_json.update(step)
     aside = path.with_suffix(".new")
@@ -132,7 +132,7 @@ def test_a_replaced_file_is_read(path: Path) -> None:
 
 
 def obstruct(path: Path, obstacle: str) -> None:
-    """Put something in the place of the file that is not one."""
+    """Put something else in place of the file."""
     if obstacle == "folder":
         path.mkdir()
     elif obstacle == "pipe":
@@ -144,7 +144,7 @@ def obstruct(path: Path, obstacle: str) -> None:
 
 @pytest.mark.parametrize("obstacle", ["folder", "pipe", "link"])
 def test_it_heals_by_itself(path: Path, caplog: pytest.LogCaptureFixture, obstacle: str) -> None:
-    """Where there is no file to use this process counts for itself, says so once, and goes back to the file."""
+    """Without a usable file the process counts for itself, logs that once, and returns to the file later."""
     obstruct(path, obstacle)
     shared_json = SharedJson(str(path))
     assert [shared_json.update(step) for _ in range(3)] == [1, 2, 3]
@@ -157,14 +157,14 @@ def test_it_heals_by_itself(path: Path, caplog: pytest.LogCaptureFixture, obstac
 
 
 def test_a_full_disk_is_counted_over(path: Path) -> None:
-    """On a full disk a process goes on counting, and when there is room again nothing that it counted is lost."""
+    """On a full disk a process keeps counting, and with free space nothing that it counted is lost."""
     with Child(CHILDREN, "count_on_a_full_disk", path) as child:
         assert child.read_to_end() == ["2 False", "3 False", "4 True"]
     assert json.loads(path.read_text()) == {"count": 4}
 
 
 def test_a_new_file_is_not_damaged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is not there, or that another process has made and not written yet, is begun without a word."""
+    """A missing file, or one that another process has created and not written yet, is used without a log record."""
     for _ in range(2):
         assert SharedJson(str(path)).update(step) == 1
         path.write_bytes(b"")
@@ -174,7 +174,7 @@ def test_a_new_file_is_not_damaged(path: Path, caplog: pytest.LogCaptureFixture)
 def test_a_stopped_holder_does_not_stop_the_others(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Behind a process that is stopped in a change others count for themselves, and with it again when it goes on."""
+    """While a process is stopped inside an update the others count for themselves; once it continues, with it."""
     monkeypatch.setattr(shared_json, "LOCK_TIMEOUT_SECONDS", 0.05)
     counters = SharedJson(str(path))
     counters.update(step)
@@ -191,14 +191,14 @@ def test_a_stopped_holder_does_not_stop_the_others(
 
 
 def test_a_forked_child_has_a_lock_of_its_own(path: Path) -> None:
-    """A child forked while a thread of its parent is in a change waits for that thread, and counts after it."""
-    with Child(CHILDREN, "fork_in_a_change", path) as parent:
+    """A child forked while a thread of its parent is inside an update waits for that thread, and counts after it."""
+    with Child(CHILDREN, "fork_during_update", path) as parent:
         parent.expect_line("child")
         parent.write_line("go on")
         assert parent.read_to_end() == ["parent goes on", "2"]
 
 
 def test_it_is_for_its_owner_alone(path: Path) -> None:
-    """The file is readable by its owner only."""
+    """Only the owner may read the file."""
     SharedJson(str(path)).update(step)
     assert path.stat().st_mode & 0o777 == 0o600

@@ -1,4 +1,4 @@
-"""The promise of a nonce store, over plain Python, a file, Redis and PostgreSQL."""
+"""The guarantee of every nonce store: the memory store, the file store, Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Store = FileStore | SharedStore
 
 
 class Hosts:
-    """Hosts that share a store of one kind; each has a nonce file of its own, but where the file is what they share."""
+    """Hosts that share a store of one kind; each has its own nonce file, except where the file is the shared store."""
 
     def __init__(self, kind: str, url: str, folder: Path) -> None:
         self.kind, self.url = kind, url
@@ -44,7 +44,7 @@ class Hosts:
         return self._folder / ("shared" if self.kind == "file" else host)
 
     def open(self, host: str) -> Store:
-        """Return the store as a new process of a host sees it."""
+        """Return the store as a new process of a host opens it."""
         file = FileStore(str(self.file(host)))
         if self.kind == "file":
             return file
@@ -53,17 +53,17 @@ class Hosts:
         return self._opened[-1]
 
     def child(self, task: str, host: str, *arguments: object) -> Child:
-        """Return a process of a host that draws."""
+        """Return a child process of a host that requests nonces."""
         return Child(CHILDREN, task, self.url, self.api_key, self.file(host), *arguments)
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close every opened store."""
         for store in self._opened:
             store.backend.close()
 
 
 def make_hosts(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Hosts]:
-    """Yield hosts on a new key."""
+    """Yield hosts that share a new key."""
     hosts = Hosts(kind, request.getfixturevalue(f"{kind}_url") if kind in {"redis", "postgres"} else "", folder)
     yield hosts
     hosts.close()
@@ -77,12 +77,12 @@ def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
 
 @pytest.fixture(params=["file", "redis", "postgres"])
 def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
-    """Return hosts that share a store which processes can share."""
+    """Return hosts that share a store of each kind that works across processes."""
     yield from make_hosts(request.param, request, tmp_path)
 
 
 def check(sequences: list[list[int]]) -> int:
-    """Hold what several have drawn against the promise; return the highest."""
+    """Check that all nonces differ and that each sequence rises; return the highest."""
     together = [nonce for sequence in sequences for nonce in sequence]
     assert len(set(together)) == len(together)
     assert all(sequence == sorted(sequence) for sequence in sequences)
@@ -107,10 +107,10 @@ def test_threads(hosts: Hosts, full_size: bool) -> None:
 
 
 def test_processes(machines: Hosts, full_size: bool) -> None:
-    """Three processes, each on a host of its own, get different nonces, each rising; the next one is above them all."""
+    """Three processes on separate hosts get different nonces, each rising; the next nonce is above them all."""
     count = 5000 if full_size else 200
     with ExitStack() as stack:
-        children = [stack.enter_context(machines.child("draw", f"host{number}", count)) for number in range(3)]
+        children = [stack.enter_context(machines.child("print_nonces", f"host{number}", count)) for number in range(3)]
         for child in children:
             child.expect_line("ready")
         for child in children:
@@ -121,9 +121,9 @@ def test_processes(machines: Hosts, full_size: bool) -> None:
 
 
 def test_at_least(hosts: Hosts) -> None:
-    """A nonce is at_least where that is ahead of clock and last, above the last where it is not, on every host."""
+    """A nonce is at_least where that is ahead of the clock and of the last, else above the last, on every host."""
     one, other = hosts.open("one"), hosts.open("other")
-    # The first draw of a process from a file that is ahead of the clock steps over what a power loss may have taken.
+    # The first nonce of a process whose file is ahead of the clock skips what a power loss may have taken.
     one.next_nonce()
     other.next_nonce()
     ahead = clock.wall_us() + HOUR_US
@@ -134,7 +134,7 @@ def test_at_least(hosts: Hosts) -> None:
 
 
 def test_a_day_ahead(hosts: Hosts) -> None:
-    """A nonce of more than a day ahead is refused as asked for so far ahead, and nothing is written."""
+    """A nonce of more than a day ahead is refused, and nothing is written."""
     store = hosts.open("one")
     last = store.next_nonce()
     with pytest.raises(NonceAheadError, match="was asked for"):
@@ -143,7 +143,7 @@ def test_a_day_ahead(hosts: Hosts) -> None:
 
 
 def test_next_nonce_within_next_nonce_raises(tmp_path: Path) -> None:
-    """Whoever draws in the middle of a draw, as a signal handler does, is told so, and the draw goes on."""
+    """A call of `next_nonce` inside `next_nonce`, as from a signal handler, raises, and the outer call goes on."""
     backend = MemoryStore(clock.wall_us)
     store = SharedStore(backend, FileStore(str(tmp_path / "nonce")))
     next_nonce = backend.next_nonce
@@ -158,7 +158,7 @@ def test_next_nonce_within_next_nonce_raises(tmp_path: Path) -> None:
 
 
 def test_written_before_it_is_returned(hosts: Hosts) -> None:
-    """When a nonce is returned another host sees it, and it is in the host's own file."""
+    """When a nonce is returned, another host sees it, and it is in the host's own file."""
     one, other = hosts.open("one"), hosts.open("other")
     for _ in range(5):
         nonce = one.next_nonce()
@@ -167,7 +167,7 @@ def test_written_before_it_is_returned(hosts: Hosts) -> None:
 
 
 def test_a_new_key_has_no_nonce(hosts: Hosts) -> None:
-    """Where nothing was drawn there is nothing to see."""
+    """A key without a nonce has nothing to read."""
     assert hosts.open("one").peek() is None
 
 
@@ -175,7 +175,7 @@ def test_a_new_key_has_no_nonce(hosts: Hosts) -> None:
 def test_a_host_whose_clock_is_wrong(
     store_key: StoreKey, tmp_path: Path, frozen_clock: FrozenClock, hours: int
 ) -> None:
-    """A host whose clock is hours off draws the same nonces as any other: the server's time, rising."""
+    """A host whose clock is hours off gets nonces like any other: from the server's time, rising."""
     stores = [SharedStore(store_key.connect(), FileStore(str(tmp_path / name))) for name in ("right", "wrong")]
     before = store_key.server_us()
     nonces = []
@@ -188,10 +188,10 @@ def test_a_host_whose_clock_is_wrong(
 
 
 def test_a_server_whose_clock_is_set(moved_clock: MovedClock, tmp_path: Path) -> None:
-    """Where the server's clock is set back and forth by hours, the nonces of two hosts go on rising.
+    """Where the server's clock is set back and forth by hours, the nonces of two hosts keep rising.
 
-    PostgreSQL has a clock of the test's own; the TIME of Redis cannot be moved, so its row is written as a server
-    would have left it whose clock was ahead.
+    PostgreSQL gets an adjustable clock; the TIME of Redis cannot be moved, so its record is written as a server would
+    have left it whose clock was ahead.
     """
     stores = [SharedStore(moved_clock.store, FileStore(str(tmp_path / name))) for name in ("one", "other")]
     nonces = []
@@ -202,18 +202,18 @@ def test_a_server_whose_clock_is_set(moved_clock: MovedClock, tmp_path: Path) ->
 
 
 def test_killed_clients(machines: Hosts, full_size: bool) -> None:
-    """After each SIGKILL in the middle of drawing, a new client draws above everything that was handed out.
+    """After each SIGKILL during `next_nonce`, a new client continues above every issued nonce.
 
-    Every other client begins half an hour further ahead of the clock, so that the clock is no witness.
+    Every other client starts half an hour further ahead of the clock, so that the clock cannot stand in for the store.
     """
     random_source = random.Random(SEED)
     store = machines.open("survivor")
     for number in range(40 if full_size else 2):
         ahead_us = number % 2 * (number + 1) * HOUR_US // 4
-        with machines.child("draw_for_ever", f"host{number}", ahead_us) as child:
+        with machines.child("print_nonces_forever", f"host{number}", ahead_us) as child:
             handed_out = [int(child.read_line()) for _ in range(random_source.randrange(1, 200))]
             child.kill()
-            # The last line may be cut by the kill.
+            # The kill may cut the last line.
             handed_out += [int(line) for line in child.drain() if len(line) == 16]
         assert handed_out == sorted(set(handed_out)), f"seed {SEED}, kill {number}"
         assert store.next_nonce() > handed_out[-1], f"seed {SEED}, kill {number}"

@@ -1,4 +1,4 @@
-"""What a nonce, a turn and a lease are worth when the server that has them is killed or its answers are lost."""
+"""Nonces, locks and leases after the server was killed or its answers were lost."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Open = Callable[[Path], AbstractContextManager[Server]]
 DURABLE: dict[str, Open] = {
     "redis, every command on the disk": open_redis,
     "postgres, fsync on": lambda folder: open_postgres(folder, fsync="on", recovery_init_sync_method="syncfs"),
-    # The kernel still has what was written, and it was not killed.
+    # The kernel still has what was written, because only the server is killed.
     "postgres, fsync off": open_postgres,
 }
 
 
 @pytest.mark.parametrize("kind", DURABLE)
 def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: str) -> None:
-    """A server killed while clients draw has, when it is back, every nonce that it gave, the turn and the lease.
+    """A server killed while clients request nonces has every issued nonce, the lock and the lease when it is back.
 
-    The nonces are an hour ahead of the clock, and the clients have no other witness, so that only the server's counts.
+    The nonces are an hour ahead of the clock and the clients keep no replica, so only the server's data counts.
     """
     random_source = random.Random(SEED)
     api_key = secrets.token_hex(8)
@@ -49,7 +49,7 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
         stack.callback(backend.close)
         fencing_token = acquire_lease(backend, "a").fencing_token
         granted_nonce(backend.acquire_lock(make_request(floor=clock.wall_us() + HOUR_US), "script", HOUR_SECONDS))
-        arguments = ("draw_through_trouble", server.url, api_key, MAX_NONCE)
+        arguments = ("print_nonces_through_outages", server.url, api_key, MAX_NONCE)
         children = [stack.enter_context(Child(CHILDREN, *arguments, limit_seconds=600)) for _ in range(2)]
         nonces: list[list[int]] = [[], []]
         for _ in range(20 if full_size else 1):
@@ -70,7 +70,7 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
 
 
 def wait_for_row(backend: NonceStore) -> KeyRecord:
-    """Return the row as soon as the server takes connections."""
+    """Return the record as soon as the server accepts connections."""
     found: list[KeyRecord | None] = []
 
     def look() -> bool:
@@ -86,8 +86,8 @@ def wait_for_row(backend: NonceStore) -> KeyRecord:
 
 
 def test_a_killed_redis_without_persistence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A Redis that keeps nothing has nothing after a kill: whoever drew goes on above its own highest and says so, a
-    new process of that host above the host's file, and any other host above the server's clock."""
+    """A Redis without persistence is empty after a kill: a running process continues above its own highest nonce and
+    logs that, a new process above its host's file, and a new host above the server's clock."""
     api_key = secrets.token_hex(8)
     with open_redis(tmp_path, append_only=False) as server, ExitStack() as stack:
 
@@ -117,14 +117,14 @@ def test_a_killed_redis_without_persistence(tmp_path: Path, caplog: pytest.LogCa
 
 @dataclass(frozen=True)
 class GatewayClients:
-    """A server's gateway, and clients of one key: one by the gateway, one that nothing happens to."""
+    """A fault proxy before a server, and two clients of one key: one behind the proxy, one connected directly."""
 
     gateway: FaultProxy
     cut_off: NonceStore
     safe: NonceStore
 
     def without_answer(self, step: Callable[[], object], way: Direction, keep_bytes: int) -> None:
-        """Do a step whose next request or answer gets lost; whether the engine itself then asks again is its own."""
+        """Run a step whose next request or answer is lost; whether the store retries by itself is left to it."""
         self.cut_off.read_record()
         cuts = self.gateway.cuts
         self.gateway.cut(way, forwarded_bytes=keep_bytes)
@@ -138,20 +138,20 @@ LOST = [("request", 0), ("request", 9), ("answer", 0), ("answer", 3)]
 
 @pytest.fixture(params=LOST, ids=["no request", "half a request", "no answer", "half an answer"])
 def lost(request: pytest.FixtureRequest) -> tuple[Direction, int]:
-    """Return what gets lost, and how much of it comes through."""
+    """Return what is lost, and how many bytes of it are forwarded."""
     loss: tuple[Direction, int] = request.param
     return loss
 
 
 @pytest.fixture
 def gateway_clients(any_server: Server) -> Iterator[GatewayClients]:
-    """Return a gateway of a test's own, and clients of a new key."""
+    """Return a fault proxy that only this test uses, and clients of a new key."""
     api_key = secrets.token_hex(8)
     with FaultProxy(any_server) as gateway:
         gateway_clients = GatewayClients(
             gateway, open_nonce_store(gateway.url, api_key), open_nonce_store(any_server.url, api_key)
         )
-        # What is done once only, such as making the table, is done before.
+        # Do once what is done only once, such as creating the table.
         lease = acquire_lease(gateway_clients.safe, "warm up")
         assert gateway_clients.safe.renew_lease(lease.fencing_token, HOUR_SECONDS)
         gateway_clients.safe.release_lock(
@@ -164,14 +164,14 @@ def gateway_clients(any_server: Server) -> Iterator[GatewayClients]:
 
 
 def read_record(backend: NonceStore) -> KeyRecord:
-    """Return the row, which must be there."""
+    """Return the record, which must exist."""
     record = backend.read_record()
     assert record is not None
     return record
 
 
 def test_a_lost_next_nonce_leaves_a_gap(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
-    """A draw that was cut off and is repeated gives a nonce above all before: the lost one is a gap."""
+    """A lost and repeated `next_nonce` returns a nonce above all earlier ones: the lost one is a gap."""
     before = granted_nonce(gateway_clients.cut_off.next_nonce(make_request()))
     gateway_clients.without_answer(lambda: gateway_clients.cut_off.next_nonce(make_request()), *lost)
     gap = read_record(gateway_clients.safe).last_nonce
@@ -180,7 +180,7 @@ def test_a_lost_next_nonce_leaves_a_gap(gateway_clients: GatewayClients, lost: t
 
 
 def test_a_lost_acquire_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
-    """A take that was cut off and is repeated by its owner has the turn, and one giving back frees it."""
+    """A lost acquisition that its owner repeats holds the lock, and one release frees it."""
     gateway_clients.without_answer(
         lambda: gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS), *lost
     )
@@ -193,7 +193,7 @@ def test_a_lost_acquire_is_repeatable(gateway_clients: GatewayClients, lost: tup
 
 
 def test_a_lost_release_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
-    """A giving back that was cut off and is repeated frees the turn, and never the turn that another took between."""
+    """A lost and repeated release frees the lock, and never a lock that another owner has acquired in between."""
     nonce = granted_nonce(gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
     gateway_clients.without_answer(lambda: gateway_clients.cut_off.release_lock(nonce), *lost)
     taken = gateway_clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.GRANTED
@@ -202,7 +202,7 @@ def test_a_lost_release_is_repeatable(gateway_clients: GatewayClients, lost: tup
 
 
 def test_a_lost_lease_grant_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
-    """A lease that was asked for in vain and is asked for again is one grant: of one generation, that draws."""
+    """A lost and repeated lease request is one grant with one fencing token, which is valid for a nonce."""
     gateway_clients.without_answer(lambda: gateway_clients.cut_off.acquire_lease("a", HOUR_SECONDS), *lost)
     between = read_record(gateway_clients.safe).lease
     lease = acquire_lease(gateway_clients.cut_off, "a")
@@ -212,7 +212,7 @@ def test_a_lost_lease_grant_is_repeatable(gateway_clients: GatewayClients, lost:
 
 
 def test_a_lost_renewal_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
-    """A renewal that was cut off and is repeated renews the same lease."""
+    """A lost and repeated renewal renews the same lease."""
     fencing_token = acquire_lease(gateway_clients.cut_off, "a").fencing_token
     gateway_clients.without_answer(lambda: gateway_clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS), *lost)
     assert gateway_clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS)
@@ -225,7 +225,7 @@ def test_a_lost_renewal_is_repeatable(gateway_clients: GatewayClients, lost: tup
 def test_a_lost_lease_release_is_repeatable(
     gateway_clients: GatewayClients, lost: tuple[Direction, int], is_reconciled: bool
 ) -> None:
-    """A sign-off that was cut off and is repeated ends the lease, says what it said, and ends no successor's."""
+    """A lost and repeated release ends the lease, keeps whether it was clean, and never ends a successor's lease."""
     fencing_token = acquire_lease(gateway_clients.cut_off, "a").fencing_token
     gateway_clients.without_answer(lambda: gateway_clients.cut_off.release_lease(fencing_token, is_reconciled), *lost)
     early = gateway_clients.safe.acquire_lease("early", HOUR_SECONDS)
@@ -238,7 +238,7 @@ def test_a_lost_lease_release_is_repeatable(
 
 
 def test_a_lost_read_changes_nothing(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
-    """A look that was cut off changes nothing, and the next one sees the same."""
+    """A lost read changes nothing, and the next one returns the same."""
     granted_nonce(gateway_clients.safe.next_nonce(make_request()))
     before = gateway_clients.safe.read_record()
     gateway_clients.without_answer(gateway_clients.cut_off.read_record, *lost)

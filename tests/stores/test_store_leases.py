@@ -1,4 +1,4 @@
-"""The contract of `bot.nonce.store_protocol` on leases, over plain Python, Redis and PostgreSQL."""
+"""The lease contract of `bot.nonce.store_protocol`, for the memory store, Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.stores.test_store_protocol import SHORT_LIFETIME_SECONDS, is_lease_ex
 
 @pytest.fixture
 def store(store_key: StoreKey) -> NonceStore:
-    """Return a client of a key that the store knows nothing of."""
+    """Return a client of a key that has no record yet."""
     return store_key.connect()
 
 
 def current_lease(store: NonceStore) -> Lease:
-    """Return the lease as the store has it."""
+    """Return the lease in the store."""
     record = store.read_record()
     assert record is not None
     return record.lease
 
 
 def test_the_first_one_leads(store_key: StoreKey, store: NonceStore) -> None:
-    """Who asks first leads, for its lifetime, by a generation that is the server's time; nobody had signed off."""
+    """The first caller leads for its lifetime, with the server's time as its fencing token and no clean handover."""
     before = store_key.server_us()
     lease = acquire_lease(store, "a")
     assert before <= lease.fencing_token <= store_key.server_us()
@@ -35,7 +35,7 @@ def test_the_first_one_leads(store_key: StoreKey, store: NonceStore) -> None:
 
 
 def test_a_second_instance_is_on_standby(store: NonceStore) -> None:
-    """While one leads, another is told who, by which generation and for how long, and nothing changes."""
+    """While one instance leads, another gets the leader's name, token and remaining time, and nothing changes."""
     lease = acquire_lease(store, "a")
     observed_lease = store.acquire_lease("b", 2 * HOUR_SECONDS)
     assert (observed_lease.owner, observed_lease.fencing_token, observed_lease.is_clean_handover) == (
@@ -48,7 +48,7 @@ def test_a_second_instance_is_on_standby(store: NonceStore) -> None:
 
 
 def test_the_leader_reacquires_its_lease(store: NonceStore) -> None:
-    """The same owner takes the same lease again while it lives, with the same generation, for a lifetime from then."""
+    """The owner that acquires its live lease again keeps its fencing token, for a new lifetime."""
     lease = acquire_lease(store, "a")
     renewed_lease = acquire_lease(store, "a", 2 * HOUR_SECONDS)
     assert renewed_lease.fencing_token == lease.fencing_token
@@ -57,7 +57,7 @@ def test_the_leader_reacquires_its_lease(store: NonceStore) -> None:
 
 
 def test_a_previous_leader_gets_a_new_lease(store: NonceStore) -> None:
-    """A lease that is over is not brought back for its owner: it is granted anew, by a higher generation, not clean."""
+    """An expired lease is not revived for its owner: it gets a new grant with a higher token, and no clean handover."""
     store.release_lease(acquire_lease(store, "z").fencing_token, is_reconciled=True)
     previous_lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
     poll_until(lambda: is_lease_expired(store))
@@ -68,7 +68,7 @@ def test_a_previous_leader_gets_a_new_lease(store: NonceStore) -> None:
 
 
 def test_an_expired_lease_is_granted_to_another(store: NonceStore) -> None:
-    """When its lifetime is over another one leads, by a higher generation, and is told that nobody signed off."""
+    """After the lease has expired another owner leads with a higher token, and without a clean handover."""
     previous_lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
     poll_until(lambda: is_lease_expired(store))
     assert current_lease(store) == Lease("a", previous_lease.fencing_token, 0.0, is_clean_handover=False)
@@ -79,7 +79,7 @@ def test_an_expired_lease_is_granted_to_another(store: NonceStore) -> None:
 
 @pytest.mark.parametrize("is_reconciled", [True, False])
 def test_a_released_lease_is_granted_at_once(store: NonceStore, is_reconciled: bool) -> None:
-    """A lease that was signed off is granted at once, by a higher generation; `clean` says how it was signed off."""
+    """A released lease is granted at once with a higher token; `is_clean_handover` repeats what the release said."""
     previous_lease = acquire_lease(store, "a")
     store.release_lease(previous_lease.fencing_token, is_reconciled)
     assert current_lease(store) == Lease("", previous_lease.fencing_token, 0.0, is_clean_handover=False)
@@ -89,7 +89,7 @@ def test_a_released_lease_is_granted_at_once(store: NonceStore, is_reconciled: b
 
 
 def test_a_late_release_is_not_a_clean_handover(store: NonceStore) -> None:
-    """Whoever signs off after its lease was over leaves nothing clean."""
+    """A release after the lease has expired is not a clean handover."""
     previous_lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
     poll_until(lambda: is_lease_expired(store))
     store.release_lease(previous_lease.fencing_token, is_reconciled=True)
@@ -97,7 +97,7 @@ def test_a_late_release_is_not_a_clean_handover(store: NonceStore) -> None:
 
 
 def test_is_clean_handover_belongs_to_the_last_grant(store: NonceStore) -> None:
-    """`clean` stays with the grant while it lives, and is not the next one's where its owner has not signed off."""
+    """`is_clean_handover` lasts as long as its grant, and is False for the next one if the owner did not release."""
     store.release_lease(acquire_lease(store, "a").fencing_token, is_reconciled=True)
     lease = acquire_lease(store, "b", SHORT_LIFETIME_SECONDS)
     assert lease.is_clean_handover
@@ -107,14 +107,14 @@ def test_is_clean_handover_belongs_to_the_last_grant(store: NonceStore) -> None:
 
 
 def test_a_released_owner_gets_a_new_fencing_token(store: NonceStore) -> None:
-    """An owner who signed off and asks again leads by a new generation."""
+    """An owner that released its lease and asks again gets a new fencing token."""
     previous_lease = acquire_lease(store, "a")
     store.release_lease(previous_lease.fencing_token, is_reconciled=True)
     assert acquire_lease(store, "a").fencing_token > previous_lease.fencing_token
 
 
 def test_a_fencing_token_is_never_reused(store_key: StoreKey, store: NonceStore) -> None:
-    """A generation that was lost with the store's data is not granted again, and draws nothing."""
+    """A fencing token that was lost with the store's data is never granted again, and gets no nonce."""
     lost_token = acquire_lease(store, "a").fencing_token
     store_key.wipe()
     assert acquire_lease(store, "b").fencing_token > lost_token
@@ -122,7 +122,7 @@ def test_a_fencing_token_is_never_reused(store_key: StoreKey, store: NonceStore)
 
 
 def test_a_renewed_lease_lives_a_full_lifetime(store: NonceStore) -> None:
-    """A lease that is renewed lives for a whole lifetime from then."""
+    """A renewed lease lives for a full lifetime from the renewal."""
     lease = acquire_lease(store, "a", HOUR_SECONDS)
     assert store.renew_lease(lease.fencing_token, 2 * HOUR_SECONDS)
     assert current_lease(store).remaining_seconds > HOUR_SECONDS
@@ -131,7 +131,7 @@ def test_a_renewed_lease_lives_a_full_lifetime(store: NonceStore) -> None:
 
 
 def test_an_expired_lease_is_not_renewed(store: NonceStore) -> None:
-    """A lease that is over is not renewed, though it is nobody else's yet: it stays over, and draws nothing."""
+    """An expired lease is not renewed even while nobody else has it: it stays expired, and gets no nonce."""
     lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
     poll_until(lambda: is_lease_expired(store))
     assert not store.renew_lease(lease.fencing_token, HOUR_SECONDS)
@@ -140,7 +140,7 @@ def test_an_expired_lease_is_not_renewed(store: NonceStore) -> None:
 
 
 def test_a_released_or_unknown_lease_is_not_renewed(store: NonceStore) -> None:
-    """A lease is not renewed that was signed off, is another's by now, or never was; and nothing changes."""
+    """A lease that was released, has another owner, or never existed is not renewed, and nothing changes."""
     previous_lease = acquire_lease(store, "a")
     store.release_lease(previous_lease.fencing_token, is_reconciled=True)
     before = store.read_record()
@@ -153,7 +153,7 @@ def test_a_released_or_unknown_lease_is_not_renewed(store: NonceStore) -> None:
 
 
 def test_a_repeated_release_changes_nothing(store: NonceStore) -> None:
-    """A sign-off that comes twice, or after another one leads, changes nothing."""
+    """A release that is repeated, or that comes after another owner leads, changes nothing."""
     previous_lease = acquire_lease(store, "a")
     store.release_lease(previous_lease.fencing_token, is_reconciled=True)
     store.release_lease(previous_lease.fencing_token, is_reconciled=False)
@@ -165,7 +165,7 @@ def test_a_repeated_release_changes_nothing(store: NonceStore) -> None:
 
 
 def test_a_grant_releases_the_previous_leaders_lock(store: NonceStore) -> None:
-    """The turn of a leader whose lease is over is free when another one leads."""
+    """The lock of a leader whose lease has expired is free once another owner leads."""
     acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
     granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
     poll_until(lambda: is_lease_expired(store))
@@ -176,7 +176,7 @@ def test_a_grant_releases_the_previous_leaders_lock(store: NonceStore) -> None:
 
 
 def test_a_grant_keeps_another_senders_lock(store: NonceStore) -> None:
-    """The turn of a sender that did not lead stays its own when another one leads."""
+    """The lock of a sender that did not lead stays its own when another owner leads."""
     acquire_lease(store, "a", SHORT_LIFETIME_SECONDS)
     granted_nonce(store.acquire_lock(make_request(), "script", HOUR_SECONDS))
     poll_until(lambda: is_lease_expired(store))
@@ -189,7 +189,7 @@ def test_a_grant_keeps_another_senders_lock(store: NonceStore) -> None:
 
 @pytest.mark.parametrize("owner", ["a", "script"])
 def test_a_release_frees_the_leaders_lock(store: NonceStore, owner: str) -> None:
-    """The turn of a leader that signs off is free at once; another sender's stays its own."""
+    """A leader's lock is free at once after the release of its lease; another sender's lock is not."""
     lease = acquire_lease(store, "a")
     granted_nonce(store.acquire_lock(make_request(), owner, HOUR_SECONDS))
     store.release_lease(lease.fencing_token, is_reconciled=False)
@@ -197,7 +197,7 @@ def test_a_release_frees_the_leaders_lock(store: NonceStore, owner: str) -> None
 
 
 def test_one_of_many_leads(store_key: StoreKey, store: NonceStore, full_size: bool) -> None:
-    """Of four that ask at the same moment, time and again, one leads, and all are told the same one."""
+    """Of four that ask at the same moment, again and again, one leads, and all get its name."""
     clients = {owner: store_key.connect() for owner in "abcd"}
     with ThreadPoolExecutor(4) as pool:
         for _ in range(500 if full_size else 20):

@@ -1,4 +1,4 @@
-"""The contract of `bot.nonce.store_protocol`, sentence by sentence, over plain Python, Redis and PostgreSQL."""
+"""The contract of `bot.nonce.store_protocol`, sentence by sentence, for the memory store, Redis and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from tests.stores.key_rows import (
 )
 
 HOUR_US = 3_600_000_000
-# Long enough to be seen alive, short enough to wait for its end.
+# Long enough to be observed alive, short enough to wait for its expiry.
 SHORT_LIFETIME_SECONDS = 0.03
 
 
 @pytest.fixture
 def store(store_key: StoreKey) -> NonceStore:
-    """Return a client of a key that the store knows nothing of."""
+    """Return a client of a key that has no record yet."""
     return store_key.connect()
 
 
 def is_lock_free(store: NonceStore) -> bool:
-    """Whether nobody has the turn."""
+    """Return whether nobody holds the lock."""
     record = store.read_record()
     return record is not None and not record.lock_owner
 
 
 def is_lease_expired(store: NonceStore) -> bool:
-    """Whether the lease's lifetime has passed."""
+    """Return whether the lease's lifetime has passed."""
     record = store.read_record()
     return record is not None and record.lease.remaining_seconds == 0.0
 
 
 class TestNonces:
-    """`draw`."""
+    """`next_nonce` without a lease."""
 
     @pytest.mark.parametrize("units_per_microsecond", [1, 1000], ids=["us", "ns"])
     def test_it_starts_from_the_servers_clock(
         self, store_key: StoreKey, store: NonceStore, units_per_microsecond: int
     ) -> None:
-        """A nonce is the server's time at which it was drawn, in the wish's unit, where nothing asks for more."""
+        """A nonce is the server's time in the request's unit, where nothing requires a higher one."""
         before = store_key.server_us()
         nonce = granted_nonce(store.next_nonce(make_request(units_per_microsecond=units_per_microsecond)))
         assert before * units_per_microsecond <= nonce <= store_key.server_us() * units_per_microsecond
@@ -60,7 +60,8 @@ class TestNonces:
         assert granted_nonce(store.next_nonce(make_request())) == ahead + 1
 
     def test_it_is_at_least_the_floor(self, store_key: StoreKey, store: NonceStore) -> None:
-        """A nonce is exactly the floor where clock and last are below it; one that the last has reached is over."""
+        """A nonce is exactly the floor where clock and last are below it; a floor that the last has reached has no
+        effect."""
         floor = store_key.server_us() + HOUR_US
         assert granted_nonce(store.next_nonce(make_request(floor=floor))) == floor
         assert granted_nonce(store.next_nonce(make_request(floor=floor))) == floor + 1
@@ -75,7 +76,7 @@ class TestNonces:
         assert record.last_nonce == floor + 4
 
     def test_the_ceiling_is_inclusive(self, store_key: StoreKey, store: NonceStore) -> None:
-        """A nonce may be the ceiling; the next one is AHEAD, with the last one told and nothing written."""
+        """A nonce may equal the ceiling; the next one is ABOVE_CEILING with the last nonce, and nothing is written."""
         ceiling = granted_nonce(store.next_nonce(make_request(floor=store_key.server_us() + HOUR_US))) + 1
         assert granted_nonce(store.next_nonce(make_request(ceiling=ceiling))) == ceiling
         before = store.read_record()
@@ -86,7 +87,7 @@ class TestNonces:
         assert store.read_record() == before
 
     def test_there_is_none_above_the_highest_number(self, store: NonceStore) -> None:
-        """A last nonce of 2^63 - 1, which cannot be counted on, is AHEAD too."""
+        """Above a last nonce of 2^63 - 1, the highest integer, the answer is ABOVE_CEILING too."""
         assert granted_nonce(store.next_nonce(make_request(floor=MAX_NONCE))) == MAX_NONCE
         assert store.next_nonce(make_request()) == NonceGrant(GrantStatus.ABOVE_CEILING, 0, MAX_NONCE)
         assert store.acquire_lock(make_request(), "a", HOUR_SECONDS) == NonceGrant(
@@ -94,7 +95,7 @@ class TestNonces:
         )
 
     def test_previous_nonce_is_returned(self, store_key: StoreKey, store: NonceStore) -> None:
-        """`last` is what the store held before: 0 if nothing, and 0 again after it was wiped."""
+        """`previous_nonce` is what the store held before: 0 without a record, and 0 again after it was wiped."""
         first = store.next_nonce(make_request())
         second = store.next_nonce(make_request())
         third = store.acquire_lock(make_request(), "a", HOUR_SECONDS)
@@ -103,7 +104,7 @@ class TestNonces:
         assert store.next_nonce(make_request()).previous_nonce == 0
 
     def test_it_is_written_before_it_is_returned(self, store_key: StoreKey, store: NonceStore) -> None:
-        """Another client sees each nonce that was drawn, and draws above it."""
+        """Another client reads each issued nonce, and gets one above it."""
         other = store_key.connect()
         for _ in range(5):
             nonce = granted_nonce(store.next_nonce(make_request()))
@@ -113,7 +114,7 @@ class TestNonces:
             assert granted_nonce(other.next_nonce(make_request())) > nonce
 
     def test_threads(self, store_key: StoreKey, store: NonceStore, full_size: bool) -> None:
-        """Four threads on two clients get different nonces, each rising, and the highest is what the store has."""
+        """Four threads on two clients get different nonces, each rising, and the highest is in the store."""
         count = 2000 if full_size else 100
         clients = [store, store_key.connect()]
 
@@ -131,23 +132,23 @@ class TestNonces:
 
 
 class TestNoncesUnderALease:
-    """`draw` and `take` with a generation."""
+    """`next_nonce` and `acquire_lock` with a fencing token."""
 
     def test_the_leader_gets_a_nonce(self, store: NonceStore) -> None:
-        """A nonce is drawn with the generation of the lease, while it lives."""
+        """A nonce is granted with the lease's fencing token while the lease lives."""
         fencing_token = acquire_lease(store, "a").fencing_token
         granted_nonce(store.next_nonce(make_request(fencing_token=fencing_token)))
         granted_nonce(store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS))
 
     def test_a_nonce_without_fencing_token_needs_no_lease(self, store: NonceStore) -> None:
-        """Without a generation a nonce is drawn whoever leads."""
+        """Without a fencing token a nonce is granted whoever leads."""
         acquire_lease(store, "a")
         granted_nonce(store.next_nonce(make_request()))
         granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
     @pytest.mark.parametrize("why", ["no lease", "another's", "over", "signed off", "superseded"])
     def test_a_token_without_a_live_lease_is_stale(self, store: NonceStore, why: str) -> None:
-        """With a generation that is not that of a living lease nothing is written, and the last nonce is told."""
+        """With a token that is not that of a live lease nothing is written, and the last nonce is returned."""
         last = granted_nonce(store.next_nonce(make_request()))
         fencing_token = 5
         if why != "no lease":
@@ -169,10 +170,10 @@ class TestNoncesUnderALease:
 
 
 class TestRequestLock:
-    """`take` and `release_lock`."""
+    """`acquire_lock` and `release_lock`."""
 
     def test_acquiring_the_lock_returns_a_nonce(self, store_key: StoreKey, store: NonceStore) -> None:
-        """A turn is taken together with a nonce of the same rules, and the store names its owner."""
+        """The lock is acquired together with a nonce by the same rules, and the store has its owner."""
         floor = store_key.server_us() + HOUR_US
         assert store.acquire_lock(make_request(floor=floor), "a", HOUR_SECONDS) == NonceGrant(
             GrantStatus.GRANTED, floor, 0
@@ -180,19 +181,20 @@ class TestRequestLock:
         assert store.read_record() == KeyRecord(floor, Lease(), "a")
 
     def test_one_owner_at_a_time(self, store: NonceStore) -> None:
-        """While one has the turn, another is NEXT and all others BUSY: no nonce is drawn, and the last one is told."""
+        """While one owner holds the lock, another is RESERVED and all others BUSY: no nonce, and the last one is
+        returned."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         for owner, outcome in ("b", GrantStatus.RESERVED), ("c", GrantStatus.BUSY), ("b", GrantStatus.RESERVED):
             assert store.acquire_lock(make_request(), owner, HOUR_SECONDS) == NonceGrant(outcome, 0, nonce)
         assert store.read_record() == KeyRecord(nonce, Lease(), "a")
 
     def test_next_nonce_does_not_wait_for_the_lock(self, store: NonceStore) -> None:
-        """A nonce is drawn without the turn while another has it."""
+        """A nonce is granted without the lock while another owner holds it."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert granted_nonce(store.next_nonce(make_request())) > nonce
 
     def test_above_ceiling_does_not_acquire_the_lock(self, store: NonceStore) -> None:
-        """Where the nonce would be above the ceiling the turn is not taken either, and nothing is there after it."""
+        """Where the nonce would be above the ceiling, the lock is not acquired either, and no record is written."""
         assert store.acquire_lock(make_request(ceiling=1), "a", HOUR_SECONDS) == NonceGrant(
             GrantStatus.ABOVE_CEILING, 0, 0
         )
@@ -200,7 +202,7 @@ class TestRequestLock:
         granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
     def test_a_released_lock_is_free_at_once(self, store: NonceStore) -> None:
-        """A turn that was given back is free at once, and to give it back once more changes nothing."""
+        """A released lock is free at once, and a second release changes nothing."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         store.release_lock(nonce)
         assert is_lock_free(store)
@@ -209,7 +211,7 @@ class TestRequestLock:
         assert not is_lock_free(store)
 
     def test_an_expired_lock_is_free(self, store: NonceStore) -> None:
-        """A turn that is not given back is free when its lifetime is over; given back later, it stays another's."""
+        """A lock that is not released is free after its lifetime; a late release does not free another owner's lock."""
         late = granted_nonce(store.acquire_lock(make_request(), "a", SHORT_LIFETIME_SECONDS))
         poll_until(lambda: is_lock_free(store))
         granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
@@ -217,7 +219,7 @@ class TestRequestLock:
         assert store.acquire_lock(make_request(), "a", HOUR_SECONDS).status is GrantStatus.RESERVED
 
     def test_the_owner_reacquires_its_lock(self, store: NonceStore) -> None:
-        """Its owner takes the turn again, with a higher nonce, and only that one gives it back."""
+        """Its owner acquires the lock again with a higher nonce, and only a release with that nonce frees it."""
         lost = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert nonce > lost
@@ -227,14 +229,14 @@ class TestRequestLock:
         assert is_lock_free(store)
 
     def test_the_owner_reacquires_despite_a_reservation(self, store: NonceStore) -> None:
-        """Its owner takes the turn again though another waits for it, or neither would have it until it is over."""
+        """Its owner acquires the lock again despite a reservation; otherwise nobody would have it until it expires."""
         granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
         store.release_lock(granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS)))
         granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
     def test_the_first_waiter_holds_the_reservation(self, store: NonceStore) -> None:
-        """A turn is given to the first who asked in vain, not to a busy sender who asks sooner, nor to a third."""
+        """The first unsuccessful caller gets the lock, not a busy sender that asks sooner, nor a third one."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         for owner in "bcb":
             assert store.acquire_lock(make_request(), owner, HOUR_SECONDS).status is (
@@ -246,7 +248,8 @@ class TestRequestLock:
         granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
     def test_the_longest_waiter_gets_the_reservation(self, store: NonceStore) -> None:
-        """Who has waited longer than the one who is next becomes next, or gets the turn at once where it is free."""
+        """A caller that has waited longer than the reserved one replaces it, or acquires the lock at once if it is
+        free."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         for owner, waited_seconds, outcome in (
             ("b", 2.0, GrantStatus.RESERVED),
@@ -260,7 +263,7 @@ class TestRequestLock:
         assert store.acquire_lock(make_request(), "b", HOUR_SECONDS, 3.5).status is GrantStatus.RESERVED
 
     def test_a_reservation_is_used_once(self, store: NonceStore) -> None:
-        """Who got the turn by being next is not next any more: whoever asks in vain then is."""
+        """An owner that used its reservation has none any more: the next unsuccessful caller gets one."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
         store.release_lock(nonce)
@@ -271,7 +274,7 @@ class TestRequestLock:
         granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
 
     def test_an_abandoned_reservation_expires(self, store: NonceStore) -> None:
-        """Who is next and does not ask again is forgotten by the store's own clock, and the turn is another's."""
+        """A reservation whose owner does not ask again expires by the store's own clock, and another acquires the lock."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert store.acquire_lock(make_request(), "gone", HOUR_SECONDS).status is GrantStatus.RESERVED
         store.release_lock(nonce)
@@ -279,7 +282,7 @@ class TestRequestLock:
         poll_until(lambda: store.acquire_lock(make_request(), "c", HOUR_SECONDS).status is GrantStatus.GRANTED)
 
     def test_many_senders_acquire_one_at_a_time(self, store_key: StoreKey, store: NonceStore, full_size: bool) -> None:
-        """Of four senders on two clients that ask at once, one at a time has the turn, with nonces that rise."""
+        """Of four senders on two clients that ask at once, one at a time holds the lock, with rising nonces."""
         clients = [store, store_key.connect()]
         inside: list[str] = []
         nonces: list[int] = []
@@ -304,7 +307,7 @@ class TestRequestLock:
 
 
 def test_an_unknown_key_has_no_record(store: NonceStore) -> None:
-    """Steps on a key that the store does not know, which do nothing, leave nothing to look at."""
+    """Steps on an unknown key that have no effect leave no record."""
     assert store.read_record() is None
     store.release_lock(1)
     assert not store.renew_lease(1, HOUR_SECONDS)
@@ -315,7 +318,7 @@ def test_an_unknown_key_has_no_record(store: NonceStore) -> None:
 
 
 def test_a_closed_store_reopens_on_next_use(store: NonceStore) -> None:
-    """A client that was closed opens again with its next use, and may be closed twice."""
+    """A closed client reopens with its next use, and may be closed twice."""
     nonce = granted_nonce(store.next_nonce(make_request()))
     store.close()
     store.close()

@@ -1,4 +1,4 @@
-"""The rights that docs/stores.md names are enough: the page's own lines, with nothing more."""
+"""The permissions in docs/stores.md are enough: the page's own commands, and nothing more."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def the_line(title: str) -> str:
 
 
 def does_every_step(store: NonceStore) -> None:
-    """Check that an engine does each of its steps."""
+    """Check that a store does each of its steps."""
     fencing_token = acquire_lease(store, "a").fencing_token
     nonce = granted_nonce(store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS))
     assert store.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.RESERVED
     store.release_lock(nonce)
-    # Ahead of the clock it is counted on.
+    # Ahead of the clock the next nonce is the last one plus one.
     ahead = granted_nonce(store.next_nonce(make_request(floor=nonce + 3_600_000_000)))
     assert granted_nonce(store.next_nonce(make_request())) == ahead + 1
     assert store.renew_lease(fencing_token, HOUR_SECONDS)
@@ -42,7 +42,7 @@ def does_every_step(store: NonceStore) -> None:
 
 
 def test_redis(redis_server: RedisServer) -> None:
-    """A user of Redis with the rights of the page's line does every step."""
+    """A user of Redis with the permissions of the page's command can do every step."""
     words = the_line("Redis or Valkey").replace("PASSWORD", PASSWORD).split()
     with redis.Redis.from_url(redis_server.url) as admin:
         admin.execute_command(*words)
@@ -50,7 +50,7 @@ def test_redis(redis_server: RedisServer) -> None:
 
 
 def test_postgres(postgres_server: PostgresServer) -> None:
-    """A user of PostgreSQL with the rights of the page's line, on a table that its owner has made, does every step."""
+    """A user of PostgreSQL with the permissions of the page's command, on a table of the owner's, can do every step."""
     line = the_line("PostgreSQL")
     with psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
         database = admin.info.dbname

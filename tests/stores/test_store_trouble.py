@@ -1,10 +1,11 @@
-"""What a shared store answers while its server is down, stopped, full, read-only, wiped or out of reach."""
+"""A shared store while its server is down, paused, full, read-only, wiped or out of reach."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import redis
 
 from bot.base import clock
 from bot.base.errors import StoreUnavailableError
+from bot.nonce import postgres_store, redis_store
 from bot.nonce.file_store import FileStore
 from bot.nonce.open_store import open_nonce_store
 from bot.nonce.shared_store import SharedStore
@@ -31,34 +33,36 @@ from tests.stores.memory_store import MemoryStore
 from tests.tcp_proxy import FaultProxy
 
 HOUR_US = 3_600_000_000
-# Much more than any step's bound: who is still waiting then hangs.
+# Far more than any step's timeout: a caller that still waits then hangs.
 HANG_TIMEOUT_SECONDS = 60.0
+STORE_FILES = {module.__file__ for module in (redis_store, postgres_store, threading)}
 
 
 @dataclass(frozen=True)
 class Client:
-    """An engine on a key of its own, and what it did while all was well."""
+    """A store client with a key of its own, and its token and nonce from before the outage."""
 
     backend: NonceStore
     fencing_token: int
     nonce: int
 
     def steps(self) -> dict[str, Callable[[], object]]:
-        """Return one of each step, all of which may be repeated."""
+        """Return one call of each step; all may be repeated."""
         backend = self.backend
         return {
-            "draw": lambda: backend.next_nonce(make_request()),
-            "take": lambda: backend.acquire_lock(make_request(), "a", HOUR_SECONDS),
-            "give back": lambda: backend.release_lock(self.nonce),
-            "acquire": lambda: backend.acquire_lease("a", HOUR_SECONDS),
-            "renew": lambda: backend.renew_lease(self.fencing_token, HOUR_SECONDS),
-            "sign off": lambda: backend.release_lease(self.fencing_token - 1, is_reconciled=True),
-            "look": backend.read_record,
+            "next_nonce": lambda: backend.next_nonce(make_request()),
+            "acquire_lock": lambda: backend.acquire_lock(make_request(), "a", HOUR_SECONDS),
+            "release_lock": lambda: backend.release_lock(self.nonce),
+            "acquire_lease": lambda: backend.acquire_lease("a", HOUR_SECONDS),
+            "renew_lease": lambda: backend.renew_lease(self.fencing_token, HOUR_SECONDS),
+            "release_lease": lambda: backend.release_lease(self.fencing_token - 1, is_reconciled=True),
+            "read_record": backend.read_record,
         }
 
     def assert_refused(self, *names: str, besides: dict[str, Callable[[], object]] | None = None) -> None:
-        """Check that these steps (or all), at the same time, say that the store cannot be used, and no password."""
-        steps = {name: step for name, step in self.steps().items() if name in names or not names} | (besides or {})
+        """Check that these steps (default: all), run together, raise StoreUnavailableError without a password."""
+        all_steps = self.steps()
+        steps = {name: all_steps[name] for name in names or all_steps} | (besides or {})
         with ThreadPoolExecutor(len(steps)) as pool:
             futures = {name: pool.submit(step) for name, step in steps.items()}
         for name, future in futures.items():
@@ -70,20 +74,20 @@ class Client:
             assert error.__suppress_context__ or error.__context__ is None
 
     def assert_continues(self) -> None:
-        """Check that the row is as it was left, or further."""
+        """Check that the record is where it was, or further."""
         assert granted_nonce(self.backend.next_nonce(make_request(fencing_token=self.fencing_token))) > self.nonce
         for step in self.steps().values():
             step()
 
 
 def is_free_of_password(text: str) -> bool:
-    """Whether a text is free of the server's password, in both ways that it is written."""
+    """Return whether a text contains the server's password in neither of its two spellings."""
     return PASSWORD not in text and quote(PASSWORD, safe="") not in text
 
 
 @contextmanager
 def opened(url: str) -> Iterator[Client]:
-    """Open a client of a new key, which leads and has the turn."""
+    """Open a client of a new key that leads and holds the lock."""
     backend = open_nonce_store(url, secrets.token_hex(8))
     fencing_token = acquire_lease(backend, "a").fencing_token
     yield Client(backend, fencing_token, granted_nonce(backend.acquire_lock(make_request(), "a", HOUR_SECONDS)))
@@ -91,7 +95,7 @@ def opened(url: str) -> Iterator[Client]:
 
 
 def test_restarted_between_two_steps(any_server: Server) -> None:
-    """A client whose connections have ended with a server that was restarted does its next step all the same."""
+    """A client whose connections ended with a restart of the server does its next step without an error."""
     with opened(any_server.url) as client:
         any_server.restart()
         client.assert_continues()
@@ -99,7 +103,7 @@ def test_restarted_between_two_steps(any_server: Server) -> None:
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_down(any_server: Server, how: str) -> None:
-    """While the server is down every step says so; when it is back the next one goes on where it was."""
+    """While the server is down every step raises; once it is back the next one continues where it was."""
     with opened(any_server.url) as client:
         any_server.stop() if how == "stopped" else any_server.kill()
         try:
@@ -110,7 +114,7 @@ def test_down(any_server: Server, how: str) -> None:
 
 
 def test_a_long_outage(any_server: Server) -> None:
-    """However often steps were refused while the server was down, the next one goes on when it is back."""
+    """However many steps were refused while the server was down, the next one continues once it is back."""
     with opened(any_server.url) as client:
         any_server.kill()
         try:
@@ -123,13 +127,12 @@ def test_a_long_outage(any_server: Server) -> None:
 
 
 def test_paused(any_server: Server) -> None:
-    """While the server is stopped where it is, every step gives up instead of hanging, of a client that has
-    connections and of one that wants to connect; when it goes on, so do both."""
+    """While the server is paused every step times out, with open connections and with new ones; afterwards both work."""
     with opened(any_server.url) as client:
         unconnected = open_nonce_store(any_server.url, secrets.token_hex(8))
         any_server.pause()
         try:
-            client.assert_refused(besides={"first draw": lambda: unconnected.next_nonce(make_request())})
+            client.assert_refused(besides={"first next_nonce": lambda: unconnected.next_nonce(make_request())})
         finally:
             any_server.resume()
         client.assert_continues()
@@ -139,8 +142,8 @@ def test_paused(any_server: Server) -> None:
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["refused", "silent"])
 def test_partition(any_server: Server, is_silent: bool) -> None:
-    """While nothing gets to the server every step gives up, whether connections are refused or swallowed; when the
-    network is back the next one goes on."""
+    """While nothing reaches the server every step fails, whether connections are refused or dropped; afterwards the
+    next one works."""
     with FaultProxy(any_server) as gateway, opened(gateway.url) as client:
         gateway.start_partition(blackhole=is_silent)
         client.assert_refused()
@@ -150,10 +153,10 @@ def test_partition(any_server: Server, is_silent: bool) -> None:
 
 @pytest.mark.parametrize("any_server", ["redis"], indirect=True)
 def test_a_full_redis(any_server: Server) -> None:
-    """A Redis that is full and evicts nothing refuses what writes, can be looked at, and goes on when there is room."""
+    """A full Redis that evicts nothing refuses writes, can be read, and works again once there is room."""
     with opened(any_server.url) as client, redis.Redis.from_url(any_server.url) as raw:
         raw.config_set("maxmemory", "1")
-        client.assert_refused("draw", "take", "acquire", "renew")
+        client.assert_refused("next_nonce", "acquire_lock", "acquire_lease", "renew_lease")
         record = client.backend.read_record()
         assert record is not None
         assert (record.last_nonce, record.lease.fencing_token, record.lock_owner) == (
@@ -167,9 +170,9 @@ def test_a_full_redis(any_server: Server) -> None:
 
 @pytest.mark.parametrize("any_server", ["postgres"], indirect=True)
 def test_a_read_only_postgres(any_server: Server) -> None:
-    """A PostgreSQL that only reads refuses what writes, can be looked at, and goes on when it writes again.
+    """A read-only PostgreSQL refuses writes, can be read, and works again once it is writable.
 
-    As one whose disk is full, or a standby, does; a quota is hard to set up for a test.
+    It behaves like one with a full disk and like a standby; a disk quota is hard to set up in a test.
     """
     assert isinstance(any_server, PostgresServer)
     with opened(any_server.url) as client, psycopg.connect(any_server.admin_url, autocommit=True) as admin:
@@ -186,7 +189,7 @@ def test_a_read_only_postgres(any_server: Server) -> None:
         admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         admin.execute("SELECT pg_reload_conf()")
         wait_until(is_read_only)
-        client.assert_refused("draw", "take", "acquire", "renew")
+        client.assert_refused("next_nonce", "acquire_lock", "acquire_lease", "renew_lease")
         record = client.backend.read_record()
         assert record is not None
         assert record.last_nonce == nonce
@@ -199,14 +202,14 @@ def test_a_read_only_postgres(any_server: Server) -> None:
 
 @pytest.fixture
 def store(any_server: Server, tmp_path: Path) -> Iterator[SharedStore]:
-    """Return the store of a new key, on a host of its own."""
+    """Return the store of a new key on its own host."""
     store = SharedStore(open_nonce_store(any_server.url, secrets.token_hex(8)), FileStore(str(tmp_path / "nonce.txt")))
     yield store
     store.backend.close()
 
 
 def test_wiped(any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A process whose store was wiped goes on above its own highest nonce, and reports the step back once."""
+    """A process whose store was wiped continues above its own highest nonce, and logs the step back once."""
     store.next_nonce()
     highest = store.next_nonce(clock.wall_us() + HOUR_US)
     assert not caplog.records
@@ -220,7 +223,7 @@ def test_wiped(any_server: Server, store: SharedStore, tmp_path: Path, caplog: p
 def test_wiped_while_the_replica_cannot_be_written(
     any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A process that has no second copy goes on above its own highest nonce when its store is wiped."""
+    """A process without a local replica continues above its own highest nonce when its store is wiped."""
     (tmp_path / "nonce.txt").mkdir()
     store.next_nonce()
     highest = store.next_nonce(clock.wall_us() + HOUR_US)
@@ -232,7 +235,7 @@ def test_wiped_while_the_replica_cannot_be_written(
 def test_wiped_before_the_start(
     any_server: Server, store: SharedStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A new process whose store was wiped goes on above its host's nonce file, and reports that once."""
+    """A new process whose store was wiped continues above its host's nonce file, and logs that once."""
     store.next_nonce()
     highest = store.next_nonce(clock.wall_us() + HOUR_US)
     any_server.wipe()
@@ -242,7 +245,7 @@ def test_wiped_before_the_start(
 
 
 def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
-    """The first nonce on a new store and a new file is no step back, however far ahead it is asked for."""
+    """The first nonce on a new store and a new file is no step back, however far ahead `at_least` is."""
     store.next_nonce(clock.wall_us() + HOUR_US)
     assert not caplog.records
 
@@ -256,10 +259,10 @@ def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFi
         NonceGrant(GrantStatus.GRANTED, 10**30),
         NonceGrant(GrantStatus.BUSY, clock.wall_us() + HOUR_US),
     ],
-    ids=lambda drawn: f"{drawn.outcome.value} {drawn.nonce}"[:12],
+    ids=lambda grant: f"{grant.status.value} {grant.nonce}"[:12],
 )
 def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, grant: NonceGrant) -> None:
-    """A store that gives a nonce beyond the bounds of the wish cannot be used: nothing is handed out or kept of it."""
+    """A store that grants a nonce outside the request's bounds is refused: the nonce is neither returned nor recorded."""
 
     class LyingStore(MemoryStore):
         is_lying = False
@@ -279,8 +282,7 @@ def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, grant: Nonce
 
 
 def test_a_locked_replica_costs_no_request(store: SharedStore, tmp_path: Path) -> None:
-    """While another process holds the lock of the nonce file each turn has its nonce in time; after it the file has
-    their nonces again."""
+    """While another process locks the nonce file each lock still gets its nonce in time; later the file has the nonces."""
     store.next_nonce()
     path = tmp_path / "nonce.txt"
     with path.open() as file:
@@ -295,7 +297,7 @@ def test_a_locked_replica_costs_no_request(store: SharedStore, tmp_path: Path) -
 def test_an_interrupted_acquire_does_not_affect_the_next_lock(
     store: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After Ctrl-C right behind the store's answer a thread gets its next turn and a nonce, however late it asks."""
+    """After a Ctrl-C right after the store's answer a thread acquires its next lock and a nonce, however late it asks."""
     store.acquire_lock()
     now = clock.boottime_seconds
     monkeypatch.setattr(clock, "boottime_seconds", lambda: now() + 3.5)
@@ -304,13 +306,13 @@ def test_an_interrupted_acquire_does_not_affect_the_next_lock(
 
 
 class CtrlC:
-    """Raises KeyboardInterrupt at the n-th call or return in the modules of the stores and of `threading`."""
+    """Raises KeyboardInterrupt at the n-th call or return in the modules of the stores and in `threading`."""
 
     def __init__(self, number: int) -> None:
         self.calls_left = number
 
     def __call__(self, frame: FrameType, _event: str, _given: object) -> None:
-        if frame.f_code.co_filename.endswith(("redis_store.py", "postgres_store.py", "threading.py")):
+        if frame.f_code.co_filename in STORE_FILES:
             self.calls_left -= 1
             if not self.calls_left:
                 sys.setprofile(None)
@@ -320,7 +322,7 @@ class CtrlC:
 # A connection that was open and idle in an interrupted step is left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_next_nonce_is_recovered(any_server: Server) -> None:
-    """Wherever Ctrl-C comes in a draw, the next one is done."""
+    """Wherever Ctrl-C interrupts `next_nonce`, the next call succeeds."""
     number = interrupts = 0
     while interrupts == number:
         number += 1
@@ -340,7 +342,7 @@ def test_an_interrupted_next_nonce_is_recovered(any_server: Server) -> None:
 
 
 def test_an_outage_is_logged_once(any_server: Server, store: SharedStore, caplog: pytest.LogCaptureFixture) -> None:
-    """A store that is away is a problem, said once, and no nonce is handed out; that it is back is said once."""
+    """An outage is logged once, is the store's problem, and no nonce is issued; the recovery is logged once."""
     caplog.set_level(logging.INFO, "bot")
     last = store.next_nonce()
     any_server.kill()

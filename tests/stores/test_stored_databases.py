@@ -1,7 +1,7 @@
-"""Databases that commit c70f41a has written are read, and what is written today is what it would have written.
+"""Databases of commit c70f41a can be read, and today's program writes the same.
 
-Another version on the same disk has to find its own words there, and a version that is rolled back those of this one:
-so both directions are compared.
+Another version on the same disk has to read what this one writes, and a rolled-back version too, so both directions are
+compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.stores.stored_formats import API_KEY, API_SECRET, contents, restore
 
 # The journal
 
-# Each state by what led to it; the number is that of the order.
+# The last state of each order, by its number.
 STATES = {
     1: OrderState.INTENDED,
     2: OrderState.SENT,
@@ -49,12 +49,12 @@ def named(number: int) -> str:
 
 
 def txid(number: int) -> str:
-    """Return Kraken's name of an order."""
+    """Return Kraken's id of an order."""
     return f"OAAAAA-AAAAA-AAAA{number:02d}"
 
 
 def fill_journal(path: Path) -> None:
-    """Write a journal with an order in each state, with fills, with what the account was worth, for two bots."""
+    """Write a journal with an order in each state, fills and equity points, for two bots."""
     half = {"executed": Decimal("0.00500000"), "cost": Decimal("250.00000"), "fee": Decimal("0.62500")}
     journal = Journal(str(path))
     for number in STATES:
@@ -101,7 +101,7 @@ def fill_journal(path: Path) -> None:
 
 @pytest.fixture
 def old_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Journal]:
-    """Return the stored journal; whatever a test does with it, it was not taken for damaged."""
+    """Return the stored journal; after the test, check that it was not moved aside as damaged."""
     path = tmp_path / "state" / "journal.sqlite"
     path.parent.mkdir()
     restore("journal.sql", path)
@@ -112,14 +112,14 @@ def old_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Jo
 
 
 def test_the_journal_is_written_as_it_was(tmp_path: Path) -> None:
-    """The same calls make the same tables, indexes, triggers and rows as in the stored journal, to the last letter."""
+    """The same calls create the same tables, indexes, triggers and rows as in the stored journal."""
     restore("journal.sql", tmp_path / "stored")
     fill_journal(tmp_path / "today")
     assert contents(tmp_path / "today") == contents(tmp_path / "stored")
 
 
 def test_every_stored_order_is_read_in_its_state(old_journal: Journal) -> None:
-    """Of a stored journal each order is read in the state in which it was written; there is one in every state."""
+    """Each order of a stored journal is read in the state in which it was written; there is one in every state."""
     states = {one.cl_ord_id: one.state for one in old_journal.intents()}
     assert states == {named(number): state for number, state in STATES.items()} | {
         "other0000000000001": OrderState.OPEN
@@ -128,7 +128,7 @@ def test_every_stored_order_is_read_in_its_state(old_journal: Journal) -> None:
 
 
 def test_everything_stored_is_read_as_what_was_written_today(old_journal: Journal, tmp_path: Path) -> None:
-    """Intents, rows, fills, equity and what is known are read from the stored journal as from one of today."""
+    """Intents, orders, fills and equity of the stored journal equal those of a new one; `complete_until` is as written."""
     fill_journal(tmp_path / "today")
     with closing(Journal(str(tmp_path / "today"))) as today:
         assert old_journal.intents() == today.intents()
@@ -140,21 +140,21 @@ def test_everything_stored_is_read_as_what_was_written_today(old_journal: Journa
 
 
 def test_what_is_open_in_a_stored_journal_is_followed(old_journal: Journal) -> None:
-    """What a stored journal has as sent or unknown is unsettled, and what it has as open or partly filled works."""
+    """Sent and unknown orders of a stored journal are unresolved; open and partly filled ones are working."""
     assert [one.cl_ord_id for one in old_journal.unresolved_intents()] == [named(2), named(3)]
     assert [one.cl_ord_id for one in old_journal.working_intents()] == ["other0000000000001", named(4), named(5)]
 
 
 @pytest.mark.parametrize("number", [number for number in STATES if number != 1])
 def test_no_stored_order_is_sent_again(old_journal: Journal, number: int) -> None:
-    """Whatever became of an order of a stored journal, one with its client order id is not intended again."""
+    """No order of a stored journal can be intended again under its client order id, whatever became of it."""
     with pytest.raises(OrderBlockedError):
         old_journal.record_intent(make_intent(named(number)))
 
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_an_unsettled_stored_order_keeps_its_pair(old_journal: Journal, number: int) -> None:
-    """An order of a stored journal without a known fate keeps a new one of its pair from leaving, until it has one."""
+    """An unknown order of a stored journal blocks a new order in its pair until it is resolved."""
     new = make_intent(named(99), symbol=f"C{number}/USD")
     old_journal.record_intent(new)
     with pytest.raises(OrderBlockedError):
@@ -164,7 +164,7 @@ def test_an_unsettled_stored_order_keeps_its_pair(old_journal: Journal, number: 
 
 
 def test_a_stored_journal_stays_as_it_is_where_it_is_only_read(old_journal: Journal, tmp_path: Path) -> None:
-    """To open a stored journal and read from it changes nothing in it, so the version before finds its own words."""
+    """Opening and reading a stored journal changes nothing in it, so the previous version can still read it."""
     restore("journal.sql", tmp_path / "stored")
     old_journal.intents()
     old_journal.close()
@@ -177,7 +177,7 @@ WORLD = "synthetic prices, seed 1"
 
 
 def fill_account(path: Path) -> None:
-    """Write an account with orders that filled, rest, were cancelled and wait for their price, and an armed switch."""
+    """Write an account with filled, resting, canceled and stop orders, and an armed dead man's switch."""
     exchange = make_exchange((0, "50000"), (100, "50000"))
     place_order(exchange, ordertype="market", cl_ord_id=named(1))
     place_order(exchange, price="1000", cl_ord_id=named(2), timeinforce="GTD", expiretm=str(int(START) + 900))
@@ -193,14 +193,14 @@ def fill_account(path: Path) -> None:
 
 
 def test_the_simulated_account_is_written_as_it_was(tmp_path: Path) -> None:
-    """The same account is kept in the same tables and rows as in the stored file, to the last letter."""
+    """The same account is stored in the same tables and rows as in the stored file."""
     restore("account.sql", tmp_path / "stored")
     fill_account(tmp_path / "today")
     assert contents(tmp_path / "today") == contents(tmp_path / "stored")
 
 
 def test_a_stored_simulated_account_goes_on(tmp_path: Path) -> None:
-    """A simulator opens the stored file: its key, the floor of its nonces, its orders and its trade are there."""
+    """A simulator opens the stored file with its key, nonce floor, orders and trade."""
     restore("account.sql", tmp_path / "account.db")
     options = SimulatorOptions(state_path=tmp_path / "account.db")
     with Simulator(options, ReplayClock(START + 10.5, START + YEAR_SECONDS)) as simulator:

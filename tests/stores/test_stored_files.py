@@ -1,7 +1,7 @@
-"""Files beside the nonce file and names of orders are what commit c70f41a has made of the same key and the same signal.
+"""Files beside the nonce file, and client order ids, are what commit c70f41a made of the same key and signals.
 
-What it has written is in the folder `stored`. Another version on the same disk has to see its locks, its counters, its
-silence and its nonces, and it has to see ours.
+Its files are in the folder `stored`. Another version on the same disk has to see this version's locks, counters,
+breaker and nonces, and this version has to see the other's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOW = 1_790_000_000.0
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file, or a folder, as another program does."""
+    """Lock a file or a folder, as another program does."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +50,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def test_a_key_has_its_files_under_their_names(nonce_file: Path) -> None:
-    """A broker whose key was used, and locked out, leaves these files beside the nonce file and no others."""
+    """A broker whose key was used and locked out leaves exactly these files beside the nonce file."""
     with Simulator(SimulatorOptions(key=API_KEY, secret=API_SECRET)) as simulator:
         broker = KrakenBroker(API_KEY, API_SECRET, api_url=simulator.url, tier=UNLIMITED)
         broker.connect()
@@ -65,7 +65,7 @@ def test_a_key_has_its_files_under_their_names(nonce_file: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["lock", "gate"])
 def test_the_turn_of_another_program_is_waited_for(tmp_path: Path, ending: str) -> None:
-    """Whoever holds the lock of a key's turn, or stands at its gate, is waited for; and holds it off in turn."""
+    """The request lock waits for another program's lock on the lock file or the queue lock file, and holds its own."""
     turns, path = RequestLock(str(tmp_path / "kraken_nonce.lock")), tmp_path / f"kraken_nonce.{ending}"
     path.touch()
     with locked(path), pytest.raises(RequestLockTimeout), turns.hold(Priority.ORDER, 0.05):
@@ -76,7 +76,7 @@ def test_the_turn_of_another_program_is_waited_for(tmp_path: Path, ending: str) 
 
 
 def test_the_nonce_file_is_written_as_it_was(nonce_file: Path, frozen_clock: FrozenClock) -> None:
-    """The nonce file has sixteen digits and nothing else, and that of a key in nanoseconds nineteen."""
+    """The nonce file has sixteen digits and nothing else; that of a key in nanoseconds has nineteen."""
     assert get_kraken_nonce() == frozen_clock.us
     assert nonce_file.read_bytes() == b"1790000000000000"
     frozen_clock.advance(1)
@@ -96,7 +96,7 @@ def test_a_stored_nonce_is_gone_on_from(nonce_file: Path, frozen_clock: FrozenCl
 
 
 def fill_budget(path: Path) -> None:
-    """Book calls and orders, and a pause."""
+    """Count calls and orders, and set a pause."""
     budget = RateLimiter(str(path), PRO)
     for method in ("BalanceEx", "ClosedOrders"):
         budget.try_acquire_rest(method, NOW)
@@ -107,7 +107,7 @@ def fill_budget(path: Path) -> None:
 
 
 def fill_refusals(path: Path) -> None:
-    """Have a nonce accepted, and two refused. For a clock that stands still."""
+    """Record an accepted nonce and two refusals; needs a frozen clock."""
     guard = CircuitBreaker(str(path.with_suffix(".silence")), str(path))
     guard.record_accepted(1790000000000000)
     for nonce in (1790000000000001, 1790000000000002):
@@ -116,22 +116,23 @@ def fill_refusals(path: Path) -> None:
 
 
 def fill_silence(path: Path) -> None:
-    """Begin a silence."""
+    """Open the breaker."""
     with freezegun.freeze_time("2026-11-22 12:00:00"):
         BreakerFile(str(path)).trip(900.0, "a reason")
 
 
-@pytest.mark.usefixtures("still_clock")
+@pytest.mark.usefixtures("frozen_clock")
 @pytest.mark.parametrize("fill_file", [fill_budget, fill_refusals, fill_silence])
 def test_what_programs_tell_each_other_is_written_as_it_was(tmp_path: Path, fill_file: Callable[[Path], None]) -> None:
-    """Budget, refusals and silence of a key are written as in the stored files, to the last letter."""
+    """Rate counters, refusals and breaker state of a key are written byte for byte as in the stored files."""
     fill_file(tmp_path / "told")
     name = fill_file.__name__.removeprefix("fill_")
     assert (tmp_path / "told").read_text("ascii") == stored(f"{name}.json").rstrip("\n")
 
 
 def test_a_stored_budget_counts(tmp_path: Path) -> None:
-    """What another version has booked on a key is on its counters, and its pause holds for everything."""
+    """The calls and orders that another version has counted are on the key's counters, and its pause applies to every
+    call."""
     (tmp_path / "budget").write_text(stored("budget.json"))
     budget = RateLimiter(str(tmp_path / "budget"), PRO)
     assert budget.rest_level(NOW) == (3.0, 20)
@@ -141,7 +142,7 @@ def test_a_stored_budget_counts(tmp_path: Path) -> None:
 
 
 def test_stored_refusals_count(tmp_path: Path, frozen_clock: FrozenClock) -> None:
-    """After two refusals that another version has met, and a nonce that it had accepted, the third ends in silence."""
+    """After an accepted nonce and two refusals of another version, the third refusal opens the breaker."""
     (tmp_path / "refused").write_text(stored("refusals.json"))
     guard = CircuitBreaker(str(tmp_path / "silence"), str(tmp_path / "refused"))
     frozen_clock.advance(10)
@@ -154,7 +155,7 @@ def test_stored_refusals_count(tmp_path: Path, frozen_clock: FrozenClock) -> Non
 
 
 def test_a_stored_silence_is_kept(tmp_path: Path) -> None:
-    """A silence that another version has begun holds to its end, with its length and its reason."""
+    """A breaker that another version has opened stays open for its time, with its length and its reason."""
     (tmp_path / "silence").write_text(stored("silence.json"))
     with freezegun.freeze_time("2026-11-22 12:14:59") as frozen:
         silence = BreakerFile(str(tmp_path / "silence")).read()
@@ -168,7 +169,7 @@ def test_a_stored_silence_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_note_of_a_bot_is_as_it_was(tmp_path: Path) -> None:
-    """A running bot tells of itself in bot.json under the stored names, which are read from another version's file."""
+    """A running bot describes itself in bot.json under the stored field names, and reads another version's file."""
     other = json.loads(stored("note.json"))
     lock = InstanceLock(tmp_path)
     lock.publish(status_url="http://127.0.0.1:8080")
@@ -181,7 +182,7 @@ def test_the_note_of_a_bot_is_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_another_bot_is_not_taken(tmp_path: Path) -> None:
-    """A folder that another program has locked belongs to a running bot, and is not taken; nor is a bot's own."""
+    """A folder that another program has locked belongs to a running bot and cannot be locked; nor can this bot's own."""
     with locked(tmp_path):
         assert is_running(tmp_path)
         with pytest.raises(BotAlreadyRunningError):
@@ -193,15 +194,15 @@ def test_the_folder_of_another_bot_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_the_state_folder_is_where_it_was() -> None:
-    """Where no setting names it, the state folder is that named bot beside main.py."""
+    """Without a setting the state folder is the folder bot beside main.py."""
     assert config.state_folder({}) == ROOT / "bot"
 
 
-# The names of orders
+# Client order ids
 
 
 def test_a_signal_has_the_client_order_id_that_it_had() -> None:
-    """Each signal has the stored client order id, and a key the stored bot id, so no signal is sent under a second."""
+    """Each signal has the stored client order id, and a key the stored bot id, so no signal is sent under another id."""
     ids = json.loads(stored("order_ids.json"))
     assert derive_bot_id(API_KEY) == ids["bot_id"]
     for signal in ids["signals"]:

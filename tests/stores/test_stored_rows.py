@@ -1,6 +1,7 @@
-"""The row of a key in Redis and in PostgreSQL is read as commit c70f41a has written it, and written as it would have.
+"""The records of commit c70f41a in Redis and PostgreSQL can be read, and today's program writes the same.
 
-In a rolling deploy both versions are at the row at the same time: each has to see the other's lease, turn and nonce.
+During a rolling deploy both versions use the record at the same time: each has to see the other's lease, lock and
+nonce.
 """
 
 from __future__ import annotations
@@ -24,34 +25,34 @@ from tests.stores.stored_formats import API_KEY, stored
 
 OLD, NEXT, NEW = "old-host:4711:0a1b2c3d", "next-host:4712:1a2b3c4d", "new-host:4713:2a3b4c5d"
 LEASE_SECONDS, TURN_SECONDS = 3600.0, 16.0
-# When the stored rows were written, by the server's clock; and how far their nonces are ahead of it.
+# The server's time when the stored records were written, and how far their nonces are ahead of it.
 WRITTEN_US = 1_790_000_000_000_000
 AHEAD_US = 60_000_000
-# Times have sixteen digits, and so have nonces and generations. Between two steps on a busy machine may lie as much.
+# Times, nonces and fencing tokens have sixteen digits. Two runs of the same steps may be this far apart.
 TIME_DIGITS = 16
 STEPS_US_MAX = 10_000_000
-# What was done to the row before it was written down.
+# The last step before the record was stored.
 MOMENTS = ("leading", "signed off", "led again")
 
 Fields = dict[str, Any]
 
 
 class Held(ABC):
-    """A row of one key, by plain commands of its server's."""
+    """The record of one key, accessed by the server's plain commands."""
 
     row: StoreKey
 
     @abstractmethod
     def fields(self) -> Fields:
-        """Return the row, by the names in the server."""
+        """Return the record by the server's field names."""
 
     @abstractmethod
     def put(self, fields: Fields) -> None:
-        """Write the row."""
+        """Write the record."""
 
 
 class HeldByRedis(Held):
-    """One hash."""
+    """A Redis hash."""
 
     def __init__(self, url: str, name: str) -> None:
         self.row = self._row = RedisKey(url, name)
@@ -68,11 +69,11 @@ class HeldByRedis(Held):
 
 
 class HeldByPostgres(Held):
-    """One row of the table."""
+    """A row of PostgreSQL's table."""
 
     def __init__(self, url: str, name: str) -> None:
         self.row = self._row = PostgresKey(url, name)
-        # Whoever comes first makes the table.
+        # The first client creates the table.
         self._row.connect().next_nonce(make_request())
         self._row.wipe()
 
@@ -95,13 +96,13 @@ class HeldByPostgres(Held):
 
 @pytest.fixture(params=["redis", "postgres"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Return which store it is."""
+    """Return the kind of store."""
     return str(request.param)
 
 
 @pytest.fixture
 def held(kind: str, request: pytest.FixtureRequest, key_name: str) -> Iterator[Held]:
-    """Return the row of a key that nobody else uses."""
+    """Return the record of a key that no other test uses."""
     url = request.getfixturevalue(f"{kind}_url")
     held: Held = HeldByRedis(url, key_name) if kind == "redis" else HeldByPostgres(url, key_name)
     yield held
@@ -110,13 +111,13 @@ def held(kind: str, request: pytest.FixtureRequest, key_name: str) -> Iterator[H
 
 
 def stored_fields(kind: str, moment: str) -> Fields:
-    """Return a row as it was written by commit c70f41a."""
+    """Return the record as commit c70f41a has written it."""
     fields: Fields = json.loads(stored(f"{kind}_rows.json"))[moment]
     return fields
 
 
 def moved(fields: Fields, microseconds: int) -> Fields:
-    """Return a row as it would have been written so much later."""
+    """Return the record as it would have been written that much later."""
     return {
         name: type(value)(int(value) + microseconds) if len(str(value)) == TIME_DIGITS else value
         for name, value in fields.items()
@@ -124,14 +125,14 @@ def moved(fields: Fields, microseconds: int) -> Fields:
 
 
 def put_stored(held: Held, kind: str, moment: str) -> Fields:
-    """Have a row in the server that commit c70f41a has written just now; return it."""
+    """Write the record that commit c70f41a would write now; return it."""
     fields = moved(stored_fields(kind, moment), held.row.server_us() - WRITTEN_US)
     held.put(fields)
     return fields
 
 
 def write_until(row: StoreKey, moment: str) -> None:
-    """Lead, take the turn, and let another one ask for it; sign off; let another one lead."""
+    """Lead, acquire the lock and let another owner ask for it; then release both; then let another owner lead."""
     engine = row.connect()
     generation = acquire_lease(engine, OLD, LEASE_SECONDS).fencing_token
     nonce = granted_nonce(
@@ -146,7 +147,7 @@ def write_until(row: StoreKey, moment: str) -> None:
 
 
 def alike(one: object, other: object) -> bool:
-    """Whether two values are equal, or are moments, as near to each other as two runs of the same steps."""
+    """Return whether two values are equal, or are times or nonces of two runs of the same steps."""
     if type(one) is not type(other) or len(str(one)) != len(str(other)):
         return False
     return one == other or (len(str(one)) == TIME_DIGITS and abs(int(str(one)) - int(str(other))) < STEPS_US_MAX)
@@ -154,7 +155,7 @@ def alike(one: object, other: object) -> bool:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_row_is_written_as_it_was(held: Held, kind: str, moment: str) -> None:
-    """The same steps leave a row of the same names and values as the stored one, but for when they were done."""
+    """The same steps write a record with the stored names and values, apart from the time of the steps."""
     wanted = moved(stored_fields(kind, moment), held.row.server_us() - WRITTEN_US)
     write_until(held.row, moment)
     written = held.fields()
@@ -163,7 +164,7 @@ def test_a_row_is_written_as_it_was(held: Held, kind: str, moment: str) -> None:
 
 
 def test_a_stored_lease_is_anothers(held: Held, kind: str) -> None:
-    """Who asks for a stored row whose owner leads does not lead, and is told of the owner and its generation."""
+    """While the owner of a stored record leads, another instance gets its name and fencing token and does not lead."""
     fields = put_stored(held, kind, "leading")
     lease = held.row.connect().acquire_lease(NEW, LEASE_SECONDS)
     assert (lease.owner, lease.fencing_token) == (OLD, int(fields["generation"]))
@@ -171,7 +172,7 @@ def test_a_stored_lease_is_anothers(held: Held, kind: str) -> None:
 
 
 def test_the_owner_of_a_stored_lease_goes_on_under_it(held: Held, kind: str) -> None:
-    """The lease of a stored row is renewed, and draws, by its generation; another generation does neither."""
+    """The lease of a stored record is renewed and gets nonces with its fencing token, and with no other."""
     fields = put_stored(held, kind, "leading")
     engine, generation = held.row.connect(), int(fields["generation"])
     assert engine.renew_lease(generation, LEASE_SECONDS)
@@ -182,14 +183,14 @@ def test_the_owner_of_a_stored_lease_goes_on_under_it(held: Held, kind: str) -> 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stored_nonce_is_gone_on_from(held: Held, kind: str, moment: str) -> None:
-    """The nonce after that of a stored row, which is ahead of the clock, is the next one."""
+    """The nonce after that of a stored record, which is ahead of the clock, is the next integer."""
     last = int(put_stored(held, kind, moment)["nonce"])
     answer = held.row.connect().next_nonce(make_request())
     assert (answer.nonce, answer.previous_nonce) == (last + 1, last)
 
 
 def test_a_stored_turn_is_waited_for(held: Held, kind: str) -> None:
-    """The turn of a stored row is not even given to who is next, until it is given back by the nonce it came with."""
+    """The lock of a stored record is refused even to the reserved owner until it is released with its nonce."""
     fields = put_stored(held, kind, "leading")
     engine, nonce = held.row.connect(), int(fields["turn_nonce"])
     assert engine.acquire_lock(make_request(), NEXT, TURN_SECONDS).status is GrantStatus.RESERVED
@@ -201,8 +202,8 @@ def test_a_stored_turn_is_waited_for(held: Held, kind: str) -> None:
 
 @pytest.mark.parametrize(("moment", "clean"), [("signed off", True), ("led again", False)])
 def test_a_stored_sign_off_is_believed(held: Held, kind: str, moment: str, clean: bool) -> None:
-    """Where a stored row was signed off, the next one leads at once and knows that every order is settled; where its
-    owner is signed off as unsettled, that not."""
+    """A stored release gives the next leader a clean handover; a release with unknown orders, by the stored token, does
+    not."""
     fields = put_stored(held, kind, moment)
     engine = held.row.connect()
     if not clean:
@@ -214,7 +215,7 @@ def test_a_stored_sign_off_is_believed(held: Held, kind: str, moment: str, clean
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stored_row_is_shown(held: Held, kind: str, moment: str) -> None:
-    """Who looks at a stored row is told its nonce, its lease, and who has the turn."""
+    """A stored record is read with its nonce, its lease and the owner of the lock."""
     fields = put_stored(held, kind, moment)
     row = held.row.connect().read_record()
     assert row is not None
@@ -226,7 +227,7 @@ def test_a_stored_row_is_shown(held: Held, kind: str, moment: str) -> None:
 
 
 def test_the_table_is_made_as_it_was(postgres_url: str, key_name: str) -> None:
-    """Where PostgreSQL has no table yet, one is made with the stored columns, their types and what they begin with."""
+    """A missing table is created with the stored columns, types and defaults."""
     with closing(PostgresKey(postgres_url, key_name)) as row:
         row.raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(key_name)))
         with closing(PostgresKey(postgres_url, key_name, quote(f"-c search_path={key_name}", safe=""))) as own:
@@ -241,7 +242,7 @@ def test_the_table_is_made_as_it_was(postgres_url: str, key_name: str) -> None:
 
 
 def test_the_row_of_a_key_has_its_name(redis_url: str, postgres_url: str) -> None:
-    """The row of a key is found in either store under the name that is made of its hash."""
+    """The record of a key has the stored name, which is made from the key's hash, in either store."""
     name = json.loads(stored("row_name.json"))
     for url in (redis_url, postgres_url):
         with closing(open_nonce_store(url, API_KEY)) as engine:

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL do as the plain Python does, step by step, while the server's clock is moved at random."""
+"""Redis and PostgreSQL agree with the memory store step by step, while the server's clock is moved at random."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.stores.moved_clocks import MICROSECONDS_PER_SECOND, MovedClock
 
 SEED = 20261123
 STEPS = 40
-# Redis' clock cannot be stopped. All moves and lifetimes are multiples of 10 s, so what takes less than the second that
-# whoever is next stays so is the same as on a clock that stands still.
+# Redis' clock cannot be stopped. All moves and lifetimes are multiples of 10 s, so an episode that takes less than the
+# second that a reservation lives has the same result as on a frozen clock.
 MAX_EPISODE_US = 800_000
 
 
 class Reference(MemoryStore):
-    """The plain Python, which like the others writes nothing when it is looked at."""
+    """The memory store, except that reading writes nothing, as in the other stores."""
 
     def read_record(self) -> KeyRecord | None:
-        """Look, and leave everything as it was."""
+        """Read the record and restore everything."""
         saved_claims = replace(self._lock_claim), replace(self._reservation), replace(self._lease_claim)
         record = super().read_record()
         self._lock_claim, self._reservation, self._lease_claim = saved_claims
@@ -33,7 +33,7 @@ class Reference(MemoryStore):
 
 @dataclass
 class Side:
-    """One engine, and the generations that it has granted: they are compared by their order."""
+    """One store and the fencing tokens that it has granted: tokens are compared by their order."""
 
     store: NonceStore
     fencing_tokens: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Side:
         return record and (record.last_nonce, self.normalize_lease(record.lease), record.lock_owner)
 
     def fencing_token(self, back: int) -> int:
-        """Return the newest generation (0), one before it, or one that never was; they rise on either side."""
+        """Return the newest token (0), one before it, or one that never existed; tokens rise on either side."""
         return sorted(self.fencing_tokens)[-1 - back] if back < len(self.fencing_tokens) else 5
 
 
@@ -63,9 +63,10 @@ class Player:
         self._moved = moved
         self._sides = [Side(Reference(lambda: self._now_us)), Side(moved.store)]
         self._nonces = [1]
-        # So far ahead that the clock has no say in it, as one that cannot be stopped would say something else.
+        # So far ahead that the clock never decides, because one that cannot be stopped would decide differently.
         self._start = self._now_us + 10 * DAY_US
-        # Whether what is refused as AHEAD notices that the clock was set back is left open, so it is one or the other.
+        # The contract leaves open whether a request above the ceiling notices a clock that was set back, so a run has
+        # only one of the two.
         self._allows_setback = bool(seed % 2)
         self.trace: list[str] = []
 
@@ -105,7 +106,7 @@ class Player:
         return self._same("draw", *self._remember(answers))
 
     def _acquire_lock(self) -> bool:
-        # Who has waited longest is left open where the clock was set back since; so then there is one taker.
+        # The contract leaves open who has waited longest after the clock was set back, so then there is one owner.
         owner = "a" if self._allows_setback else self._random.choice("abc")
         lifetime, waited = self._lifetime(), self._random.choice([0.0, 10.0])
         requests = self._requests()
@@ -152,7 +153,7 @@ class Player:
 
 
 def test_stores_agree_with_the_reference_step_by_step(moved_clock: MovedClock, full_size: bool) -> None:
-    """Random steps of three owners have the same outcomes, while the server's clock is moved to and fro."""
+    """Random steps of three owners have the same results on both sides while the server's clock is moved to and fro."""
     episodes = 1000 if full_size else 12
     for seed in range(SEED, SEED + episodes):
         for _ in range(10):
@@ -166,7 +167,7 @@ def test_stores_agree_with_the_reference_step_by_step(moved_clock: MovedClock, f
 
 
 def test_a_clock_set_back(moved_clock: MovedClock) -> None:
-    """Where the server's clock is set back by an hour, nonces go on above the last, and a turn and a lease are over
+    """After the server's clock was set back by an hour, nonces continue above the last, and lock and lease expire
     within one lifetime from when that is noticed."""
     store = moved_clock.store
     fencing_token = acquire_lease(store, "a", 20.0).fencing_token
@@ -183,7 +184,7 @@ def test_a_clock_set_back(moved_clock: MovedClock) -> None:
 
 @pytest.mark.parametrize("step", ["draw", "take", "acquire", "take in vain"])
 def test_a_clock_set_back_is_noticed(moved_clock: MovedClock, step: str) -> None:
-    """Whatever step notices first that the server's clock was set back, the lease is over one lifetime later."""
+    """Whichever step first notices that the server's clock was set back, the lease expires one lifetime later."""
     store = moved_clock.store
     fencing_token = acquire_lease(store, "a", 20.0).fencing_token
     granted_nonce(store.acquire_lock(make_request(), "script" if step == "take in vain" else "a", 3600.0))
@@ -199,10 +200,10 @@ def test_a_clock_set_back_is_noticed(moved_clock: MovedClock, step: str) -> None
 
 
 def test_a_reservation_expires_after_the_clock_was_set_back(moved_clock: MovedClock) -> None:
-    """Who is next when the server's clock is set back is next for no longer than a second after that is noticed."""
+    """A reservation expires within a second after it is noticed that the server's clock was set back."""
     store = moved_clock.store
     granted_nonce(store.acquire_lock(make_request(), "a", 20.0))
-    # So that the turn's own end is within its lifetime all the same.
+    # So that the lock's own end stays within its lifetime.
     moved_clock.move(6 * MICROSECONDS_PER_SECOND)
     assert store.acquire_lock(make_request(), "b", 20.0, 10.0).status is GrantStatus.RESERVED
     moved_clock.move(-5 * MICROSECONDS_PER_SECOND)
@@ -212,7 +213,7 @@ def test_a_reservation_expires_after_the_clock_was_set_back(moved_clock: MovedCl
 
 
 def test_reading_the_record_does_not_write_the_clock_correction(moved_clock: MovedClock) -> None:
-    """Looking writes nothing: a lease whose server's clock was set back counts one lifetime at every look."""
+    """Reading writes nothing: after the clock was set back, a lease has one full lifetime left at every read."""
     store = moved_clock.store
     acquire_lease(store, "a", 20.0)
     moved_clock.move(-3600 * MICROSECONDS_PER_SECOND)
@@ -224,7 +225,7 @@ def test_reading_the_record_does_not_write_the_clock_correction(moved_clock: Mov
 
 
 def test_a_clock_set_forward(moved_clock: MovedClock) -> None:
-    """Where the server's clock is set forward by an hour, turn and lease are over at once, and what is drawn is new."""
+    """After the server's clock was set forward by an hour, lock and lease have expired, and nonce and token follow it."""
     store = moved_clock.store
     previous_lease = acquire_lease(store, "a", 20.0)
     nonce = granted_nonce(store.acquire_lock(make_request(), "script", 20.0))
@@ -237,7 +238,7 @@ def test_a_clock_set_forward(moved_clock: MovedClock) -> None:
 
 
 def test_a_reservation_is_extended_while_its_owner_polls(moved_clock: MovedClock) -> None:
-    """Being next ends a second after it was begun, but not for one that asks again in the second half of it."""
+    """A reservation ends a second after it began, unless its owner asks again in the second half of it."""
     store = moved_clock.store
     granted_nonce(store.acquire_lock(make_request(), "a", 20.0))
     assert store.acquire_lock(make_request(), "b", 20.0).status is GrantStatus.RESERVED

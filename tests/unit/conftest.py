@@ -1,4 +1,4 @@
-"""What tests of the gate before the status page share: one server for a module's tests, and a gate for each of them."""
+"""Fixtures for tests of the dashboard's auth middleware: one HTTP server per module, a new middleware per test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.dashboard_tools import AuthServer, Client, serving
 
 @pytest.fixture(scope="module")
 def port_and_servers() -> Iterator[tuple[int, list[AuthServer]]]:
-    """Serve whatever world a test has put into the list."""
+    """Serve the most recent middleware that a test has added to the list."""
     servers: list[AuthServer] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -24,19 +24,19 @@ def port_and_servers() -> Iterator[tuple[int, list[AuthServer]]]:
 
 @pytest.fixture
 def public_server(port_and_servers: tuple[int, list[AuthServer]]) -> AuthServer:
-    """A public page with a token."""
+    """A public dashboard with a token."""
     port_and_servers[1].append(AuthServer())
     return port_and_servers[1][-1]
 
 
 @pytest.fixture
 def loopback_server(port_and_servers: tuple[int, list[AuthServer]]) -> AuthServer:
-    """A page bound to loopback, without a token."""
+    """A dashboard bound to loopback, without a token."""
     port_and_servers[1].append(AuthServer(is_public=False, token=""))
     return port_and_servers[1][-1]
 
 
 @pytest.fixture
 def client(port_and_servers: tuple[int, list[AuthServer]]) -> Client:
-    """Somebody at the default address."""
+    """A client at the default address."""
     return Client(port_and_servers[0])

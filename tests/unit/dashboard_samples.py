@@ -1,4 +1,4 @@
-"""A status as /api/status gives it, full or just begun, for tests of the page."""
+"""Sample answers of /api/status for tests of the dashboard: one with every field, and one just after the start."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pair_status(symbol: str, seed: int, start: str, quantity: str = "0.00000000"
 
 
 def order_row(**changes: Any) -> dict[str, Any]:
-    """Return the row of an open order."""
+    """Return an open order as /api/status lists it."""
     return {
         "time": "2026-11-23T06:00:01Z",
         "pair": "BTC/USD",
@@ -68,7 +68,7 @@ def order_row(**changes: Any) -> dict[str, Any]:
 
 
 def fill_row(**changes: Any) -> dict[str, Any]:
-    """Return the row of a fill."""
+    """Return a fill as /api/status lists it."""
     return {
         "time": "2026-11-22T17:00:12Z",
         "pair": "BTC/USD",
@@ -83,7 +83,7 @@ def fill_row(**changes: Any) -> dict[str, Any]:
 
 
 def full_status(**changes: Any) -> dict[str, Any]:
-    """Return the status of a paper bot that has traded for days, each list at the length it may have."""
+    """Return the status of a paper bot that has traded for days, with every list at its maximum length."""
     equity = random_walk(7, 300, Decimal(10000), Decimal("1.37"))
     return {
         "version": "0.1.0",
@@ -155,7 +155,7 @@ def full_status(**changes: Any) -> dict[str, Any]:
 
 
 def starting_status(**changes: Any) -> dict[str, Any]:
-    """Return the status of a bot that has only just started and knows nothing yet."""
+    """Return the status of a bot that has just started and has no data yet."""
     unknown: dict[str, Any] = {
         "equity_curve": [],
         "balances": [],

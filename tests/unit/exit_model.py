@@ -1,10 +1,10 @@
-"""A pair, its exchange and a bot that follows bot/trading/exit_policy.py, as states to search exhaustively.
+"""A model of one pair, the exchange and a bot that follows bot/trading/exit_policy.py, for an exhaustive search.
 
-Quantities are whole numbers of coins, of which two are the least that can be sold. The account has many more coins
-of somebody else's, so the exchange refuses nothing: only the machine keeps the bot from selling them. Between any two
-moves of the bot its orders may fill by one coin or wholly, rows may come late, cancels and orders may be delayed or
-lost unanswered, and the bot may crash, which forgets all but the orders it journalled. The two lists of orders are
-read one after the other.
+Quantities are whole numbers of coins; the minimum order is two coins. The account also holds many coins that are not
+the bot's, so the exchange never refuses a sale for lack of coins: only the exit policy prevents the bot from selling
+them. Between two steps of the bot, its orders may fill by one coin or completely, order records may appear late,
+cancels and orders may be delayed or lost without an answer, and the bot may crash and forget everything except its
+journaled orders. The bot reads the two order lists one after the other.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ PROTECT_HIGHER = ProtectPosition(Decimal(95))
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelOrder:
-    """An order at the exchange whose final row the bot has not seen; `seen` is what it knows of `filled`.
+    """An order at the exchange whose final record the bot has not read; `known_filled` is what the bot knows of
+    `filled`.
 
-    A row that is not `shown` is in no list: accepted, or closed, a moment ago.
+    An order that is not `is_listed` is in neither list, because it was accepted or closed a moment ago.
     """
 
     number: int
@@ -60,10 +61,12 @@ class ModelOrder:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """`settled` is what the orders with a known end add up to. `listed` is what OpenOrders has answered, None before.
+    """`closed_quantity` is the sum of all orders that the bot knows are final. `listed_open` is the last OpenOrders
+    answer, or None before it.
 
-    `step` is what the bot has decided to do and has not done. `unknown` is an order that was sent and not answered, and
-    `flies` whether it can still arrive. `flying_cancels` may still arrive, each once, or never.
+    `pending_step` is a step that the bot has decided and not yet executed. `unknown_order` was sent and not answered,
+    and `is_unknown_in_flight` says whether it can still arrive. Each of `cancels_in_flight` may still arrive once, or
+    never.
     """
 
     closed_quantity: int
@@ -80,7 +83,7 @@ class ModelState:
 
     @property
     def committed(self) -> int:
-        """What own orders may still sell, those that have not arrived yet too."""
+        """The quantity that the bot's orders may still sell, including orders that have not arrived yet."""
         in_flight = (
             self.unknown_order.volume
             if self.unknown_order and self.is_unknown_in_flight and self.unknown_order.sign < 0
@@ -91,20 +94,21 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class ModelBot:
-    """How the bot decides: what it wants by turns, how much one stop may hold, and what it leaves out of the facts."""
+    """The bot's decisions: the goals it alternates between, the maximum quantity of one stop, and a filter on the pair
+    state."""
 
     goals: tuple[ExitGoal, ...]
     max_stop_quantity: int
-    filter_state: Callable[[PairState], PairState] = lambda facts: facts
+    filter_state: Callable[[PairState], PairState] = lambda state: state
 
 
 def transitions(state: ModelState, bot: ModelBot) -> Iterator[tuple[str, ModelState]]:
-    """Return everything that can happen next, with its name."""
+    """Return every possible next state with the name of its transition."""
     for order in state.orders:
         for filled in _fills(order):
             yield f"{order.role} {order.number} fills {filled}", _with_order(state, _filled(order, filled))
         if not order.is_listed:
-            yield f"{order.role} {order.number} is shown", _with_order(state, replace(order, is_listed=True))
+            yield f"{order.role} {order.number} is listed", _with_order(state, replace(order, is_listed=True))
     for number in state.cancels_in_flight:
         yield f"the cancel of {number} arrives", _canceled(state, number)
         yield f"the cancel of {number} is lost", replace(state, cancels_in_flight=state.cancels_in_flight - {number})
@@ -125,7 +129,7 @@ def transitions(state: ModelState, bot: ModelBot) -> Iterator[tuple[str, ModelSt
 
 
 def decide(state: ModelState, goal: ExitGoal, bot: ModelBot) -> ExitStep:
-    """Return the machine's step for what the bot has read."""
+    """Return the exit step for what the bot has read."""
     known_held = state.closed_quantity + sum(order.sign * order.known_filled for order in state.orders)
     listed_open = state.listed_open or frozenset()
     orders = tuple(
@@ -176,7 +180,7 @@ def _read_open(state: ModelState) -> ModelState:
 
 
 def read_closed(state: ModelState) -> ModelState:
-    """Let the bot see the final rows that are shown: these orders are over."""
+    """Let the bot read the final records that are listed: these orders are closed."""
     closed_orders = [order for order in state.orders if not order.is_open and order.is_listed]
     return replace(
         state,
@@ -216,7 +220,7 @@ def _unknown_order_transitions(state: ModelState) -> Iterator[tuple[str, ModelSt
     if state.unknown_order is None:
         return
     if not state.is_unknown_in_flight:
-        yield "the unknown order is settled", replace(state, unknown_order=None)
+        yield "the unknown order is reconciled", replace(state, unknown_order=None)
         return
     yield "the unknown order is lost", replace(state, is_unknown_in_flight=False)
     for arrived_order in arrivals(state.unknown_order):
@@ -224,7 +228,8 @@ def _unknown_order_transitions(state: ModelState) -> Iterator[tuple[str, ModelSt
 
 
 def arrivals(order: ModelOrder) -> list[ModelOrder]:
-    """Return what an order may be when it has arrived: a stop rests, and what an exit has not filled is gone."""
+    """Return the possible states of an order on arrival: a stop stays open, and the unfilled rest of an exit is
+    canceled."""
     if order.role == OrderRole.STOP.value:
         return [order]
     return [replace(order, filled=filled, is_open=False) for filled in {0, 1, order.volume}]
@@ -248,7 +253,7 @@ def _step_transitions(state: ModelState, step: ExitStep) -> Iterator[tuple[str, 
 
 
 def order_for_step(state: ModelState, step: ExitStep) -> ModelOrder:
-    """Return the order that a step places, under a number that no order of before has."""
+    """Return the order that a step places, with a number that no existing order has."""
     number = next(number for number in range(99) if number not in {order.number for order in state.orders})
     match step:
         case Sell(quantity):
@@ -260,13 +265,13 @@ def order_for_step(state: ModelState, step: ExitStep) -> ModelOrder:
 
 
 def initial_states() -> list[ModelState]:
-    """Return where a search begins: so many coins held, and no entry, or one that has just been accepted."""
+    """Return the initial states: a held quantity, and either no entry or one that was just accepted."""
     entry = ModelOrder(0, OrderRole.ENTRY.value, 100, 2)
     return [ModelState(held_quantity, orders) for held_quantity in range(4) for orders in ((), (entry,))]
 
 
 def search(bot: ModelBot) -> dict[ModelState, tuple[ModelState, str] | None]:
-    """Return every state that can come about, with the state and the move before it; end at the first bad one."""
+    """Return every reachable state with its predecessor and transition; stop at the first bad state."""
     predecessors: dict[ModelState, tuple[ModelState, str] | None] = dict.fromkeys(initial_states())
     frontier = list(predecessors)
     while frontier:
@@ -283,12 +288,12 @@ def search(bot: ModelBot) -> dict[ModelState, tuple[ModelState, str] | None]:
 
 
 def is_bad(state: ModelState) -> bool:
-    """Whether the bot's orders may sell more than it holds, which is also a stop without coins under it."""
+    """Whether the bot's open orders may sell more than it holds; this includes a stop without coins to sell."""
     return state.committed > state.held
 
 
 def trace(predecessors: dict[ModelState, tuple[ModelState, str] | None], state: ModelState) -> str:
-    """Return how a state came about, one line a move."""
+    """Return the transitions that lead to a state, one per line."""
     lines = [str(state)]
     while (predecessor := predecessors[state]) is not None:
         state, name = predecessor
@@ -297,7 +302,7 @@ def trace(predecessors: dict[ModelState, tuple[ModelState, str] | None], state: 
 
 
 def quiesce(state: ModelState) -> ModelState:
-    """Return the state after everything under way has ended and all rows can be seen, and a crash."""
+    """Return the state after everything in flight has ended, every record is listed, and the bot has restarted."""
     orders = tuple(replace(order, is_listed=True) for order in state.orders)
     return ModelState(state.closed_quantity, orders)
 
@@ -305,7 +310,8 @@ def quiesce(state: ModelState) -> ModelState:
 def steps_until_done(
     state: ModelState, goal: ExitGoal, bot: ModelBot, exit_fills: int
 ) -> tuple[ModelState, list[ExitStep]]:
-    """Let the bot work undisturbed, its exits filling so many coins each; return the end and the steps, at most 20."""
+    """Let the bot work undisturbed, with each exit filling `exit_fills` coins; return the final state and at most 20
+    steps."""
     steps: list[ExitStep] = []
     while len(steps) < 20:
         state = read_closed(_read_open(state))

@@ -1,4 +1,4 @@
-"""Answers in the shapes of Kraken's endpoint pages; the values are invented."""
+"""Responses in the shapes of Kraken's endpoint pages; the values are invented."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ OHLC: dict[str, Any] = {
 
 
 def replace_entry(value: Any, path: str, new: Any) -> Any:
-    """Return a copy with the entry at a path such as `open/O1/vol` replaced, or removed if `new` is ...."""
+    """Return a copy with the entry at a path such as `open/O1/vol` replaced, or removed if `new` is `...`."""
     result = copy.deepcopy(value)
     *steps, last = [int(step) if step.isdigit() else step for step in path.split("/")]
     inner = result

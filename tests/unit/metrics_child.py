@@ -1,4 +1,4 @@
-"""Forks while another of its threads holds the lock of a histogram, and counts in the child."""
+"""Fork while another thread holds the lock of a histogram, and count in the child process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ counting, may_continue = threading.Event(), threading.Event()
 
 
 class SlowNumber(float):
-    """A number that is added when it may be: what adds it holds its lock so long."""
+    """A number whose addition blocks until the test allows it, so the histogram holds its lock that long."""
 
     def __radd__(self, other: object) -> float:
         counting.set()
@@ -30,7 +30,7 @@ def print_line(line: str) -> None:
 
 
 def main() -> None:
-    """Count in a thread, fork in the middle of it, count in both."""
+    """Count in a thread, fork while it counts, and count in both processes."""
     metrics.record_nonce_issued()
     worker = threading.Thread(target=metrics.record_request_lock_wait, args=(SlowNumber(1.0),))
     worker.start()
@@ -43,7 +43,7 @@ def main() -> None:
         worker.join()
         print_line(f"in the parent: {metrics.issued_total()} nonces")
         return
-    # One that hangs would outlive the test.
+    # A child that hangs would outlive the test.
     signal.alarm(ALARM_SECONDS)
     metrics.record_nonce_issued()
     metrics.record_request_lock_wait(1.0)

@@ -1,4 +1,4 @@
-"""Alerts, daily summary and heartbeat against a real server on loopback, which behaves as badly as servers can."""
+"""Alerts, daily summary and heartbeat against a real loopback server that also fails, hangs or answers nonsense."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ DAY_SECONDS = 86_400
 
 @pytest.fixture(autouse=True)
 def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait for a minute, or for a server that does not answer."""
+    """Remove the waits between alerts and shorten every time-out."""
     monkeypatch.setattr(alert_queue, "BACK_OFF_SECONDS_MAX", 0.01)
-    monkeypatch.setattr(alert_queue, "KIND_SECONDS", 0.0)
-    monkeypatch.setattr(transport, "READ_SECONDS_MAX", 0.2)
-    monkeypatch.setattr(transport, "ANSWER_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(alert_queue, "EVENT_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_SECONDS", 0.2)
 
 
 @pytest.fixture
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a request last as long as its test."""
-    monkeypatch.setattr(transport, "READ_SECONDS_MAX", LIMIT_SECONDS)
-    monkeypatch.setattr(transport, "ANSWER_SECONDS_MAX", LIMIT_SECONDS)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_SECONDS", LIMIT_SECONDS)
 
 
 @contextmanager
 def open_alerts(url: str) -> Iterator[Alerts]:
-    """Send alerts to an address."""
+    """Send alerts to a URL."""
     opened = Alerts(url, name="bot 3muyt on host, paper")
     opened.start()
     try:
@@ -56,7 +56,7 @@ def open_alerts(url: str) -> Iterator[Alerts]:
 
 
 def test_webhook_receives_json_payload() -> None:
-    """A webhook gets the kind of the event, a text that says all, who speaks, when, and how many events it was."""
+    """A webhook receives the event, a complete text, the sender, the time and the number of events."""
     with Webhook() as hook, open_alerts(hook.url):
         emit(Event.REFUSED_NONCE, "Kraken refused nonce 1 of Balance.")
         request = hook.next_request()
@@ -74,7 +74,7 @@ def test_webhook_receives_json_payload() -> None:
 
 
 def test_telegram_receives_its_own_payload() -> None:
-    """Telegram's sendMessage gets the chat of the address, whatever else the address says of it, and the text."""
+    """Telegram's sendMessage receives the chat id of the URL, despite other query parameters, and the text."""
     with Webhook() as hook, open_alerts(f"{hook.telegram_url}&message_thread_id=5"):
         emit(Event.CIRCUIT_BREAKER, "Nothing is sent.")
         request = hook.next_request()
@@ -95,13 +95,13 @@ def test_telegram_receives_its_own_payload() -> None:
     ],
 )
 def test_telegram_is_detected_by_host_or_path(url: str, is_telegram: bool) -> None:
-    """An address is Telegram's by its host, or by the path that a Bot API server of one's own has as well."""
+    """A URL is Telegram's by its host, or by the path that a self-hosted Bot API server uses."""
     address, chat = alerts._split_telegram_url(url)
     assert (address, chat) == ((url.partition("?")[0], {"chat_id": "1"}) if is_telegram else (url, None))
 
 
 def test_alert_text_is_redacted() -> None:
-    """What looks like a secret in a text is hidden before the text is sent."""
+    """Text that looks like a secret is redacted before it is sent."""
     with Webhook() as hook, open_alerts(hook.url):
         emit(Event.TRADING_INTERRUPTED, "no connection to redis://bot:hunter2hunter2@store.example:6379/0")
         text = hook.next_request().body["text"]
@@ -110,21 +110,21 @@ def test_alert_text_is_redacted() -> None:
 
 
 def test_url_given_as_secret_is_used() -> None:
-    """An address that does not print itself, as those of the settings do not, is posted to all the same."""
+    """A URL given as a secret, as the settings do, receives alerts."""
     with Webhook() as hook, open_alerts(Secret(hook.url)):
         emit(Event.TRADING_INTERRUPTED, "trouble")
         assert hook.next_request().path == f"/hook/{TOKEN}"
 
 
 def test_environment_proxy_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alerts go straight to their address, whatever proxy the environment names."""
+    """Alerts are sent directly, whatever proxy the environment names."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     with Webhook() as hook, open_alerts(hook.url):
         emit(Event.TRADING_INTERRUPTED, "trouble")
         hook.next_request()
 
 
-# A server that behaves badly
+# A failing server
 
 TELEGRAM_429_RESPONSE = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n\r\n"
@@ -142,8 +142,8 @@ FAILURES: dict[str, Callable[[Webhook], ScriptedResponse]] = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_alert_is_retried_until_delivered(failure: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A server that fails, hangs or talks nonsense gets the alert again until it takes it; trouble and its end are
-    logged once, and the address is not."""
+    """A server that fails, hangs or sends an invalid answer gets the alert again until it accepts it. The failure and
+    the recovery are each logged once, without the URL."""
     caplog.set_level(logging.DEBUG)
     with Webhook() as hook:
         hook.responses = [FAILURES[failure](hook) for _ in range(2)]
@@ -161,7 +161,7 @@ def test_alert_is_retried_until_delivered(failure: str, caplog: pytest.LogCaptur
 
 
 def test_alert_waits_for_unreachable_server() -> None:
-    """Where nobody listens at the address the alert waits until somebody does."""
+    """While nothing listens at the URL the alert stays queued; it is sent once a server listens."""
     port = free_port()
     was_logged = threading.Event()
 
@@ -189,8 +189,8 @@ REDIRECT_RESPONSE = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\
 def test_rejected_alert_is_not_retried(
     response: ScriptedResponse, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An alert that the server refuses or wants elsewhere is not sent again, nor there; that is logged once, and the
-    next alert goes."""
+    """An alert that the server refuses or redirects is neither sent again nor redirected; this is logged once, and the
+    next alert is sent."""
     with Webhook(responses=[response, response]) as hook:
         with open_alerts(hook.url):
             for event in (Event.CIRCUIT_BREAKER, Event.TRADING_INTERRUPTED, Event.KILL_SWITCH):
@@ -211,17 +211,17 @@ def test_rejected_alert_is_not_retried(
     ids=["header", "telegram"],
 )
 def test_retry_after_is_read_from_header_or_telegram_body(response: bytes) -> None:
-    """The seconds that a 429 asks for are read from its header, or from where Telegram has them."""
+    """The delay of a 429 response is read from its header or from Telegram's body."""
     with Webhook(responses=[response]) as hook:
         assert alerts._HttpChannel(hook.url, "ALERT_WEBHOOK_URL").send("POST", {}) == 7
 
 
-# Nobody waits
+# Callers do not block
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("long_timeouts")
 def test_burst_of_events_does_not_block_callers() -> None:
-    """10,000 alerts return while the server hangs; then one message tells how many they were."""
+    """10,000 alerts are queued without blocking while the server hangs; one message then reports their number."""
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url):
@@ -235,9 +235,9 @@ def test_burst_of_events_does_not_block_callers() -> None:
     assert (body["event"], body["count"]) == ("refused_nonce", 10_000)
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("long_timeouts")
 def test_burst_does_not_displace_other_events() -> None:
-    """An alert that waits when 1,000 of another kind come arrives as well."""
+    """A queued alert is delivered although 1,000 events of another type follow it."""
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url):
@@ -251,12 +251,12 @@ def test_burst_does_not_displace_other_events() -> None:
     assert received >= {("unknown_outcome", 1), ("refused_nonce", 1000)}
 
 
-# The end
+# Shutdown
 
 
 def test_queued_alert_is_sent_at_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An alert that was to wait for the next minute leaves when the program ends, and nothing is heard after that."""
-    monkeypatch.setattr(alert_queue, "KIND_SECONDS", 60.0)
+    """An alert that waits for its minute is sent at close, and nothing is sent after that."""
+    monkeypatch.setattr(alert_queue, "EVENT_INTERVAL_SECONDS", 60.0)
     with Webhook() as hook:
         with open_alerts(hook.url) as opened:
             emit(Event.CIRCUIT_BREAKER, "first")
@@ -267,10 +267,9 @@ def test_queued_alert_is_sent_at_close(monkeypatch: pytest.MonkeyPatch) -> None:
         assert opened._queue.count == 0
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("long_timeouts")
 def test_close_does_not_wait_for_hanging_server(caplog: pytest.LogCaptureFixture) -> None:
-    """Where the server hangs, the end does not wait for it longer than it is told to, and says how many alerts are
-    left."""
+    """Close does not wait longer than its limit for a hanging server, and it reports how many alerts remain."""
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url) as opened:
@@ -285,12 +284,12 @@ def test_close_does_not_wait_for_hanging_server(caplog: pytest.LogCaptureFixture
 
 
 def test_alerts_that_were_never_started_can_be_closed() -> None:
-    """Closing what was never started does nothing."""
+    """Closing alerts that were never started does nothing."""
     Alerts("http://127.0.0.1:1/", name="bot").close(1.0)
 
 
 def test_repr_does_not_show_the_url() -> None:
-    """Neither alerts nor heartbeat show their address when they are printed."""
+    """The repr of alerts and heartbeat does not show the URL."""
     url = f"https://hooks.example/{TOKEN}"
     text = repr([Alerts(url, name="bot"), Heartbeat(url, lambda: True)])
     assert "hooks.example" not in text
@@ -301,7 +300,7 @@ def test_repr_does_not_show_the_url() -> None:
 
 
 def test_heartbeat_is_sent_at_start() -> None:
-    """A heartbeat asks for its address as soon as it is started."""
+    """A heartbeat requests its URL as soon as it is started."""
     with Webhook() as hook:
         heartbeat = Heartbeat(Secret(hook.url), lambda: True)
         heartbeat.start()
@@ -311,7 +310,7 @@ def test_heartbeat_is_sent_at_start() -> None:
 
 
 def test_no_heartbeat_while_the_bot_is_stalled(caplog: pytest.LogCaptureFixture) -> None:
-    """While the bot makes no progress the address is not asked for, which is logged once, and then it is again."""
+    """While the bot makes no progress no heartbeat is sent, which is logged once; heartbeats resume with progress."""
     alive = iter([True, False, False, True])
     with Webhook() as hook:
         heartbeat = Heartbeat(hook.url, lambda: next(alive))
@@ -325,7 +324,7 @@ def test_no_heartbeat_while_the_bot_is_stalled(caplog: pytest.LogCaptureFixture)
 
 
 def test_failing_heartbeat_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An address that fails three times is logged once, and again when it works."""
+    """Three failures are logged once, and so is the recovery."""
     with Webhook(responses=[500, 500, 500]) as hook:
         heartbeat = Heartbeat(hook.url, lambda: True)
         for _ in range(5):
@@ -342,7 +341,7 @@ def test_failing_heartbeat_is_logged_once(caplog: pytest.LogCaptureFixture) -> N
 
 @contextmanager
 def daily_summaries() -> Iterator[queue.Queue[str]]:
-    """Hear what is told of days."""
+    """Collect the daily summaries that are emitted."""
     summary_queue: queue.Queue[str] = queue.Queue()
     unsubscribe = subscribe(lambda event, text: summary_queue.put(text) if event is Event.DAILY_SUMMARY else None)
     try:
@@ -352,8 +351,8 @@ def daily_summaries() -> Iterator[queue.Queue[str]]:
 
 
 def test_daily_summary_is_sent_once_per_day() -> None:
-    """However often the clock is looked at, each day brings one summary in its last two minutes, and the start of a run
-    brings none."""
+    """However often the clock is checked, each day has one summary in its last two minutes; the start of a run has
+    none."""
     numbers = iter("123")
     check_times = [
         3 * DAY_SECONDS + 5,
@@ -375,8 +374,7 @@ def test_daily_summary_is_sent_once_per_day() -> None:
 
 
 def test_failed_summary_affects_one_day_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day that cannot be summed up is told so where that is known trouble, and costs no other day its summary where
-    it is a fault of the program."""
+    """A summary that fails with an expected error reports that error; an unexpected error affects that day only."""
     faults: queue.Queue[object] = queue.Queue()
     monkeypatch.setattr(threading, "excepthook", lambda fault: faults.put(fault.exc_type))
     outcomes = iter([JournalError("the disk is full"), ZeroDivisionError(), None])
@@ -398,8 +396,8 @@ def test_failed_summary_affects_one_day_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_daily_summary_checks_the_clock_after_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A summary that was started looks at the clock by itself until it is closed."""
-    monkeypatch.setattr(alerts, "MINUTE_SECONDS", 0.001)
+    """After its start, a daily summary checks the clock by itself until it is closed."""
+    monkeypatch.setattr(alerts, "CHECK_INTERVAL_SECONDS", 0.001)
     days = iter(range(1_000_000))
     monkeypatch.setattr(clock, "wall_seconds", lambda: float(next(days) * DAY_SECONDS))
     with daily_summaries() as summary_queue:

@@ -1,4 +1,4 @@
-"""Settings: every problem at once and by name, the right `.env`, secrets that do not print."""
+"""Settings: all problems at once and by name, the right `.env`, and secrets that are never printed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LIVE = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET": SECR
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let a folder of this test's own be the one that main.py is in."""
+    """Make a folder of this test the one that contains main.py."""
     folder = tmp_path / "home"
     folder.mkdir()
-    monkeypatch.setattr(config, "HOME", folder)
+    monkeypatch.setattr(config, "PROJECT_ROOT", folder)
     for name in (*config.DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
 
 def problems_of(values: dict[str, str]) -> list[str]:
-    """Return what is wrong with these settings."""
+    """Return the problems of these settings."""
     with pytest.raises(SettingsError) as caught:
         config.load_settings(values)
     return caught.value.problems
@@ -76,12 +76,12 @@ INVALID_VALUES = {
 
 @pytest.mark.parametrize("name", INVALID_VALUES)
 def test_invalid_value_is_reported_by_setting_name(name: str) -> None:
-    """A wrong value brings a problem that begins with the setting's name."""
+    """An invalid value gives a problem that begins with the name of the setting."""
     assert any(problem.startswith(name) for problem in problems_of({name: INVALID_VALUES[name]}))
 
 
 def test_all_problems_are_reported_together() -> None:
-    """With every setting wrong, each is named in one SettingsError."""
+    """If every setting is invalid, one SettingsError names each of them."""
     report = "\n".join(problems_of(INVALID_VALUES))
     assert [name for name in INVALID_VALUES if name not in report] == []
 
@@ -98,13 +98,13 @@ def test_dead_man_switch_is_off_or_within_kraken_limits(text: str, allowed: bool
 
 
 def test_unknown_strategy_is_reported() -> None:
-    """A strategy that is not among those given is a problem, named with those that are."""
+    """A strategy that does not exist is a problem that lists the available ones."""
     with pytest.raises(SettingsError, match="STRATEGY is 'luck'; it can be moving_average"):
         config.load_settings({"STRATEGY": "luck"}, ["moving_average"])
 
 
 def test_stop_loss_with_dead_man_switch_is_reported() -> None:
-    """STOP_PERCENT with DEAD_MAN_SWITCH_SECONDS is one problem that names both; each alone is none."""
+    """STOP_PERCENT together with DEAD_MAN_SWITCH_SECONDS is one problem that names both; each alone is valid."""
     both = {"STOP_PERCENT": "5", "DEAD_MAN_SWITCH_SECONDS": "60"}
     (problem,) = problems_of(both)
     assert all(name in problem for name in both)
@@ -120,7 +120,7 @@ def test_order_value_above_maximum_is_reported() -> None:
 @pytest.mark.parametrize("mode", ["live", "halt"])
 @pytest.mark.parametrize("missing", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET"])
 def test_live_mode_requires_key_and_secret(mode: str, missing: str) -> None:
-    """live and halt without the key or the secret are told which one is missing."""
+    """live and halt without the key or the secret report which one is missing."""
     values = {name: value for name, value in {**LIVE, "TRADING_MODE": mode}.items() if name != missing}
     (problem,) = problems_of(values)
     assert f"needs {missing}. Put them into .env" in problem
@@ -128,21 +128,21 @@ def test_live_mode_requires_key_and_secret(mode: str, missing: str) -> None:
 
 
 def test_live_mode_accepts_key_and_secret() -> None:
-    """live with key and secret gives both, unchanged."""
+    """live with key and secret returns both unchanged."""
     settings = config.load_settings(LIVE)
     assert settings.api_key == KEY
     assert settings.api_secret == SECRET
 
 
 def test_invalid_base64_secret_is_reported_without_printing_it() -> None:
-    """A secret that no key has is a problem, and the problem does not contain it."""
+    """An invalid secret is a problem, and the problem does not contain the secret."""
     report = "\n".join(problems_of({**LIVE, "KRAKEN_API_SECRET": "hunter2!"}))
     assert "KRAKEN_API_SECRET" in report
     assert "hunter2" not in report
 
 
 def test_secrets_do_not_print() -> None:
-    """Neither the settings nor a secret in a sentence show key or secret."""
+    """Neither the settings nor a secret in a formatted string shows the key or the secret."""
     settings = config.load_settings(LIVE)
     text = f"{settings} {settings!r} {settings.api_key} {settings.api_secret!s} " + f"{settings.api_secret:>40}"
     text += "%s %r" % (settings.api_key, settings.api_secret)  # noqa: UP031 - as logging does
@@ -160,7 +160,7 @@ def test_only_the_dotenv_beside_main_is_read(home: Path, tmp_path: Path, monkeyp
 
 
 def test_environment_overrides_dotenv(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable of the environment wins over the .env, and an empty one counts as not given."""
+    """An environment variable overrides the .env; an empty variable counts as unset."""
     (home / ".env").write_text("PAIRS=ETH/USD\nTIMEFRAME=4h\n")
     monkeypatch.setenv("PAIRS", "SOL/USD")
     monkeypatch.setenv("STRATEGY", "  ")
@@ -169,7 +169,7 @@ def test_environment_overrides_dotenv(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_misspelled_setting_is_reported(home: Path) -> None:
-    """A name in .env that is nearly one of ours is a problem that names ours."""
+    """A name in .env that is similar to a setting is a problem that names the setting."""
     (home / ".env").write_text("MAX_ORDER_VALU=10\n")
     with pytest.raises(SettingsError, match="MAX_ORDER_VALUE is meant"):
         config.load_settings()
@@ -179,20 +179,20 @@ def test_misspelled_setting_is_reported(home: Path) -> None:
     "line", ["MAX_ORDER_VALUE: 50", "MAX_ORDER_VALUE 50", "MAX_ORDER_VALUE", 'MAX_ORDER_VALUE="50']
 )
 def test_unparsable_dotenv_line_is_reported(home: Path, line: str) -> None:
-    """A line of .env that cannot be read is a problem with its number, so that no limit is silently the default."""
+    """An unparsable line of .env is a problem with its line number, so no limit silently stays at its default."""
     (home / ".env").write_text(f"# sizes\n\nORDER_VALUE=20\n\n{line}\n")
     with pytest.raises(SettingsError, match=r"Line 5 of \.env cannot be read"):
         config.load_settings()
 
 
 def test_a_dotenv_with_a_byte_order_mark_is_read(home: Path) -> None:
-    """The mark that some editors put first does not hide the first setting."""
+    """A byte order mark does not hide the first setting."""
     (home / ".env").write_bytes(b"\xef\xbb\xbfPAIRS=ETH/USD\n")
     assert config.load_settings().pairs == ("ETH/USD",)
 
 
 def test_an_unreadable_dotenv_is_a_problem_and_not_a_crash_on_import(home: Path) -> None:
-    """A .env that is not UTF-8 is a SettingsError for load_settings, and the nonce file is found all the same."""
+    """A .env that is not UTF-8 is a SettingsError in load_settings, and the nonce file is still found."""
     (home / ".env").write_bytes(b"PAIRS=\xff\xfe\n")
     assert config.default_nonce_file() == str(home / "bot" / "kraken_nonce.txt")
     with pytest.raises(SettingsError, match="cannot be read"):
@@ -209,12 +209,12 @@ def test_an_unreadable_dotenv_is_a_problem_and_not_a_crash_on_import(home: Path)
     ],
 )
 def test_state_folder_location(values: dict[str, str], folder: str, home: Path) -> None:
-    """STATE_DIR (from main.py's folder), else a mounted volume, else bot/ holds the nonce file."""
+    """The nonce file is in STATE_DIR (relative to main.py), else on a mounted volume, else in bot/."""
     assert config.state_folder(values) == home.parent / folder
 
 
 def test_the_nonce_file_is_in_the_state_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nonce file of a script in another folder is that of the running bot."""
+    """A script in another folder uses the nonce file of the running bot."""
     monkeypatch.chdir("/")
     (home / ".env").write_text("STATE_DIR=somewhere\n")
     assert config.default_nonce_file() == str(home / "somewhere" / "kraken_nonce.txt")
@@ -234,7 +234,7 @@ def test_the_nonce_file_is_in_the_state_folder(home: Path, monkeypatch: pytest.M
     ],
 )
 def test_api_url_is_accepted(url: str) -> None:
-    """https to anywhere and http to this machine are allowed."""
+    """https to any host and http to this machine are allowed."""
     assert config.url_problems("URL", url) == []
 
 
@@ -263,7 +263,7 @@ def test_api_url_is_accepted(url: str) -> None:
     ],
 )
 def test_api_url_is_refused(url: str) -> None:
-    """Anything else is one problem, which names the setting and shows no password."""
+    """Any other URL is one problem, which names the setting and shows no password."""
     (problem,) = config.url_problems("KRAKEN_API_URL", url)
     assert problem.startswith("KRAKEN_API_URL")
     assert "hunter2" not in problem
@@ -283,7 +283,7 @@ STORE_URLS = [
 
 @pytest.mark.parametrize("url", STORE_URLS)
 def test_store_url_is_accepted(url: str) -> None:
-    """NONCE_STORE is the address of a Redis or PostgreSQL server, which does not print itself, and a driver can use."""
+    """A Redis or PostgreSQL URL is accepted in NONCE_STORE, is not printed, and works with its driver."""
     settings = config.load_settings({"NONCE_STORE": url})
     assert settings.nonce_store == url
     assert url not in f"{settings} {settings!r} {settings.nonce_store}"
@@ -328,9 +328,8 @@ def test_store_url_is_accepted(url: str) -> None:
     ],
 )
 def test_store_url_is_refused(url: str) -> None:
-    """Any other NONCE_STORE is one problem, which begins with the name, says what it has to look like, and has nothing
-    of what was given, which may be a password.
-    """
+    """Any other NONCE_STORE is one problem that begins with the name, describes the expected form, and contains nothing
+    of the value, which may be a password."""
     (problem,) = problems_of({"NONCE_STORE": url})
     assert problem.startswith("NONCE_STORE must look like redis://host:6379/0, rediss://... or postgresql://")
     assert "hunter2" not in problem
@@ -341,7 +340,7 @@ def test_store_url_is_refused(url: str) -> None:
     ["redis://u:hunter2@127.0.0.1/hunter2", "redis://127.0.0.1/0?hunter2=1", "postgresql://127.0.0.1/bot?hunter2=1"],
 )
 def test_store_url_refused_by_driver_is_settings_error(url: str) -> None:
-    """An address that a driver cannot use is a SettingsError too, without anything of what was given."""
+    """A URL that the driver rejects is a SettingsError without anything of the value."""
     with pytest.raises(SettingsError, match="cannot be used") as caught:
         open_nonce_store(url, KEY)
     assert "hunter2" not in str(caught.value)
@@ -350,7 +349,7 @@ def test_store_url_refused_by_driver_is_settings_error(url: str) -> None:
 
 @pytest.mark.parametrize(("text", "allowed"), [("2.9", False), ("3", True), ("300", True), ("300.1", False)])
 def test_lease_seconds_range(text: str, allowed: bool) -> None:
-    """LEASE_SECONDS is from 3 to 300, and 10 without it."""
+    """LEASE_SECONDS is between 3 and 300; the default is 10."""
     assert config.load_settings({}).lease_seconds == 10
     if allowed:
         assert config.load_settings({"LEASE_SECONDS": text}).lease_seconds == float(text)
@@ -359,13 +358,13 @@ def test_lease_seconds_range(text: str, allowed: bool) -> None:
 
 
 def test_skip_overlap_wait_is_a_boolean() -> None:
-    """SINGLE_INSTANCE is off without it, and on with 1."""
+    """SINGLE_INSTANCE is off by default and on with 1."""
     assert not config.load_settings({}).skip_overlap_wait
     assert config.load_settings({"SINGLE_INSTANCE": "1"}).skip_overlap_wait
 
 
 def test_scripts_use_the_configured_store(home: Path) -> None:
-    """The store that scripts draw from is that of the .env beside main.py, and does not print itself."""
+    """Scripts use the nonce store of the .env beside main.py, and its URL is not printed."""
     assert config.default_nonce_store() == ""
     (home / ".env").write_text(f"NONCE_STORE={STORE_URLS[2]}\n")
     assert config.default_nonce_store() == STORE_URLS[2]
@@ -374,5 +373,5 @@ def test_scripts_use_the_configured_store(home: Path) -> None:
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:3128", "https://proxy.example:8080", "http://user:word@proxy:1"])
 def test_proxy_url_is_accepted(proxy: str) -> None:
-    """A proxy is an http or https address, with a user name if need be."""
+    """A proxy is an http or https URL, with or without credentials."""
     assert config.load_settings({"KRAKEN_PROXY": proxy}).proxy == proxy

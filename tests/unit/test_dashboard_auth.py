@@ -1,4 +1,4 @@
-"""Who comes in at the gate before the status page, over real HTTP."""
+"""Access to the dashboard through the auth middleware, over real HTTP."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CLOSED_PATHS = [
 
 
 class TestLoopback:
-    """Bound to loopback."""
+    """A dashboard bound to loopback."""
 
     @pytest.mark.parametrize("path", ["/", "/metrics", "/api/status", "/nothing", "/healthz"])
     def test_everything_is_open(self, loopback_server: AuthServer, client: Client, path: str) -> None:
-        """Whoever is on this machine sees everything."""
+        """Any client on this machine may read everything."""
         assert client.get(path).status == 200
         assert loopback_server.passed_paths == [path]
 
@@ -37,7 +37,7 @@ class TestLoopback:
         "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.8.9.10", "[::1]:8080", "[::1]"]
     )
     def test_loopback_hosts_are_accepted(self, loopback_server: AuthServer, client: Client, host: str) -> None:
-        """It answers to the names of this machine."""
+        """The host names of this machine are accepted."""
         assert client.get("/", Host=host).status == 200
 
     @pytest.mark.parametrize(
@@ -57,16 +57,16 @@ class TestLoopback:
         ],
     )
     def test_other_hosts_are_refused(self, loopback_server: AuthServer, client: Client, host: str) -> None:
-        """To a name that only leads here by somebody's DNS it does not answer, health included."""
+        """A host name that only resolves to this machine is refused, for health checks too."""
         assert [client.get(path, Host=host).status for path in ("/", "/healthz", "/static/a")] == [421, 421, 421]
         assert loopback_server.passed_paths == []
 
     def test_login_redirects_to_the_page(self, loopback_server: AuthServer, client: Client) -> None:
-        """There is nothing to log in to."""
+        """Without a token there is no login."""
         assert client.get("/login").headers["location"] == "/"
 
     def test_stop_requires_same_origin(self, loopback_server: AuthServer, client: Client) -> None:
-        """A page of somebody else, open in the same browser, cannot stop entries."""
+        """A page of another origin, open in the same browser, cannot stop entries."""
         form = {"csrf": csrf_token_in(client.get("/")), "confirm": "stop"}
         assert client.post("/stop", form, Sec_Fetch_Site="cross-site").status == 403
         assert client.post("/stop", {"csrf": "guess", "confirm": "stop"}).status == 403
@@ -75,14 +75,14 @@ class TestLoopback:
         assert json.loads(client.post("/stop", form).text)["form"] == {"confirm": "stop"}
 
     def test_form_of_a_previous_run_is_refused(self, loopback_server: AuthServer, client: Client) -> None:
-        """A page of a run before this one cannot stop entries."""
+        """A form of a previous run cannot stop entries."""
         old_csrf_token = csrf_token_in(client.get("/"))
         loopback_server.restart()
         assert client.post("/stop", {"csrf": old_csrf_token}).status == 403
 
 
 class TestPublic:
-    """Reachable from outside."""
+    """A dashboard reachable from outside."""
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/static/page.css"])
     def test_health_and_static_files_are_open(self, public_server: AuthServer, client: Client, path: str) -> None:
@@ -94,25 +94,25 @@ class TestPublic:
     def test_everything_else_requires_a_token(
         self, public_server: AuthServer, client: Client, method: str, path: str
     ) -> None:
-        """Nothing else passes without a token, and what exists is not told."""
+        """Without a token every other path is refused, whether it exists or not."""
         response = client.request(method, path)
         assert (response.status, response.headers["location"]) == ((303, "/login") if path == "/" else (401, None))
         assert public_server.passed_paths == []
 
     def test_stop_requires_a_token(self, public_server: AuthServer, client: Client) -> None:
-        """Nobody stops entries without a token."""
+        """Entries cannot be stopped without a token."""
         assert client.post("/stop", {"csrf": "", "confirm": "stop"}).status == 401
         assert public_server.passed_paths == []
 
     def test_any_host_is_accepted(self, public_server: AuthServer, client: Client) -> None:
-        """The platform's health check comes by a name of its own."""
+        """Any host name is accepted, because a platform's health check uses its own."""
         assert client.get("/healthz", Host="healthcheck.railway.app").status == 200
 
     @pytest.mark.parametrize("path", [*CLOSED_PATHS, "/login", "/static/page.css"])
     def test_everything_is_closed_without_a_configured_token(
         self, public_server: AuthServer, client: Client, path: str
     ) -> None:
-        """Without a token to ask for, the page is closed, and says what to set."""
+        """Without a configured token the dashboard is closed and names the setting to set."""
         public_server.token = ""
         public_server.restart()
         for headers in ({}, {"Authorization": "Bearer "}, {"Cookie": f"{COOKIE}={forge_session('', public_server)}"}):
@@ -124,7 +124,7 @@ class TestPublic:
         assert client.get("/healthz").status == client.get("/readyz").status == 200
 
     def test_empty_token_authenticates_nobody(self) -> None:
-        """Without a token, nobody comes in by an empty one, by a session made with it, or by a form without csrf."""
+        """Without a configured token, an empty token, its session and a form without csrf are all refused."""
         authenticator = Authenticator("", is_public=True, monotonic=lambda: 0.0, wall_clock=lambda: 0.0)
         assert not authenticator.log_in("peer", "").is_allowed
         assert not authenticator.authenticate("peer", token="", cookie=None).is_allowed
@@ -133,17 +133,17 @@ class TestPublic:
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
     def test_bearer_token_is_accepted(self, public_server: AuthServer, client: Client, scheme: str) -> None:
-        """The token in the header opens everything."""
+        """The token in the header gives access to everything."""
         assert client.get("/api/status", Authorization=f"{scheme} {TOKEN}").status == 200
 
     @pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), f"{TOKEN} {TOKEN}", "\xe9\xff"])
     def test_wrong_bearer_token_is_refused(self, public_server: AuthServer, client: Client, token: str) -> None:
-        """Anything else in the header opens nothing."""
+        """Any other header value gives no access."""
         assert client.get("/api/status", Authorization=f"Bearer {token}").status == 401
         assert public_server.passed_paths == []
 
     def test_token_in_url_or_basic_auth_is_ignored(self, public_server: AuthServer, client: Client) -> None:
-        """A token in the address or as a password is not looked at."""
+        """A token in the URL or as a password is ignored."""
         assert client.get(f"/api/status?token={TOKEN}&access_token={TOKEN}").status == 401
         assert client.get("/api/status", Authorization=f"Basic {TOKEN}").status == 401
 
@@ -152,36 +152,36 @@ class TestSessions:
     """The login form and its cookie."""
 
     def test_login_creates_a_session(self, public_server: AuthServer, client: Client) -> None:
-        """The token in the form gives a session, which opens everything."""
+        """The token in the form creates a session that gives access to everything."""
         answer = client.log_in(f" {TOKEN}\n")
         assert (answer.status, answer.headers["location"]) == (303, "/")
         assert client.get("/api/status", Cookie=answer.cookie).status == 200
 
     def test_cookie_attributes(self, public_server: AuthServer, client: Client) -> None:
-        """The cookie is kept from scripts and from other sites' requests, and lasts 30 days."""
+        """The cookie is HttpOnly and SameSite and lasts 30 days."""
         attributes = {part.strip().lower() for part in str(client.log_in().headers["set-cookie"]).split(";")[1:]}
         assert attributes == {"httponly", "samesite=strict", "path=/", "max-age=2592000"}
 
     @pytest.mark.parametrize("proto", ["https", "HTTPS", "https,http"])
     def test_cookie_is_secure_over_https(self, public_server: AuthServer, client: Client, proto: str) -> None:
-        """Where the browser came by https, the cookie never leaves by http."""
+        """After a request over https the cookie is Secure."""
         assert "Secure" in str(client.log_in(X_Forwarded_Proto=proto).headers["set-cookie"])
 
     def test_wrong_token_shows_the_form_again(self, public_server: AuthServer, client: Client) -> None:
-        """A wrong token shows the form again and gives nothing."""
+        """A wrong token shows the form again and creates no session."""
         answer = client.log_in("wrong")
         assert (answer.status, answer.headers["set-cookie"]) == (401, None)
         assert "This is not the token." in answer.text
         assert public_server.passed_paths == []
 
     def test_session_survives_a_restart(self, public_server: AuthServer, client: Client) -> None:
-        """A session outlives a restart."""
+        """A session remains valid after a restart."""
         cookie = client.log_in().cookie
         public_server.restart()
         assert client.get("/", Cookie=cookie).status == 200
 
     def test_new_token_ends_all_sessions(self, public_server: AuthServer, client: Client) -> None:
-        """A new token ends all sessions."""
+        """A new token invalidates all sessions."""
         cookie = client.log_in().cookie
         public_server.token = TOKEN + "2"
         public_server.restart()
@@ -193,7 +193,7 @@ class TestSessions:
     def test_session_expires_after_30_days(
         self, public_server: AuthServer, client: Client, shift_seconds: float
     ) -> None:
-        """A session ends after 30 days, one that is known too, and one from the future is none."""
+        """A session expires after 30 days, also one that is cached; a session from the future is invalid."""
         cookie = client.log_in().cookie
         assert client.get("/", Cookie=cookie).status == 200
         public_server.wall_seconds += shift_seconds
@@ -205,7 +205,7 @@ class TestSessions:
 
     @pytest.mark.parametrize("change", ["later", "cut", "case", "longer", "unsigned", "no dot", "octal", "empty"])
     def test_tampered_session_is_refused(self, public_server: AuthServer, client: Client, change: str) -> None:
-        """A session that was changed is none."""
+        """A modified session is invalid."""
         issued, _, signature = client.log_in().cookie.partition("=")[2].partition(".")
         value = {
             "later": f"{int(issued) + 1}.{signature}",
@@ -222,10 +222,10 @@ class TestSessions:
 
 
 class TestWrongTokens:
-    """Guessing."""
+    """Limits on guessing the token."""
 
     def test_ten_failures_a_minute_throttle_a_peer(self, public_server: AuthServer, client: Client) -> None:
-        """After ten wrong tokens in a minute not even this peer's right one is looked at, until the minute is over."""
+        """After ten wrong tokens in a minute, this peer's correct token is refused too, until the minute is over."""
         assert send_wrong_tokens(client, 11) == [303] * 10 + [429]
         for answer in (client.log_in(), client.get("/", Authorization=f"Bearer {TOKEN}")):
             assert (answer.status, answer.headers["retry-after"]) == (429, "60")
@@ -235,20 +235,20 @@ class TestWrongTokens:
         assert client.log_in().status == 303
 
     def test_other_peers_are_not_throttled(self, public_server: AuthServer, client: Client) -> None:
-        """Another peer is not affected, and no header makes one of its senders another peer."""
+        """Other peers are not throttled, and no header lets one of a peer's clients count as another peer."""
         send_wrong_tokens(client, 10)
         assert client.log_in(X_Forwarded_For="127.0.0.9", Forwarded="for=127.0.0.9").status == 429
         assert Client(client.port, "127.0.0.2").log_in().status == 303
 
     def test_sixty_failures_throttle_everybody(self, public_server: AuthServer, client: Client) -> None:
-        """After sixty in a minute from any peers, no token is looked at."""
+        """After sixty wrong tokens in a minute from any peers, every token is refused."""
         for number in range(2, 8):
             assert send_wrong_tokens(Client(client.port, f"127.0.0.{number}"), 10) == [303] * 10
         assert client.log_in().status == 429
 
     @pytest.mark.parametrize("method", ["header", "form", "cookie"])
     def test_header_form_and_cookie_all_count(self, public_server: AuthServer, client: Client, method: str) -> None:
-        """A token is guessed no faster by form, or by the key of a cookie, than by header."""
+        """Guesses by header, by form and by the key of a cookie all count as failed attempts."""
 
         def guess(number: int) -> int:
             if method == "header":
@@ -261,24 +261,24 @@ class TestWrongTokens:
         assert client.get("/", Cookie=f"{COOKIE}={forge_session(TOKEN, public_server)}").status == 429
 
     def test_sessions_continue_while_throttled(self, public_server: AuthServer, client: Client) -> None:
-        """Whoever is logged in goes on while somebody guesses, from the same address too."""
+        """Existing sessions keep working while another client guesses, also from the same address."""
         cookie = client.log_in().cookie
         assert client.get("/", Cookie=cookie).status == 200
         send_wrong_tokens(client, 20)
         assert client.get("/", Cookie=cookie).status == 200
 
     def test_health_is_not_throttled(self, public_server: AuthServer, client: Client) -> None:
-        """The health check and the login form are not affected."""
+        """The health check and the login form are not throttled."""
         send_wrong_tokens(client, 20)
         assert client.get("/healthz").status == client.get("/login").status == 200
 
     def test_requests_without_a_token_do_not_count(self, public_server: AuthServer, client: Client) -> None:
-        """Requests without any token do not count."""
+        """Requests without a token do not count."""
         assert {client.get("/api/status").status for _ in range(30)} == {401}
         assert client.log_in().status == 303
 
     def test_failed_attempts_use_bounded_memory(self, caplog: pytest.LogCaptureFixture) -> None:
-        """However many peers guess, what is kept of them does not grow, and a minute has one line in the log."""
+        """Memory for failed attempts does not grow with the number of peers, and each minute logs one line."""
         monotonic_seconds = [0.0]
         failed_attempts = FailedAttempts(lambda: monotonic_seconds[0])
 
@@ -290,7 +290,7 @@ class TestWrongTokens:
 
         guess_2000_times(0)
         assert 0 < len(caplog.records) <= monotonic_seconds[0] / 60 + 1
-        caplog.set_level(logging.ERROR, "bot.dashboard.auth")  # pytest keeps what is logged
+        caplog.set_level(logging.ERROR, "bot.dashboard.auth")  # pytest keeps every log record
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         guess_2000_times(2000)

@@ -1,4 +1,4 @@
-"""What `python main.py status` writes of what a bot tells."""
+"""The text that `python main.py status` prints for a status."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.unit.dashboard_samples import full_status, starting_status
     ],
 )
 def test_order_counts_are_unknown_until_read(status: dict[str, object], expected_line: str) -> None:
-    """Open and unknown orders are counted once they are known; before that, or where the journal cannot be read, they
-    are not known."""
+    """Open and unknown orders are counted once they are known; before that, or without a readable journal, they are
+    unknown."""
     assert expected_line in format_summary(status).splitlines()
 
 
 def test_unknown_circuit_breaker_is_reported_as_unknown() -> None:
-    """Whether the key is silent is unknown as long as the status does not tell."""
+    """The circuit breaker is unknown as long as the status does not contain it."""
     assert (
         "breaker  unknown"
         in format_summary(starting_status(nonce=full_status()["nonce"] | {"breaker": None})).splitlines()

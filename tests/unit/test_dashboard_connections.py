@@ -1,4 +1,4 @@
-"""How many clients the status server has, and how long it waits for them: over real sockets, with shorter waits."""
+"""Limits on the dashboard's clients: their number and the time-outs, over real sockets with shorter times."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORM_HEAD = (
 
 @dataclass
 class App:
-    """A page that is big, one that never ends, and one that is neither."""
+    """An app with a large response, an endless one and a small one."""
 
     streams_ended: threading.Event = field(default_factory=threading.Event)
 
@@ -62,12 +62,12 @@ class App:
 
 @pytest.fixture
 def set_timeouts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Set the waits: long ones, but for those that a test names."""
+    """Set long time-outs, except those that a test names."""
 
     def apply(**seconds: float) -> None:
-        for name in ("HEAD_SECONDS", "UNREAD_SECONDS", "KEEP_ALIVE_SECONDS"):
+        for name in ("HEAD_TIMEOUT_SECONDS", "UNREAD_TIMEOUT_SECONDS", "KEEP_ALIVE_SECONDS"):
             monkeypatch.setattr(connections, name, seconds.get(name, LONG_SECONDS))
-        monkeypatch.setattr(auth_middleware, "FORM_SECONDS", seconds.get("FORM_SECONDS", LONG_SECONDS))
+        monkeypatch.setattr(auth_middleware, "FORM_TIMEOUT_SECONDS", seconds.get("FORM_TIMEOUT_SECONDS", LONG_SECONDS))
 
     apply()
     return apply
@@ -75,7 +75,7 @@ def set_timeouts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @contextmanager
 def serve(listener: socket.socket | None = None) -> Iterator[tuple[int, App]]:
-    """Serve behind the gate; yield port and app."""
+    """Serve behind the auth middleware; yield port and app."""
     app = App()
     authenticator = Authenticator("", is_public=False, monotonic=lambda: 0.0, wall_clock=lambda: 0.0)
     with serving(AuthMiddleware(app, authenticator, str), listener) as port:
@@ -83,12 +83,12 @@ def serve(listener: socket.socket | None = None) -> Iterator[tuple[int, App]]:
 
 
 def open_connection(port: int, source_address: str = "127.0.0.1") -> socket.socket:
-    """Open a connection whose reads end after a while."""
+    """Open a connection with a read time-out."""
     return socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source_address, 0))
 
 
 def read_until_closed(connection: socket.socket) -> bytes:
-    """Read until the server closes the connection, in whatever way."""
+    """Read until the server closes or resets the connection."""
     received = b""
     try:
         while piece := connection.recv(65536):
@@ -99,7 +99,7 @@ def read_until_closed(connection: socket.socket) -> bytes:
 
 
 def read_response(connection: socket.socket) -> bytes:
-    """Read one short answer."""
+    """Read one short response."""
     received = b""
     while not received.endswith(b"0\r\n\r\n"):
         received += connection.recv(1000)
@@ -107,12 +107,12 @@ def read_response(connection: socket.socket) -> bytes:
 
 
 def reset_on_close(connection: socket.socket) -> None:
-    """Let the connection be reset instead of ended."""
+    """Reset the connection instead of closing it."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def send_slowly(connection: socket.socket, piece: bytes) -> None:
-    """Send a byte now and then until the server closes the connection."""
+    """Send a byte at intervals until the server closes the connection."""
     connection.settimeout(SHORT_SECONDS / 5)
     for _ in range(1000):
         try:
@@ -128,8 +128,8 @@ def send_slowly(connection: socket.socket, piece: bytes) -> None:
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: loc", HEALTH + b"GET /"])
 def test_incomplete_head_times_out(set_timeouts: Callable[..., None], first: bytes) -> None:
-    """Who does not send a whole head is cut off: with nothing, with a part, with a part after an answer."""
-    set_timeouts(HEAD_SECONDS=SHORT_SECONDS)
+    """A client that does not complete a request head is disconnected: with no byte, a part, or after a response."""
+    set_timeouts(HEAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(first)
         assert read_until_closed(link).count(OK) == first.count(HEALTH)
@@ -137,16 +137,16 @@ def test_incomplete_head_times_out(set_timeouts: Callable[..., None], first: byt
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\nX-Drip: ", HEALTH + b"GET /?", HEALTH + b"\r\n"])
 def test_slow_head_times_out(set_timeouts: Callable[..., None], first: bytes) -> None:
-    """A byte now and then does not keep a connection."""
-    set_timeouts(HEAD_SECONDS=SHORT_SECONDS)
+    """A byte at intervals does not keep a connection open."""
+    set_timeouts(HEAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(first)
         send_slowly(link, b"x")
 
 
 def test_slow_second_head_times_out(set_timeouts: Callable[..., None]) -> None:
-    """Nor does it keep one that has had an answer."""
-    set_timeouts(HEAD_SECONDS=SHORT_SECONDS)
+    """Nor does it keep a connection open that has had a response."""
+    set_timeouts(HEAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(HEALTH)
         read_response(link)
@@ -154,8 +154,8 @@ def test_slow_second_head_times_out(set_timeouts: Callable[..., None]) -> None:
 
 
 def test_slow_form_gets_408(set_timeouts: Callable[..., None]) -> None:
-    """A form that does not come is answered with 408, and the connection ends."""
-    set_timeouts(FORM_SECONDS=SHORT_SECONDS)
+    """A form that does not arrive is answered with 408, and the connection is closed."""
+    set_timeouts(FORM_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(FORM_HEAD + b"confirm")
         assert read_until_closed(link).startswith(b"HTTP/1.1 408 ")
@@ -163,7 +163,7 @@ def test_slow_form_gets_408(set_timeouts: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("head", ["Content-Length: 99999999999", "Transfer-Encoding: chunked"])
 def test_body_of_a_get_is_refused(set_timeouts: Callable[..., None], head: str) -> None:
-    """A body where none is read does not keep a connection."""
+    """A body that the request may not have does not keep a connection open."""
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(f"GET / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
         assert read_until_closed(link).startswith(b"HTTP/1.1 400 ")
@@ -171,7 +171,7 @@ def test_body_of_a_get_is_refused(set_timeouts: Callable[..., None], head: str) 
 
 @pytest.fixture
 def connection_lost_event(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Tell when the server has lost a connection."""
+    """Return an event that is set when the server loses a connection."""
     event = threading.Event()
     original_connection_lost = connections.Connection.connection_lost
 
@@ -186,8 +186,8 @@ def connection_lost_event(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_unread_response_closes_the_connection(
     set_timeouts: Callable[..., None], connection_lost_event: threading.Event
 ) -> None:
-    """Who does not read an answer is cut off before it is complete."""
-    set_timeouts(UNREAD_SECONDS=SHORT_SECONDS)
+    """A client that does not read its response is disconnected before the response is complete."""
+    set_timeouts(UNREAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection_lost_event.wait(20)
@@ -195,8 +195,8 @@ def test_unread_response_closes_the_connection(
 
 
 def test_unread_stream_closes_the_connection(set_timeouts: Callable[..., None]) -> None:
-    """A stream that nobody reads ends."""
-    set_timeouts(UNREAD_SECONDS=SHORT_SECONDS)
+    """A stream that nobody reads is closed."""
+    set_timeouts(UNREAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, app), open_connection(port) as link:
         link.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert app.streams_ended.wait(20)
@@ -205,8 +205,8 @@ def test_unread_stream_closes_the_connection(set_timeouts: Callable[..., None]) 
 def test_small_unread_rest_closes_the_connection(
     set_timeouts: Callable[..., None], connection_lost_event: threading.Event
 ) -> None:
-    """So is who leaves so little unread that asyncio would still take more."""
-    set_timeouts(UNREAD_SECONDS=SHORT_SECONDS)
+    """The same holds if the unread rest is so small that asyncio would still buffer more."""
+    set_timeouts(UNREAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as link:
         for one, option in ((listener, socket.SO_SNDBUF), (link, socket.SO_RCVBUF)):
             one.setsockopt(socket.SOL_SOCKET, option, 8192)
@@ -217,8 +217,8 @@ def test_small_unread_rest_closes_the_connection(
 
 
 def test_read_stream_stays_open(set_timeouts: Callable[..., None]) -> None:
-    """A stream that is read lasts longer than any wait."""
-    set_timeouts(HEAD_SECONDS=SHORT_SECONDS, UNREAD_SECONDS=SHORT_SECONDS)
+    """A stream that is read lasts longer than any time-out."""
+    set_timeouts(HEAD_TIMEOUT_SECONDS=SHORT_SECONDS, UNREAD_TIMEOUT_SECONDS=SHORT_SECONDS)
     with serve() as (port, app), open_connection(port) as link:
         link.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for _ in range(3):
@@ -230,7 +230,7 @@ def test_read_stream_stays_open(set_timeouts: Callable[..., None]) -> None:
 
 
 def test_idle_connection_is_closed(set_timeouts: Callable[..., None]) -> None:
-    """A connection that is kept for more requests, and is not used, ends."""
+    """An idle keep-alive connection is closed."""
     set_timeouts(KEEP_ALIVE_SECONDS=1)
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(HEALTH + HEALTH)
@@ -240,19 +240,19 @@ def test_idle_connection_is_closed(set_timeouts: Callable[..., None]) -> None:
 def test_connections_of_the_greediest_peer_are_evicted(
     set_timeouts: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there are too many, the peer that has most loses its oldest idle ones; others and new ones are served."""
-    monkeypatch.setattr(connections, "CONNECTIONS", 10)
+    """Above the limit, the peer with most connections loses its oldest idle ones; others and new ones are served."""
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 10)
     with serve() as (port, app), ExitStack() as stack:
         stream = stack.enter_context(open_connection(port, "127.0.0.2"))
         stream.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         stream.recv(1)
-        kept = stack.enter_context(open_connection(port, "127.0.0.3"))
-        kept.sendall(HEALTH)
-        assert OK in read_response(kept)
+        modest = stack.enter_context(open_connection(port, "127.0.0.3"))
+        modest.sendall(HEALTH)
+        assert OK in read_response(modest)
         greedy = [stack.enter_context(open_connection(port, "127.0.0.2")) for _ in range(9)]
         assert Client(port).get("/healthz").status == 200
         assert read_until_closed(greedy[0]) == read_until_closed(greedy[1]) == b""
-        for link in (kept, *greedy[2:]):
+        for link in (modest, *greedy[2:]):
             link.sendall(HEALTH)
             assert OK in read_response(link)
         assert stream.recv(1)
@@ -272,7 +272,7 @@ def test_connections_of_the_greediest_peer_are_evicted(
 def test_invalid_http_gets_400(
     set_timeouts: Callable[..., None], sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is not HTTP is answered with 400 and the end of the connection, and leaves nothing in the log."""
+    """Invalid HTTP is answered with 400 and a closed connection, and logs nothing."""
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(sent)
         assert read_until_closed(link).startswith(b"HTTP/1.1 400 ")
@@ -283,7 +283,7 @@ def test_invalid_http_gets_400(
 def test_garbage_after_requests_closes_the_connection(
     set_timeouts: Callable[..., None], answered: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is not HTTP after requests ends the connection when they are answered, and leaves nothing in the log."""
+    """Invalid HTTP after valid requests closes the connection once these are answered, and logs nothing."""
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(HEALTH * answered + b"\0\r\n\r\n")
         assert read_until_closed(link).count(OK) == answered
@@ -294,7 +294,7 @@ def test_garbage_after_requests_closes_the_connection(
 def test_invalid_chunked_body_gets_no_response(
     set_timeouts: Callable[..., None], method: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A request with a body that is not HTTP is not answered, and leaves nothing in the log."""
+    """A request with an invalid body gets no response and logs nothing."""
     head = FORM_HEAD.replace(b"POST", method).replace(b"Content-Length: 20", b"Transfer-Encoding: chunked")
     with serve() as (port, _):
         for _ in range(20):
@@ -305,7 +305,7 @@ def test_invalid_chunked_body_gets_no_response(
 
 
 def test_client_reset_ends_its_stream(set_timeouts: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
-    """A client that vanishes ends its stream, and leaves nothing in the log."""
+    """A client that disappears ends its stream and logs nothing."""
     with serve() as (port, app):
         with open_connection(port) as link:
             link.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -316,14 +316,14 @@ def test_client_reset_ends_its_stream(set_timeouts: Callable[..., None], caplog:
 
 
 def test_pipelined_requests_are_bounded(set_timeouts: Callable[..., None]) -> None:
-    """Who sends a lot without waiting for answers is cut off, so that nothing of it is kept."""
+    """A client that pipelines many requests is disconnected, so no memory grows."""
     with serve() as (port, _), open_connection(port) as link:
         link.sendall(HEALTH * 2000)
         assert read_until_closed(link).count(OK) < 2000
 
 
 def test_closed_connection_is_garbage_collected(set_timeouts: Callable[..., None]) -> None:
-    """Nothing that a client has sent outlives its connection, however it ended."""
+    """Nothing that a client has sent outlives its connection, however it was closed."""
 
     def count_connections() -> int:
         gc.collect()
@@ -337,19 +337,20 @@ def test_closed_connection_is_garbage_collected(set_timeouts: Callable[..., None
                 read_response(link)
                 if is_reset:
                     reset_on_close(link)
-        # Each question gives the server's thread another turn.
+        # Each request gives the server's thread another chance to run.
         for _ in range(100):
             assert Client(port).get("/healthz").status == 200
             if count_connections() <= before + 1:
                 break
         else:
-            raise AssertionError(f"{count_connections()} connections are kept")
+            raise AssertionError(f"{count_connections()} connections remain")
 
 
 def test_shutdown_does_not_wait_for_clients(
     set_timeouts: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server ends although clients hold on: one reads a stream, one does not, one is idle, one is in its head."""
+    """The server stops although clients stay connected: one reads a stream, one does not, one is idle, one sends its
+    head."""
     with ExitStack() as stack:
         with serve() as (port, app):
             links = [stack.enter_context(open_connection(port)) for _ in range(4)]

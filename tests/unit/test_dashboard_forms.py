@@ -1,4 +1,4 @@
-"""What may be asked at the gate before the status page, and what each answer carries."""
+"""Request and response rules of the auth middleware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.dashboard_tools import TOKEN, AuthServer, Client, Response, csrf_toke
 
 
 class TestForms:
-    """What a form has to be like."""
+    """Rules for submitted forms."""
 
     @pytest.mark.parametrize(
         "headers",
@@ -28,7 +28,7 @@ class TestForms:
     def test_same_origin_form_is_accepted(
         self, public_server: AuthServer, client: Client, headers: dict[str, str]
     ) -> None:
-        """A form that the browser says to be of this server is read."""
+        """A form that the browser reports as same-origin is accepted."""
         assert client.log_in(**{"Host": "bot.example:8080"} | headers).status == 303
 
     @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ class TestForms:
         assert client.post("/stop", form, Cookie=cookie, **headers).status == 403
 
     def test_stop_requires_the_csrf_token_of_its_session(self, public_server: AuthServer, client: Client) -> None:
-        """Stop needs the csrf token of its own session, and its fields reach the app."""
+        """Stop requires the csrf token of its own session, and its form fields reach the app."""
         cookie = client.log_in().cookie
         public_server.wall_seconds += 1
         other_cookie = client.log_in().cookie
@@ -73,7 +73,7 @@ class TestForms:
         assert json.loads(client.post("/stop", form, Cookie=cookie).text)["form"] == {"confirm": "stop"}
 
     def test_stop_with_bearer_token_needs_no_csrf_token(self, public_server: AuthServer, client: Client) -> None:
-        """A program stops entries with the token in the header, which no browser sends on its own."""
+        """A program with the token in the header, which no browser sends by itself, needs no csrf token."""
         header = {"Authorization": f"Bearer {TOKEN}", "Sec_Fetch_Site": ""}
         assert json.loads(client.post("/stop", {"confirm": "stop"}, **header).text)["form"] == {"confirm": "stop"}
 
@@ -94,7 +94,7 @@ class TestForms:
     def test_invalid_bodies_are_refused(
         self, public_server: AuthServer, client: Client, kind: str, body: str | bytes, status: int
     ) -> None:
-        """A body that is no short form is refused, each for its reason."""
+        """A body that is not a short form is refused, each with its status."""
         headers = {"Content-Type": kind, "Sec-Fetch-Site": "same-origin"}
         assert client.request("POST", "/login", headers, body).status == status
 
@@ -103,26 +103,26 @@ class TestForms:
     def test_pages_allow_get_and_head_only(
         self, public_server: AuthServer, client: Client, method: str, path: str
     ) -> None:
-        """Pages are read, and nothing else is done to them."""
+        """Pages can only be read."""
         response = client.request(method, path, {"Authorization": f"Bearer {TOKEN}"})
         assert (response.status, response.headers["allow"]) == (405, "GET, HEAD")
 
     def test_form_methods(self, public_server: AuthServer, client: Client) -> None:
-        """A form that does something is sent and not fetched."""
+        """A form endpoint accepts POST only."""
         assert client.get("/stop").headers["allow"] == "POST"
         assert client.request("DELETE", "/login").headers["allow"] == "GET, HEAD, POST"
 
     def test_body_with_get_closes_the_connection(self, public_server: AuthServer, client: Client) -> None:
-        """A body where none is read ends the connection, so that nobody can go on sending it."""
+        """A body with a GET closes the connection, so a client cannot keep sending it."""
         response = client.request("GET", "/healthz", body="x")
         assert (response.status, response.headers["connection"]) == (400, "close")
 
 
 class TestAnswers:
-    """What each answer carries."""
+    """Headers and contents of responses."""
 
     def collect_responses(self, client: Client) -> list[Response]:
-        """Provoke one answer of every kind."""
+        """Provoke one response of every kind."""
         cookie = client.log_in().cookie
         cookie_headers = {"Cookie": cookie}
         client.get("/", **cookie_headers)
@@ -141,7 +141,7 @@ class TestAnswers:
         return client.responses
 
     def test_every_response_has_security_headers(self, public_server: AuthServer, client: Client) -> None:
-        """Each answer, refusals included, has the headers that keep a page from being used against its reader."""
+        """Every response, refusals included, has the security headers."""
         responses = self.collect_responses(client)
         assert {response.status for response in responses} == {200, 303, 401, 403, 405, 429}
         policy = (
@@ -159,7 +159,7 @@ class TestAnswers:
             assert response.headers["strict-transport-security"] is None
 
     def test_cache_control(self, public_server: AuthServer, client: Client) -> None:
-        """Nothing but a static file may be kept, and that only to be asked for again."""
+        """Only static files may be cached, and only with revalidation."""
         assert client.get("/static/page.css").headers.get_all("cache-control") == ["no-cache"]
         cache_controls = {
             str(response.headers.get_all("cache-control")) for response in self.collect_responses(Client(client.port))
@@ -168,12 +168,12 @@ class TestAnswers:
         assert client.get("/weak", Authorization=f"Bearer {TOKEN}").headers["cache-control"] == "no-store"
 
     def test_https_enables_hsts(self, public_server: AuthServer, client: Client) -> None:
-        """By https, the browser is told to stay with it."""
+        """Over https the response has HSTS."""
         response = client.get("/login", X_Forwarded_Proto="https")
         assert response.headers["strict-transport-security"] == "max-age=31536000"
 
     def test_streams_are_not_buffered(self, public_server: AuthServer, client: Client) -> None:
-        """What the app sends in pieces arrives piece by piece, with the same headers."""
+        """A streamed response arrives piece by piece, with the same headers."""
         connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
         connection.request("GET", "/events", headers={"Authorization": f"Bearer {TOKEN}"})
         response = connection.getresponse()
@@ -186,7 +186,7 @@ class TestAnswers:
     def test_secrets_appear_in_no_log_or_response(
         self, public_server: AuthServer, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Token, session and csrf token are in no log line, no error and no answer, but where they are handed out."""
+        """Token, session and csrf token are in no log line, error or response, except the one that issues them."""
         caplog.set_level(logging.DEBUG)
         cookie = client.log_in().cookie
         csrf = csrf_token_in(client.get("/", Cookie=cookie))
@@ -198,7 +198,7 @@ class TestAnswers:
         client.request("GET", "/", {"Cookie": cookie, "Authorization": f"Bearer {TOKEN}"}, body=TOKEN)
         send_wrong_tokens(client, 11)
         output = "".join(str(answer) + str(answer.headers) for answer in client.responses) + caplog.text
-        output += repr(vars(public_server.middleware)["_access"])
+        output += repr(vars(public_server.middleware)["_authenticator"])
         assert "too many wrong tokens" in caplog.text
         for secret in (TOKEN, cookie.partition("=")[2], csrf):
             assert secret not in output

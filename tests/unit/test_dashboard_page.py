@@ -1,4 +1,4 @@
-"""The page as text: what it says, what it never says, and that nothing of the status gets out of its place."""
+"""The rendered page: its text, how it marks unknown values, and the escaping of everything in the status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot.dashboard import formatting, page
 from tests.unit.dashboard_samples import fill_row, full_status, order_row, starting_status
 
 HOSTILE = "</title></script><script>alert(1)</script>\"' onload='alert(2)' style=\"x\"&amp;\u2028\x00{{7*7}}-->"
-# Read as numbers or times, or chosen from a few words, by the page itself.
+# The page reads these as numbers or times, or compares them with a few fixed values.
 PARSED_KEYS = frozenset(
     "mode entries breaker side time time_seconds equity realised day_loss price quantity average_price volume executed"
     " average fee cost total free order_value max_order_value max_position_value max_daily_loss"
@@ -23,7 +23,7 @@ PARSED_KEYS = frozenset(
 
 
 class ParsedPage(HTMLParser):
-    """Collects a document's elements with the names of their attributes, and its text."""
+    """Collects the elements of a document with their attribute names, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class ParsedPage(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep an element."""
+        """Record an element."""
         self.elements.append((tag, tuple(name for name, _ in attrs)))
         self.attributes += [(tag, name, value or "") for name, value in attrs]
 
     def handle_data(self, data: str) -> None:
-        """Keep a text."""
+        """Record a text."""
         self.texts.append(data)
 
     @property
@@ -49,7 +49,7 @@ class ParsedPage(HTMLParser):
 
 
 def replace_texts(value: Any, text: str, name: str = "") -> Any:
-    """Return a status with `text` in place of each text that is not read."""
+    """Return a status with `text` in place of each text that is only displayed."""
     if isinstance(value, dict):
         return {key: replace_texts(child, text, key) for key, child in value.items()}
     if isinstance(value, list):
@@ -58,7 +58,7 @@ def replace_texts(value: Any, text: str, name: str = "") -> Any:
 
 
 def failing_status(**changes: Any) -> dict[str, Any]:
-    """Return the status of a live leader with an unknown order and an open breaker."""
+    """Return the status of a live leader with an unknown order and an open circuit breaker."""
     nonce = full_status()["nonce"] | {"breaker": "open", "breaker_reason": "three refused", "breaker_until": None}
     return full_status(
         mode="live",
@@ -72,7 +72,7 @@ def failing_status(**changes: Any) -> dict[str, Any]:
 
 
 def test_status_text_is_escaped() -> None:
-    """Whatever its texts hold, the document has the same elements with the same attributes."""
+    """Whatever the texts contain, the document has the same elements and attributes."""
     documents = [
         ParsedPage(page.render_page(replace_texts(failing_status(), text), csrf=text)) for text in ("plain", HOSTILE)
     ]
@@ -81,13 +81,13 @@ def test_status_text_is_escaped() -> None:
 
 
 def test_login_problem_is_escaped() -> None:
-    """What is said over the login form is text."""
+    """A problem above the login form is escaped."""
     assert ParsedPage(page.render_login_page(HOSTILE)).elements == ParsedPage(page.render_login_page("plain")).elements
 
 
-@pytest.mark.parametrize("make", [full_status, starting_status, failing_status], ids=["full", "begun", "troubled"])
+@pytest.mark.parametrize("make", [full_status, starting_status, failing_status], ids=["full", "starting", "failing"])
 def test_page_has_no_inline_script_or_style(make: Callable[..., dict[str, Any]]) -> None:
-    """No element carries script or style; these are files of the server, and nothing leads off it."""
+    """No element has an inline script or style; both are files of the server, and no link leaves it."""
     for document in (page.render_page(make(), csrf="x"), page.render_login_page("wrong")):
         parsed = ParsedPage(document)
         assert not [
@@ -100,7 +100,7 @@ def test_page_has_no_inline_script_or_style(make: Callable[..., dict[str, Any]])
 
 
 def test_unknown_values_are_shown_as_unknown() -> None:
-    """Just begun, the page says "unknown" for each value that nobody knows yet, and 0 for none but what was counted."""
+    """Just after the start the page shows "unknown" for each unknown value, and 0 only for counters."""
     page_text = ParsedPage(page.render_page(starting_status(), csrf="x")).text
     names = ("Account", "Earned", "Lost today", "Nonce corner", "Ahead of the clock", "Kept in")
     for name in (*names, "Balances", "Open orders", "Last fills"):
@@ -110,7 +110,7 @@ def test_unknown_values_are_shown_as_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "entries", "word"),
+    ("mode", "entries", "expected"),
     [
         ("paper", "open", "PAPER"),
         ("live", "open", "LIVE"),
@@ -118,27 +118,27 @@ def test_unknown_values_are_shown_as_unknown() -> None:
         ("live", "halted", "LIVE HALTED"),
     ],
 )
-def test_the_mode_is_the_heading(mode: str, entries: str, word: str) -> None:
-    """The one first heading says PAPER, LIVE or HALTED, and of a halted bot both."""
+def test_the_mode_is_the_heading(mode: str, entries: str, expected: str) -> None:
+    """The only h1 shows PAPER, LIVE or HALTED; for a halted live bot it shows both."""
     (heading,) = re.findall(r"<h1>(.*)</h1>", page.render_page(full_status(mode=mode, entries=entries), csrf="x"))
-    assert re.sub("<.*?>", "", heading) == word
+    assert re.sub("<.*?>", "", heading) == expected
 
 
 def test_title_has_mode_and_equity() -> None:
-    """The title of the document is mode, equity and quote; the live part brings it along."""
+    """The document title is mode, equity and quote; the live part contains it too."""
     assert "<title>PAPER 10,012.35 USD</title>" in page.render_page(full_status(), csrf="x")
     assert 'data-title="LIVE 10,012.35 USD"' in page.render_live(full_status(mode="live"))
 
 
 def test_page_contains_the_live_part() -> None:
-    """What is sent later takes the place of the very same text."""
+    """The page contains exactly the live part that is sent later."""
     assert f'<main id="live">{page.render_live(failing_status())}</main>' in page.render_page(
         failing_status(), csrf="x"
     )
 
 
 def test_unknown_order_is_shown_with_age_and_id() -> None:
-    """An unknown order stands under a heading of its own with age, id and reason; without one there is none."""
+    """An unknown order has its own section with age, id and reason; without one there is no such section."""
     page_text = ParsedPage(page.render_live(failing_status())).text
     assert "Unknown orders: 1" in page_text
     assert "unknown for 1 min 15 s" in page_text
@@ -148,7 +148,8 @@ def test_unknown_order_is_shown_with_age_and_id() -> None:
 
 
 def test_nonce_section_shows_every_nonce_value() -> None:
-    """Last nonce, unit, lead, place, counts, wait and breaker are in the corner, and why and until when it is open."""
+    """The nonce section shows last nonce, unit, offset to the clock, location, counts, wait and breaker, and why and
+    until when the breaker is open."""
     section = (
         ParsedPage(page.render_live(failing_status())).text.partition("Nonce corner")[2].partition("Open orders")[0]
     )
@@ -159,27 +160,27 @@ def test_nonce_section_shows_every_nonce_value() -> None:
 
 
 def test_nonce_ahead_of_the_clock_is_shown() -> None:
-    """A last nonce ahead of the clock is told with its lead."""
+    """A last nonce ahead of the clock is shown with the difference."""
     nonce = full_status()["nonce"] | {"lead_seconds": 12.6}
     assert "Ahead of the clock 12 s" in ParsedPage(page.render_live(full_status(nonce=nonce))).text
 
 
 def test_reason_and_leader_are_shown() -> None:
-    """State, reason, leader, generation and a journal that cannot be read are in the page."""
+    """State, reason, leader, fencing token and an unreadable journal are shown."""
     page_text = ParsedPage(page.render_live(failing_status())).text
     for expected in ("waiting", "Kraken does not answer", "host:17", "Generation 4", "the journal cannot be read"):
         assert expected in page_text
 
 
 def test_orders_are_unknown_where_the_journal_cannot_be_read() -> None:
-    """With a journal read there are no open orders and no fills; without one, nobody knows."""
+    """With a readable journal, empty lists mean no open orders and no fills; without one both are unknown."""
     for problem, expected in (({}, "None."), ({"journal_problem": "broken"}, "unknown")):
         page_text = ParsedPage(page.render_live(full_status(open_orders=[], fills=[], **problem))).text
         assert f"Open orders {expected} Last fills {expected}" in page_text
 
 
 def test_rows_beyond_four_are_collapsed() -> None:
-    """Of twenty fills four stand open and sixteen in details with a name, in their order."""
+    """Of twenty fills four are visible and sixteen are in a details element with an id, in order."""
     rows = [fill_row(volume=f"{number}") for number in range(1, 21)]
     text = page.render_live(full_status(fills=rows, refusals=[]))
     before, _, after = text.partition('<details id="more-fills">')
@@ -190,7 +191,7 @@ def test_rows_beyond_four_are_collapsed() -> None:
 
 
 def test_stop_form_requires_confirmation() -> None:
-    """The form posts to /stop what it was given, takes a mark that is needed, and names what undoes it."""
+    """The form posts to /stop with its csrf token, requires a check mark, and names the command that reverts it."""
     form = re.search(r"<form.*?</form>", page.render_page(full_status(), csrf="given&taken"), re.DOTALL)
     assert form
     assert 'method="post" action="/stop"' in form[0]
@@ -200,7 +201,7 @@ def test_stop_form_requires_confirmation() -> None:
 
 
 def test_order_without_price_is_shown_as_market() -> None:
-    """A price of zero is no price: the order is at market."""
+    """A price of zero means a market order."""
     assert "market" in ParsedPage(page.render_live(full_status(open_orders=[order_row(price="0.00000")]))).text
 
 
@@ -217,7 +218,7 @@ def test_order_without_price_is_shown_as_market() -> None:
     ],
 )
 def test_money_is_rounded_with_exact_title(exact: str, expected: str) -> None:
-    """Money has two decimals, below one three digits, and its title is the exact text."""
+    """Money has two decimals, or three digits below one, and its title is the exact text."""
     assert formatting.format_money(exact) == f'<data value="{exact}" title="{exact}">{expected}</data>'
 
 
@@ -233,7 +234,7 @@ def test_money_is_rounded_with_exact_title(exact: str, expected: str) -> None:
     ],
 )
 def test_numbers_have_six_digits(exact: str, expected: str) -> None:
-    """Prices and volumes have two decimals or six digits, whichever is more, and no zeros after the second decimal."""
+    """Prices and volumes have two decimals or six digits, whichever is more, without trailing zeros after that."""
     assert f">{expected}<" in formatting.format_number(exact)
 
 
@@ -251,12 +252,12 @@ def test_numbers_have_six_digits(exact: str, expected: str) -> None:
     ],
 )
 def test_durations_have_two_units(seconds: float, expected: str) -> None:
-    """A span is told in its two largest units."""
+    """A duration is shown in its two largest units."""
     assert formatting.format_duration(seconds) == expected
 
 
 def test_timestamps_are_in_utc() -> None:
-    """A time is told as day, month and time of day, in UTC, and machine-readable."""
+    """A time is shown as day, month and time of day in UTC, and is machine-readable."""
     assert (
         formatting.format_timestamp("2026-11-23T06:20:05Z")
         == '<time datetime="2026-11-23T06:20:05Z">23 Nov 06:20:05</time>'
@@ -264,6 +265,6 @@ def test_timestamps_are_in_utc() -> None:
 
 
 def test_style_and_script_are_small() -> None:
-    """The style sheet has less than 10 KB and the script less than 3 KB."""
+    """The style sheet is smaller than 10 KB and the script smaller than 3 KB."""
     assert (page.STATIC / "page.css").stat().st_size < 10_000
     assert (page.STATIC / "page.js").stat().st_size < 3_000

@@ -1,4 +1,4 @@
-"""What the page says of a bot, where that hangs on the time."""
+"""The parts of the status snapshot that depend on time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOON = 1_795_435_200
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Give both clocks of the page, which stand still but for what a test adds to their `seconds`."""
+    """Replace both clocks of the snapshot by one that changes only through its `seconds`."""
     now = SimpleNamespace(seconds=float(NOON))
     monkeypatch.setattr(snapshot, "boottime_seconds", lambda: now.seconds)
     monkeypatch.setattr(snapshot, "wall_seconds", lambda: now.seconds)
@@ -30,30 +30,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def lifecycle() -> Lifecycle:
-    """Give a run that trades, of which no pass has ended."""
-    run = Lifecycle(print)
-    run.set_state(LifecycleState.TRADING)
-    run.trader = trader_stub(None)
-    return run
+    """Return the lifecycle of a trading bot that has not completed a cycle."""
+    lifecycle = Lifecycle(print)
+    lifecycle.set_state(LifecycleState.TRADING)
+    lifecycle.trader = trader_stub(None)
+    return lifecycle
 
 
 @pytest.fixture
 def reader(clock: SimpleNamespace, lifecycle: Lifecycle) -> Iterator[SnapshotReader]:
-    """Give what reads it."""
+    """Return a snapshot reader of that lifecycle."""
     with closing(SnapshotReader(load_settings({}), lifecycle)) as reader:
         yield reader
 
 
 def trader_stub(cycle_ended_seconds: float | None, problem: str = "") -> Any:
-    """Return as much of a trader as the page looks at to say whether the bot is ready."""
+    """Return the attributes of a trader that decide whether the bot is ready."""
     latest = None if cycle_ended_seconds is None else SimpleNamespace(boot_seconds=cycle_ended_seconds)
-    return SimpleNamespace(observer=SimpleNamespace(latest=latest), trouble=problem)
+    return SimpleNamespace(snapshot_publisher=SimpleNamespace(latest=latest), last_error=problem)
 
 
 def test_bot_is_ready_while_cycles_complete(
     reader: SnapshotReader, lifecycle: Lifecycle, clock: SimpleNamespace
 ) -> None:
-    """A bot is ready from its first pass on, for a minute after the last, and not while passes do not go through."""
+    """A bot is ready from its first cycle until a minute after the last one, and not while cycles fail."""
     assert reader.status() == (LifecycleState.TRADING, "", False)
     lifecycle.trader = trader_stub(clock.seconds)
     clock.seconds += READY_CYCLE_AGE_SECONDS_MAX - 1
@@ -65,7 +65,7 @@ def test_bot_is_ready_while_cycles_complete(
 
 
 def test_refused_nonces_are_counted_per_utc_day(reader: SnapshotReader, clock: SimpleNamespace) -> None:
-    """Nonces that were refused today are those since midnight UTC."""
+    """The refused nonces of today are those since midnight UTC."""
 
     def refuse_and_count(times: int) -> int:
         for _ in range(times):

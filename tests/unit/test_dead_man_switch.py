@@ -1,4 +1,4 @@
-"""The dead man's switch: armed again and again, and never where it would cancel what must stay."""
+"""The dead man's switch: it is re-armed regularly, and never armed where it would cancel an order that must stay."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ NOT_TO_BE_CANCELED = {
     "stop": make_order("S", Side.SELL, status=OrderStatus.OPEN, kind="stop-loss"),
     "take profit": make_order("T", Side.SELL, status=OrderStatus.OPEN, kind="take-profit-limit"),
     "trailing stop": make_order("R", Side.SELL, status=OrderStatus.OPEN, kind="trailing-stop"),
-    "foreign": make_order("F", Side.BUY, status=OrderStatus.OPEN, cl_ord_id="somebody"),
+    "external": make_order("F", Side.BUY, status=OrderStatus.OPEN, cl_ord_id="other"),
 }
 
 
 @dataclass
 class SwitchSetup:
-    """A switch of 60 s with its broker, its clock and its lines."""
+    """A switch of 60 s with its broker, clock and log lines."""
 
     switch: DeadManSwitch
     broker: FakeBroker
@@ -44,7 +44,7 @@ class SwitchSetup:
     lines: list[str]
 
     def refresh_at(self, seconds: float, blocked_reason: str = "") -> list[str]:
-        """Let it be that late, keep the switch, and return the calls that this made."""
+        """Set the time, refresh the switch, and return the calls that this made."""
         self.clock.time_seconds = seconds
         self.broker.calls.clear()
         self.switch.refresh(blocked_reason)
@@ -66,7 +66,7 @@ def set_up_switch(timeout_seconds: int = 60) -> SwitchSetup:
 
 
 def test_a_disabled_switch_sends_nothing() -> None:
-    """With a time-out of 0 neither keeping nor stopping makes a call."""
+    """With a time-out of 0 neither refresh nor stop makes a call."""
     setup = set_up_switch(0)
     assert setup.refresh_at(0) == []
     setup.switch.stop()
@@ -74,12 +74,13 @@ def test_a_disabled_switch_sends_nothing() -> None:
 
 
 def test_a_switch_left_armed_by_a_previous_run_is_disarmed_first() -> None:
-    """The first time it sends 0, then looks at the open orders, then arms."""
+    """The first refresh sends 0, then reads the open orders, then arms."""
     assert set_up_switch().refresh_at(0) == ["switch 0", "get_open_orders", "switch 60"]
 
 
 def test_it_is_rearmed_after_each_third_of_its_timeout() -> None:
-    """Kept every second for a minute, a switch of 60 s is armed at 0, 20, 40 and 60 s, after a look each, said once."""
+    """Refreshed every second for a minute, a switch of 60 s is armed at 0, 20, 40 and 60 s, each after a read of the
+    open orders, and this is logged once."""
     setup = set_up_switch()
     setup.refresh_at(0)
     calls_by_second = {second: calls for second in range(1, 61) if (calls := setup.refresh_at(second))}
@@ -89,7 +90,7 @@ def test_it_is_rearmed_after_each_third_of_its_timeout() -> None:
 
 
 def test_own_entries_and_exits_do_not_prevent_arming() -> None:
-    """With an entry and an exit of its own open it is armed."""
+    """With an own entry and an own exit open it is armed."""
     setup = set_up_switch()
     setup.broker.orders = {"E": ENTRY, "X": EXIT}
     assert setup.refresh_at(0)[-1] == "switch 60"
@@ -97,7 +98,7 @@ def test_own_entries_and_exits_do_not_prevent_arming() -> None:
 
 @pytest.mark.parametrize("name", NOT_TO_BE_CANCELED)
 def test_it_is_never_armed_while_a_stop_or_an_external_order_is_open(name: str) -> None:
-    """With such an order open it is disarmed once and stays off, said once with the order; then armed again."""
+    """With such an order open it is disarmed once, stays off and names the order once; then it is armed again."""
     setup = set_up_switch()
     setup.refresh_at(0)
     order = NOT_TO_BE_CANCELED[name]
@@ -111,7 +112,7 @@ def test_it_is_never_armed_while_a_stop_or_an_external_order_is_open(name: str) 
 
 
 def test_it_is_off_while_the_exchange_is_not_online() -> None:
-    """Held up, it is disarmed once without a look; when that is over it is armed again."""
+    """While trading is blocked it is disarmed once without a read of the open orders; afterwards it is armed again."""
     setup = set_up_switch()
     setup.refresh_at(0)
     assert [setup.refresh_at(20, "maintenance"), setup.refresh_at(40, "maintenance")] == [["switch 0"], []]
@@ -120,8 +121,8 @@ def test_it_is_off_while_the_exchange_is_not_online() -> None:
 
 
 def test_a_failed_arming_is_retried_at_once_and_counts_as_armed() -> None:
-    """After an arming without answer it is armed at the next pass; with a foreign order there by then, disarmed."""
-    for orders, last in (({}, "switch 60"), ({"F": NOT_TO_BE_CANCELED["foreign"]}, "switch 0")):
+    """An unanswered arming is repeated in the next cycle; if an external order is open by then, it is disarmed."""
+    for orders, last in (({}, "switch 60"), ({"F": NOT_TO_BE_CANCELED["external"]}, "switch 0")):
         setup = set_up_switch()
         setup.broker.fail("switch 60", NoAnswerError("half an answer"))
         with pytest.raises(NoAnswerError):
@@ -132,10 +133,10 @@ def test_a_failed_arming_is_retried_at_once_and_counts_as_armed() -> None:
 
 @pytest.mark.parametrize("blocked_reason", ["", "maintenance"])
 def test_a_failed_disarming_is_retried_until_it_succeeds(blocked_reason: str) -> None:
-    """While Kraken refuses to disarm, each pass tries again."""
+    """While Kraken refuses to disarm, each cycle tries again."""
     setup = set_up_switch()
     setup.refresh_at(0)
-    setup.broker.orders = {"F": NOT_TO_BE_CANCELED["foreign"]}
+    setup.broker.orders = {"F": NOT_TO_BE_CANCELED["external"]}
     setup.broker.fail("switch 0", BUSY, BUSY)
     for second in (20, 21):
         with pytest.raises(ServiceError):
@@ -145,7 +146,7 @@ def test_a_failed_disarming_is_retried_until_it_succeeds(blocked_reason: str) ->
 
 
 def test_it_is_disarmed_on_shutdown_and_not_armed_afterwards() -> None:
-    """Stopping sends 0, also twice, and a pass that still runs then arms nothing."""
+    """Stop sends 0, also when called twice, and a cycle that still runs does not arm it."""
     setup = set_up_switch()
     setup.switch.stop()
     setup.switch.stop()
@@ -154,7 +155,7 @@ def test_it_is_disarmed_on_shutdown_and_not_armed_afterwards() -> None:
 
 
 def test_a_failed_disarming_on_shutdown_is_logged() -> None:
-    """Where the last 0 is refused, a line says what may happen."""
+    """If the last disarming is refused, a line says what may happen."""
     setup = set_up_switch()
     setup.broker.fail("switch 0", BUSY)
     setup.switch.stop()
@@ -173,63 +174,63 @@ def live_market(seconds: float = 241.0) -> tuple[FakeBroker, SteppedClock]:
 
 
 def test_a_run_disarms_it_at_the_start_and_before_canceling_entries_at_the_end() -> None:
-    """Of a run with a resting entry, 0 comes before any order, and 0 comes again before the entry's cancel."""
+    """A run with a resting entry sends 0 before any order, and again before it cancels the entry at the end."""
     broker, clock = live_market()
     broker.fills_limits = False
-    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=1, dead_man_switch_seconds=60)
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=1, dead_man_switch_seconds=60)
     steps = [call for call in broker.calls if call.startswith(("switch", "place", "cancel"))]
     assert steps == ["switch 0", "switch 60", "place_buy", "switch 0", "cancel_order"]
 
 
 def test_a_run_that_ends_in_an_error_disarms_it_too() -> None:
-    """After an error that ends the run the last call is a 0."""
+    """After an error that ends the run the last call is a disarming."""
     broker, clock = live_market()
     broker.fail("get_candles", PermissionDeniedError("OHLC", ["EGeneral:Permission denied"]))
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), max_ticks=2, dead_man_switch_seconds=60)
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=2, dead_man_switch_seconds=60)
     assert isinstance(summary.error, PermissionDeniedError)
     assert broker.calls[-1] == "switch 0"
 
 
 def test_a_stop_during_start_up_reconciliation_leaves_it_off() -> None:
-    """A run that is stopped while it waits for orders of an earlier life never arms it."""
+    """A run that is stopped during start-up reconciliation never arms it."""
     broker, clock = live_market()
     broker.history_complete_at_seconds = 377.0
     stop = InstantEvent()
     history_is_complete = broker.history_is_complete
 
-    def stop_and_ask() -> bool:
+    def stop_and_check() -> bool:
         stop.set()
         return history_is_complete()
 
-    broker.history_is_complete = stop_and_ask  # type: ignore[method-assign]
+    broker.history_is_complete = stop_and_check  # type: ignore[method-assign]
     run_trader(broker, clock, ScriptedStrategy({}), stop=stop, dead_man_switch_seconds=60)
     assert {call for call in broker.calls if call.startswith("switch")} == {"switch 0"}
 
 
 def test_a_switch_left_armed_by_a_previous_run_does_not_fire_during_start_up_reconciliation() -> None:
-    """A run that has to wait for orders of an earlier life disarms it before that, and arms it after that."""
+    """A run disarms it before start-up reconciliation and arms it afterwards."""
     broker, clock = live_market()
     broker.history_complete_at_seconds = 377.0
     arm, sent = broker.arm_dead_man_switch, []
 
-    def armed(timeout_seconds: int) -> None:
+    def recording_arm(timeout_seconds: int) -> None:
         sent.append((timeout_seconds, broker.now()))
         arm(timeout_seconds)
 
-    broker.arm_dead_man_switch = armed  # type: ignore[method-assign]
-    run_trader(broker, clock, ScriptedStrategy({}), max_ticks=1, dead_man_switch_seconds=60)
+    broker.arm_dead_man_switch = recording_arm  # type: ignore[method-assign]
+    run_trader(broker, clock, ScriptedStrategy({}), max_cycles=1, dead_man_switch_seconds=60)
     assert sent[:2] == [(0, 241.0), (60, 377.0)]
 
 
 def test_the_kill_switch_keeps_it_off() -> None:
-    """With the kill switch on, it is not armed in five passes."""
+    """With the kill switch on, it is not armed in five cycles."""
     broker, clock = live_market()
-    run_trader(broker, clock, ScriptedStrategy({}), max_ticks=5, dead_man_switch_seconds=30, is_halted=lambda: True)
+    run_trader(broker, clock, ScriptedStrategy({}), max_cycles=5, dead_man_switch_seconds=30, is_halted=lambda: True)
     assert "switch 30" not in broker.calls
 
 
 def test_it_is_not_armed_in_a_replay() -> None:
-    """A market that jumps from candle to candle would set it off: it is not armed there."""
+    """It is not armed in a replay, because a market that jumps from candle to candle would trigger it."""
     clock = ReplayClock(60.0, 600.0)
     broker = FakeBroker(clock, {"BTC/USD": make_candles([100] * 10)})
     run_trader(broker, clock, ScriptedStrategy({}), dead_man_switch_seconds=30)
@@ -237,26 +238,26 @@ def test_it_is_not_armed_in_a_replay() -> None:
 
 
 def test_an_error_of_the_switch_does_not_block_trading() -> None:
-    """Where it cannot be armed, that is said and tried again, and the entry of the same pass is placed."""
+    """If arming fails, the error is logged, the next cycle tries again, and the entry of the same cycle is placed."""
     broker, clock = live_market()
     broker.fail("switch 60", BUSY)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=2, dead_man_switch_seconds=60)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=2, dead_man_switch_seconds=60)
     steps = [call for call in broker.calls if call.startswith(("switch", "place"))]
     assert steps == ["switch 0", "switch 60", "place_buy", "switch 60", "switch 0"]
     assert [line for line in lines if "waiting: Kraken refused CancelAllOrdersAfter: EService:Busy" in line]
 
 
 def test_a_key_without_the_permission_to_arm_it_ends_the_run() -> None:
-    """Without the permission the run ends with that error, and does not trade without the switch."""
+    """Without the permission the run ends with that error and does not trade."""
     broker, clock = live_market()
     denied = PermissionDeniedError("CancelAllOrdersAfter", ["EGeneral:Permission denied"])
     broker.fail("switch 0", denied)
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=2, dead_man_switch_seconds=60)
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=2, dead_man_switch_seconds=60)
     assert (summary.error, broker.sent_ids) == (denied, [])
 
 
 def test_an_accelerated_market_does_not_trigger_it_between_two_cycles() -> None:
-    """At 100 times the speed, where ten seconds of the wall are 1000 of the market, it is armed every 20 of these."""
+    """At 100 times the speed, where ten wall seconds are 1000 market seconds, it is armed every 20 market seconds."""
     broker, clock = live_market(245.0)
     clock.speed = 100.0
     armed: list[float] = []
@@ -267,6 +268,6 @@ def test_an_accelerated_market_does_not_trigger_it_between_two_cycles() -> None:
         arm(timeout_seconds)
 
     broker.arm_dead_man_switch = seen  # type: ignore[method-assign]
-    run_trader(broker, clock, ScriptedStrategy({}), max_ticks=3, dead_man_switch_seconds=60)
-    # The first is the 0 of the start, the last that of the end.
+    run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3, dead_man_switch_seconds=60)
+    # The first call is the disarming at the start, the last the one at the end.
     assert armed[1:-1] == [245.0, 265.0, 285.0]

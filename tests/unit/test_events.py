@@ -1,4 +1,4 @@
-"""News reach every listener, and no listener harms whoever tells them."""
+"""Events reach every listener, and a failing listener does not affect the caller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EmittedEvents = list[tuple[Event, str]]
 
 @pytest.fixture
 def emitted_events() -> Iterator[EmittedEvents]:
-    """Return what is told from here on."""
+    """Return the events that are emitted from now on."""
     emitted: EmittedEvents = []
     unsubscribe = subscribe(lambda event, text: emitted.append((event, text)))
     yield emitted
@@ -22,19 +22,19 @@ def emitted_events() -> Iterator[EmittedEvents]:
 
 
 def test_every_listener_receives_every_event(emitted_events: EmittedEvents) -> None:
-    """Two listeners both hear two events, in the order in which they were told."""
+    """Two listeners receive two events, in the order in which they were emitted."""
     second: EmittedEvents = []
     unsubscribe = subscribe(lambda event, text: second.append((event, text)))
-    emit(Event.CIRCUIT_BREAKER, "silent")
+    emit(Event.CIRCUIT_BREAKER, "open")
     emit(Event.TRADING_INTERRUPTED, "the key is wrong")
     unsubscribe()
     assert (
-        emitted_events == second == [(Event.CIRCUIT_BREAKER, "silent"), (Event.TRADING_INTERRUPTED, "the key is wrong")]
+        emitted_events == second == [(Event.CIRCUIT_BREAKER, "open"), (Event.TRADING_INTERRUPTED, "the key is wrong")]
     )
 
 
 def test_unsubscribed_listener_receives_nothing(emitted_events: EmittedEvents) -> None:
-    """What ends one listener, called twice, ends that one alone, even where another one is the same function."""
+    """Unsubscribing one listener, even twice, removes that one only, even where another is the same function."""
     calls: list[str] = []
 
     def listener(_event: Event, text: str) -> None:
@@ -53,7 +53,7 @@ def test_unsubscribed_listener_receives_nothing(emitted_events: EmittedEvents) -
 def test_failing_listener_does_not_affect_others(
     emitted_events: EmittedEvents, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a listener raises is logged; the caller and the next listener notice nothing."""
+    """An exception in a listener is logged; the caller and the next listener are not affected."""
     unsubscribe_failing = subscribe(lambda _event, _text: print(1 // 0))
     unsubscribe_last = subscribe(lambda event, text: emitted_events.append((event, text)))
     with caplog.at_level(logging.ERROR):
@@ -65,15 +65,15 @@ def test_failing_listener_does_not_affect_others(
 
 
 def test_listener_may_unsubscribe_itself(emitted_events: EmittedEvents) -> None:
-    """A listener that ends itself while it is told hears one event, and those after it hear both."""
+    """A listener that unsubscribes itself during an event receives that event only; later listeners receive both."""
     calls: list[str] = []
     unsubscribers: list[Callable[[], None]] = []
 
-    def once(_event: Event, text: str) -> None:
+    def listener(_event: Event, text: str) -> None:
         calls.append(text)
         unsubscribers[0]()
 
-    unsubscribers.append(subscribe(once))
+    unsubscribers.append(subscribe(listener))
     unsubscribe_last = subscribe(lambda event, text: emitted_events.append((event, text)))
     emit(Event.CIRCUIT_BREAKER, "one")
     emit(Event.CIRCUIT_BREAKER, "two")
@@ -82,7 +82,7 @@ def test_listener_may_unsubscribe_itself(emitted_events: EmittedEvents) -> None:
 
 
 def test_edge_trigger_emits_once_per_transition(emitted_events: EmittedEvents) -> None:
-    """A watched switch says what the switch says, and is told of when it is found on and when it is found off again."""
+    """An edge trigger returns the value of its condition and emits when it changes to true and back to false."""
     states = [False, False, True, True, False, False, True]
     remaining = iter(states)
     poll = edge_trigger(lambda: next(remaining), Event.KILL_SWITCH, "on", "off")

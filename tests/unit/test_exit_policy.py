@@ -1,4 +1,4 @@
-"""Leaving a position with a resting stop: each step for itself, and all of them with fills and crashes in between."""
+"""Exits from a position with a resting stop: each step alone, and all steps with fills and crashes in between."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ STOP = WorkingOrder("S", OrderRole.STOP, Decimal(5), Decimal(90))
 EXIT_ORDER = WorkingOrder("X", OrderRole.EXIT, Decimal(5), Decimal(99))
 PROTECTED = replace(PAIR_STATE, free_quantity=Decimal(0), working_orders=(STOP,))
 
-# One stop for all, with a price that moves; and stops in parts, where one may hold three of at most five coins.
+# One stop for everything, with a moving price; and several stops, with at most three of five coins in one stop.
 ONE_STOP = ModelBot((EXIT, PROTECT, PROTECT_HIGHER), max_stop_quantity=9)
 PARTS = ModelBot((EXIT, PROTECT), max_stop_quantity=3)
 
 
 def with_stops(*quantities: str, **fields: object) -> PairState:
-    """Return the facts with stops of these quantities resting at 90."""
+    """Return the pair state with stops of these quantities at 90."""
     stops = [
         WorkingOrder(f"S{index}", OrderRole.STOP, Decimal(quantity), Decimal(90))
         for index, quantity in enumerate(quantities)
@@ -64,7 +64,7 @@ def with_stops(*quantities: str, **fields: object) -> PairState:
 
 
 def test_an_exit_cancels_entries_then_the_stop_then_sells() -> None:
-    """With an entry and a stop resting the entry is cancelled first, the stop next, and then all that is held sold."""
+    """With an entry and a stop open, the entry is canceled first, then the stop, and then everything held is sold."""
     assert next_step(replace(PROTECTED, working_orders=(STOP, ENTRY)), EXIT_ALL) == CancelOrders(("E",))
     assert next_step(PROTECTED, EXIT_ALL) == CancelOrders(("S",))
     assert next_step(PAIR_STATE, EXIT_ALL) == Sell(Decimal(5))
@@ -72,13 +72,13 @@ def test_an_exit_cancels_entries_then_the_stop_then_sells() -> None:
 
 
 def test_coins_the_stop_sold_are_not_sold_again() -> None:
-    """After a stop of 5 that sold 3 before it was cancelled, 2 are sold; after one that sold all, nothing is."""
+    """After a stop of 5 that sold 3 before it was canceled, 2 are sold; after one that sold all, nothing is sold."""
     assert next_step(replace(PAIR_STATE, held_quantity=Decimal(2)), EXIT_ALL) == Sell(Decimal(2))
     assert next_step(replace(PAIR_STATE, held_quantity=Decimal(0)), EXIT_ALL) == Done()
 
 
 def test_an_unlisted_order_blocks_every_step_except_canceling_an_entry() -> None:
-    """While a stop is neither open nor closed nothing is sold or protected, and a resting entry is still cancelled."""
+    """While a stop is neither open nor closed nothing is sold or protected, but a resting entry is canceled."""
     state = replace(PAIR_STATE, working_orders=(replace(STOP, is_open=False),))
     wait = Wait("the stop S was accepted and is neither open nor closed yet")
     assert (next_step(state, EXIT_ALL), next_step(state, PROTECT_AT_90)) == (wait, wait)
@@ -86,7 +86,7 @@ def test_an_unlisted_order_blocks_every_step_except_canceling_an_entry() -> None
 
 
 def test_a_stop_is_kept_while_an_order_outcome_is_unknown() -> None:
-    """With an unknown order no order is sent and no stop is cancelled, whatever is wanted."""
+    """With an unknown order no order is sent and no stop is canceled, whatever the goal is."""
     state = replace(PROTECTED, has_unknown_order=True)
     wait = Wait("the fate of an order is not known")
     assert (next_step(state, EXIT_ALL), next_step(state, ProtectPosition(Decimal(95)))) == (wait, wait)
@@ -100,7 +100,7 @@ def test_an_open_exit_blocks_further_steps() -> None:
 
 
 def test_a_quantity_below_the_minimum_is_neither_sold_nor_protected() -> None:
-    """0.09 with a minimum of 0.1 is left alone, and so is the stop that holds it."""
+    """0.09 with a minimum of 0.1 is neither sold nor protected, and its stop is not canceled."""
     state = replace(PAIR_STATE, held_quantity=Decimal("0.09"))
     assert (next_step(state, EXIT_ALL), next_step(state, PROTECT_AT_90)) == (Done(), Done())
     stopped = replace(state, working_orders=(replace(STOP, remaining=Decimal("0.09")),))
@@ -108,13 +108,13 @@ def test_a_quantity_below_the_minimum_is_neither_sold_nor_protected() -> None:
 
 
 def test_a_partial_exit_keeps_the_rest() -> None:
-    """Of 5 held 2 are sold where 2 are wanted, and a want below the minimum takes no stop away."""
+    """Of 5 held, 2 are sold if 2 are requested; a request below the minimum cancels no stop."""
     assert next_step(PAIR_STATE, ExitPosition(Decimal(2))) == Sell(Decimal(2))
     assert next_step(PROTECTED, ExitPosition(Decimal("0.09"))) == Done()
 
 
 def test_coins_held_by_external_orders_are_not_sold() -> None:
-    """With 1 of 5 free, 1 is sold; with none, the sale waits and the stop, which would free nothing else, stays."""
+    """With 1 of 5 free, 1 is sold; with none, the sale waits, and a stop whose cancel would free nothing else stays."""
     assert next_step(replace(PAIR_STATE, free_quantity=Decimal(1)), EXIT_ALL) == Sell(Decimal(1))
     wait = Wait("the coins are tied up in orders that are not this bot's")
     assert next_step(replace(PAIR_STATE, free_quantity=Decimal(0)), EXIT_ALL) == wait
@@ -122,7 +122,7 @@ def test_coins_held_by_external_orders_are_not_sold() -> None:
 
 
 def test_quantities_are_rounded_down_to_the_lot_size() -> None:
-    """5.006 held are sold and protected as 5.00, and the 0.006 beside a stop of 5 does not have it replaced."""
+    """5.006 held are sold and protected as 5.00; the 0.006 beside a stop of 5 does not cause its replacement."""
     state = replace(PAIR_STATE, held_quantity=Decimal("5.006"), free_quantity=Decimal("5.006"))
     assert next_step(state, ExitPosition(Decimal(9))) == Sell(Decimal("5.00"))
     assert next_step(state, PROTECT_AT_90) == PlaceStop(Decimal("5.00"), Decimal(90))
@@ -130,7 +130,7 @@ def test_quantities_are_rounded_down_to_the_lot_size() -> None:
 
 
 def test_a_stop_is_placed_once_and_kept() -> None:
-    """What is held gets a stop at the price wanted, and with that stop resting nothing is to be done."""
+    """A position gets a stop at the requested price; with that stop resting there is nothing to do."""
     assert next_step(PAIR_STATE, PROTECT_AT_90) == PlaceStop(Decimal(5), Decimal(90))
     assert next_step(PROTECTED, PROTECT_AT_90) == Done()
     assert next_step(replace(PROTECTED, working_orders=(STOP, ENTRY)), PROTECT_AT_90) == Done()
@@ -147,16 +147,18 @@ def test_a_stop_is_placed_once_and_kept() -> None:
     ids=["another entry filled", "coins are gone", "nothing is held", "another price"],
 )
 def test_a_mismatched_stop_is_canceled(state: PairState) -> None:
-    """A stop over more or fewer coins than are held, or at another price, is cancelled, to be placed anew."""
+    """A stop with a quantity or price that differs from the goal is canceled, to be replaced."""
     assert next_step(state, PROTECT_AT_90) == CancelOrders(("S",))
 
 
 def test_a_position_above_the_max_stop_quantity_gets_equal_stops() -> None:
-    """25 coins with at most 10 in a stop get 8.33, 8.33 and 8.34, and then nothing more is to be done."""
+    """25 coins with at most 10 in a stop get 8.33, 8.33 and 8.34; then there is nothing to do."""
     state = replace(PAIR_STATE, held_quantity=Decimal(25), free_quantity=Decimal(25))
     placed: list[str] = []
     while isinstance(
-        step := next_step(with_stops(*placed, held=state.held_quantity, free=state.held_quantity), PROTECT_AT_90),
+        step := next_step(
+            with_stops(*placed, held_quantity=state.held_quantity, free_quantity=state.held_quantity), PROTECT_AT_90
+        ),
         PlaceStop,
     ):
         placed.append(str(step.quantity))
@@ -164,18 +166,20 @@ def test_a_position_above_the_max_stop_quantity_gets_equal_stops() -> None:
 
 
 def test_additional_coins_are_merged_into_the_smallest_stop_with_room() -> None:
-    """Beside stops of 10 and 6, another 2 have the one of 6 replaced; another 5 get a stop of their own."""
+    """Beside stops of 10 and 6, another 2 coins replace the stop of 6; another 5 get their own stop."""
     free = Decimal(9)
-    assert next_step(with_stops("10", "6", held=Decimal(18), free=free), PROTECT_AT_90) == CancelOrders(("S1",))
-    assert next_step(with_stops("10", "6", held=Decimal(21), free=free), PROTECT_AT_90) == PlaceStop(
+    assert next_step(
+        with_stops("10", "6", held_quantity=Decimal(18), free_quantity=free), PROTECT_AT_90
+    ) == CancelOrders(("S1",))
+    assert next_step(with_stops("10", "6", held_quantity=Decimal(21), free_quantity=free), PROTECT_AT_90) == PlaceStop(
         Decimal(5), Decimal(90)
     )
 
 
 @pytest.mark.parametrize("bot", [ONE_STOP, PARTS], ids=["one stop", "parts"])
 def test_fills_and_crashes_between_steps_never_sell_more_than_is_held(bot: ModelBot) -> None:
-    """In every state there can be, the bot's open and unanswered sales together are at most what it holds; and from
-    each, undisturbed, at most four steps lead to what is wanted."""
+    """In every reachable state the bot's open and unanswered sales together are at most what it holds, and from each
+    state, undisturbed, at most four steps reach the goal."""
     reached = search(bot)
     bad = [state for state in reached if is_bad(state)]
     assert not bad, trace(reached, bad[0])
@@ -210,7 +214,7 @@ def _no_stop_has_room(state: ModelState, bot: ModelBot) -> bool:
 
 
 def test_a_partially_filled_exit_is_continued() -> None:
-    """Five coins of which each exit sells one are sold in four exits, down to what is below the minimum."""
+    """Five coins of which each exit sells one are sold in four exits, down to the quantity below the minimum."""
     end, steps = steps_until_done(ModelState(5, ()), EXIT, ONE_STOP, exit_fills=1)
     assert [step.quantity for step in steps if isinstance(step, Sell)] == [5, 4, 3, 2]
     assert (end.held, steps[-1]) == (1, Done())
@@ -232,6 +236,6 @@ def _ignore_stops(state: PairState) -> PairState:
 
 @pytest.mark.parametrize("filter_state", [_ignore_unlisted_orders, _ignore_unknown_order, _ignore_stops])
 def test_ignoring_any_part_of_the_pair_state_sells_coins_twice(filter_state: Callable[[PairState], PairState]) -> None:
-    """A bot that takes an order in neither list for gone, an unknown one for not placed, or does not look for its
-    stops, sells coins twice."""
+    """A bot that treats an unlisted order as closed, an unknown order as not placed, or ignores its stops sells coins
+    twice."""
     assert any(map(is_bad, search(replace(ONE_STOP, filter_state=filter_state))))

@@ -1,4 +1,4 @@
-"""The fills in the journal: fetched a page at a time until they are what the order rows say was executed."""
+"""Fills in the journal: they are fetched page by page until they add up to the executed volume of the order records."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class TradeHistoryBroker:
 
 @pytest.fixture
 def history(tmp_path: Path) -> TradeHistoryBroker:
-    """Return an exchange on which one order was filled in two parts, and others have traded since."""
+    """Return an exchange on which one order was filled in two parts and others have traded since."""
     return TradeHistoryBroker(tmp_path / "journal.sqlite", [FIRST, SECOND, *EXTERNAL_FILLS])
 
 
 def make_fetcher(history: TradeHistoryBroker) -> FillFetcher:
-    """Return the keeper of fills over a history."""
+    """Return the fill fetcher over a history."""
     return FillFetcher(cast("Broker", history))
 
 
 def test_pages_are_fetched_until_nothing_is_missing(history: TradeHistoryBroker) -> None:
-    """Without a wait in between, page after page is asked for from a minute before the order, then nothing any more."""
+    """Without delay, page after page is requested from a minute before the order; afterwards nothing is requested."""
     fills = make_fetcher(history)
     fills.expect([ORDER])
     assert [fills.fetch_page() for _ in range(3)] == [True, True, False]
@@ -67,7 +67,7 @@ def test_pages_are_fetched_until_nothing_is_missing(history: TradeHistoryBroker)
 
 
 def test_only_own_fills_are_written_to_the_journal(history: TradeHistoryBroker) -> None:
-    """After the last page the journal has both parts of the own order, and nothing of the other sender's."""
+    """After the last page the journal has both fills of the own order and none of the other sender."""
     fills = make_fetcher(history)
     fills.expect([ORDER])
     while fills.fetch_page():
@@ -76,7 +76,7 @@ def test_only_own_fills_are_written_to_the_journal(history: TradeHistoryBroker) 
 
 
 def test_fills_missing_in_the_journal_are_fetched_after_a_restart(history: TradeHistoryBroker) -> None:
-    """Killed with the row of an order written and one of its two fills, the next life fetches the other."""
+    """After a kill with the order record and one of its two fills written, the next run fetches the other fill."""
     history.journal.record_orders([ORDER])
     history.journal.add_fills([FIRST])
     fills = make_fetcher(history)
@@ -87,7 +87,7 @@ def test_fills_missing_in_the_journal_are_fetched_after_a_restart(history: Trade
 
 
 def test_a_lagging_history_is_queried_again_from_the_first_page(history: TradeHistoryBroker) -> None:
-    """Where the last page leaves a part missing, the first page is asked for again after 30 s and not before."""
+    """If a fill is missing after the last page, the first page is requested again after 30 s and not earlier."""
     history.trades = [FIRST]
     fills = make_fetcher(history)
     fills.expect([ORDER])
@@ -102,7 +102,7 @@ def test_a_lagging_history_is_queried_again_from_the_first_page(history: TradeHi
 
 
 def test_an_unanswered_page_is_requested_again(history: TradeHistoryBroker) -> None:
-    """No answer raises; the same page is asked for again after 30 s and not before."""
+    """A missing answer raises; the same page is requested again after 30 s and not earlier."""
     fills = make_fetcher(history)
     fills.expect([ORDER])
     fills.fetch_page()
@@ -119,7 +119,7 @@ def test_an_unanswered_page_is_requested_again(history: TradeHistoryBroker) -> N
 
 
 def test_a_page_that_could_not_be_written_is_requested_again(tmp_path: Path) -> None:
-    """Where the disk refuses, nothing is raised, and the same page is asked for again after 30 s and not before."""
+    """A failed write raises nothing; the same page is requested again after 30 s and not earlier."""
     history = TradeHistoryBroker(tmp_path / "gone" / "journal.sqlite", [FIRST, SECOND])
     fills = make_fetcher(history)
     fills.expect([ORDER])
@@ -134,7 +134,7 @@ def test_a_page_that_could_not_be_written_is_requested_again(tmp_path: Path) -> 
 
 
 def test_a_new_fill_restarts_at_the_first_page(history: TradeHistoryBroker) -> None:
-    """An order that fills while older pages are read is on the first page, which is asked for at once."""
+    """An order that fills while older pages are read is on the first page, which is requested at once."""
     fills = make_fetcher(history)
     fills.expect([ORDER])
     fills.fetch_page()
@@ -148,7 +148,7 @@ def test_a_new_fill_restarts_at_the_first_page(history: TradeHistoryBroker) -> N
 
 
 def test_an_order_of_the_first_minute_is_queried_from_zero(history: TradeHistoryBroker) -> None:
-    """A minute before the beginning of time is its beginning: Kraken reads no negative time."""
+    """A minute before second 0 becomes 0, because Kraken accepts no negative time."""
     fills = make_fetcher(history)
     fills.expect([replace(ORDER, opened_seconds=30.0)])
     fills.fetch_page()
@@ -156,7 +156,7 @@ def test_an_order_of_the_first_minute_is_queried_from_zero(history: TradeHistory
 
 
 def test_an_empty_page_is_the_last_one_regardless_of_the_count(history: TradeHistoryBroker) -> None:
-    """Where Kraken counts more trades than it gives, the front is asked for again after 30 s and not before."""
+    """If Kraken counts more trades than it returns, the first page is requested again after 30 s and not earlier."""
     history.trades, history.extra_count = [], 5
     fills = make_fetcher(history)
     fills.expect([ORDER])

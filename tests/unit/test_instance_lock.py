@@ -1,4 +1,4 @@
-"""One running bot for a state folder: taking it, telling of itself in it, and noticing that it is gone."""
+"""One running bot per state folder: locking it, publishing its instance file, and detecting a lost folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot.base.errors import BotAlreadyRunningError, SettingsError, StateLostErro
 
 
 def test_folder_that_cannot_be_locked_is_unchanged(tmp_path: Path) -> None:
-    """Where the note of who runs cannot be put in place, nothing of it stays in the folder."""
+    """If the instance file cannot be written, nothing of it remains in the folder."""
     (tmp_path / "bot.json").mkdir()
     with pytest.raises(SettingsError, match="nothing can be written"):
         InstanceLock(tmp_path)
@@ -28,7 +28,7 @@ def test_folder_that_cannot_be_locked_is_unchanged(tmp_path: Path) -> None:
 def test_full_disk_is_accepted_where_a_journal_exists(
     error_number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the disk takes nothing, a folder without a journal is refused, and one with a journal is taken."""
+    """On a full disk, a folder without a journal is refused and one with a journal is locked."""
 
     def raise_os_error(*_: object, **_where: object) -> None:
         raise OSError(error_number, os.strerror(error_number))
@@ -43,7 +43,8 @@ def test_full_disk_is_accepted_where_a_journal_exists(
 
 
 def test_refused_instance_can_retry(tmp_path: Path) -> None:
-    """The second on a folder is refused with the first one's process and host, and may take it once that is gone."""
+    """The second instance is refused with the process and host of the first, and may lock the folder once that has
+    ended."""
     first = InstanceLock(tmp_path)
     for _attempt in range(2):
         with pytest.raises(BotAlreadyRunningError, match=f"process {os.getpid()} on {socket.gethostname()}"):
@@ -53,7 +54,7 @@ def test_refused_instance_can_retry(tmp_path: Path) -> None:
 
 
 def test_refused_lock_leaks_no_descriptor(tmp_path: Path) -> None:
-    """Refused again and again, it opens no more files than at first."""
+    """Repeated refusals do not open more files."""
     lock = InstanceLock(tmp_path)
 
     def count_descriptors_after_refusal() -> int:
@@ -66,7 +67,8 @@ def test_refused_lock_leaks_no_descriptor(tmp_path: Path) -> None:
 
 
 def test_instance_file_has_the_last_published_fields(tmp_path: Path) -> None:
-    """The note has pid, host and the fields that were given last, for its owner's eyes alone, and goes with the bot."""
+    """The instance file has pid, host and the last published fields, is readable by its owner only, and is removed at
+    the end."""
     lock = InstanceLock(tmp_path)
     own_fields = {"pid": os.getpid(), "host": socket.gethostname()}
     assert read_instance_file(tmp_path) == own_fields
@@ -83,7 +85,7 @@ def test_instance_file_has_the_last_published_fields(tmp_path: Path) -> None:
     "text", ["", "[]", "nonsense", '{"pid": 1e999, "host": 1}', '{"pid": {}}', "[" * 60_000, "\xff"]
 )
 def test_damaged_instance_file_is_ignored(text: str, tmp_path: Path) -> None:
-    """Whatever the note holds, the owner is told in words, and without what cannot be read."""
+    """Whatever the instance file contains, the message names the owner without the unreadable parts."""
     (tmp_path / "bot.json").write_text(text, encoding="latin-1")
     assert describe_owner(tmp_path) == "Another bot"
 
@@ -91,7 +93,7 @@ def test_damaged_instance_file_is_ignored(text: str, tmp_path: Path) -> None:
 def test_unwritable_instance_file_is_logged_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the disk is full, the note stays as it was, which is said."""
+    """On a full disk the instance file stays unchanged, which is logged."""
     lock = InstanceLock(tmp_path)
 
     def raise_os_error(*_: object, **_where: object) -> None:
@@ -130,7 +132,7 @@ def _put_file_instead(folder: Path) -> None:
 
 @pytest.mark.parametrize("lose", [_move_away, _replace, _copy, _remove, _put_file_instead])
 def test_lost_folder_is_detected(lose: Callable[[Path], None], tmp_path: Path) -> None:
-    """Where the path does not name the locked folder any more, the check says so."""
+    """If the path no longer names the locked folder, the check reports it."""
     folder = tmp_path / "state"
     lock = InstanceLock(folder)
     lock.check()
@@ -141,7 +143,7 @@ def test_lost_folder_is_detected(lose: Callable[[Path], None], tmp_path: Path) -
 
 
 def test_restored_folder_is_not_lost(tmp_path: Path) -> None:
-    """The same folder under the same path passes the check, also by way of a link."""
+    """The same folder under the same path passes the check, also through a symlink."""
     folder = tmp_path / "state"
     lock = InstanceLock(folder)
     folder.rename(tmp_path / "away")
@@ -154,7 +156,7 @@ def test_restored_folder_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_instance_with_lost_folder_does_not_touch_the_new_one(tmp_path: Path) -> None:
-    """Notes and their end go to the locked folder, wherever it is, and not to another bot's."""
+    """Updates and removal of the instance file apply to the locked folder, wherever it is, and not to another bot's."""
     folder = tmp_path / "state"
     first = InstanceLock(folder)
     folder.rename(tmp_path / "away")
@@ -170,14 +172,14 @@ def test_instance_with_lost_folder_does_not_touch_the_new_one(tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
 def test_group_writable_folder_is_accepted(mode: int, tmp_path: Path) -> None:
-    """A folder that the owner's group can write is taken: so are the volumes of Kubernetes made."""
+    """A folder that the owner's group can write is accepted, because Kubernetes volumes are."""
     tmp_path.chmod(mode)
     InstanceLock(tmp_path).release()
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
 def test_world_writable_folder_is_refused(mode: int, tmp_path: Path) -> None:
-    """A folder that every user can write is refused, sticky or not, and nobody holds it then."""
+    """A folder that every user can write is refused, sticky or not, and is not locked."""
     tmp_path.chmod(mode)
     with pytest.raises(SettingsError, match="chmod o-w"):
         InstanceLock(tmp_path)
@@ -188,7 +190,7 @@ def test_world_writable_folder_is_refused(mode: int, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
-    """A folder that belongs to a user who is neither the bot's own nor root is refused."""
+    """A folder of a user other than the bot's own or root is refused."""
     os.chown(tmp_path, 12345, -1)
     with pytest.raises(SettingsError, match=r"another user \(number 12345\)"):
         InstanceLock(tmp_path)
@@ -196,7 +198,7 @@ def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_owned_group_writable_folder_is_accepted(tmp_path: Path) -> None:
-    """A folder of root's that the bot's group can write, as Kubernetes makes it for an fsGroup, is taken."""
+    """A folder of root that the bot's group can write, as Kubernetes creates for an fsGroup, is accepted."""
     folder = tmp_path / "volume"
     folder.mkdir()
     os.chown(folder, 0, 12346)
@@ -204,7 +206,7 @@ def test_root_owned_group_writable_folder_is_accepted(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
-            # By way of the working directory: what lies above it is closed to that user.
+            # Through the working directory, because that user cannot access the folders above it.
             os.chdir(folder)
             os.setgid(12346)
             os.setuid(12345)

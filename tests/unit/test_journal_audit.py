@@ -1,4 +1,4 @@
-"""`journal check`: what it finds, and that it finds nothing where there is nothing."""
+"""`journal check`: the differences that it reports, and that it reports none between equal records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def differences_of(
     kraken_orders: list[Order] | None = None,
     kraken_fills: list[Fill] | None = None,
 ) -> list[str]:
-    """Compare one filled order on both sides, but for what is given."""
+    """Compare one filled order on both sides, except for the given parts."""
     return find_differences(
         [ORDER] if orders is None else orders,
         [INTENT] if intents is None else intents,
@@ -35,19 +35,19 @@ def differences_of(
 
 
 def test_identical_orders_have_no_differences() -> None:
-    """One filled order that is the same on both sides is no finding, and neither is nothing at all."""
+    """One filled order that is the same on both sides has no difference, and neither have two empty sides."""
     assert differences_of() == []
     assert find_differences([], [], [], [], []) == []
 
 
 def test_equal_amounts_written_differently_are_equal() -> None:
-    """An amount with more zeros at its end is the same amount."""
+    """An amount with more trailing zeros is the same amount."""
     assert differences_of(orders=[replace(ORDER, fee=Decimal("1.250000000"))]) == []
 
 
 @pytest.mark.parametrize("field", ["volume", "price", "executed", "cost", "fee", "average_price"])
 def test_last_decimal_of_an_order_is_compared(field: str) -> None:
-    """An order of which one amount differs by one in the eighth decimal is found, with both amounts."""
+    """One amount of an order that differs in the eighth decimal is reported with both amounts."""
     theirs = replace(ORDER, **{field: getattr(ORDER, field) + Decimal("0.00000001")})
     (finding,) = differences_of(kraken_orders=[theirs])
     assert finding.startswith(f"the order {ORDER.txid}: {field} is {getattr(ORDER, field):f} in the journal and ")
@@ -56,7 +56,7 @@ def test_last_decimal_of_an_order_is_compared(field: str) -> None:
 
 @pytest.mark.parametrize("field", ["volume", "price", "cost", "fee"])
 def test_last_decimal_of_a_fill_is_compared(field: str) -> None:
-    """A fill of which one amount differs by one in the eighth decimal is found."""
+    """One amount of a fill that differs in the eighth decimal is reported."""
     theirs = replace(FILL, **{field: getattr(FILL, field) + Decimal("0.00000001")})
     (finding,) = differences_of(kraken_fills=[theirs])
     assert finding.startswith(f"the fill {FILL.trade_id}: {field} is ")
@@ -67,7 +67,7 @@ def test_last_decimal_of_a_fill_is_compared(field: str) -> None:
     [("symbol", "ETH/USD"), ("side", Side.SELL), ("kind", "market"), ("opened_seconds", 1.0), ("cl_ord_id", "other")],
 )
 def test_each_order_field_is_compared(field: str, value: object) -> None:
-    """An order that is another one at Kraken is found."""
+    """An order with one field that differs at Kraken is reported."""
     findings = differences_of(kraken_orders=[replace(ORDER, **{field: value})])  # type: ignore[arg-type]
     assert (
         f"the order {ORDER.txid}: {field} is {getattr(ORDER, field)} in the journal and {value} at Kraken" in findings
@@ -75,7 +75,7 @@ def test_each_order_field_is_compared(field: str, value: object) -> None:
 
 
 def test_order_on_one_side_only_is_a_difference() -> None:
-    """An order that only Kraken has is found, and so is one that only the journal has."""
+    """An order that only Kraken or only the journal has is reported."""
     other = make_kraken_order(
         "mybot0000000000002", "OBBBBB-BBBBB-BBBBBB", **dict.fromkeys(("executed", "cost", "fee"), Decimal(0))
     )
@@ -91,7 +91,7 @@ def test_order_on_one_side_only_is_a_difference() -> None:
 
 
 def test_duplicate_order_is_reported_as_duplicate() -> None:
-    """Two orders of one id at Kraken are found as doubled, even where the journal has both."""
+    """Two orders of one id at Kraken are reported as duplicates, even if the journal has both."""
     second = replace(ORDER, txid="OBBBBB-BBBBB-BBBBBB")
     fills = [FILL, make_fill("TBBBBB-BBBBB-BBBBBB", second.txid)]
     findings = differences_of([ORDER, second], [INTENT], fills, [ORDER, second], fills)
@@ -100,7 +100,8 @@ def test_duplicate_order_is_reported_as_duplicate() -> None:
 
 @pytest.mark.parametrize("state", OrderState)
 def test_intent_without_kraken_order(state: OrderState) -> None:
-    """Where Kraken has no row, a placed intent is found, an unsettled one is said to be so, and no other is."""
+    """Without an order at Kraken, a placed intent is a difference, an unresolved one is reported as such, and no other
+    is."""
     findings = find_differences([], [make_intent(state=state)], [], [], [])
     if state in PLACED_STATES:
         assert findings == [f"{INTENT.cl_ord_id} is {state} in the journal and not at Kraken"]
@@ -112,7 +113,7 @@ def test_intent_without_kraken_order(state: OrderState) -> None:
 
 @pytest.mark.parametrize("state", OrderState)
 def test_intent_with_kraken_order(state: OrderState) -> None:
-    """Where Kraken has a filled order, an intent in any other state is found."""
+    """With a filled order at Kraken, an intent in any other state is a difference."""
     findings = differences_of(intents=[replace(INTENT, state=state)])
     if state is OrderState.FILLED:
         assert findings == []
@@ -121,24 +122,24 @@ def test_intent_with_kraken_order(state: OrderState) -> None:
 
 
 def test_an_order_that_closes_between_the_two_lists() -> None:
-    """An order that Kraken shows as open and then as closed is closed."""
+    """An order that Kraken returns as open and then as closed counts as closed."""
     assert differences_of(kraken_orders=[make_open_kraken_order(), ORDER]) == []
 
 
 @pytest.mark.parametrize("field", ["executed", "cost", "fee"])
 def test_the_sums_of_fills(field: str) -> None:
-    """The fills of an order in the journal make its executed volume, its cost and its fee to the last decimal."""
+    """The fills of an order in the journal add up exactly to its executed volume, cost and fee."""
     name = "volume" if field == "executed" else field
     half = replace(FILL, **{name: getattr(FILL, name) / 2})
     rest = make_fill("TBBBBB-BBBBB-BBBBBB", volume=Decimal(0), cost=Decimal(0), fee=Decimal(0))
-    whole = replace(rest, **{name: getattr(FILL, name) / 2})
-    assert differences_of(fills=[half, whole], kraken_fills=[half, whole]) == []
+    other_half = replace(rest, **{name: getattr(FILL, name) / 2})
+    assert differences_of(fills=[half, other_half], kraken_fills=[half, other_half]) == []
     findings = differences_of(fills=[half, rest], kraken_fills=[half, rest])
     assert [finding.partition(" is ")[0] for finding in findings] == [f"the order {ORDER.txid}: {field}"]
 
 
 def test_fill_on_one_side_only_is_a_difference() -> None:
-    """A fill that only Kraken has is found, and so is one that only the journal has."""
+    """A fill that only Kraken or only the journal has is reported."""
     other = make_fill("TBBBBB-BBBBB-BBBBBB", volume=Decimal(0), cost=Decimal(0), fee=Decimal(0))
     assert differences_of(kraken_fills=[FILL, other]) == [
         f"the fill {other.trade_id} is at Kraken and not in the journal"
@@ -147,17 +148,17 @@ def test_fill_on_one_side_only_is_a_difference() -> None:
 
 
 def test_external_fills_are_ignored() -> None:
-    """A fill of an order that is not this bot's is no finding."""
+    """A fill of an order that is not this bot's is ignored."""
     assert differences_of(kraken_fills=[FILL, make_fill("TBBBBB-BBBBB-BBBBBB", "OZZZZZ-ZZZZZ-ZZZZZZ")]) == []
 
 
 def test_fills_without_their_order() -> None:
-    """Fills in the journal whose order it does not have are found."""
+    """Fills in the journal whose order is missing there are reported."""
     findings = find_differences([], [], [FILL], [], [])
     assert findings[0] == f"the journal has fills of {ORDER.txid}, and not that order"
 
 
 def test_partly_filled_canceled_order_has_its_fills() -> None:
-    """The executed part of a cancelled order has its fills like any other."""
+    """The executed part of a canceled order has its fills like any other."""
     part = make_kraken_order(status=OrderStatus.CANCELED, volume=Decimal("0.02"))
     assert differences_of([part], [replace(INTENT, state=OrderState.CANCELED)], kraken_orders=[part]) == []

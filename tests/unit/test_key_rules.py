@@ -12,26 +12,26 @@ REQUIRED_PERMISSIONS = frozenset({"query-funds", "query-open-trades", "query-clo
 
 
 def make_key_info(permissions: frozenset[str] = REQUIRED_PERMISSIONS, nonce_window: int = 0) -> KeyInfo:
-    """Return what Kraken says of a key."""
+    """Return the key information of Kraken."""
     return KeyInfo("bot", 1, nonce_window, permissions)
 
 
 def refusal_message(info: KeyInfo, allow_withdraw: bool = False) -> str:
-    """Return why a key may not be used, in words."""
+    """Return the reasons why a key may not be used."""
     with pytest.raises(KeyRuleError) as caught:
         check_key(info, allow_withdraw)
     return str(caught.value)
 
 
 def test_key_with_required_permissions_may_trade() -> None:
-    """A key with the four permissions and no window passes, with more permissions too."""
+    """A key with the four permissions and no nonce window is accepted, also with more permissions."""
     check_key(make_key_info(), allow_withdraw=False)
     check_key(make_key_info(REQUIRED_PERMISSIONS | {"close-trades", "query-ledger"}), allow_withdraw=False)
 
 
 @pytest.mark.parametrize("window", [1, 5000, 10_000_000])
 def test_a_nonce_window_is_refused(window: int) -> None:
-    """Any window above 0 is refused, and named."""
+    """Any nonce window above 0 is refused, and the message names it."""
     assert f"nonce window of {window}" in refusal_message(make_key_info(nonce_window=window))
 
 
@@ -49,6 +49,6 @@ def test_withdrawal_permission_must_be_allowed() -> None:
 
 
 def test_all_reasons_are_reported_together() -> None:
-    """A key that is wrong in three ways is told all three."""
-    words = refusal_message(make_key_info(frozenset({"withdraw-funds"}), nonce_window=9))
-    assert all(part in words for part in ("window of 9", "Query open orders", "Create & modify", "withdraw"))
+    """A key with three problems is refused with all three reasons."""
+    message = refusal_message(make_key_info(frozenset({"withdraw-funds"}), nonce_window=9))
+    assert all(part in message for part in ("window of 9", "Query open orders", "Create & modify", "withdraw"))

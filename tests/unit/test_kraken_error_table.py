@@ -1,4 +1,4 @@
-"""Every error string of Kraken has one meaning here, and only a proof settles an order."""
+"""Every Kraken error string has one meaning, and only a proof resolves an order."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ EXPECTED_CLASSES: list[tuple[str, type[KrakenError]]] = [
 
 
 def documented_rows(folder: Path) -> list[tuple[list[str], list[str]]]:
-    """Return, for each row of the facts' tables of errors, its strings and its other cells."""
+    """Return the error strings and the other cells of each row in the error tables of the reference document."""
     text = (folder / "kraken-facts.md").read_text("utf-8")
     section = text.split("\n## 3. Errors\n")[1].split("\n### 3.6")[0]
     cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
@@ -128,7 +128,7 @@ def strings_in(cell: str) -> list[str]:
 
 
 def test_each_documented_string_is_in_the_table(shared: Path) -> None:
-    """Each error string that the facts list has a row of its own, not only the one for any engine refusal."""
+    """Each documented error string has its own row, not only the general one for matching engine refusals."""
     strings = [string for strings, _ in documented_rows(shared) for string in strings]
     rows = {string: find_rule(string) for string in strings}
     assert len(strings) >= 80
@@ -136,7 +136,7 @@ def test_each_documented_string_is_in_the_table(shared: Path) -> None:
 
 
 def test_executed_flag_matches_the_documentation(shared: Path) -> None:
-    """A string may have run exactly if its row of the facts does not begin with a plain no."""
+    """A string may have been executed exactly if its documented row does not begin with a plain no."""
     for strings, cells in documented_rows(shared):
         if len(cells) == 4:
             expected = Executed.NO if cells[1].startswith("no") else Executed.MAYBE
@@ -146,20 +146,20 @@ def test_executed_flag_matches_the_documentation(shared: Path) -> None:
 
 
 def test_prefixes_are_unique() -> None:
-    """No prefix stands in the table twice."""
+    """No prefix is in the table twice."""
     prefixes = [row.prefix for row in ERROR_TABLE]
     assert sorted(set(prefixes)) == sorted(prefixes)
 
 
 @pytest.mark.parametrize("row", ERROR_TABLE, ids=lambda row: row.prefix)
 def test_each_rule_is_found_by_its_prefix(row: ErrorRule) -> None:
-    """Looking a row's prefix up gives that row, alone and with a detail behind it."""
+    """A lookup of a row's prefix returns that row, with and without a detail after it."""
     assert find_rule(row.prefix) is row
     assert find_rule(row.prefix + ":some detail") is row
 
 
 def test_possibly_executed_rule_is_never_final() -> None:
-    """No string is both a possible execution and a proof that the order was not placed."""
+    """No string means both a possible execution and a proof that the order was not placed."""
     assert [row.prefix for row in ERROR_TABLE if row.is_final_for_order and row.executed is Executed.MAYBE] == []
 
 
@@ -197,7 +197,7 @@ def test_each_engine_error_is_an_order_refusal() -> None:
 
 
 def test_one_uncertain_string_makes_the_answer_uncertain() -> None:
-    """An answer is final only if each of its errors is, and if it has one."""
+    """An answer is final only if it has an error and all its errors are final."""
     assert is_final_for_order(["EOrder:Insufficient funds", "EOrder:Order minimum not met"])
     assert is_final_for_order(["WOrder:some warning", "EOrder:Insufficient funds"])
     assert not is_final_for_order(["EOrder:Insufficient funds", "EService:Busy"])
@@ -207,7 +207,7 @@ def test_one_uncertain_string_makes_the_answer_uncertain() -> None:
 
 @pytest.mark.parametrize(("string", "expected"), EXPECTED_CLASSES)
 def test_each_string_becomes_the_exception_of_its_category(string: str, expected: type[KrakenError]) -> None:
-    """The exception has the category's class, the endpoint, Kraken's own words and a sentence of advice."""
+    """The exception has the class of the category, the endpoint, Kraken's text and a sentence of advice."""
     error = make_error("AddOrder", [string])
     assert type(error) is expected
     assert (error.method, error.error_strings) == ("AddOrder", [string])
@@ -215,7 +215,7 @@ def test_each_string_becomes_the_exception_of_its_category(string: str, expected
 
 
 def test_each_category_has_a_rule_and_an_exception() -> None:
-    """Each category can come out of the table and be raised."""
+    """Each category is in the table and has an exception."""
     for category in Category:
         prefixes = [row.prefix for row in ERROR_TABLE if row.category is category]
         assert prefixes, category
@@ -233,13 +233,13 @@ def test_each_category_has_a_rule_and_an_exception() -> None:
     ],
 )
 def test_the_most_severe_string_decides(strings: list[str], expected: type[KrakenError]) -> None:
-    """Of several strings the most severe gives the class, in whatever order they come."""
+    """The most severe of several strings decides the class, whatever their order."""
     assert type(make_error("Balance", strings)) is expected
     assert type(make_error("Balance", strings[::-1])) is expected
 
 
 def test_warnings_are_not_errors() -> None:
-    """A W string is no error, and any other string is one, with a prefix or without."""
+    """A W string is no error; any other string is one, with a prefix or without."""
     assert filter_errors(["WGeneral:careful", "EAPI:Invalid key", "Wrong", "Price(s) not found"]) == [
         "EAPI:Invalid key",
         "Wrong",
@@ -248,19 +248,19 @@ def test_warnings_are_not_errors() -> None:
 
 
 def test_an_answer_without_an_error_makes_no_exception() -> None:
-    """Asking for the exception of an answer that has no error is a mistake of the caller."""
+    """Requesting the exception of an answer without an error is a programming error."""
     with pytest.raises(ValueError, match="no error"):
         make_error("Balance", ["WGeneral:careful"])
 
 
 def test_blanks_around_colons_do_not_matter_and_case_does() -> None:
-    """Strings match after trimming blanks around the colons, and only in Kraken's own case."""
+    """Strings match with blanks around their colons, and only in Kraken's case."""
     assert find_rule(" EAPI : Invalid nonce ") is find_rule("EAPI:Invalid nonce") is not None
     assert find_rule("EAPI:invalid nonce") is None
 
 
 def test_the_longest_prefix_wins() -> None:
-    """A string that two rows begin is read by the longer one."""
+    """Of two matching prefixes the longer one counts."""
     row = find_rule("EOrder:Unknown order action.")
     assert row is not None
     assert row.prefix == "EOrder:Unknown order action"
@@ -281,16 +281,16 @@ def test_the_longest_prefix_wins() -> None:
     ],
 )
 def test_the_wait_follows_the_table_or_the_time_kraken_names(string: str, now: float, expected: float) -> None:
-    """A throttled answer waits until the time it names, for a minute at most; the rest as the table says."""
+    """A throttled answer is retried at the time that it names, a minute at most; the rest follows the table."""
     assert retry_after_seconds([string], now) == expected
 
 
 def test_the_longest_wait_of_several_counts() -> None:
-    """With several strings the longest wait is taken, and with none there is no wait."""
+    """Of several strings the longest wait counts; without any there is no wait."""
     assert retry_after_seconds(["EGeneral:Too many requests", "EAuth:Too many requests"], 0.0) == 30.0
     assert retry_after_seconds([], 0.0) == 0.0
 
 
 def test_only_invalid_nonce_retries_with_a_new_nonce() -> None:
-    """A fresh nonce at once is the answer to a refused nonce and to nothing else."""
+    """Only a refused nonce is retried at once with a new nonce."""
     assert [row.prefix for row in ERROR_TABLE if row.retry is RetryPolicy.NEW_NONCE] == ["EAPI:Invalid nonce"]

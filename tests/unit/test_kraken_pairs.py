@@ -1,4 +1,5 @@
-"""Pairs are found under all of their names, and no order leaves that Kraken would refuse for its precision or size."""
+"""Pairs are found under all of their names, and an order with an invalid precision or size is refused before it is
+sent."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ HALF_TICK_PAIR = TABLE.find("BTC/USDT")
 
 
 def violated_rule(pair: Pair, volume: str, price: str, side: Side = Side.BUY) -> tuple[str, str]:
-    """Return the rule that the order breaks, and the nearest value offered."""
+    """Return the violated rule and the nearest value."""
     with pytest.raises(OrderRuleError) as caught:
         check_order(pair, side, Decimal(volume), Decimal(price))
     assert caught.value.rule in str(caught.value)
@@ -108,13 +109,13 @@ def test_one_pair_has_many_names(name: str) -> None:
     ],
 )
 def test_names_are_looked_up_rather_than_stripped(name: str, symbol: str) -> None:
-    """A letter that belongs to an asset stays, and one that Kraken put before it goes."""
+    """A letter that belongs to an asset is kept, and one that Kraken prepends is removed."""
     assert TABLE.find(name).symbol == symbol
 
 
 @pytest.mark.parametrize(("name", "near"), [("BTC/UDS", "BTC/USD"), ("XBTUSDD", "BTC/USD"), ("ETH/EUP", "ETH/EUR")])
 def test_an_unknown_name_is_answered_with_near_ones(name: str, near: str) -> None:
-    """The error names the symbol that was asked for and pairs with names like it."""
+    """The error names the requested symbol and pairs with similar names."""
     with pytest.raises(SymbolError) as caught:
         TABLE.find(name)
     assert name in str(caught.value)
@@ -122,7 +123,7 @@ def test_an_unknown_name_is_answered_with_near_ones(name: str, near: str) -> Non
 
 
 def test_a_name_like_no_other_gets_no_hint() -> None:
-    """The error for a name that is near to nothing offers nothing."""
+    """The error for a name that is similar to no other suggests nothing."""
     with pytest.raises(SymbolError, match=r"^Kraken knows no pair 'QQQQ'$"):
         TABLE.find("QQQQ")
 
@@ -142,7 +143,7 @@ def test_an_ambiguous_name_is_refused() -> None:
 
 
 def test_missing_fields_have_the_meaning_of_their_absence() -> None:
-    """Without tick_size a tick is one in the last decimal, without costmin there is none."""
+    """Without tick_size a tick is one in the last decimal; without costmin there is no minimum cost."""
     pair = TABLE.find("SOL/USD")
     assert (pair.tick_size, pair.cost_minimum) == (Decimal("0.1"), Decimal(0))
 
@@ -165,7 +166,7 @@ def test_missing_fields_have_the_meaning_of_their_absence() -> None:
     ids=str,
 )
 def test_damaged_entry_disables_only_its_pair(fields: dict[str, Any]) -> None:
-    """A row that cannot be read makes its pair unusable, with the reason, and leaves the others alone."""
+    """An entry that cannot be read makes its pair unusable, with the reason, and affects no other pair."""
     table = PairTable(
         {"XXBTZUSD": make_asset_pair("XBTUSD", "XBT/USD", "XXBT", "ZUSD") | fields, "SOLUSD": ASSET_PAIRS["SOLUSD"]},
         ASSETS,
@@ -208,12 +209,12 @@ def test_assets_have_the_name_in_common_use(asset_id: str, name: str) -> None:
 
 
 def test_unlisted_pair_keeps_the_kraken_name() -> None:
-    """A listed pair's row gets our symbol, and an unlisted one keeps the name it came with."""
+    """A listed pair gets our symbol, and an unlisted one keeps its name."""
     assert (TABLE.symbol_of("XBTUSD"), TABLE.symbol_of("GONEUSD")) == ("BTC/USD", "GONEUSD")
 
 
 def test_the_recorded_answer_is_read(shared: Path) -> None:
-    """The recorded AssetPairs of Kraken gives BTC/USDT with its precision and minima."""
+    """The recorded AssetPairs response gives BTC/USDT with its precision and minima."""
     result = json.loads((shared / "data" / "http_asset_pairs.json").read_text("utf-8"))["result"]
     pair = PairTable(result, {}).find("BTC/USDT")
     assert (pair.pair_id, pair.base, pair.quote, pair.base_id) == ("XBTUSDT", "BTC", "USDT", "XXBT")
@@ -239,13 +240,13 @@ def test_the_recorded_answer_is_read(shared: Path) -> None:
     ],
 )
 def test_numbers_are_written_plainly(value: str, text: str) -> None:
-    """A number is written without exponent or trailing zeros, and with all of its digits."""
+    """A number is formatted without exponent or trailing zeros, and with all of its digits."""
     assert format_decimal(Decimal(value)) == text
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**12, places=10))
 def test_a_written_number_reads_back_as_itself(value: Decimal) -> None:
-    """Writing a number loses nothing."""
+    """Formatting a number loses nothing."""
     assert Decimal(format_decimal(value)) == value
 
 
@@ -257,7 +258,7 @@ def test_what_is_no_number_is_not_written(value: str) -> None:
 
 
 def test_a_good_order_passes() -> None:
-    """An order on the grid and above both minima is not objected to."""
+    """An order on the tick and lot grid and above both minima is accepted."""
     check_order(BTC, Side.BUY, Decimal("0.00005"), Decimal("37500.1"))
     check_order(BTC, Side.SELL, Decimal("1.25000000"), Decimal("37500.10"))
 
@@ -287,12 +288,12 @@ def test_a_good_order_passes() -> None:
 def test_violated_rule_is_named_with_the_nearest_value(
     pair: Pair, volume: str, price: str, side: Side, expected: tuple[str, str]
 ) -> None:
-    """The error names the first rule broken and the nearest value that keeps it, none of it worse for us."""
+    """The error names the first violated rule and the nearest valid value, none of it worse for the bot."""
     assert violated_rule(pair, volume, price, side) == expected
 
 
 def test_long_numbers_are_rounded_exactly() -> None:
-    """A number with more digits than the default context keeps loses only what lies beyond the grid."""
+    """A number with more digits than the default decimal context loses only what is beyond the grid."""
     number = Decimal("123456789012345678901234567890.123456789")
     assert round_volume(BTC, number) == Decimal("123456789012345678901234567890.12345678")
     assert round_price(BTC, Side.SELL, number) == Decimal("123456789012345678901234567890.2")
@@ -301,7 +302,7 @@ def test_long_numbers_are_rounded_exactly() -> None:
 
 @pytest.mark.parametrize("number", [0.01, 1, "0.01", None], ids=repr)
 def test_only_decimals_are_money(number: Any) -> None:
-    """Floats, and whatever else is not Decimal, are refused wherever money goes in."""
+    """Floats, and every other type than Decimal, are refused wherever an amount is expected."""
     good = Decimal(1)
     with pytest.raises(TypeError, match="Decimal"):
         check_order(BTC, Side.BUY, number, good)
@@ -345,7 +346,7 @@ NUMBERS = st.decimals(min_value=Decimal("1e-12"), max_value=Decimal("1e12"), all
 
 @given(pair=PAIRS, side=st.sampled_from(Side), price=NUMBERS, volume=NUMBERS)
 def test_a_rounded_order_passes(pair: Pair, side: Side, price: Decimal, volume: Decimal) -> None:
-    """An order rounded to the grid passes if it is above the minima, and else breaks no rule but those."""
+    """A rounded order above the minima is accepted; one below them violates no other rule."""
     price, volume = round_price(pair, side, price), round_volume(pair, volume)
     large_enough = volume >= pair.order_minimum and Fraction(price) * Fraction(volume) >= pair.cost_minimum
     if large_enough and price > 0 and volume > 0:
@@ -357,7 +358,7 @@ def test_a_rounded_order_passes(pair: Pair, side: Side, price: Decimal, volume: 
 
 @given(pair=PAIRS, side=st.sampled_from(Side), price=NUMBERS)
 def test_rounding_a_price_is_never_worse_and_never_far(pair: Pair, side: Side, price: Decimal) -> None:
-    """A buy is rounded down and a sell up, by less than ten units in the grid's coarser rule, and only once."""
+    """A buy is rounded down and a sell up, by less than ten units of the coarser grid, and rounding is idempotent."""
     rounded = round_price(pair, side, price)
     assert rounded <= price if side is Side.BUY else rounded >= price
     assert abs(rounded - price) < 10 * max(pair.tick_size, Decimal(1).scaleb(-pair.price_decimals))
@@ -366,14 +367,14 @@ def test_rounding_a_price_is_never_worse_and_never_far(pair: Pair, side: Side, p
 
 @given(pair=PAIRS, volume=NUMBERS)
 def test_rounding_a_volume_is_down_and_less_than_a_lot(pair: Pair, volume: Decimal) -> None:
-    """A volume loses less than one unit of its last decimal and gains nothing."""
+    """A volume is rounded down by less than one unit of its last decimal."""
     rounded = round_volume(pair, volume)
     assert 0 <= volume - rounded < Decimal(1).scaleb(-pair.lot_decimals)
 
 
 @given(pair=PAIRS, side=st.sampled_from(Side), price=NUMBERS, volume=NUMBERS)
 def test_the_nearest_value_is_allowed(pair: Pair, side: Side, price: Decimal, volume: Decimal) -> None:
-    """Taking the value that an error offers, at most twice, makes the order pass."""
+    """Using the nearest value of the error, at most twice, makes the order valid."""
     for _ in range(2):
         try:
             check_order(pair, side, volume, price)

@@ -1,4 +1,4 @@
-"""Kraken's answers become models exactly."""
+"""Kraken's responses are parsed into exact models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, PAIR_TABLE, TRADE, 
 
 
 def recorded(folder: Path, name: str) -> Any:
-    """Return the result of a recorded answer, with numbers read as the client reads them."""
+    """Return the result of a recorded response, with numbers parsed as the client parses them."""
     answer = json.loads((folder / "data" / f"http_{name}.json").read_text("utf-8"), parse_float=Decimal)
     assert answer["error"] == []
     return answer["result"]
@@ -27,7 +27,7 @@ def test_the_recorded_time_is_read(shared: Path) -> None:
 
 
 def test_the_recorded_status_is_read(shared: Path) -> None:
-    """The recorded SystemStatus gives its word and the moment we asked."""
+    """The recorded SystemStatus gives its status and the time of the request."""
     assert responses.read_system_status(recorded(shared, "system_status"), 5.0) == SystemStatus("online", 5.0)
 
 
@@ -35,7 +35,7 @@ def test_the_recorded_status_is_read(shared: Path) -> None:
     ("row", "status"), [({"status": "post_only"}, "post_only"), ({"status": None}, "online"), ({}, "online")]
 )
 def test_the_status_of_a_pair_is_read(row: dict[str, str | None], status: str) -> None:
-    """A pair's status is Kraken's word, and online where there is none."""
+    """The status of a pair is Kraken's value, and online if there is none."""
     assert responses.read_pair_status({"XXBTZUSD": row}) == status
 
 
@@ -45,7 +45,7 @@ def test_the_recorded_ticker_is_read(shared: Path) -> None:
 
 
 def test_the_recorded_candles_are_read(shared: Path) -> None:
-    """The recorded OHLC gives every candle but the running one, the newest being the one that Kraken calls last."""
+    """The recorded OHLC gives every candle except the running one; the newest is the one that Kraken names as last."""
     result = recorded(shared, "ohlc")
     candles = responses.read_candles(result, 60, 1762820230.0)
     assert len(candles) == len(result["XBTUSDT"]) - 1
@@ -72,18 +72,18 @@ def test_the_recorded_candles_are_read(shared: Path) -> None:
     ],
 )
 def test_only_closed_candles_come_out(last: int, now: float, expected: int) -> None:
-    """A candle counts as closed when both Kraken's `last` and the clock say so."""
+    """A candle is closed when both Kraken's `last` and the clock say so."""
     candles = responses.read_candles(OHLC | {"last": last}, 60, now)
     assert [candle.time_seconds for candle in candles] == [1790000000, 1790000060, 1790000120][:expected]
 
 
 def test_a_pair_without_candles_has_none() -> None:
-    """An empty list of rows is an answer: no candles."""
+    """An empty candle list means no candles."""
     assert responses.read_candles({"XBTEUR": [], "last": 0}, 60, 1790000000.0) == []
 
 
 def test_balances_have_common_names_and_exact_values() -> None:
-    """BalanceEx gives the totals as written, by name, with suffixed and unknown assets apart."""
+    """BalanceEx gives exact totals by name, with suffixed and unknown assets kept apart."""
     totals = {"ZEUR": "812.3300", "XXBT": "0.0412000000", "XBT.F": "0.1", "SOL": "3.5000000000", "XNEW": "1"}
     result = {name: {"balance": total, "hold_trade": "0"} for name, total in totals.items()}
     balances = responses.read_balance_ex(result, PAIR_TABLE)
@@ -92,7 +92,7 @@ def test_balances_have_common_names_and_exact_values() -> None:
 
 
 def test_two_codes_of_one_asset_add_up() -> None:
-    """Balances of two codes with one name are added, so that neither hides the other."""
+    """The balances of two codes with one name are added."""
     result = {"XXBT": {"balance": "0.5", "hold_trade": "0.1"}, "XBT": {"balance": "0.25", "hold_trade": "0.2"}}
     assert responses.read_balance_ex(result, PAIR_TABLE) == {"BTC": Balance("BTC", Decimal("0.75"), Decimal("0.3"))}
 
@@ -109,12 +109,12 @@ def test_extended_balances_include_held_amounts_and_credit() -> None:
 
 
 def test_an_empty_account_has_no_balances() -> None:
-    """An account without any asset answers with an empty object, and that is no error."""
+    """An account without any asset answers with an empty object, which is not an error."""
     assert responses.read_balance_ex({}, PAIR_TABLE) == {}
 
 
 def test_an_open_order_is_read() -> None:
-    """Each field of an order row lands where it belongs, the order's own price apart from that of its fills."""
+    """Each field of an order record is parsed, with the order's own price apart from that of its fills."""
     assert responses.read_open_orders({"open": {"OQ7TEX-3F5KA-9ZPLMN": ORDER}}, PAIR_TABLE) == [
         Order(
             txid="OQ7TEX-3F5KA-9ZPLMN",
@@ -141,20 +141,20 @@ def test_an_open_order_is_read() -> None:
     "missing", [{"cl_ord_id": None}, {"cl_ord_id": ..., "userref": 0}, {"cl_ord_id": "", "userref": 7}], ids=str
 )
 def test_an_order_without_a_client_id_is_read(missing: dict[str, Any]) -> None:
-    """A missing, null or empty cl_ord_id, with any userref, is the empty string."""
+    """A missing, null or empty cl_ord_id, with any userref, becomes the empty string."""
     row = {name: value for name, value in (ORDER | missing).items() if value is not ...}
     assert [order.cl_ord_id for order in responses.read_open_orders({"open": {"O1": row}}, PAIR_TABLE)] == [""]
 
 
 def test_times_are_read_however_they_were_parsed() -> None:
-    """A time may come as float, whole number, Decimal or text."""
+    """A time may be a float, integer, Decimal or text."""
     for value in (1790000000.5, Decimal("1790000000.5"), "1790000000.5"):
         [order] = responses.read_open_orders({"open": {"O1": ORDER | {"opentm": value}}}, PAIR_TABLE)
         assert order.opened_seconds == 1790000000.5
 
 
 def test_closed_orders_keep_their_order_and_the_grand_total() -> None:
-    """A page of closed orders comes newest first as sent, with the count of all, and each row's end and reason."""
+    """A page of closed orders keeps its order, newest first, with the total count, closing times and reasons."""
     closed = ORDER | {"status": "canceled", "closetm": 1790000100.5, "reason": "User requested"}
     orders, count = responses.read_closed_orders(
         {"closed": {"O2": closed, "O1": closed | {"status": "expired", "reason": None}}, "count": 117}, PAIR_TABLE
@@ -167,20 +167,20 @@ def test_closed_orders_keep_their_order_and_the_grand_total() -> None:
 
 
 def test_an_order_of_an_unlisted_pair_is_read() -> None:
-    """An order of a pair that is no longer listed does not spoil the answer, and keeps Kraken's name for it."""
+    """An order of a pair that is no longer listed is parsed, and keeps Kraken's name for it."""
     [order] = responses.read_open_orders({"open": {"O1": replace_entry(ORDER, "descr/pair", "GONEEUR")}}, PAIR_TABLE)
     assert order.symbol == "GONEEUR"
 
 
 @pytest.mark.parametrize("offset", ["+1.5000%", "-20.0", "#5%"])
 def test_trailing_order_has_price_zero(offset: str) -> None:
-    """An order with an offset in place of a price is read with price zero."""
+    """An order with an offset in place of a price has the price zero."""
     [order] = responses.read_open_orders({"open": {"O1": replace_entry(ORDER, "descr/price", offset)}}, PAIR_TABLE)
     assert order.price == 0
 
 
 def test_trades_are_read() -> None:
-    """Each field of a trade row lands where it belongs, with the count of all."""
+    """Each field of a trade record is parsed, with the total count."""
     assert responses.read_trades({"trades": {"TQ3V7A-K2M4P-XW8RST": TRADE}, "count": 31}, PAIR_TABLE) == (
         [
             Fill(
@@ -200,14 +200,14 @@ def test_trades_are_read() -> None:
 
 
 def test_key_info_is_read_without_the_key() -> None:
-    """The name, nonce, window, permissions and expiry of the key are read, and the key itself is not."""
+    """The name, nonce, window, permissions and expiry of the key are parsed, and the key itself is not."""
     info = responses.read_key_info(KEY_INFO)
     assert info == KeyInfo("bot", 1790000000123456789, 0, frozenset(KEY_INFO["permissions"]))
     assert "the key itself" not in repr(info)
 
 
 def test_a_placed_order_has_one_txid() -> None:
-    """AddOrder's answer gives its only txid."""
+    """The AddOrder response gives its only txid."""
     assert (
         responses.read_add_order_txid({"descr": {"order": "buy"}, "txid": ["OQ7TEX-3F5KA-9ZPLMN"]})
         == "OQ7TEX-3F5KA-9ZPLMN"
@@ -215,7 +215,7 @@ def test_a_placed_order_has_one_txid() -> None:
 
 
 def test_a_cancel_is_counted() -> None:
-    """CancelOrder's answer gives the count, pending or not."""
+    """The CancelOrder response gives the count, pending or not."""
     assert (responses.read_cancel_count({"count": 1, "pending": True}), responses.read_cancel_count({"count": 0})) == (
         1,
         0,

@@ -1,4 +1,4 @@
-"""What cannot be read of Kraken's answers is an error, never zero."""
+"""An unreadable response of Kraken is an error, never zero."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ DAMAGES = [
 
 @pytest.mark.parametrize("name", READERS)
 def test_the_samples_are_readable_before_they_are_damaged(name: str) -> None:
-    """Each reader reads its own sample, so that the damage alone makes the next test's errors."""
+    """Each parser accepts its undamaged sample, so the damage alone causes the errors of the next test."""
     read, sample = READERS[name]
     assert read(sample) is not None
 
 
 @pytest.mark.parametrize(("name", "path", "new"), DAMAGES, ids=str)
 def test_a_damaged_answer_is_an_error(name: str, path: str, new: Any) -> None:
-    """A missing or unreadable field that matters makes the whole answer unreadable."""
+    """A missing or unreadable required field makes the whole response unreadable."""
     read, sample = READERS[name]
     with pytest.raises(NoAnswerError, match="unreadable reply to "):
         read(replace_entry(sample, path, new))
@@ -130,14 +130,14 @@ def test_a_damaged_answer_is_an_error(name: str, path: str, new: Any) -> None:
 @pytest.mark.parametrize("result", [None, [], "text", 7, True], ids=repr)
 @pytest.mark.parametrize("name", READERS)
 def test_an_answer_of_another_shape_is_an_error(name: str, result: Any) -> None:
-    """An answer that is not an object is unreadable."""
+    """A response that is not an object is unreadable."""
     with pytest.raises(NoAnswerError, match="unreadable reply to "):
         READERS[name][0](result)
 
 
 @pytest.mark.parametrize("field", [name for name in KEY_INFO if name not in {"permissions", "apiKeyName"}])
 def test_unreadable_key_info_does_not_reveal_the_key(field: str) -> None:
-    """Whatever field is wrong, and even if it has the key in it, neither the error nor what was read has the key."""
+    """Whichever field is invalid, even one that contains the key, neither error nor parsed value contains the key."""
     try:
         output = repr(responses.read_key_info(KEY_INFO | {field: "the key itself"}))
     except NoAnswerError as error:

@@ -1,4 +1,4 @@
-"""The lines of a run: as text or as JSON, redacted, kept, and written whatever happens."""
+"""Log output: as text or as JSON, redacted, remembered, and written despite failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from starlette.routing import Route
 from bot.base import logging_setup
 from tests.conftest import ROOT
 
-SECRET = "kQH5HW0mVbF6zP+q3nXyT/8dRwJ2sLcA"  # known to be secret, and of no shape that would tell
+SECRET = "kQH5HW0mVbF6zP+q3nXyT/8dRwJ2sLcA"  # registered as secrets, and without a recognizable shape
 TOKEN_PATTERN = "token=hunter2hunter2"
 log = logging.getLogger("bot.somewhere")
 RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -32,7 +32,7 @@ RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
-    """Put back what a set-up changes in this process."""
+    """Restore what the set-up changes in this process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
@@ -44,7 +44,7 @@ def restore_logging() -> Iterator[None]:
 
 
 def configure_logs(form: str) -> None:
-    """Set up the lines of this process; pytest's own handlers would not bear what is tried here."""
+    """Set up logging in this process; pytest's own handlers would not survive these tests."""
     logging.getLogger().handlers[:] = []
     logging_setup.configure(form)
 
@@ -55,8 +55,8 @@ def parse_json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def test_text_output_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    """As text, signs that a terminal obeys, or that turn the direction of writing, are shown as escapes; lines and
-    tabs stay, and so does every letter."""
+    """Text output escapes control characters and characters that change the writing direction; line breaks, tabs and
+    letters stay."""
     configure_logs("text")
     logging_setup.print_line("a\x1b[2J\x07\x9b\r\x7f\u202e\u2028\tb\nc \xe9 \u4e2d")
     log.warning("d\x1bE")
@@ -66,8 +66,7 @@ def test_text_output_escapes_control_characters(capsys: pytest.CaptureFixture[st
 
 
 def test_text_output_prints_lines_verbatim(capsys: pytest.CaptureFixture[str]) -> None:
-    """As text, what is said stands on standard output as it is, and what is logged on the other stream with time and
-    level."""
+    """Text output prints lines unchanged on standard output, and log records with time and level on standard error."""
     configure_logs("text")
     logging_setup.print_line("BTC/USD 86500.1  bought 100% of it\nand more")
     log.warning("The disk has %s bytes left.", 7)
@@ -77,7 +76,7 @@ def test_text_output_prints_lines_verbatim(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_json_output_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """As JSON, each line of standard output is an object with time, level, logger and message, whatever is in it."""
+    """JSON output is one object per line with time, level, logger and message, whatever the text contains."""
     configure_logs("json")
     logging_setup.print_line('first\nsecond "third" \u2028 \x85 caf\u00e9')
     log.info("one")
@@ -95,7 +94,7 @@ def test_json_output_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_json_traceback_is_a_field_of_its_record(capsys: pytest.CaptureFixture[str]) -> None:
-    """As JSON, a traceback is a field of its line, with its causes."""
+    """In JSON output a traceback is a field of its record, with its causes."""
     configure_logs("json")
     try:
         try:
@@ -111,7 +110,7 @@ def test_json_traceback_is_a_field_of_its_record(capsys: pytest.CaptureFixture[s
 
 
 def log_secrets() -> None:
-    """Log and say a secret in every part of a line."""
+    """Log and print a secret in every part of a line."""
     logging_setup.print_line(f"said {SECRET} and {TOKEN_PATTERN}")
     log.warning("%s and %s", {"API-Sign": SECRET}, TOKEN_PATTERN, stack_info=True)
     try:
@@ -123,7 +122,7 @@ def log_secrets() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_secrets_are_redacted_in_every_output(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither stream nor the kept lines have a secret of a message, its arguments, a stack, an exception or its
+    """Neither stream nor the recent lines contain a secret of a message, its arguments, a stack, an exception or its
     notes."""
     configure_logs(form)
     log_secrets()
@@ -136,7 +135,7 @@ def test_secrets_are_redacted_in_every_output(form: str, capsys: pytest.CaptureF
 
 
 def test_recent_lines_holds_the_last_200(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 300 lines, said and logged, the last 200 are kept, oldest first, each with time and level."""
+    """Of 300 printed and logged lines the last 200 are remembered, oldest first, each with time and level."""
     configure_logs("text")
     for number in range(150):
         logging_setup.print_line(f"line {2 * number}")
@@ -149,7 +148,7 @@ def test_recent_lines_holds_the_last_200(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_recent_line_length_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line of a megabyte is written whole and kept in part."""
+    """A line of a megabyte is written completely and remembered in part."""
     configure_logs("text")
     logging_setup.print_line("x" * 1_000_000)
     assert len(capsys.readouterr().out) == 1_000_001
@@ -157,7 +156,7 @@ def test_recent_line_length_is_bounded(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_reconfiguring_changes_format_without_duplicates(capsys: pytest.CaptureFixture[str]) -> None:
-    """Set up as JSON and then as text, each line is written once, as text."""
+    """After a set-up as JSON and then as text, each line is written once, as text."""
     configure_logs("json")
     logging_setup.configure("text")
     log.warning("once")
@@ -168,7 +167,7 @@ def test_reconfiguring_changes_format_without_duplicates(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_bad_log_arguments_are_reported_without_values(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where a logger's arguments do not fit its text, the program goes on, and the line about it has none of them."""
+    """If log arguments do not fit the format, the program continues, and the report contains none of their values."""
     configure_logs(form)
     log.error("%d of it", "seventeen")
     log.error("goes on")
@@ -182,8 +181,8 @@ def test_bad_log_arguments_are_reported_without_values(form: str, capsys: pytest
 def test_full_disk_does_not_stop_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where standard output takes nothing, that is told once, on the error stream and among the kept lines, and the
-    lines are kept all the same."""
+    """If standard output fails, this is reported once, on standard error and in the recent lines, and lines are still
+    remembered."""
     configure_logs("text")
     full_disk = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115 - its end fails as well
     monkeypatch.setattr(sys, "stdout", full_disk)
@@ -203,7 +202,7 @@ def test_full_disk_does_not_stop_the_program(
 def test_lines_are_remembered_without_streams(
     form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A program that was started without any stream goes on, and keeps its lines."""
+    """A program started without standard streams continues and remembers its lines."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     configure_logs(form)
@@ -216,17 +215,17 @@ def test_lines_are_remembered_without_streams(
     assert capsys.readouterr() == ("", "")
 
 
-# The status server's log
+# The log of the dashboard's server
 
 
 def raise_error(request: Request) -> PlainTextResponse:
-    """Fail as no handler should."""
+    """Raise an error in a handler."""
     raise RuntimeError(f"{SECRET} of {request.headers['authorization']}")
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[int]:
-    """Serve on loopback, with uvicorn's own log set-up off and its lines about requests on; give the port."""
+    """Serve on loopback with uvicorn's own log set-up disabled and its access log enabled; yield the port."""
     app = Starlette(routes=[Route("/", lambda _request: PlainTextResponse("fine")), Route("/fail", raise_error)])
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -241,7 +240,7 @@ def serve() -> Iterator[int]:
 
 
 def test_server_logs_errors_but_no_requests(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a request that goes well uvicorn writes nothing; of one that fails one line, redacted, as all others are."""
+    """uvicorn logs nothing for a successful request and one redacted line for a failed one."""
     configure_logs("json")
     with serve() as port:
         for path, status in (("/?token=hunter2hunter2", 200), ("/fail", 500)):
@@ -257,7 +256,7 @@ def test_server_logs_errors_but_no_requests(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_no_module_logs_at_debug_level() -> None:
-    """No module of the program logs at DEBUG, or below what is shown in any other way."""
+    """No module of the program logs at DEBUG, or below the displayed level in any other way."""
     found = [
         f"{path.name}:{node.lineno}: {ast.unparse(node)}"
         for path in [ROOT / "main.py", *(ROOT / "bot").rglob("*.py")]

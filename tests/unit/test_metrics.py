@@ -1,4 +1,4 @@
-"""The metrics: their names and values in Prometheus's text, as its own parser reads it, and who may count when."""
+"""The metrics: names and values as Prometheus's own parser reads them, and counting in threads and forks."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ UNKNOWN_STATUS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count from zero, and leave the counters of this test process alone."""
-    monkeypatch.setattr(metrics, "_meters", metrics._Metrics())
+    """Count from zero, and leave the counters of this test process unchanged."""
+    monkeypatch.setattr(metrics, "_metrics", metrics._Metrics())
 
 
 def record_one_of_each() -> None:
-    """Have a series in every metric."""
+    """Record one observation in every metric."""
     metrics.update_gauges(STATUS)
     metrics.record_nonce_issued()
     metrics.record_nonce_refused()
     metrics.record_request_lock_wait(0.02)
     metrics.record_request("OpenOrders", "ok", 0.2)
-    with metrics.time_store_operation("draw"):
+    with metrics.time_store_operation("next_nonce"):
         metrics.record_order("accepted")
     metrics.record_reconciliation("placed")
 
@@ -64,11 +64,12 @@ UNITLESS = ("state", "ready", "leader", "open", "equity")
 
 
 def test_names_follow_prometheus_conventions() -> None:
-    """Names are the program's and lower case; counters alone end in _total, histograms are in seconds, all are told."""
+    """Names are lower case with the program's prefix; only counters end in _total, histograms are in seconds, all have
+    help."""
     record_one_of_each()
     for name, family in metric_families().items():
         assert METRIC_NAME.fullmatch(name), name
-        # The parser takes _total off a counter's name, as OpenMetrics does.
+        # The parser removes _total from a counter's name, as OpenMetrics does.
         assert all(sample.name == f"{name}_total" for sample in family.samples) == (family.type == "counter"), name
         assert family.type != "histogram" or name.endswith("_seconds"), name
         assert family.type == "counter" or name.endswith((*BASE_UNITS, *UNITLESS)), name
@@ -86,7 +87,7 @@ def test_every_series_is_unique() -> None:
 
 
 def test_docs_list_every_metric() -> None:
-    """docs/operating.md has the name, type and labels of every metric, and of no other."""
+    """docs/operating.md lists the name, type and labels of exactly these metrics."""
     record_one_of_each()
     table = [line for line in rows(read_section("docs/operating.md", "Metrics")) if len(line) == 4]
     documented = {backquoted(name)[0]: (kind, set(backquoted(labels))) for name, kind, labels, _ in table}
@@ -98,7 +99,7 @@ def test_docs_list_every_metric() -> None:
 
 
 def test_status_becomes_gauges() -> None:
-    """What the status page knows is told in numbers: money, ages, levels, and 1 for what is so."""
+    """The status snapshot is exported as numbers: money, ages, levels, and 1 for true."""
     metrics.update_gauges(STATUS)
     assert metric_values("info") == {("live", "1.2.3"): 1}
     assert metric_values("equity") == {("EUR",): 10250.75}
@@ -113,7 +114,7 @@ def test_status_becomes_gauges() -> None:
 
 
 def test_unknown_values_have_no_series() -> None:
-    """A value that is not known has no line at all, and is never 0; what is not so is 0."""
+    """An unknown value has no line, and is never 0; false is 0."""
     metrics.update_gauges(UNKNOWN_STATUS)
     lines = metrics.render().decode().splitlines()
     exported = {line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")}
@@ -125,7 +126,7 @@ def test_unknown_values_have_no_series() -> None:
 
 
 def test_only_counters_exist_before_the_first_status() -> None:
-    """Without facts there are no gauges, and the counters that have no labels, or known ones, stand at 0."""
+    """Before the first status there are no gauges; counters without labels, or with known ones, are 0."""
     found = metric_families()
     assert {family.type for family in found.values()} == {"counter", "histogram"}
     counts = [one.value for family in found.values() if family.type == "counter" for one in family.samples]
@@ -133,14 +134,14 @@ def test_only_counters_exist_before_the_first_status() -> None:
 
 
 def test_unknown_methods_share_a_series() -> None:
-    """A thousand methods that are none of the bot's are one series, called other."""
+    """A thousand unknown methods share one series named other."""
     for number in range(1000):
         metrics.record_request(f"Method{number}", "ok", 0.1)
     assert metric_values("call_seconds", "_count") == {("other", "ok"): 1000}
 
 
 def test_histogram_buckets_are_cumulative() -> None:
-    """Waits of 0.5, 1 and 30 s: none is within 0.25 s, one within 0.5 s, two within 20 s; all are 31.5 s."""
+    """Of waits of 0.5, 1 and 30 s none is within 0.25 s, one within 0.5 s and two within 20 s; the sum is 31.5 s."""
     for seconds in (0.5, 1.0, 30.0):
         metrics.record_request_lock_wait(seconds)
     buckets = metric_values("turn_wait_seconds", "_bucket")
@@ -149,7 +150,7 @@ def test_histogram_buckets_are_cumulative() -> None:
 
 
 def test_mean_wait_covers_the_last_hundred() -> None:
-    """There is no mean before the first wait; then it is that of the last hundred."""
+    """There is no mean before the first wait; afterwards it is that of the last hundred."""
     assert metrics.mean_request_lock_wait_seconds() is None
     for seconds in [1000.0] * 50 + [1.0, 2.0] * 50:
         metrics.record_request_lock_wait(seconds)
@@ -157,7 +158,7 @@ def test_mean_wait_covers_the_last_hundred() -> None:
 
 
 def test_concurrent_counting_loses_nothing() -> None:
-    """Eight threads that count a thousand each at once count eight thousand."""
+    """Eight threads that count a thousand each at the same time count eight thousand."""
     barrier = threading.Barrier(8)
 
     def count() -> None:
@@ -175,7 +176,7 @@ def test_concurrent_counting_loses_nothing() -> None:
 
 
 def test_forked_child_counts_while_parent_holds_a_lock() -> None:
-    """Forked while another thread is in the middle of counting, a child counts from zero and does not hang."""
+    """A child that is forked while another thread counts starts from zero and does not hang."""
     with Child("tests.unit.metrics_child", limit_seconds=20) as process:
         assert process.read_to_end() == [
             "in the child: 1 nonces; kraken_bot_turn_wait_seconds_sum 1.0",

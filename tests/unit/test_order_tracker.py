@@ -1,4 +1,4 @@
-"""The bot's own orders: taken over from the journal, followed by Kraken's rows, and kept in the journal."""
+"""The bot's own orders: loaded from the journal, updated from Kraken's order records, and written to the journal."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ ID = f"{BOT_ID}|1"
 
 @pytest.fixture
 def clock() -> SteppedClock:
-    """Return the market's clock."""
+    """Return the market clock."""
     return SteppedClock(NOW)
 
 
 @pytest.fixture
 def broker(clock: SteppedClock) -> FakeBroker:
-    """Return an account whose journal is up to date since a minute and a half."""
+    """Return an account whose journal was complete 90 seconds ago."""
     broker = FakeBroker(clock, {"BTC/USD": make_candles([100] * 3)})
     broker.journal.set_complete_until(BOT_ID, NOW - 90)
     return broker
 
 
 def bought_order(seconds: float = 1000.0) -> Order:
-    """Return the row of one coin that this bot bought then."""
+    """Return the order record of one coin that this bot bought then."""
     return make_order("O1", Side.BUY, "1", "100", cl_ord_id=ID, opened_seconds=seconds, closed_seconds=seconds)
 
 
 def resting_order() -> Order:
-    """Return the row of an entry that rests."""
+    """Return the order record of a resting entry."""
     return replace(make_order("O1", Side.BUY, "1", "100", cl_ord_id=ID), status=OrderStatus.OPEN, executed=Decimal(0))
 
 
 def record_query_starts(broker: FakeBroker) -> list[float]:
-    """Return a list to which each question for closed orders adds its moment."""
+    """Return a list of the start times of all queries for closed orders."""
     start_times: list[float] = []
     get_closed_orders = broker.get_closed_orders
 
@@ -59,7 +59,8 @@ def record_query_starts(broker: FakeBroker) -> list[float]:
 
 
 def test_orders_in_the_journal_are_not_queried_again(broker: FakeBroker) -> None:
-    """A coin whose row only the journal has is held, its signal was placed, and Kraken is asked for what came since."""
+    """A coin whose order only the journal has is held, its signal was placed, and Kraken is queried for later orders
+    only."""
     broker.journal.record_orders([bought_order()])
     start_times, tracker = record_query_starts(broker), OrderTracker(broker)
     tracker.rebuild()
@@ -69,7 +70,7 @@ def test_orders_in_the_journal_are_not_queried_again(broker: FakeBroker) -> None
 
 
 def test_an_accepted_order_without_a_record_is_still_working(broker: FakeBroker) -> None:
-    """An order that the journal has as accepted, and Kraken's lists not yet, is neither open nor gone."""
+    """An order that the journal has as accepted and Kraken's lists do not have yet is working, but not open."""
     broker.journal.record_intent(make_intent(ID))
     broker.journal.mark_sent(ID, "1", NOW - 100, NOW - 92)
     broker.journal.set_state(ID, OrderState.OPEN, txid="O1")
@@ -81,7 +82,7 @@ def test_an_accepted_order_without_a_record_is_still_working(broker: FakeBroker)
 
 
 def test_placed_and_not_placed_signals_are_loaded_from_the_journal(broker: FakeBroker) -> None:
-    """This bot's placed intent counts as placed, its absent one as not placed, and another bot's as nothing."""
+    """This bot's placed intent counts as placed, its absent one as not placed, and another bot's is ignored."""
     for cl_ord_id, state in (
         (ID, OrderState.FILLED),
         (f"{BOT_ID}|2", OrderState.NOT_PLACED),
@@ -98,7 +99,7 @@ def test_placed_and_not_placed_signals_are_loaded_from_the_journal(broker: FakeB
 
 
 def test_the_journal_is_kept_up_to_date_while_nothing_is_open(broker: FakeBroker, clock: SteppedClock) -> None:
-    """An idle hour after the start, the journal is known to lack nothing up to then."""
+    """After an idle hour the journal is marked complete up to then."""
     tracker = OrderTracker(broker)
     tracker.rebuild()
     clock.time_seconds += 3600
@@ -107,7 +108,7 @@ def test_the_journal_is_kept_up_to_date_while_nothing_is_open(broker: FakeBroker
 
 
 def test_the_journal_is_not_marked_complete_before_the_history_is_read(broker: FakeBroker, clock: SteppedClock) -> None:
-    """Where Kraken does not answer the first reading, the next one an hour later finds what was bought before it."""
+    """If the first read of the history fails, the next one an hour later finds a purchase from before the failure."""
     broker.fail("get_closed_orders", NoAnswerError("half an answer"))
     broker.orders["O1"] = bought_order(NOW - 80)
     tracker = OrderTracker(broker)
@@ -120,7 +121,7 @@ def test_the_journal_is_not_marked_complete_before_the_history_is_read(broker: F
 
 
 def test_an_entry_that_rested_and_is_in_neither_list_is_not_open(broker: FakeBroker) -> None:
-    """An order that was open and is in neither list now is still working, and not open: it may have filled."""
+    """An order that was open and is in neither list now is working, and not open, because it may have filled."""
     broker.orders["O1"] = resting_order()
     tracker = OrderTracker(broker)
     tracker.rebuild()
@@ -132,7 +133,7 @@ def test_an_entry_that_rested_and_is_in_neither_list_is_not_open(broker: FakeBro
 
 
 def test_external_orders_are_known_only_while_open(broker: FakeBroker) -> None:
-    """An order of another sender is known while it is open, and forgotten with the next look after that."""
+    """An order of another sender is known while it is open, and dropped by the next refresh after that."""
     broker.orders |= {"O1": resting_order(), "O9": replace(resting_order(), txid="O9", cl_ord_id="")}
     tracker = OrderTracker(broker)
     tracker.rebuild()
@@ -143,7 +144,8 @@ def test_external_orders_are_known_only_while_open(broker: FakeBroker) -> None:
 
 
 def test_order_records_that_could_not_be_written_are_written_later(broker: FakeBroker, tmp_path: Path) -> None:
-    """While the disk refuses there is trouble; once it does not, the missing row is there and the trouble is over."""
+    """A failed write is reported as a journal error; once the disk works, the missing order record is written and the
+    error is cleared."""
     tracker = OrderTracker(broker)
     tracker.rebuild()
     broker.journal = Journal(str(tmp_path / "gone" / "journal.sqlite"))
@@ -157,7 +159,7 @@ def test_order_records_that_could_not_be_written_are_written_later(broker: FakeB
 
 
 def test_an_order_record_is_written_only_when_it_changes(broker: FakeBroker) -> None:
-    """A resting entry is written down once, however often its unchanged row is read."""
+    """A resting entry is written once, however often its unchanged record is read."""
     written: list[Order] = []
     broker.journal.record_orders = written.extend  # type: ignore[method-assign, assignment]
     broker.orders["O1"] = resting_order()

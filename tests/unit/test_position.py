@@ -1,4 +1,4 @@
-"""The fold of own order rows into holdings and realised profits; the answers are computed by hand."""
+"""Positions and realised P&L from own order records; the expected values were computed by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = 86_400.0
 
 
 def test_buys_add_up_to_a_holding_with_an_average_price() -> None:
-    """Two buys of 2 at 100 and 1 at 130 are 3 coins at an average of 110, with both fees beside it."""
+    """Two buys of 2 at 100 and 1 at 130 make 3 coins at an average of 110, with the sum of both fees."""
     orders = [
         make_order("A", Side.BUY, "2", "200", "1", opened_seconds=10.0, closed_seconds=11.0),
         make_order("B", Side.BUY, "1", "130", "0.5", opened_seconds=20.0, closed_seconds=21.0),
@@ -27,7 +27,7 @@ def test_buys_add_up_to_a_holding_with_an_average_price() -> None:
 
 
 def test_a_sale_realises_its_pnl_net_of_the_fees_of_both_legs() -> None:
-    """Of 3 coins at 110 with 1.5 of fees, one sold for 120 less 0.4 earns 120 - 0.4 - 110 - 0.5 = 9.1."""
+    """Of 3 coins at 110 with 1.5 of fees, one sold for 120 less 0.4 realises 120 - 0.4 - 110 - 0.5 = 9.1."""
     orders = [
         make_order("A", Side.BUY, "3", "330", "1.5", closed_seconds=1.0),
         make_order("B", Side.SELL, "1", "120", "0.4", closed_seconds=2.0),
@@ -38,7 +38,7 @@ def test_a_sale_realises_its_pnl_net_of_the_fees_of_both_legs() -> None:
 
 
 def test_a_canceled_or_open_order_counts_its_executed_quantity() -> None:
-    """A canceled row that executed 0.5 and an open one that executed 0.25 hold 0.75 together."""
+    """A canceled order that executed 0.5 and an open one that executed 0.25 hold 0.75 together."""
     orders = [
         make_order("A", Side.BUY, "0.5", "50", status=OrderStatus.CANCELED, closed_seconds=5.0, volume=Decimal(1)),
         make_order("B", Side.BUY, "0.25", "25", status=OrderStatus.OPEN, opened_seconds=1.0, volume=Decimal(1)),
@@ -66,7 +66,7 @@ def test_a_stop_that_sells_while_its_entry_still_rests_leaves_nothing() -> None:
 
 
 def test_coins_the_bot_did_not_buy_are_not_in_its_position() -> None:
-    """Selling 5 with 2 bought leaves nothing and earns from 2 of the 5 only; selling with none bought earns nothing."""
+    """Selling 5 with 2 bought leaves nothing and realises the P&L of 2; selling with none bought realises nothing."""
     early = make_order("A", Side.SELL, "1", "90", closed_seconds=1.0)
     bought = make_order("B", Side.BUY, "2", "200", opened_seconds=2.0, closed_seconds=2.0)
     sold = make_order("C", Side.SELL, "5", "550", "5", closed_seconds=3.0)
@@ -76,7 +76,8 @@ def test_coins_the_bot_did_not_buy_are_not_in_its_position() -> None:
 
 
 def test_the_realised_loss_today_is_net_and_starts_at_midnight_utc() -> None:
-    """After a loss of 30 yesterday, and today one of 20 and a gain of 5, the day's loss is 15, and zero tomorrow."""
+    """After a loss of 30 yesterday, and today one of 20 and a gain of 5, today's realised loss is 15, and zero
+    tomorrow."""
     results = [(DAY - 1, "70"), (DAY, "80"), (DAY + 60, "105")]
     orders = [
         make_order(f"B{time_seconds}", Side.BUY, "1", "100", closed_seconds=time_seconds - 0.5)
@@ -130,7 +131,7 @@ def _histories(draw: st.DrawFn) -> list[Order]:
 
 @given(_histories())
 def test_money_is_conserved_to_the_last_digit(orders: list[Order]) -> None:
-    """What was realised, less what the coins still held cost, is exactly what came in less what went out."""
+    """The realised P&L less the cost of the held coins is exactly the money received less the money spent."""
     book = build_positions(orders)
     flows = [order.cost - order.fee if order.side is Side.SELL else -order.cost - order.fee for order in orders]
     held_cost = sum((holding.cost + holding.fees for holding in book.holdings.values()), Decimal(0))
@@ -139,7 +140,7 @@ def test_money_is_conserved_to_the_last_digit(orders: list[Order]) -> None:
 
 @given(_histories(), st.randoms(use_true_random=False))
 def test_the_sequence_of_the_order_records_does_not_matter(orders: list[Order], random: Random) -> None:
-    """The same rows, shuffled, give the same book."""
+    """The same order records in any sequence give the same book."""
     shuffled = list(orders)
     random.shuffle(shuffled)
     assert build_positions(shuffled) == build_positions(orders)

@@ -1,4 +1,4 @@
-"""The client's counters are never below Kraken's, so that the bot waits instead of being refused."""
+"""The client's rate counters are never below Kraken's, so the bot waits instead of being refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KRAKEN_TIERS = [STARTER, INTERMEDIATE, PRO]
 
 
 def spend_until_full(rest: RestCounter, method: str, now: float) -> int:
-    """Send `method` at one moment until the counter says wait; return how often that was."""
+    """Send `method` at one moment until the counter requires a wait; return the number of calls."""
     calls = 0
     while not rest.wait_seconds(method, now):
         rest.spend(method, now)
@@ -47,20 +47,20 @@ def spend_until_full(rest: RestCounter, method: str, now: float) -> int:
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_tiers_are_those_of_krakens_pages(tier: Tier, rest: tuple[float, float], engine: tuple[float, float]) -> None:
-    """Maxima, thresholds and decays are the published ones, and the tier is found by its name."""
+    """Maxima, thresholds and decays are the published ones, and a tier is found by its name."""
     assert (tier.rest_maximum, tier.rest_decay_per_second) == rest
     assert (tier.engine_threshold, tier.engine_decay_per_second) == engine
     assert TIERS[tier.name] is tier
 
 
 def test_rest_points_are_the_stricter_ones() -> None:
-    """Histories and order lists cost two, orders and cancels nothing here, everything else one."""
+    """Histories and order lists cost two points, orders and cancels none, everything else one."""
     points = [rest_points(method) for method in (*METHODS, "Ledgers", "QueryLedgers", "GetApiKeyInfo", "CancelAll")]
     assert points == [1, 2, 2, 2, 1, 0, 0, 2, 2, 1, 1]
 
 
 def test_a_full_rest_counter_waits_for_the_decay() -> None:
-    """When the next call does not fit, the wait is what has to decay, divided by the decay."""
+    """If the next call does not fit, the wait is the excess divided by the decay."""
     rest = RestCounter(PRO)
     assert spend_until_full(rest, "Balance", NOW) == 17
     assert rest.wait_seconds("Balance", NOW) == pytest.approx(1.0)
@@ -69,7 +69,7 @@ def test_a_full_rest_counter_waits_for_the_decay() -> None:
 
 
 def test_orders_and_cancels_never_wait_for_the_rest_counter() -> None:
-    """AddOrder and CancelOrder go however full the REST counter is."""
+    """AddOrder and CancelOrder never wait for the REST counter."""
     rest = RestCounter(STARTER)
     rest.saturate(NOW)
     assert (rest.wait_seconds("AddOrder", NOW), rest.wait_seconds("CancelOrder", NOW)) == (0.0, 0.0)
@@ -77,7 +77,7 @@ def test_orders_and_cancels_never_wait_for_the_rest_counter() -> None:
 
 @pytest.mark.parametrize(("tier", "expected"), [(STARTER, 6.03), (INTERMEDIATE, 5.0), (PRO, 4.0)])
 def test_a_refusal_by_kraken_fills_the_rest_counter(tier: Tier, expected: float) -> None:
-    """After `EAPI:Rate limit exceeded` the next read waits a few seconds, whatever had been counted."""
+    """After `EAPI:Rate limit exceeded` the next read waits a few seconds, whatever was counted before."""
     rest = RestCounter(tier)
     rest.saturate(NOW)
     assert rest.wait_seconds("Balance", NOW) == pytest.approx(expected, abs=0.01)
@@ -85,7 +85,7 @@ def test_a_refusal_by_kraken_fills_the_rest_counter(tier: Tier, expected: float)
 
 @pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
 def test_one_wait_after_a_refusal_is_enough(tier: Tier) -> None:
-    """A refusal is waited for once, at every tier and however the seconds round: no second wait follows the first."""
+    """After a refusal one wait is enough, at every tier and for every rounding of the seconds."""
     for step in range(100):
         now = NOW + step * 0.123456789
         rest, engine = RestCounter(tier), EngineCounter(tier)
@@ -98,7 +98,7 @@ def test_one_wait_after_a_refusal_is_enough(tier: Tier) -> None:
 
 
 def test_a_clock_that_is_set_back_neither_frees_nor_freezes_the_counter() -> None:
-    """Time that goes back decays nothing, and decay goes on from there."""
+    """A clock that is set back decays nothing, and the decay continues from there."""
     rest = RestCounter(PRO)
     spend_until_full(rest, "Balance", NOW)
     assert rest.wait_seconds("Balance", NOW - 3600.0) == pytest.approx(1.0)
@@ -106,7 +106,7 @@ def test_a_clock_that_is_set_back_neither_frees_nor_freezes_the_counter() -> Non
 
 
 def test_the_unlimited_tier_never_waits_of_itself() -> None:
-    """Ten thousand calls at one moment wait for nothing."""
+    """Ten thousand calls at one moment need no wait."""
     rest, engine = RestCounter(UNLIMITED), EngineCounter(UNLIMITED)
     for _ in range(10_000):
         rest.spend("TradesHistory", NOW)
@@ -116,7 +116,7 @@ def test_the_unlimited_tier_never_waits_of_itself() -> None:
 
 
 def test_two_clocks_that_are_apart_do_not_decay_twice() -> None:
-    """When two processes whose clocks are a minute apart count in turn, nothing decays before the later time."""
+    """If two processes whose clocks differ by a minute count alternately, nothing decays before the later time."""
     rest = RestCounter(PRO)
     spend_until_full(rest, "Balance", NOW)
     for _ in range(10):
@@ -129,7 +129,7 @@ def test_two_clocks_that_are_apart_do_not_decay_twice() -> None:
 @pytest.mark.parametrize("points", [-5.0, 17.0, 1e300])
 @pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
 def test_any_counter_state_frees_up_within_three_minutes(tier: Tier, points: float, ahead_seconds: float) -> None:
-    """Whatever number of points at whatever time another one has counted, room comes within three minutes."""
+    """Whatever points at whatever time another process has stored, there is room within three minutes."""
     rest, engine = RestCounter(tier), EngineCounter(tier)
     rest.merge(CounterState(points, NOW + ahead_seconds), NOW)
     engine.merge({"BTC/USD": CounterState(points, NOW + ahead_seconds)}, NOW)
@@ -140,7 +140,7 @@ def test_any_counter_state_frees_up_within_three_minutes(tier: Tier, points: flo
 
 
 def test_merge_keeps_the_greater_counter() -> None:
-    """After a merge a counter stands at the greater of both, decayed to the same moment."""
+    """After a merge a counter has the greater of both values, decayed to the same time."""
     mine, theirs = RestCounter(PRO), RestCounter(PRO)
     for counter, calls in ((mine, 3), (theirs, 5)):
         for _ in range(calls):
@@ -151,16 +151,16 @@ def test_merge_keeps_the_greater_counter() -> None:
 
 
 @pytest.mark.parametrize(
-    "kept", [None, "x", 7.0, [], [1.0], ["1", "2"], [1.0, 2.0, 3.0], [float("nan"), 1.0], [1.0, float("inf")]]
+    "stored", [None, "x", 7.0, [], [1.0], ["1", "2"], [1.0, 2.0, 3.0], [float("nan"), 1.0], [1.0, float("inf")]]
 )
-def test_invalid_counter_state_reads_as_zero(kept: object) -> None:
-    """Anything but two finite numbers is read as no points."""
-    assert CounterState.parse(kept) == (0.0, 0.0)
+def test_invalid_counter_state_reads_as_zero(stored: object) -> None:
+    """Anything but two finite numbers counts as zero points."""
+    assert CounterState.parse(stored) == (0.0, 0.0)
     assert CounterState.parse([1.5, 2]) == (1.5, 2.0)
 
 
 def test_decayed_pairs_are_dropped() -> None:
-    """The standings to keep are those of pairs that have points left."""
+    """Only counters with points left are stored."""
     engine = EngineCounter(STARTER)
     engine.spend("BTC/USD", Action.ADD, NOW)
     engine.spend("ETH/USD", Action.CANCEL, NOW)
@@ -176,7 +176,7 @@ def test_decayed_pairs_are_dropped() -> None:
 def test_a_client_that_waits_is_never_refused(
     tier: Tier, step_seconds: float, phase: float, calls: list[tuple[str, float]]
 ) -> None:
-    """Kraken's counter, lowered in steps of up to three seconds at any phase, never passes its maximum."""
+    """Kraken's counter, which decays in steps of up to three seconds at any phase, never exceeds its maximum."""
     rest, now, kraken, steps_done = RestCounter(tier), 0.0, 0.0, 0
     for method, idle_seconds in calls:
         now += idle_seconds if idle_seconds > 10.0 else 0.0
@@ -199,12 +199,12 @@ def test_a_client_that_waits_is_never_refused(
     ],
 )
 def test_engine_points_by_age(action: Action, expected: list[int]) -> None:
-    """Each action costs, at the lower edge of each age, what Kraken's table says."""
+    """Each action costs what Kraken's table says at the lower edge of each age."""
     assert [engine_points(action, age) for age in (0.0, 5.0, 10.0, 15.0, 45.0, 90.0, 300.0)] == expected
 
 
 def test_the_engine_counter_adds_up_and_decays() -> None:
-    """The counter stands at what was spent less what decayed since, and does not fall below zero."""
+    """The counter is the points spent less the decay since, and never below zero."""
     engine = EngineCounter(STARTER)
     engine.spend("BTC/USD", Action.ADD, NOW)
     engine.spend("BTC/USD", Action.CANCEL, NOW, age_seconds=4.0)
@@ -215,7 +215,7 @@ def test_the_engine_counter_adds_up_and_decays() -> None:
 
 
 def test_pairs_do_not_share_an_engine_counter() -> None:
-    """A full counter of one pair leaves another pair free."""
+    """A full counter of one pair does not affect another pair."""
     engine = EngineCounter(PRO)
     engine.saturate("BTC/USD", NOW)
     assert engine.wait_seconds("BTC/USD", Action.ADD, NOW) > 0.0
@@ -224,7 +224,7 @@ def test_pairs_do_not_share_an_engine_counter() -> None:
 
 @pytest.mark.parametrize("tier", KRAKEN_TIERS, ids=lambda tier: tier.name)
 def test_orders_reserve_room_for_two_recent_cancels(tier: Tier) -> None:
-    """When orders have to wait, two cancels of orders a second old still go at once."""
+    """When new orders must wait, two cancels of orders a second old still need no wait."""
     engine, added = EngineCounter(tier), 0
     while not engine.wait_seconds("BTC/USD", Action.ADD, NOW):
         engine.spend("BTC/USD", Action.ADD, NOW)
@@ -238,5 +238,5 @@ def test_orders_reserve_room_for_two_recent_cancels(tier: Tier) -> None:
 
 
 def test_an_order_of_unknown_age_counts_as_new() -> None:
-    """Without an age a cancel is booked at its highest price."""
+    """Without an age a cancel costs the maximum."""
     assert engine_points(Action.CANCEL) == 8

@@ -1,4 +1,4 @@
-"""What a journal is worth when it is opened, and whose orders are looked up and written down."""
+"""When a journal is complete at start, and which orders are queried and recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ID = f"{BOT_ID}0000000000001"
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    """Return a journal that has all of this bot's past."""
+    """Return a journal that has every order of this bot."""
     journal = Journal(str(tmp_path / "journal.sqlite"))
     journal.set_complete_until(BOT_ID, NOW)
     return journal
@@ -52,12 +52,12 @@ def make_reconciler(
     *,
     overlap_seconds: float = 0.0,
 ) -> Reconciler:
-    """Return the settlement of a process that has just started; closed orders there are none."""
+    """Return the reconciler of a process that has just started; there are no closed orders."""
     return Reconciler(journal, FakeAccount(open_orders), BOT_ID, ServerTime(clock), overlap_seconds)
 
 
 def seconds_until_complete(reconciler: Reconciler, clock: SteppedClock) -> float:
-    """Return after how many seconds of look-ups, each made as soon as it is due, the past is known."""
+    """Query as soon as each query is due; return the seconds until the history is complete."""
     begin = clock.time_seconds
     while not reconciler.history_is_complete():
         clock.time_seconds = max(clock.time_seconds, reconciler.unknown.due_seconds() or 0.0)
@@ -69,12 +69,12 @@ def seconds_until_complete(reconciler: Reconciler, clock: SteppedClock) -> float
     ("age_seconds", "known"), [(JOURNAL_MAX_AGE_SECONDS, True), (JOURNAL_MAX_AGE_SECONDS + 1, False)]
 )
 def test_journal_history_is_complete_for_a_minute(journal: Journal, age_seconds: float, known: bool) -> None:
-    """Kept up to date a minute ago it has all orders of this bot; after a longer rest what it lacks is looked for."""
+    """A journal that was current a minute ago is complete; after a longer pause the history must be queried."""
     assert make_reconciler(journal, SteppedClock(NOW + age_seconds)).history_is_complete() is known
 
 
 def test_order_of_another_process_is_not_taken_over_before_its_deadline(journal: Journal) -> None:
-    """An order that another process sends meanwhile is taken over once its deadline is past, and not before."""
+    """An order that another process sends meanwhile is taken over once its deadline has passed, and not before."""
     clock = SteppedClock(NOW)
     here = make_reconciler(journal, clock)
     assert here.unknown_orders() == []
@@ -87,14 +87,14 @@ def test_order_of_another_process_is_not_taken_over_before_its_deadline(journal:
 
 
 def test_unanswered_order_of_an_earlier_run_is_unknown_at_start(journal: Journal) -> None:
-    """At the start an order without an answer is unknown, whatever its deadline: nobody waits for it any more."""
+    """At start an order without an answer is unknown, whatever its deadline, because no process waits for it."""
     journal.record_intent(make_intent(ID))
     journal.mark_sent(ID, "1", NOW, NOW + 8)
     assert [order.cl_ord_id for order in make_reconciler(journal, SteppedClock(NOW)).unknown_orders()] == [ID]
 
 
 def test_only_own_orders_are_recorded(journal: Journal) -> None:
-    """A look-up that finds the unknown order and one of another sender writes the first into the journal alone."""
+    """A query that finds the unknown order and one of another sender records the first only."""
     journal.record_intent(make_intent(ID))
     journal.mark_sent(ID, "1", NOW, NOW + 8)
     rows = [make_open_kraken_order(ID, "OMINE"), make_open_kraken_order("other0000000000001", "OTHEIRS")]
@@ -105,7 +105,7 @@ def test_only_own_orders_are_recorded(journal: Journal) -> None:
 
 @pytest.mark.parametrize(("clean", "seconds"), [(True, 8.0), (False, 16.0)])
 def test_takeover_reconciles_even_with_a_current_journal(journal: Journal, clean: bool, seconds: float) -> None:
-    """Whoever takes over looks for the past 16 s long, or 8 s after a leader that had settled all its orders."""
+    """A new leader reconciles for 16 s, or for 8 s after a leader that had reconciled all its orders."""
     clock = SteppedClock(NOW)
     here = make_reconciler(journal, clock)
     assert here.history_is_complete()
@@ -117,7 +117,7 @@ def test_takeover_reconciles_even_with_a_current_journal(journal: Journal, clean
 
 
 def test_second_takeover_restarts_reconciliation(journal: Journal) -> None:
-    """Look-ups that an earlier leadership of this process had begun say nothing of the leader in between."""
+    """Queries that began in an earlier leadership of this process prove nothing about the leader in between."""
     clock = SteppedClock(NOW)
     here = make_reconciler(journal, clock)
     here.begin_takeover(is_clean=True, is_first_leader=False)
@@ -129,7 +129,7 @@ def test_second_takeover_restarts_reconciliation(journal: Journal) -> None:
 
 
 def test_new_journal_waits_for_an_older_instance_to_end(tmp_path: Path) -> None:
-    """A new journal, where another instance may send for 120 s more, knows the past 8 s after that."""
+    """With a new journal, where another instance may send for 120 s more, the history is complete 8 s after that."""
     clock = SteppedClock(NOW)
     here = make_reconciler(Journal(str(tmp_path / "new.sqlite")), clock, overlap_seconds=120.0)
     assert not here.history_is_complete()
@@ -137,14 +137,14 @@ def test_new_journal_waits_for_an_older_instance_to_end(tmp_path: Path) -> None:
 
 
 def test_existing_journal_skips_the_overlap_wait(journal: Journal) -> None:
-    """With a journal of this bot, old or not, nothing is waited for on account of another instance."""
+    """With a journal of this bot, current or not, there is no wait for another instance."""
     clock = SteppedClock(NOW + JOURNAL_MAX_AGE_SECONDS + 1)
     assert seconds_until_complete(make_reconciler(journal, clock, overlap_seconds=120.0), clock) == 16.0
 
 
 @pytest.mark.parametrize(("first", "seconds"), [(True, 128.0), (False, 16.0)])
 def test_first_leader_without_journal_waits_for_other_instances(tmp_path: Path, first: bool, seconds: float) -> None:
-    """Where nobody has led before, and there is no journal, an instance that knows of no store is given time to end."""
+    """If there was no leader before and there is no journal, an instance that uses no store is given time to end."""
     clock = SteppedClock(NOW)
     here = make_reconciler(Journal(str(tmp_path / "new.sqlite")), clock, overlap_seconds=120.0)
     here.begin_takeover(is_clean=False, is_first_leader=first)
@@ -152,7 +152,7 @@ def test_first_leader_without_journal_waits_for_other_instances(tmp_path: Path, 
 
 
 def test_first_leader_with_journal_waits_no_longer(journal: Journal) -> None:
-    """A store that has lost who led makes nobody wait longer whose journal is of this bot."""
+    """A store that lost its leader record causes no longer wait for an instance with a journal of this bot."""
     clock = SteppedClock(NOW)
     here = make_reconciler(journal, clock, overlap_seconds=120.0)
     here.begin_takeover(is_clean=False, is_first_leader=True)

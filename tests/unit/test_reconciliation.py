@@ -1,4 +1,5 @@
-"""What proves the fate of an order: found is placed; absent only by fence, open orders, gap, closed orders."""
+"""The proof of an order's outcome: found means placed; absence needs a fencing read, open orders, a gap and closed
+orders."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def make_unknown_order(name: str = "bot01-a", symbol: str = "BTC/USD", sent: flo
 
 
 def make_kraken_order(name: str) -> Order:
-    """Return Kraken's row of an order."""
+    """Return an order as Kraken returns it."""
     zero = Decimal(0)
     return Order(
         txid=f"O{name}",
@@ -47,7 +48,7 @@ def make_kraken_order(name: str) -> Order:
 
 
 def make_unknown_orders(*orders: UnknownOrder) -> UnknownOrders:
-    """Return unknown orders."""
+    """Return a collection of unknown orders."""
     orders_unknown = UnknownOrders()
     for order in orders:
         orders_unknown.add(order)
@@ -55,7 +56,8 @@ def make_unknown_orders(*orders: UnknownOrder) -> UnknownOrders:
 
 
 def test_query_steps_run_in_order_and_on_time() -> None:
-    """Fence at once; open at deadline + 5 s; closed 3 s after that answer; each waits until its moment."""
+    """Fencing read at once; open orders at deadline + 5 s; closed orders 3 s after that answer; each step waits for its
+    time."""
     orders = make_unknown_orders(make_unknown_order())
     assert orders.next_step(SENT_SECONDS) is QueryStep.FENCE
     orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
@@ -66,12 +68,12 @@ def test_query_steps_run_in_order_and_on_time() -> None:
     assert orders.next_step(opened + 1 + QUERY_GAP_SECONDS - 0.1) is QueryStep.WAIT
     closed = opened + 1 + QUERY_GAP_SECONDS
     assert orders.next_step(closed) is QueryStep.CLOSED
-    (settled,) = orders.apply_query_result(QueryStep.CLOSED, [], closed, closed + 1)
-    assert (settled.order, orders.all()) == (None, [])
+    (resolution,) = orders.apply_query_result(QueryStep.CLOSED, [], closed, closed + 1)
+    assert (resolution.order, orders.all()) == (None, [])
 
 
 def test_margin_starts_at_a_later_fencing_read() -> None:
-    """Open orders are asked 5 s after a fence that was accepted after the deadline."""
+    """Open orders are queried 5 s after a fencing read that was accepted after the deadline."""
     orders = make_unknown_orders(make_unknown_order())
     orders.apply_query_result(QueryStep.FENCE, [], ORDER_DEADLINE + 100, ORDER_DEADLINE + 101)
     assert orders.next_step(ORDER_DEADLINE + 101 + DEADLINE_MARGIN_SECONDS - 0.1) is QueryStep.WAIT
@@ -80,23 +82,23 @@ def test_margin_starts_at_a_later_fencing_read() -> None:
 
 @pytest.mark.parametrize("step", list(QueryStep))
 def test_found_order_is_placed_at_any_time(step: QueryStep) -> None:
-    """An order whose id is in the rows of any look-up, at any moment, is settled as placed."""
+    """An order whose id is in the result of any query, at any time, is resolved as placed."""
     orders = make_unknown_orders(make_unknown_order())
-    (settled,) = orders.apply_query_result(
+    (resolution,) = orders.apply_query_result(
         step, [make_kraken_order("other"), make_kraken_order("bot01-a")], SENT_SECONDS, SENT_SECONDS
     )
-    assert settled.order == make_kraken_order("bot01-a")
+    assert resolution.order == make_kraken_order("bot01-a")
     assert orders.all() == []
 
 
 def test_orders_without_an_id_resolve_nothing() -> None:
-    """A row without cl_ord_id is nobody's, even where an order had none."""
+    """An order without cl_ord_id matches no unknown order, not even one without an id."""
     orders = make_unknown_orders(make_unknown_order(""))
     assert orders.apply_query_result(QueryStep.OPEN, [make_kraken_order("")], SENT_SECONDS, SENT_SECONDS) == []
 
 
 def test_early_query_does_not_count() -> None:
-    """Open orders that were asked before their moment do not bring closed orders nearer."""
+    """Open orders that were queried too early do not count as a step."""
     orders = make_unknown_orders(make_unknown_order())
     orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
     early = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS - 0.1
@@ -105,26 +107,26 @@ def test_early_query_does_not_count() -> None:
 
 
 def test_query_from_before_sending_is_no_fencing_read() -> None:
-    """Rows that were asked for before the order left leave it without a fence."""
+    """A query from before the order was sent is no fencing read."""
     orders = make_unknown_orders(make_unknown_order())
     orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS - 0.1, SENT_SECONDS + 1)
     assert orders.next_step(SENT_SECONDS + 2) is QueryStep.FENCE
 
 
 def test_query_from_before_the_record_does_not_count() -> None:
-    """A fence that was asked before the order could leave is none."""
+    """A query from before the order could be sent is no fencing read."""
     orders = make_unknown_orders(make_unknown_order())
     orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS - 0.1, SENT_SECONDS + 1)
     assert orders.next_step(SENT_SECONDS + 1) is QueryStep.FENCE
 
 
 def test_query_does_not_restore_a_resolved_order() -> None:
-    """An order that was answered while it was being looked up stays settled."""
+    """An order that was answered during a query stays resolved."""
     orders = make_unknown_orders(make_unknown_order())
-    taken = orders.all
+    original_all = orders.all
 
     def answered_meanwhile() -> list[UnknownOrder]:
-        before = taken()
+        before = original_all()
         orders.remove("bot01-a")
         return before
 
@@ -134,7 +136,7 @@ def test_query_does_not_restore_a_resolved_order() -> None:
 
 
 def test_failed_query_restarts_the_proof_and_keeps_the_fencing_read() -> None:
-    """After a failed look-up open orders are asked again, without a new fence."""
+    """After a failed query open orders are queried again, without a new fencing read."""
     orders = make_unknown_orders(make_unknown_order())
     orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS + 1)
     opened = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS
@@ -144,19 +146,21 @@ def test_failed_query_restarts_the_proof_and_keeps_the_fencing_read() -> None:
 
 
 def test_one_pair_of_queries_resolves_all_ready_orders() -> None:
-    """Two orders of the same moment are proved absent by the same look-ups; a later one is not."""
+    """Two orders of the same time are proved absent by the same queries; a later one is not."""
     late = make_unknown_order("bot01-c", "SOL/USD", ORDER_DEADLINE + 5)
     orders = make_unknown_orders(make_unknown_order("bot01-a"), make_unknown_order("bot01-b", "ETH/USD"), late)
     orders.apply_query_result(QueryStep.FENCE, [], SENT_SECONDS, SENT_SECONDS)
     opened = ORDER_DEADLINE + DEADLINE_MARGIN_SECONDS
     orders.apply_query_result(QueryStep.OPEN, [], opened, opened)
-    settled = orders.apply_query_result(QueryStep.CLOSED, [], opened + QUERY_GAP_SECONDS, opened + QUERY_GAP_SECONDS)
-    assert {each.unknown_order.cl_ord_id for each in settled} == {"bot01-a", "bot01-b"}
+    resolutions = orders.apply_query_result(
+        QueryStep.CLOSED, [], opened + QUERY_GAP_SECONDS, opened + QUERY_GAP_SECONDS
+    )
+    assert {each.unknown_order.cl_ord_id for each in resolutions} == {"bot01-a", "bot01-b"}
     assert [order.cl_ord_id for order in orders.all()] == ["bot01-c"]
 
 
 def test_unknown_order_blocks_only_its_pair() -> None:
-    """of_pair names the orders of that pair and no others."""
+    """`for_pair` returns the orders of that pair only."""
     first = make_unknown_order()
     assert make_unknown_orders(first).for_pair("BTC/USD") == [first]
     assert make_unknown_orders(first).for_pair("ETH/USD") == []
@@ -169,30 +173,31 @@ def test_unknown_order_blocks_only_its_pair() -> None:
     )
 )
 def test_absence_is_never_reported_without_proof(walk: list[tuple[float, float, QueryStep, bool, bool]]) -> None:
-    """Whatever is looked up when, whatever fails: absent is only told after fence, open, gap and closed in time."""
+    """Whatever is queried when, and whatever fails: absence is reported only after fencing read, open orders, gap and
+    closed orders in time."""
     orders, now = make_unknown_orders(make_unknown_order()), SENT_SECONDS
-    fence: float | None = None
+    fenced_at: float | None = None
     opened: float | None = None
-    for wait, takes, any_step, fails, asked_in_turn in walk:
-        asked = now + wait
-        now = asked + takes
-        step = orders.next_step(asked) if asked_in_turn else any_step
+    for wait, duration, any_step, fails, is_scheduled in walk:
+        asked_at = now + wait
+        now = asked_at + duration
+        step = orders.next_step(asked_at) if is_scheduled else any_step
         if fails:
             orders.restart_proof()
             opened = None
             continue
-        settled = orders.apply_query_result(step, [], asked, now)
-        if settled:
+        resolutions = orders.apply_query_result(step, [], asked_at, now)
+        if resolutions:
             assert step is QueryStep.CLOSED
-            assert fence is not None
+            assert fenced_at is not None
             assert opened is not None
-            assert asked >= opened + QUERY_GAP_SECONDS
+            assert asked_at >= opened + QUERY_GAP_SECONDS
             return
-        if step is QueryStep.FENCE and fence is None:
-            fence = now
-        ready = fence is not None and asked >= max(ORDER_DEADLINE, fence) + DEADLINE_MARGIN_SECONDS
+        if step is QueryStep.FENCE and fenced_at is None:
+            fenced_at = now
+        ready = fenced_at is not None and asked_at >= max(ORDER_DEADLINE, fenced_at) + DEADLINE_MARGIN_SECONDS
         if step is QueryStep.OPEN and opened is None and ready:
             opened = now
     assert orders.all() == [
-        replace(make_unknown_order(), fence_seconds=fence, open_orders_answered_seconds=opened),
+        replace(make_unknown_order(), fence_seconds=fenced_at, open_orders_answered_seconds=opened),
     ]

@@ -1,4 +1,4 @@
-"""What looks like a secret does not get through, in whatever it is wrapped; and nothing else is lost."""
+"""Text that looks like a secret is redacted in any format, and other text stays unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bot.kraken.transport import open_api
 from tests.conftest import ROOT
 from tests.fake_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, assert_no_part_of, unused_port
 
-# What looks like a secret
+# Text that looks like a secret
 
 NAMES = "API-Key API-Sign api-key api_key apikey X-Auth-Token x-api-key STATUS_TOKEN accessToken".split()
 HEADERS: list[Callable[[str, str], str]] = [
@@ -55,14 +55,14 @@ VALUES = ["hunter2hunter2", "tok_4f9aAb_c-d.e~f", KEY, quote(SECRET, safe="")]
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("name", [*NAMES, "password", "token", "secret", "otp", "Authorization", "Cookie"])
 def test_value_with_a_secret_name_is_redacted(name: str, value: str) -> None:
-    """In headers, tuples, dicts, JSON, reprs of them, addresses and forms, nobody sees the value of such a name."""
+    """In headers, tuples, dicts, JSON, their reprs, URLs and forms, the value after a secret name is redacted."""
     for write in HEADERS:
         assert_no_part_of(value, Redactor().redact(write(name, value)))
 
 
 @pytest.mark.parametrize("name", ["key", "sign", "signature", "pwd", "pass"])
 def test_common_words_name_a_secret_only_before_equals_or_in_quotes(name: str) -> None:
-    """What is a word of any sentence names a secret in a form, in a dict and in JSON, and in a sentence none."""
+    """A common word names a secret in a form, in a dict and in JSON, but not in a sentence."""
     for text in (f"a=1&{name}=hunter2hunter2", repr({name: "hunter2hunter2"}), json.dumps({name: "hunter2hunter2"})):
         assert_no_part_of("hunter2hunter2", Redactor().redact(text))
     sentence = f"ok       {name}: may query and trade"
@@ -86,29 +86,34 @@ def test_common_words_name_a_secret_only_before_equals_or_in_quotes(name: str) -
     ],
 )
 def test_credentials_in_headers_and_urls_are_redacted(text: str) -> None:
-    """Authorization and cookies, and user and password in an address of any scheme, are hidden."""
+    """Authorization and cookies, and user and password in a URL of any scheme, are redacted."""
     value = "hunter2hunter2"
     assert_no_part_of(value, Redactor().redact(text.format(value)))
 
 
 @pytest.mark.parametrize("password", ["p@ss/w0rd", "pass/w@rd?x", "p:ss#w@rd"])
 def test_unencoded_password_in_url_is_redacted(password: str) -> None:
-    """A password with characters that end a host early is hidden up to the last at sign."""
+    """A password with characters that normally end a host is redacted up to the last at sign."""
     redacted = Redactor().redact(f"NONCE_STORE is redis://bot:{password}@db.example:6379/0")
     assert redacted == f"NONCE_STORE is redis://{HIDDEN}@db.example:6379/0"
 
 
 def test_telegram_token_is_redacted() -> None:
-    """The token of a Telegram bot is hidden alone, and, of any length, in the path of its API."""
-    longer = f"{BOT_TOKEN}xyz-{BOT_TOKEN[-9:]}"
+    """The token of a Telegram bot is redacted, in text and, at any length, in the path of its API."""
+    long_token = f"{BOT_TOKEN}xyz-{BOT_TOKEN[-9:]}"
     api = "https://api.telegram.org/bot"
-    for text in (f"the token is {BOT_TOKEN}.", f"{api}{BOT_TOKEN}/getMe", f"{api}{longer}/getMe", quote(api + longer)):
-        assert_no_part_of(longer.partition(":")[2], Redactor().redact(text))
+    for text in (
+        f"the token is {BOT_TOKEN}.",
+        f"{api}{BOT_TOKEN}/getMe",
+        f"{api}{long_token}/getMe",
+        quote(api + long_token),
+    ):
+        assert_no_part_of(long_token.partition(":")[2], Redactor().redact(text))
 
 
 @pytest.mark.parametrize("wrap", [str, repr, partial(quote, safe=""), "signed {}, sent".format, "a={}&b=1".format])
 def test_unknown_keys_and_signatures_are_redacted(wrap: Callable[[str], str]) -> None:
-    """What has the shape of one of Kraken's keys or signatures is hidden though nobody knows it."""
+    """Text in the form of a Kraken key or signature is redacted although it was never registered."""
     for text in (*KEYS, *SECRETS):
         assert_no_part_of(text, Redactor().redact(wrap(text)))
 
@@ -117,7 +122,7 @@ def test_unknown_keys_and_signatures_are_redacted(wrap: Callable[[str], str]) ->
 
 
 def texts_of(error: BaseException, api: krakenex.API) -> list[str]:
-    """Return what could be written of a failed call, by us or by any library."""
+    """Return everything that this program or a library could log of a failed call."""
     assert isinstance(error, requests.RequestException)
     request = error.request
     assert isinstance(request, requests.PreparedRequest)
@@ -136,8 +141,8 @@ def texts_of(error: BaseException, api: krakenex.API) -> list[str]:
 
 @pytest.mark.parametrize("is_known", [True, False])
 def test_failed_call_shows_no_key_or_signature(is_known: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a call that failed for real, errors, traces with every variable, reprs and wire logs show no key, secret,
-    signature or one-time password, though none of them is known."""
+    """Errors, tracebacks with all variables, reprs and wire logs of a call that really failed contain no key, secret,
+    signature or one-time password, though none of them is registered."""
     api = open_api(KEY, SECRET, f"http://127.0.0.1:{unused_port()}")
     redaction = Redactor()
     if is_known:
@@ -155,7 +160,7 @@ def test_failed_call_shows_no_key_or_signature(is_known: bool, capsys: pytest.Ca
 
 
 def wire_log(headers: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what http.client prints of a request with these headers, to a server that hangs up."""
+    """Return what http.client prints for a request with these headers to a server that closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.getsockname()[1])
         connection.set_debuglevel(1)
@@ -164,7 +169,7 @@ def wire_log(headers: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str
     return capsys.readouterr().out
 
 
-# What has to stay
+# Text that must stay
 
 UNCHANGED_LINES = [
     "OABCDE-FGHIJ-KLMNOP bought 0.00115606 BTC/USD at 86500.1 for 100.00",
@@ -188,12 +193,12 @@ UNCHANGED_LINES = [
 
 @pytest.mark.parametrize("line", UNCHANGED_LINES)
 def test_text_without_secrets_is_unchanged(line: str) -> None:
-    """Orders, their ids, nonces, prices, paths, digests, addresses and sentences about keys stay as they are."""
+    """Orders, their ids, nonces, prices, paths, digests, addresses and sentences about keys stay unchanged."""
     assert Redactor().redact(line) == line
 
 
 def test_program_messages_are_unchanged() -> None:
-    """Every sentence in the program's text stays."""
+    """Every sentence in the program's source stays unchanged."""
     changed = []
     for path in [ROOT / "main.py", *(ROOT / "bot").rglob("*.py")]:
         tree = ast.parse(path.read_text("utf-8"))
@@ -209,7 +214,7 @@ def test_program_messages_are_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "shown"),
+    ("line", "expected"),
     [
         ("API-Key: abcdef, order O123", "API-Key: [hidden], order O123"),
         (r"b'Cookie: a=b; c=d\r\nHost: a.example\r\n'", r"b'Cookie: [hidden]\r\nHost: a.example\r\n'"),
@@ -221,14 +226,14 @@ def test_program_messages_are_unchanged() -> None:
         ("Authorization: Bearer abc was refused", "Authorization: [hidden] was refused"),
     ],
 )
-def test_text_beside_a_secret_is_unchanged(line: str, shown: str) -> None:
-    """Of a line with a secret the rest stays: other fields and headers, the host of an address, the sentence."""
-    assert Redactor().redact(line) == shown
+def test_text_beside_a_secret_is_unchanged(line: str, expected: str) -> None:
+    """The rest of a line with a secret stays: other fields and headers, the host of a URL, the sentence."""
+    assert Redactor().redact(line) == expected
 
 
-# What it costs
+# Run time
 
-# Read once for each character, a line of this length takes minutes.
+# With one scan per character, a line of this length takes minutes.
 LINE_LENGTH = 200_000
 ADVERSARIAL_UNITS = {
     "one word": "x",
@@ -259,7 +264,7 @@ LINES["a megabyte of all"] = "".join(line[: LINE_LENGTH // 4] for line in LINES.
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 def test_long_line_takes_linear_time(line: str) -> None:
-    """A long line that is made to mislead, up to a megabyte, is read to its end, and no key is left in it."""
+    """A misleading line of up to a megabyte is processed completely, and no key remains in it."""
     redaction = Redactor()
     redaction.hide(KEY)
     redacted = redaction.redact(f"token {line}")
@@ -270,7 +275,7 @@ def test_long_line_takes_linear_time(line: str) -> None:
 @given(st.text(st.characters(), max_size=200))
 @example("\ud800 half a pair")
 def test_any_text_can_be_redacted(text: str) -> None:
-    """Any text is read without an error, half a pair of surrogates too, and may be a secret."""
+    """Any text, including lone surrogates, can be processed and can be a secret."""
     redaction = Redactor()
     redaction.hide(text, f"redis://{text}", f"https://{text}")
     assert isinstance(redaction.redact(text), str)

@@ -1,4 +1,4 @@
-"""A value that is known to be secret is hidden however it is written, and of an address what must not be seen."""
+"""A registered secret is redacted in every encoding, and so are the secret parts of a URL."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ ENCODERS: list[Callable[[str], str]] = [
 ]
 
 
-@given(secret=SECRET_TEXTS, before=SURROUNDING_TEXT, after=SURROUNDING_TEXT, way=st.sampled_from(ENCODERS))
+@given(secret=SECRET_TEXTS, before=SURROUNDING_TEXT, after=SURROUNDING_TEXT, encode=st.sampled_from(ENCODERS))
 def test_known_secret_is_redacted_in_every_encoding(
     secret: str, before: str, after: str, encode: Callable[[str], str]
 ) -> None:
-    """A known value goes, and nothing around it, as it is, percent-encoded, escaped once or twice, and in Base64."""
+    """A registered value, and nothing around it, is redacted: plain, percent-encoded, escaped once or twice, and in
+    Base64."""
     redaction = Redactor()
     redaction.hide(secret)
     assert redaction.redact(f"{before}{encode(secret)}{after}") == f"{before}{HIDDEN}{after}"
@@ -62,7 +63,7 @@ def test_known_secret_is_redacted_in_every_encoding(
 @given(secret=SECRET_TEXTS, before=st.binary(max_size=7), after=st.binary(max_size=7))
 @example("\u00ff\u00fe\u00ff>>>???", b"\xff", b"\xff")
 def test_known_secret_is_redacted_inside_base64(secret: str, before: bytes, after: bytes) -> None:
-    """A Base64, for addresses too, that has a known value in it goes whole, wherever in a group the value begins."""
+    """A Base64 text (standard or URL-safe) that contains a registered value is redacted completely, at any offset."""
     redaction = Redactor()
     redaction.hide(secret)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -71,7 +72,7 @@ def test_known_secret_is_redacted_inside_base64(secret: str, before: bytes, afte
 
 
 def test_known_secret_is_redacted_inside_a_longer_word() -> None:
-    """A long known value is hidden amid letters; a short one is a word, and leaves longer words whole."""
+    """A long registered value is redacted inside a word; a short one only as a separate word."""
     redaction = Redactor()
     redaction.hide(KEY, "postgres", "")
     assert redaction.redact(f"x{KEY}x") == f"x{HIDDEN}x"
@@ -81,7 +82,7 @@ def test_known_secret_is_redacted_inside_a_longer_word() -> None:
 
 
 def test_secret_object_is_redacted_by_its_content() -> None:
-    """Hiding a Secret hides what it holds."""
+    """Hiding a Secret redacts its value."""
     redaction = Redactor()
     redaction.hide(Secret("correct horse battery"))
     assert redaction.redact("a correct horse battery staple") == f"a {HIDDEN} staple"
@@ -92,7 +93,7 @@ def test_secret_object_is_redacted_by_its_content() -> None:
     ["rediss://bot:{}@db.example:6379/0", "postgresql://{}@db.example/bots", "http://bot:{}@proxy.example:3128"],
 )
 def test_password_of_a_url_is_redacted(address: str) -> None:
-    """Of an address with a password neither the whole is shown, nor the password where it stands alone, decoded too."""
+    """For a URL with a password, both the complete URL and the password alone, also decoded, are redacted."""
     password = "s3cret/p@ss:w0rd"
     redaction = Redactor()
     redaction.hide(address.format(quote(password, safe="")))
@@ -105,7 +106,7 @@ def test_password_of_a_url_is_redacted(address: str) -> None:
 
 
 def test_url_without_password_is_unchanged() -> None:
-    """The address of a store, or of a proxy, without a password stays as it is."""
+    """A store or proxy URL without a password stays unchanged."""
     redaction = Redactor()
     addresses = ["redis://127.0.0.1:6379/0", "http://127.0.0.1:3128", "https://proxy.example/"]
     redaction.hide(*addresses)
@@ -117,7 +118,7 @@ def test_url_without_password_is_unchanged() -> None:
     [f"/bot{BOT_TOKEN}/sendMessage", "/api/webhooks/1234567890/aBcDeFgHiJkLmNoPqRsT", "/in?t=a1b2c3d4e5f6g7h8i9"],
 )
 def test_webhook_path_is_redacted_in_errors(path: str) -> None:
-    """What requests says of a webhook that cannot be reached has no part of its path."""
+    """The error of requests for an unreachable webhook contains no part of its path."""
     address = f"http://127.0.0.1:{unused_port()}{path}"
     redaction = Redactor()
     redaction.hide(address)

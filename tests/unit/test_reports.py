@@ -1,4 +1,4 @@
-"""Reports of the journal: which one, what of it, and in which form."""
+"""Reports on the journal: which journal, which records, and which format."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def states(journal: Journal, *, only_open: bool = False) -> list[object]:
 
 
 def touch_at(path: str, seconds: float) -> Path:
-    """Make a file that was written at a moment."""
+    """Create a file with a modification time."""
     Path(path).touch()
     os.utime(path, (seconds, seconds))
     return Path(path)
 
 
 def test_live_mode_finds_the_journal_of_its_key(tmp_path: Path) -> None:
-    """In live mode it is the journal of the user's key, whichever was written last; none where that is not there."""
+    """Live mode uses the journal of the user's key, whichever was written last, and none if that does not exist."""
     nonce_file = str(tmp_path / "kraken_nonce.txt")
     assert find_journal(nonce_file, "live", False) is None
     touch_at(journal_file_path(nonce_file, "paper"), 200)
@@ -66,7 +66,7 @@ def test_live_mode_finds_the_journal_of_its_key(tmp_path: Path) -> None:
 
 
 def test_paper_mode_finds_the_newest_journal(tmp_path: Path) -> None:
-    """On paper it is the journal that was written last, its log counted, and never that of the live key."""
+    """Paper mode uses the journal that was written last, its write-ahead log included, never that of the live key."""
     nonce_file = str(tmp_path / "kraken_nonce.txt")
     touch_at(journal_file_path(nonce_file, "live"), 900)
     assert find_journal(nonce_file, "live", True) is None
@@ -84,12 +84,12 @@ def test_paper_mode_finds_the_newest_journal(tmp_path: Path) -> None:
 
 
 def test_every_order_has_a_row(journal: Journal) -> None:
-    """Every order has one row, oldest first, with the journal's word for its state."""
+    """Every order has one row, oldest first, with its state in the journal."""
     assert states(journal) == ["filled", "open", "unknown", "refused"]
 
 
 def test_open_orders_are_working_or_unknown(journal: Journal) -> None:
-    """With `only_open` there are the orders that may still fill and those whose fate is not known."""
+    """With `only_open` the report has the orders that may still fill and those whose outcome is unknown."""
     assert states(journal, only_open=True) == ["open", "unknown"]
     intents = [make_intent(f"mybot{number:013d}", state=state) for number, state in enumerate(OrderState)]
     states_in_report = {str(one["state"]) for one in order_rows(intents, [], NOW, only_open=True)}
@@ -97,7 +97,7 @@ def test_open_orders_are_working_or_unknown(journal: Journal) -> None:
 
 
 def test_order_row_has_executed_amounts(journal: Journal) -> None:
-    """A placed order has the amounts of Kraken's row, an unplaced one those of its intent and zeros."""
+    """A placed order has the amounts of Kraken's record, an unplaced one those of its intent and zeros."""
     filled, _, unknown, refused = order_rows(journal.intents(), journal.orders(), NOW, only_open=False)
     assert (filled["executed"], filled["average"], filled["fee"]) == (
         make_kraken_order().executed,
@@ -109,7 +109,7 @@ def test_order_row_has_executed_amounts(journal: Journal) -> None:
 
 
 def test_unknown_order_row_has_its_age(journal: Journal) -> None:
-    """An order whose fate is not known has its age in whole seconds, never below zero; others have none."""
+    """An order whose outcome is unknown has its age in whole seconds, never negative; others have none."""
     ages = [one["unknown_seconds"] for one in order_rows(journal.intents(), journal.orders(), NOW, only_open=False)]
     assert ages == [None, None, 32, None]
     early = order_rows(journal.intents(), [], 0.0, only_open=True)
@@ -117,16 +117,16 @@ def test_unknown_order_row_has_its_age(journal: Journal) -> None:
 
 
 def test_orders_sharing_an_id_have_separate_rows(journal: Journal) -> None:
-    """Two orders of one id are two rows."""
+    """Two orders of one id have two rows."""
     journal.record_orders([make_kraken_order(txid="OZZZZZ-ZZZZZ-ZZZZZZ", status=OrderStatus.CANCELED)])
     assert sorted(map(str, states(journal))) == ["cancelled", "filled", "open", "refused", "unknown"]
 
 
-# Forms
+# Formats
 
 
 def test_table_fits_100_columns(journal: Journal) -> None:
-    """No line of the table is longer than 100 characters, and the columns stand under their heads."""
+    """No line of the table is longer than 100 characters, and the columns are aligned with their headings."""
     lines = orders_report(journal, "table", False).splitlines()
     assert max(map(len, lines)) <= TABLE_WIDTH
     head, first = lines[0], lines[1]
@@ -137,7 +137,7 @@ def test_table_fits_100_columns(journal: Journal) -> None:
 
 
 def test_table_shows_age_of_unknown_order(journal: Journal) -> None:
-    """In the table an unknown order has its age beneath it, and a refused one its reason."""
+    """In the table an unknown order has its age on the next line, and a refused one its reason."""
     text = render_rows(
         order_rows(journal.intents(), journal.orders(), NOW, only_open=False), ["time", "state"], "table"
     )
@@ -146,7 +146,7 @@ def test_table_shows_age_of_unknown_order(journal: Journal) -> None:
 
 
 def test_table_amounts_are_exact(journal: Journal) -> None:
-    """The table leaves out zeros at the end of an amount, and nothing else of it."""
+    """The table omits trailing zeros of an amount and no other digit."""
     amounts = {"1250.50000": "1250.5", "100": "100", "0.00000001": "0.00000001", "0E-8": "0", "1E+3": "1000"}
     for amount, expected in amounts.items():
         assert render_rows([{"fee": Decimal(amount)}], ["fee"], "table").splitlines()[1].strip() == expected
@@ -156,7 +156,7 @@ def test_table_amounts_are_exact(journal: Journal) -> None:
 
 
 def test_json_and_csv_amounts_are_as_stored(journal: Journal) -> None:
-    """JSON and CSV have the same rows and columns, with money as exact text."""
+    """JSON and CSV have the same rows and columns, with amounts as exact text."""
     data = json.loads(orders_report(journal, "json", False))
     assert (data[0]["volume"], data[0]["price"], data[0]["fee"]) == ("0.01000000", "50000.0", "1.25000")
     lines = list(csv.DictReader(orders_report(journal, "csv", False).splitlines()))
@@ -165,7 +165,7 @@ def test_json_and_csv_amounts_are_as_stored(journal: Journal) -> None:
 
 @pytest.mark.parametrize("output_format", ["table", "json", "csv"])
 def test_report_without_journal_is_empty(output_format: str) -> None:
-    """Without a journal a table and CSV are their heads alone, and JSON is an empty list."""
+    """Without a journal, a table and CSV have headings only, and JSON is an empty list."""
     orders, fills = orders_report(None, output_format, False), fills_report(None, output_format)
     if output_format == "json":
         assert (orders, fills) == ("[]", "[]")
@@ -178,7 +178,7 @@ def test_report_without_journal_is_empty(output_format: str) -> None:
 
 
 def test_fills_table_ends_with_totals(journal: Journal) -> None:
-    """The table of fills ends with a line a pair: what was bought, what was sold, and the fees."""
+    """The table of fills ends with one line per pair: bought, sold, and fees."""
     sold = make_fill("T2", side=Side.SELL, volume=Decimal("0.004"), cost=Decimal("202.5"), fee=Decimal("0.5"))
     other = make_fill("T3", symbol="ETH/EUR", volume=Decimal(2), cost=Decimal(5000), fee=Decimal(0))
     journal.add_fills([sold, other])
@@ -192,7 +192,7 @@ def test_fills_table_ends_with_totals(journal: Journal) -> None:
 
 
 def test_fill_row_has_order_and_trade_ids(journal: Journal) -> None:
-    """A fill has the ids of its order and of itself, in all forms."""
+    """A fill has the ids of its order and its trade in all formats."""
     (data,) = json.loads(fills_report(journal, "json"))
     assert data == {
         "time": "1970-01-01T00:01:42Z",
@@ -209,11 +209,11 @@ def test_fill_row_has_order_and_trade_ids(journal: Journal) -> None:
     assert "    OAAAAA-AAAAA-AAAAAA  TAAAAA-AAAAA-AAAAAA" in fills_report(journal, "table").splitlines()
 
 
-# Check
+# Audit
 
 
 def test_changes_during_the_check_are_not_differences(tmp_path: Path) -> None:
-    """What the journal did not have before Kraken was read and has after it, is equal; the rest stays a finding."""
+    """Records that the journal gained while Kraken was read count as equal; the others stay differences."""
     journal = Journal(str(tmp_path / "journal.sqlite"))
     journal.record_orders(
         [make_open_kraken_order(), make_open_kraken_order("mybot0000000000002", "OBBBBB-BBBBB-BBBBBB")]
@@ -234,7 +234,7 @@ def test_changes_during_the_check_are_not_differences(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output_format", ["table", "json", "csv"])
 def test_check_report_in_every_format(tmp_path: Path, output_format: str) -> None:
-    """All equal and not equal are told in each form."""
+    """Equality and differences are reported in each format."""
     journal = Journal(str(tmp_path / "journal.sqlite"))
     journal.record_orders([make_kraken_order()])
     journal.add_fills([make_fill()])

@@ -1,4 +1,4 @@
-"""Which orders risk allows, and with what reason it refuses the others."""
+"""Which orders the risk rules allow, and the reasons for their refusals."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ ENTRY = OrderRequest("BTC/USD", Side.BUY, Decimal(10), Decimal(10), "entry", 9_9
 EXIT = OrderRequest("BTC/USD", Side.SELL, Decimal(5), None, "exit", 9_900, "the test")
 
 BLOCKS_ALL_ORDERS: dict[str, dict[str, object]] = {
-    "kill switch": {"halted": True},
+    "kill switch": {"is_halted": True},
     "trading status": {"status": SystemStatus("maintenance", 9_990.0)},
     "stale prices": {"closed_seconds": 9_879.0},
-    "unsettled order": {"unsettled": "X, sent 3 s ago, was not answered"},
+    "unsettled order": {"unresolved_order": "X, sent 3 s ago, was not answered"},
 }
 BLOCKS_ENTRIES: dict[str, dict[str, object]] = {
     "entries stopped": {"entries_stopped": True},
-    "stopping": {"stopping": True},
-    "history": {"history_known": False},
+    "stopping": {"is_stopping": True},
+    "history": {"is_history_loaded": False},
     "position value": {"committed_quantity": Decimal("10.01")},
-    "daily loss": {"day_loss": Decimal(50)},
+    "daily loss": {"realised_loss_today": Decimal(50)},
     "cool-down": {"last_loss_seconds": 9_401.0},
 }
 
 
 def refusing_rules(order: OrderRequest, **fields: object) -> list[str]:
-    """Return the rules that refuse an order in the calm state with these fields changed."""
+    """Return the rules that refuse an order in the default state with these fields changed."""
     state = replace(NORMAL_STATE, **fields)  # type: ignore[arg-type]  # the test names the fields
     return [refusal.rule for refusal in check_orders([order], state, LIMITS).refusals]
 
 
 @pytest.mark.parametrize("order", [ENTRY, EXIT], ids=["entry", "exit"])
 def test_orders_within_the_limits_are_allowed(order: OrderRequest) -> None:
-    """At the largest order and the largest position exactly, with fresh data, an order is allowed."""
+    """Exactly at the maximum order and position values, with fresh data, an order is allowed."""
     verdict = check_orders([order], NORMAL_STATE, LIMITS)
     assert (verdict.allowed, verdict.refusals) == ((order,), ())
 
@@ -69,13 +69,13 @@ def test_orders_within_the_limits_are_allowed(order: OrderRequest) -> None:
 @pytest.mark.parametrize("order", [ENTRY, EXIT], ids=["entry", "exit"])
 @pytest.mark.parametrize("rule", BLOCKS_ALL_ORDERS)
 def test_unknown_conditions_and_the_kill_switch_refuse_every_order(rule: str, order: OrderRequest) -> None:
-    """Entries and exits are both refused, and by this rule."""
+    """Entries and exits are both refused, by this rule."""
     assert refusing_rules(order, **BLOCKS_ALL_ORDERS[rule]) == [rule]
 
 
 @pytest.mark.parametrize("rule", BLOCKS_ENTRIES)
 def test_limits_refuse_entries_and_never_an_exit(rule: str) -> None:
-    """The rule refuses an entry and lets an exit pass."""
+    """The rule refuses an entry and allows an exit."""
     assert refusing_rules(ENTRY, **BLOCKS_ENTRIES[rule]) == [rule]
     assert refusing_rules(EXIT, **BLOCKS_ENTRIES[rule]) == []
 
@@ -92,7 +92,7 @@ def test_limits_refuse_entries_and_never_an_exit(rule: str) -> None:
     ],
 )
 def test_an_order_is_allowed_only_when_exchange_and_pair_status_allow_it(status: str, entry: bool, exit_: bool) -> None:
-    """Of the exchange or the pair, the status decides: entries are limit orders, exits sales of what is held."""
+    """The status of the exchange or the pair decides: entries are limit orders, exits are sales of held coins."""
     for order, allowed in ((ENTRY, entry), (EXIT, exit_)):
         refused = [] if allowed else ["trading status"]
         assert refusing_rules(order, status=SystemStatus(status, 9_990.0)) == refused
@@ -100,31 +100,31 @@ def test_an_order_is_allowed_only_when_exchange_and_pair_status_allow_it(status:
 
 
 def test_a_pair_without_a_status_is_traded() -> None:
-    """Where Kraken gives no status for a pair, an entry is allowed."""
+    """If Kraken gives no status for a pair, an entry is allowed."""
     assert refusing_rules(ENTRY, pair_status="") == []
 
 
 def test_a_stop_is_refused_when_it_could_not_rest() -> None:
-    """The kill switch, any status but online, and more coins than are held refuse a stop; nothing else does."""
+    """The kill switch, any status but online, and a quantity above the held one refuse a stop; nothing else does."""
     stop = replace(EXIT, kind="stop", price=Decimal(9))
-    assert refusing_rules(stop, halted=True) == ["kill switch"]
+    assert refusing_rules(stop, is_halted=True) == ["kill switch"]
     for status in ("maintenance", "cancel_only", "post_only", "limit_only", "reduce_only"):
         assert refusing_rules(stop, pair_status=status) == ["trading status"]
     assert refusing_rules(stop, held_quantity=Decimal("4.9")) == ["own coins"]
-    others: dict[str, object] = {"closed_seconds": 0.0, "unsettled": "X"}
+    others: dict[str, object] = {"closed_seconds": 0.0, "unresolved_order": "X"}
     for fields in (others, *BLOCKS_ENTRIES.values()):
         assert refusing_rules(stop, **fields) == []
 
 
 def test_an_old_or_missing_system_status_refuses() -> None:
-    """A status of 60 s ago is good, one of 61 s ago or none at all is not."""
+    """A status that is 60 s old is accepted; one of 61 s, or none, is refused."""
     assert refusing_rules(EXIT, status=SystemStatus("online", 9_940.0)) == []
     assert refusing_rules(EXIT, status=SystemStatus("online", 9_939.0)) == ["trading status"]
     assert refusing_rules(EXIT, status=None) == ["trading status"]
 
 
 def test_a_last_candle_older_than_two_timeframes_refuses() -> None:
-    """A candle that closed 120 s ago is good with a timeframe of 60 s, one of 121 s ago is not."""
+    """A candle that closed 120 s ago is accepted with a timeframe of 60 s; one of 121 s ago is refused."""
     assert refusing_rules(EXIT, closed_seconds=9_880.0) == []
     assert refusing_rules(EXIT, closed_seconds=9_879.0) == ["stale prices"]
 
@@ -141,7 +141,7 @@ def test_a_market_entry_is_valued_at_the_last_close() -> None:
 
 
 def test_the_cooldown_ends_on_time() -> None:
-    """A loss exactly 600 s ago refuses no entry any more."""
+    """A loss exactly 600 s ago no longer refuses an entry."""
     assert refusing_rules(ENTRY, last_loss_seconds=9_400.0) == []
 
 
@@ -159,18 +159,19 @@ def test_an_order_of_an_unknown_kind_is_not_an_entry() -> None:
 
 @pytest.mark.parametrize("quantity", ["0.009", "0"])
 def test_an_order_below_the_minimum_quantity_is_refused(quantity: str) -> None:
-    """Less than 0.01 coins is refused for entries and exits alike."""
+    """Less than 0.01 coins is refused for entries and exits."""
     assert refusing_rules(replace(ENTRY, quantity=Decimal(quantity))) == ["minimum"]
     assert refusing_rules(replace(EXIT, quantity=Decimal(quantity))) == ["minimum"]
 
 
 def test_an_order_below_the_minimum_cost_is_refused() -> None:
-    """0.04 coins at 10 are worth 0.4, less than the 0.5 that the pair wants."""
+    """0.04 coins at 10 are worth 0.4, less than the pair's minimum cost of 0.5."""
     assert refusing_rules(replace(ENTRY, quantity=Decimal("0.04"))) == ["minimum"]
 
 
 def test_orders_of_one_decision_are_checked_cumulatively() -> None:
-    """Of two entries of 100 with 50 committed, a largest position of 200 allows the first; of two exits likewise."""
+    """Of two entries of 100 with 50 committed, a maximum position value of 200 allows the first; likewise for two
+    exits."""
     both = check_orders([ENTRY, ENTRY], NORMAL_STATE, LIMITS)
     assert (len(both.allowed), [refusal.rule for refusal in both.refusals]) == (1, ["position value"])
     exits = check_orders([EXIT, EXIT], NORMAL_STATE, LIMITS)
@@ -178,7 +179,7 @@ def test_orders_of_one_decision_are_checked_cumulatively() -> None:
 
 
 def test_an_exit_above_max_order_value_is_split_into_equal_parts() -> None:
-    """30 coins at 10, with 100 for an order less 5 %, are sold as four parts of 7.5, and all of them are allowed."""
+    """30 coins at 10, with at most 100 per order less 5 %, are sold in four allowed parts of 7.5."""
     state = replace(NORMAL_STATE, held_quantity=Decimal(30))
     parts = split_exit(replace(EXIT, quantity=Decimal(30)), state, LIMITS)
     assert [part.quantity for part in parts] == [Decimal("7.5")] * 4

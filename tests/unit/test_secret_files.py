@@ -16,7 +16,7 @@ LIVE = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET": SECR
 
 
 def problems_of(values: dict[str, str]) -> list[str]:
-    """Return what is wrong with these settings."""
+    """Return the problems of these settings."""
     with pytest.raises(SettingsError) as caught:
         config.load_settings(values)
     return caught.value.problems
@@ -24,7 +24,7 @@ def problems_of(values: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o440])
 def test_a_secret_can_come_from_a_file(mode: int, tmp_path: Path) -> None:
-    """KRAKEN_API_KEY_FILE and KRAKEN_API_SECRET_FILE name files, whose last line end does not count."""
+    """KRAKEN_API_KEY_FILE and KRAKEN_API_SECRET_FILE name files, whose final line break is ignored."""
     for name, text in (("key", KEY), ("secret", SECRET)):
         (tmp_path / name).write_text(f"{text}\n")
         (tmp_path / name).chmod(mode)
@@ -36,7 +36,7 @@ def test_a_secret_can_come_from_a_file(mode: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o644, 0o444, 0o602])
 @pytest.mark.parametrize("name", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET", "STATUS_TOKEN"])
 def test_world_readable_secret_file_is_refused(name: str, mode: int, tmp_path: Path) -> None:
-    """A file with a secret that is open to every user is a problem that names the command to close it."""
+    """A secret file that every user can read is a problem that names the command to restrict it."""
     path = tmp_path / "secret"
     path.write_text(SECRET)
     path.chmod(mode)
@@ -46,15 +46,14 @@ def test_world_readable_secret_file_is_refused(name: str, mode: int, tmp_path: P
 
 
 def test_mounted_container_secret_may_be_world_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where containers get their secrets, which everybody in them can read, they are read all the same, also by way of
-    links as Kubernetes makes them; a link that leads out of there is no secret of the container's.
-    """
+    """Files below the secret mounts of containers are accepted though every user can read them, also through symlinks
+    as Kubernetes creates them; a symlink to a file outside is not."""
     mounted = tmp_path / "run" / "secrets"
     (mounted / "..data").mkdir(parents=True)
     (mounted / "..data" / "token").write_text(SECRET)
     (mounted / "..data" / "token").chmod(0o444)
     (mounted / "token").symlink_to("..data/token")
-    monkeypatch.setattr(config, "_MOUNTED", (f"{mounted}/",))
+    monkeypatch.setattr(config, "_SECRET_MOUNTS", (f"{mounted}/",))
     assert config.load_settings({"STATUS_TOKEN_FILE": str(mounted / "token")}).status_token == SECRET
     (tmp_path / "elsewhere").write_text(SECRET)
     (mounted / "link").symlink_to(tmp_path / "elsewhere")
@@ -67,7 +66,7 @@ def test_secret_given_twice_is_reported() -> None:
 
 
 def test_secret_given_as_file_name_is_not_printed() -> None:
-    """Where the secret itself stands in KRAKEN_API_SECRET_FILE, the problem names the setting and not the secret."""
+    """If KRAKEN_API_SECRET_FILE contains the secret itself, the problem names the setting and not the secret."""
     values = {"TRADING_MODE": "live", "KRAKEN_API_KEY": KEY, "KRAKEN_API_SECRET_FILE": SECRET}
     report = "\n".join(problems_of(values))
     assert "KRAKEN_API_SECRET_FILE" in report

@@ -32,7 +32,7 @@ class ManualClock(MarketClock):
 
 
 class Market:
-    """A simulator on a drawn price, its clock, and a client."""
+    """A simulator on a scripted price, its clock, and a client."""
 
     def __init__(self, simulator: Simulator, clock: ManualClock) -> None:
         self.simulator = simulator
@@ -58,7 +58,7 @@ def market() -> Iterator[Market]:
 
 
 def post(market: Market, method: str, body: str, content_type: str = "application/json") -> Any:
-    """Send a body of our own, signed as Kraken's guide says."""
+    """Send a custom body, signed as in Kraken's guide."""
     nonce = (
         json.loads(body)["nonce"]
         if content_type == "application/json"
@@ -73,7 +73,7 @@ def post(market: Market, method: str, body: str, content_type: str = "applicatio
 
 
 def shape(value: Any) -> Any:
-    """Return the keys and kinds of an answer without its values."""
+    """Return the keys and value types of a response without its values."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -94,7 +94,7 @@ def shape(value: Any) -> Any:
 def test_public_responses_match_the_recorded_shapes(
     shared: Path, method: str, params: dict[str, str], name: str
 ) -> None:
-    """Keys, nesting and kinds of values equal those of Kraken's own answer."""
+    """Keys, nesting and value types equal those of Kraken's own response."""
     with Simulator(SimulatorOptions(pairs=("BTC/USDT",))) as simulator:
         client = KrakenexClient(simulator)
         answer = client.public(method, **params)
@@ -103,7 +103,7 @@ def test_public_responses_match_the_recorded_shapes(
 
 
 def test_asset_pairs_have_the_recorded_keys_and_empty_fees(shared: Path) -> None:
-    """Every recorded key but the margin limits is there with the same kind; the fee arrays are empty since 2026."""
+    """Every recorded key except the margin limits is there with the same type; the fee arrays are empty since 2026."""
     recorded = json.loads((shared / "data" / "http_asset_pairs.json").read_text())["result"]["XBTUSDT"]
     with Simulator(SimulatorOptions(pairs=("BTC/USDT",))) as simulator:
         client = KrakenexClient(simulator)
@@ -117,7 +117,7 @@ def test_asset_pairs_have_the_recorded_keys_and_empty_fees(shared: Path) -> None
 
 
 def test_responses_are_keyed_by_pair_id_for_any_alias(market: Market) -> None:
-    """Ask for XBTUSD or BTC/USD and get XXBTZUSD."""
+    """A request for XBTUSD or BTC/USD returns XXBTZUSD."""
     for name in ("XBTUSD", "BTC/USD", "XBT/USD", "XXBTZUSD"):
         assert list(market.client.public("Ticker", pair=name)["result"]) == ["XXBTZUSD"]
 
@@ -134,12 +134,12 @@ def test_responses_are_keyed_by_pair_id_for_any_alias(market: Market) -> None:
     ],
 )
 def test_invalid_public_requests_are_refused(market: Market, method: str, params: dict[str, str], string: str) -> None:
-    """Kraken's string, in an envelope without a result."""
+    """The error is Kraken's string, in an envelope without a result."""
     assert market.client.public(method, **params) == {"error": [string]}
 
 
 def test_ohlc_returns_720_candles_and_since_is_exclusive() -> None:
-    """The last row is running, `last` is the one before it, and `since` is exclusive."""
+    """The last candle is the running one, `last` is the one before it, and `since` is exclusive."""
     with Simulator(SimulatorOptions(pairs=("BTC/USD",))) as simulator:
         client = KrakenexClient(simulator)
         result = client.public("OHLC", pair="XBTUSD", interval="60")["result"]
@@ -151,7 +151,7 @@ def test_ohlc_returns_720_candles_and_since_is_exclusive() -> None:
 
 
 def test_form_and_json_bodies_are_accepted(market: Market) -> None:
-    """A nonce as text or as a number, booleans and numbers of JSON as in a form."""
+    """A nonce may be text or a number, and booleans and numbers may be JSON values or form fields."""
     form = post(market, "AddOrder", "nonce=1&ordertype=limit&type=buy&pair=XBTUSD&price=40000&volume=0.001", "form")
     text = post(market, "AddOrder", json.dumps(ORDER | {"nonce": "2", "validate": True}))
     number = post(market, "AddOrder", json.dumps(ORDER | {"nonce": 3, "userref": 5}))
@@ -162,7 +162,7 @@ def test_form_and_json_bodies_are_accepted(market: Market) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b'{"nonce": }', b"\xff\xfe"])
 def test_an_unparsable_body_is_a_bad_request(market: Market, body: bytes) -> None:
-    """What cannot be read is refused before anything else, and the floor stays."""
+    """An unparsable body is refused first, and the nonce floor stays."""
     path = "/0/private/Balance"
     headers = {"API-Key": market.simulator.key, "API-Sign": "x"}
     with requests.Session() as session:
@@ -173,7 +173,7 @@ def test_an_unparsable_body_is_a_bad_request(market: Market, body: bytes) -> Non
 
 
 def test_the_wrong_http_method_or_path_is_an_unknown_method(market: Market) -> None:
-    """Public is GET only and private is POST only, since 2024."""
+    """Public methods are GET only and private ones POST only, since 2024."""
     with requests.Session() as session:
         session.trust_env = False
         answers = [
@@ -185,7 +185,7 @@ def test_the_wrong_http_method_or_path_is_an_unknown_method(market: Market) -> N
 
 
 def test_a_missing_permission_is_refused_and_consumes_the_nonce(market: Market) -> None:
-    """A key that may only read funds gets its balance and nothing else, and its floor moves with every call."""
+    """A key that may only read funds gets its balance and nothing else, and every call raises its nonce floor."""
     key, secret = market.simulator.add_key(permissions=("query-funds",))
     client = KrakenexClient(market.simulator, key, secret)
     assert client.private("Balance")["error"] == []
@@ -196,7 +196,7 @@ def test_a_missing_permission_is_refused_and_consumes_the_nonce(market: Market) 
 
 
 def test_get_api_key_info_describes_the_key(market: Market) -> None:
-    """GetApiKeyInfo has the nonce of the call itself, the window and the permissions."""
+    """GetApiKeyInfo returns the nonce of the call itself, the window and the permissions."""
     key, secret = market.simulator.add_key(nonce_window=50, floor=1000)
     client = KrakenexClient(market.simulator, key, secret, nonce=2000)
     info = client.private("GetApiKeyInfo")["result"]
@@ -206,7 +206,7 @@ def test_get_api_key_info_describes_the_key(market: Market) -> None:
 
 
 def test_closed_orders_come_in_pages_of_fifty_newest_first(market: Market) -> None:
-    """120 canceled orders: pages of 50, 50 and 20, and the count is always 120."""
+    """120 canceled orders come in pages of 50, 50 and 20, and the count is always 120."""
     names = []
     for _ in range(120):
         market.clock.time += 1
@@ -217,7 +217,7 @@ def test_closed_orders_come_in_pages_of_fifty_newest_first(market: Market) -> No
 
 
 def test_closed_orders_filter_by_time_and_reference(market: Market) -> None:
-    """`start` is exclusive and `end` inclusive; closetime chooses the moment; ids and references filter."""
+    """`start` is exclusive and `end` inclusive; closetime selects the time; ids and references filter."""
     first, second, third = (
         market.result("AddOrder", **ORDER, **more)["txid"][0] for more in ({"cl_ord_id": "a"}, {"userref": 5}, {})
     )
@@ -238,7 +238,7 @@ def test_closed_orders_filter_by_time_and_reference(market: Market) -> None:
 
 
 def test_open_orders_and_query_orders_return_the_same_entry(market: Market) -> None:
-    """A row has Kraken's keys; an unknown txid is refused."""
+    """An entry has Kraken's keys; an unknown txid is refused."""
     txid = market.result("AddOrder", **ORDER, cl_ord_id="mine")["txid"][0]
     rows = market.result("OpenOrders")["open"]
     assert rows == market.result("QueryOrders", txid=txid)
@@ -253,7 +253,7 @@ def test_open_orders_and_query_orders_return_the_same_entry(market: Market) -> N
 
 
 def test_a_filled_order_shows_its_trade(market: Market) -> None:
-    """ClosedOrders with `trades` names the row of TradesHistory; price is the average of the fills."""
+    """ClosedOrders with `trades` names the trade of TradesHistory; price is the average of the fills."""
     txid = market.result("AddOrder", **ORDER | {"price": "60000"})["txid"][0]
     row = market.result("ClosedOrders", trades=True)["closed"][txid]
     history = market.result("TradesHistory")
@@ -266,7 +266,7 @@ def test_a_filled_order_shows_its_trade(market: Market) -> None:
 
 
 def test_balances_show_totals_and_holds(market: Market) -> None:
-    """Balance keeps the held amount in; BalanceEx says how much is held; TradeBalance values coins."""
+    """Balance includes the held amount; BalanceEx returns it separately; TradeBalance values coins."""
     market.result("AddOrder", **ORDER | {"price": "60000"})
     market.result("AddOrder", **ORDER)
     assert market.result("Balance") == {"ZUSD": "9949.5999", "XXBT": "0.0010000000"}
@@ -275,7 +275,7 @@ def test_balances_show_totals_and_holds(market: Market) -> None:
 
 
 def test_trade_volume_returns_the_fees(market: Market) -> None:
-    """At no volume the taker pays 0.80 and the maker 0.40 percent, and less from 2500 dollars on."""
+    """Without volume the taker pays 0.80 and the maker 0.40 percent, and less from 2500 dollars on."""
     result = market.result("TradeVolume", pair="XBTUSD")
     assert result["fees"]["XXBTZUSD"] == {
         "fee": "0.8000", "minfee": "0.1000", "maxfee": "0.8000", "nextfee": "0.6000", "tiervolume": "0.0000",
@@ -286,14 +286,14 @@ def test_trade_volume_returns_the_fees(market: Market) -> None:
 
 
 def test_the_dead_man_switch_returns_its_trigger_time(market: Market) -> None:
-    """Armed: when it fires; disarmed: "0"."""
+    """Armed, it returns its trigger time; disarmed, "0"."""
     armed = market.result("CancelAllOrdersAfter", timeout=60)
     assert armed == {"currentTime": "2026-09-21T14:13:20Z", "triggerTime": "2026-09-21T14:14:20Z"}
     assert market.result("CancelAllOrdersAfter", timeout=0)["triggerTime"] == "0"
 
 
 def test_the_request_log_and_the_state_record_requests(market: Market) -> None:
-    """Every private request is logged with its nonce and fate, and counted for other processes."""
+    """Every private request is logged with its nonce and outcome, and counted for other processes."""
     market.result("Balance")
     market.client.nonce = 0
     market.client.private("Balance")
@@ -313,7 +313,7 @@ def test_the_request_log_and_the_state_record_requests(market: Market) -> None:
 
 
 def test_a_full_rest_counter_refuses_before_execution() -> None:
-    """A pro key makes 20 calls at one moment; the 21st is refused, and AddOrder still goes through."""
+    """A pro key makes 20 calls at one moment; the 21st is refused, and AddOrder is still accepted."""
     with Simulator(SimulatorOptions(tier="pro"), ManualClock(), ScriptedPrices((0, "50000"))) as one:
         client = KrakenexClient(one)
         answers = [client.private("Balance")["error"] for _ in range(21)]
@@ -323,7 +323,7 @@ def test_a_full_rest_counter_refuses_before_execution() -> None:
 
 
 def test_asset_pairs_show_the_status_of_each_pair(market: Market) -> None:
-    """A status that was set is in the row of its pair and in no other."""
+    """A status that was set is in the entry of its pair and in no other."""
     market.simulator.exchange.set_pair_status("ETH/USD", "cancel_only")
     rows = market.client.public("AssetPairs")["result"]
     assert {name: row["status"] for name, row in rows.items()} == {

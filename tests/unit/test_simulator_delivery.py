@@ -1,4 +1,4 @@
-"""Requests that come late, twice or to a queue; refusals at the gateway; deadlines."""
+"""Delayed, duplicated and queued requests; refusals at the gateway; deadlines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.simulator_parts import RESTING_ORDER, START, TAKER_ORDER, open_harness
 
-# Late and twice
+# Delays and duplicates
 
 
 def test_a_delayed_request_executes_after_its_delay() -> None:
-    """Its sender has no answer, nothing is there a moment before the delay is over, and then it is executed."""
+    """The sender gets no answer; the request has no effect before its delay is over, and is executed then."""
     with open_harness(delay_seconds=2) as harness:
         assert harness.call_with_fault("delayed", "AddOrder", **RESTING_ORDER) is None
         harness.advance_time(1.9)
@@ -28,7 +28,7 @@ def test_a_delayed_request_executes_after_its_delay() -> None:
 
 
 def test_delayed_requests_arrive_in_due_order() -> None:
-    """Of 20 requests delayed by chance, those that come later arrive later, and only rising nonces are accepted."""
+    """Of 20 requests with random delays, later ones arrive later, and only increasing nonces are accepted."""
     with open_harness(delay_seconds=2, fault_rates={"delayed": 1.0}) as harness:
         for _ in range(20):
             with suppress(requests.ConnectionError):
@@ -43,19 +43,19 @@ def test_delayed_requests_arrive_in_due_order() -> None:
     assert len(accepted) < 20
 
 
-@pytest.mark.parametrize("look", ["state", "orders_by_client_id"])
-def test_state_queries_process_due_requests_first(look: str) -> None:
-    """The state and the orders by client id each have a delayed order as soon as its time has come."""
+@pytest.mark.parametrize("query", ["state", "orders_by_client_id"])
+def test_state_queries_process_due_requests_first(query: str) -> None:
+    """The state and the orders by client id include a delayed order as soon as it is due."""
     with open_harness(delay_seconds=2) as harness:
         harness.call_with_fault("delayed", "AddOrder", cl_ord_id="mine", **RESTING_ORDER)
         harness.advance_time(2)
-        result = harness.simulator.api.state() if look == "state" else harness.simulator.orders_by_client_id()
+        result = harness.simulator.api.state() if query == "state" else harness.simulator.orders_by_client_id()
         assert len(harness.simulator.exchange.account.orders) == 1
-        assert result.get("orders", 0) == 1 if look == "state" else list(result) == ["mine"]
+        assert result.get("orders", 0) == 1 if query == "state" else list(result) == ["mine"]
 
 
 def test_an_overtaken_delayed_request_is_refused_for_its_nonce() -> None:
-    """With one later request accepted before it, the copy is refused, and there is no order."""
+    """If a later request is accepted first, the delayed copy is refused, and there is no order."""
     with open_harness(delay_seconds=2) as harness:
         harness.call_with_fault("delayed", "AddOrder", **RESTING_ORDER)
         harness.call("OpenOrders")
@@ -68,7 +68,7 @@ def test_an_overtaken_delayed_request_is_refused_for_its_nonce() -> None:
 
 
 def test_a_nonce_window_accepts_an_overtaken_request() -> None:
-    """With a window above zero the same copy is executed."""
+    """With a nonce window above zero the same copy is executed."""
     with open_harness(delay_seconds=2, nonce_window=10) as harness:
         harness.call_with_fault("delayed", "AddOrder", **RESTING_ORDER)
         harness.call("OpenOrders")
@@ -78,7 +78,7 @@ def test_a_nonce_window_accepts_an_overtaken_request() -> None:
 
 @pytest.mark.parametrize("fault", ["duplicated_first", "duplicated_second"])
 def test_a_duplicate_is_refused_for_its_nonce_and_one_response_is_sent(fault: str) -> None:
-    """There is one order; its sender sees the txid, or the refusal of the copy, as the fault says."""
+    """There is one order; the sender gets the txid, or the refusal of the copy, as the fault says."""
     with open_harness(delay_seconds=2) as harness:
         answer = harness.call_with_fault(fault, "AddOrder", **RESTING_ORDER)
         harness.advance_time(2)
@@ -90,8 +90,8 @@ def test_a_duplicate_is_refused_for_its_nonce_and_one_response_is_sent(fault: st
 
 
 def test_allowing_nonce_repeats_duplicates_an_order() -> None:
-    """An order that fills at once is accepted twice under one client id, and the exchange says which id it was."""
-    with open_harness(nonce_window=10, nonce_window_repeats=True) as harness:
+    """An order that fills at once is accepted twice under one client id, and the exchange reports that id."""
+    with open_harness(nonce_window=10, allow_nonce_repeats=True) as harness:
         answer = harness.call_with_fault("duplicated_second", "AddOrder", cl_ord_id="mine", **TAKER_ORDER)
         for names in ({"cl_ord_id": "other"}, {}, {}):
             harness.call("AddOrder", **names, **TAKER_ORDER)
@@ -102,7 +102,7 @@ def test_allowing_nonce_repeats_duplicates_an_order() -> None:
 
 
 def test_a_duplicate_arrives_after_its_delay_in_market_time() -> None:
-    """On a market clock that is 20 times faster the exchange sees the copy 2 market seconds after the request."""
+    """On a market clock that is 20 times faster the copy arrives 2 market seconds after the request."""
     with open_harness(MarketClock(START, 20), delay_seconds=2) as harness:
         assert harness.call_with_fault("duplicated_second", "Balance") == ["EAPI:Invalid nonce"]
         first, second = (row.time for row in harness.simulator.request_log)
@@ -110,18 +110,18 @@ def test_a_duplicate_arrives_after_its_delay_in_market_time() -> None:
 
 
 def test_a_random_delay_is_between_zero_and_the_maximum() -> None:
-    """A hundred delays of one seed lie from 0 to 2 s and differ, and the seed gives them again."""
+    """A hundred delays of one seed are between 0 and 2 s and differ, and the same seed repeats them."""
 
-    def drawn(seed: int) -> list[float]:
+    def random_delays(seed: int) -> list[float]:
         faults = FaultInjector({"delayed": 1}, seed)
         found = [faults.next_fault("Balance", is_private=True) for _ in range(100)]
         return [faults.copy_delay(fault, 2) for fault in found if fault]
 
-    delays = drawn(5)
+    delays = random_delays(5)
     assert 0 <= min(delays) < 0.1
     assert 1.9 < max(delays) <= 2
-    assert delays == drawn(5)
-    assert delays != drawn(6)
+    assert delays == random_delays(5)
+    assert delays != random_delays(6)
 
 
 # Refused and executed, in all combinations
@@ -136,7 +136,7 @@ def test_a_random_delay_is_between_zero_and_the_maximum() -> None:
     ],
 )
 def test_a_gateway_error_does_not_consume_the_nonce(fault: str, string: str) -> None:
-    """The answer is the gateway's, the floor is not moved, and there is no order."""
+    """The answer is the gateway's, the nonce floor does not move, and there is no order."""
     with open_harness() as harness:
         assert harness.call_with_fault(fault, "AddOrder", **RESTING_ORDER) == [string]
         assert (harness.nonce_floor(), harness.order_times()) == (0, [])
@@ -153,7 +153,7 @@ def test_a_gateway_error_does_not_consume_the_nonce(fault: str, string: str) -> 
     ],
 )
 def test_a_service_error_consumes_the_nonce_and_executes_nothing(fault: str, string: str) -> None:
-    """The answer is the service's, the floor is moved, and there is no order."""
+    """The answer is the service's, the nonce floor moves, and there is no order."""
     with open_harness() as harness:
         assert harness.call_with_fault(fault, "AddOrder", **RESTING_ORDER) == [string]
         assert (harness.nonce_floor(), harness.order_times()) == (1, [])
@@ -170,7 +170,7 @@ def test_a_service_error_consumes_the_nonce_and_executes_nothing(fault: str, str
     ],
 )
 def test_a_request_can_be_executed_and_answered_with_an_error(fault: str, string: str) -> None:
-    """The answer is the same whether the engine took the order or refused it, and one that it took is there."""
+    """The answer is the same whether the engine accepted or refused the order, and an accepted order exists."""
     with open_harness() as harness:
         answers = [
             harness.call_with_fault(fault, "AddOrder", **RESTING_ORDER),
@@ -181,7 +181,7 @@ def test_a_request_can_be_executed_and_answered_with_an_error(fault: str, string
 
 
 def test_a_forwarding_gateway_hides_the_nonce_error() -> None:
-    """A stale nonce behind a gateway that answers with its limit is answered with the limit."""
+    """A stale nonce behind a gateway that answers with its rate limit is answered with the rate limit."""
     with open_harness() as harness:
         harness.call("Balance")
         harness.client.nonce = 0
@@ -192,7 +192,7 @@ def test_a_forwarding_gateway_hides_the_nonce_error() -> None:
 
 
 def test_method_specific_faults_do_not_affect_other_methods() -> None:
-    """At a rate of one, faults of AddOrder or CancelOrder do not meet Balance, nor can they be aimed at it."""
+    """At a probability of one, faults of AddOrder or CancelOrder do not affect Balance, nor can they be set for it."""
     names = ("deadline_elapsed", "queued", "cancel_race")
     with open_harness(fault_rates=dict.fromkeys(names, 1.0)) as harness:
         assert harness.call("Balance") == {"ZUSD": "10000.0000"}
@@ -205,7 +205,7 @@ def test_method_specific_faults_do_not_affect_other_methods() -> None:
 
 
 def test_a_queued_order_executes_after_its_queue_time() -> None:
-    """Its sender has no answer, its nonce is accepted at once, and the order is there after the queue, not before."""
+    """The sender gets no answer, the nonce is accepted at once, and the order exists only after the queue time."""
     with open_harness(queue_seconds=5) as harness:
         assert harness.call_with_fault("queued", "AddOrder", **RESTING_ORDER) is None
         assert harness.nonce_floor() == 1
@@ -216,7 +216,7 @@ def test_a_queued_order_executes_after_its_queue_time() -> None:
 
 
 def test_an_order_past_its_deadline_is_not_queued() -> None:
-    """An order past its deadline is refused at the gateway, and never comes to the engine."""
+    """An order past its deadline is refused at the gateway and does not reach the engine."""
     with open_harness() as harness:
         harness.call_with_fault("queued", "AddOrder", deadline=format_rfc3339(START - 1), **RESTING_ORDER)
         harness.advance_time(100)
@@ -228,22 +228,23 @@ def test_an_order_past_its_deadline_is_not_queued() -> None:
 def test_a_deadline_that_passes_in_the_queue_is_enforced_at_the_engine_only(
     deadline_at: str, orders: list[float]
 ) -> None:
-    """A queue of 9 s and a deadline of 8 s: no order where the engine looks at it, one where only the gateway does."""
-    with open_harness(queue_seconds=9, deadline_at=deadline_at) as harness:
+    """With a queue of 9 s and a deadline of 8 s, there is no order if the engine checks it, and one if only the gateway
+    does."""
+    with open_harness(queue_seconds=9, deadline_checked_at=deadline_at) as harness:
         harness.call_with_fault("queued", "AddOrder", deadline=format_rfc3339(START + 8), **RESTING_ORDER)
         harness.advance_time(9)
         assert harness.order_times() == orders
 
 
 def test_deadline_checked_at_accepts_engine_or_gateway_only() -> None:
-    """Another place than engine or gateway is refused."""
+    """Any other value than engine or gateway is refused."""
     with pytest.raises(SimulatorError, match="not at home"):
         Simulator(SimulatorOptions(deadline_checked_at="home"))
 
 
 @pytest.mark.parametrize(("enforced", "orders"), [(True, []), (False, [2])])
 def test_a_broken_exchange_accepts_orders_after_their_deadline(enforced: bool, orders: list[float]) -> None:
-    """A request that is delayed past its order's deadline is executed only where deadlines are not enforced."""
+    """A request that is delayed past its order's deadline is executed only if deadlines are not enforced."""
     with open_harness(enforce_deadline=enforced, delay_seconds=2) as harness:
         harness.call_with_fault("delayed", "AddOrder", deadline=format_rfc3339(START + 1), **RESTING_ORDER)
         harness.advance_time(2)
@@ -252,7 +253,7 @@ def test_a_broken_exchange_accepts_orders_after_their_deadline(enforced: bool, o
 
 @pytest.mark.parametrize(("offset", "ahead", "string"), [(3, 2, "Deadline elapsed"), (-3, -2, ""), (0, 1, "")])
 def test_the_exchange_clock_can_be_offset(offset: int, ahead: int, string: str) -> None:
-    """Time and the check of deadlines are so many seconds away from the market; the times of orders are not."""
+    """Time and the deadline check are offset from the market clock; the times of orders are not."""
     with open_harness(clock_offset_seconds=offset) as harness:
         assert harness.client.public("Time")["result"]["unixtime"] == START + offset
         answer = harness.call("AddOrder", deadline=format_rfc3339(START + ahead), **RESTING_ORDER)

@@ -1,4 +1,4 @@
-"""Faults on the wire: each does exactly what its name says, to the request that it was meant for."""
+"""Injected faults: each does exactly what its name says, to the intended request only."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def client(simulator: Simulator) -> Iterator[KrakenexClient]:
 
 
 def count_orders(simulator: Simulator) -> int:
-    """Return how many orders the exchange has."""
+    """Return the number of orders at the exchange."""
     return len(simulator.exchange.account.orders)
 
 
 @pytest.mark.parametrize("name", [*NOT_EXECUTED_FAULTS, *EXECUTED_FAULTS])
 def test_a_transport_fault_leaves_no_readable_response(simulator: Simulator, client: KrakenexClient, name: str) -> None:
-    """krakenex raises; the order was executed exactly when the fault comes after execution; the next call works."""
+    """krakenex raises; the order was executed exactly if the fault occurs after execution; the next call works."""
     simulator.faults.fire_next(name, "AddOrder")
     with pytest.raises((requests.RequestException, ValueError)):
         client.private("AddOrder", **ORDER)
@@ -54,7 +54,7 @@ def test_a_transport_fault_leaves_no_readable_response(simulator: Simulator, cli
 
 
 def test_a_slow_response_times_out_after_execution(simulator: Simulator, client: KrakenexClient) -> None:
-    """With a time-out of 0.1 s the read fails, and the order is there."""
+    """With a time-out of 0.1 s the read fails, and the order exists."""
     simulator.faults.fire_next("slow", "AddOrder")
     with pytest.raises(requests.ReadTimeout):
         client.api.query_private("AddOrder", dict(ORDER), timeout=0.1)
@@ -63,7 +63,7 @@ def test_a_slow_response_times_out_after_execution(simulator: Simulator, client:
 
 
 def test_only_a_delivered_request_consumes_its_nonce(simulator: Simulator, client: KrakenexClient) -> None:
-    """refuse_502 leaves the nonce unused; answer_502 has used it."""
+    """refuse_502 leaves the nonce unused; answer_502 consumes it."""
     floors = []
     for name in ("refuse_502", "answer_502"):
         simulator.faults.fire_next(name, "Balance")
@@ -74,7 +74,7 @@ def test_only_a_delivered_request_consumes_its_nonce(simulator: Simulator, clien
 
 
 def test_a_redirect_points_to_the_configured_url(simulator: Simulator) -> None:
-    """307 with the same path at another host, and nothing was executed."""
+    """The answer is 307 with the same path at another host, and nothing was executed."""
     simulator.faults.fire_next("redirect_307", "Balance")
     with requests.Session() as session:
         session.trust_env = False
@@ -85,7 +85,7 @@ def test_a_redirect_points_to_the_configured_url(simulator: Simulator) -> None:
 
 
 def test_a_spurious_nonce_error_keeps_the_nonce_floor(simulator: Simulator, client: KrakenexClient) -> None:
-    """A good nonce is refused, the floor stays, and it is not counted among the really refused."""
+    """A valid nonce is refused, the floor stays, and the refusal is not counted among the real ones."""
     simulator.faults.fire_next("spurious_nonce", "Balance")
     assert client.private("Balance") == {"error": ["EAPI:Invalid nonce"]}
     state = simulator.api.state()
@@ -93,14 +93,14 @@ def test_a_spurious_nonce_error_keeps_the_nonce_floor(simulator: Simulator, clie
 
 
 def test_an_external_sender_makes_the_nonce_stale(simulator: Simulator, client: KrakenexClient) -> None:
-    """Somebody else had the same nonce accepted just before; the next one works."""
+    """An external sender had the same nonce accepted just before; the next nonce works."""
     simulator.faults.fire_next("foreign_nonce", "Balance")
     assert client.private("Balance") == {"error": ["EAPI:Invalid nonce"]}
     assert client.private("Balance")["error"] == []
 
 
 def test_any_error_string_can_be_raised_before_or_after_execution(simulator: Simulator, client: KrakenexClient) -> None:
-    """Twice before running, once after it, and then no more."""
+    """The error is raised twice before execution, once after it, and then no more."""
     simulator.faults.raise_next("AddOrder", "EService:Busy", times=2)
     simulator.faults.raise_next("AddOrder", "EService:Timeout", executed=True)
     answers, counts = [], []
@@ -120,41 +120,41 @@ def test_an_error_is_raised_on_a_public_method_too(simulator: Simulator, client:
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:
-    """Two sequences of one seed are equal, one of another seed is not, and rates are about kept."""
+    """Two sequences of one seed are equal, one of another seed differs, and the rates are approximately met."""
 
-    def drawn(seed: int) -> list[str]:
+    def random_faults(seed: int) -> list[str]:
         faults = FaultInjector({"reset": 0.1, "html": 0.2}, seed)
         found = [faults.next_fault("Balance", is_private=True) for _ in range(1000)]
         return [fault.name if fault else "" for fault in found]
 
-    first = drawn(5)
-    assert first == drawn(5)
-    assert first != drawn(6)
+    first = random_faults(5)
+    assert first == random_faults(5)
+    assert first != random_faults(6)
     assert 70 < first.count("reset") < 130
     assert 140 < first.count("html") < 220
 
 
 def test_fault_rates_apply_to_private_requests_only() -> None:
-    """A rate of one hits every private request and no public one."""
+    """A probability of one affects every private request and no public one."""
     faults = FaultInjector({"reset": 1.0})
     assert faults.next_fault("Time", is_private=False) is None
     assert faults.next_fault("Balance", is_private=True) is not None
 
 
 def test_faults_are_off_by_default() -> None:
-    """By default ten thousand requests meet none."""
+    """By default ten thousand requests have no fault."""
     faults = FaultInjector()
     assert [faults.next_fault("AddOrder", is_private=True) for _ in range(10_000)] == [None] * 10_000
 
 
 def test_an_unknown_fault_is_refused() -> None:
-    """A misspelt name is an error, not a fault that never fires."""
+    """A misspelled name is an error, not a fault that never fires."""
     with pytest.raises(SimulatorError, match="no fault rest"):
         FaultInjector().fire_next("rest", "AddOrder")
 
 
 def test_a_partial_fill_leaves_half_of_the_order(simulator: Simulator, client: KrakenexClient) -> None:
-    """At a rate of one, an IOC limit order fills half and the rest is canceled."""
+    """At a probability of one, an IOC limit order fills half and the rest is canceled."""
     simulator.faults.set_rate("partial_fill", 1.0)
     txid = client.private("AddOrder", **ORDER | {"price": "60000", "timeinforce": "IOC"})["result"]["txid"][0]
     order = simulator.exchange.account.orders[txid]
@@ -163,7 +163,7 @@ def test_a_partial_fill_leaves_half_of_the_order(simulator: Simulator, client: K
 
 
 def test_every_request_waits_for_its_own_latency_before_it_is_processed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three calls wait for the seed's three latencies, each at a moment when the exchange has not yet seen it."""
+    """Three calls wait for the seed's three latencies, each before the exchange has processed it."""
     waits: list[tuple[float, int]] = []
     options = SimulatorOptions(latency_seconds=(0.01, 0.02), seed=3)
     with Simulator(options) as simulator:
@@ -174,20 +174,20 @@ def test_every_request_waits_for_its_own_latency_before_it_is_processed(monkeypa
         for _ in range(3):
             client.private("Balance")
         client.close()
-    drawn = FaultInjector(seed=3)
-    assert waits == [(drawn.random_latency((0.01, 0.02)), seen) for seen in range(3)]
+    expected = FaultInjector(seed=3)
+    assert waits == [(expected.random_latency((0.01, 0.02)), seen) for seen in range(3)]
 
 
 def test_the_latency_is_random_within_its_bounds() -> None:
-    """A hundred latencies of 10 to 20 ms lie there and differ; without bounds there is none."""
+    """A hundred latencies of 10 to 20 ms are within the bounds and differ; without bounds there is none."""
     faults = FaultInjector()
-    drawn = [faults.random_latency((0.01, 0.02)) for _ in range(100)]
-    assert 0.01 <= min(drawn) < max(drawn) <= 0.02
+    latencies = [faults.random_latency((0.01, 0.02)) for _ in range(100)]
+    assert 0.01 <= min(latencies) < max(latencies) <= 0.02
     assert faults.random_latency((0.0, 0.0)) == 0.0
 
 
 def test_the_server_listens_on_loopback_only(simulator: Simulator) -> None:
-    """Its socket is bound to 127.0.0.1."""
+    """The socket is bound to 127.0.0.1."""
     assert simulator.url.startswith("http://127.0.0.1:")
     port = int(simulator.url.rpartition(":")[2])
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -195,7 +195,7 @@ def test_the_server_listens_on_loopback_only(simulator: Simulator) -> None:
 
 
 def test_a_stopped_simulator_leaves_no_connection_open() -> None:
-    """After the block ends, a kept-alive connection is closed by the server."""
+    """After the block ends, the server closes a keep-alive connection."""
     with Simulator() as simulator:
         port = int(simulator.url.rpartition(":")[2])
         connection = socket.create_connection(("127.0.0.1", port), 5)
@@ -213,7 +213,7 @@ def test_a_stopped_simulator_leaves_no_connection_open() -> None:
     ],
 )
 def test_a_body_with_an_invalid_length_is_not_read(simulator: Simulator, request_bytes: bytes) -> None:
-    """Such a request is answered with 413 and the connection ends."""
+    """Such a request is answered with 413 and the connection is closed."""
     with socket.create_connection(("127.0.0.1", int(simulator.url.rpartition(":")[2])), 5) as connection:
         connection.sendall(request_bytes)
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 413 ")

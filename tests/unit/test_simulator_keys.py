@@ -1,4 +1,4 @@
-"""Keys: Kraken's signature, and the rule of the nonce."""
+"""Keys: Kraken's signature and the nonce rule."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Sender:
     ],
 )
 def test_the_signature_matches_krakens_examples(path: str, payload: str, signature: str) -> None:
-    """The vector of Kraken's authentication guide, and two made with the same secret."""
+    """The example of Kraken's authentication guide, and two more with the same secret, match."""
     assert sign(SECRET, path, NONCE, payload) == signature
 
 
 def test_a_nonce_must_be_higher_than_every_one_before_it() -> None:
-    """Equal and lower are refused, a gap of any size is not, and no clock is looked at."""
+    """Equal and lower nonces are refused, a gap of any size is accepted, and no clock is read."""
     sender = Sender()
     answers = [sender.send(nonce) for nonce in (1, 2, 2, 1, 10**18, 10**18 - 1, 10**18 + 1)]
     bad = "EAPI:Invalid nonce"
@@ -62,7 +62,7 @@ def test_a_nonce_must_be_higher_than_every_one_before_it() -> None:
 
 
 def test_a_refused_nonce_does_not_move_the_floor() -> None:
-    """After a refusal the floor is what it was."""
+    """After a refusal the nonce floor is unchanged."""
     sender = Sender()
     sender.send(10)
     sender.send(3)
@@ -71,12 +71,12 @@ def test_a_refused_nonce_does_not_move_the_floor() -> None:
 
 @pytest.mark.parametrize("nonce", ["", "-1", "1.5", "abc", str(2**64), "1e9", "\u0663"])
 def test_a_nonce_must_be_an_unsigned_64_bit_integer(nonce: str) -> None:
-    """Nothing but digits up to 2^64 - 1 is a nonce."""
+    """Only digits up to 2^64 - 1 are a nonce."""
     assert Sender().send(nonce) == "EAPI:Invalid nonce"
 
 
 def test_the_maximum_nonce_is_accepted() -> None:
-    """2^64 - 1 is a nonce, the last one of its key."""
+    """2^64 - 1 is accepted, as the last nonce of its key."""
     assert Sender().send(2**64 - 1) == ""
 
 
@@ -88,7 +88,7 @@ def test_a_bad_signature_never_moves_the_floor() -> None:
 
 
 def test_an_unknown_key_is_refused() -> None:
-    """A key that is not on the ring is invalid whatever it signs."""
+    """A key that is not on the ring is refused whatever it signs."""
     assert Sender().send(1, key="nobody") == "EAPI:Invalid key"
 
 
@@ -112,7 +112,7 @@ def test_lockout_is_off_by_default() -> None:
 
 
 def test_too_many_bad_requests_lock_the_sender_out_for_15_minutes() -> None:
-    """Ten refusals within 60 s, then a right request is refused until 15 minutes of silence are over."""
+    """After ten refusals within 60 s, a valid request is refused until 15 minutes without requests have passed."""
     sender = Sender(lockout_after=10)
     for second in range(10):
         sender.send(0, NOW + second)
@@ -128,7 +128,7 @@ def test_bad_requests_far_apart_lock_nobody_out() -> None:
 
 
 def test_another_sender_on_the_key_raises_the_floor() -> None:
-    """What a foreign sender had accepted counts for everyone on the key."""
+    """A nonce accepted from an external sender raises the floor for everyone on the key."""
     sender = Sender()
     sender.key_ring.raise_nonce_floor(sender.key.key, 500)
     assert [sender.send(500), sender.send(501)] == ["EAPI:Invalid nonce", ""]

@@ -10,7 +10,7 @@ from tests.simulator_parts import START, make_exchange, order_error, place_order
 
 
 def calls_until_refused(tier: str, method: str) -> int:
-    """Return how many calls of a method go through at one moment (at most 300)."""
+    """Return how many calls of a method are accepted at one moment (at most 300)."""
     limits = RateLimits(find_tier(tier))
     for count in range(300):
         try:
@@ -33,12 +33,12 @@ def calls_until_refused(tier: str, method: str) -> int:
     ],
 )
 def test_a_burst_of_calls_is_refused_at_the_tiers_maximum(tier: str, method: str, calls: int) -> None:
-    """So many calls go through at once; orders and cancels do not count."""
+    """That many calls are accepted at once; orders and cancels do not count."""
     assert calls_until_refused(tier, method) == calls
 
 
 def test_the_rest_counter_decays_with_market_time_and_by_key() -> None:
-    """A full starter counter has room for one call after 3.1 s (0.33 a second); another key has its own."""
+    """A full starter counter has room for one call after 3.1 s (0.33 a second); another key has its own counter."""
     limits = RateLimits(find_tier("starter"))
     for _ in range(15):
         limits.spend_rest("key", "Balance", START)
@@ -52,12 +52,12 @@ def test_the_rest_counter_decays_with_market_time_and_by_key() -> None:
     ("age_seconds", "points"), [(0, 8), (4.9, 8), (5, 6), (10, 5), (15, 4), (45, 2), (90, 1), (299, 1), (300, 0)]
 )
 def test_a_cancel_costs_more_the_younger_the_order(age_seconds: float, points: int) -> None:
-    """Kraken's table of cancel penalties, at its borders."""
+    """The penalties of cancels are those of Kraken's table, at its boundaries."""
     assert cancel_penalty(age_seconds) == points
 
 
 def test_orders_on_a_pair_are_refused_over_the_threshold_and_again_accepted_after_decay() -> None:
-    """60 orders of a starter go through at once, the next one only a second later; another pair is free."""
+    """60 orders of a starter are accepted at once, the next one only a second later; another pair is unaffected."""
     exchange = make_exchange((0, "50000"), tier="starter")
     for _ in range(60):
         place_order(exchange, price="40000", volume="0.0001", timeinforce="IOC")
@@ -75,7 +75,7 @@ def test_a_refused_order_still_counts_against_the_engine_limit() -> None:
 
 
 def test_a_cancel_after_thirty_six_seconds_adds_its_penalty() -> None:
-    """One order placed and canceled 36 s later: 1 for the order, decayed, and 4 for the cancel."""
+    """An order that is canceled 36 s after it was placed costs 1 for the order, decayed, and 4 for the cancel."""
     exchange = make_exchange((0, "50000"), tier="starter")
     txid = place_order(exchange, price="40000")
     exchange.advance(START + 36)
@@ -84,7 +84,7 @@ def test_a_cancel_after_thirty_six_seconds_adds_its_penalty() -> None:
 
 
 def test_a_cancel_over_the_threshold_is_refused_but_cancel_all_is_not() -> None:
-    """Seven young orders cost 7 and 8 a cancel: the seventh cancel would be 63 of 60; CancelAll goes through."""
+    """Seven young orders cost 7 and 8 per cancel: the seventh cancel would be 63 of 60; CancelAll is accepted."""
     exchange = make_exchange((0, "50000"), tier="starter")
     names = [place_order(exchange, price="40000", volume="0.001") for _ in range(7)]
     for name in names[:6]:

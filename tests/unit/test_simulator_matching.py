@@ -1,4 +1,4 @@
-"""The engine: known answers, worked out by hand at Kraken's first fee tier (0.40 % maker, 0.80 % taker)."""
+"""The matching engine: expected values, computed by hand at Kraken's first fee tier (0.40 % maker, 0.80 % taker)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_resting_buy_fills_when_the_path_only_just_touches_it() -> None:
 
 
 def test_a_resting_buy_does_not_fill_a_tick_above_its_price() -> None:
-    """The path turns at 49000.1 and the order at 49000 goes on resting."""
+    """The path turns at 49000.1 and the order at 49000 stays open."""
     exchange = make_exchange((0, "50000"), (50, "49000.1"), (100, "50000"))
     txid = place_order(exchange, price="49000")
     exchange.advance(START + 100)
@@ -100,7 +100,7 @@ def test_a_marketable_limit_order_fills_at_once_at_the_better_price() -> None:
 
 
 def test_orders_fill_in_the_order_in_which_the_path_meets_them() -> None:
-    """On the way down the buy at 49500 comes before the one at 49000, whichever was placed first."""
+    """On the way down the buy at 49500 fills before the one at 49000, whichever was placed first."""
     exchange = make_exchange((0, "50000"), (100, "48000"))
     low, high = place_order(exchange, price="49000"), place_order(exchange, price="49500")
     exchange.advance(START + 100)
@@ -144,7 +144,7 @@ def test_an_unmarketable_ioc_or_fok_order_is_canceled() -> None:
 
 
 def test_a_gtd_order_expires_exactly_at_its_expiry() -> None:
-    """The price comes to the order ten seconds after its end; it expired."""
+    """The price reaches the order ten seconds after its expiry; it has expired."""
     exchange = make_exchange((0, "50000"), (60, "50000"), (80, "48000"))
     txid = place_order(exchange, price="49000", timeinforce="GTD", expiretm="+60")
     exchange.advance(START + 100)
@@ -153,7 +153,7 @@ def test_a_gtd_order_expires_exactly_at_its_expiry() -> None:
 
 
 def test_a_gtd_order_fills_before_its_expiry() -> None:
-    """The price comes to the order ten seconds before its end, within the same call of advance; it filled."""
+    """The price reaches the order ten seconds before its expiry, within the same call of advance; it fills."""
     exchange = make_exchange((0, "50000"), (100, "48000"))
     txid = place_order(exchange, price="49000", timeinforce="GTD", expiretm="+60")
     exchange.advance(START + 100)
@@ -171,7 +171,7 @@ def test_the_dead_man_switch_cancels_all_orders_at_its_timeout() -> None:
 
 
 def test_the_dead_man_switch_can_be_renewed_and_disarmed() -> None:
-    """Armed again it counts anew; with 0 it never fires."""
+    """Armed again it starts anew; with 0 it never fires."""
     exchange = make_exchange((0, "50000"))
     txid = place_order(exchange, price="49000")
     exchange.arm_dead_man_switch(60)
@@ -184,7 +184,7 @@ def test_the_dead_man_switch_can_be_renewed_and_disarmed() -> None:
 
 
 def test_the_dead_man_switch_timeout_is_at_most_a_day() -> None:
-    """More than 86400 s is refused in Kraken's words."""
+    """More than 86400 s is refused with Kraken's error."""
     with pytest.raises(Refusal, match=r"^EGeneral:Invalid timeout argument:above max$"):
         make_exchange((0, "50000")).arm_dead_man_switch(86_401)
 

@@ -27,7 +27,7 @@ CHOICES = {
 
 
 class OrderFuzzer:
-    """A seeded stream of orders, cancels and steps in time on one exchange."""
+    """A seeded stream of orders, cancels and time steps on one exchange."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -43,12 +43,12 @@ class OrderFuzzer:
         self.placed = 0
 
     def fill_volume(self, order: SimOrder) -> Decimal:
-        """Fill all, or a part with many decimals."""
+        """Fill everything, or a part with many decimals."""
         part = (order.remaining * Decimal(self.random.randint(1, 9)) / 13).quantize(Decimal("0.00000001"))
         return order.remaining if self.random.random() < 0.5 or not part else part
 
     def step(self) -> None:
-        """Do one random thing."""
+        """Perform one random action."""
         roll = self.random.random()
         if roll < 0.3:
             self.exchange.advance(self.exchange.now + self.random.choice((1, 60, 3600)))
@@ -74,7 +74,7 @@ class OrderFuzzer:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_starting_balance_plus_trades_equals_balance(seed: int, full_size: bool) -> None:
-    """After every step of the storm the audit finds nothing, and something was traded."""
+    """After every step the audit finds nothing, and at least one trade took place."""
     fuzzer = OrderFuzzer(seed)
     for number in range(3000 if full_size else 250):
         fuzzer.step()
@@ -86,7 +86,7 @@ def test_starting_balance_plus_trades_equals_balance(seed: int, full_size: bool)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_saved_account_round_trips(seed: int, tmp_path: Path) -> None:
-    """Orders, trades, balances and holds read from the file equal those in memory, after every step kept."""
+    """After every step, orders, trades, balances and holds read from the file equal those in memory."""
     fuzzer, path = OrderFuzzer(seed), tmp_path / "account.db"
     storage = Storage(path, "storm")
     account = fuzzer.exchange.account
@@ -104,7 +104,7 @@ def test_a_saved_account_round_trips(seed: int, tmp_path: Path) -> None:
 
 
 def test_the_audit_detects_a_one_cent_error() -> None:
-    """One cent too much in a balance is a problem with the asset's name."""
+    """A balance that is one cent too high is a problem with the asset's name."""
     fuzzer = OrderFuzzer(1)
     fuzzer.exchange.account.balances["ZUSD"] += Decimal("0.01")
     assert fuzzer.exchange.account.audit() == ["ZUSD: the trades give 10000, the balance is 10000.01"]

@@ -1,4 +1,4 @@
-"""AddOrder's and CancelOrder's refusals, in Kraken's exact words."""
+"""Refusals of AddOrder and CancelOrder, with Kraken's exact errors."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("params", "string"), REFUSALS, ids=[str(next(iter(p.items()))) for p, _ in REFUSALS])
 def test_an_invalid_order_gets_krakens_error_and_has_no_effect(params: dict[str, str], string: str) -> None:
-    """The refusal is exactly the string, and no order, hold or trade remains."""
+    """The error is exactly the string, and no order, hold or trade remains."""
     exchange = make_exchange((0, "50000"))
     assert order_error(exchange, **LIMIT_PRICE | params) == string
     assert not exchange.account.orders
@@ -105,14 +105,14 @@ def test_an_invalid_order_gets_krakens_error_and_has_no_effect(params: dict[str,
     ids=str,
 )
 def test_a_valid_order_is_accepted(params: dict[str, str]) -> None:
-    """Every way of writing an order that Kraken documents rests in the book."""
+    """Every documented form of an order is accepted and rests in the book."""
     exchange = make_exchange((0, "50000"))
     assert order_error(exchange, **LIMIT_PRICE | params) == ""
     assert len(exchange.account.open_orders) == 1
 
 
 def test_a_price_between_two_ticks_is_refused() -> None:
-    """Where the tick is coarser than the decimals, the decimals alone do not make a price right."""
+    """If the tick is coarser than the decimals, valid decimals alone do not make a price valid."""
     pair = dataclasses.replace(KNOWN_PAIRS["BTC/USD"], tick_size=Decimal("0.5"))
     with pytest.raises(Refusal, match=r"^EOrder:Tick size check failed$"):
         parse_order(pair, {"type": "buy", "ordertype": "limit", "volume": "1", "price": "49000.1"}, START)
@@ -125,7 +125,7 @@ def test_a_market_order_below_the_cost_minimum_is_refused() -> None:
 
 
 def test_a_client_id_may_be_open_only_once() -> None:
-    """The second order of the same cl_ord_id is refused while the first is open, and accepted afterwards."""
+    """A second order with the same cl_ord_id is refused while the first is open, and accepted afterwards."""
     exchange = make_exchange((0, "50000"))
     place_order(exchange, price="49000", cl_ord_id="mine")
     assert order_error(exchange, price="49000", cl_ord_id="mine") == "EOrder:Duplicate order"
@@ -134,7 +134,7 @@ def test_a_client_id_may_be_open_only_once() -> None:
 
 
 def test_a_userref_may_be_open_any_number_of_times() -> None:
-    """userref is a tag, not an id; one cancel by it cancels every order that has it."""
+    """A userref is a tag, not an id; one cancel by it cancels every order that has it."""
     exchange = make_exchange((0, "50000"))
     for _ in range(3):
         place_order(exchange, price="49000", userref="7")
@@ -142,7 +142,7 @@ def test_a_userref_may_be_open_any_number_of_times() -> None:
 
 
 def test_validate_checks_and_does_not_place() -> None:
-    """The answer has the description and no txid, and nothing rests; a wrong order is refused as ever."""
+    """The answer has the description and no txid, and nothing rests; an invalid order is refused as usual."""
     exchange = make_exchange((0, "50000"))
     right = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "49000"}
     answer = exchange.add_order(right | {"validate": "true"})
@@ -160,7 +160,7 @@ def test_validate_checks_and_does_not_place() -> None:
     ],
 )
 def test_canceling_an_unknown_order_is_refused(params: dict[str, str], string: str) -> None:
-    """An id that never was, or is gone, gets Kraken's words of 2026."""
+    """An id that never existed, or is closed, gets Kraken's error of 2026."""
     with pytest.raises(Refusal) as refused:
         make_exchange((0, "50000")).cancel(params)
     assert refused.value.error == string
@@ -175,7 +175,7 @@ def test_canceling_an_unknown_order_is_refused(params: dict[str, str], string: s
     ],
 )
 def test_the_system_status_decides_what_is_allowed(status: str, order: str, post: str, cancel: str) -> None:
-    """Orders, post-only orders and cancels are refused or not, as Kraken's SystemStatus page has it."""
+    """Orders, post-only orders and cancels are accepted or refused as Kraken's SystemStatus page says."""
     exchange = make_exchange((0, "50000"))
     txid = place_order(exchange, price="49000")
     exchange.set_status(status)
@@ -199,7 +199,7 @@ MODE_ERRORS = {mode: f"EService:Market in {mode} mode" for mode in PAIR_STATUSES
     ],
 )
 def test_the_status_of_a_pair_decides_what_is_allowed_on_it(mode: str, market: str, limit: str, post: str) -> None:
-    """Market, limit and post-only orders are refused or not; cancels work, and so does the other pair."""
+    """Market, limit and post-only orders are accepted or refused; cancels work, and so does the other pair."""
     exchange = make_exchange((0, "50000"))
     txid = place_order(exchange, price="49000")
     exchange.set_pair_status("BTC/USD", mode)
@@ -211,7 +211,7 @@ def test_the_status_of_a_pair_decides_what_is_allowed_on_it(mode: str, market: s
 
 
 def test_the_stricter_of_the_two_statuses_counts() -> None:
-    """A post-only order on a pair that is limit_only is accepted by a system that is post_only, a limit order not."""
+    """On a limit_only pair of a post_only system, a post-only order is accepted and a limit order is not."""
     exchange = make_exchange((0, "50000"))
     exchange.set_pair_status("XBTUSD", "limit_only")
     exchange.set_status("post_only")

@@ -1,4 +1,4 @@
-"""Paper accounts: where their prices come from, what their clock does, and how they go on."""
+"""Paper accounts: their price sources, their clock, and how they resume."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def place_resting(paper: PaperAccount, price: str) -> str:
 
 
 def test_a_new_account_warms_up_over_720_candles_and_starts_with_10000(tmp_path: Path) -> None:
-    """The clock starts 720 candles ago, jumps, and is the wall clock once it has caught up."""
+    """The clock starts 720 candles ago, runs through them, and is then the wall clock."""
     begin = wall_seconds()
     with open_paper_account(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
         assert isinstance(paper.clock, ReplayClock)
@@ -59,13 +59,13 @@ def test_a_new_account_warms_up_over_720_candles_and_starts_with_10000(tmp_path:
 
 
 def test_the_starting_balance_is_in_the_quote_of_the_first_pair(tmp_path: Path) -> None:
-    """BTC/EUR first: ten thousand euros."""
+    """With BTC/EUR first, the account starts with ten thousand euros."""
     with open_paper_account(["BTC/EUR", "BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
         assert call(paper, "Balance") == {"ZEUR": "10000.0000"}
 
 
 def test_an_existing_account_resumes_at_the_wall_clock(tmp_path: Path) -> None:
-    """The second time: same key, not fresh, no replay."""
+    """The second start has the same key, is not new, and has no warm-up."""
     keys = []
     for is_new in (True, False):
         with open_paper_account(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
@@ -75,7 +75,7 @@ def test_an_existing_account_resumes_at_the_wall_clock(tmp_path: Path) -> None:
 
 
 def test_open_orders_are_matched_over_the_downtime(tmp_path: Path) -> None:
-    """An order left open thirty days ago was filled on the way to now, at its own price, in the meantime."""
+    """An order that was left open thirty days ago filled during the downtime, at its own price."""
     with open_paper_account(["BTC/USD"], "synthetic", HOUR, tmp_path) as paper:
         begin = paper.clock.now()
         prices, pair = paper.simulator.exchange.prices, paper.simulator.exchange.instruments.pairs[0]
@@ -91,7 +91,7 @@ def test_open_orders_are_matched_over_the_downtime(tmp_path: Path) -> None:
 
 
 def test_each_price_source_has_its_own_account(tmp_path: Path) -> None:
-    """Three files in the state folder for three price worlds."""
+    """Three price sources have three files in the state folder."""
     with Simulator() as kraken:
         for prices in ("synthetic", "live", write_price_file(tmp_path)):
             with open_paper_account(["BTC/USD"], prices, 60, tmp_path, live_url=kraken.url) as paper:
@@ -103,20 +103,20 @@ def test_each_price_source_has_its_own_account(tmp_path: Path) -> None:
 
 
 def test_auto_falls_back_to_synthetic_when_kraken_is_unreachable(tmp_path: Path) -> None:
-    """Nothing listens at the address: made-up prices, named as such."""
+    """If nothing listens at the URL, synthetic prices are used, and the label says so."""
     with open_paper_account(["BTC/USD"], "auto", HOUR, tmp_path, live_url=UNREACHABLE_URL) as paper:
         assert "synthetic" in paper.price_source_label
         assert "Kraken does not answer" in paper.price_source_label
 
 
 def test_auto_uses_live_prices_when_kraken_is_reachable(tmp_path: Path) -> None:
-    """A Kraken that answers is used, and the label names it."""
+    """If Kraken answers, its prices are used, and the label says so."""
     with Simulator() as kraken, open_paper_account(["BTC/USD"], "auto", 60, tmp_path, live_url=kraken.url) as paper:
         assert paper.price_source_label == f"live prices from {kraken.url}"
 
 
 def test_auto_falls_back_to_synthetic_without_history(tmp_path: Path) -> None:
-    """Time answers and OHLC does not: made-up prices, and the reason."""
+    """If Time answers and OHLC does not, synthetic prices are used, and the reason is given."""
     with Simulator() as kraken:
         kraken.faults.raise_next("OHLC", "EService:Unavailable")
         with open_paper_account(["BTC/USD"], "auto", 60, tmp_path, live_url=kraken.url) as paper:
@@ -124,7 +124,7 @@ def test_auto_falls_back_to_synthetic_without_history(tmp_path: Path) -> None:
 
 
 def test_live_prices_without_kraken_are_an_error(tmp_path: Path) -> None:
-    """Asked for by name, live prices are not replaced by others."""
+    """If live prices are requested by name, they are not replaced by others."""
     with (
         pytest.raises(LivePricesError, match="does not answer AssetPairs"),
         open_paper_account(["BTC/USD"], "live", HOUR, tmp_path, live_url=UNREACHABLE_URL),
@@ -134,13 +134,13 @@ def test_live_prices_without_kraken_are_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prices", ["replay:nowhere.csv", "magic", "replay:"])
 def test_an_unknown_price_source_is_an_error(tmp_path: Path, prices: str) -> None:
-    """A file that is not there, and a word that is none."""
+    """A missing file and an unknown word are refused."""
     with pytest.raises(SimulatorError), open_paper_account(["BTC/USD"], prices, HOUR, tmp_path):
         pass
 
 
 def test_a_price_file_serves_one_pair_only(tmp_path: Path) -> None:
-    """Several pairs are refused, not quietly cut down to one."""
+    """Several pairs are refused, not silently reduced to one."""
     with (
         pytest.raises(SimulatorError, match="one pair; 2 pairs are set"),
         open_paper_account(["BTC/USD", "ETH/USD"], write_price_file(tmp_path), 60, tmp_path),
@@ -149,7 +149,7 @@ def test_a_price_file_serves_one_pair_only(tmp_path: Path) -> None:
 
 
 def test_a_timeframe_finer_than_the_file_is_refused(tmp_path: Path) -> None:
-    """One-minute candles do not make thirty-second ones."""
+    """One-minute candles cannot make thirty-second ones."""
     with (
         pytest.raises(SimulatorError, match="candles of 60 s"),
         open_paper_account(["BTC/USD"], write_price_file(tmp_path), 30, tmp_path),
@@ -158,7 +158,7 @@ def test_a_timeframe_finer_than_the_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_price_file_is_refused_with_its_line(tmp_path: Path) -> None:
-    """The error of the file comes through."""
+    """The error of the file is reported."""
     setting = write_price_file(tmp_path)
     (tmp_path / "prices.csv").write_text("time,open\n")
     with pytest.raises(PriceFileError, match="line 1"), open_paper_account(["BTC/USD"], setting, 60, tmp_path):
@@ -166,7 +166,7 @@ def test_a_damaged_price_file_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_replay_starts_after_60_candles_and_ends_with_the_file(tmp_path: Path) -> None:
-    """There is history to begin with, and at the end the clock stands."""
+    """A replay starts with history, and its clock stops at the end of the file."""
     with open_paper_account(["BTC/USD"], write_price_file(tmp_path), 60, tmp_path) as paper:
         assert isinstance(paper.clock, ReplayClock)
         assert paper.clock.now() == FIRST_CANDLE_TIME + 3600
@@ -175,7 +175,7 @@ def test_a_replay_starts_after_60_candles_and_ends_with_the_file(tmp_path: Path)
 
 
 def test_an_interrupted_replay_resumes_and_a_finished_one_restarts(tmp_path: Path) -> None:
-    """Stopped after 100 minutes it goes on there with its open order; stopped at the end it is a new account."""
+    """Stopped after 100 minutes it resumes there with its open order; stopped at the end it starts a new account."""
     setting, seen = write_price_file(tmp_path), list[tuple[bool, float, int]]()
     for step in (6000.0, 1e9, 0.0):
         with open_paper_account(["BTC/USD"], setting, 60, tmp_path) as paper:
@@ -191,7 +191,7 @@ def test_an_interrupted_replay_resumes_and_a_finished_one_restarts(tmp_path: Pat
 
 
 def test_only_synthetic_prices_run_at_another_speed(tmp_path: Path) -> None:
-    """A market sixty times as fast moves a minute a second; a recorded one is refused that speed."""
+    """A market sixty times as fast moves a minute a second; a recorded one cannot run at that speed."""
     with open_paper_account(["BTC/USD"], "synthetic", HOUR, tmp_path, speed=60.0) as paper:
         assert type(paper.clock) is MarketClock
         assert paper.clock.speed == 60.0
@@ -203,7 +203,7 @@ def test_only_synthetic_prices_run_at_another_speed(tmp_path: Path) -> None:
 
 
 def test_an_account_ahead_of_the_wall_clock_resumes_from_its_own_time(tmp_path: Path) -> None:
-    """A market that was run at a high speed never steps back in its next run."""
+    """A market that was run at a high speed never goes back in its next run."""
     with open_paper_account(["BTC/USD"], "synthetic", HOUR, tmp_path, speed=1e9) as paper:
         call(paper, "Balance")
         ahead = paper.simulator.exchange.now
@@ -212,7 +212,7 @@ def test_an_account_ahead_of_the_wall_clock_resumes_from_its_own_time(tmp_path: 
 
 
 def test_a_damaged_account_is_refused(tmp_path: Path) -> None:
-    """The state file's error comes through; nothing is begun anew."""
+    """The error of the state file is reported, and no new account is created."""
     (tmp_path / "paper_synthetic.db").write_bytes(b"x" * 5000)
     with (
         pytest.raises(StateFileError, match="is damaged"),
@@ -222,7 +222,7 @@ def test_a_damaged_account_is_refused(tmp_path: Path) -> None:
 
 
 class ManualClock(MarketClock):
-    """A market clock that a test sets, at first near the wall's."""
+    """A market clock that a test sets, initially near the wall clock."""
 
     def __init__(self, offset_seconds: float = 0.0) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class ManualClock(MarketClock):
 
 
 class LivePricesHarness:
-    """A Kraken of our own, and live prices that follow it without a thread."""
+    """A local Kraken, and live prices that poll it without a thread."""
 
     def __init__(self, kraken: Simulator) -> None:
         self.kraken = kraken
@@ -242,7 +242,7 @@ class LivePricesHarness:
         self.pair = self.live.instruments.pairs[0]
 
     def poll_until(self, call: str) -> None:
-        """Poll until the named endpoint has been asked."""
+        """Poll until the named endpoint has been requested."""
         original_get = self.live._api.get
         calls: list[str] = []
 
@@ -256,7 +256,7 @@ class LivePricesHarness:
 
 
 def test_live_history_equals_krakens_candles() -> None:
-    """The closed candles are those that Kraken serves, value for value, and the price is where Kraken's is."""
+    """The closed candles are exactly those of Kraken, and the price is Kraken's."""
     clock = ManualClock()
     with Simulator(SimulatorOptions(pairs=("BTC/USD", "SOL/USD")), clock) as kraken:
         source, now = LivePricesHarness(kraken), clock.time
@@ -271,7 +271,7 @@ def test_live_history_equals_krakens_candles() -> None:
 
 
 def test_live_prices_follow_the_ticker() -> None:
-    """After a poll the price is the one that Kraken gave, whose clock has jumped by a day here."""
+    """After a poll the price is Kraken's, although its clock has jumped by a day."""
     clock = ManualClock()
     with Simulator(SimulatorOptions(pairs=("BTC/USD", "SOL/USD")), clock) as kraken:
         source = LivePricesHarness(kraken)
@@ -284,7 +284,8 @@ def test_live_prices_follow_the_ticker() -> None:
 
 
 def test_stale_live_prices_are_not_extrapolated() -> None:
-    """Two hours after the last answer: no candle that Kraken did not serve, the price unmoved, no trading."""
+    """Two hours after the last answer, there is no candle that Kraken did not serve, the price is unchanged, and
+    nothing trades."""
     with Simulator(SimulatorOptions(pairs=("BTC/USD", "SOL/USD"))) as kraken:
         source = LivePricesHarness(kraken)
         source.live.close()
@@ -300,7 +301,7 @@ def test_stale_live_prices_are_not_extrapolated() -> None:
 
 
 def test_krakens_system_status_is_passed_through() -> None:
-    """Kraken in maintenance is a paper market in maintenance."""
+    """If Kraken is in maintenance, the paper market is in maintenance."""
     with Simulator(SimulatorOptions(pairs=("BTC/USD", "SOL/USD"))) as kraken:
         source = LivePricesHarness(kraken)
         kraken.exchange.set_status("post_only")

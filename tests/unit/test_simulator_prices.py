@@ -1,4 +1,4 @@
-"""Price paths: pure, consistent with their candles, and nothing invented."""
+"""Price paths: deterministic, consistent with their candles, and without invented prices."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def crossings(candles: list[SimCandle]) -> int:
 
 
 def test_synthetic_prices_are_deterministic_across_processes() -> None:
-    """The price of a seed, pair and moment is a constant."""
+    """The price of a seed, pair and time is a constant."""
     assert [str(SyntheticPrices(1).price(pair, NOW)) for pair in (BTC, ETH, SOL)] == [
         "81934.2",
         "4589.64",
@@ -52,7 +52,7 @@ def test_synthetic_prices_are_deterministic_across_processes() -> None:
 
 
 def test_synthetic_prices_depend_on_seed_and_pair() -> None:
-    """Neither the seed nor the pair is left out of the path."""
+    """The path depends on both the seed and the pair."""
     moves = set()
     for seed, pair in ((1, BTC), (2, BTC), (1, KNOWN_PAIRS["BTC/EUR"])):
         prices = SyntheticPrices(seed)
@@ -72,13 +72,13 @@ def test_synthetic_prices_do_not_depend_on_earlier_queries() -> None:
     [*((BTC, seconds) for seconds in (60, 300, 900, 1800, 3600, 14400, 86400)), (ETH, 3600), (SOL, 3600)],
 )
 def test_synthetic_prices_turn_often_enough_to_trade(pair: PairRules, timeframe: int) -> None:
-    """A moving average crosses another at least six times in 720 candles, whatever the timeframe."""
+    """A moving average crosses another at least six times in 720 candles, in every timeframe."""
     prices = SyntheticPrices(1, timeframe // 12)
     assert crossings(prices.candles(pair, timeframe, int(NOW) - 719 * timeframe, NOW)) >= 6
 
 
 def check_candles_against_path(prices: PriceSource, interval: int, begin: int, now: float) -> None:
-    """Every knot lies between low and high of its candle; each candle opens and closes on the path."""
+    """Every price point is between low and high of its candle; each candle opens and closes on the path."""
     for candle in prices.candles(BTC, interval, begin, now):
         until = min(now, candle.time + interval - 1)
         inside = [price for _, price in prices.price_points(BTC, candle.time, until)]
@@ -88,12 +88,12 @@ def check_candles_against_path(prices: PriceSource, interval: int, begin: int, n
 
 
 def test_synthetic_candles_are_consistent_with_the_price_path() -> None:
-    """What the engine matches against lies within the candles."""
+    """The prices that the engine matches against are within the candles."""
     check_candles_against_path(SyntheticPrices(3, 7), 300, int(NOW) - 6000, NOW)
 
 
 def test_recorded_candles_are_consistent_with_the_price_path(tmp_path: Path) -> None:
-    """What the engine matches against lies within the recorded candles, gap included."""
+    """The prices that the engine matches against are within the recorded candles, also across a gap."""
     check_candles_against_path(recorded_prices(tmp_path), 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 299)
 
 
@@ -112,7 +112,7 @@ def test_recorded_prices_are_flat_where_nothing_was_traded(tmp_path: Path) -> No
 
 
 def test_recorded_candles_equal_the_file(tmp_path: Path) -> None:
-    """One-minute candles are the rows, with flat ones of no volume in the gap."""
+    """One-minute candles equal the lines of the file, with flat ones of no volume in the gap."""
     closed = recorded_prices(tmp_path).candles(BTC, 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 300)[:-1]
     assert [(c.time - FIRST_CANDLE_TIME, str(c.open), str(c.close), str(c.volume), c.count) for c in closed] == [
         (0, "100.0", "102.0", "1.5", 10),
@@ -124,7 +124,7 @@ def test_recorded_candles_equal_the_file(tmp_path: Path) -> None:
 
 
 def test_a_partly_loaded_file_gives_the_same_prices_as_a_fully_loaded_one(tmp_path: Path) -> None:
-    """Price, knots and candles of any moment are those of a path drawn through all rows at once, gaps included."""
+    """Price, price points and candles at any time are those of a path through all lines at once, also across gaps."""
     rng = random.Random(SEED)
     times = sorted(rng.sample(range(9000), 3000))
     closes = [str(rng.randint(400_00, 500_00) / 100) for _ in times]
@@ -143,7 +143,7 @@ def test_a_partly_loaded_file_gives_the_same_prices_as_a_fully_loaded_one(tmp_pa
 
 
 def test_discarding_old_data_keeps_the_last_1500_candles() -> None:
-    """After 3,000 candles of a minute, 1,500 are kept: more than a day of them, unchanged."""
+    """After 3,000 one-minute candles, 1,500 are stored: more than a day of them, unchanged."""
     price = Decimal(100)
     rows = [SimCandle(FIRST_CANDLE_TIME + 60 * at, price, price + at, price, price, price, 1) for at in range(3000)]
     path, now = CandlePath(BTC, rows, 60), FIRST_CANDLE_TIME + 3000 * 60
@@ -152,14 +152,14 @@ def test_discarding_old_data_keeps_the_last_1500_candles() -> None:
 
 
 def test_recorded_candles_are_aggregated_into_longer_ones(tmp_path: Path) -> None:
-    """Five minutes in one candle: first open, extremes of all, last close, volumes added."""
+    """A five-minute candle has the first open, the extremes of all, the last close, and the sum of the volumes."""
     candle = recorded_prices(tmp_path).candles(BTC, 300, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 300)[0]
     values = [str(x) for x in (candle.open, candle.high, candle.low, candle.close, candle.volume, candle.count)]
     assert values == ["100.0", "104.0", "95.0", "98.0", "4.5", "35"]
 
 
 def test_a_running_candle_has_no_look_ahead(tmp_path: Path) -> None:
-    """Half a minute in, the running candle knows the way so far: the low of 98, not yet the high of 104."""
+    """Half a minute in, the running candle includes the path so far: the low of 98, not yet the high of 104."""
     candles = recorded_prices(tmp_path).candles(BTC, 60, FIRST_CANDLE_TIME, FIRST_CANDLE_TIME + 15)
     assert [(str(c.low), str(c.high), c.count) for c in candles] == [("98.0", "100.0", 0)]
 
@@ -186,13 +186,14 @@ def test_there_are_no_candles_after_the_end_of_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_price_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
-    """A header, a short line, a word, an impossible candle or a step back in time: the first bad line is named."""
+    """A header, a short line, a word, an impossible candle or a step back in time: the error names the first invalid
+    line."""
     with pytest.raises(PriceFileError, match=f"prices.csv, line {line}: "):
         recorded_prices(tmp_path, text)
 
 
 def test_a_file_that_is_missing_empty_or_binary_is_refused(tmp_path: Path) -> None:
-    """Each is one sentence that names the file."""
+    """Each is refused with one sentence that names the file."""
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
     empty = tmp_path / "empty"

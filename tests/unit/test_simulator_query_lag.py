@@ -1,4 +1,4 @@
-"""Look-ups that lie behind, fills between two requests, and all faults at once."""
+"""Queries that lag behind, fills between two requests, and all faults together."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.simulator_parts import RESTING_ORDER, TAKER_ORDER, SimulatorHarness, 
 STOP_ORDER = RESTING_ORDER | {"ordertype": "stop-loss", "price": "60000"}
 
 
-# Look-ups
+# Queries
 
 
 def count_visible_orders(harness: SimulatorHarness) -> tuple[int, int]:
-    """Return how many orders OpenOrders and ClosedOrders show."""
+    """Return the number of orders in OpenOrders and in ClosedOrders."""
     closed = harness.call("ClosedOrders")
     assert closed["count"] == len(closed["closed"])
     return len(harness.call("OpenOrders")["open"]), len(closed["closed"])
 
 
 def test_queries_lag_by_a_different_time_per_order() -> None:
-    """Of 20 orders some are shown within 3 s, each look-up shows all after 3 s, and in between they are in neither."""
+    """Of 20 orders some are listed within 3 s and all after 3 s in each query; in between some are in neither."""
     with open_harness(open_lag_seconds=3, closed_lag_seconds=3) as harness:
         for _ in range(20):
             harness.call("AddOrder", **RESTING_ORDER)
@@ -45,7 +45,7 @@ def test_queries_lag_by_a_different_time_per_order() -> None:
 
 
 def test_an_immediately_filled_order_is_in_neither_query_at_first() -> None:
-    """It is in ClosedOrders 3 s later; QueryOrders and TradesHistory have it at once."""
+    """The order is in ClosedOrders 3 s later; QueryOrders and TradesHistory have it at once."""
     with open_harness(open_lag_seconds=3, closed_lag_seconds=3) as harness:
         txid = harness.call("AddOrder", **TAKER_ORDER)["txid"][0]
         assert count_visible_orders(harness) == (0, 0)
@@ -56,7 +56,7 @@ def test_an_immediately_filled_order_is_in_neither_query_at_first() -> None:
 
 
 def test_without_lag_queries_are_current() -> None:
-    """By default an order is in OpenOrders or in ClosedOrders as soon as it was answered."""
+    """By default an order is in OpenOrders or ClosedOrders as soon as it was answered."""
     with open_harness() as harness:
         harness.call("AddOrder", **RESTING_ORDER)
         harness.call("AddOrder", **TAKER_ORDER)
@@ -70,7 +70,7 @@ def test_without_lag_queries_are_current() -> None:
     ("order", "price"), [(RESTING_ORDER, "40000.0"), (STOP_ORDER, "60000.1")], ids=["limit", "stop"]
 )
 def test_a_cancel_can_race_with_a_fill(order: dict[str, str], price: str) -> None:
-    """The cancel is refused as one of a gone order, which is filled at its own price; another one is still open."""
+    """The cancel is refused because the order is closed; it filled at its own price; another order is still open."""
     with open_harness() as harness:
         harness.call("AddOrder", **RESTING_ORDER)
         txid = harness.call("AddOrder", **order)["txid"][0]
@@ -82,7 +82,7 @@ def test_a_cancel_can_race_with_a_fill(order: dict[str, str], price: str) -> Non
 
 
 def test_the_rest_of_a_partly_filled_order_is_filled_later() -> None:
-    """An order that fills by halves is partly filled at one look-up, more at the next, and whole in the end."""
+    """An order that fills by halves is partly filled in one query, more in the next, and completely in the end."""
     with open_harness(fault_rates={PARTIAL_FILL: 1.0}) as harness:
         txid = harness.call("AddOrder", **TAKER_ORDER | {"timeinforce": "GTC"})["txid"][0]
         filled = []
@@ -92,12 +92,12 @@ def test_the_rest_of_a_partly_filled_order_is_filled_later() -> None:
         assert filled == ["0.00050000", "0.00075000", "0.00087500", "0.00100000", "0.00100000", "0.00100000"]
 
 
-# All of it at once
+# All faults together
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_account_is_consistent_after_any_mix_of_faults(seed: int, full_size: bool) -> None:
-    """Orders and cancels under all faults together: all of them fire, the audit is clean, and no order is doubled."""
+    """Orders and cancels under all faults: every fault fires, the audit is clean, and no order is duplicated."""
     calls = 4000 if full_size else 500
     rates = dict.fromkeys((*FAULT_NAMES, PARTIAL_FILL), 0.03) | {"slow": 0.0}
     rates |= dict.fromkeys(("cancel_race", PARTIAL_FILL), 0.3)

@@ -1,4 +1,4 @@
-"""The exchange is closed and opened again at the same address, and everything that it promised still holds."""
+"""The exchange is closed and reopened at the same address, and everything it promised still holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEVER_SET = threading.Event()
 
 
 class RestartableExchange:
-    """An exchange that can be closed and opened again: one state file, one port, one clock."""
+    """An exchange that can be closed and reopened, with one state file, one port and one clock."""
 
     def __init__(self, path: Path) -> None:
         self.clock = ReplayClock(START, START + YEAR_SECONDS)
@@ -32,9 +32,9 @@ class RestartableExchange:
 
     @contextmanager
     def open(self, clock: MarketClock | None = None, **options: Any) -> Iterator[Simulator]:
-        """Open the exchange, from the second time on where it was."""
-        given = SimulatorOptions(state_path=self._path, port=self._port, **options)
-        with Simulator(given, clock or self.clock, ScriptedPrices((0, "50000"))) as simulator:
+        """Open the exchange; from the second time on it resumes."""
+        simulator_options = SimulatorOptions(state_path=self._path, port=self._port, **options)
+        with Simulator(simulator_options, clock or self.clock, ScriptedPrices((0, "50000"))) as simulator:
             self._port, self.url = int(simulator.url.rpartition(":")[2]), simulator.url
             yield simulator
 
@@ -50,14 +50,14 @@ def exchange(tmp_path: Path) -> RestartableExchange:
 
 
 def order_statuses(simulator: Simulator) -> list[tuple[str, float]]:
-    """Return each order's status and, in seconds after START, when it ended; oldest first."""
+    """Return each order's status and, in seconds after START, when it closed; oldest first."""
     simulator.api.advance_to_now()
     orders = simulator.exchange.account.orders.values()
     return [(order.status, order.closed and order.closed - START) for order in orders]
 
 
 def test_a_restart_keeps_orders_nonce_floor_and_dead_man_switch(exchange: RestartableExchange) -> None:
-    """After five restarts under a client the orders, the floor and the armed switch are what they were."""
+    """After five restarts during a client's session the orders, the nonce floor and the armed switch are unchanged."""
     client, seen = None, []
     for number in range(5):
         with exchange.open() as simulator:
@@ -78,7 +78,7 @@ def test_a_restart_keeps_orders_nonce_floor_and_dead_man_switch(exchange: Restar
 
 
 def test_the_dead_man_switch_fires_for_all_keys_during_downtime(exchange: RestartableExchange) -> None:
-    """Armed with one key, it cancels at its time the orders of both, stops too, and then never again."""
+    """Armed with one key, it cancels the orders of both keys at its time, stops included, and does not fire again."""
     with exchange.open() as simulator:
         second = simulator.add_key()
         clients = [KrakenexClient(simulator), KrakenexClient(simulator, *second)]
@@ -98,22 +98,22 @@ def test_the_dead_man_switch_fires_for_all_keys_during_downtime(exchange: Restar
 
 
 def test_open_orders_stay_newest_first_after_a_restart(exchange: RestartableExchange) -> None:
-    """Eight orders that were placed one after the other are shown in the same order before and after a restart."""
-    shown: list[list[str]] = []
+    """Eight consecutive orders are listed in the same order before and after a restart."""
+    listed: list[list[str]] = []
     for nonce in (0, 100):
         with exchange.open() as simulator:
             client = KrakenexClient(simulator, nonce=nonce)
             for _ in range(0 if nonce else 8):
                 client.private("AddOrder", **RESTING_ORDER)
                 exchange.advance_time(1)
-            shown.append(list(client.private("OpenOrders")["result"]["open"]))
+            listed.append(list(client.private("OpenOrders")["result"]["open"]))
             client.close()
-    assert len(shown[0]) == 8
-    assert shown[0] == shown[1]
+    assert len(listed[0]) == 8
+    assert listed[0] == listed[1]
 
 
 def test_a_disarmed_dead_man_switch_stays_disarmed(exchange: RestartableExchange) -> None:
-    """Armed, switched off with 0 and closed: nothing is cancelled after its time."""
+    """Armed, disarmed with 0 and closed: nothing is canceled after its time."""
     with exchange.open() as simulator:
         client = KrakenexClient(simulator)
         client.private("AddOrder", **RESTING_ORDER)
@@ -130,7 +130,7 @@ def test_a_disarmed_dead_man_switch_stays_disarmed(exchange: RestartableExchange
 def test_requests_in_flight_at_shutdown_are_lost(
     exchange: RestartableExchange, fault: str, seconds: float, orders: int
 ) -> None:
-    """A delayed or queued order that was due in 2 s is there if the exchange was closed after 3 s, not after 1 s."""
+    """A delayed or queued order that was due in 2 s exists if the exchange closed after 3 s, not if after 1 s."""
     with exchange.open(delay_seconds=2, queue_seconds=2) as simulator:
         client = KrakenexClient(simulator)
         simulator.faults.fire_next(fault, "AddOrder")
@@ -145,14 +145,15 @@ def test_requests_in_flight_at_shutdown_are_lost(
 
 
 def test_a_duplicate_is_dropped_at_shutdown(exchange: RestartableExchange) -> None:
-    """Closed while a handler waits to take the second copy in, the exchange never takes it in, and the handler ends."""
+    """If the exchange closes while a handler waits to process the second copy, the copy is dropped and the handler
+    ends."""
     answered: list[object] = []
 
     def order(client: KrakenexClient) -> None:
         with suppress(requests.ConnectionError):
             answered.append(client.private("AddOrder", **RESTING_ORDER))
 
-    with exchange.open(MarketClock(START), delay_seconds=3600, nonce_window=5, nonce_window_repeats=True) as simulator:
+    with exchange.open(MarketClock(START), delay_seconds=3600, nonce_window=5, allow_nonce_repeats=True) as simulator:
         client = KrakenexClient(simulator)
         simulator.faults.fire_next("duplicated_second", "AddOrder")
         sender = threading.Thread(target=order, args=(client,))
@@ -184,19 +185,19 @@ def test_a_closed_exchange_ignores_requests(exchange: RestartableExchange) -> No
 
 
 def test_the_account_key_uses_the_configured_nonce_window(exchange: RestartableExchange) -> None:
-    """A kept key has the nonce window that the exchange was opened with this time, and GetApiKeyInfo shows it."""
-    shown: list[int] = []
+    """A stored key uses the nonce window of the current options, and GetApiKeyInfo returns it."""
+    windows: list[int] = []
     for window in (0, 7, 0):
         with exchange.open(nonce_window=window) as simulator:
-            client = KrakenexClient(simulator, nonce=len(shown))
-            shown.append(client.private("GetApiKeyInfo")["result"]["nonceWindow"])
+            client = KrakenexClient(simulator, nonce=len(windows))
+            windows.append(client.private("GetApiKeyInfo")["result"]["nonceWindow"])
             client.close()
-    assert shown == [0, 7, 0]
+    assert windows == [0, 7, 0]
 
 
 def test_query_lag_is_stable_across_restarts(exchange: RestartableExchange) -> None:
-    """Of ten orders those that OpenOrders shows after 1.5 s are the same before and after a restart."""
-    shown: list[set[str]] = []
+    """Of ten orders, OpenOrders lists the same ones 1.5 s after placement before and after a restart."""
+    listed: list[set[str]] = []
     for nonce in (0, 100):
         with exchange.open(open_lag_seconds=3) as simulator:
             client = KrakenexClient(simulator, nonce=nonce)
@@ -204,7 +205,7 @@ def test_query_lag_is_stable_across_restarts(exchange: RestartableExchange) -> N
                 for _ in range(10):
                     client.private("AddOrder", **RESTING_ORDER)
                 exchange.advance_time(1.5)
-            shown.append(set(client.private("OpenOrders")["result"]["open"]))
+            listed.append(set(client.private("OpenOrders")["result"]["open"]))
             client.close()
-    assert shown[0] == shown[1]
-    assert 0 < len(shown[0]) < 10
+    assert listed[0] == listed[1]
+    assert 0 < len(listed[0]) < 10

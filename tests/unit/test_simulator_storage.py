@@ -32,7 +32,7 @@ def options(path: Path) -> SimulatorOptions:
 
 
 def create_account(path: Path) -> None:
-    """Make an account with a trade and an open order, and close it."""
+    """Create an account with a trade and an open order, and close it."""
     with Simulator(options(path)) as simulator:
         client = KrakenexClient(simulator)
         for order in (MARKET_ORDER, RESTING_ORDER):
@@ -41,7 +41,7 @@ def create_account(path: Path) -> None:
 
 
 class SimulatorProcess:
-    """`python -m bot.simulator` as it runs in a child process, and signed requests to it."""
+    """`python -m bot.simulator` in a child process, and signed requests to it."""
 
     def __init__(self, child: Child) -> None:
         first = child.read_line()
@@ -56,14 +56,14 @@ class SimulatorProcess:
         return path, body, {"API-Key": self.key, "API-Sign": signature, "Content-Type": kind}
 
     def call(self, nonce: int, method: str, params: str = "") -> Any:
-        """Send one private request and return the answer."""
+        """Send one private request and return the response."""
         path, body, headers = self._request(nonce, method, params)
         with requests.Session() as session:
             session.trust_env = False
             return session.post(self.url + path, body, headers=headers, timeout=10).json()
 
     def send_only(self, nonce: int, method: str, params: str) -> socket.socket:
-        """Send one private request and do not wait for the answer."""
+        """Send one private request and do not wait for the response."""
         path, body, headers = self._request(nonce, method, params)
         lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -73,7 +73,7 @@ class SimulatorProcess:
 
 
 def test_an_account_survives_sigkill_at_any_moment(tmp_path: Path, full_size: bool) -> None:
-    """Killed again and again, each time with a request under way: what was answered is kept, and it all adds up."""
+    """Killed repeatedly with a request in flight: every answered request is stored, and the account is consistent."""
     path, chooser = tmp_path / "account.db", random.Random(7)
     order = "&pair=XBTUSD&type=buy&ordertype=market&volume=0.0001"
     nonce, placed, keys, rounds = 0, list[str](), set(), 40 if full_size else 6
@@ -101,7 +101,7 @@ def test_an_account_survives_sigkill_at_any_moment(tmp_path: Path, full_size: bo
 
 
 def test_a_new_account_is_saved_before_the_first_request(tmp_path: Path) -> None:
-    """Killed as soon as it has named its key, the program names the same one in its next run."""
+    """Killed as soon as it has printed its key, the program prints the same key in its next run."""
     keys = []
     for _ in range(2):
         with Child("bot.simulator", "--port", "0", "--state", tmp_path / "account.db") as child:
@@ -112,7 +112,7 @@ def test_a_new_account_is_saved_before_the_first_request(tmp_path: Path) -> None
 
 
 def test_a_saved_account_resumes_unchanged(tmp_path: Path) -> None:
-    """Balances, the open order, the key and its floor are the same in the next run, and the account is not new."""
+    """Balances, open order, key and nonce floor are the same in the next run, and the account is not new."""
     path = tmp_path / "account.db"
     seen = []
     for _ in range(2):
@@ -130,14 +130,14 @@ def test_a_saved_account_resumes_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_state_file_is_for_its_owner_only(tmp_path: Path) -> None:
-    """The secret is in it: mode 0600."""
+    """The file contains the secret, so its mode is 0600."""
     path = tmp_path / "account.db"
     create_account(path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def overwrite(path: Path) -> None:
-    """Replace the file by something else."""
+    """Replace the content of the file."""
     path.write_bytes(b"this is no account" * 100)
 
 
@@ -148,12 +148,12 @@ def zero_second_half(path: Path) -> None:
 
 
 def truncate(path: Path) -> None:
-    """Cut the second half off."""
+    """Remove the second half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def execute_sql(path: Path, *commands: str) -> None:
-    """Change the rows behind the program's back."""
+    """Change records directly in the database."""
     database = sqlite3.connect(path)
     with database:
         for command in commands:
@@ -163,7 +163,7 @@ def execute_sql(path: Path, *commands: str) -> None:
 
 @pytest.mark.parametrize("damage", [overwrite, zero_second_half, truncate], ids=lambda damage: damage.__name__)
 def test_a_damaged_state_file_is_refused(tmp_path: Path, damage: object) -> None:
-    """Whatever happened to the bytes: the path and what to do are named, and the file stays as it is."""
+    """For any damaged bytes: the error names the path and the remedy, and the file stays unchanged."""
     path = tmp_path / "account.db"
     create_account(path)
     assert callable(damage)
@@ -189,7 +189,7 @@ def test_a_damaged_state_file_is_refused(tmp_path: Path, damage: object) -> None
     ],
 )
 def test_invalid_records_are_refused(tmp_path: Path, command: str, problem: str) -> None:
-    """A well-formed database with wrong contents is refused, never begun anew."""
+    """A well-formed database with invalid records is refused, and no new account is created."""
     path = tmp_path / "account.db"
     create_account(path)
     execute_sql(path, command)
@@ -198,14 +198,14 @@ def test_invalid_records_are_refused(tmp_path: Path, command: str, problem: str)
 
 
 def test_a_file_in_use_is_refused(tmp_path: Path) -> None:
-    """A second simulator on the same account is told that the file is in use."""
+    """A second simulator on the same account is refused because the file is in use."""
     path = tmp_path / "account.db"
     with Simulator(options(path)), pytest.raises(StateFileError, match="in use by another program"):
         Simulator(options(path))
 
 
 def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
-    """A folder in its place, or a file where a folder should be: one clear error."""
+    """A folder at that path, or a file where a folder should be, is one clear error."""
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "account.db"):
         with pytest.raises(StateFileError, match="cannot be opened"):
@@ -213,7 +213,7 @@ def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_stops_the_exchange(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """When the file can no longer be written, every answer is a refusal, and the log says why, once."""
+    """If the file can no longer be written, every request is refused, and the log says why, once."""
     path = tmp_path / "account.db"
     with Simulator(options(path)) as simulator:
         client = KrakenexClient(simulator)
@@ -249,7 +249,7 @@ def test_invalid_options_are_refused() -> None:
 
 
 def test_an_unusable_port_is_refused() -> None:
-    """A port that does not exist and one that is taken are refused by name."""
+    """A port that does not exist and one that is in use are refused by number."""
     with Simulator() as running:
         for port in (99_999, int(running.url.rpartition(":")[2])):
             with (
@@ -260,7 +260,7 @@ def test_an_unusable_port_is_refused() -> None:
 
 
 def test_sigterm_exits_0_and_an_invalid_option_exits_2() -> None:
-    """SIGTERM: exit 0. A wrong pair: exit 2 and one line on the error stream."""
+    """SIGTERM: exit 0. An invalid pair: exit 2 and one line on standard error."""
     with Child("bot.simulator", "--port", "0") as child:
         assert child.read_line().startswith("Kraken simulator on http://127.0.0.1:")
         child.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A bot that trades and does not get through: told after a minute, once, and when it is over."""
+"""A trading bot whose cycles fail or stop: one alert after a minute, and one at the recovery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot.dashboard.snapshot import SnapshotReader
 
 @pytest.fixture
 def alert_texts() -> Iterator[list[str]]:
-    """Return what is told of trouble."""
+    """Collect the texts of trading interruptions."""
     texts: list[str] = []
     end = subscribe(lambda event, text: texts.append(text) if event is Event.TRADING_INTERRUPTED else None)
     yield texts
@@ -25,7 +25,7 @@ def alert_texts() -> Iterator[list[str]]:
 
 
 def test_stall_alert_is_sent_at_second_check_and_at_recovery(alert_texts: list[str]) -> None:
-    """One look at trouble tells nothing; a second in a row tells it, once; the end of it is told, too."""
+    """A problem at one check emits nothing; at a second check in a row it emits once; its end emits too."""
     reasons = iter(["no answer", "", "no answer", "no answer", "no answer", "", ""])
     stall_alert = StallAlert(lambda: next(reasons))
     alert_counts = []
@@ -49,10 +49,10 @@ def test_stall_alert_is_sent_at_second_check_and_at_recovery(alert_texts: list[s
 def test_only_a_trading_bot_can_stall(
     state: LifecycleState, problem: str, age_seconds: float, stall_reason: str
 ) -> None:
-    """A bot is stuck where it trades and its passes fail or do not come; one that stands by or waits is not."""
+    """A bot is stalled if it trades and its cycles fail or stop; a standby or waiting bot is not."""
     lifecycle = Lifecycle(print)
     snapshot = SimpleNamespace(boot_seconds=boottime_seconds() - age_seconds)
-    lifecycle.trader = SimpleNamespace(trouble=problem, observer=SimpleNamespace(latest=snapshot))  # type: ignore[assignment]
+    lifecycle.trader = SimpleNamespace(last_error=problem, snapshot_publisher=SimpleNamespace(latest=snapshot))  # type: ignore[assignment]
     lifecycle.set_state(state)
     reader = SnapshotReader(load_settings({}), lifecycle)
     assert reader.stall_reason() == stall_reason

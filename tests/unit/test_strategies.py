@@ -1,4 +1,4 @@
-"""The strategies decide from literal candles; the answers are computed by hand."""
+"""Strategies decide from literal candles; the expected values were computed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CROSSING = [10, 10, 10, 13]  # averages of 2 and 3: 10 and 10, then 11.5 and 11
 
 
 def make_context(closes: list[int], **fields: object) -> StrategyContext:
-    """Return a view of a flat account with 100 to spend an entry; `fields` override."""
+    """Return the context of a flat account with 100 to spend on an entry; `fields` override."""
     flat = StrategyContext(
         pair=make_pair(),
         timeframe_seconds=60,
@@ -33,7 +33,7 @@ def make_context(closes: list[int], **fields: object) -> StrategyContext:
 
 
 def context_with_position(closes: list[int], entry_price: int, entry_seconds: float) -> StrategyContext:
-    """Return a view of an account that bought one coin."""
+    """Return the context of an account that bought one coin."""
     return make_context(
         closes, position_quantity=Decimal(1), average_price=Decimal(entry_price), entry_seconds=entry_seconds
     )
@@ -45,7 +45,7 @@ def small_moving_average(stop_ranges: str = "3") -> MovingAverage:
 
 
 def test_a_crossing_upward_is_an_entry_at_the_last_close() -> None:
-    """When the fast average crosses above the slow one, 100 is bid for at the close of 13: 7.69230769 coins."""
+    """When the fast average crosses above the slow one, 100 is spent at the close of 13: 7.69230769 coins."""
     assert small_moving_average().decide(make_context(CROSSING)) == [
         OrderRequest(
             symbol="BTC/USD",
@@ -72,12 +72,12 @@ def test_a_crossing_upward_is_an_entry_at_the_last_close() -> None:
     ],
 )
 def test_there_is_no_entry_without_a_fresh_crossing_on_a_flat_account(context: StrategyContext) -> None:
-    """Nothing is wanted where the last candle did not cross, or where the bot is in already."""
+    """Without a crossing at the last candle, or with a position, there is no order."""
     assert small_moving_average().decide(context) == []
 
 
 def test_a_fast_average_below_the_slow_one_is_an_exit_in_every_candle() -> None:
-    """Candles after the crossing downward the whole position is still to be sold at market."""
+    """Candles after the crossing downward, the whole position is still to be sold at market."""
     requests = small_moving_average().decide(context_with_position([20, 19, 18, 17, 16], 20, 0.0))
     assert [(request.side, request.quantity, request.price, request.kind) for request in requests] == [
         (Side.SELL, Decimal(1), None, "exit")
@@ -105,7 +105,8 @@ def test_the_volatility_stop_starts_from_the_average_entry_price() -> None:
 
 
 def test_the_true_range_counts_the_gap_from_the_close_before() -> None:
-    """A candle from 12 to 14 after a close of 10 has a range of 4, and one from 7 to 9 after 13 one of 6: 5."""
+    """A candle from 12 to 14 after a close of 10 has a range of 4, and one from 7 to 9 after 13 one of 6: the mean is
+    5."""
     numbers = [(9, 11, 8, 10), (12, 14, 12, 13), (8, 9, 7, 8)]
     candles = [
         Candle(index, Decimal(opened), Decimal(high), Decimal(low), Decimal(close), Decimal(1))
@@ -115,7 +116,7 @@ def test_the_true_range_counts_the_gap_from_the_close_before() -> None:
 
 
 def test_an_entry_spends_at_most_the_available_balance_including_its_fee() -> None:
-    """With 50.5 to spend and 1 % kept for the fee, 50 buys 5 coins at 10; with nothing it buys none."""
+    """With 50.5 to spend and 1 % reserved for the fee, 50 buys 5 coins at 10; with nothing it buys none."""
     assert entry_quantity(make_context([10], quote_available=Decimal("50.5")), Decimal(10)) == 5
     assert entry_quantity(make_context([10], quote_available=Decimal(0)), Decimal(10)) == 0
 
@@ -127,7 +128,7 @@ def test_a_buy_price_is_rounded_down_to_the_tick_size() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_registered_strategy_has_its_name_and_decides_from_the_context_alone(name: str) -> None:
-    """Two of a kind, one of which has decided before, want the same orders of the same view."""
+    """Two instances of a strategy, one of which has decided before, request the same orders in the same context."""
     closes = [100 + (index * index) % 17 for index in range(60)]
     used, fresh = STRATEGIES[name](), STRATEGIES[name]()
     assert fresh.name == name

@@ -23,21 +23,21 @@ from bot.base.errors import (
 
 
 class RecordingStopEvent(threading.Event):
-    """The stop of a run that nobody stops: it waits for nothing and notes for how long it was to wait."""
+    """A stop event that is never set: it records each wait and returns at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.delays_seconds: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Note it."""
+        """Record the time-out."""
         assert timeout is not None
         self.delays_seconds.append(timeout)
         return False
 
 
 def run_and_record_delays(*errors: BotError, run_seconds: tuple[float, ...] = ()) -> list[float]:
-    """Return how long a service waits after each of these; `lasting`: how long the attempts took that met them."""
+    """Return the delay after each of these errors; `run_seconds`: how long each failed attempt took."""
     times = iter(run_seconds or [0.0] * len(errors))
     now = 1000.0
 
@@ -64,7 +64,7 @@ def run_and_record_delays(*errors: BotError, run_seconds: tuple[float, ...] = ()
 
 
 def test_the_retry_delay_doubles_up_to_15_minutes() -> None:
-    """After trouble that passes a service waits 10 s, then twice as long each time, and never more than 15 min."""
+    """After a transient error a service waits 10 s, then twice as long each time, and never more than 15 min."""
     assert run_and_record_delays(*[ServiceError("GetApiKeyInfo", ["EService:Busy"])] * 9) == [
         10,
         20,
@@ -79,14 +79,14 @@ def test_the_retry_delay_doubles_up_to_15_minutes() -> None:
 
 
 def test_a_stable_run_resets_the_retry_delay() -> None:
-    """A run that lasted for more than ten minutes was no failed start: the next pause is a short one again."""
+    """A run of more than ten minutes was no failed start, so the next delay is short again."""
     error = ServiceError("OpenOrders", ["EService:Busy"])
     assert run_and_record_delays(*[error] * 4, run_seconds=(1, 600, 601, 1)) == [10, 20, 10, 20]
 
 
 @pytest.mark.parametrize("kind", [CredentialsError, PermissionDeniedError])
 def test_a_refused_key_is_retried_at_most_once_a_minute(kind: type[CredentialsError | PermissionDeniedError]) -> None:
-    """A key that Kraken refuses is not shown again for a minute at least."""
+    """A key that Kraken refuses is not sent again for at least a minute."""
     assert run_and_record_delays(*[kind("GetApiKeyInfo", ["EAPI:Invalid key"])] * 4) == [60, 60, 60, 80]
 
 
@@ -96,13 +96,13 @@ def test_a_lockout_delays_the_retry_by_15_minutes() -> None:
 
 
 def test_an_open_circuit_breaker_delays_the_retry() -> None:
-    """While the key is silent the next attempt comes when its silence is over; where that is past, after the pause."""
-    (seconds,) = run_and_record_delays(CircuitOpenError("silent", wall_seconds() + 300))
+    """While the circuit breaker is open the next attempt is at its end; if that has passed, after the usual delay."""
+    (seconds,) = run_and_record_delays(CircuitOpenError("open", wall_seconds() + 300))
     assert 290 < seconds <= 300
-    assert run_and_record_delays(CircuitOpenError("silent", wall_seconds() - 300)) == [10]
+    assert run_and_record_delays(CircuitOpenError("open", wall_seconds() - 300)) == [10]
 
 
 def test_a_settings_error_ends_the_service() -> None:
-    """A wrong setting is not tried again."""
+    """An invalid setting is not retried."""
     with pytest.raises(SettingsError):
         run_and_record_delays(SettingsError(["PAIRS is wrong."]))

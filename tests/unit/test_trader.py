@@ -1,4 +1,4 @@
-"""The trader's loop: what it asks, decides, waits for and stops at. The broker is a small one in memory."""
+"""The trader's loop: its requests, decisions, waits and ends. The broker is in memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.trading_fakes import (
 )
 
 FLAT = [100] * 10
-HILL = [10, 10, 10, 13, 16, 20, 20, 16, 12, 12]  # averages of 2 and 3 cross up at 13 and are crossed at the second 16
+HILL = [10, 10, 10, 13, 16, 20, 20, 16, 12, 12]  # averages of 2 and 3 cross up at 13 and down at the second 16
 
 
 def replay_market(closes: list[int], start_seconds: float = 60.0) -> tuple[FakeBroker, ReplayClock]:
@@ -55,7 +55,7 @@ def live_market(closes: list[int]) -> tuple[FakeBroker, SteppedClock]:
 
 
 def test_a_market_is_traded_from_start_to_end() -> None:
-    """The hill is bought at 13 and sold at 16: 7.69230769 coins that earn 23.07692307, no digit less."""
+    """The rise is bought at 13 and sold at 16: 7.69230769 coins that earn exactly 23.07692307."""
     broker, clock = replay_market(HILL)
     summary, _ = run_trader(broker, clock, MovingAverage(2, 3, 2, Decimal(3)))
     assert broker.placed() == [("buy", "7.69230769", "13"), ("sell", "7.69230769", "16")]
@@ -67,7 +67,7 @@ def test_a_market_is_traded_from_start_to_end() -> None:
 
 
 def test_the_same_market_gives_the_same_orders_with_the_same_client_order_ids() -> None:
-    """Two traders over two brokers with the same rows send the same orders, each under the same identity."""
+    """Two traders over two brokers with the same candles send the same orders with the same client order ids."""
     runs = []
     for _ in range(2):
         broker, clock = replay_market(HILL)
@@ -81,38 +81,38 @@ def test_the_same_market_gives_the_same_orders_with_the_same_client_order_ids() 
 
 
 def test_an_idle_cycle_makes_at_most_two_calls() -> None:
-    """A hundred passes without a signal ask a hundred times for candles, no more often for the exchange's status, every
-    five minutes for the pair's, and no more."""
+    """A hundred cycles without a signal request candles a hundred times, the exchange's status no more often, the
+    pair's every five minutes, and nothing else."""
     broker, clock = replay_market([100] * 101)
     run_trader(broker, clock, ScriptedStrategy({}))
     counted = Counter(broker.calls)
     assert counted.pop("get_candles") == 100
     assert counted.pop("system_status") <= 100
     assert counted.pop("pair_status") == 20
-    # The start and the summary at the end: history and equity.
+    # The start and the summary at the end read history and equity.
     assert counted == {"get_open_orders": 1, "get_closed_orders": 1, "get_account_balance": 2, "get_current_price": 2}
 
 
 def test_between_candles_only_due_data_is_requested() -> None:
-    """Seven passes in a minute ask for candles twice, again when one has closed, and for the status thrice."""
+    """Seven cycles in a minute request candles twice, again when one has closed, and the status three times."""
     broker, clock = live_market(FLAT)
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), max_ticks=7)
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=7)
     assert summary.cycles == 7
     assert broker.calls.count("get_candles") == 2
     assert broker.calls.count("system_status") == 3
 
 
 def test_a_candle_is_decided_once() -> None:
-    """Of three passes within one candle the first decides, and says so once."""
+    """Of three cycles within one candle the first decides, and logs its decision once."""
     broker, clock = live_market(FLAT)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_ticks=3)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3)
     assert [line for line in lines if "nothing to do" in line] == [
         "1970-01-01T00:08:01Z  BTC/USD 100  nothing to do: no signal"
     ]
 
 
 def test_a_replay_logs_only_orders_and_fills_and_marks_them() -> None:
-    """Of ten candles two lines of placing and two of fills are left, all marked as replayed."""
+    """Over ten candles only two lines of orders and two of fills are logged, all marked as replayed."""
     broker, clock = replay_market(HILL)
     _, lines = run_trader(broker, clock, MovingAverage(2, 3, 2, Decimal(3)))
     assert len(lines) == 4
@@ -124,7 +124,7 @@ def test_a_replay_logs_only_orders_and_fills_and_marks_them() -> None:
 
 
 def test_a_repeated_refusal_is_logged_once_in_a_replay() -> None:
-    """Entries wanted in three candles of a replay and refused by one rule make one line."""
+    """Entries in three candles of a replay that one rule refuses are logged as one line."""
     broker, clock = replay_market(FLAT)
     decisions = {60 * index: buy("1") for index in (3, 4, 5)}
     _, lines = run_trader(broker, clock, ScriptedStrategy(decisions), is_halted=lambda: True)
@@ -141,21 +141,21 @@ def test_an_entry_expires_after_one_candle_and_a_minute() -> None:
 
 
 def test_an_entry_expires_after_the_configured_ttl() -> None:
-    """With a lifetime of 300 s, an entry at a timeframe of 60 s expires after 300 s."""
+    """With a time-to-live of 300 s, an entry at a timeframe of 60 s expires after 300 s."""
     broker, clock = replay_market(FLAT)
-    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), entry_lifetime_seconds=300)
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), entry_ttl_seconds=300)
     assert broker.expire_seconds == [300]
 
 
 def test_warm_up_cycles_do_not_count_towards_max_cycles() -> None:
-    """With one tick wanted, three replayed candles are passed through first, and the wait at the end is a second."""
+    """With max_cycles of one, three warm-up candles are processed first, and the wait at the end is a second."""
     now = int(wall_seconds()) // 3600 * 3600 + 1.0
     clock = ReplayClock(now - 3 * 3600)
     candles = make_candles([100] * 4, 3600, int(now) - 4 * 3600)
     broker = FakeBroker(clock, {"BTC/USD": candles})
     broker.get_current_price = lambda symbol: candles[-1].close  # type: ignore[method-assign]
     stop = InstantEvent()
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, timeframe="1h", max_ticks=1)
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, timeframe="1h", max_cycles=1)
     assert summary.reason == "1 ticks done"
     assert summary.cycles in {5, 6}
     assert not clock.is_replaying
@@ -167,17 +167,17 @@ def test_warm_up_cycles_do_not_count_towards_max_cycles() -> None:
     [
         NotSentError("no connection"),
         ServiceError("SystemStatus", ["EService:Unavailable"]),
-        CircuitOpenError("the key stands by", 1e9),
-        RequestLockTimeout("another sender holds the turn"),
+        CircuitOpenError("the circuit breaker is open", 1e9),
+        RequestLockTimeout("another sender holds the request lock"),
     ],
-    ids=lambda trouble: type(trouble).__name__,
+    ids=lambda error: type(error).__name__,
 )
 def test_a_transient_error_is_logged_once_and_retried_with_back_off(error: BotError) -> None:
-    """Three failures in a row are one line and waits of 1, 2 and 4 s; then it says that it goes on."""
+    """Three failures in a row are one line and waits of 1, 2 and 4 s; then one line reports the recovery."""
     broker, clock = live_market(FLAT)
     broker.fail("system_status", error, error, error)
     stop = InstantEvent()
-    summary, lines = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_ticks=4)
+    summary, lines = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_cycles=4)
     assert [line.split("  ")[1] for line in lines if "waiting" in line or "going on" in line] == [
         f"waiting: {error}",
         "going on",
@@ -187,31 +187,31 @@ def test_a_transient_error_is_logged_once_and_retried_with_back_off(error: BotEr
 
 
 def test_the_back_off_lasts_as_long_as_kraken_requests() -> None:
-    """After Kraken's answer that asks for 30 s the wait is 30 s and not 1; the next trouble waits 2 s as ever."""
+    """After an answer of Kraken that asks for 30 s the wait is 30 s and not 1; the next error waits 2 s as usual."""
     broker, clock = live_market(FLAT)
     error = ServiceError("SystemStatus", ["EService:Market in cancel_only mode"])
     error.wait_seconds = 30.0
     broker.fail("system_status", error, NotSentError("no connection"))
     stop = InstantEvent()
-    run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_ticks=3)
+    run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_cycles=3)
     assert stop.waits_seconds == [30.0, 2.0]
 
 
 def test_the_back_off_is_capped_at_a_minute() -> None:
-    """The eighth failure in a row waits 60 s, not 128; after the last there is nothing to wait for."""
+    """The eighth failure in a row waits 60 s, not 128; after the last there is no wait."""
     broker, clock = live_market(FLAT)
     broker.fail("system_status", *[NotSentError("no connection")] * 9)
     stop = InstantEvent()
-    run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_ticks=9)
+    run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_cycles=9)
     assert stop.waits_seconds == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
 def test_an_unavailable_nonce_store_is_retried_within_three_seconds() -> None:
-    """While the nonce store is away the bot asks again every 3 s at most, and goes on with it."""
+    """While the nonce store is unavailable the bot retries every 3 s at most, and continues when it is back."""
     broker, clock = live_market(FLAT)
     broker.fail("get_account_balance", *[StoreUnavailableError("away")] * 5)
     stop = InstantEvent()
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_ticks=6)
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_cycles=6)
     assert stop.waits_seconds == [1.0, 2.0, 3.0, 3.0, 3.0]
     assert summary.error is None
 
@@ -224,10 +224,10 @@ def test_an_unavailable_nonce_store_is_retried_within_three_seconds() -> None:
         NonceStoreError("the disk is full"),
         LeaseLostError("another instance leads"),
     ],
-    ids=lambda trouble: type(trouble).__name__,
+    ids=lambda error: type(error).__name__,
 )
 def test_a_fatal_error_ends_the_run(error: BotError) -> None:
-    """The run ends with the error, after one failed call and no private call more."""
+    """The run ends with the error, after one failed call and no further private call."""
     broker, clock = live_market(FLAT)
     broker.fail("get_account_balance", error)
     summary, _ = run_trader(broker, clock, ScriptedStrategy({}))
@@ -237,7 +237,7 @@ def test_a_fatal_error_ends_the_run(error: BotError) -> None:
 
 
 def test_an_unexpected_exception_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    """A strategy that fails on its own ends the run with its error, a traceback in the log and no call more."""
+    """A strategy that raises ends the run with its error, a traceback in the log and no further call."""
 
     def broken(_market: object) -> list[object]:
         raise ZeroDivisionError("a bug")
@@ -251,7 +251,7 @@ def test_an_unexpected_exception_ends_the_run(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_set_stop_event_ends_the_run_before_the_next_cycle() -> None:
-    """With stop set from the start there is no pass, and the account is summed up."""
+    """If stop is set from the start there is no cycle, and the account is summarized."""
     broker, clock = live_market(FLAT)
     stop = threading.Event()
     stop.set()
@@ -260,7 +260,7 @@ def test_a_set_stop_event_ends_the_run_before_the_next_cycle() -> None:
 
 
 def test_a_stopping_error_ends_the_run_without_an_error() -> None:
-    """StoppingError from any call is the end, not a failure."""
+    """StoppingError from any call ends the run without a failure."""
     broker, clock = live_market(FLAT)
     broker.fail("system_status", StoppingError("the program is stopping"))
     summary, _ = run_trader(broker, clock, ScriptedStrategy({}))
@@ -285,9 +285,9 @@ def test_pairs_of_two_quote_currencies_are_refused() -> None:
 
 
 def test_a_status_line_is_written_once_a_minute() -> None:
-    """In two minutes of passes at current prices there are two lines of what is watched."""
+    """Two minutes of cycles at current prices log two status lines."""
     broker, clock = live_market([100] * 12)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_ticks=15)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=15)
     assert [line.split("  ")[1] for line in lines if "watching" in line] == [
         "watching: BTC/USD 100, holding 0; open orders: 0"
     ] * 2

@@ -1,4 +1,4 @@
-"""What the trader does with what comes from outside: the page's stop, the kill switch, a state folder that is lost."""
+"""How the trader applies its controls: stopped entries, the kill switch, and the check of its state folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def live_market() -> tuple[FakeBroker, SteppedClock]:
 
 @pytest.mark.parametrize(("is_halted", "status"), [(False, OrderStatus.CANCELED), (True, OrderStatus.OPEN)])
 def test_while_entries_are_stopped_none_rests(is_halted: bool, status: OrderStatus) -> None:
-    """An entry that rests when entries are stopped is cancelled, but for the kill switch, which leaves all as it is;
-    a new one is not placed either way."""
+    """A resting entry is canceled when entries are stopped, unless the kill switch is on, which changes nothing; in
+    neither case is a new one placed."""
     broker, clock = live_market()
     broker.orders["OWN"] = make_order(
         "OWN", Side.BUY, status=OrderStatus.OPEN, volume=Decimal(1), price=Decimal(90), opened_seconds=200.0
@@ -30,7 +30,7 @@ def test_while_entries_are_stopped_none_rests(is_halted: bool, status: OrderStat
         broker,
         clock,
         ScriptedStrategy({180: buy("1")}),
-        max_ticks=3,
+        max_cycles=3,
         cancel_entries_on_stop=False,
         is_halted=lambda: is_halted,
         entries_stopped=lambda: True,
@@ -41,7 +41,7 @@ def test_while_entries_are_stopped_none_rests(is_halted: bool, status: OrderStat
 
 @pytest.mark.parametrize(("checks_before", "orders"), [(1, 0), (4, 1)])
 def test_a_trader_without_its_state_folder_sends_nothing(checks_before: int, orders: int) -> None:
-    """A trader that has lost its state folder ends, be it between the beginning of a pass and its order: it sends
+    """A trader that has lost its state folder ends, whether at the beginning of a cycle or before an order. It sends
     nothing more, not even to the dead man's switch."""
     broker, clock = live_market()
     broker.fills_limits = False

@@ -1,4 +1,4 @@
-"""What the trader does with orders: exactly one for a signal, whatever happens between sending and knowing."""
+"""How the trader handles orders: exactly one per signal, whatever happens between sending and the outcome."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ def live_market(start_seconds: float = 241.0) -> tuple[FakeBroker, SteppedClock]
 
 
 def hold_one(broker: FakeBroker) -> None:
-    """Give the account one coin that the bot bought at 100, in the books and in the balance."""
+    """Give the account one coin that the bot bought at 100, in the order records and in the balance."""
     broker.orders["H"] = make_order("H", Side.BUY, "1", "100", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal(1)
 
 
 def lines_with(lines: list[str], part: str) -> list[str]:
-    """Return what the lines with a part in them say after the time."""
+    """Return the text after the time of each line that contains a part."""
     return [line.split("  ", 1)[1] for line in lines if part in line]
 
 
 def test_a_restart_within_the_candle_does_not_place_the_signal_again() -> None:
-    """A second trader over the same account wants the entry of the same candle, and sends nothing."""
+    """A second trader over the same account decides the entry of the same candle, and sends nothing."""
     broker, clock = live_market()
     broker.fills_limits = False
     strategy = ScriptedStrategy({180: buy("1")})
-    run_trader(broker, clock, strategy, max_ticks=1, cancel_entries_on_stop=True)
+    run_trader(broker, clock, strategy, max_cycles=1, cancel_entries_on_stop=True)
     clock.time_seconds = 245.0
-    _, lines = run_trader(broker, clock, strategy, max_ticks=1)
+    _, lines = run_trader(broker, clock, strategy, max_cycles=1)
     assert broker.sent_ids == [ENTRY_ID]
     assert lines_with(lines, "placed before") == [f"BTC/USD  entry buy 1: this signal was placed before, as {ENTRY_ID}"]
 
 
 def test_a_refused_order_is_logged_with_its_reason_and_the_run_continues() -> None:
-    """Kraken's no to the entry of one candle is one line and one refused order; the next entry is placed."""
+    """An entry that Kraken refuses is one line and one refused order; the next entry is placed."""
     broker, clock = replay_market()
     broker.fail("place_buy", REFUSED)
     summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1")}))
@@ -79,16 +79,17 @@ def test_a_refused_order_is_logged_with_its_reason_and_the_run_continues() -> No
 
 
 def test_an_unsent_order_is_retried_under_the_same_client_order_id() -> None:
-    """After silence and a failed price look-up the third try places the signal, under one identity all along."""
+    """After an order that was not sent and a failed price request, the third try places the signal, always with one
+    client order id."""
     broker, clock = live_market()
-    broker.fail("place_buy", CircuitOpenError("the key stands by", 1e9), NoAnswerError("half an answer"))
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=3)
+    broker.fail("place_buy", CircuitOpenError("the circuit breaker is open", 1e9), NoAnswerError("half an answer"))
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=3)
     assert broker.sent_ids == [ENTRY_ID] * 3
     assert (summary.orders.placed, summary.orders.fills) == (1, 1)
 
 
 def test_an_unknown_order_blocks_its_pair() -> None:
-    """While the fate of an entry is unknown, entries of later candles are refused by name, and none is sent."""
+    """While the outcome of an entry is unknown, entries of later candles are refused by name, and none is sent."""
     broker, clock = replay_market()
     broker.fail("place_buy", UNKNOWN)
     decisions = {60 * index: buy("1") for index in (3, 4, 5)}
@@ -100,37 +101,38 @@ def test_an_unknown_order_blocks_its_pair() -> None:
 
 
 def test_money_in_an_unknown_buy_counts_as_spent() -> None:
-    """With 1000 in the account and a buy of 3 at 100 unknown, a strategy may spend 700."""
+    """With 1000 in the account and an unknown buy of 3 at 100, a strategy may spend 700."""
     broker, clock = replay_market()
     broker.fail("place_buy", UNKNOWN)
     seen: list[Decimal] = []
     run_trader(
         broker,
         clock,
-        ScriptedStrategy({180: buy("3"), 240: observe_context(lambda view: seen.append(view.quote_available))}),
+        ScriptedStrategy({180: buy("3"), 240: observe_context(lambda context: seen.append(context.quote_available))}),
     )
     assert seen == [Decimal(700)]
 
 
 def test_a_signal_is_retried_only_after_it_was_proved_not_placed() -> None:
-    """Settled as not placed, the signal of the same candle is placed with a new attempt in its identity."""
+    """After the first order was proved not placed, the signal of the same candle is placed as a new attempt in its
+    client order id."""
     broker, clock = live_market()
     broker.fail("place_buy", UNKNOWN)
     reconcile = broker.reconcile_unknown_orders
 
     def reconcile_later() -> list[Resolution]:
-        if broker.calls.count("settle_unknown") == 1:
+        if broker.calls.count("reconcile_unknown_orders") == 1:
             broker.resolutions = [Resolution(unknown, None) for unknown in broker.unknown]
         return reconcile()
 
     broker.reconcile_unknown_orders = reconcile_later  # type: ignore[method-assign]
-    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=4)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=4)
     assert broker.sent_ids == [ENTRY_ID, "bot01|BTC/USD|script|180|entry|1"]
     assert lines_with(lines, "  settled:") == [f"BTC/USD  settled: order {ENTRY_ID} was not placed"]
 
 
 def test_an_order_reconciled_as_placed_is_tracked_and_not_sent_again() -> None:
-    """Settled as placed and filled, the order counts as a fill, and its signal is not sent again."""
+    """An order reconciled as placed and filled counts as a fill, and its signal is not sent again."""
     broker, clock = live_market()
     broker.fail("place_buy", UNKNOWN)
     reconcile = broker.reconcile_unknown_orders
@@ -141,13 +143,13 @@ def test_an_order_reconciled_as_placed_is_tracked_and_not_sent_again() -> None:
         return reconcile()
 
     broker.reconcile_unknown_orders = reconcile_as_placed  # type: ignore[method-assign]
-    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_ticks=4)
+    summary, _ = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=4)
     assert broker.sent_ids == [ENTRY_ID]
     assert (summary.orders.fills, summary.orders.unknown) == (1, 1)
 
 
 def test_without_its_history_the_bot_opens_nothing() -> None:
-    """While closed orders cannot be read entries are refused; once they can, entries are placed."""
+    """While closed orders cannot be read entries are refused; once they can be read, entries are placed."""
     broker, clock = replay_market()
     broker.fail("get_closed_orders", *[NoAnswerError("half an answer")] * 4)
     summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: buy("1")}))
@@ -167,7 +169,7 @@ def test_own_open_orders_are_adopted_and_external_orders_logged_and_left_open() 
     }
     broker.orders["OWN"] = make_order("OWN", Side.BUY, **resting)
     broker.orders["OTHER"] = make_order("OTHER", Side.BUY, cl_ord_id="", **resting)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_ticks=3)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3)
     assert broker.orders["OWN"].status is OrderStatus.CANCELED
     assert broker.orders["OTHER"].status is OrderStatus.OPEN
     assert lines_with(lines, "adopted") == ["BTC/USD  own order adopted: buy 1 at 90 (OWN)"]
@@ -175,7 +177,7 @@ def test_own_open_orders_are_adopted_and_external_orders_logged_and_left_open() 
 
 
 def test_an_entry_that_expires_unfilled_is_logged() -> None:
-    """An entry that expires while the bot runs is told once, with what it bought; one that the bot cancels is not."""
+    """An entry that expires during the run is logged once with its filled quantity; one that the bot cancels is not."""
     broker, clock = live_market()
     broker.fills_limits = False
 
@@ -183,7 +185,7 @@ def test_an_entry_that_expires_unfilled_is_logged() -> None:
         broker.orders["O1"] = replace(broker.orders["O1"], status=OrderStatus.EXPIRED, closed_seconds=broker.now())
 
     _, lines = run_trader(
-        broker, clock, ScriptedStrategy({180: buy("1"), 240: observe_context(expire), 360: buy("1")}), max_ticks=60
+        broker, clock, ScriptedStrategy({180: buy("1"), 240: observe_context(expire), 360: buy("1")}), max_cycles=60
     )
     assert lines_with(lines, "expired") == ["BTC/USD 100  expired: buy 0 of 1 (O1)"]
     assert lines_with(lines, "(O2)") == ["BTC/USD  canceled: buy 1 at 100 (O2)"]
@@ -201,8 +203,8 @@ def test_each_partial_fill_is_logged() -> None:
     """An entry of 1 that fills 0.4 and then 0.6 makes two lines of fills and a position of 1."""
     broker, clock = replay_market()
     broker.fills_limits = False
-    first = observe_context(lambda _view: broker.execute("O1", Decimal("0.4")))
-    second = observe_context(lambda _view: broker.execute("O1", Decimal("0.6")))
+    first = observe_context(lambda _context: broker.execute("O1", Decimal("0.4")))
+    second = observe_context(lambda _context: broker.execute("O1", Decimal("0.6")))
     summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: first, 360: second}))
     assert lines_with(lines, "filled") == [
         "BTC/USD 100  filled: buy 0.4 for 40.00 USD, fee 0.00 (O1)",
@@ -222,26 +224,27 @@ def test_an_exit_cancels_its_entry_first_and_sells_the_filled_quantity() -> None
         return cancel(txid, symbol)
 
     broker.cancel_order = late_cancel  # type: ignore[method-assign]
-    first = observe_context(lambda _view: broker.execute("O1", Decimal("0.4")))
+    first = observe_context(lambda _context: broker.execute("O1", Decimal("0.4")))
     run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: first, 300: sell_all}))
     assert broker.placed() == [("buy", "1", "100"), ("sell", "0.50000000", "100")]
     assert broker.orders["O1"].status is OrderStatus.CANCELED
 
 
 def test_an_exit_blocked_by_the_kill_switch_is_sent_in_its_candle_once_the_switch_is_off() -> None:
-    """Refused at the first pass and told once, the exit is sent at the third, under the identity of its candle."""
+    """Refused in the first cycle and logged once, the exit is sent in the third, with the client order id of its
+    candle."""
     broker, clock = live_market(361.0)
     hold_one(broker)
     answers = iter([True, True])
     _, lines = run_trader(
-        broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=4, is_halted=lambda: next(answers, False)
+        broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=4, is_halted=lambda: next(answers, False)
     )
     assert broker.sent_ids == [EXIT_ID]
     assert len(lines_with(lines, "kill switch")) == 1
 
 
 def test_a_position_above_max_order_value_is_sold_in_parts() -> None:
-    """A coin worth 100 is sold as three orders with 40 as the largest, each under an identity of its own."""
+    """A coin worth 100 is sold in three orders of at most 40, each with its own client order id."""
     broker, clock = replay_market()
     hold_one(broker)
     limits = replace(WIDE_LIMITS, max_order_value=Decimal(40))
@@ -251,7 +254,7 @@ def test_a_position_above_max_order_value_is_sold_in_parts() -> None:
 
 
 def test_a_refused_part_of_an_exit_stops_the_remaining_parts() -> None:
-    """Kraken's no to the first of three parts is the last that is sent in this candle."""
+    """After Kraken's refusal of the first of three parts nothing more is sent in this candle."""
     broker, clock = replay_market()
     hold_one(broker)
     broker.fail("place_sell", REFUSED)
@@ -262,7 +265,7 @@ def test_a_refused_part_of_an_exit_stops_the_remaining_parts() -> None:
 
 
 def test_an_own_exit_that_is_still_open_blocks_another_and_is_left_open_at_the_end() -> None:
-    """With an own sell order resting, an exit is refused as unsettled, and the end cancels entries only."""
+    """With an own sell order resting, an exit is refused as unresolved, and the end cancels entries only."""
     broker, clock = replay_market()
     hold_one(broker)
     broker.orders["S"] = make_order("S", Side.SELL, status=OrderStatus.OPEN, volume=Decimal(1), price=Decimal(200))
@@ -272,17 +275,17 @@ def test_an_own_exit_that_is_still_open_blocks_another_and_is_left_open_at_the_e
 
 
 def test_a_resting_entry_counts_in_the_context_and_in_the_position() -> None:
-    """With an entry of 1 at 100 resting, the strategy is told, and 1 more is over a largest position of 150."""
+    """With an entry of 1 at 100 resting, the context says so, and 1 more exceeds a maximum position value of 150."""
     broker, clock = replay_market()
     broker.fills_limits = False
     seen: list[bool] = []
 
-    def more(context: StrategyContext) -> list[OrderRequest]:
+    def buy_more(context: StrategyContext) -> list[OrderRequest]:
         seen.append(context.has_open_entry)
         return buy("1")(replace(context, has_open_entry=False))
 
     limits = replace(WIDE_LIMITS, max_position_value=Decimal(150))
-    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: more}), limits=limits)
+    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy_more}), limits=limits)
     assert set(seen) == {True}
     assert len(lines_with(lines, "entry refused (position value)")) == 1
 
@@ -303,7 +306,7 @@ def test_a_fill_during_shutdown_is_counted() -> None:
 
 
 def test_coins_missing_from_a_late_balance_are_still_sold() -> None:
-    """A balance that is read without the coins that were just bought is read again at the next candle."""
+    """A balance that is read without the coins just bought is read again at the next candle."""
     broker, clock = replay_market()
     read = broker.get_account_balance
     late: list[str] = ["BTC", "BTC"]
@@ -320,7 +323,8 @@ def test_coins_missing_from_a_late_balance_are_still_sold() -> None:
 
 
 def test_only_what_the_account_still_has_is_sold() -> None:
-    """Of a coin that the bot bought, 0.3 left the account and 0.2 are held by others: 0.7 are seen and 0.5 sold."""
+    """Of a coin that the bot bought, 0.3 left the account and external orders hold 0.2: the context has 0.7 and 0.5 is
+    sold."""
     broker, clock = replay_market()
     seen: list[Decimal] = []
     hold_one(broker)
@@ -329,7 +333,7 @@ def test_only_what_the_account_still_has_is_sold() -> None:
     run_trader(
         broker,
         clock,
-        ScriptedStrategy({240: observe_context(lambda view: seen.append(view.position_quantity)), 300: sell_all}),
+        ScriptedStrategy({240: observe_context(lambda context: seen.append(context.position_quantity)), 300: sell_all}),
     )
     assert seen == [Decimal("0.7")]
     assert broker.placed()[1:] == [("sell", "0.50000000", "100")]
@@ -345,7 +349,7 @@ def test_coins_outside_the_managed_position_are_not_sold() -> None:
 
 
 def test_a_quantity_below_the_minimum_is_not_a_position() -> None:
-    """With 0.009 coins left, under the minimum of 0.01, the strategy sees a flat account."""
+    """With 0.009 coins left, below the minimum of 0.01, the strategy sees a flat account."""
     broker, clock = replay_market()
     broker.orders["H"] = make_order("H", Side.BUY, "0.009", "0.9", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal("0.009")
@@ -354,7 +358,7 @@ def test_a_quantity_below_the_minimum_is_not_a_position() -> None:
 
 
 def test_the_loss_today_and_the_cooldown_are_rebuilt_from_order_records_at_the_start() -> None:
-    """With a sale at a loss of 60 in the rows, entries are refused for the day's loss, or while it cools down."""
+    """With a sale at a loss of 60 in the order records, entries are refused for the daily loss or for the cooldown."""
     for limits, rule in (
         (replace(WIDE_LIMITS, max_daily_loss=Decimal(60)), "daily loss"),
         (replace(WIDE_LIMITS, cooldown_seconds=3600.0), "cool-down"),
@@ -370,7 +374,7 @@ def test_the_loss_today_and_the_cooldown_are_rebuilt_from_order_records_at_the_s
 
 
 def test_an_accepted_order_in_neither_list_stays_working() -> None:
-    """While an accepted entry is neither open nor closed its pair gets no order; when its row comes, it is a fill."""
+    """While an accepted entry is in neither list its pair gets no order; when its record appears, it is a fill."""
     broker, clock = replay_market()
     place = broker.place_limit_order
     hidden = []
@@ -380,9 +384,9 @@ def test_an_accepted_order_in_neither_list_stays_working() -> None:
         hidden.append(broker.orders.pop(placed.txid))
         return placed
 
-    show = observe_context(lambda _view: broker.orders.update({hidden[0].txid: hidden[0]}))
+    reveal = observe_context(lambda _context: broker.orders.update({hidden[0].txid: hidden[0]}))
     broker.place_limit_order = place_and_hide  # type: ignore[method-assign,assignment]
-    script = ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: show})
+    script = ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: reveal})
     summary, lines = run_trader(broker, clock, script)
     assert broker.sent_ids == [ENTRY_ID]
     assert len(lines_with(lines, "an accepted order is neither open nor closed yet")) == 1
@@ -390,13 +394,15 @@ def test_an_accepted_order_in_neither_list_stays_working() -> None:
 
 
 def test_an_error_in_one_pair_does_not_block_an_exit_in_another() -> None:
-    """While the candles of BTC/USD cannot be read, ETH/USD is sold all the same, and then the trouble is waited out."""
+    """While the candles of BTC/USD cannot be read, ETH/USD is sold; then the trader waits before its retry."""
     clock = SteppedClock(361.0)
     broker = FakeBroker(clock, {symbol: make_candles(FLAT) for symbol in ("BTC/USD", "ETH/USD")})
     broker.orders["H"] = make_order("H", Side.BUY, "1", "100", symbol="ETH/USD", closed_seconds=2.0)
     broker.totals["ETH"] = Decimal(1)
     broker.fail("get_candles", NoAnswerError("half an answer"))
     stop = InstantEvent()
-    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), symbols=("BTC/USD", "ETH/USD"), max_ticks=2, stop=stop)
+    run_trader(
+        broker, clock, ScriptedStrategy({300: sell_all}), symbols=("BTC/USD", "ETH/USD"), max_cycles=2, stop=stop
+    )
     assert broker.totals["ETH"] == ZERO
     assert stop.waits_seconds == [1.0]

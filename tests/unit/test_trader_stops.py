@@ -1,4 +1,4 @@
-"""The stop that rests under a position: when it is placed, kept, replaced and taken away. The broker is in memory."""
+"""The stop under a position: when it is placed, kept, replaced and canceled. The broker is in memory."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def stops(broker: FakeBroker) -> list[Order]:
 
 
 def open_stops(broker: FakeBroker) -> list[tuple[str, str]]:
-    """Return quantity and trigger of the stops that are open."""
+    """Return quantity and trigger of the open stops."""
     return [(f"{order.volume - order.executed:f}", f"{order.price:f}") for order in stops(broker) if order.is_open]
 
 
 def before_each_cancel(broker: FakeBroker, action: Callable[[str], object]) -> None:
-    """Let something happen in the moment before each cancel arrives."""
+    """Run an action just before each cancel arrives."""
     cancel = broker.cancel_order
 
     def late_cancel(txid: str, symbol: str | None = None) -> bool:
@@ -65,22 +65,22 @@ def before_each_cancel(broker: FakeBroker, action: Callable[[str], object]) -> N
 
 
 def lines_with(lines: list[str], part: str) -> list[str]:
-    """Return what the lines with a part in them say after the time."""
+    """Return the text after the time of each line that contains a part."""
     return [line.split("  ", 1)[1] for line in lines if part in line]
 
 
 def test_an_entry_that_fills_gets_a_stop_and_keeps_it_after_the_run() -> None:
-    """A coin bought at 100 with STOP_PERCENT 10 has one stop at 90 under it, still open after the run."""
+    """A coin bought at 100 with STOP_PERCENT 10 has one stop at 90, still open after the run."""
     broker, clock = live_market()
-    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_percent=TEN, max_ticks=4)
+    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_loss_percent=TEN, max_cycles=4)
     assert open_stops(broker) == [("1", "90.0")]
     assert broker.sent_ids == [EXIT_ID.replace("exit", "entry"), STOP_ID.replace("|1|", "|361|")]
 
 
 def test_without_the_setting_there_is_no_stop() -> None:
-    """With STOP_PERCENT 0 nothing but the entry is sent."""
+    """With STOP_PERCENT 0 only the entry is sent."""
     broker, clock = live_market()
-    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), max_ticks=4)
+    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), max_cycles=4)
     assert len(broker.sent_ids) == 1
 
 
@@ -88,43 +88,44 @@ def test_a_stop_is_adopted_by_the_next_start() -> None:
     """A second run over the same account places no second stop."""
     broker, clock = holding_one()
     for _ in range(2):
-        run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2)
+        run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2)
     assert (broker.sent_ids, open_stops(broker)) == ([STOP_ID], [("1", "90.0")])
 
 
 def test_a_stop_filled_while_the_bot_was_away_is_logged_by_the_next_start() -> None:
-    """The next start says once what a stop has sold meanwhile; the start after that says nothing of it."""
+    """The next start logs once what a stop has sold meanwhile; the start after that does not."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2)
     broker.execute("O2", Decimal(1))
     for expected in (["BTC/USD 90.0  filled while the bot was away: sell 1 of 1 for 90.00 USD, fee 0.00 (O2)"], []):
-        _, lines = run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2)
+        _, lines = run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2)
         assert [line.split("  ", 1)[1] for line in lines if "(O2)" in line] == expected
 
 
 def test_a_changed_stop_loss_percent_replaces_the_stop() -> None:
-    """After a restart with STOP_PERCENT 20 the stop at 90 is gone and one at 80 rests, under the next name."""
+    """After a restart with STOP_PERCENT 20 the stop at 90 is canceled and one at 80 rests, under the next client order
+    id."""
     broker, clock = holding_one()
     for percent in (TEN, Decimal(20)):
-        run_trader(broker, clock, ScriptedStrategy({}), stop_percent=percent, max_ticks=1)
+        run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=percent, max_cycles=1)
     assert broker.sent_ids == [STOP_ID, STOP_ID.replace("stop", "stop2")]
     assert open_stops(broker) == [("1", "80.0")]
 
 
 def test_an_exit_cancels_the_stop_first() -> None:
-    """A coin under a stop is sold in one pass: the stop is cancelled, and then the coin sold."""
+    """A coin under a stop is sold in one cycle: the stop is canceled, and then the coin is sold."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_loss_percent=TEN, max_cycles=10)
     assert broker.sent_ids == [STOP_ID, EXIT_ID.replace("300", "360")]
     assert (open_stops(broker), broker.totals["BTC"]) == ([], ZERO)
 
 
 def test_coins_the_stop_sells_before_its_cancel_are_not_sold_again() -> None:
-    """Of a coin of which the stop sells 0.3 in the moment of its cancel, the exit sells 0.7."""
+    """Of a coin of which the stop sells 0.3 just before its cancel, the exit sells 0.7."""
     broker, clock = holding_one()
     before_each_cancel(broker, lambda txid: broker.execute(txid, Decimal("0.3")))
     broker.totals["BTC"] = Decimal(5)
-    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_loss_percent=TEN, max_cycles=10)
     assert [(row.side, row.executed) for row in broker.orders.values()][1:] == [
         (Side.SELL, Decimal("0.3")),
         (Side.SELL, Decimal("0.7")),
@@ -133,18 +134,18 @@ def test_coins_the_stop_sells_before_its_cancel_are_not_sold_again() -> None:
 
 
 def test_a_stop_that_fills_before_its_cancel_leaves_nothing_to_sell() -> None:
-    """When the stop sells the coin in the moment of its cancel, no exit is sent, though others' coins are there."""
+    """If the stop sells the coin just before its cancel, no exit is sent, though the account has other coins."""
     broker, clock = holding_one()
     before_each_cancel(broker, lambda txid: broker.execute(txid, Decimal(1)))
     broker.totals["BTC"] = Decimal(5)
-    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=10)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_loss_percent=TEN, max_cycles=10)
     assert broker.sent_ids == [STOP_ID]
 
 
 def test_an_exit_waits_for_the_final_record_of_its_stop() -> None:
-    """While the cancelled stop is in neither list nothing is sold; when its row comes, the exit goes out."""
+    """While the canceled stop is in neither list nothing is sold; when its record appears, the exit is sent."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
     hidden: list[Order] = []
     closed, cancel = broker.get_closed_orders, broker.cancel_order
 
@@ -166,13 +167,13 @@ def test_an_exit_waits_for_the_final_record_of_its_stop() -> None:
         return place(*args, **kwargs)  # type: ignore[arg-type]
 
     broker.place_market_order = timed  # type: ignore[method-assign]
-    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), stop_percent=TEN, max_ticks=8)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), stop_loss_percent=TEN, max_cycles=8)
     assert times == [370.0]
     assert broker.totals["BTC"] == ZERO
 
 
 def limit_fills(broker: FakeBroker, max_quantity: str) -> None:
-    """Let the collar leave of each sale what is above so many coins."""
+    """Let max slippage leave the quantity above `fills` of each sale unfilled."""
     place = broker.place_market_order
 
     def partly(*args: object, **kwargs: object) -> PlacedOrder:
@@ -189,10 +190,10 @@ def limit_fills(broker: FakeBroker, max_quantity: str) -> None:
 
 
 def test_the_quantity_unfilled_within_max_slippage_is_sold_in_the_next_cycles() -> None:
-    """An exit of 1 of which 0.4 fills, and then 0.4 of the rest, is over at the third pass of the same candle."""
+    """An exit of 1 of which 0.4 fills, and then 0.4 of the rest, is complete in the third cycle of the same candle."""
     broker, clock = holding_one()
     limit_fills(broker, "0.4")
-    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_ticks=6)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=6)
     assert [f"{row.volume:f}" for row in broker.orders.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
     assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
     assert [row.opened_seconds for row in broker.orders.values()][1:] == [361.0, 364.0, 367.0]
@@ -200,24 +201,24 @@ def test_the_quantity_unfilled_within_max_slippage_is_sold_in_the_next_cycles() 
 
 
 def test_a_partial_exit_unfilled_within_max_slippage_is_completed_and_the_rest_kept() -> None:
-    """An exit of 0.5 of which 0.3 fills sells the other 0.2 at the next pass, and then nothing more."""
+    """An exit of 0.5 of which 0.3 fills sells the other 0.2 in the next cycle, and then nothing more."""
     broker, clock = holding_one()
     limit_fills(broker, "0.3")
 
     def sell_half(context: StrategyContext) -> list[OrderRequest]:
         return [replace(order, quantity=order.quantity / 2) for order in sell_all(context)]
 
-    run_trader(broker, clock, ScriptedStrategy({300: sell_half}), max_ticks=6)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_half}), max_cycles=6)
     assert [f"{row.volume:f}" for row in broker.orders.values()][1:] == ["0.50000000", "0.20000000"]
     assert broker.totals["BTC"] == Decimal("0.5")
 
 
 def test_a_refused_exit_restores_the_stop() -> None:
-    """When Kraken refuses the exit after the stop is gone, the coin has a stop again in the same pass."""
+    """If Kraken refuses the exit after the stop was canceled, the coin has a stop again in the same cycle."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
     broker.fail("place_sell", REFUSED)
-    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), stop_percent=TEN, max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({300: sell_all}), stop_loss_percent=TEN, max_cycles=1)
     assert broker.sent_ids == [STOP_ID, EXIT_ID, STOP_ID.replace("stop", "stop2")]
     assert open_stops(broker) == [("1", "90.0")]
 
@@ -228,10 +229,10 @@ def test_another_entry_that_fills_moves_the_stop() -> None:
     broker, clock = live_market(361.0, closes)
     buy_one = buy("1")
 
-    def more(context: StrategyContext) -> list[OrderRequest]:
+    def buy_more(context: StrategyContext) -> list[OrderRequest]:
         return buy_one(replace(context, position_quantity=ZERO))
 
-    run_trader(broker, clock, ScriptedStrategy({300: more, 360: more}), stop_percent=TEN, max_ticks=12)
+    run_trader(broker, clock, ScriptedStrategy({300: buy_more, 360: buy_more}), stop_loss_percent=TEN, max_cycles=12)
     assert open_stops(broker) == [("2", "81.0")]
     assert [row.status for row in stops(broker)] == [OrderStatus.CANCELED, OrderStatus.OPEN]
 
@@ -239,25 +240,25 @@ def test_another_entry_that_fills_moves_the_stop() -> None:
 def test_under_the_kill_switch_no_stop_is_placed_or_canceled() -> None:
     """With the kill switch on, no stop is placed, and one at another percentage stays."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=3, is_halted=lambda: True)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3, is_halted=lambda: True)
     assert broker.sent_ids == []
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=Decimal(20), max_ticks=3, is_halted=lambda: True)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=Decimal(20), max_cycles=3, is_halted=lambda: True)
     assert open_stops(broker) == [("1", "90.0")]
 
 
 def test_a_refused_stop_is_retried_after_a_minute() -> None:
-    """A stop that Kraken refuses is sent again 60 s later, not at each pass."""
+    """A stop that Kraken refuses is sent again 60 s later, not in each cycle."""
     broker, clock = holding_one()
     broker.fail("place_sell", REFUSED)
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=6)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=6)
     assert len(broker.sent_ids) == 1
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=4)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=4)
     assert len(open_stops(broker)) == 1
 
 
 def test_a_stop_with_an_unknown_outcome_is_not_sent_twice() -> None:
-    """While the fate of a stop is unknown no other is sent; settled as open, it is the one stop there is."""
+    """While the outcome of a stop is unknown no other is sent; reconciled as open, it is the only stop."""
     broker, clock = holding_one()
     broker.fail("place_sell", OrderOutcomeUnknownError("no answer", STOP_ID))
     reconcile = broker.reconcile_unknown_orders
@@ -270,34 +271,34 @@ def test_a_stop_with_an_unknown_outcome_is_not_sent_twice() -> None:
         return reconcile()
 
     broker.reconcile_unknown_orders = reconcile_later  # type: ignore[method-assign]
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=40)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=40)
     assert broker.sent_ids == [STOP_ID]
     assert open_stops(broker) == [("1", "90.0")]
 
 
 def test_a_large_position_has_stops_in_parts() -> None:
-    """A coin worth 100 with at most 60 in an order has two stops of a half each, and both go for an exit."""
+    """A coin worth 100 with at most 60 per order has two stops of a half each, and an exit cancels both."""
     broker, clock = holding_one()
     limits = replace(WIDE_LIMITS, max_order_value=Decimal(60))
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=2, limits=limits)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2, limits=limits)
     assert open_stops(broker) == [("0.5", "90.0")] * 2
-    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_percent=TEN, max_ticks=9, limits=limits)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_loss_percent=TEN, max_cycles=9, limits=limits)
     assert (open_stops(broker), broker.totals["BTC"]) == ([], ZERO)
 
 
 def test_a_stop_fill_is_logged_and_counted() -> None:
-    """A stop that sells its coin at 90 makes a line, a fill, a loss of 10, and no position any more."""
+    """A stop that sells its coin at 90 makes a line, a fill, a loss of 10, and no remaining position."""
     broker, clock = holding_one()
     seen: list[Decimal] = []
-    observe = observe_context(lambda view: seen.append(view.position_quantity))
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
+    observe = observe_context(lambda context: seen.append(context.position_quantity))
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
     (stop,) = stops(broker)
     summary, lines = run_trader(
         broker,
         clock,
         ScriptedStrategy({300: observe_context(lambda _view: broker.execute(stop.txid, Decimal(1))), 360: observe}),
-        stop_percent=TEN,
-        max_ticks=9,
+        stop_loss_percent=TEN,
+        max_cycles=9,
     )
     assert len(lines_with(lines, "filled: sell 1")) == 1
     assert (summary.orders.fills, summary.realised, seen[-1]) == (1, Decimal(-10), ZERO)
@@ -307,39 +308,39 @@ def test_a_stop_fill_is_logged_and_counted() -> None:
 def test_with_stop_loss_disabled_an_existing_stop_stays_until_an_exit() -> None:
     """A stop of an earlier run stays with STOP_PERCENT 0, and an exit cancels it before it sells."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=1)
-    run_trader(broker, clock, ScriptedStrategy({}), max_ticks=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
+    run_trader(broker, clock, ScriptedStrategy({}), max_cycles=1)
     assert open_stops(broker) == [("1", "90.0")]
-    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), max_ticks=9)
+    run_trader(broker, clock, ScriptedStrategy({360: sell_all}), max_cycles=9)
     assert (open_stops(broker), broker.totals["BTC"]) == ([], ZERO)
 
 
 def test_a_candle_with_an_exit_is_not_entered_again() -> None:
-    """A bot that restarts in the candle of its exit, and would buy because it holds nothing, buys nothing."""
+    """A bot that restarts in the candle of its exit and would buy, because it holds nothing, buys nothing."""
     broker, clock = holding_one()
 
     def in_or_out(context: StrategyContext) -> list[OrderRequest]:
         return sell_all(context) or buy("1")(context)
 
     for _ in range(2):
-        run_trader(broker, clock, ScriptedStrategy({300: in_or_out}), max_ticks=2)
+        run_trader(broker, clock, ScriptedStrategy({300: in_or_out}), max_cycles=2)
     assert broker.sent_ids == [EXIT_ID]
 
 
 def test_a_pending_stop_is_placed_before_the_regular_poll() -> None:
-    """An entry whose row comes two seconds late has its stop three seconds after it was placed."""
+    """An entry whose record appears two seconds late has its stop three seconds after it was placed."""
     broker, clock = live_market()
     opened, closed = broker.get_open_orders, broker.get_closed_orders
     broker.get_open_orders = lambda: opened() if clock.now() > 363 else []  # type: ignore[method-assign]
     broker.get_closed_orders = lambda since_seconds=0: closed(since_seconds) if clock.now() > 363 else []  # type: ignore[method-assign]
-    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_percent=TEN, max_ticks=4)
+    run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_loss_percent=TEN, max_cycles=4)
     assert [stop.opened_seconds for stop in stops(broker)] == [364.0]
 
 
 def test_coins_below_the_minimum_cost_at_the_stop_price_get_no_stop() -> None:
-    """Half a coin bought at 1 has no stop: at 0.9 it is worth 0.45, less than the 0.5 that the pair wants."""
+    """Half a coin bought at 1 has no stop: at 0.9 it is worth 0.45, less than the pair's minimum cost of 0.5."""
     broker, clock = live_market(closes=[1] * 30)
     broker.orders["H"] = make_order("H", Side.BUY, "0.5", "0.5", opened_seconds=1.0, closed_seconds=2.0)
     broker.totals["BTC"] = Decimal("0.5")
-    run_trader(broker, clock, ScriptedStrategy({}), stop_percent=TEN, max_ticks=3)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3)
     assert broker.sent_ids == []

@@ -1,4 +1,4 @@
-"""What the trader's parts keep: candles that join up, and order rows of which the final one holds."""
+"""Parts of the trader: contiguous candles, refreshed statuses, and order records of which the final one counts."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ def broker_at(seconds: float, candles: int = 10) -> tuple[FakeBroker, SteppedClo
 
 
 def make_feed(broker: FakeBroker, clock: SteppedClock) -> tuple[Feed, list[str]]:
-    """Return a feed of one-minute candles, and the lines that it writes."""
+    """Return a feed of one-minute candles, and the lines that it logs."""
     lines: list[str] = []
     return Feed(broker, "1m", DecisionLog(lines.append, clock, broker.now)), lines
 
 
 def test_repeated_candles_in_a_response_are_not_duplicated() -> None:
-    """An answer that brings a candle known already adds only the new one."""
+    """A response that contains a known candle adds only the new one."""
     broker, clock = broker_at(121)
     feed = make_feed(broker, clock)[0]
     feed.refresh_candles("BTC/USD")
     clock.time_seconds = 181
-    ask = broker.get_candles
-    broker.get_candles = lambda symbol, timeframe, count: ask(symbol, timeframe, count + 1)  # type: ignore[method-assign]
+    get_candles = broker.get_candles
+    broker.get_candles = lambda symbol, timeframe, count: get_candles(symbol, timeframe, count + 1)  # type: ignore[method-assign]
     feed.refresh_candles("BTC/USD")
     assert [candle.time_seconds for candle in feed.candles("BTC/USD")] == [0, 60, 120]
 
 
 def test_a_gap_in_the_candles_is_filled_from_a_full_response() -> None:
-    """When an answer does not join what is known, all candles are asked for, and none is missing after it."""
+    """If a response leaves a gap to the known candles, all candles are requested, and none is missing afterwards."""
     broker, clock = broker_at(121)
     feed = make_feed(broker, clock)[0]
     feed.refresh_candles("BTC/USD")
     clock.time_seconds = 361
     get_candles, counts = broker.get_candles, []
 
-    def get_short_answer(symbol: str, timeframe: str, count: int) -> list[object]:
+    def get_short_response(symbol: str, timeframe: str, count: int) -> list[object]:
         counts.append(count)
         return get_candles(symbol, timeframe, min(count, 2) if count < MAX_CANDLES else count)  # type: ignore[return-value]
 
-    broker.get_candles = get_short_answer  # type: ignore[method-assign,assignment]
+    broker.get_candles = get_short_response  # type: ignore[method-assign,assignment]
     feed.refresh_candles("BTC/USD")
     assert [candle.time_seconds for candle in feed.candles("BTC/USD")] == [0, 60, 120, 180, 240, 300]
     assert counts == [4, MAX_CANDLES]
 
 
 def test_at_most_as_many_candles_are_kept_as_kraken_serves() -> None:
-    """After 750 candles, one by one, the last 719 are kept."""
+    """After 750 candles, one by one, the last 719 are stored."""
     broker, clock = broker_at(61, 750)
     feed = make_feed(broker, clock)[0]
     for minute in range(1, 751):
@@ -69,7 +69,8 @@ def test_at_most_as_many_candles_are_kept_as_kraken_serves() -> None:
 
 
 def test_statuses_are_refreshed_only_when_stale() -> None:
-    """In 300 s of looks every second, the exchange is asked every 30 s and the pair at the start and at the end."""
+    """In 300 s of refreshes every second, the exchange is requested every 30 s and the pair at the start and at the
+    end."""
     broker, clock = broker_at(1000)
     feed, _ = make_feed(broker, clock)
     requests: list[tuple[str, float]] = []
@@ -84,7 +85,7 @@ def test_statuses_are_refreshed_only_when_stale() -> None:
 
 
 def test_a_failed_pair_status_request_is_retried_at_once() -> None:
-    """A look that was not answered leaves the status unknown and is due again."""
+    """A failed request leaves the status unknown and is due again at once."""
     broker, clock = broker_at(1000)
     feed, _ = make_feed(broker, clock)
     broker.fail("pair_status", NoAnswerError("half an answer"))
@@ -96,7 +97,8 @@ def test_a_failed_pair_status_request_is_retried_at_once() -> None:
 
 
 def test_a_status_that_blocks_trading_and_its_end_are_each_logged_once() -> None:
-    """Of six looks, three in each of two statuses, exchange and pair make one line each, and one when it is over."""
+    """Over six refreshes, three in each of two statuses, exchange and pair log one line each, and one when trading
+    resumes."""
     broker, clock = broker_at(0)
     feed, lines = make_feed(broker, clock)
     for system, pair in [("maintenance", "post_only")] * 3 + [("online", "online")] * 3:
@@ -113,7 +115,7 @@ def test_a_status_that_blocks_trading_and_its_end_are_each_logged_once() -> None
 
 
 def test_the_final_record_of_an_order_wins_over_an_open_one() -> None:
-    """An order that the first answer shows open and the second closed is closed, with its one fill."""
+    """An order that the first query shows open and the second closed is closed, with its one fill."""
     broker, _ = broker_at(100)
     tracker = OrderTracker(broker)
     order = make_order("A", Side.BUY, "1", "100", closed_seconds=99.0)
@@ -140,7 +142,7 @@ def test_a_final_order_record_stays_final() -> None:
 
 
 def test_no_query_is_made_without_working_orders() -> None:
-    """A refresh without a working order makes no call; one with a resting order asks for open orders alone."""
+    """A refresh without a working order makes no call; one with a resting order requests open orders only."""
     broker, clock = broker_at(100)
     tracker = OrderTracker(broker)
     tracker.refresh()
