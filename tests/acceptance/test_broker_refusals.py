@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from bot import broker_manager
 from bot.base.clock import wall_seconds, wall_us
 from bot.base.errors import BotError, CircuitOpenError, InvalidNonceError, LockoutError, OrderOutcomeUnknownError
 from bot.base.paths import key_file_path
+from bot.simulator import private
+from bot.simulator.serializers import serialize_key
 from tests.acceptance.broker_tools import ORDER, BrokerSetup, open_broker_setup, start_broker_child
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
@@ -258,3 +262,73 @@ def test_a_refused_cancel_is_repeated() -> None:
         setup.simulator.faults.fire_next("spurious_nonce", "CancelOrder")
         assert setup.broker.cancel_order(txid, "BTC/USD")
         assert setup.request_methods()[-2:] == ["CancelOrder", "CancelOrder"]
+
+
+# A cancel that goes without the request lock
+
+
+def cancel_after_next_nonce(setup: BrokerSetup, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have an order canceled, without the request lock, as soon as the next request has taken its nonce.
+
+    Return where the nonces are recorded in the order in which they are taken.
+    """
+    broker = setup.broker
+    txid = broker.private_call("AddOrder", ORDER)["txid"][0]
+    next_nonce, nonces = broker._next_nonce, list[int]()
+
+    def overtaken(at_least_us: int = 0) -> int:
+        nonces.append(nonce := next_nonce(at_least_us))
+        if len(nonces) == 1:
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(broker.cancel_order, txid).result()
+        return nonce
+
+    monkeypatch.setattr(broker_manager, "LOCK_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(broker, "_next_nonce", overtaken)
+    return nonces
+
+
+def test_the_refused_nonce_is_reported_not_the_newest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A read that a cancel without the request lock overtakes is refused; the report names the read's nonce, and the
+    read is repeated."""
+    caplog.set_level(logging.WARNING)
+    with open_broker_setup() as setup:
+        nonces = cancel_after_next_nonce(setup, monkeypatch)
+        setup.broker.private_call("BalanceEx")
+        assert [(row.method, row.error) for row in setup.requests()[1:]] == [
+            ("CancelOrder", ""),
+            ("BalanceEx", NONCE_REFUSED),
+            ("BalanceEx", ""),
+        ]
+        (refusal,) = [record.getMessage() for record in caplog.records if "Kraken refused nonce" in record.message]
+        assert f"nonce {nonces[0]} " in refusal
+        assert nonces[0] < nonces[1]
+
+
+def test_a_cancel_beside_the_probe_is_no_external_sender(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kraken reports the nonce of our own cancel, which went without the request lock just before the probe: nobody
+    else is suspected."""
+    caplog.set_level(logging.WARNING)
+    with open_broker_setup() as setup:
+        broker = setup.broker
+        txid = broker.private_call("AddOrder", ORDER)["txid"][0]
+        broker._circuit_breaker.handle_lockout()
+        expire_breaker(setup.simulator.key)
+        next_nonce = broker._next_nonce
+
+        def preceded(at_least_us: int = 0) -> int:
+            monkeypatch.setattr(broker, "_next_nonce", next_nonce)
+            with closing(broker._open_private_api()) as api:
+                assert not api.query_private("CancelOrder", {"txid": txid})["error"]
+            reported = {"nonce": str(broker._last_nonce)}
+            monkeypatch.setattr(private, "serialize_key", lambda key: serialize_key(key) | reported)
+            return next_nonce(at_least_us)
+
+        monkeypatch.setattr(broker, "_next_nonce", preceded)
+        broker.private_call("BalanceEx")
+        assert setup.request_methods()[1:] == ["CancelOrder", "GetApiKeyInfo", "BalanceEx"]
+        assert "another sender" not in caplog.text
