@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from decimal import Decimal
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import krakenex
 
@@ -552,3 +552,14 @@ class KrakenBroker:
         """Return in how many seconds `reconcile_unknown_orders` has something to ask; None where nothing is unknown."""
         due_seconds = self._reconciler.unknown.due_seconds()
         return None if due_seconds is None else max(0.0, due_seconds - self.now())
+
+
+if not TYPE_CHECKING:  # a type checker takes a module with `__getattr__` for one that has every name
+
+    def __getattr__(name: str) -> object:
+        # Scripts of users import it. Only ImportError keeps its text in `from bot.broker_manager import kraken_turn`.
+        if name == "kraken_turn":
+            raise ImportError(
+                f"kraken_turn was renamed: import kraken_request_lock from {__name__}", name=__name__, path=__file__
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,15 +67,22 @@ def imported(source: Source) -> list[tuple[ast.stmt, str]]:
 
 
 def import_inside_function(source: Source) -> list[str]:
-    """Imports stand at the top of a module, where the graph of modules can be seen; but for optional drivers, and for
-    what only a run with a page needs."""
-    if source.name in {"bot.nonce.open_store", "bot.dashboard.opening"}:
+    """Imports stand at the top of a module, where the graph of modules can be seen; but for optional drivers, for
+    what only a run with a page needs, and where a missing package is reported."""
+    if source.name in {"bot.nonce.open_store", "bot.cli.monitoring", "bot.cli.start"}:
         return []
     return [
         source.finding(node, "import inside a function")
         for node, _ in imported(source)
         if any(isinstance(outer, FunctionNode) for outer in source.ancestors(node))
     ]
+
+
+def main_imports(source: Source) -> list[str]:
+    """main.py starts the command line, and knows nothing else of the bot."""
+    if source.name != "main":
+        return []
+    return [source.finding(node, name) for node, name in imported(source) if not re.match(r"(sys$|bot\.cli\.)", name)]
 
 
 def relative_import(source: Source) -> list[str]:

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 
 PROGRAM_RULES: list[Rule] = [
     code_rules.import_inside_function,
+    code_rules.main_imports,
     code_rules.relative_import,
     code_rules.global_statement,
     code_rules.environment,

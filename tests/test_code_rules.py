@@ -107,6 +107,12 @@ def test_rule_accepts_valid_code(rule: Rule, text: str) -> None:
             "bot.base.errors",
             "try:\n    f()\nexcept Exception:\n    stop()",
         ),
+        (
+            code_rules.import_inside_function,
+            "bot.cli.monitoring",
+            "bot.cli.run",
+            "def f():\n    import uvicorn",
+        ),
         (money_rules.float_money, "bot.simulator.prices_synthetic", "bot.simulator.market", "price = 0.1"),
     ],
 )
@@ -114,6 +120,13 @@ def test_rule_has_one_exempt_module(rule: Rule, name: str, neighbour: str, text:
     """The module that is there for the thing may do it, and its neighbour may not."""
     assert rule(Source(name, text)) == []
     assert rule(Source(neighbour, text)) != []
+
+
+def test_main_may_import_the_command_line_only() -> None:
+    """An import of another package is found in main.py; one of the command line is not, nor any in another module."""
+    text = "import sys\nfrom bot.cli.start import start\nfrom bot import client\nfrom bot.app.session import HALT"
+    assert code_rules.main_imports(Source("main", text)) == ["main:3: bot.client", "main:4: bot.app.session.HALT"]
+    assert code_rules.main_imports(Source("bot.cli.run", text)) == []
 
 
 def test_only_one_broad_except_is_allowed() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 
 from bot.app.instance_lock import InstanceLock
 from bot.base.clock import boottime_seconds
@@ -93,6 +94,22 @@ class Lifecycle:
     def clear_broker(self) -> None:
         """The broker is about to be closed."""
         self.broker = None
+
+    def hold_state_folder(self, folder: Path, status_url: str) -> None:
+        """Take the state folder, or see that it is still ours: a service that waits is running, too.
+
+        `status_url`: where `status` finds the page; "" without one.
+        """
+        self.check_state()
+        if self.instance_lock is None:
+            self.instance_lock = InstanceLock(folder)
+            if status_url:
+                self.instance_lock.publish(status_url=status_url)
+
+    def release_state_folder(self) -> None:
+        """Let another bot have the state folder, where this one has taken it."""
+        if self.instance_lock is not None:
+            self.instance_lock.release()
 
     def check_state(self) -> None:
         """Raise StateLostError where the state folder is not ours any more."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock, describe_owner, is_running
 from bot.app.nonce_report import check_store, format_last_nonce, format_leader, format_nonce_line
+from bot.app.venue import fetch_kraken_time, live_clock, open_live_broker
 from bot.base import clock
 from bot.base.errors import BotError, NonceStoreError
 from bot.base.models import common_quote
 from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
 from bot.config import Settings
-from bot.kraken import responses, transport
 from bot.nonce.file_store import open_file_store
 
 
@@ -35,7 +35,7 @@ class CheckResult:
         return "PROBLEM" if self.error else "WARNING" if self.is_warning else "ok"
 
 
-def run_checks(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> Iterator[CheckResult]:
+def run_checks(settings: Settings) -> Iterator[CheckResult]:
     """Look at settings, state folder, clock, nonce store, pairs, key and permissions, in this order."""
     yield _run_check("settings", lambda: _describe_settings(settings))
     yield _run_check("state", lambda: _check_state_folder(settings))
@@ -48,8 +48,8 @@ def run_checks(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> I
     # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
     yield _run_check("nonce", lambda: format_last_nonce(settings) if clock_result.error else _check_nonce(settings))
     if not clock_result.error:
-        yield _run_check("pairs", lambda: _check_pairs(settings, open_broker))
-    yield _run_check("key", lambda: _check_key(settings, open_broker))
+        yield _run_check("pairs", lambda: _check_pairs(settings))
+    yield _run_check("key", lambda: _check_key(settings))
 
 
 def _run_check(subject: str, check: Callable[[], str]) -> CheckResult:
@@ -69,12 +69,6 @@ def _check_state_folder(settings: Settings) -> str:
         return f"{folder}; {describe_owner(folder)} is running on it"
     InstanceLock(folder).release()
     return f"{folder}"
-
-
-def fetch_kraken_time(settings: Settings) -> float:
-    """Return Kraken's Time in Unix seconds. Raises a TransportError or KrakenError."""
-    api = transport.open_api("", "", settings.api_url, settings.proxy)
-    return responses.read_time(transport.request(api.query_public, "Time", {}).get("result"))
 
 
 def _check_clock(settings: Settings) -> CheckResult:
@@ -108,8 +102,12 @@ def _check_nonce(settings: Settings) -> str:
     return format_nonce_line()
 
 
-def _check_pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
-    broker = open_broker()
+def _open_broker(settings: Settings) -> KrakenBroker:
+    return open_live_broker(settings, live_clock(settings))
+
+
+def _check_pairs(settings: Settings) -> str:
+    broker = _open_broker(settings)
     try:
         pairs = [broker.pair(name) for name in settings.pairs]
         return f"{', '.join(pair.symbol for pair in pairs)}, in {common_quote(pairs)}"
@@ -117,11 +115,11 @@ def _check_pairs(settings: Settings, open_broker: Callable[[], KrakenBroker]) ->
         broker.close()
 
 
-def _check_key(settings: Settings, open_broker: Callable[[], KrakenBroker]) -> str:
+def _check_key(settings: Settings) -> str:
     if settings.nonce_store and (leader_text := format_leader(settings)):
         # Whoever does not lead is silent.
         return f"not asked: {leader_text}"
-    broker = open_broker()
+    broker = _open_broker(settings)
     broker.connect()
     info = broker.key_info
     if info is None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import format_nonce_line
+from bot.app.venue import TradingVenue
 from bot.base import events
-from bot.base.clock import MarketClock
 from bot.base.errors import (
     LeaseLostError,
     RequestLockExpiredError,
@@ -35,15 +34,6 @@ HALT_FILE_NAME = "halt"
 ENTRIES_STOPPED_FILE_NAME = "entries_stopped"
 
 PrintLine = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TradingVenue:
-    """Where the bot trades: the broker, the market's clock, and what to say of the prices."""
-
-    broker: KrakenBroker
-    clock: MarketClock
-    price_source: str
 
 
 def trade_when_leading(

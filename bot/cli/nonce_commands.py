@@ -1,17 +1,18 @@
-"""`nonce migrate` and `nonce adopt`: another place for a key's nonces, and another unit."""
+"""`nonce`: shows the last nonce; `migrate` moves a key's nonces to another place, `adopt` to another unit."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Protocol
 
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock
-from bot.app.nonce_report import PrintLine, file_store_for_settings, format_lease
-from bot.base import clock
+from bot.app.nonce_report import file_store_for_settings, format_lease, print_nonce_report
+from bot.base import clock, logging_setup
 from bot.base.errors import (
     BotAlreadyRunningError,
     CircuitOpenError,
@@ -21,6 +22,7 @@ from bot.base.errors import (
     NonceStoreError,
     SettingsError,
 )
+from bot.base.logging_setup import print_line
 from bot.base.paths import key_file_path
 from bot.broker_manager import kraken_request_lock
 from bot.config import Settings, credential_problems
@@ -43,6 +45,18 @@ NANOSECONDS_REFUSED_MESSAGE = (
     "A nonce in nanoseconds is too low as well: the key has seen one in a finer unit, or from a clock that was wrong. "
     "The other tools' units are all lower (.NET ticks too), so no setting reaches above it: make a new API key"
 )
+
+
+def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
+    """Do what was asked about the nonce; return the exit code."""
+    if options.what == "migrate":
+        # An address with a password in it is better not seen in the list of processes.
+        target = sys.stdin.readline().strip() if options.to == "-" else options.to
+        logging_setup.hide(target)
+        return migrate(settings, target)
+    if options.what == "adopt":
+        return adopt(settings, options.yes)
+    return print_nonce_report(settings, print_line)
 
 
 # Moving
@@ -99,7 +113,7 @@ class _StoreLocation:
         return record.last_nonce if record else 0
 
 
-def migrate(settings: Settings, target: str, print_line: PrintLine) -> int:
+def migrate(settings: Settings, target: str) -> int:
     """Make the nonces at `target`, an address or "file", begin above all that were drawn where they are now; return 0.
 
     Raises SettingsError for a target that cannot be one, AnotherBotError while a bot runs or leads, NonceAheadError,
@@ -130,13 +144,13 @@ def migrate(settings: Settings, target: str, print_line: PrintLine) -> int:
         check_not_far_ahead(source.name, floor, unit)
         if floor:
             destination.raise_floor(floor)
-    _print_migration(floor, source.name, destination.name, print_line)
+    _print_migration(floor, source.name, destination.name)
     setting = "take NONCE_STORE out" if target == FILE_TARGET else "set NONCE_STORE to the address that you have given"
     print_line(f"setting  {setting}: in .env or the environment, for every program on this key")
     return 0
 
 
-def _print_migration(floor: int, source: str, destination: str, print_line: PrintLine) -> None:
+def _print_migration(floor: int, source: str, destination: str) -> None:
     if floor:
         print_line(f"floor    {floor} in {source}, which is left as it is")
         print_line(f"moved    the next nonce in {destination} is above it")
@@ -170,7 +184,7 @@ def _exclude_running_bots(settings: Settings, stores: list[NonceStore]) -> Itera
 # Adopting
 
 
-def adopt(settings: Settings, assume_yes: bool, print_line: PrintLine, prompt: Callable[[str], str] = input) -> int:
+def adopt(settings: Settings, assume_yes: bool) -> int:
     """Find out whether Kraken accepts nanoseconds of this key, having asked; say which setting that makes; return 0.
 
     Raises SettingsError where nobody can be asked, AnotherBotError while a bot runs or leads, InvalidNonceError where
@@ -188,7 +202,7 @@ def adopt(settings: Settings, assume_yes: bool, print_line: PrintLine, prompt: C
         print_line(ADOPT_WARNING.format(url=settings.api_url, common=broker_manager.NONCE_FILE))
         for store in stores:
             print_line(SHARED_STORE_WARNING.format(place=store.location))
-        if not assume_yes and not _confirm(prompt):
+        if not assume_yes and not _confirm():
             print_line("Nothing was sent.")
             return 0
         nonce = _send_probe(settings, breaker)
@@ -199,11 +213,11 @@ def adopt(settings: Settings, assume_yes: bool, print_line: PrintLine, prompt: C
     return 0
 
 
-def _confirm(prompt: Callable[[str], str]) -> bool:
+def _confirm() -> bool:
     if not sys.stdin.isatty():
         raise SettingsError(["Nobody can be asked here, which is no terminal: give --yes. Nothing was sent."])
     try:
-        return prompt("Go on? [y/N] ").strip().lower() in ("y", "yes")
+        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 

@@ -142,6 +142,13 @@ class DashboardServer:
         return RedirectResponse("/", 303)
 
 
+def open_dashboard(settings: Settings, lifecycle: Lifecycle) -> DashboardServer:
+    """Take the page's port and serve. Raises SettingsError where it is taken."""
+    server = DashboardServer(settings, lifecycle)
+    server.start()
+    return server
+
+
 def stop_entries(folder: Path) -> None:
     """Stop entries until `python main.py resume`, also across restarts. Raises OSError where that cannot be noted."""
     # It waits for nothing, whatever lies there in place of a file: health is answered by the same thread.

@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
-import main
 from bot.app.lifecycle import Lifecycle
-from bot.app.session import TradingVenue, open_trader
+from bot.app.session import open_trader
+from bot.app.venue import TradingVenue, open_broker, open_live_broker, overlap_seconds
 from bot.base.clock import MarketClock
 from bot.base.errors import OrderRuleError
 from bot.broker_manager import KrakenBroker
@@ -48,7 +48,7 @@ def settings_for(simulator: Simulator, **extra_settings: str) -> Settings:
 
 def broker_for(simulator: Simulator, **extra_settings: str) -> KrakenBroker:
     """Return the broker that main.py makes of the settings, connected."""
-    broker = main.open_live_broker(settings_for(simulator, **extra_settings), simulator.clock)
+    broker = open_live_broker(settings_for(simulator, **extra_settings), simulator.clock)
     broker.connect()
     return broker
 
@@ -100,9 +100,9 @@ def test_the_tier_reaches_the_rate_counters(simulator: Simulator, tier: str, wai
 def test_the_proxy_is_for_kraken_alone(simulator: Simulator) -> None:
     """KRAKEN_PROXY is used for KRAKEN_API_URL, and not for the local Kraken of a paper account."""
     settings = settings_for(simulator, KRAKEN_PROXY=PROXY)
-    live = main.open_live_broker(settings, MarketClock())
+    live = open_live_broker(settings, MarketClock())
     assert set(live.api.session.proxies.values()) == {settings.proxy}
-    paper = main.open_broker(settings, simulator.key, simulator.secret, "http://127.0.0.1:9", MarketClock())
+    paper = open_broker(settings, simulator.key, simulator.secret, "http://127.0.0.1:9", MarketClock())
     assert not paper.api.session.proxies
 
 
@@ -121,7 +121,7 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         CANCEL_ENTRIES_ON_STOP="0",
         DEAD_MAN_SWITCH_SECONDS="61",
     )
-    venue = TradingVenue(main.open_live_broker(settings, simulator.clock), simulator.clock, "")
+    venue = TradingVenue(open_live_broker(settings, simulator.clock), simulator.clock, "")
     assert open_trader(settings, venue, Lifecycle(print), 17, print)._settings == TraderSettings(
         symbols=("BTC/USD", "ETH/USD"),
         timeframe="5m",
@@ -151,4 +151,4 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
 def test_only_a_live_bot_waits_for_an_overlapping_instance(extra_settings: dict[str, str], seconds: float) -> None:
     """Only a live bot waits for an instance elsewhere, unless it is told that there is none."""
     live = {"TRADING_MODE": "live", "KRAKEN_API_KEY": "key", "KRAKEN_API_SECRET": "c2VjcmV0"}
-    assert main.overlap_seconds(load_settings(live | extra_settings)) == seconds
+    assert overlap_seconds(load_settings(live | extra_settings)) == seconds

@@ -358,3 +358,16 @@ def test_a_key_in_nanoseconds_needs_the_unit(shared_key: Path, store: str, tmp_p
         setup.broker.private_call("Balance")
         assert request_errors(setup.simulator) == (["", "", ""] if store else ["", "", INVALID, ""])
         assert ("NonceAheadError" in done.stderr) == bool(store)
+
+
+@pytest.mark.parametrize("code", ["from bot.broker_manager import kraken_turn", "broker_manager.kraken_turn"])
+def test_the_former_name_of_the_request_lock_names_the_new_one(tmp_path: Path, code: str) -> None:
+    """A script that imports kraken_turn, or takes it from the module, ends with an ImportError that names
+    kraken_request_lock; any other unknown name is missing as in every module."""
+    environment = isolated_settings({"STATE_DIR": str(tmp_path / "state")})
+    ended = run_script(write_script(tmp_path, f"from bot import broker_manager\n{code}\n"), environment)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "ImportError: kraken_turn was renamed: import kraken_request_lock from bot.broker_manager"
+    )
+    assert not hasattr(broker_manager, "kraken_turns")

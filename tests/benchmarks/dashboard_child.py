@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import main as program
 from bot.app.lifecycle import Lifecycle
 from bot.base import logging_setup, metrics
 from bot.base.clock import boottime_seconds
 from bot.broker_manager import KrakenBroker
+from bot.cli.monitoring import monitoring
+from bot.cli.run import trade
 from bot.config import Settings, load_settings
 from bot.dashboard.cache import CachedSnapshot
 from bot.dashboard.snapshot import SnapshotReader
@@ -79,8 +80,8 @@ def main() -> None:
     settings = replace(load_settings(strategies=STRATEGIES), tier=UNLIMITED)
     logging_setup.configure("text")
     lifecycle = Lifecycle(logging_setup.print_line)
-    with program.monitoring(settings, lifecycle):
-        trading = threading.Thread(target=program.trade, args=(settings, lifecycle, None), daemon=True)
+    with monitoring(settings, lifecycle):
+        trading = threading.Thread(target=trade, args=(settings, lifecycle, None), daemon=True)
         trading.start()
         while (
             lifecycle.broker is None or lifecycle.trader is None or lifecycle.trader.snapshot_publisher.latest is None

@@ -1,0 +1,66 @@
+"""Reads the command and the settings, and calls the function that carries the command out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+from bot.base import logging_setup
+from bot.base.errors import BotError
+from bot.base.logging_setup import print_line
+from bot.cli.check import check_setup
+from bot.cli.controls import resume_entries
+from bot.cli.exit_codes import print_failure
+from bot.cli.nonce_commands import run_nonce_command
+from bot.cli.parser import parse_arguments
+from bot.cli.reports import check_journal_against_kraken, print_fills, print_orders
+from bot.cli.run import run_bot
+from bot.config import Settings, load_settings
+from bot.dashboard import client
+from bot.simulator.__main__ import main as run_simulator
+from bot.simulator.errors import SimulatorError
+from bot.trading.strategies import STRATEGIES
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out a command; return the exit code."""
+    # Whatever is written belongs to this user alone.
+    os.umask(0o077)
+    logging_setup.configure("text")
+    if arguments[:1] == ["simulator"]:
+        # The simulator has its own options, and needs no settings.
+        return run_simulator(arguments[1:])
+    options = parse_arguments(arguments)
+    try:
+        settings = load_settings(strategies=STRATEGIES)
+        logging_setup.hide(*settings.secrets())
+        return COMMANDS[options.command or "run"](settings, options)
+    except (BotError, SimulatorError) as error:
+        return print_failure(error)
+    except KeyboardInterrupt:
+        return 0
+
+
+def print_status(settings: Settings, options: argparse.Namespace) -> int:
+    """Write what the running bot tells of itself."""
+    return client.print_status(settings, as_json=options.json, watch=options.watch, print_line=print_line)
+
+
+def start_simulator(_settings: Settings, options: argparse.Namespace) -> int:
+    """Run the local Kraken alone, where options of the bot stand before the command."""
+    return run_simulator(options.options)
+
+
+# Each returns the exit code.
+COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
+    "run": run_bot,
+    "status": print_status,
+    "resume": resume_entries,
+    "check": check_setup,
+    "nonce": run_nonce_command,
+    "orders": print_orders,
+    "fills": print_fills,
+    "journal": check_journal_against_kraken,
+    "simulator": start_simulator,
+}
