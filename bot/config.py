@@ -444,8 +444,8 @@ class _SettingsParser:
             len(token) < STATUS_TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token
         ):
             self._problems.append(
-                f"STATUS_TOKEN must have at least {STATUS_TOKEN_LENGTH_MIN} letters, digits and signs, and no space, such as "
-                "`openssl rand -hex 16` makes."
+                f"STATUS_TOKEN must have at least {STATUS_TOKEN_LENGTH_MIN} letters, digits and signs, and no space, "
+                "such as `openssl rand -hex 16` makes."
             )
         return token
 

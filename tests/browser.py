@@ -1,4 +1,4 @@
-"""A real Chromium without a window, which reaches nothing but loopback, and what a person sees in it.
+"""A real headless Chromium, which reaches nothing but loopback, and checks of what a person sees in it.
 
 It is the one that TEST_CHROMIUM names, or one on PATH, or the one that .ci/browser has fetched.
 """
@@ -20,21 +20,21 @@ from tests.conftest import ROOT
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
-    # It shows our own page only, and containers seldom let it make a sandbox.
+    # It shows the bot's own page only, and containers seldom allow a sandbox.
     "--no-sandbox",
     "--disable-gpu",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # Whatever it means to look up, it finds nothing.
+    # Every name look-up fails.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 LIMIT_MS = 20_000.0
 PHONE = {"width": 360, "height": 800}
 DESKTOP = {"width": 1280, "height": 900}
 
-# Texts of too little contrast, by the formula of WCAG 2.2: 4.5 is needed, and 3 for large letters.
+# Texts with too little contrast, by the formula of WCAG 2.2: 4.5 is needed, and 3 for large letters.
 LOW_CONTRAST_TEXTS = """() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => {
@@ -66,7 +66,7 @@ LOW_CONTRAST_TEXTS = """() => {
   return [...faint];
 }"""
 
-# What stands out beyond a page of this width, and whether the page as a whole can be moved sideways.
+# Elements beyond the edge of a page of this width, and whether the page as a whole can be scrolled sideways.
 OVERFLOWING_ELEMENTS = """(width) => {
   const isOut = (one) => one.getBoundingClientRect().right > width + 0.5;
   const out = [...document.querySelectorAll("body *")].filter(isOut);
@@ -75,7 +75,7 @@ OVERFLOWING_ELEMENTS = """(width) => {
   return extra > 0 ? [`${extra} pixels too wide`, ...names] : names;
 }"""
 
-# What fingers are meant to touch, and is less than 44 pixels high (WCAG 2.2, 2.5.5).
+# Touch targets that are less than 44 pixels high (WCAG 2.2, 2.5.5).
 SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, input[type=password], label:has(input)")]
   .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 44)
   .map((one) => one.outerHTML)"""
@@ -107,14 +107,14 @@ def open_browser() -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page in a browser of its own cookies; with the requests it made, and what it complained of."""
+    """A page in a browser context of its own, with its requests and its console errors."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def record(self) -> None:
-        """Keep what happens from here on."""
+        """Record requests and errors from now on."""
         self.page.on("request", self._record_request)
         self.page.on("console", self._record_message)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -127,7 +127,7 @@ class Visit:
             self.errors.append(message.text)
 
     def assert_clean(self, expected: str) -> None:
-        """Fail where it complained of anything but `expected`, or asked anybody but this machine."""
+        """Fail where there was an error except `expected`, or a request to another host."""
         unexpected = [one for one in self.errors if not expected or expected not in one]
         assert not unexpected, f"the browser complained: {unexpected}"
         external_urls = [url for url in self.requests if not url.startswith("http://127.0.0.1:")]
@@ -136,9 +136,9 @@ class Visit:
 
 @contextlib.contextmanager
 def visit(browser: Browser, url: str, *, expected: str = "", **options: Any) -> Iterator[Visit]:
-    """Open `url`; at the end, fail where the browser complained: of scripts, of what the policy forbids, of answers.
+    """Open `url`; at the end, fail on errors of scripts, of the content security policy, or of answers.
 
-    `expected`: what it will complain of. `options`: of a browser context, such as `viewport` and `color_scheme`.
+    `expected`: the expected errors. `options`: of a browser context, such as `viewport` and `color_scheme`.
     """
     with contextlib.closing(browser.new_context(**options)) as context:
         context.set_default_timeout(LIMIT_MS)

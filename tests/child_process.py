@@ -1,4 +1,4 @@
-"""Child processes of tests: each has a hard limit, talks in lines, and is reaped whatever happens."""
+"""Child processes of tests: each has a hard time limit, communicates by lines, and is always reaped."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ class Child:
         stdin.flush()
 
     def read_line(self) -> str:
-        """Wait for the child's next line; an empty one means that it ended."""
+        """Wait for the child's next line; an empty one means that the child has ended."""
         stdout = self._process.stdout
         assert stdout is not None
         return stdout.readline().rstrip("\n")
 
     def expect_line(self, expected: str) -> None:
-        """Wait for the child's next line, which must be `wanted`."""
+        """Wait for the child's next line, which must be `expected`."""
         line = self.read_line()
         assert line == expected, f"the child said {line!r} instead of {expected!r}"
 
     def read_to_end(self) -> list[str]:
-        """Wait until the child ends well; return the lines it still had to say."""
+        """Wait until the child ends with code 0; return its remaining lines."""
         stdout = self._process.stdout
         assert stdout is not None
         lines = stdout.read().splitlines()
@@ -90,13 +90,13 @@ class Child:
         self._process.send_signal(number)
 
     def drain(self) -> list[str]:
-        """Return the lines of a child that was killed, as far as they were not read; the last may be cut."""
+        """Return the unread lines of a child that was killed; the last may be incomplete."""
         stdout = self._process.stdout
         assert stdout is not None
         return stdout.read().splitlines()
 
     def kill(self) -> None:
-        """End the child by SIGKILL and wait for its end."""
+        """Kill the child by SIGKILL and wait for its end."""
         self._process.kill()
         self._process.wait()
 
@@ -106,4 +106,4 @@ def _close(stream: IO[str] | None) -> None:
         try:
             stream.close()
         except BrokenPipeError:
-            return  # what we still had to tell it, it will not hear
+            return  # the child can no longer read it

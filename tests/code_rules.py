@@ -1,4 +1,4 @@
-"""The code rules for one module: each takes a `Source` and returns what breaks it, one line a finding."""
+"""The code rules for one module: each takes a `Source` and returns its violations, one line for each."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Source:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """The text, parsed."""
+        """The parsed text."""
         return ast.parse(self.text, filename=self.name)
 
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
-        """What each node stands in."""
+        """The parent of each node."""
         return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
 
     def ancestors(self, node: ast.AST) -> Iterator[ast.AST]:
-        """Yield what the node stands in, innermost first."""
+        """Yield the parents of the node, innermost first."""
         while (outer := self.parents.get(node)) is not None:
             yield outer
             node = outer
 
     def finding(self, node: ast.AST, message: str) -> str:
-        """Say where something is."""
+        """Return a finding with its location."""
         return f"{self.name}:{getattr(node, 'lineno', 1)}: {message}"
 
 
@@ -67,8 +67,8 @@ def imported(source: Source) -> list[tuple[ast.stmt, str]]:
 
 
 def import_inside_function(source: Source) -> list[str]:
-    """Imports stand at the top of a module, where the graph of modules can be seen; but for optional drivers, for
-    what only a run with a page needs, and where a missing package is reported."""
+    """Imports stand at the top of a module, where the module graph can be seen; except optional drivers, what only a
+    run with a page needs, and where a missing package is reported."""
     if source.name in {"bot.nonce.open_store", "bot.cli.monitoring", "bot.cli.start"}:
         return []
     return [
@@ -114,7 +114,7 @@ CLOCK_CALLS = re.compile(r"(.*\.)?(datetime|date)\.(now|utcnow|today)$")
 
 
 def clock(source: Source) -> list[str]:
-    """Only `bot.base.clock` knows the time and how to sleep."""
+    """Only `bot.base.clock` reads the time and sleeps."""
     if source.name == "bot.base.clock":
         return []
     times = [source.finding(node, "import time") for node, name in imported(source) if name.split(".")[0] == "time"]
@@ -122,8 +122,8 @@ def clock(source: Source) -> list[str]:
     return times + [source.finding(node, name) for node, name in calls if CLOCK_CALLS.match(name)]
 
 
-# What runs text as a program, makes objects of bytes, starts a shell or another program, or names a file that somebody
-# else may make first.
+# Names that run text as a program, create objects from bytes, start a shell or another program, or name a file that
+# somebody else may create first.
 UNSAFE_MODULES = frozenset("code codeop dill jsonpickle marshal pickle pty shelve subprocess".split())
 UNSAFE_NAMES = frozenset({"__import__", "compile", "eval", "exec"})
 UNSAFE_CALLS = re.compile(
@@ -150,7 +150,7 @@ def unsafe(source: Source) -> list[str]:
 
 
 def broad_except(source: Source) -> list[str]:
-    """Nothing catches everything, but for one place each in two modules and handlers that always raise on."""
+    """Nothing catches everything, except one place each in two modules and handlers that always raise again."""
     broad: list[str] = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
@@ -183,7 +183,7 @@ def docstrings(source: Source) -> list[str]:
 
 
 def test_docstrings(source: Source) -> list[str]:
-    """Each test says in its docstring what it claims."""
+    """Each test states its claim in its docstring."""
     return [
         source.finding(node, f"{node.name} has no docstring")
         for node in _functions(source)

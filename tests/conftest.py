@@ -1,4 +1,4 @@
-"""What every test stands on: no settings of the person who runs it, no network but loopback, fixed seeds."""
+"""Common ground of all tests: no settings of the person who runs them, no network except loopback, fixed seeds."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OUR_VARIABLES = tuple(
 # Before any module of the bot is imported: some settings are read on import.
 for _name in [name for name in os.environ if name.startswith(OUR_VARIABLES)]:
     del os.environ[_name]
-# The environment wins over a .env beside main.py: whatever stands there, no program that a test starts trades for real.
+# The environment overrides a .env beside main.py: whatever it contains, no program that a test starts trades for real.
 os.environ["TRADING_MODE"] = "paper"
-# No page, and lines for people, in every program that a test starts without saying otherwise.
+# No page, and text output, in every program that a test starts without other settings.
 os.environ |= {"PORT": "0", "LOG_FORMAT": "text"}
 
-# The same examples on every run, so that a failure is found again by running again.
+# The same examples on every run, so that a failure can be reproduced by running again.
 hypothesis.settings.register_profile("short", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("full", derandomize=True, deadline=None, print_blob=True, max_examples=2000)
 
@@ -41,13 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples Hypothesis tries."""
+    """Choose the number of Hypothesis examples."""
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Count a test that has two sizes among the soak tests when the full size is asked for."""
+    """Count a test that has two sizes among the soak tests when the full size is requested."""
     for item in items:
         if config.getoption("--full") and "full_size" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.soak)
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def full_size(pytestconfig: pytest.Config) -> bool:
-    """Whether to run at full size; a test that asks is run in both `make test` and `make soak`."""
+    """Whether to run at full size; a test with this fixture runs in both `make test` and `make soak`."""
     return bool(pytestconfig.getoption("--full"))
 
 
@@ -71,7 +71,7 @@ def shared() -> Path:
 @pytest.fixture
 def nonce_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let `bot.broker_manager.NONCE_FILE` name a new file of this test's own."""
-    import bot.broker_manager  # not at the top: tests of the parts below it run without it
+    import bot.broker_manager  # not at the top: tests of the packages below it run without it
 
     path = tmp_path / "kraken_nonce.txt"
     kind = type(bot.broker_manager.NONCE_FILE)
@@ -84,7 +84,7 @@ class OutsideError(AssertionError):
 
 
 def is_loopback(host: object) -> bool:
-    """Tell whether `host`, a name or an address as sockets take it, is this machine."""
+    """Tell whether `host`, a name or an address in a socket's notation, is this machine."""
     if host is None:
         return True
     name = host.decode() if isinstance(host, bytes) else str(host)

@@ -1,7 +1,8 @@
-"""Readers of a status page, as a process of their own: `python -m tests.dashboard_readers PORT TOKEN`.
+"""Readers of a dashboard, as a process of their own: `python -m tests.dashboard_readers PORT TOKEN`.
 
-For each line `RATE SECONDS PATHS...` on standard input it sends so many requests a second, the paths in turn, and
-answers with one line of JSON (`Readings`). The loop is open: a request's time does not depend on earlier answers.
+For each line `RATE SECONDS PATHS...` on standard input it sends that many requests a second, with the paths in
+rotation, and answers with one line of JSON (`LoadResult`). The loop is open: the time of a request does not depend on
+earlier answers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class LoadResult:
-    """How the requests were answered: `statuses` counts "PATH STATUS", `latencies_ms` is from each one's own time."""
+    """The answers to the requests: `statuses` counts "PATH STATUS", `latencies_ms` starts at each request's
+    scheduled time."""
 
     statuses: dict[str, int]
     latencies_ms: list[float]
@@ -33,14 +35,14 @@ class LoadResult:
 
 
 class LoadGenerator:
-    """Some connections that are kept, each of which takes the next request when it is free."""
+    """A number of kept-alive connections, each of which takes the next request when it is free."""
 
     def __init__(self, port: int, token: str) -> None:
         self._port = port
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def run(self, rate: float, seconds: float, paths: list[str]) -> LoadResult:
-        """Send `rate` requests a second, for so long."""
+        """Send `rate` requests a second, for this time."""
         request_numbers = iter(range(int(rate * seconds)))
         lock, statuses, latencies_ms = threading.Lock(), Counter[str](), list[float]()
         start = boottime_seconds()
@@ -79,17 +81,17 @@ class LoadGenerator:
 
 
 def start_load(child: Child, rate: float, seconds: float, *paths: str) -> None:
-    """Let the readers in a process begin."""
+    """Start the load in a reader process."""
     child.write_line(" ".join((str(rate), str(seconds), *paths)))
 
 
 def finish_load(child: Child) -> LoadResult:
-    """Wait until they are through."""
+    """Wait until the load has ended; return its result."""
     return LoadResult(**json.loads(child.read_line()))
 
 
 def main(port: str, token: str) -> None:
-    """Read whenever the parent says so."""
+    """Run a load whenever the parent sends a line."""
     generator = LoadGenerator(int(port), token)
     for line in sys.stdin:
         rate, seconds, *paths = line.split()

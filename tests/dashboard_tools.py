@@ -1,4 +1,4 @@
-"""The gate before a small app of the tests' own, served on loopback, and clients that speak HTTP to it."""
+"""The authentication middleware in front of a small app, served on loopback, and HTTP clients for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 @dataclass(frozen=True)
 class Response:
-    """What a server said."""
+    """A server's answer."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -37,13 +37,13 @@ class Response:
 
     @property
     def cookie(self) -> str:
-        """Name and value of the cookie it set."""
+        """Name and value of the cookie in the answer."""
         return str(self.headers["set-cookie"]).partition(";")[0]
 
 
 @dataclass
 class Client:
-    """Asks a server on loopback, each time on a new connection, from an address of its own choice."""
+    """Sends requests to a server on loopback, each on a new connection, from an address of its own choice."""
 
     port: int
     address: str = "127.0.0.1"
@@ -64,7 +64,7 @@ class Client:
         return response
 
     def get(self, path: str, **headers: str) -> Response:
-        """Ask for a page; `Some_Header="x"` is sent as `Some-Header: x`."""
+        """Get a page; `Some_Header="x"` is sent as `Some-Header: x`."""
         return self.request("GET", path, _header_names(headers))
 
     def post(self, path: str, fields: dict[str, str], **headers: str) -> Response:
@@ -83,7 +83,7 @@ def _header_names(headers: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def serving(app: ASGIApp, listener: socket.socket | None = None) -> Iterator[int]:
-    """Serve an app as the status server does, on a free port of loopback; yield the port."""
+    """Serve an app as the dashboard server does, on a free port of loopback; yield the port."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(connections.uvicorn_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="status server of a test")
@@ -98,7 +98,7 @@ def serving(app: ASGIApp, listener: socket.socket | None = None) -> Iterator[int
 
 @dataclass
 class AuthServer:
-    """A gate before an app that tells what came past the gate, and the clocks it looks at."""
+    """The middleware in front of an app that records the passed requests, with clocks that the test sets."""
 
     is_public: bool = True
     token: str = TOKEN
@@ -112,7 +112,7 @@ class AuthServer:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what only the process knew."""
+        """Forget the state that only the process had."""
         authenticator = Authenticator(
             self.token,
             is_public=self.is_public,
@@ -124,7 +124,7 @@ class AuthServer:
         )
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve by the present gate."""
+        """Serve with the current middleware."""
         await self.middleware(scope, receive, send)
 
     async def _protected_app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,17 +147,17 @@ class AuthServer:
 
 
 def csrf_token_in(response: Response) -> str:
-    """Return what the app was given for its form."""
+    """Return the csrf token that the app got for its form."""
     return str(json.loads(response.text)["csrf"])
 
 
 def send_wrong_tokens(client: Client, count: int) -> list[int]:
-    """Send so many wrong tokens in headers; return the statuses."""
+    """Send this number of wrong tokens in headers; return the statuses."""
     return [client.get("/", Authorization=f"Bearer guess-{number}").status for number in range(count)]
 
 
 def forge_session(token: str, server: AuthServer) -> str:
-    """Return the session that a server with this token gives."""
+    """Return a session as a server with this token creates it."""
     return Authenticator(
         token, is_public=True, monotonic=lambda: 0.0, wall_clock=lambda: server.wall_seconds
     ).new_session()

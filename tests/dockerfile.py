@@ -13,13 +13,13 @@ from dockerfile_parse import DockerfileParser  # type: ignore[import-untyped]
 
 from tests.conftest import ROOT
 
-# What a container has before the image says anything (Docker's default).
+# The PATH of a container before the image sets anything (Docker's default).
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
 class Step:
-    """An instruction: its word, such as `RUN`, and what stands behind it."""
+    """An instruction: its word, such as `RUN`, and its arguments."""
 
     instruction: str
     arguments: str
@@ -43,7 +43,7 @@ def stages() -> list[list[Step]]:
 
 
 def image_environment() -> dict[str, str]:
-    """Return the variables that a container of the image has when nobody gives it any."""
+    """Return the default environment of a container of the image."""
     return {"PATH": BASE_PATH, **_parser().envs}
 
 
@@ -69,9 +69,9 @@ def is_in_context(path: str) -> bool:
 
 
 def is_ignored(path: str, patterns: str) -> bool:
-    """Tell whether a .dockerignore with these lines keeps a path out: the last line that fits decides.
+    """Tell whether a .dockerignore with these lines excludes a path: the last line that matches decides.
 
-    A line fits what it names and all that is in it (Docker's page "Build context", "Syntax").
+    A line matches the path that it names and everything inside it (Docker's page "Build context", "Syntax").
     """
     ignored = False
     parts = path.split("/")
@@ -86,7 +86,7 @@ def is_ignored(path: str, patterns: str) -> bool:
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
-    # `**/` is any number of folders, none too; `*` and `?` stay within one.
+    # `**/` is any number of folders, also none; `*` and `?` stay within one.
     pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.strip("/"))
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.compile("".join(words.get(piece, re.escape(piece)) for piece in pieces))
@@ -96,7 +96,7 @@ def build_context() -> Iterator[str]:
     """Yield every file of the working tree that goes into the build context, whether git knows it or not."""
     for folder, folders, files in os.walk(ROOT):
         here = os.path.relpath(folder, ROOT)
-        # No line of ours takes back what is in a folder that is kept out.
+        # No line of .dockerignore includes a path inside an excluded folder.
         folders[:] = [name for name in folders if is_in_context(os.path.normpath(f"{here}/{name}"))]
         yield from (path for name in files if is_in_context(path := os.path.normpath(f"{here}/{name}")))
 

@@ -1,4 +1,4 @@
-"""Intents, rows and fills for tests of the journal: usual ones, of which a test changes what it is about."""
+"""Intents, orders and fills for tests of the journal: defaults, of which a test overrides what it is about."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOT_ID = "mybot"
 
 
 def make_intent(cl_ord_id: str = "mybot0000000000001", **overrides: Any) -> Intent:
-    """Return an order that is meant to be sent."""
+    """Return an intent that has not been sent."""
     default = Intent(cl_ord_id, "BTC/USD", Side.BUY, "limit", Decimal("0.01000000"), Decimal("50000.0"), 100.0)
     return replace(default, **overrides)
 
@@ -21,7 +21,7 @@ def make_intent(cl_ord_id: str = "mybot0000000000001", **overrides: Any) -> Inte
 def make_kraken_order(
     cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **overrides: Any
 ) -> Order:
-    """Return Kraken's row of an order that filled at its limit price."""
+    """Return Kraken's record of an order that filled at its limit price."""
     default = Order(
         txid,
         cl_ord_id,
@@ -46,7 +46,7 @@ def make_kraken_order(
 def make_open_kraken_order(
     cl_ord_id: str = "mybot0000000000001", txid: str = "OAAAAA-AAAAA-AAAAAA", **overrides: Any
 ) -> Order:
-    """Return Kraken's row of an order that rests untouched."""
+    """Return Kraken's record of an open order without a fill."""
     zeros = dict.fromkeys(("executed", "cost", "fee", "average_price"), Decimal(0))
     return make_kraken_order(
         cl_ord_id, txid, **{"status": OrderStatus.OPEN, "closed_seconds": 0.0, **zeros, **overrides}
@@ -54,7 +54,7 @@ def make_open_kraken_order(
 
 
 def make_fill(trade_id: str = "TAAAAA-AAAAA-AAAAAA", order_txid: str = "OAAAAA-AAAAA-AAAAAA", **overrides: Any) -> Fill:
-    """Return the one fill of `row()`."""
+    """Return the one fill of `make_kraken_order()`."""
     default = Fill(
         trade_id,
         order_txid,

@@ -1,4 +1,4 @@
-"""The code rule on money: it is Decimal from the first digit to the last, and a float is a time or a chance."""
+"""The code rule on money: it is Decimal everywhere, and a float is a time or a probability."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MONEY_WORDS = frozenset(
     "amount ask balance balances bid budget cash close collar cost costs equity fee fees funds gain held high loss low"
     " margin money notional open price prices profit quantity spread stop turnover value volume volumes worth".split()
 )
-# A name with one of these is no money, whatever else it says: `open_seconds`, `loss_probability`.
+# A name with one of these words is not money, whatever else it says: `open_seconds`, `loss_probability`.
 TIME_WORDS = frozenset(
     "age chance closetm day days deadline decay delay elapsed expiretm hour hours interval jitter latency minute"
     " minutes ms opentm probability second seconds speed time timeout times timestamp tm".split()
 )
-# What a converted number may be called besides: a moment.
+# Further words for a converted number that is a time.
 TIMESTAMP_WORDS = frozenset("at expires moment now since start until when".split())
-# Synthetic noise, and nothing else, is made in floats; prices leave there as Decimal on the tick grid.
+# Synthetic noise alone is made in floats; prices leave these modules as Decimal on the tick grid.
 NOISE_MODULES = re.compile(r"bot\.simulator\.prices(_\w+)?$")
 
 
@@ -76,7 +76,7 @@ def _combined_names(outer: ast.AST) -> set[str]:
 
 
 def _conversions(source: Source) -> list[str]:
-    """`float(x)` is for times and chances: the name that gets its value, or x itself, has to say so."""
+    """`float(x)` is for times and probabilities: the name that gets its value, or x itself, has to say so."""
     problems = []
     for node in ast.walk(source.tree):
         if not (isinstance(node, ast.Call) and _last_name(node.func) == "float") or ast.unparse(node) == "float('inf')":
@@ -89,7 +89,7 @@ def _conversions(source: Source) -> list[str]:
 
 
 def _target_names(outer: ast.AST) -> list[str]:
-    """Return the names that a value inside `outer` goes to."""
+    """Return the names that a value inside `outer` is assigned to."""
     if isinstance(outer, ast.keyword):
         return [outer.arg or ""]
     if isinstance(outer, ast.Assign):

@@ -16,7 +16,7 @@ def read_page(name: str) -> str:
 
 
 def read_section(name: str, title: str) -> str:
-    """Return what stands under a title, up to the next one of its level or above."""
+    """Return the text under a title, up to the next title of its level or above."""
     text = read_page(name)
     start = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
     assert start is not None, f"{name} has no section {title!r}"
@@ -39,7 +39,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def backquoted(cell: str) -> list[str]:
-    """Return what stands in backquotes."""
+    """Return the texts in backquotes."""
     return re.findall(r"`([^`]+)`", cell)
 
 

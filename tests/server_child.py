@@ -10,7 +10,7 @@ from tests.servers import open_postgres, open_redis
 
 
 def main(folder: Path) -> None:
-    """Start the servers, say which processes they have, and wait to be killed."""
+    """Start the servers, print their process ids, and wait to be killed."""
     with open_redis(folder) as running, open_postgres(folder) as paused:
         paused.pause()
         print(running.pid, paused.pid, *children(paused.pid), flush=True)

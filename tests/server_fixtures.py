@@ -1,7 +1,7 @@
-"""Fixtures of real servers: one of each kind for the ordinary tests of a test process, and servers of a test's own.
+"""Fixtures of real servers: one of each kind per test process, and servers that a single test uses.
 
-Ordinary tests share a server: they keep apart by a row of their own (`key_name`). Where TEST_REDIS_URL or
-TEST_DATABASE_URL is set, that server is theirs. What stops, kills, pauses or wipes a server takes one of its own.
+Ordinary tests share a server and keep apart by their own key (`key_name`); TEST_REDIS_URL and TEST_DATABASE_URL name
+another one for them. A test that stops, kills, pauses or wipes a server uses its own.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def key_name() -> str:
-    """Return a name, such as the hash of a key is, that no other test has."""
+    """Return a name that no other test has, like the hash of a key."""
     return uuid.uuid4().hex
 
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """Run a Redis of the test's own, with its append-only file written at every command."""
+    """Run a Redis for one test, with its append-only file written at every command."""
     with open_redis(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
 def postgres_server(tmp_path: Path) -> Iterator[PostgresServer]:
-    """Run a PostgreSQL of the test's own, with fsync off."""
+    """Run a PostgreSQL for one test, with fsync off."""
     with open_postgres(tmp_path) as server:
         yield server

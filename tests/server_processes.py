@@ -1,4 +1,4 @@
-"""Processes of servers: started so that they end with us, and signalled together with those that they start."""
+"""Server processes: started so that they end with the test run, and signalled together with their children."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ LIMIT_SECONDS = 30.0
 
 LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
-# The kernel ends a server when the thread that started it ends: so this one starts them all, and lives as we do.
+# The kernel kills a server when the thread that started it ends, so one long-lived thread starts them all.
 _LAUNCHER = ThreadPoolExecutor(1, "servers")
 
 
 def launch(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
-    """Start a program as the user `account`, or as we are, with its output to the file `log`."""
+    """Start a program as the user `account`, or as the current user, with its output in the file `log`."""
     return _LAUNCHER.submit(_launch, command, account, log).result()
 
 
 def _launch(command: list[str], account: int | None, log: int) -> subprocess.Popen[bytes]:
-    # Set after the change of the user, which would unset it; a group of its own keeps Ctrl-C from it.
+    # The preexec_fn runs after the change of the user, which would reset it; a process group of its own keeps Ctrl-C
+    # away.
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -46,7 +47,7 @@ def _launch(command: list[str], account: int | None, log: int) -> subprocess.Pop
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that live."""
+    """Return the live child processes of a process."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     except (FileNotFoundError, ProcessLookupError):
@@ -54,25 +55,25 @@ def children(pid: int) -> list[int]:
 
 
 def send_signal(number: signal.Signals, processes: Iterable[int]) -> None:
-    """Send a signal to each of these that still lives."""
+    """Send a signal to each of these processes that still lives."""
     for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def stop_processes(processes: list[int]) -> None:
-    """Stop all of these where they are, and wait until they stand still."""
+    """Stop all of these processes, and wait until they are stopped."""
     send_signal(signal.SIGSTOP, processes)
     _wait_until(processes, "TZ")
 
 
 def wait_for_end(processes: list[int]) -> None:
-    """Wait until all of these have ended."""
+    """Wait until all of these processes have ended."""
     _wait_until(processes, "Z")
 
 
 def process_state(pid: int) -> str:
-    """Return the letter that the kernel has for what a process does: T for a stopped one, Z for one that has ended."""
+    """Return the kernel's letter for the state of a process: T for a stopped one, Z for one that has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -91,8 +92,8 @@ def _wait_until(processes: list[int], states: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody has."""
-    # Below the ports that connections are given: so nothing takes it while its server is down.
+    """Return a free port."""
+    # Below the kernel's range for outgoing connections, so nothing takes it while its server is down.
     while True:
         port = random.SystemRandom().randrange(15000, 32000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):

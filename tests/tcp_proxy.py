@@ -1,7 +1,7 @@
-"""A gateway in front of a real server: partitions, lost requests and answers, slow networks, TLS, counted round trips.
+"""A TCP proxy before a real server: partitions, lost requests and answers, slow networks, TLS, counted round trips.
 
-It is a TCP proxy on loopback in the test's own process. A request is what a connection's client sends until the server
-says something; an answer is what the server says until the client does: a round trip has one of each.
+It runs on loopback in the test's own process. A request is what a connection's client sends until the server answers;
+an answer is what the server sends until the client does: a round trip has one of each.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tests.servers import PostgresServer, Server
 
 Direction = Literal["request", "answer"]
 
-# PostgreSQL's clients ask in plain text whether they may go on by TLS, or first by another way.
+# PostgreSQL's clients ask in plain text for TLS or, before that, for another encryption.
 _SSL_REQUEST, _GSSENC_REQUEST = struct.pack(">ii", 8, 80877103), struct.pack(">ii", 8, 80877104)
 
 
 class _ConnectionCutError(OSError):
-    """A connection is to be cut here."""
+    """Raised to cut a connection."""
 
 
 @dataclass
 class _PendingCut:
-    """Which request or answer is the next to be lost."""
+    """The request or answer that is lost next."""
 
     direction: Direction
     skip_count: int
@@ -43,10 +43,10 @@ class _PendingCut:
 
 
 class FaultProxy:
-    """A door to `server`, in a `with` block; its `url` is the server's but for the port.
+    """A proxy before `server`, as a context manager; its `url` is the server's with another port.
 
-    `requests` and `answers` count what came, `cuts` the connections that `cut` has ended. With a `tls_folder` it serves
-    by TLS alone; the certificate to trust lies there, and its URL says so.
+    `requests` and `responses` count messages, `cuts` the connections that `cut` has ended. With a `tls_folder` the
+    proxy accepts TLS only; the trusted certificate is in that folder, and the URL names it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The server's URL by way of this gateway."""
+        """Return the server's URL through this proxy."""
         return self._server.url_at(self.port, self._ca_file)
 
     def __enter__(self) -> Self:
@@ -94,9 +94,10 @@ class FaultProxy:
         self._loop.close()
 
     def start_partition(self, *, blackhole: bool = False) -> None:
-        """Part the clients from the server: connections are reset and refused; `silent`: nothing comes through at all.
+        """Separate the clients from the server: connections are reset and refused; with `blackhole` nothing is
+        forwarded.
 
-        In silence nobody is told anything: what is sent and who wants to connect waits until `open_port`.
+        With `blackhole` no side is notified: data and new connections wait until `end_partition`.
         """
         self._run(self._close(blackhole))
 
@@ -105,9 +106,10 @@ class FaultProxy:
         self._run(self._open())
 
     def cut(self, direction: Direction, *, skip_count: int = 0, forwarded_bytes: int = 0) -> None:
-        """Let `skip` more requests (or answers) through, then lose the next but for `keep_bytes`, and its connection.
+        """Forward `skip_count` requests (or answers), then cut the connection at the next, after `forwarded_bytes` of
+        it.
 
-        Where it is an answer, the server has done what it was asked.
+        Where an answer is cut, the server has done what it was asked.
         """
         self._pending_cut = _PendingCut(direction, skip_count, forwarded_bytes)
 
@@ -127,7 +129,7 @@ class FaultProxy:
         if self._listener is None:
             return
         self._loop.remove_reader(self._listener)
-        # Who has a connection already has it, though we have not looked yet.
+        # The kernel may have accepted connections that this loop has not seen yet.
         self._accept_pending()
         self._listener.close()
         self._listener = None
@@ -166,7 +168,7 @@ class FaultProxy:
         self._clients.add(writer)
         if self._is_refusing:
             _reset(writer)
-        # Both ends may break off at any time, and nobody is to be told but the other end.
+        # Either end may close at any time; only the other end has to see it.
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             if self._tls is not None:
                 if isinstance(self._server, PostgresServer):
@@ -220,7 +222,7 @@ class FaultProxy:
                     await self._drop(data[: cut.forwarded_bytes], writer)
             writer.write(data)
             await writer.drain()
-        # The end of a connection does not come through a partition either.
+        # A partition holds back the end of a connection too.
         await self._is_forwarding.wait()
 
     def _count_message(self, direction: Direction) -> _PendingCut | None:
@@ -247,16 +249,16 @@ class FaultProxy:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    # Lingering for no time is what makes the end a reset.
+    # A linger time of zero turns the close into a reset.
     connection = writer.get_extra_info("socket")
-    # By TLS, one that has just ended has none.
+    # A TLS connection that has just ended has no socket.
     with contextlib.suppress(OSError, AttributeError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 def _unreachable_listener(port: int) -> list[socket.socket]:
-    """Return a listener that the kernel lets nobody reach, as its queue is full, and what fills it."""
+    """Return a listener that nobody can reach, because its queue is full, and the sockets that fill it."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))

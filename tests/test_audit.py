@@ -1,4 +1,4 @@
-"""What an auditor looks at first: findings of bandit, each ignore's reason, and what the locks let in."""
+"""The security audit: bandit's findings, the reason for each ignore, and the packages that the locks let in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 
 IGNORE = re.compile(r"# nosec\b(?P<rest>.*)")
-# As bandit reads them, with the reason that it does not ask for.
+# In bandit's format, with the reason that bandit itself does not require.
 IGNORE_REASON = re.compile(r" (?P<rules>B\d{3}(?:,B\d{3})*) # (?:noqa: \S+ - )?\w+ \w+.*")
 LOCKS = sorted((ROOT / ".ci" / "locked").glob("*.txt"))
 REQUIREMENT = re.compile(r"[a-z0-9-]+(\[[a-z0-9,-]+\])?==[0-9][0-9a-z.+]*( ; [^\\]+)?")
@@ -21,7 +21,7 @@ HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
 def bandit(*words: str) -> list[dict[str, object]]:
-    """Return what bandit finds in the program, at every level, by the settings in pyproject.toml."""
+    """Return bandit's findings in the program, at every level, with the settings in pyproject.toml."""
     command = [
         sys.executable,
         "-m",
@@ -45,7 +45,7 @@ def bandit(*words: str) -> list[dict[str, object]]:
 
 
 def nosec_comments() -> dict[tuple[str, int], str]:
-    """Return for each line of the program that is to be ignored what stands after `# nosec`."""
+    """Return for each ignored line of the program the text after `# nosec`."""
     return {
         (str(path.relative_to(ROOT)), number): match["rest"]
         for path in [ROOT / "main.py", *sorted((ROOT / "bot").rglob("*.py"))]
@@ -55,7 +55,7 @@ def nosec_comments() -> dict[tuple[str, int], str]:
 
 
 def test_every_bandit_finding_has_a_reason() -> None:
-    """Bandit finds nothing but what is ignored by its number with a reason beside it, and no line ignores in vain."""
+    """Bandit has no finding except those ignored by number with a reason beside them, and no ignore is superfluous."""
     skip_list = re.search(
         r"^skips = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -83,15 +83,14 @@ def requirements(lock: Path) -> list[str]:
 
 
 def test_lock_files_are_the_expected_ones() -> None:
-    """There is a lock for building, running, stores, development, locking and looking up faults, and no other."""
+    """There is a lock for building, running, stores, development, locking and the vulnerability look-up, and no
+    other."""
     assert [lock.stem for lock in LOCKS] == ["audit", "build", "dev", "lock", "run", "stores"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_every_locked_package_has_hashes(lock: Path) -> None:
-    """Each line of a lock is one package in one version with its hashes: no address, no option, nothing by its name
-    alone.
-    """
+    """Each line of a lock is one package in one version with its hashes: no address, no option, no bare name."""
     assert requirements(lock)
     for entry in requirements(lock):
         requirement, *hashes = re.split(r" +(?=--hash=)", entry)

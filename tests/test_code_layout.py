@@ -74,12 +74,12 @@ def test_module_graph_follows_the_rule(rule: tree_rules.TreeRule) -> None:
 
 
 def test_the_top_level_is_fixed() -> None:
-    """Git tracks nothing at the top level that has no place there."""
+    """Git tracks nothing at the top level beyond the fixed list."""
     assert tree_rules.top_level(tracked_paths()) == []
 
 
 def test_tracked_text_is_clean() -> None:
-    """No tracked file has pictures, paths of one machine, addresses of registries, or something put off."""
+    """No tracked file has pictures, paths of one machine, addresses of registries, or postponed work."""
     texts = {path: (ROOT / path).read_bytes().decode("utf-8", errors="replace") for path in tracked_paths()}
     problems = [line for path, text in texts.items() for line in tree_rules.text_problems(path, text)]
     assert not problems, "\n".join(problems)

@@ -1,4 +1,4 @@
-"""Each code rule is shown what it must catch, and what it must let pass."""
+"""Each code rule finds its violations and accepts valid code."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ VALID: list[tuple[Rule, str]] = [
     (money_rules.float_money, "def f(price: Decimal, timeout_seconds: float = 0.5, open_seconds: float = 1.0): pass"),
     (money_rules.float_money, "wait_seconds = 0.1 * 2\nx = Decimal('0.1') * price"),
     (money_rules.float_money, "Order(opened_seconds=float(row['opentm']), price=Decimal(row['price']))"),
-    (money_rules.float_money, "Silence(float(row['until_seconds']))\nNEVER = float('inf')"),
+    (money_rules.float_money, "OpenBreaker(float(row['until_seconds']))\nNEVER = float('inf')"),
 ]
 
 
 @pytest.mark.parametrize(("rule", "text"), VIOLATIONS)
 def test_rule_finds_its_violation(rule: Rule, text: str) -> None:
-    """A small breach of the rule is found."""
+    """A small violation of the rule is found."""
     assert rule(Source("bot.example", text)) != []
 
 
 @pytest.mark.parametrize(("rule", "text"), VALID)
 def test_rule_accepts_valid_code(rule: Rule, text: str) -> None:
-    """What is just within the rule is not found."""
+    """Valid code close to the rule is accepted."""
     assert rule(Source("bot.example", text)) == []
 
 
@@ -117,7 +117,7 @@ def test_rule_accepts_valid_code(rule: Rule, text: str) -> None:
     ],
 )
 def test_rule_has_one_exempt_module(rule: Rule, name: str, neighbour: str, text: str) -> None:
-    """The module that is there for the thing may do it, and its neighbour may not."""
+    """The exempt module may do what the rule forbids, and its neighbour may not."""
     assert rule(Source(name, text)) == []
     assert rule(Source(neighbour, text)) != []
 
@@ -136,14 +136,14 @@ def test_only_one_broad_except_is_allowed() -> None:
 
 
 def test_unused_module_is_found() -> None:
-    """A module that nothing imports is found; one that is imported, a package and an entry point are not."""
+    """A module that nothing imports is found; an imported module, a package and an entry point are not."""
     names = ("main", "bot", "bot.used", "bot.unused", "bot.sim", "bot.sim.__main__")
     sources = [Source(name, "from bot import used" if name == "main" else "") for name in names]
     assert tree_rules.dead_modules(sources) == ["nothing imports bot.unused"]
 
 
 def test_unexpected_top_level_file_is_found() -> None:
-    """A path outside the fixed top level is found, and one within is not."""
+    """A path outside the fixed top level is found, and a path within it is not."""
     assert tree_rules.top_level(["bot/base/clock.py", "notes.md", "FIXED/x"]) == ["FIXED", "notes.md"]
 
 
@@ -161,7 +161,7 @@ def test_unexpected_top_level_file_is_found() -> None:
     ],
 )
 def test_text_problem_is_found(line: str) -> None:
-    """A line with a picture, a machine's path, a registry's address or something put off is found."""
+    """A line with a picture, a machine's path, a registry's address or postponed work is found."""
     assert len(tree_rules.text_problems("x.md", line)) == 1
 
 
@@ -207,11 +207,11 @@ def test_a_connection_to_loopback_is_let_through() -> None:
 
 
 def test_no_setting_of_the_user_reaches_the_tests() -> None:
-    """Of all our settings, the environment that tests run in names the paper mode, no page, and text to read."""
+    """Of all settings of the bot, the tests' environment has the paper mode, no page, and text output only."""
     ours = {name: value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)}
     assert ours == {"TRADING_MODE": "paper", "PORT": "0", "LOG_FORMAT": "text"}
 
 
 def test_every_setting_is_kept_from_the_tests() -> None:
-    """The tests take every setting that the program knows out of the environment."""
+    """The tests remove every setting of the program from the environment."""
     assert [name for name in config.DEFAULTS if not name.startswith(OUR_VARIABLES)] == []

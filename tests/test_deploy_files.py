@@ -1,4 +1,4 @@
-"""What Railway, Render, Docker Compose, Kubernetes and systemd are told."""
+"""The files for Railway, Render, Docker Compose, Kubernetes and systemd."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def kubernetes_object(kind: str) -> dict[str, Any]:
 
 
 def pod_spec() -> dict[str, Any]:
-    """Return what the StatefulSet says of its pod."""
+    """Return the pod's specification in the StatefulSet."""
     return dict(kubernetes_object("StatefulSet")["spec"]["template"]["spec"])
 
 
@@ -77,11 +77,12 @@ def pod_container() -> dict[str, Any]:
 
 
 def test_railway_runs_one_instance_with_time_to_stop() -> None:
-    """Railway is told: one instance, no overlap, 30 s to stop, never to sleep, restarts, and no command of its own."""
+    """Railway runs one instance, without overlap, with 30 s to stop, without sleep, with restarts, and no own
+    command."""
     service = railway_service()
     deploy = service["deploy"]
     assert [region["numReplicas"] for region in deploy.pop("multiRegionConfig").values()] == [1]
-    # Numbers and not text, which Railway refuses.
+    # Numbers, because Railway refuses text.
     assert deploy == {
         "overlapSeconds": 0,
         "drainingSeconds": GRACE_SECONDS,
@@ -105,13 +106,13 @@ def test_railway_volume_is_in_the_region_of_the_service() -> None:
 
 
 def test_railway_preserves_every_setting() -> None:
-    """No value stands in the Railway project, and a setting that was made in the dashboard is kept, whichever it is."""
+    """The Railway project contains no value, and keeps every setting that was made in the dashboard."""
     assert railway_service()["variables"] == {name: {"type": "preserve"} for name in DEFAULTS}
 
 
 # Render
 
-# render.com/docs/blueprint-spec, of a service of type web that is built from a Dockerfile.
+# The keys at render.com/docs/blueprint-spec for a service of type web that is built from a Dockerfile.
 BLUEPRINT_KEYS = set(
     "type name runtime repo branch region plan dockerfilePath dockerContext dockerCommand preDeployCommand numInstances"
     " scaling healthCheckPath autoDeployTrigger buildFilter disk envVars domains previews rootDir renderSubdomainPolicy"
@@ -120,9 +121,8 @@ BLUEPRINT_KEYS = set(
 
 
 def test_render_runs_one_instance_with_a_disk() -> None:
-    """Render is told: one instance of the Dockerfile, on a plan that may have a disk, with the disk at /data, that its
-    health is at /healthz, and to deploy when somebody says so.
-    """
+    """Render runs one instance of the Dockerfile, on a plan that allows a disk, with the disk at /data, the health
+    check at /healthz, and deploys on request only."""
     service = render_service()
     assert set(service) <= BLUEPRINT_KEYS
     assert service["type"] == "web"
@@ -131,7 +131,7 @@ def test_render_runs_one_instance_with_a_disk() -> None:
     assert service["numInstances"] == 1
     assert service["healthCheckPath"] == "/healthz"
     assert service["disk"] == {"name": "kraken-bot-state", "mountPath": "/data", "sizeGB": 1}
-    # The word and not YAML's false.
+    # The string, not YAML's false.
     assert service["autoDeployTrigger"] == "off"
 
 
@@ -142,7 +142,7 @@ def test_render_has_no_option_that_a_disk_forbids() -> None:
 
 
 def test_render_contains_no_secret() -> None:
-    """The keys are asked for by the dashboard, the token is made by Render, and no value stands in render.yaml."""
+    """The dashboard asks for the keys, Render makes the token, and render.yaml contains no value."""
     variables = {each.pop("key"): each for each in render_service()["envVars"]}
     assert variables == {
         "KRAKEN_API_KEY": {"sync": False},
@@ -155,13 +155,14 @@ def test_render_contains_no_secret() -> None:
 
 
 def test_compose_file_is_valid() -> None:
-    """The Compose file keeps to the Compose specification, and every network and volume that it uses is in it."""
+    """The Compose file is valid by the Compose specification, and defines every network and volume that it uses."""
     PyCompose.from_yaml((ROOT / "docs/deploy/compose.yaml").read_text("ascii")).validate()
 
 
 @pytest.mark.parametrize("name", ["bot", "redis"])
 def test_compose_services_are_unprivileged(name: str) -> None:
-    """Each service of the Compose file is no root, has no capabilities, a read-only root and one named volume."""
+    """Each service of the Compose file runs without root, with no capabilities, a read-only root and one named
+    volume."""
     service = compose_file()["services"][name]
     assert service["user"] not in {"root", "0", "0:0"}
     assert service["read_only"] is True
@@ -175,9 +176,8 @@ def test_compose_services_are_unprivileged(name: str) -> None:
 
 
 def test_compose_bot_uses_the_redis_service() -> None:
-    """The bot begins when the Redis answers, uses it as its store, keeps its state in /data, and its page is for this
-    machine only; its secrets come from .env.
-    """
+    """The bot starts when Redis answers, uses it as its store, keeps its state in /data, and its page is for this
+    machine only; its secrets come from .env."""
     bot = compose_file()["services"]["bot"]
     assert bot["environment"] == {"PORT": "8080", "STATE_DIR": "/data", "NONCE_STORE": "redis://redis:6379/0"}
     assert bot["depends_on"] == {"redis": {"condition": "service_healthy"}}
@@ -190,7 +190,7 @@ def test_compose_bot_uses_the_redis_service() -> None:
 
 
 def test_compose_redis_is_durable_and_internal() -> None:
-    """The Redis syncs each write to its log, evicts nothing, and has no way out of the network that it shares."""
+    """Redis syncs each write to its log, evicts nothing, and is on an internal network only."""
     redis = compose_file()["services"]["redis"]
     server, *options = redis["command"]
     assert server == "redis-server"
@@ -209,12 +209,12 @@ def test_compose_redis_is_durable_and_internal() -> None:
 
 @pytest.mark.parametrize("kind", ["Service", "StatefulSet"])
 def test_kubernetes_file_is_valid(kind: str) -> None:
-    """Each object is one of Kubernetes 1.29, the first with ReadWriteOncePod for all, without a word that it lacks."""
+    """Each object is valid in Kubernetes 1.29, the first with ReadWriteOncePod for all, without unknown fields."""
     assert kubernetes_validate.validate(kubernetes_object(kind), "1.29", strict=True) == "1.29"
 
 
 def test_kubernetes_never_runs_two_pods() -> None:
-    """The bot is a StatefulSet of one, on a disk that one pod at a time can have."""
+    """The bot is a StatefulSet of one, on a disk that one pod at a time can mount."""
     spec = kubernetes_object("StatefulSet")["spec"]
     assert spec["replicas"] == 1
     (claim,) = spec["volumeClaimTemplates"]
@@ -224,13 +224,13 @@ def test_kubernetes_never_runs_two_pods() -> None:
 
 
 def test_unready_pod_can_be_updated_and_reached() -> None:
-    """Nothing waits for a bot that is not ready: neither an update of the StatefulSet, nor who opens its page."""
+    """A bot that is not ready blocks neither an update of the StatefulSet nor access to its page."""
     assert kubernetes_object("StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
     assert kubernetes_object("Service")["spec"]["publishNotReadyAddresses"] is True
 
 
 def test_kubernetes_probes_use_healthz_and_readyz() -> None:
-    """A pod is restarted by /healthz and called ready by /readyz, and the Service leads to the port of both."""
+    """/healthz decides about a restart and /readyz about readiness, and the Service targets the port of both."""
     (port,) = pod_container()["ports"]
     paths = {probe: pod_container()[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert paths == {
@@ -247,7 +247,7 @@ def test_kubernetes_probes_use_healthz_and_readyz() -> None:
 
 
 def test_pod_is_unprivileged_and_owns_its_disk() -> None:
-    """The pod is user 10001, in the group of its disk, without capabilities, a token or a root that can be written."""
+    """The pod runs as user 10001, in the group of its disk, without capabilities, a token or a writable root."""
     assert pod_spec()["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -265,18 +265,17 @@ def test_pod_is_unprivileged_and_owns_its_disk() -> None:
 
 
 def test_pod_settings_come_from_a_secret() -> None:
-    """Settings come from a Secret that must be there; in the file itself are the port and the folder alone."""
+    """Settings come from a Secret that must exist; the file itself contains the port and the folder alone."""
     assert pod_container()["envFrom"] == [{"secretRef": {"name": "kraken-bot"}}]
     assert {each["name"]: each["value"] for each in pod_container()["env"]} == {"PORT": "8080", "STATE_DIR": "/data"}
 
 
-# A server of one's own
+# A server with systemd
 
 
 def test_systemd_unit_runs_main() -> None:
-    """The systemd unit on the page starts main.py as a service, with its state in the folder that systemd makes for it,
-    and as much time to stop as everywhere.
-    """
+    """The systemd unit on the page starts main.py as a service, with its state in the folder that systemd creates,
+    and as much time to stop as everywhere."""
     (text,) = code_blocks(read_page("docs/deploying.md"), "ini")
     pairs = [line.split("=", 1) for line in text.splitlines() if "=" in line]
     unit = {name: value for name, value in pairs if name != "Environment"}
@@ -290,9 +289,9 @@ def test_systemd_unit_runs_main() -> None:
     assert unit["User"] != "root"
 
 
-# All of them
+# All platforms
 
 
 def test_every_platform_allows_enough_time_to_stop() -> None:
-    """Railway, Compose and Kubernetes are told to wait thrice as long as the tests wait for the bot to stop."""
+    """Railway, Compose and Kubernetes wait three times as long as the tests wait for the bot to stop."""
     assert 3 * STOP_TIMEOUT_SECONDS <= GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""The Dockerfile, what starts in its image, and what .dockerignore lets into it."""
+"""The Dockerfile, the commands of its image, and the files that .dockerignore lets into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER = 10001
 
 
 def test_the_image_has_two_stages_on_the_same_slim_python() -> None:
-    """Of the first stage the image takes /app alone, and both stand on the same slim Python, which the tests run on."""
+    """The image takes only /app from the first stage, and both stages use the slim Python that the tests run on."""
     build, final = stages()
     base = only_step(final, "FROM").arguments
     assert only_step(build, "FROM").arguments == f"{base} AS build"
@@ -25,7 +25,7 @@ def test_the_image_has_two_stages_on_the_same_slim_python() -> None:
 
 
 def test_the_image_installs_by_the_locks_alone() -> None:
-    """Nothing is installed but by .ci/setup, with the drivers of the stores, and that asks for every hash."""
+    """Only .ci/setup installs packages, with the drivers of the stores, and it requires every hash."""
     steps = [step.arguments for stage in stages() for step in stage if step.instruction == "RUN"]
     installing = [step for step in steps if re.search(r"\binstall\b(?! --directory)|\.ci/setup|\bapt|curl|wget", step)]
     assert [step.split(" && ")[0] for step in installing] == [".ci/setup stores"]
@@ -46,9 +46,8 @@ def test_image_commands_use_the_exec_form() -> None:
 
 
 def test_image_leaves_platform_settings_unset() -> None:
-    """No VOLUME, which Railway refuses; no STATE_DIR, which would win over its volume; no USER, who could not take over
-    a disk of root's; and no variable but Python's, the port's and the volume's.
-    """
+    """There is no VOLUME, which Railway refuses; no STATE_DIR, which would override its volume; no USER, who could
+    not take over a disk of root's; and no variable except Python's, the port's and the volume's."""
     words = {step.instruction for stage in stages() for step in stage}
     assert words <= set("FROM WORKDIR COPY RUN ENV EXPOSE STOPSIGNAL HEALTHCHECK ENTRYPOINT CMD".split())
     assert {name for name in image_environment() if not name.startswith("PYTHON")} == {
@@ -75,12 +74,12 @@ def test_image_leaves_platform_settings_unset() -> None:
     ],
 )
 def test_dockerignore_is_read_as_docker_reads_it(path: str, patterns: str, kept_out: bool) -> None:
-    """The examples of Docker's own page come out as it says (docs.docker.com, Build context, .dockerignore files)."""
+    """The examples of Docker's own page give its results (docs.docker.com, Build context, .dockerignore files)."""
     assert is_ignored(path, patterns) is kept_out
 
 
 def test_build_context_is_the_tracked_program() -> None:
-    """Of all files in git, those of .ci and bot, main.py and the licence go to the builder, and no others."""
+    """Of all files in git, only .ci, bot, main.py and the licence are sent to the builder."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
         pytest.skip("not a git checkout")
@@ -90,7 +89,7 @@ def test_build_context_is_the_tracked_program() -> None:
 
 
 def test_build_context_has_no_secret_and_no_state() -> None:
-    """No .env, no history, and none of the files that a state folder may have are sent to the builder."""
+    """No .env, no history, and no possible file of a state folder is sent to the builder."""
     named = [name for line in rows(read_section("docs/configuration.md", "State")) for name in backquoted(line[0])]
     state = [re.sub(r"<\w+>", "0123abcd", name) for name in named]
     assert "kraken_nonce.txt" in state
@@ -100,7 +99,7 @@ def test_build_context_has_no_secret_and_no_state() -> None:
 
 
 def test_image_runs_as_the_user_it_creates() -> None:
-    """The user that the image makes is the one that it starts the bot as."""
+    """The image starts the bot as the user that it creates."""
     final = stages()[-1]
     (step,) = [step.arguments for step in final if step.instruction == "RUN"]
     assert re.findall(r"--[ug]id (\d+)", step) == [str(USER)] * 3

@@ -1,4 +1,4 @@
-"""The pages say what the program does: names, defaults, tables and samples are compared with the code."""
+"""The pages agree with the code: names, defaults, tables and samples are compared."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def anchors(page: Path) -> set[str]:
 
 @every_page
 def test_links_resolve(page: Path) -> None:
-    """Every link between pages names a file that is there and a heading that it has."""
+    """Every link between pages names an existing file and an existing heading."""
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text("ascii")):
         name, _, anchor = target.partition("#")
         linked = (page.parent / name).resolve() if name else page
@@ -85,7 +85,7 @@ def test_readme_links_every_page() -> None:
 
 @every_page
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    """Every path of the repository that a page names in backquotes is there."""
+    """Every path of the repository that a page names in backquotes exists."""
     named = [word for word in backquoted(page.read_text("ascii")) if re.match(r"(bot|docs|tests|\.ci)/\S+$", word)]
     paths = [word.partition("::")[0] for word in named]
     assert [path for path in paths if not (ROOT / path).exists() and "kraken_nonce" not in path] == []
@@ -93,7 +93,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 @every_page
 def test_tests_that_a_page_names_exist(page: Path) -> None:
-    """Every test that a page names as the proof of a sentence is there."""
+    """Every test that a page names as a proof exists."""
     named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", page.read_text("ascii"))
     for path, name in named:
         body: list[ast.stmt] = ast.parse((ROOT / path).read_text("utf-8")).body
@@ -115,7 +115,7 @@ def test_commands_that_the_pages_name_exist() -> None:
 
 
 def test_error_tree_matches_the_code() -> None:
-    """docs/errors.md, the docstring of bot/base/errors.py and the classes there draw the same tree."""
+    """docs/errors.md, the docstring of bot/base/errors.py and the classes there have the same tree."""
     tree = textwrap.dedent((errors.__doc__ or "").partition("\n\n")[2]).strip()
     assert code_blocks(read_section("docs/errors.md", "The tree"))[0].strip() == tree
     bases_in_docs: dict[str, str] = {}
@@ -136,7 +136,7 @@ def _bot_errors() -> dict[str, type[BotError]]:
 def test_every_bot_error_is_documented() -> None:
     """docs/errors.md says of every error that is not Kraken's own answer what was sent and what to do.
 
-    Those that the tree says nothing about only hold others together.
+    Errors without a description in the tree only group others.
     """
     tree = code_blocks(read_section("docs/errors.md", "The tree"))[0]
     described = re.findall(r"^[ |`-]*(\w+) +\S", tree, re.MULTILINE)
@@ -185,7 +185,7 @@ def kraken_table() -> str:
 
 
 def advice_table() -> str:
-    """Return the table of what to do about Kraken's errors as it should stand in docs/errors.md."""
+    """Return the table of advice on Kraken's errors as it should stand in docs/errors.md."""
     advice: dict[str, str] = {}
     for category in Category:
         row = next(row for row in ERROR_TABLE if row.category is category)
@@ -196,14 +196,14 @@ def advice_table() -> str:
 
 
 def test_error_severity_matches_the_code() -> None:
-    """docs/errors.md names the kinds of Kraken's errors in the order in which the most severe one decides."""
+    """docs/errors.md lists the categories of Kraken's errors in the order of their severity."""
     order = ", ".join(category.value for category in Category)
     assert order in " ".join(read_section("docs/errors.md", "Kraken's errors").split())
 
 
 @pytest.mark.parametrize("table", [kraken_table, advice_table], ids=lambda table: table.__name__)
 def test_kraken_error_tables_match_the_code(table: object) -> None:
-    """docs/errors.md has the tables of Kraken's strings and of what to do about them as the code has them."""
+    """docs/errors.md has the tables of Kraken's strings and of the advice as the code has them."""
     assert callable(table)
     expected = table()
     page = read_page("docs/errors.md")
@@ -216,7 +216,7 @@ def test_kraken_error_tables_match_the_code(table: object) -> None:
 
 
 def test_order_state_diagram_matches_the_code() -> None:
-    """docs/orders.md draws the order states as the docstring of order_state.py does, and names every one."""
+    """docs/orders.md has the diagram of the order states in the docstring of order_state.py, and lists every state."""
     text = read_section("docs/orders.md", "Order states")
     diagram = re.search(r"(?:^    .*\n)+", order_state.__doc__ or "", re.MULTILINE)
     assert diagram is not None
@@ -259,14 +259,14 @@ def test_documented_simulator_options_match_the_code() -> None:
 
 
 def test_documented_pairs_match_the_code() -> None:
-    """docs/simulator.md names the pairs that the simulator knows by itself."""
+    """docs/simulator.md lists the pairs that the simulator knows by itself."""
     assert [
         name for name in backquoted(read_section("docs/simulator.md", "Prices")) if re.fullmatch(r"[A-Z]+/[A-Z]+", name)
     ] == list(KNOWN_PAIRS)
 
 
 def test_documented_endpoints_exist() -> None:
-    """docs/simulator.md names every endpoint, and the simulator knows each: the public ones by asking."""
+    """docs/simulator.md lists every endpoint, and the simulator has each; the public ones are requested."""
     public, private = (backquoted(line[1]) for line in rows(read_section("docs/simulator.md", "Endpoints")))
     assert set(private) == {*PERMISSIONS, "GetApiKeyInfo"}
     with Simulator() as simulator:
@@ -283,7 +283,8 @@ def test_documented_simulator_state_matches_the_code() -> None:
 
 
 def test_other_clients_share_the_nonce_file(nonce_file: Path) -> None:
-    """krakenex and ccxt, told to draw from get_kraken_nonce as the pages say, share a key without a refusal."""
+    """krakenex and ccxt, which take their nonces from get_kraken_nonce as the pages say, share a key without a
+    refusal."""
     with Simulator() as simulator:
         api = krakenex.API(simulator.key, simulator.secret)
         api.uri = simulator.url
@@ -305,7 +306,7 @@ def test_other_clients_share_the_nonce_file(nonce_file: Path) -> None:
 
 
 def modules_in_layout(tree: str) -> Iterator[str]:
-    """Return the paths in a drawing of folders and modules, one a line, indented by depth."""
+    """Return the paths in a tree of folders and modules, one a line, indented by depth."""
     ancestors: list[str] = []
     for line in tree.splitlines():
         name = line.split()[0]
@@ -316,7 +317,7 @@ def modules_in_layout(tree: str) -> Iterator[str]:
 
 
 def test_the_drawing_of_the_code_layout_has_every_module() -> None:
-    """docs/architecture.md names every module of the program once, and no other."""
+    """docs/architecture.md lists every module of the program once, and no other."""
     paths = [ROOT / "main.py", *(ROOT / "bot").rglob("*.py")]
     wanted = [str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"]
     drawn = list(modules_in_layout(code_blocks(read_section("docs/architecture.md", "The code layout"))[0]))
@@ -351,10 +352,8 @@ def test_documented_store_times_match_the_code() -> None:
     left_seconds = LOCK_LIFETIME_SECONDS - SEND_WINDOW_SECONDS - transport.CONNECT_TIMEOUT_SECONDS
     assert f"its bytes leave {left_seconds:g} s before the lock ends" in text
     assert TIMEOUT_SECONDS == RESPONSE_TIMEOUT_SECONDS
-    assert (
-        f"gives up after {RESPONSE_TIMEOUT_SECONDS:g} s for the connection and {RESPONSE_TIMEOUT_SECONDS:g} s for the answer"
-        in text
-    )
+    timeout = f"{RESPONSE_TIMEOUT_SECONDS:g} s"
+    assert f"gives up after {timeout} for the connection and {timeout} for the answer" in text
     assert f"A process has up to {['', 'one', 'two', 'three', 'four'][MAX_CONNECTIONS]} connections" in text
     assert OVERLAP_SECONDS == 120.0
     assert "sends no order for its first two minutes" in text

@@ -1,4 +1,4 @@
-"""The pages on settings and running say what the program does: defaults, ranges, commands, samples, files."""
+"""The pages on settings and running agree with the program: defaults, ranges, commands, samples, files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_example_file_equals_the_defaults(tmp_path: Path) -> None:
 
 
 def test_documented_choices_match_the_code() -> None:
-    """Where docs/configuration.md lists words that a setting can be, these are the words."""
+    """Where docs/configuration.md lists the values of a setting, the list is complete."""
     known = {
         "TRADING_MODE": TRADING_MODES,
         "KRAKEN_TIER": TIERS,
@@ -75,7 +75,7 @@ def test_documented_choices_match_the_code() -> None:
 
 
 def problems(name: str, value: str) -> list[str]:
-    """Return what is wrong with one value of a setting."""
+    """Return the problems of one value of a setting."""
     try:
         load_settings({name: value}, strategies.STRATEGIES)
     except SettingsError as error:
@@ -85,8 +85,8 @@ def problems(name: str, value: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name, line in settings_rows().items() if " to " in line[2]])
 def test_documented_ranges_match_the_code(name: str) -> None:
-    """Where docs/configuration.md gives a setting from one number to another, these are allowed and none beyond, but
-    for a 0 that stands before them."""
+    """A range in docs/configuration.md is exact: its limits are allowed and values beyond them are not, except a 0
+    before the range."""
     numbers = settings_rows()[name][2].removeprefix("0, or ")
     minimum, maximum = (Decimal(number) for number in numbers.split(" to "))
     assert problems(name, f"{minimum}") + problems(name, f"{maximum}") == []
@@ -94,7 +94,7 @@ def test_documented_ranges_match_the_code(name: str) -> None:
 
 
 def test_documented_examples_are_valid() -> None:
-    """Every example in docs/configuration.md is a value that its setting can have, and a switch is 0 or 1."""
+    """Every example in docs/configuration.md is a valid value of its setting, and a switch is 0 or 1."""
     for name, line in settings_rows().items():
         values = backquoted(line[3]) + (["0", "1"] if line[2] == "`0` or `1`" else [])
         if not name.endswith("_FILE"):
@@ -139,9 +139,9 @@ def test_documented_commands_match_the_parser() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """Return what a newcomer's run says until it is stopped by Ctrl-C, and its state folder."""
+    """Return the output of a newcomer's run until Ctrl-C, and its state folder."""
     folder = tmp_path_factory.mktemp("state")
-    # The defaults in so many words, because a .env of the person who runs this is read as well.
+    # The defaults are set explicitly, because the program also reads a .env of the person who runs the tests.
     settings = {name: value for name, value in DEFAULTS.items() if value}
     terminal_settings = {"STATE_DIR": str(folder), "PRICES": "synthetic", "PORT": "", "LOG_FORMAT": "text"}
     with Child("main", environment={**settings, **terminal_settings}) as child:
@@ -153,14 +153,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
 
 
 def line_pattern(line: str) -> str:
-    """Return a line without what changes from run to run: numbers, ids, reasons and the place of the file."""
+    """Return a line without its variable parts: numbers, ids, reasons and the location of the nonce file."""
     line = re.sub(r"O[0-9A-Z]{5}-[0-9A-Z]{5}-[0-9A-Z]{6}", "ID", line.partition(", because")[0])
     line = re.sub(r"(?<=bot id )\w+", "ID", re.sub(r" in \S+kraken_nonce.txt", "", line))
     return re.sub(r"-?\d+(\.\d+)?", "0", line)
 
 
 def test_readme_sample_matches_real_output(run: tuple[list[str], Path]) -> None:
-    """Every line of the sample in README.md has the form of a line that a newcomer's run says, in the same order."""
+    """Every line of the sample in README.md has the form of a line of a newcomer's run, in the same order."""
     output_patterns = iter([line_pattern(line) for line in run[0]])
     for line in code_blocks(read_page("README.md"))[0].splitlines():
         assert line_pattern(line) in output_patterns, line
@@ -177,7 +177,7 @@ def test_every_state_file_is_documented(run: tuple[list[str], Path]) -> None:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
 def test_state_files_are_ignored_by_git(run: tuple[list[str], Path]) -> None:
-    """Git ignores every file that a run leaves, where the state folder is that of a newcomer, and no file of ours."""
+    """Git ignores every file that a run leaves in the default state folder, and no file of the program."""
     file_names = [f"bot/{path.name}" for path in sorted(run[1].iterdir())]
     words = ["git", "check-ignore", "--no-index"]
     completed = subprocess.run([*words, *file_names], cwd=ROOT, capture_output=True, text=True, check=False)

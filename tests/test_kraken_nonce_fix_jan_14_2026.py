@@ -1,6 +1,6 @@
 """The numbered assertions of the published nonce suite of 14 January 2026, against the real KrakenBroker.
 
-The published one tested a stand-in of its own. Also runs by itself:
+The published suite tested a stub of its own. The file can also be run directly:
 `python tests/test_kraken_nonce_fix_jan_14_2026.py` ends with 0 if everything holds, else with 1.
 """
 
@@ -19,20 +19,20 @@ import bot.broker_manager
 from bot.broker_manager import KrakenBroker
 
 SECOND_US = 1_000_000
-# Nobody listens there, and nothing is sent.
+# No server listens there, and nothing is sent.
 NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Draw from a file of the test's own, never from the user's."""
+    """Take the nonces from a file of the test's own, never from the user's."""
     path = tmp_path / "kraken_nonce.txt"
     monkeypatch.setattr(bot.broker_manager, "NONCE_FILE", str(path))
     return path
 
 
 def new_broker() -> KrakenBroker:
-    """Return a broker that has not called anything yet."""
+    """Return a broker that has not made a call yet."""
     return KrakenBroker("JAN-14", "a2V5", api_url=NOWHERE)
 
 
@@ -69,7 +69,8 @@ def test_the_start_is_at_most_five_seconds_ahead() -> None:
 
 
 def test_a_jump_is_a_minute() -> None:
-    """4: after `_immediate_nonce_jump()` the next nonce is 59 to 61 s above the last one, and again after a second."""
+    """4: after `_immediate_nonce_jump()` the next nonce is 59 to 61 s above the last one, and again after a second
+    jump."""
     broker = new_broker()
     for _ in range(2):
         last = broker._last_nonce
@@ -78,7 +79,7 @@ def test_a_jump_is_a_minute() -> None:
 
 
 def test_a_jump_is_written_down(path: Path) -> None:
-    """A jump returns the new floor, which stands in the file: the next nonce is one above it."""
+    """A jump returns the new floor, which is in the file: the next nonce is one above it."""
     broker = new_broker()
     floor = broker._immediate_nonce_jump()
     assert path.read_text() == str(floor)
@@ -87,7 +88,8 @@ def test_a_jump_is_written_down(path: Path) -> None:
 
 
 def test_the_attributes_that_users_know() -> None:
-    """`_last_nonce` is the last nonce as an int, `_nonce_lock` a lock, and krakenex draws from `_nonce_monotonic`."""
+    """`_last_nonce` is the last nonce as an int, `_nonce_lock` a lock, and krakenex takes its nonces from
+    `_nonce_monotonic`."""
     broker = new_broker()
     text = broker._nonce_monotonic()
     assert type(broker._last_nonce) is int

@@ -1,6 +1,7 @@
-"""The nonce outlives the program: the first suite of the design that this bot follows, against the real thing.
+"""The nonce survives the program: the first suite of the original design, against the real implementation.
 
-Also runs by itself: `python tests/test_nonce_persistence.py` ends with 0 if everything holds, else with 1.
+The file can also be run directly: `python tests/test_nonce_persistence.py` ends with 0 if everything holds, else with
+1.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ DRAW = "import sys; from bot import broker_manager as b; b.NONCE_FILE = sys.argv
 
 @pytest.fixture(autouse=True)
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Draw from a file of the test's own, never from the user's."""
+    """Take the nonces from a file of the test's own, never from the user's."""
     path = tmp_path / "kraken_nonce.txt"
     monkeypatch.setattr(bot.broker_manager, "NONCE_FILE", str(path))
     return path
 
 
 def draw_in_a_new_process(path: Path) -> int:
-    """Start the program anew, draw one nonce there and return it."""
+    """Start the program anew, take one nonce there and return it."""
     with tempfile.TemporaryDirectory() as elsewhere:
         answer = subprocess.run(
             [sys.executable, "-c", DRAW, str(path)],
@@ -47,7 +48,7 @@ def draw_in_a_new_process(path: Path) -> int:
 
 
 def test_the_first_call_makes_the_file(path: Path) -> None:
-    """The first call returns an int and makes a file that holds exactly that number."""
+    """The first call returns an int and creates a file that holds exactly that number."""
     assert not path.exists()
     nonce = get_kraken_nonce()
     assert type(nonce) is int
@@ -63,7 +64,7 @@ def test_the_second_call_is_higher_and_rewrites_the_file(path: Path) -> None:
 
 
 def test_a_restarted_program_goes_on(path: Path) -> None:
-    """New processes, one after the other, draw above what the file holds, and so does the one that stayed."""
+    """New processes, one after the other, get nonces above the file, and so does the process that stayed."""
     drawn = [get_kraken_nonce(), draw_in_a_new_process(path), draw_in_a_new_process(path)]
     assert path.read_text() == str(drawn[-1])
     drawn.append(get_kraken_nonce())
@@ -71,7 +72,7 @@ def test_a_restarted_program_goes_on(path: Path) -> None:
 
 
 def test_a_restarted_program_goes_on_above_a_clock_that_is_behind(path: Path) -> None:
-    """Where the file is an hour ahead of the clock, a new process draws above the file and not from the clock."""
+    """When the file is an hour ahead of the clock, a new process gets a nonce above the file and not from the clock."""
     last = get_kraken_nonce(time.time_ns() // 1000 + 3_600_000_000)
     assert draw_in_a_new_process(path) > last
 

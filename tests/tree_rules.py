@@ -28,7 +28,7 @@ def graph(sources: list[Source]) -> dict[str, set[str]]:
 
 
 def dead_modules(sources: list[Source]) -> list[str]:
-    """Every module is imported by another one, or is where a program starts."""
+    """Every module is imported by another one, or is the entry point of a program."""
     used = {one for targets in graph(sources).values() for one in targets}
     packages = {source.name.rpartition(".")[0] for source in sources}
     starts = {"main", *(source.name for source in sources if source.name.endswith(".__main__"))}
@@ -48,7 +48,7 @@ UNFINISHED_MARKS = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|HA" + r"CK|XX" + r"X
 
 
 def text_problems(path: str, text: str) -> list[str]:
-    """A text file has no pictures, no path of one machine, no registry's address, nothing put off."""
+    """A text file has no pictures, no path of one machine, no registry's address, no postponed work."""
     rules = {
         "emoji or tick": EMOJI,
         "path of a machine": MACHINE_PATHS,

@@ -1,4 +1,4 @@
-"""A webhook's server on loopback, which answers as a test says: well, badly, late, or not at all."""
+"""A webhook server on loopback, which answers as a test scripts it: well, badly, late, or not at all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 LIMIT_SECONDS = 20.0
-# As long as Telegram's, and in no shape of itself.
+# As long as Telegram's, but not in the format of a token.
 TOKEN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What has arrived."""
+    """A received request."""
 
     method: str
     path: str
@@ -49,17 +49,17 @@ class _Server(ThreadingHTTPServer):
     hook: Webhook
 
 
-# A status, the bytes of a whole answer (none: the connection ends), or what writes one itself.
+# A status, the bytes of a whole answer (none: the connection ends), or a function that writes one itself.
 ScriptedResponse = int | bytes | Callable[[_Handler], None]
 
 
 class Webhook:
-    """Open in a `with` block. The next requests are answered by `answers`, one each; after that all is well."""
+    """Open in a `with` block. `responses` answer the next requests, one each; after that all succeed."""
 
     def __init__(self, port: int = 0, responses: list[ScriptedResponse] | None = None) -> None:
         self.requests: queue.Queue[Request] = queue.Queue()
         self.responses = responses or []
-        # What hangs ends at this.
+        # Ends hanging answers.
         self.released = threading.Event()
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.hook = self
@@ -67,12 +67,12 @@ class Webhook:
 
     @property
     def url(self) -> str:
-        """An address in no service's shape."""
+        """An address in no service's format."""
         return f"http://127.0.0.1:{self._server.server_port}/hook/{TOKEN}"
 
     @property
     def telegram_url(self) -> str:
-        """An address in the shape of Telegram's."""
+        """An address in Telegram's format."""
         return f"http://127.0.0.1:{self._server.server_port}/bot123456:{TOKEN}/sendMessage?chat_id=-1001"
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Webhook:
         return self.requests.get(timeout=LIMIT_SECONDS)
 
     def respond(self, handler: _Handler) -> None:
-        """Answer as the test says."""
+        """Answer as scripted."""
         response = self.responses.pop(0) if self.responses else 200
         if callable(response):
             response(handler)
@@ -104,7 +104,7 @@ class Webhook:
             handler.end_headers()
 
     def hang(self, _handler: _Handler) -> None:
-        """Answer nothing until the test is over, or says so."""
+        """Answer nothing until the test ends or sets `released`."""
         self.released.wait(LIMIT_SECONDS)
 
     def drip(self, handler: _Handler) -> None:

@@ -1,4 +1,4 @@
-"""What waits to be told to a person: one message for each kind of event. No clock and no network of its own."""
+"""Alerts that wait to be sent: one message for each kind of event. No clock and no network of its own."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from bot.base.clock import format_utc
 from bot.base.events import Event
 
-# One message a minute of each kind at most: chats allow 20 to 30 a minute (Telegram: Bots FAQ; Discord: rate limits).
+# At most one message a minute of each kind: chats allow 20 to 30 a minute (Telegram: Bots FAQ; Discord: rate limits).
 EVENT_INTERVAL_SECONDS = 60.0
-# Of each kind the newest so many different texts wait, each cut to so many characters.
+# Each kind keeps this number of the newest different texts, each cut to this length.
 TEXTS_MAX = 10
 TEXT_LENGTH_MAX = 1700
 NAME_LENGTH_MAX = 200
 # Discord takes 2000 characters (Execute Webhook), Telegram 4096 (sendMessage), which is 2048 where each counts twice.
 MESSAGE_LENGTH_MAX = 2000
 BACK_OFF_SECONDS_MAX = 60.0
-# The most that a server is believed that wants to be left alone.
+# The maximum of a server's Retry-After.
 RETRY_AFTER_SECONDS_MAX = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Events of one kind that go out together: how many, since when (Unix seconds), and the newest different texts."""
+    """Combined events of one kind: their number, the time of the first (Unix seconds), and the newest different
+    texts."""
 
     event: Event
     texts: tuple[str, ...]
@@ -31,17 +32,18 @@ class Message:
     first_seconds: float
 
     def merged_with(self, later: Message) -> Message:
-        """Return both in one."""
+        """Return both messages in one."""
         texts = (*self.texts, *(text for text in later.texts if text not in self.texts))[-TEXTS_MAX:]
         return Message(self.event, texts, self.count + later.count, self.first_seconds)
 
     @property
     def time(self) -> str:
-        """When the first of them happened, in UTC."""
+        """The time of the first event, in UTC."""
         return format_utc(self.first_seconds)
 
     def render(self, sender: str) -> str:
-        """Return what a person reads: who speaks, what it is, and as many texts as a chat takes, the newest last."""
+        """Return the text for people: the sender, the kind of event, and as many texts as a chat takes, the newest
+        last."""
         event_name = self.event.replace("_", " ")
         when = f" at {self.time}" if self.count == 1 else f", {self.count} times since {self.time}"
         header = f"[{sender[:NAME_LENGTH_MAX]}] {event_name}{when}"
@@ -56,9 +58,9 @@ class Message:
 
 
 class AlertQueue:
-    """A message for each kind of event, so that no burst of one kind pushes another one out. Not thread-safe.
+    """A message for each kind of event, so that a burst of one kind pushes no other kind out. Not thread-safe.
 
-    Times are passed in, in seconds of a clock that nobody sets, but for those of events.
+    Times are arguments, in seconds of a clock that cannot be set; those of events are Unix seconds.
     """
 
     def __init__(self) -> None:
@@ -70,37 +72,38 @@ class AlertQueue:
 
     @property
     def count(self) -> int:
-        """How many events are not sent."""
+        """The number of events that are not sent yet."""
         in_flight = self._in_flight.count if self._in_flight else 0
         return in_flight + sum(message.count for message in self._waiting.values())
 
     def put(self, event: Event, text: str, event_seconds: float) -> None:
-        """Add an event, which happened at this Unix time."""
+        """Add an event that happened at this Unix time."""
         message = Message(event, (text[:TEXT_LENGTH_MAX],), 1, event_seconds)
         waiting = self._waiting.get(event)
         self._waiting[event] = waiting.merged_with(message) if waiting else message
 
     def due_seconds(self) -> float:
-        """Return when there is something to send: infinity where nothing waits."""
+        """Return the time at which a message is due: infinity where none waits."""
         return max(min(map(self._due_seconds_of, self._waiting), default=math.inf), self._blocked_until_seconds)
 
     def take(self) -> Message | None:
-        """Take what has been due for the longest, to be followed by `sent` or `mark_failed`; None where nothing waits."""
+        """Take the message that has been due longest; `mark_sent` or `mark_failed` must follow. None where none
+        waits."""
         if self._waiting:
             self._in_flight = self._waiting.pop(min(self._waiting, key=self._due_seconds_of))
         return self._in_flight
 
     def mark_sent(self, now_seconds: float) -> None:
-        """What was taken has arrived, or is refused for good."""
+        """Remove the taken message: it has arrived, or was finally refused."""
         if self._in_flight is not None:
             self._due_seconds[self._in_flight.event] = now_seconds + EVENT_INTERVAL_SECONDS
         self._in_flight = None
         self._failures = 0
 
     def mark_failed(self, now_seconds: float, retry_after_seconds: float) -> None:
-        """What was taken has to go again, and nothing goes while the server wants to be left alone.
+        """Put the taken message back; nothing is sent until the back-off and the server's Retry-After are over.
 
-        It goes behind the other kinds: a message that no server takes holds up none of them.
+        The message goes behind the other kinds: one that no server accepts must not delay the others.
         """
         self._failures += 1
         backoff_seconds = min(2.0 ** min(self._failures - 1, 10), BACK_OFF_SECONDS_MAX)

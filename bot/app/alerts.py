@@ -1,4 +1,5 @@
-"""Alerts to one webhook, a daily summary, and a heartbeat that ends with the bot. Nobody in the bot waits for them."""
+"""Alerts to one webhook, a daily summary, and a heartbeat that ends with the bot. No other thread of the bot waits
+for them."""
 
 from __future__ import annotations
 
@@ -23,16 +24,16 @@ log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_SECONDS = 60.0
 DAY_SECONDS = 86_400
-# Before midnight UTC, while what is summed up for "today" still is that day's.
+# Before midnight UTC, while the summary of "today" still is that day's.
 BEFORE_MIDNIGHT_SECONDS = 90
 RESPONSE_LENGTH_MAX = 10_000
 
 
 class Alerts:
-    """Posts every event to one webhook. `name` says who speaks, such as the bot's id, its host and its mode.
+    """Posts every event to one webhook. `name` identifies the sender: the bot's id, its host and its mode.
 
-    The address of Telegram's sendMessage gets Telegram's shape; any other one JSON with `event`, `text`, `bot`, `time`
-    and `count`, of which Slack shows `text`.
+    The address of Telegram's sendMessage gets Telegram's format; any other one gets JSON with `event`, `text`, `bot`,
+    `time` and `count`, of which Slack shows `text`.
     """
 
     def __init__(self, url: str, *, name: str) -> None:
@@ -40,19 +41,19 @@ class Alerts:
         self._channel = _HttpChannel(address, "ALERT_WEBHOOK_URL")
         self._name = name
         self._queue = AlertQueue()
-        # For the outbox; held for moments only.
+        # For the alert queue; held for moments only.
         self._queue_changed = threading.Condition()
         self._closing = False
         self._unsubscribe: Callable[[], None] | None = None
         self._worker = threading.Thread(target=self._run, name="alerts", daemon=True)
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Subscribe to events."""
         self._worker.start()
         self._unsubscribe = events.subscribe(self._enqueue)
 
     def close(self, timeout_seconds: float) -> None:
-        """Listen no more; give what waits so long to leave."""
+        """Unsubscribe; wait up to `timeout_seconds` for pending alerts to leave."""
         if self._unsubscribe is None:
             return
         self._unsubscribe()
@@ -84,7 +85,7 @@ class Alerts:
                     return
 
     def _next_message(self) -> Message | None:
-        """Wait for the next message that is due; at the end all are, and None comes after the last."""
+        """Wait for the next message that is due; at the end all messages are due, and None comes after the last."""
         with self._queue_changed:
             while not self._closing:
                 wait_seconds = self._queue.due_seconds() - clock.boottime_seconds()
@@ -107,9 +108,10 @@ class Alerts:
 
 
 def _split_telegram_url(url: str) -> tuple[str, dict[str, str] | None]:
-    """Return Telegram's address without the chat that it names, and the chat; for any other address itself and None.
+    """Return Telegram's address without the chat in it, and the chat; for any other address the address itself and
+    None.
 
-    Whatever else of sendMessage's fields stands in the address belongs to the chat, such as a thread in it.
+    All other fields of sendMessage in the address belong to the chat, such as a thread in it.
     """
     parts = urlsplit(url)
     if parts.hostname != "api.telegram.org" and not re.search(r"/bot[^/]+/sendMessage$", parts.path):
@@ -118,7 +120,7 @@ def _split_telegram_url(url: str) -> tuple[str, dict[str, str] | None]:
 
 
 class _PeriodicTask:
-    """Looks at something once a minute, in a thread of its own. Where a look raises, the looks end."""
+    """Runs a check once a minute, in a thread of its own. An exception in the check ends the task."""
 
     def __init__(self, name: str, task: Callable[[], None]) -> None:
         self._name = name
@@ -126,11 +128,11 @@ class _PeriodicTask:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Look from now on."""
+        """Start the task."""
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop the task."""
         self._closed.set()
 
     def _run(self) -> None:
@@ -140,9 +142,9 @@ class _PeriodicTask:
 
 
 class Heartbeat(_PeriodicTask):
-    """Asks for an address once a minute as long as `is_alive` says so: whoever misses that knows that the bot is dead.
+    """Requests an address once a minute while `is_alive` returns True, so a monitoring service can detect a dead bot.
 
-    Where `is_alive` raises, the heartbeat ends.
+    An exception in `is_alive` ends the heartbeat.
     """
 
     def __init__(self, url: str, is_alive: Callable[[], bool]) -> None:
@@ -151,7 +153,7 @@ class Heartbeat(_PeriodicTask):
         self._is_alive = is_alive
 
     def ping(self) -> None:
-        """Ask for the address, if the bot is alive."""
+        """Request the address, if the bot is alive."""
         if self._is_alive():
             self._channel.send("GET")
         else:
@@ -159,7 +161,8 @@ class Heartbeat(_PeriodicTask):
 
 
 class DailySummary(_PeriodicTask):
-    """Tells how a day went, a minute before midnight UTC; `summary` says it, and is asked in a thread of its own."""
+    """Emits a summary of the day, a minute before midnight UTC; `summary` returns it, and is called in a thread of
+    its own."""
 
     def __init__(self, make_summary: Callable[[], str]) -> None:
         super().__init__("midnight", lambda: self.check(clock.wall_seconds()))
@@ -167,11 +170,11 @@ class DailySummary(_PeriodicTask):
         self._day: int | None = None
 
     def check(self, now_seconds: float) -> None:
-        """Tell the summary if a day has come to its end since the last look; `market_seconds` is Unix time."""
+        """Emit the summary if a day has ended since the last check; `now_seconds` is Unix time."""
         today = int((now_seconds + BEFORE_MIDNIGHT_SECONDS) // DAY_SECONDS)
         previous_day, self._day = self._day, today
         if previous_day is not None and today > previous_day:
-            # In a thread of its own, so that a summary that fails or hangs takes no other one with it.
+            # In a thread of its own, so that a summary that fails or hangs does not stop the next one.
             threading.Thread(target=self._emit_summary, name="summary", daemon=True).start()
 
     def _emit_summary(self) -> None:
@@ -183,9 +186,9 @@ class DailySummary(_PeriodicTask):
 
 
 class StallAlert(_PeriodicTask):
-    """Tells when a bot that trades does not get through at two looks in a row, a minute apart, and when it does again.
+    """Emits an event when a trading bot is stalled in two consecutive checks, a minute apart, and when it recovers.
 
-    `stuck` says why it does not, or "".
+    `find_stall` returns the reason of the stall, or "".
     """
 
     def __init__(self, find_stall: Callable[[], str]) -> None:
@@ -195,7 +198,7 @@ class StallAlert(_PeriodicTask):
         self._is_alerted = False
 
     def check(self) -> None:
-        """Look once."""
+        """Check once."""
         previous_stall, self._last_stall = self._last_stall, self._find_stall()
         if self._last_stall and previous_stall and not self._is_alerted:
             self._is_alerted = True
@@ -206,19 +209,19 @@ class StallAlert(_PeriodicTask):
 
 
 class _HttpChannel:
-    """A line to one address: every wait has an end, trouble is said once until it is over, and the address never."""
+    """A connection to one address: every wait has a time limit, each problem is logged once until it ends, and the
+    address is never logged."""
 
     def __init__(self, url: str, setting: str) -> None:
         hide(url)
-        # A Secret hides itself from requests too; put together anew, it is a plain text.
+        # A Secret hides itself from requests too; put together anew, it is plain text.
         self._url = urlsplit(url).geturl()
         self._setting = setting
         self._logged_problem = ""
 
     def send(self, method: str, body: dict[str, Any] | None = None) -> float | None:
-        """Send, once. Return None where that is done with, taken or refused for good; or for how many seconds at least
-        the server wants to be left alone before it is sent again.
-        """
+        """Send once. Return None when the message is done, accepted or finally refused; otherwise the minimum number
+        of seconds before it may be sent again."""
         timeouts = (transport.CONNECT_TIMEOUT_SECONDS, transport.READ_TIMEOUT_SECONDS)
         try:
             with requests.Session() as session:
@@ -229,12 +232,12 @@ class _HttpChannel:
             self.log_problem("it sends us elsewhere, where nothing is sent")
             return None
         except (requests.RequestException, OSError, http.client.HTTPException, ValueError) as error:
-            # Without its text, in which the address stands.
+            # Without the error's text, which contains the address.
             self.log_problem(f"no answer ({type(error).__name__})")
             return 0.0
 
     def log_problem(self, problem: str) -> None:
-        """Write trouble into the log, unless it is known."""
+        """Log a problem, unless it is known already."""
         if problem != self._logged_problem:
             log.warning("The address in %s: %s.", self._setting, problem)
         self._logged_problem = problem
@@ -253,7 +256,7 @@ class _HttpChannel:
 
 
 def _retry_after_seconds(response: requests.Response) -> float:
-    """Return what a 429 asks for, in its header or where Telegram has it (Bot API: ResponseParameters)."""
+    """Return the wait that a 429 asks for, in its header or in Telegram's body (Bot API: ResponseParameters)."""
     header = response.headers.get("Retry-After", "").encode("ascii", "replace")
     match = re.fullmatch(rb"(\d{1,9})", header) or re.search(
         rb'"retry_after"\s*:\s*(\d{1,9})', next(response.iter_content(RESPONSE_LENGTH_MAX), b"")

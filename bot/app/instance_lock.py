@@ -25,10 +25,11 @@ _INSTANCE_FILE_BYTES_MAX = 65_536
 
 
 class InstanceLock:
-    """Held by the running bot as long as its process lives. Other programs may share its nonces all the same."""
+    """The lock of the running bot, held as long as its process lives. Other programs may still share its nonces."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if need be and take it. Raises SettingsError or AnotherBotError, and may be tried again."""
+        """Create the folder if necessary and lock it. Raises SettingsError or BotAlreadyRunningError; may be called
+        again."""
         self._folder = folder
         with contextlib.ExitStack() as stack:
             self._descriptor = _open_folder(folder)
@@ -51,7 +52,7 @@ class InstanceLock:
             self._write_instance_file({})
         except OSError as error:
             if error.errno in _DISK_ERRNOS and any(self._folder.glob("journal.*.sqlite")):
-                # What an earlier life has sent is followed all the same.
+                # Orders that an earlier run has sent are followed all the same.
                 log.warning(
                     "Nothing can be written in %s (%s): no new order is sent until it can.",
                     self._folder,
@@ -62,7 +63,7 @@ class InstanceLock:
             raise SettingsError([f"STATE_DIR is {self._folder}, {problem}"]) from error
 
     def check(self) -> None:
-        """Raise StateLostError where the path no longer names the folder that is locked. Costs one look at the path."""
+        """Raise StateLostError where the path no longer names the locked folder. Costs one stat of the path."""
         try:
             path_stat = os.stat(self._folder)
         except OSError as error:
@@ -72,22 +73,23 @@ class InstanceLock:
                 return
             reason = "another folder is there now"
         raise StateLostError(
-            f"the state folder {self._folder} was moved, replaced or removed while the bot ran on it ({reason}). Nothing "
-            "more is sent: the lock on it keeps no other bot away any more. Put it back, then start the bot again"
+            f"the state folder {self._folder} was moved, replaced or removed while the bot ran on it ({reason}). "
+            "Nothing more is sent: the lock on it keeps no other bot away any more. Put it back, then start the bot "
+            "again"
         )
 
     def publish(self, **fields: Any) -> None:
-        """Tell other programs of this bot: `read_instance_file` then gives its pid, its host and these fields, no others."""
+        """Publish this bot's pid, its host and these fields, no others, for `read_instance_file` in other programs."""
         try:
             self._write_instance_file(fields)
         except OSError as error:
             log.warning("%s could not be written in %s (%s).", INSTANCE_FILE_NAME, self._folder, error.strerror)
 
     def _write_instance_file(self, fields: dict[str, Any]) -> None:
-        # All of it within the folder that is locked, whatever its path names by now.
+        # Everything within the locked folder, whatever its path names by now.
         temporary_name = f"{INSTANCE_FILE_NAME}.{os.getpid()}"
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **fields})
-        with contextlib.suppress(FileNotFoundError):  # of an earlier process of this number
+        with contextlib.suppress(FileNotFoundError):  # of an earlier process with this pid
             os.unlink(temporary_name, dir_fd=self._descriptor)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -100,7 +102,7 @@ class InstanceLock:
             raise
 
     def release(self) -> None:
-        """Let another bot have the folder."""
+        """Release the folder for another bot."""
         with contextlib.suppress(OSError):
             os.unlink(INSTANCE_FILE_NAME, dir_fd=self._descriptor)
         os.close(self._descriptor)
@@ -115,25 +117,26 @@ def _open_folder(folder: Path) -> int:
 
 
 def _permission_problem(folder_stat: os.stat_result) -> str:
-    """Return in words who else may put files into the folder; "" for nobody that matters.
+    """Describe who else may create files in the folder; "" for nobody who matters.
 
-    Its group may: the volumes of Kubernetes belong to root and the pod's fsGroup, with mode 2775, and where every
-    user has a group of their own folders are often made with 775.
+    Its group may: the volumes of Kubernetes belong to root and the pod's fsGroup, with mode 2775, and on systems where
+    every user has a group of their own, folders are often created with 775.
     """
     if folder_stat.st_mode & stat.S_IWOTH:
         return "where every user of this machine can write: take that away with chmod o-w, or name another."
     if folder_stat.st_uid not in (os.geteuid(), 0):
-        return f"which belongs to another user (number {folder_stat.st_uid}): give it to this one with chown, or name another."
+        owner = f"which belongs to another user (number {folder_stat.st_uid})"
+        return f"{owner}: give it to this one with chown, or name another."
     return ""
 
 
 def read_instance_file(folder: Path) -> dict[str, Any]:
-    """Return what the bot that took the folder last has told of itself: pid, host, and what it gave `note`.
+    """Return what the last bot of the folder has published: pid, host, and the fields given to `publish`.
 
-    Empty where there is nothing to read. What a killed bot has told stays there: `is_running` says whether one runs.
+    Empty where there is nothing to read. The file of a killed bot stays: `is_running` tells whether a bot runs.
     """
     try:
-        # Not blocking, for whatever lies there in place of a file.
+        # Non-blocking, whatever lies there in place of a file.
         descriptor = os.open(folder / INSTANCE_FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return {}
@@ -147,7 +150,7 @@ def read_instance_file(folder: Path) -> dict[str, Any]:
 
 
 def describe_owner(folder: Path) -> str:
-    """Return who holds a folder, in words."""
+    """Describe who holds a folder."""
     instance = read_instance_file(folder)
     try:
         return f"Another bot (process {int(instance['pid'])} on {instance['host']})"
@@ -156,7 +159,7 @@ def describe_owner(folder: Path) -> str:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a bot holds the folder."""
+    """Tell whether a bot holds the folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

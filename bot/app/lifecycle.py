@@ -1,4 +1,4 @@
-"""Runs the bot until it ends or a signal comes, and gets out within five seconds of a signal."""
+"""Runs the bot until it ends or a signal comes, and ends within five seconds of a signal."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ class LifecycleState(StrEnum):
 
 
 class Lifecycle:
-    """The bot in a thread of its own, and the main thread waiting for the first of: its end, a signal.
+    """The bot in a thread of its own, while the main thread waits for its end or for a signal.
 
-    The start is part of it: Kraken may hang in the very first call. Whoever does the work says what there is to
-    stop as soon as it is there: `broker`, then `trader`.
+    The start is part of it: Kraken may hang in the very first call. The work sets the objects that have to be stopped
+    as soon as they exist: `broker`, then `trader`.
     """
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
         self._print_line = print_line
         self.stop = threading.Event()
         self.broker: KrakenBroker | None = None
-        # Closed or not: what it tells of itself, it has from memory and from its key's files.
+        # Closed or not: its status comes from memory and from its key's files.
         self.last_broker: KrakenBroker | None = None
         self.trader: Trader | None = None
         self.leadership: LeaderElection | None = None
         self.instance_lock: InstanceLock | None = None
-        # Where prices come from, in words.
+        # A description of the price source.
         self.price_source = ""
-        # With why it does not trade.
+        # With the reason why the bot does not trade.
         self.status: tuple[LifecycleState, str] = LifecycleState.STARTING, ""
         self._state_since_seconds = boottime_seconds()
-        # The one thing of Python's that a signal handler may put into safely.
+        # The only Python object that a signal handler may safely put into.
         self._wake_ups: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def run(self, work: Callable[[], int]) -> int:
-        """Return what `work` returns, or raise what it raises; 0 where a call was lost on the way out."""
+        """Return the result of `work`, or raise its exception; 0 where a call was abandoned at the end."""
         for number in _SIGNALS:
             signal.signal(number, lambda signum, _frame: self._wake_ups.put(signal.Signals(signum).name))
         future = ThreadPoolExecutor(1, thread_name_prefix="bot").submit(work)
@@ -75,13 +75,13 @@ class Lifecycle:
         return future.result()
 
     def set_state(self, state: LifecycleState, reason: str = "") -> None:
-        """Say what the run is doing from here on, and why it does not trade."""
+        """Set the state of the run, and the reason why it does not trade."""
         if not self.stop.is_set():
             self.status = state, reason
             self._state_since_seconds = boottime_seconds()
 
     def is_alive(self) -> bool:
-        """Whether nothing hangs, as far as can be seen: while it trades, a pass has ended within five minutes."""
+        """Tell whether the bot makes progress: while it trades, a cycle has ended within the last five minutes."""
         trader = self.trader
         if trader is None or self.status[0] is not LifecycleState.TRADING:
             return True
@@ -92,7 +92,7 @@ class Lifecycle:
         )
 
     def clear_broker(self) -> None:
-        """The broker is about to be closed."""
+        """Forget the broker, which is about to be closed."""
         self.broker = None
 
     def hold_state_folder(self, folder: Path, status_url: str) -> None:
@@ -112,12 +112,12 @@ class Lifecycle:
             self.instance_lock.release()
 
     def check_state(self) -> None:
-        """Raise StateLostError where the state folder is not ours any more."""
+        """Raise StateLostError where the state folder no longer belongs to this bot."""
         if self.instance_lock is not None:
             self.instance_lock.check()
 
     def _wait_for_wake_up(self) -> str:
-        # Handlers run in this thread, but a signal may wake another one: most often where it met a stopped process.
+        # Handlers run in this thread, but a signal may wake another one: most often when it reached a stopped process.
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._wake_ups.get(timeout=SIGNAL_POLL_SECONDS)
@@ -127,11 +127,11 @@ class Lifecycle:
         self.set_state(LifecycleState.STOPPING, signal_name)
         self.stop.set()
         if self.broker is not None and self.trader is None:
-            # Nothing of the start needs an end of its own.
+            # Nothing of the start needs an orderly end.
             self.broker.stop()
         wait([future], GRACE_PERIOD_SECONDS)
         if not future.done() and self.broker is not None:
-            # What waits for a turn or a rate counter gives up now; only a lost request does not.
+            # Requests that wait for the request lock or a rate counter give up now; only a hanging request does not.
             self.broker.stop()
             wait([future], UNWIND_SECONDS)
         return future.done()

@@ -1,4 +1,4 @@
-"""What people see of the nonces: the last one and its place, and of a shared store who has the turn and who leads."""
+"""The nonces for people: the last one and its location, and for a shared store the request lock and the leader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ PAPER_KEY_NOTE = "the paper account has a key of its own there, which only its r
 
 
 def format_nonce_line(store: SharedStore | None = None) -> str:
-    """Return the last nonce, its lead over the clock and its place, in words: in the shared store, if there is one."""
+    """Describe the last nonce, how far it is ahead of the clock, and its location: in the shared store, if there is
+    one."""
     if store is None:
         return format_file_line(open_file_store(broker_manager.NONCE_FILE))
     try:
@@ -32,7 +33,7 @@ def format_nonce_line(store: SharedStore | None = None) -> str:
 
 
 def format_file_line(file: FileStore) -> str:
-    """Return the last nonce of a file, its lead over the clock and the file, in words."""
+    """Describe the last nonce of a file, how far it is ahead of the clock, and the file."""
     stored = file.peek()
     if stored is None:
         return f"none {'that can be read' if os.path.lexists(file.path) else 'yet'} in {file.path}"
@@ -40,15 +41,15 @@ def format_file_line(file: FileStore) -> str:
 
 
 def file_store_for_settings(settings: Settings) -> FileStore:
-    """Return the file that has the nonces of the settings' key, or in front of a shared store their second copy."""
+    """Return the file with the nonces of the settings' key, or the local replica of a shared store."""
     unit = UNITS[settings.nonce_unit] if settings.api_key else MICROSECONDS
     return file_store_for_key(broker_manager.NONCE_FILE, settings.api_key, unit)
 
 
 def print_nonce_report(settings: Settings, print_line: PrintLine) -> int:
-    """Write all that can be known of the nonces without drawing one; return 0.
+    """Print all that is known of the nonces without taking one; return 0.
 
-    Raises StoreUnavailableError where the store does not answer, having written what the file has.
+    Raises StoreUnavailableError where the store does not answer, after printing the nonce of the file.
     """
     if not settings.nonce_store:
         print_line(format_file_line(file_store_for_settings(settings)))
@@ -67,13 +68,14 @@ def print_nonce_report(settings: Settings, print_line: PrintLine) -> int:
 
 
 def read_key_record(settings: Settings) -> tuple[KeyRecord | None, str]:
-    """Return what the shared store has of the settings' key, and the store's place. Raises StoreUnavailableError."""
+    """Return the record of the settings' key in the shared store, and the store's location. Raises
+    StoreUnavailableError."""
     with closing(open_nonce_store(settings.nonce_store, settings.api_key)) as store:
         return store.read_record(), store.location
 
 
 def format_last_nonce(settings: Settings) -> str:
-    """Return the last nonce of the settings' key and its place, in words. Raises StoreUnavailableError."""
+    """Describe the last nonce of the settings' key and its location. Raises StoreUnavailableError."""
     if not settings.nonce_store:
         return format_nonce_line()
     record, location = read_key_record(settings)
@@ -81,13 +83,13 @@ def format_last_nonce(settings: Settings) -> str:
 
 
 def format_leader(settings: Settings) -> str:
-    """Return who leads the account in the shared store, in words, or "". Raises StoreUnavailableError."""
+    """Describe who leads the account in the shared store, or return "". Raises StoreUnavailableError."""
     record, _location = read_key_record(settings)
     return format_lease(record.lease) if record and record.lease.remaining_seconds else ""
 
 
 def format_lease(lease: Lease) -> str:
-    """Return who leads, or who led last, in words."""
+    """Describe who leads, or who led last."""
     if not lease.fencing_token:
         return "nobody has led yet"
     if not lease.owner:
@@ -98,9 +100,9 @@ def format_lease(lease: Lease) -> str:
 
 
 def check_store(settings: Settings) -> str:
-    """Look whether the shared store can be used, and its second copy written; return what it has, in words.
+    """Check that the shared store can be used, and its local replica written; describe the store's last nonce.
 
-    No nonce is drawn. Raises StoreUnavailableError, NonceAheadError or NonceStoreError.
+    Takes no nonce. Raises StoreUnavailableError, NonceAheadError or NonceStoreError.
     """
     check_nonce_file()
     record, location = read_key_record(settings)
@@ -143,5 +145,5 @@ def _format_ahead_of_clock(nonce: int) -> str:
 
 
 def _unit_by_digits(nonce: int) -> NonceUnit:
-    """Return the unit that a nonce of so many digits is in, whatever the settings say."""
+    """Return the unit of a nonce with this number of digits, whatever the settings say."""
     return NANOSECONDS if nonce >= 10**MICROSECONDS.digits else MICROSECONDS

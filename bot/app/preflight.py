@@ -1,4 +1,4 @@
-"""`python main.py check`: everything that a start depends on, looked at without trading."""
+"""`python main.py check`: checks everything that a start depends on, without trading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot.nonce.file_store import open_file_store
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was looked at; `error` is what is wrong with it, and `text` says what to know or do.
+    """The result of one check; `error` is the problem, and `text` says what to know or do.
 
     A `warning` does not keep the bot from running.
     """
@@ -31,12 +31,12 @@ class CheckResult:
 
     @property
     def label(self) -> str:
-        """One word for the beginning of a line."""
+        """The first word of the line."""
         return "PROBLEM" if self.error else "WARNING" if self.is_warning else "ok"
 
 
 def run_checks(settings: Settings) -> Iterator[CheckResult]:
-    """Look at settings, state folder, clock, nonce store, pairs, key and permissions, in this order."""
+    """Check settings, state folder, clock, nonce store, pairs, key and permissions, in this order."""
     yield _run_check("settings", lambda: _describe_settings(settings))
     yield _run_check("state", lambda: _check_state_folder(settings))
     if settings.trading_mode == "paper":
@@ -45,7 +45,7 @@ def run_checks(settings: Settings) -> Iterator[CheckResult]:
         return
     clock_result = _check_clock(settings)
     yield clock_result
-    # A nonce drawn by a clock that may be days ahead would stand in the way of all that follow.
+    # A nonce from a clock that may be days ahead would block all that follow.
     yield _run_check("nonce", lambda: format_last_nonce(settings) if clock_result.error else _check_nonce(settings))
     if not clock_result.error:
         yield _run_check("pairs", lambda: _check_pairs(settings))
@@ -93,7 +93,7 @@ def _check_clock(settings: Settings) -> CheckResult:
 def _check_nonce(settings: Settings) -> str:
     if settings.nonce_store:
         return check_store(settings)
-    # Before the draw, which would lift the file further still.
+    # Before a nonce is taken, which would raise the file further.
     check_nonce_file()
     get_kraken_nonce()
     problem = open_file_store(broker_manager.NONCE_FILE).problem
@@ -117,7 +117,7 @@ def _check_pairs(settings: Settings) -> str:
 
 def _check_key(settings: Settings) -> str:
     if settings.nonce_store and (leader_text := format_leader(settings)):
-        # Whoever does not lead is silent.
+        # An instance that does not lead sends no private request.
         return f"not asked: {leader_text}"
     broker = _open_broker(settings)
     broker.connect()

@@ -1,4 +1,4 @@
-"""What the journal tells of orders and fills, and whether it agrees with Kraken. Times are UTC."""
+"""Reports of the journal's orders and fills, and its comparison with Kraken. Times are UTC."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FILL_COLUMNS = ["time", "pair", "side", "volume", "price", "cost", "fee", "orde
 
 
 def find_journal(nonce_file: str, api_key: str, is_paper: bool) -> Path | None:
-    """Return the journal of the user's own key; on paper, of the accounts beside it that which was written last.
+    """Return the journal of the user's own key; on paper, the most recently written journal of the accounts beside it.
 
     None where there is none yet.
     """
@@ -58,22 +58,22 @@ def find_journal(nonce_file: str, api_key: str, is_paper: bool) -> Path | None:
 
 
 def _last_modified_seconds(path: Path) -> float:
-    # What was written last is in the log beside the file.
+    # The latest writes are in the log beside the file.
     files = (path, path.with_name(f"{path.name}-wal"))
     return max(file.stat().st_mtime for file in files if file.exists())
 
 
 def order_rows(intents: Iterable[Intent], orders: Iterable[Order], now_seconds: float, *, only_open: bool) -> list[Row]:
-    """Return a row for each order, oldest first. `now`: Unix seconds, for the age of those whose fate is not known.
+    """Return a row for each order, oldest first. `now_seconds`: Unix seconds, for the age of unknown orders.
 
-    `only_open`: those that may still fill, and those whose fate is not known.
+    `only_open`: only orders that may still fill or whose outcome is unknown.
     """
     orders_by_txid = {order.txid: order for order in orders}
     rows = [
         (intent.sent_seconds or intent.intended_seconds, _intent_row(intent, orders_by_txid, now_seconds))
         for intent in intents
     ]
-    # What is left is a second order of an id, or one whose intent was lost.
+    # The rest are second orders of one client order id, or orders whose intent was lost.
     rows += [(order.opened_seconds, _order_row(order)) for order in orders_by_txid.values()]
     wanted_states = {str(state) for state in (UNRESOLVED_STATES | WORKING_STATES if only_open else OrderState)}
     return [row for _, row in sorted(rows, key=lambda pair: pair[0]) if row["state"] in wanted_states]
@@ -140,7 +140,7 @@ def fill_rows(fills: Iterable[Fill]) -> list[Row]:
 
 
 def fill_totals(fills: Sequence[Fill]) -> list[str]:
-    """Return a line for each pair: what was bought and sold of it, for how much of its quote, and the fees."""
+    """Return a line for each pair: the amounts bought and sold, their value in the quote currency, and the fees."""
     return [_format_totals(symbol, [fill for fill in fills if fill.symbol == symbol]) for symbol in _symbols(fills)]
 
 
@@ -160,14 +160,15 @@ def _format_totals(symbol: str, fills: list[Fill]) -> str:
 
 
 def orders_report(journal: Journal | None, output_format: str, only_open: bool) -> str:
-    """Write the orders of a journal as `table`, `json` or `csv`. Raises JournalError."""
+    """Render the orders of a journal as `table`, `json` or `csv`. Raises JournalError."""
     orders = [] if journal is None else journal.orders()
     intents = [] if journal is None else journal.intents()
     return render_rows(order_rows(intents, orders, wall_seconds(), only_open=only_open), _ORDER_COLUMNS, output_format)
 
 
 def fills_report(journal: Journal | None, output_format: str) -> str:
-    """Write the fills of a journal as `table`, `json` or `csv`; the table ends with their sums. Raises JournalError."""
+    """Render the fills of a journal as `table`, `json` or `csv`; the table ends with their sums. Raises
+    JournalError."""
     fills = [] if journal is None else journal.fills()
     text = render_rows(fill_rows(fills), _FILL_COLUMNS, output_format)
     return "\n".join([text, *fill_totals(fills)]) if output_format == "table" else text
@@ -176,9 +177,10 @@ def fills_report(journal: Journal | None, output_format: str) -> str:
 def check_journal(
     journal: Journal, fetch_kraken_records: Callable[[], tuple[list[Order], list[Fill]]], output_format: str
 ) -> tuple[str, bool]:
-    """Compare a journal with what `kraken` returns, orders and fills; return the report, and whether all is equal.
+    """Compare a journal with the orders and fills of `fetch_kraken_records`; return the report, and whether all is
+    equal.
 
-    The journal is read before and after: what a running bot writes down meanwhile is no difference.
+    The journal is read before and after: what a running bot writes in between is not a difference.
     """
     before = (journal.orders(), journal.intents(), journal.fills())
     kraken_orders, kraken_fills = fetch_kraken_records()

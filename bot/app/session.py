@@ -1,4 +1,4 @@
-"""One run of the bot: stand by until it leads, read the account, trade, sign off; where it lost the lead, again."""
+"""One run of the bot: wait for leadership, read the account, trade, release the lease; after a lost lease, again."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from bot.trading.strategies import STRATEGIES
 from bot.trading.trader import Summary, Trader, TraderSettings
 
 RETRY_SECONDS = 10.0
-# Files in the state folder, as long as they are there: the kill switch, a person's own to make and to remove; and what
-# the page's stop makes and `resume` removes.
+# Files in the state folder, in force while they exist: the kill switch, which a person creates and removes; and the
+# file that the dashboard's stop creates and `resume` removes.
 HALT_FILE_NAME = "halt"
 ENTRIES_STOPPED_FILE_NAME = "entries_stopped"
 
@@ -39,7 +39,7 @@ PrintLine = Callable[[str], None]
 def trade_when_leading(
     settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None, print_line: PrintLine
 ) -> Summary | None:
-    """Trade as often as this instance leads, until something ends it; return None where it was stopped before."""
+    """Trade whenever this instance leads, until something ends the run; return None where it was stopped before."""
     while True:
         try:
             with _hold_leadership(settings, venue.broker, lifecycle, print_line):
@@ -49,7 +49,7 @@ def trade_when_leading(
                 raise
             print_line(f"standby  {lease_error}")
         except (TransportError, ServiceError) as error:
-            # The account could not be read: where instances stand by for each other, none of them ends for that.
+            # The account could not be read. Instances that are standbys for each other do not end for that.
             if lifecycle.leadership is None:
                 raise
             print_line(f"standby  {error}")
@@ -63,7 +63,7 @@ def trade_when_leading(
 def _hold_leadership(
     settings: Settings, broker: KrakenBroker, lifecycle: Lifecycle, print_line: PrintLine
 ) -> Iterator[None]:
-    """Stand by until this instance leads, where hosts share a store; sign off at the end."""
+    """Wait until this instance leads, where hosts share a store; release the lease at the end."""
     if broker.shared_store is None:
         yield
         return
@@ -100,7 +100,7 @@ def _trade(
     try:
         summary = lifecycle.trader.run()
     finally:
-        # Nothing of it is left to stop.
+        # There is nothing left to stop.
         lifecycle.trader = None
     if isinstance(summary.error, LeaseLostError):
         raise summary.error
@@ -110,7 +110,7 @@ def _trade(
 def open_trader(
     settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None, print_line: PrintLine
 ) -> Trader:
-    """Return the trader for these settings. Raises SymbolError or SettingsError, before anything is summed up."""
+    """Return the trader for these settings. Raises SymbolError or SettingsError before the account is summed up."""
     pairs = [venue.broker.pair(name) for name in settings.pairs]
     common_quote(pairs)
     is_kill_switch_on = events.edge_trigger(
@@ -133,7 +133,7 @@ def open_trader(
         limits=limits,
         entry_ttl_seconds=settings.entry_ttl_seconds or None,
         cancel_entries_on_stop=settings.cancel_entries_on_stop and is_trading,
-        # Not even disarmed where the account is only watched: it may be somebody else's.
+        # Where the account is only watched, the switch is not even disarmed: it may belong to somebody else.
         dead_man_switch_seconds=settings.dead_man_switch_seconds if is_trading else 0,
         stop_loss_percent=settings.stop_loss_percent,
         max_cycles=max_cycles,
@@ -156,7 +156,7 @@ def open_trader(
 def _print_account(
     settings: Settings, venue: TradingVenue, balances: dict[str, Balance], print_line: PrintLine
 ) -> None:
-    """Write the first lines: nonce, pairs, prices, account."""
+    """Print the first lines: nonce, pairs, prices, account."""
     print_line(f"nonce    {format_nonce_line(venue.broker.shared_store)}")
     print_line(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
     print_line(f"prices   {venue.price_source}")

@@ -1,4 +1,5 @@
-"""As a service the program does not end on what may pass: it stays up, silent, says why, and tries again."""
+"""Runs the program as a service: it does not end on a transient error, but reports it, sends nothing, and tries
+again."""
 
 from __future__ import annotations
 
@@ -21,27 +22,27 @@ from bot.base.errors import (
 )
 from bot.base.events import Event, emit
 
-# The pauses between attempts double from the first to the last of these.
+# The delays between attempts double from the first to the last of these.
 MIN_RETRY_SECONDS = 10.0
 MAX_RETRY_SECONDS = 900.0
-# A refused key that is shown again and again brings a lockout.
+# A refused key that is used again and again brings a lockout.
 REFUSED_KEY_RETRY_SECONDS = 60.0
-# What lasted so long was no failed start.
+# A run that lasted so long was not a failed start.
 STABLE_RUN_SECONDS = 600.0
-# How soon another bot's end on the state folder is noticed.
+# How soon the end of another bot on the state folder is noticed.
 STANDBY_POLL_SECONDS = 1.0
 
 PrintLine = Callable[[str], None]
 
-# What only a person can mend, or a fresh start: the program ends, with its exit code.
+# Problems that need a person or a fresh start: the program ends, with its exit code.
 _FATAL_ERRORS = (JournalVersionError, SettingsError, StateLostError, SymbolError)
 
 
 def run_forever(
     work: Callable[[], int], lifecycle: Lifecycle, print_line: PrintLine, transient_errors: tuple[type[Exception], ...]
 ) -> int:
-    """Return what `work` returns, and do it again as long as it raises one of `passes`, but for what only a person
-    or a fresh start can mend.
+    """Return the result of `work`, and repeat it when it raises one of `transient_errors`, except for problems that
+    need a person or a fresh start.
 
     Returns 0 where the program is stopped in between.
     """
@@ -76,13 +77,13 @@ def run_forever(
 
 
 class _RetryDelays:
-    """How long to wait before the next attempt."""
+    """The delays before the next attempt."""
 
     def __init__(self) -> None:
         self._next_seconds = MIN_RETRY_SECONDS
 
     def next_delay(self, error: Exception, run_seconds: float) -> float:
-        """Return the pause after an attempt that lasted so long and ended with this."""
+        """Return the delay after an attempt that lasted `run_seconds` and ended with this error."""
         if run_seconds > STABLE_RUN_SECONDS:
             self._next_seconds = MIN_RETRY_SECONDS
         delay_seconds = max(self._next_seconds, _min_delay_seconds(error))
@@ -92,7 +93,7 @@ class _RetryDelays:
 
 def _min_delay_seconds(error: Exception) -> float:
     if isinstance(error, CircuitOpenError):
-        # Nothing can be sent before that, and one probe after it tells.
+        # Nothing can be sent before that, and one probe after it decides.
         return error.until_seconds - wall_seconds()
     if isinstance(error, LockoutError):
         return MAX_RETRY_SECONDS

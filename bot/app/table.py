@@ -1,6 +1,6 @@
 """Rows of a report as a table for people, as JSON or as CSV.
 
-In JSON and CSV money is the exact text that the journal has; in the table it is without the zeros at its end.
+In JSON and CSV money is the exact text of the journal; in the table it is without trailing zeros.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Value = str | int | Decimal | None
 Row = dict[str, Value]
 
 TABLE_WIDTH = 100
-# Beneath each row of the table, or it would be wider than a small screen.
+# Printed beneath each row of the table, which would be wider than a small screen otherwise.
 _DETAIL_COLUMNS = ("cl_ord_id", "txid", "order_txid", "trade_id", "unknown_seconds", "reason")
 
 
 def render_rows(rows: list[Row], columns: list[str], output_format: str) -> str:
-    """Write rows as `table`, `json` or `csv`."""
+    """Render rows as `table`, `json` or `csv`."""
     if output_format == "json":
         return json.dumps([{name: format_exact(row[name]) for name in columns} for row in rows], indent=1)
     if output_format == "csv":
@@ -68,11 +68,11 @@ def _format_cell(name: str, value: Value) -> str:
 
 
 def format_amount(value: Decimal) -> str:
-    """Return an amount in plain digits, exactly, without the zeros at its end."""
+    """Format an amount in plain digits, exactly, without trailing zeros."""
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_exact(value: Value) -> str | int | None:
-    """Return money as its exact text, and everything else as it is."""
+    """Format money as its exact text, and leave everything else as it is."""
     return f"{value:f}" if isinstance(value, Decimal) else value

@@ -1,11 +1,11 @@
-"""The only module that knows the time and how to wait.
+"""The only module that reads the time and waits.
 
-Three clocks, because three things are asked of them:
+There are three clocks:
 
 - nonces follow the wall clock (`nonce_clock`);
-- deadlines follow Kraken's time, carried forward by a clock that no one can set (`ServerTime`);
-- candles, rate counters and waits follow the market's time (`MarketClock`), which a simulator may
-  run faster than the wall.
+- deadlines follow Kraken's time, carried forward by a clock that cannot be set (`ServerTime`);
+- candles, rate counters and waits follow the market's time (`MarketClock`), which a simulator may run faster than the
+  wall clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 DAY_US = 86_400_000_000
 
-# CLOCK_MONOTONIC stands still while a laptop sleeps; CLOCK_BOOTTIME does not. macOS lacks it.
+# CLOCK_MONOTONIC stops while a laptop sleeps; CLOCK_BOOTTIME does not. macOS lacks it.
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -31,7 +31,7 @@ def wall_seconds() -> float:
 
 
 def boottime_seconds() -> float:
-    """Return seconds since boot: never set back, and it goes on while the machine is suspended."""
+    """Return seconds since boot. The clock is never set back, and it runs while the machine is suspended."""
     return time.clock_gettime(_BOOTTIME)
 
 
@@ -41,18 +41,18 @@ def sleep(seconds: float) -> None:
 
 
 def format_rfc3339(unix_seconds: float) -> str:
-    """Write Unix seconds as Kraken's `deadline` wants them: UTC with milliseconds."""
+    """Format Unix seconds for Kraken's `deadline`: UTC with milliseconds."""
     timestamp = datetime.fromtimestamp(unix_seconds, UTC)
     return timestamp.strftime("%Y-%m-%dT%H:%M:%S.") + f"{timestamp.microsecond // 1000:03d}Z"
 
 
 def format_utc(unix_seconds: float) -> str:
-    """Write Unix seconds as people and programs read them: UTC, to the second."""
+    """Format Unix seconds for people and programs: UTC, to the second."""
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class NonceClock:
-    """The wall clock, until Kraken's own turns out to be more than ten seconds away from it."""
+    """The wall clock, or Kraken's time once the two are more than ten seconds apart."""
 
     def __init__(self) -> None:
         self._kraken_offset_us: int | None = None
@@ -82,7 +82,7 @@ nonce_clock = NonceClock()
 
 
 class MarketClock:
-    """The market's time. By default the wall clock; a simulator may start elsewhere and run faster."""
+    """The market's time. By default the wall clock; a simulator may start at another time and run faster."""
 
     def __init__(self, start_seconds: float | None = None, speed: float = 1.0) -> None:
         self.speed = speed
@@ -96,7 +96,7 @@ class MarketClock:
         return self._start_seconds + self.elapsed()
 
     def elapsed(self) -> float:
-        """Return market seconds since this clock was made; nobody can set this one."""
+        """Return market seconds since this clock was created. This time cannot be set."""
         return (boottime_seconds() - self._boot_start) * self.speed
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
@@ -106,17 +106,17 @@ class MarketClock:
 
     @property
     def is_replaying(self) -> bool:
-        """Whether waits are jumps."""
+        """Whether waits are jumps in time."""
         return False
 
     @property
     def has_ended(self) -> bool:
-        """Whether the market is over."""
+        """Whether the market has ended."""
         return False
 
     @property
     def is_catching_up(self) -> bool:
-        """Whether a replay is still on its way to the present; one that ends in the past never is."""
+        """Whether a replay is still catching up with the present; a replay that ends in the past never is."""
         return False
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
@@ -127,7 +127,7 @@ class MarketClock:
 class ReplayClock(MarketClock):
     """A market clock that jumps instead of waiting, until it has caught up.
 
-    `end_seconds` None means: catch up with the wall clock, then be it. Otherwise the market ends there.
+    With `end_seconds` None, it catches up with the wall clock and then follows it. Otherwise the market ends there.
     """
 
     def __init__(self, start_seconds: float, end_seconds: float | None = None) -> None:
@@ -138,7 +138,7 @@ class ReplayClock(MarketClock):
 
     @property
     def is_replaying(self) -> bool:
-        """Whether waits are still jumps."""
+        """Whether waits are still jumps in time."""
         return self._replay_seconds is not None and not self.has_ended
 
     @property
@@ -148,7 +148,7 @@ class ReplayClock(MarketClock):
 
     @property
     def is_catching_up(self) -> bool:
-        """Whether a replay is still on its way to the present; one that ends in the past never is."""
+        """Whether a replay is still catching up with the present; a replay that ends in the past never is."""
         return self._end_seconds is None and self.is_replaying
 
     def now(self) -> float:
@@ -156,7 +156,7 @@ class ReplayClock(MarketClock):
         return wall_seconds() if self._replay_seconds is None else self._replay_seconds
 
     def elapsed(self) -> float:
-        """Return market seconds since this clock was made."""
+        """Return market seconds since this clock was created."""
         return self.now() - self._replay_start_seconds
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
@@ -171,7 +171,7 @@ class ReplayClock(MarketClock):
 
 
 class ServerTime:
-    """Kraken's time, carried forward by a clock that nobody can set."""
+    """Kraken's time, carried forward by a clock that cannot be set."""
 
     # Kraken's Time has whole seconds (Kraken: Time page), so smaller differences mean nothing.
     TOLERANCE_SECONDS = 2.0
@@ -189,13 +189,14 @@ class ServerTime:
         return self._kraken_offset_seconds + self._market_clock.elapsed()
 
     def sync(self, kraken_seconds: float, round_trip_seconds: float = 0.0) -> float:
-        """Take Kraken's Time, whose answer took so long; return by how many seconds our clock is ahead of it (0.0
-        within tolerance)."""
+        """Synchronize with Kraken's time from an answer that took `round_trip_seconds`. Return the seconds by which the
+        local clock is ahead of it (0.0 within tolerance)."""
         elapsed = self._market_clock.elapsed()
         ahead_seconds = self._market_clock.now() - kraken_seconds
         is_late = round_trip_seconds > self.TOLERANCE_SECONDS
         if is_late and ahead_seconds > 0:
-            # The answer may be that old; taken at its word, it would end every order's deadline before its order.
+            # The answer may be that old. Without the correction, every deadline would be in the past before its order
+            # leaves.
             ahead_seconds = max(0.0, ahead_seconds - round_trip_seconds)
         if abs(ahead_seconds) < self.TOLERANCE_SECONDS:
             ahead_seconds = 0.0
@@ -204,6 +205,6 @@ class ServerTime:
         return ahead_seconds
 
     def needs_sync(self, interval_seconds: float) -> bool:
-        """Whether Kraken was not asked within `interval_seconds` of market time."""
+        """Tell whether the last synchronization is older than `interval_seconds` of market time."""
         synced = self.synced_elapsed_seconds
         return synced is None or self._market_clock.elapsed() - synced >= interval_seconds

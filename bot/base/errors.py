@@ -47,7 +47,7 @@ class BotError(Exception):
 class SettingsError(BotError):
     """One or more settings are wrong.
 
-    `problems` has one sentence a setting, each naming the variable.
+    `problems` has one sentence for each setting, which names the variable.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -68,7 +68,7 @@ class BotNotRunningError(BotError):
 
 
 class JournalError(BotError):
-    """The journal cannot be read or written; no new order is sent, those that were are still followed."""
+    """The journal cannot be read or written; no new order is sent, and sent orders are still followed."""
 
 
 class JournalVersionError(BotError):
@@ -76,11 +76,11 @@ class JournalVersionError(BotError):
 
 
 class SymbolError(BotError):
-    """A symbol that Kraken's AssetPairs and Assets do not know."""
+    """A symbol that is not in Kraken's AssetPairs and Assets."""
 
 
 class NonceError(BotError):
-    """Something about making or ordering nonces."""
+    """An error in issuing or ordering nonces."""
 
 
 class NonceStoreError(NonceError):
@@ -92,15 +92,15 @@ class NonceAheadError(NonceError):
 
 
 class StoreUnavailableError(NonceError):
-    """The shared nonce store is unreachable, too slow, full or refuses; nothing was sent, and it is tried again."""
+    """The shared nonce store is unreachable, too slow, full or refuses; nothing was sent, and the bot tries again."""
 
 
 class RequestLockTimeout(NonceError, TimeoutError):  # noqa: N818 - named by the design
-    """The key's turn was not given within the time allowed; nothing was sent."""
+    """The key's request lock was not acquired within the time allowed; nothing was sent."""
 
 
 class LeaseLostError(BotError):
-    """This instance does not lead the account (any more); nothing was sent."""
+    """This instance does not lead the account, or no longer leads it; nothing was sent."""
 
 
 class KeyRuleError(BotError):
@@ -108,7 +108,7 @@ class KeyRuleError(BotError):
 
 
 class CircuitOpenError(BotError):
-    """The key stands by after refusals or a lockout; nothing was sent.
+    """The key's circuit breaker is open after refusals or a lockout; nothing was sent.
 
     `until_seconds` is Unix time.
     """
@@ -131,7 +131,7 @@ class NotSentError(TransportError):
 
 
 class RequestLockExpiredError(NotSentError):
-    """The turn's lifetime was over before the request could leave."""
+    """The request lock expired before the request could leave."""
 
 
 class NoAnswerError(TransportError):
@@ -141,8 +141,8 @@ class NoAnswerError(TransportError):
 class KrakenError(BotError):
     """Kraken answered with an error.
 
-    `strings` are Kraken's own words; `method` is the endpoint. `wait_seconds` is the least time before anything
-    of the kind is sent again.
+    `error_strings` are Kraken's own strings; `method` is the endpoint. `wait_seconds` is the minimum time before a
+    similar request is sent again.
     """
 
     wait_seconds = 0.0
@@ -183,7 +183,7 @@ class RequestError(KrakenError):
 
 
 class OrderRefusedError(KrakenError):
-    """Kraken's final no: the order was not placed (or the cancel not done)."""
+    """Kraken's final refusal: the order was not placed (or the cancel not done)."""
 
 
 class UnknownKrakenError(KrakenError):
@@ -203,7 +203,7 @@ class OrderRuleError(BotError):
 
 
 class MarketStatusError(BotError):
-    """The status of the exchange or of the pair does not let it through now; nothing was sent."""
+    """The status of the exchange or of the pair does not allow the request now; nothing was sent."""
 
 
 class OrderBlockedError(BotError):
@@ -211,7 +211,7 @@ class OrderBlockedError(BotError):
 
 
 class OrderOutcomeUnknownError(BotError):
-    """An order was sent and its fate is not known. It is looked up, never sent again."""
+    """An order was sent and its outcome is unknown. It is queried, never sent again."""
 
     def __init__(self, message: str, cl_ord_id: str) -> None:
         super().__init__(message)

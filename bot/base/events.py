@@ -1,4 +1,4 @@
-"""What a person has to be told: from where it happens to whoever listens."""
+"""Events that a person should know: passed from their source to every listener."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ log = logging.getLogger(__name__)
 
 
 class Event(StrEnum):
-    """The kinds of news."""
+    """The kinds of events."""
 
     # Kraken has refused a nonce.
     REFUSED_NONCE = "refused_nonce"
     # Another program is using the key.
     EXTERNAL_SENDER = "foreign_sender"
-    # The key begins to be silent, after refusals or a lockout.
+    # The circuit breaker of the key opens, after refusals or a lockout.
     CIRCUIT_BREAKER = "breaker"
-    # Whether an order was placed is not known.
+    # It is unknown whether an order was placed.
     UNKNOWN_OUTCOME = "unknown_outcome"
-    # No order is sent any more, or orders are sent again.
+    # The kill switch is on, or off again.
     KILL_SWITCH = "kill_switch"
-    # This instance leads the account, or no longer.
+    # This instance leads the account, or no longer leads it.
     LEADER_CHANGE = "leader_change"
     DAILY_SUMMARY = "daily_summary"
-    # Nothing new is opened any more, or again.
+    # Entries are stopped, or allowed again.
     ENTRIES_STOPPED = "entries_stopped"
-    # A service does not trade, and says why.
+    # A service does not trade, for the reason in the text.
     TRADING_INTERRUPTED = "trouble"
 
 
@@ -37,18 +37,18 @@ _listeners: list[Listener] = []
 
 
 def emit(event: Event, text: str) -> None:
-    """Tell every listener, in this thread; whatever is wrong with a listener, the caller goes on."""
+    """Call every listener in this thread. A failing listener does not affect the caller."""
     for listener in tuple(_listeners):
         try:
             listener(event, text)
-        except Exception:  # callers are between two steps of an order, or hold a key's turn
+        except Exception:  # the caller is between two steps of an order, or holds a request lock
             log.exception("A listener failed at the event %s.", event)
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
-    """Have `listener` called for every event from now on, in whatever thread it happens: it must not wait for anything.
+    """Call `listener` for every event from now on, in the thread of the event: the listener must not block.
 
-    Return what ends it.
+    Return a function that ends the subscription.
     """
 
     def forward(event: Event, text: str) -> None:
@@ -63,7 +63,7 @@ def subscribe(listener: Listener) -> Callable[[], None]:
 
 
 def edge_trigger(is_on: Callable[[], bool], event: Event, on_text: str, off_text: str) -> Callable[[], bool]:
-    """Return a switch that says what `is_on` says, and tells when it is found on, and when it is found off again."""
+    """Return a function that polls `is_on`, returns it, and emits the event when it changes."""
     was_on = False
 
     def poll() -> bool:

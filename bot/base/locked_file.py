@@ -1,4 +1,4 @@
-"""A small file that is kept open and locked for each use; deleted or replaced, it is opened anew."""
+"""A small file that is kept open and locked for each use, and reopened after it was deleted or replaced."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LOCK_NONBLOCKING = LOCK_EX | LOCK_NB
 
 
 class LockedFile:
-    """The descriptor of a file, and the inode that it belongs to. Not thread-safe: its heirs hold a lock."""
+    """The descriptor of a file and its inode. Not thread-safe: subclasses hold a lock."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        # Bytes, because encoding the path is a measurable part of a use.
+        # Bytes, because encoding the path is a measurable part of each use.
         self._path_bytes = os.fsencode(self.path)
         self._descriptor = -1
         self._inode = self._device = 0
@@ -27,7 +27,7 @@ class LockedFile:
     def _reopen_and_lock(self, timeout_seconds: float) -> int:
         """Wait for the lock of the file that the path names now, and return its descriptor.
 
-        Raises TimeoutError where another process holds it all the time, OSError where it cannot be opened.
+        Raises TimeoutError where another process holds the lock all the time, OSError where the file cannot be opened.
         """
         for _attempt in range(8):
             if self._descriptor < 0:
@@ -45,8 +45,8 @@ class LockedFile:
 
     def _wait_for_lock(self, timeout_seconds: float) -> None:
         deadline = clock.boottime_seconds() + timeout_seconds
-        # Held for microseconds at a time: asking again soon is fair enough here, and it has a limit, which
-        # a blocking flock behind a stopped process would not have.
+        # The lock is held for microseconds at a time, so polling is fair enough here. It has a time limit, which a
+        # blocking flock behind a stopped process would not have.
         pause_seconds = 20e-6
         while True:
             try:

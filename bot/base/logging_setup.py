@@ -1,7 +1,7 @@
-"""What a run says: one line a decision, and what its modules log; as text on a terminal, as JSON elsewhere.
+"""The output of a run: printed lines and the log of its modules, as text on a terminal, as JSON elsewhere.
 
 Every line goes through `bot.base.redaction` first. JSON goes to standard output, each line with its level: Railway
-takes whatever is on standard error for errors, and reads `level` and `message` of a line of JSON (Railway: Logs,
+treats everything on standard error as an error, and reads `level` and `message` of a JSON line (Railway: Logs,
 "Structured logs"); Render maps its `level` to the priority in a log stream (Render: Log Streams).
 """
 
@@ -23,7 +23,7 @@ from bot.base import redaction
 from bot.base.clock import format_rfc3339
 
 RECENT_LINES_MAX = 200
-# Of each: an answer that an error quotes may be of any length.
+# The limit for each line: an answer that an error quotes may be of any length.
 RECENT_LINE_LENGTH_MAX = 2000
 
 _PRINT_LOGGER = "bot"
@@ -34,14 +34,14 @@ _formatter = logging.Formatter()
 
 
 class _NullStream(io.TextIOBase):
-    """In place of a stream that the program was started without."""
+    """The replacement for a stream that the program was started without."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
 class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
-    """Where every line goes: redacted, kept for the page, and written."""
+    """The handler of every line: it redacts the line, keeps it for the dashboard, and writes it."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -50,7 +50,7 @@ class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
         self._last_problem = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Looked up for each line, as `print` does: a stream may be put in place of another.
+        # Looked up for each line, as `print` does: a stream may be replaced.
         to_stdout = self.is_json or record.name == _PRINT_LOGGER
         self.stream = (sys.stdout if to_stdout else sys.stderr) or _NullStream()
         super().emit(record)
@@ -67,17 +67,17 @@ class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
         return _escape_unprintable(f"{line}\n{traceback_text}" if traceback_text else line)
 
     def remember(self, record: logging.LogRecord, text: str) -> None:
-        """Keep a line for the page."""
+        """Keep a line for the dashboard."""
         truncated = text if len(text) <= RECENT_LINE_LENGTH_MAX else f"{text[:RECENT_LINE_LENGTH_MAX]} ..."
         self.recent_lines.append(f"{format_rfc3339(record.created)} {record.levelname} {truncated}")
 
     def flush(self) -> None:
         super().flush()
-        # What fails next is news again.
+        # The next failure is reported again.
         self._last_problem = ""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
-        """Go on without the line: neither a full disk nor a logger's wrong arguments may end the trading."""
+        """Continue without the line: neither a full disk nor a logger's wrong arguments may end the trading."""
         error = sys.exc_info()[1]
         if isinstance(error, BrokenPipeError) and self.stream is sys.stdout:
             _redirect_stdout_to_null()
@@ -95,20 +95,21 @@ _output_handler = _OutputHandler()
 
 
 def configure(output_format: str) -> None:
-    """Write lines as "text" or "json" from here on; "auto" is text where standard output is a terminal, else JSON.
+    """Write lines as "text" or "json" from now on; "auto" is text where standard output is a terminal, else JSON.
 
-    As text, what is said goes to standard output, and what is logged to the error stream. May be called again.
+    As text, printed lines go to standard output, and log records to the error stream. May be called again.
     """
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     _output_handler.is_json = output_format == "json" or (output_format == "auto" and not is_terminal)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # The name of a folder may have bytes that are no text.
+            # The name of a folder may have bytes that are not text.
             stream.reconfigure(errors="backslashreplace")
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addHandler(_output_handler)
-    # Uvicorn's own set-up has to be off (`log_config=None`). That it has started is said by others.
+    # Uvicorn's own logging set-up has to be off (`log_config=None`). The bot itself reports that the server has
+    # started.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True
     sys.excepthook = _log_uncaught
@@ -117,18 +118,18 @@ def configure(output_format: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """Write one line of the run. Where nobody reads it any more (`| head`), the run is ended in good order."""
+    """Print one line of the run. When its reader has gone away (`| head`), the run ends cleanly."""
     _output_handler.handle(logging.LogRecord(_PRINT_LOGGER, logging.INFO, __file__, 0, text, None, None))
 
 
 def hide(*secrets: str) -> None:
-    """Never show these values, whatever the line: keys, tokens, addresses with a password, addresses of webhooks."""
+    """Redact these values in every line: keys, tokens, addresses with a password, addresses of webhooks."""
     redaction.hide(*secrets)
 
 
 def recent_lines() -> list[str]:
     """Return the last 200 lines, oldest first, each with time and level; a traceback belongs to its line."""
-    # One step for all threads: whoever looks must not wait behind a line that cannot be written.
+    # One atomic step: the caller must not wait behind a line that cannot be written.
     return list(_output_handler.recent_lines)
 
 
@@ -139,7 +140,7 @@ def _format_traceback(record: logging.LogRecord) -> str:
 
 
 def _escape_unprintable(line: str) -> str:
-    """Return a line without what a terminal would obey: names and answers come from others."""
+    """Return a line without terminal control characters: names and answers come from others."""
     if line.isprintable():
         return line
     return "".join(
@@ -154,7 +155,7 @@ def _format_json(record: logging.LogRecord, message: str, traceback_text: str) -
         "logger": record.name,
         "message": message,
     }
-    # ASCII: nothing in it can end a line, for whatever reads it.
+    # ASCII, so that no reader finds a line end in it.
     return json.dumps(fields | {"exception": traceback_text} if traceback_text else fields)
 
 

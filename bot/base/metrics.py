@@ -1,7 +1,7 @@
-"""What this process counts and times, and what is known of the bot, in Prometheus's words (docs/operating.md).
+"""Counters and timings of this process, and gauges for the bot's status, for Prometheus (docs/operating.md).
 
-Every process counts for itself, from zero. A forked child lays its parent's counters aside, because a lock of theirs
-may be held by a thread that the child does not have.
+Every process counts for itself, from zero. A forked child starts with new counters, because a thread that the child
+does not have may hold a lock of its parent's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 STATES = ("starting", "standby", "trading", "waiting", "stopping")
 OUTCOMES = ("accepted", "refused", "unknown", "not_sent")
 RECONCILED_OUTCOMES = ("placed", "not_placed")
-# What the bot itself calls. Whatever else is called is counted as "other": each name is a dozen series.
+# The methods that the bot itself calls. Every other method is counted as "other": each name costs a dozen series.
 METHODS = frozenset(
     {
         "AddOrder",
@@ -40,7 +40,7 @@ METHODS = frozenset(
         "TradesHistory",
     }
 )
-# Up to the longest wait for a turn, the longest turn, and the time-outs of the stores.
+# Up to the longest wait for a request lock, the longest request, and the time-outs of the stores.
 _LOCK_WAIT_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 _REQUEST_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)
 _STORE_BUCKETS = (0.00001, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -48,7 +48,7 @@ _RECENT_WAITS_MAX = 100
 
 
 class _Metrics:
-    """The counters and histograms of this process, and what `show` was told last."""
+    """The counters and histograms of this process, and the last status."""
 
     def __init__(self) -> None:
         self.reset()
@@ -84,7 +84,7 @@ class _Metrics:
         self.reconciled = Counter(
             "kraken_bot_orders_settled_total", "Unknown orders by what became of them.", ("fate",), registry=registry
         )
-        # A series that is not there until something happens cannot be told from one that is lost.
+        # Without this, a series that does not exist yet looks like a lost one.
         for outcome in OUTCOMES:
             self.orders.labels(outcome)
         for outcome_name in RECONCILED_OUTCOMES:
@@ -95,42 +95,42 @@ _metrics = _Metrics()
 os.register_at_fork(after_in_child=_metrics.reset)
 
 
-# Counting: called where it happens, inside a key's turn; each costs a few microseconds
+# Recording: called where it happens, while the request lock is held; each call costs a few microseconds
 
 
 def record_nonce_issued() -> None:
-    """A nonce was drawn for a request."""
+    """Count a nonce that was issued for a request."""
     _metrics.issued.inc()
 
 
 def record_nonce_refused() -> None:
-    """Kraken has refused a nonce."""
+    """Count a nonce that Kraken refused."""
     _metrics.refused.inc()
 
 
 def record_request_lock_wait(wait_seconds: float) -> None:
-    """A key's turn was given after so long."""
+    """Record the wait for a key's request lock."""
     _metrics.request_lock_waits.append(wait_seconds)
     _metrics.request_lock_wait.observe(wait_seconds)
 
 
 def record_request(method: str, outcome: str, duration_seconds: float) -> None:
-    """A call to Kraken has ended: "ok", "error" where Kraken answered with one, "no_answer" for everything else."""
+    """Record a call to Kraken: "ok", "error" where Kraken answered with one, "no_answer" for everything else."""
     _metrics.request_duration.labels(method if method in METHODS else "other", outcome).observe(duration_seconds)
 
 
 def time_store_operation(operation: str) -> AbstractContextManager[Any]:
-    """Time a `with` block as a step of what holds the nonces."""
+    """Time a `with` block as an operation of the nonce store."""
     return _metrics.store_duration.labels(operation).time()
 
 
 def record_order(outcome: str) -> None:
-    """An order was given out of hand; `outcome` is one of OUTCOMES."""
+    """Count an order by its outcome when it left the order gateway; `outcome` is one of OUTCOMES."""
     _metrics.orders.labels(outcome).inc()
 
 
 def record_reconciliation(outcome: str) -> None:
-    """What became of an order whose outcome was unknown is known; `fate` is one of FATES."""
+    """Count an unknown order by its reconciled outcome; `outcome` is one of RECONCILED_OUTCOMES."""
     _metrics.reconciled.labels(outcome).inc()
 
 
@@ -138,28 +138,28 @@ def record_reconciliation(outcome: str) -> None:
 
 
 def issued_total() -> int:
-    """Return how many nonces this process has drawn."""
+    """Return the number of nonces that this process has issued."""
     return _counter_value(_metrics.issued)
 
 
 def refused_total() -> int:
-    """Return how many nonces of this process Kraken has refused."""
+    """Return the number of nonces of this process that Kraken has refused."""
     return _counter_value(_metrics.refused)
 
 
 def mean_request_lock_wait_seconds() -> float | None:
-    """Return how long the last hundred turns were waited for on average; None before the first."""
+    """Return the mean wait for the last hundred request locks; None before the first."""
     waits = tuple(_metrics.request_lock_waits)
     return sum(waits) / len(waits) if waits else None
 
 
 def update_gauges(status: Mapping[str, Any]) -> None:
-    """Take what the gauges tell from the facts of the status page; what is None or missing there has no series."""
+    """Take the gauges from the status snapshot; a value that is None or missing there has no series."""
     _metrics.status = status
 
 
 def render() -> bytes:
-    """Return everything, as Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     return generate_latest(_Collector())
 
 
@@ -170,7 +170,7 @@ def _counter_value(counter: Counter) -> int:
 class _Collector:
     def collect(self) -> Iterable[Metric]:
         for metric in _metrics.registry.collect():
-            # When a series began is of no use to anybody here, and nearly doubles the series of the counters.
+            # Nobody here needs the creation time of a series, and it nearly doubles the series of the counters.
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
         yield from _gauges(_metrics.status)

@@ -1,4 +1,4 @@
-"""What the bot talks about: frozen values, money as Decimal, times as Unix seconds."""
+"""The data model: frozen values, money as Decimal, times as Unix seconds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ZERO = Decimal(0)
 
 
 class Side(StrEnum):
-    """Which way an order goes."""
+    """The side of an order."""
 
     BUY = "buy"
     SELL = "sell"
 
 
 class OrderStatus(StrEnum):
-    """Kraken's own words for the state of an order row."""
+    """Kraken's own status words for an order."""
 
     PENDING = "pending"
     OPEN = "open"
@@ -34,7 +34,7 @@ OPEN_STATUSES = (OrderStatus.PENDING, OrderStatus.OPEN)
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One row of AssetPairs. `symbol` is our name for it, such as BTC/USD."""
+    """One entry of AssetPairs. `symbol` is the bot's name for it, such as BTC/USD."""
 
     symbol: str
     pair_id: str
@@ -62,7 +62,7 @@ def common_quote(pairs: Iterable[Pair]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """One OHLC row; `time_seconds` is when the candle began."""
+    """One OHLC candle; `time_seconds` is its start."""
 
     time_seconds: int
     open: Decimal
@@ -74,7 +74,7 @@ class Candle:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What the account has of one asset; `held` is tied up in open orders."""
+    """The account's balance of one asset; `held` is reserved for open orders."""
 
     asset: str
     total: Decimal
@@ -82,7 +82,7 @@ class Balance:
 
     @property
     def free(self) -> Decimal:
-        """What an order could use now."""
+        """Return the amount that an order could use now."""
         return self.total - self.held
 
 
@@ -97,10 +97,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order row as Kraken reports it.
+    """An order as Kraken reports it.
 
-    `price` is the order's own limit or trigger price (zero for market orders), `average_price`
-    that of its fills (zero without one). `cl_ord_id` is "" for orders placed without one.
+    `price` is the order's own limit or trigger price (zero for market orders), `average_price` that of its fills (zero
+    without one). `cl_ord_id` is "" for orders placed without one.
     """
 
     txid: str
@@ -122,13 +122,13 @@ class Order:
 
     @property
     def is_open(self) -> bool:
-        """Whether it may still fill."""
+        """Whether the order may still fill."""
         return self.status in OPEN_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """One row of TradesHistory."""
+    """One entry of TradesHistory."""
 
     trade_id: str
     order_txid: str
@@ -143,7 +143,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class PlacedOrder:
-    """Kraken accepted the order. Accepted is not filled."""
+    """An order that Kraken has accepted. Accepted is not filled."""
 
     txid: str
     cl_ord_id: str
@@ -165,7 +165,7 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class SystemStatus:
-    """SystemStatus, and when we asked (Unix seconds of the market's clock)."""
+    """SystemStatus, and the time of the request (Unix seconds of the market's clock)."""
 
     status: str
     checked_seconds: float
@@ -173,11 +173,11 @@ class SystemStatus:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """What a strategy would like to do.
+    """An order that a strategy requests.
 
-    `quantity` is in base units; `price` is a limit price or None for a market order.
-    `kind` is "entry", "exit" or "stop"; `candle_seconds` is the candle that gave the signal, for a stop when the
-    latest buy order of what it protects was opened.
+    `quantity` is in base units; `price` is a limit price, or None for a market order. `kind` is "entry", "exit" or
+    "stop"; `candle_seconds` is the candle that gave the signal, for a stop the opening time of the latest buy order
+    that it protects.
     """
 
     symbol: str

@@ -1,4 +1,4 @@
-"""Where the files of a key lie: beside the nonce file, named by a hash that does not tell the key."""
+"""The paths of a key's files: beside the nonce file, named by a hash that does not reveal the key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def key_hash(api_key: str, digits: int = 8) -> str:
-    """Return hexadecimal digits that stand for a key in the names of files and of rows in a shared store."""
+    """Return hexadecimal digits that identify a key in the names of files and in the records of a shared store."""
     return hashlib.sha256(api_key.encode()).hexdigest()[:digits]
 
 

@@ -1,6 +1,6 @@
-"""Files and folders of the state: for their owner alone, whatever the umask says, and never a link to another file.
+"""Files and folders of the state: private to their owner, whatever the umask, and never a link to another file.
 
-A link in the place of a state file is refused and left alone: what it leads to is somebody else's.
+A link in the place of a state file is refused and left alone: its target belongs to somebody else.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ _MODE = 0o600
 
 
 def make_folder(path: str) -> None:
-    """Make a folder, and those above it that are missing."""
+    """Create a folder and its missing parents."""
     if os.path.isdir(path):
         return
     if (parent := os.path.dirname(path)) != path:
         make_folder(parent)
-    # Whatever else has this name is met where a file in it is opened.
+    # Any other file of this name causes an error when a file in the folder is opened.
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
 
 
 def open_file(path: str, flags: int) -> int:
-    """Return a descriptor. Raises OSError; it never waits, whatever lies there in place of a file.
+    """Return a descriptor. Raises OSError; never blocks, whatever lies there in place of a file.
 
-    One that may make the file also closes it to others where it was there already: who can open a lock can hold it.
+    With O_CREAT it also removes the access of others to an existing file: everybody who can open a lock file can hold
+    the lock.
     """
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, _MODE)
@@ -41,19 +42,20 @@ def open_file(path: str, flags: int) -> int:
 
 
 def prepare_file(path: str) -> None:
-    """Make a file ready for a library that opens it by its path.
+    """Prepare a file for a library that opens it by its path.
 
-    A link that is put there between a look and the opening would be followed: only who may write there can do that.
+    A link that is placed there between the check and the opening would be followed: only a user who may write there can
+    do that.
     """
-    # Where it cannot be made or changed, the library says why. Not opened where it is there already: to close it again
-    # would end the locks that SQLite holds on it in this process (SQLite, "How To Corrupt", 2.2).
+    # Where the file cannot be created or changed, the library reports why. An existing file is not opened: closing it
+    # again would end the locks that SQLite holds on it in this process (SQLite, "How To Corrupt", 2.2).
     with contextlib.suppress(OSError):
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
         except FileExistsError:
             status = os.lstat(path)
             if _is_too_open(status):
-                # One that was made read-only stays so.
+                # A read-only file stays read-only.
                 os.chmod(path, stat.S_IMODE(status.st_mode) & 0o700)
 
 

@@ -1,10 +1,10 @@
-"""What must never be seen: values that are known to be secret, and what looks like a secret by its shape.
+"""Redaction of secrets: known values, and text that looks like a secret.
 
-Two sieves, because each has holes. A known value is found wherever it stands, also percent-encoded, escaped or in
-Base64, but somebody must have named it. A shape is found in what nobody has named: a header of a library's error, an
-address out of a stranger's answer.
+Two filters, because each has gaps. The first finds a known value everywhere, also percent-encoded, escaped or in
+Base64, but the value must have been registered. The second finds the form of a secret in text that nobody has
+registered: a header in a library's error, an address in a foreign answer.
 
-Each step reads a text once, from left to right, so that a long line costs what its length costs.
+Each step reads a text once, from left to right, so the cost of a line grows with its length only.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "[hidden]"
 
-# A shorter text is a word like any other: `postgres` as a password must not tear `postgresql` apart.
+# A shorter text is treated as a word: `postgres` as a password must not tear `postgresql` apart.
 _LITERAL_LENGTH_MIN = 12
-# So much of a Base64 means one text and no other.
+# A Base64 fragment of this length identifies one text.
 _BASE64_FRAGMENT_LENGTH_MIN = 8
-# Part of a webhook's address that is long enough to be a token, and no word of a path.
+# The part of a webhook's address that is long enough to be a token, and not a word of a path.
 _TOKEN_LENGTH_MIN = 16
-# What is called a key may be a number or a switch.
+# A value named key may be a number or a switch.
 _VALUE_LENGTH_MIN = 4
 # Kraken's public keys have 56 characters of Base64, private keys and signatures 88.
 _KEY_LENGTH_MIN = 56
 
 
 class Redactor:
-    """The known values, and the way of a text through both sieves."""
+    """The known values, and both filters."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
@@ -40,17 +40,17 @@ class Redactor:
         self._base64_fragments: tuple[str, ...] = ()
 
     def hide(self, *secrets: str) -> None:
-        """Never show these values again. Of an address it is the password, and what a webhook is called by.
+        """Redact these values from now on. Of an address, redact the password and the token of a webhook.
 
-        An address without either is none of these, and stays visible. Empty values are passed over.
+        An address without either has no secret and stays visible. Empty values are ignored.
         """
         for secret in secrets:
-            # Not `str()`: a text that does not print itself says "[hidden]" there.
+            # Not `str()`: a Secret renders itself as "[hidden]" there.
             self._secrets.update(_secret_parts(str.__str__(secret)))
         self._secrets -= {"", HIDDEN}
         secrets_in_order = sorted(self._secrets)
         encodings = {encoding for secret in secrets_in_order for encoding in _encodings(secret)}
-        # The longest first, because one may be part of another.
+        # The longest first, because one encoding may be part of another.
         by_length = sorted(encodings, key=lambda text: (-len(text), text))
         self._literals = tuple(text for text in by_length if len(text) >= _LITERAL_LENGTH_MIN)
         self._word_patterns = tuple(_word_pattern(text) for text in by_length if len(text) < _LITERAL_LENGTH_MIN)
@@ -59,7 +59,7 @@ class Redactor:
         )
 
     def redact(self, text: str) -> str:
-        """Return the text without what must not be seen."""
+        """Return the text without secrets."""
         for literal in self._literals:
             if literal in text:
                 text = text.replace(literal, HIDDEN)
@@ -72,24 +72,24 @@ class Redactor:
 
 
 def _secret_parts(secret: str) -> list[str]:
-    """Return what of a value is secret: itself, or of an address what must not be seen."""
+    """Return the secret parts of a value: the value itself, or the parts of an address that must not be shown."""
     scheme, address, rest = secret.partition("://")
     if not address:
         return [secret, secret.strip()]
-    # The last one: an at sign in a password that is not encoded is refused elsewhere, and must not be shown here.
+    # The last at sign: one in a password that is not encoded is refused elsewhere, and must not be shown here.
     user, at, host_and_path = rest.rpartition("@")
     password = user.partition(":")[2]
     userinfo_parts = [secret, user, unquote(user), password, unquote(password)] if at else []
     if not scheme.lower().startswith("http"):
         return userinfo_parts
     path = host_and_path[len(re.split("[/?#]", host_and_path, maxsplit=1)[0]) :]
-    # What follows the host is all that an error of urllib3 tells of an address.
+    # An error of urllib3 shows only what follows the host.
     tokens = [token for token in (path, *re.split("[/?&=#:]", path)) if len(token) >= _TOKEN_LENGTH_MIN]
     return [*userinfo_parts, *tokens, secret] if path.strip("/") else userinfo_parts
 
 
 def _encodings(secret: str) -> set[str]:
-    """Return how a text may be written: as it is, percent-encoded, escaped, and each of these once more."""
+    """Return the encodings of a text: plain, percent-encoded, escaped, and each of these once more."""
     encodings = {secret}
     for _round in range(2):
         encodings |= {encoding for text in encodings for encoding in _escapes(text)}
@@ -101,13 +101,13 @@ def _escapes(text: str) -> list[str]:
     encoded = text.encode("utf-8", "surrogatepass")
     percent = [quote(encoded), quote(encoded, safe=""), quote_plus(encoded)]
     lower = [re.sub("%..", lambda match: match[0].lower(), spelling) for spelling in percent]
-    # A quote that the text itself has may stand there with a backslash or without.
+    # A quote in the text itself may be escaped with a backslash or not.
     escaped = [repr(text)[1:-1], ascii(text)[1:-1], repr(encoded)[2:-1], json.dumps(text)[1:-1]]
     return [*percent, *lower, *escaped, json.dumps(text, ensure_ascii=False)[1:-1], text.replace("'", "\\'")]
 
 
 def _decode_base64(secret: str) -> bytes:
-    """Return the bytes of a text that is Base64, as a private key is; no bytes where it is none."""
+    """Return the decoded bytes of a Base64 text, such as a private key; no bytes for other texts."""
     try:
         decoded = base64.b64decode(secret, validate=True)
     except (binascii.Error, ValueError):
@@ -120,12 +120,13 @@ def _word_pattern(text: str) -> re.Pattern[str]:
 
 
 def _base64_fragments(secret: str) -> set[str]:
-    """Return what every Base64 has in common that has the text in it, at any of the three places in a group."""
+    """Return the fragments that every Base64 encoding with the text inside has in common, for each of the three
+    offsets."""
     encoded = secret.encode("utf-8", "surrogatepass")
     fragments = set()
     for offset in range(3):
         text = base64.b64encode(bytes(offset) + encoded).decode()
-        # The first and last characters hold bits of what stands before and after.
+        # The first and last characters hold bits of the surrounding text.
         fragment = text[-(-offset * 8 // 6) : (offset + len(encoded)) * 8 // 6]
         fragments |= {fragment, fragment.replace("+", "-").replace("/", "_")}
     return {fragment_text for fragment_text in fragments if len(fragment_text) >= _BASE64_FRAGMENT_LENGTH_MIN}
@@ -139,15 +140,15 @@ def _redact_base64(text: str, fragment: str) -> str:
     pieces = []
     position = 0
     while (start := text.find(fragment, position)) >= 0:
-        # The characters around hold the secret's first and last bits.
+        # The surrounding characters hold the secret's first and last bits.
         pieces += [text[position:start].rstrip(_BASE64_CHARACTERS), HIDDEN]
         rest = _BASE64_RUN.match(text, start)
         position = rest.end() if rest else start + len(fragment)
     return "".join([*pieces, text[position:]])
 
 
-# A name, and what stands between it and its value. Names that are words of any sentence count before `=` alone, or in
-# quotes: "key: may trade" is prose.
+# A name, and the separator between it and its value. Common words count as names only before `=`, or in quotes: "key:
+# may trade" is prose.
 _SECRET_NAME = re.compile(
     r"""
     (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=%[0-9a-f][0-9a-f])
@@ -163,7 +164,7 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_NAME_PARTS = ("key", "sign", "secret", "token", "pass", "pwd", "otp", "auth", "cookie")
 _VALUE_START = re.compile(r"""(?P<bracket>[\[({])?[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
-# In a list of values, what stands between two of them.
+# In a list of values, the separator between two of them.
 _LIST_SEPARATOR = re.compile(r"""\\*+["'],[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
 _QUOTED_VALUE = {mark: re.compile(rf"[^{mark}\\]*+(?:\\.[^{mark}\\]*+)*+", re.DOTALL) for mark in "'\""}
 _BARE_VALUE = re.compile(r"""(?:(?:basic|bearer|digest|token|bot)[ \t]+)?[^\s,;&'"\\]*+""", re.IGNORECASE)
@@ -171,7 +172,7 @@ _LINE_VALUE = re.compile(r"""[^\r\n\\]*+(?:\\(?![rn])[^\r\n\\]*+)*+""")
 
 
 def _redact_named_values(text: str) -> str:
-    """Hide the values of headers, parameters and fields that are named like a secret, however they are written."""
+    """Redact the values of headers, parameters and fields that are named like a secret, in every notation."""
     pieces = []
     position = 0
     for match in _SECRET_NAME.finditer(text):
@@ -194,7 +195,7 @@ def _redact_named_values(text: str) -> str:
 
 def _value_end(text: str, start: int, quote_mark: str, name: re.Match[str]) -> int:
     if len(quote_mark) > 1:
-        # Quotes within quotes: what opened the value with backslashes closes it with as many.
+        # Quotes within quotes: the closing quote has as many backslashes as the opening one.
         closing = text.find(quote_mark, start)
         return closing if closing >= 0 else len(text)
     is_cookie_line = name["whole_line"] and name["whole_line"].lower() == "cookie" and not name["quoted"]
@@ -207,11 +208,11 @@ _ADDRESS = re.compile(r"""://([^\s'"<>]*+)""")
 
 
 def _redact_userinfo(match: re.Match[str]) -> str:
-    """Hide user and password of an address, and all up to its last at sign where the password is not encoded."""
+    """Redact user and password of an address, up to its last at sign where the password is not encoded."""
     before, at, after_userinfo = match[1].rpartition("@")
     user, has_user, host = re.split("[/?#]", match[1], maxsplit=1)[0].rpartition("@")
     if has_user:
-        # A name alone may be a token, where it is the web that is asked.
+        # A user name alone may be a token in a web address.
         is_web = match.string[max(0, match.start() - 5) : match.start()].lower().endswith(("http", "https"))
         is_secret = ":" in user or (is_web and user != "")
     else:
@@ -231,15 +232,15 @@ def _redact_key(match: re.Match[str]) -> str:
 
 
 def _looks_random(text: str) -> bool:
-    """Whether so long a text can only be Base64: digests in hexadecimal, long numbers and paths of files are not."""
+    """Tell whether so long a text can only be Base64: hexadecimal digests, long numbers and file paths are not."""
     character_kinds = [
         "A" if character.isupper() else "a" if character.islower() else "0" if character.isdigit() else "+"
         for character in text
     ]
     if not {"A", "a", "0"} <= set(character_kinds) or text.count("/") * 10 >= len(text):
         return False
-    # Random characters are mostly of another kind than the one before, those of words and years mostly are not: of
-    # 1000 keys one is taken for a path.
+    # In random text most characters differ in kind from the one before, in words and years most do not: one of 1000
+    # keys is taken for a path.
     kinds_without_slash = [kind for kind, character in zip(character_kinds, text, strict=True) if character != "/"]
     return sum(before != after for before, after in pairwise(kinds_without_slash)) * 100 > len(text) * 40
 

@@ -1,4 +1,4 @@
-"""What the processes of this machine tell each other of a key: a small JSON object in a file under a lock."""
+"""State that the processes of this machine share for a key: a small JSON object in a file under a lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 1.0
 _MAX_BYTES = 65_536
-# A number of any length is a float, so that none is an error.
+# A number of any length becomes a float, so that none raises an error.
 _decode = json.JSONDecoder(parse_int=float).decode
 
 Fields = dict[str, Any]
@@ -26,11 +26,11 @@ Result = TypeVar("Result")
 
 
 class SharedJson(LockedFile):
-    """Fields that every thread and process of the machine reads and changes one at a time; all numbers are floats.
+    """Fields that all threads and processes of the machine read and change one at a time; all numbers are floats.
 
-    Written in place and never synced: they are lost with the machine's power, and what they say is of the last
-    minutes. Where the file cannot be used this process goes on with what it has last seen, and says so once.
-    `problem` is None, or one sentence on that.
+    The file is written in place and never synced: a power failure loses its content, which describes the last minutes
+    only. Where the file cannot be used, this process continues with the fields it has read last, and logs that once.
+    `problem` is None, or one sentence about it.
     """
 
     def __init__(self, path: str) -> None:
@@ -43,7 +43,7 @@ class SharedJson(LockedFile):
         fork_safety.register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """Let go of what belongs to the parent. Closing our copy does not unlock the parent's lock."""
+        """Release what belongs to the parent. Closing the child's descriptor does not unlock the parent's lock."""
         self._thread_lock = threading.Lock()
         self._close()
 
@@ -53,7 +53,7 @@ class SharedJson(LockedFile):
             self._close()
 
     def update(self, operation: Callable[[Fields], Result]) -> Result:
-        """Return what `operation` makes of the fields, and write down what it changed in them."""
+        """Return the result of `operation` on the fields, and write the changes it makes to them."""
         with self._thread_lock:
             try:
                 try:
@@ -74,7 +74,7 @@ class SharedJson(LockedFile):
                     flock(self._descriptor, LOCK_UN)
 
     def peek(self) -> Fields:
-        """Return what the fields are now, as far as can be told without waiting for anybody; not to be changed."""
+        """Return the current fields, as far as possible without waiting for a lock; the caller must not change them."""
         if self.problem is not None:
             return self._fields
         try:
@@ -90,7 +90,7 @@ class SharedJson(LockedFile):
         return fields if isinstance(fields, dict) else self._fields
 
     def _lock(self) -> int:
-        # Behind a stopped process only the first one waits.
+        # Behind a stopped process only the first caller waits.
         timeout_seconds = 0.0 if self.problem else LOCK_TIMEOUT_SECONDS
         try:
             flock(self._descriptor, LOCK_NONBLOCKING)
@@ -115,7 +115,7 @@ class SharedJson(LockedFile):
         return self._fields
 
     def _write(self, descriptor: int, raw: bytes) -> None:
-        # Blanks cover the end of what was longer: cutting it off would be a second step, which a kill could prevent.
+        # Blanks cover the end of a longer old text: truncation would be a second step, which a kill could prevent.
         data = json.dumps(self._fields).encode().ljust(len(raw))
         try:
             if data != raw and os.pwrite(descriptor, data, 0) != len(data):

@@ -35,7 +35,8 @@ from bot.nonce.store_protocol import GrantStatus, NonceRequest, NonceStore
 
 FILE_TARGET = "file"
 
-ADOPT_WARNING = """For a key that another program has used with nonces in nanoseconds (19 digits): Kraken refuses all below.
+ADOPT_WARNING = """\
+For a key that another program has used with nonces in nanoseconds (19 digits): Kraken refuses all below.
 One GetApiKeyInfo with a nonce in nanoseconds is sent to {url}, and nothing else.
 If Kraken accepts it, this key works with NONCE_UNIT=ns and nothing else, for ever: there is no way back.
 {common} is not touched."""
@@ -48,9 +49,9 @@ NANOSECONDS_REFUSED_MESSAGE = (
 
 
 def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
-    """Do what was asked about the nonce; return the exit code."""
+    """Run the `nonce` command; return the exit code."""
     if options.what == "migrate":
-        # An address with a password in it is better not seen in the list of processes.
+        # An address with a password should not appear in the list of processes.
         target = sys.stdin.readline().strip() if options.to == "-" else options.to
         logging_setup.hide(target)
         return migrate(settings, target)
@@ -59,19 +60,19 @@ def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
     return print_nonce_report(settings, print_line)
 
 
-# Moving
+# Migrate
 
 
 class _NonceLocation(Protocol):
-    """Where the nonces of a key are: a file, or a row of a shared store."""
+    """The location of a key's nonces: a file, or the record of a shared store."""
 
     name: str
 
     def highest_nonce(self) -> int:
-        """Return the highest nonce drawn there, 0 if none."""
+        """Return the highest nonce issued there, 0 if none."""
 
     def raise_floor(self, floor: int) -> None:
-        """Draw only above `floor` from now on."""
+        """From now on issue only nonces above `floor`."""
 
 
 class _FileLocation:
@@ -97,7 +98,7 @@ class _StoreLocation:
         self._store, self._replica, self._unit = store, replica, unit
 
     def highest_nonce(self) -> int:
-        # The store may have been wiped or restored since the copy was written.
+        # The store may have been wiped or restored since the replica was written.
         return max(self._stored_nonce(), self._replica.peek() or 0)
 
     def raise_floor(self, floor: int) -> None:
@@ -114,10 +115,11 @@ class _StoreLocation:
 
 
 def migrate(settings: Settings, target: str) -> int:
-    """Make the nonces at `target`, an address or "file", begin above all that were drawn where they are now; return 0.
+    """Make the nonces at `target`, an address or "file", start above all nonces issued at the current location; return
+    0.
 
-    Raises SettingsError for a target that cannot be one, AnotherBotError while a bot runs or leads, NonceAheadError,
-    StoreUnavailableError or NonceStoreError; in each case the settings that work now still do.
+    Raises SettingsError for an invalid target, BotAlreadyRunningError while a bot runs or leads, NonceAheadError,
+    StoreUnavailableError or NonceStoreError; in each case the current settings still work.
     """
     if target != FILE_TARGET and (problem := url_problem(target)):
         raise SettingsError([f"--to {problem} Or it is the word {FILE_TARGET}."])
@@ -162,14 +164,15 @@ def check_not_far_ahead(location: str, last_nonce: int, unit: NonceUnit) -> None
     """Raise NonceAheadError where a nonce is more than a day ahead of the clock, as one in a finer unit is."""
     if last_nonce > nonce_ceiling(unit):
         raise NonceAheadError(
-            f"{location} holds {last_nonce}, more than a day ahead of the clock for NONCE_UNIT={unit.name}: nothing was moved. "
-            "Check the clock, and whether this key is used with NONCE_UNIT=ns"
+            f"{location} holds {last_nonce}, more than a day ahead of the clock for NONCE_UNIT={unit.name}: nothing "
+            "was moved. Check the clock, and whether this key is used with NONCE_UNIT=ns"
         )
 
 
 @contextmanager
 def _exclude_running_bots(settings: Settings, stores: list[NonceStore]) -> Iterator[None]:
-    """Keep bots from the state folder. Raises AnotherBotError where one runs on it, or leads in one of the stores."""
+    """Keep bots off the state folder. Raises BotAlreadyRunningError where one runs on it, or leads in one of the
+    stores."""
     lock = InstanceLock(settings.state_dir)
     try:
         for store in stores:
@@ -181,14 +184,15 @@ def _exclude_running_bots(settings: Settings, stores: list[NonceStore]) -> Itera
         lock.release()
 
 
-# Adopting
+# Adopt
 
 
 def adopt(settings: Settings, assume_yes: bool) -> int:
-    """Find out whether Kraken accepts nanoseconds of this key, having asked; say which setting that makes; return 0.
+    """Find out, after a confirmation, whether Kraken accepts nanoseconds of this key; print the setting for it; return
+    0.
 
-    Raises SettingsError where nobody can be asked, AnotherBotError while a bot runs or leads, InvalidNonceError where
-    nanoseconds are refused too, SilenceError while the key stands by.
+    Raises SettingsError where nobody can be asked, BotAlreadyRunningError while a bot runs or leads, InvalidNonceError
+    where nanoseconds are refused too, CircuitOpenError while the key's circuit breaker is open.
     """
     if problems := credential_problems(settings.api_key, settings.api_secret):
         raise SettingsError(problems)
@@ -233,11 +237,11 @@ def _check_breaker_closed(breaker: BreakerFile) -> None:
 
 
 def _send_probe(settings: Settings, breaker: BreakerFile) -> int:
-    """Send the one request; return its nonce, which stays drawn whatever the answer is."""
+    """Send the one request; return its nonce, which stays used whatever the answer is."""
     key, nonces = settings.api_key, []
 
     def next_nonce() -> str:
-        # Not by get_kraken_nonce(), which would draw from the common file too.
+        # Not by get_kraken_nonce(), which would take the nonce from the common file too.
         if settings.nonce_store:
             shared_store = open_shared_store(settings.nonce_store, key, broker_manager.NONCE_FILE, NANOSECONDS)
             nonces.append(shared_store.next_nonce())
@@ -249,7 +253,7 @@ def _send_probe(settings: Settings, breaker: BreakerFile) -> int:
     api._nonce = next_nonce
     with closing(api), kraken_request_lock(api_key=key, unit=NANOSECONDS.name):
         _raise_kraken_error(transport.request(api.query_private, "GetApiKeyInfo", {}), breaker)
-    # It was the probe that a silence ends with.
+    # This request was the probe that closes the circuit breaker.
     breaker.reset()
     return nonces[0]
 

@@ -1,4 +1,4 @@
-"""The words and options of `python main.py`."""
+"""Commands and options of `python main.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 
 from bot.cli.nonce_commands import FILE_TARGET
 
-EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, an old Python or a missing package,
-3 the key may not be used, 4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses,
+EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program,
+2 a wrong setting, an old Python or a missing package, 3 the key may not be used,
+4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses,
 6 another bot runs on this state folder or leads this account, or the folder was taken away,
 7 journal and Kraken disagree (journal check), 8 no running bot answers (status)"""
 
@@ -39,7 +40,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the words about the nonce."""
+    """Add the nonce commands."""
     nonce = commands.add_parser("nonce", help="about the nonce")
     nonce_commands = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
     nonce_commands.add_parser(
@@ -59,7 +60,7 @@ def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the words that tell what the journal has."""
+    """Add the commands that report on the journal."""
     orders = commands.add_parser("orders", help="the bot's orders, newest last")
     orders.add_argument("--open", action="store_true", help="only those that may still fill, or whose fate is unknown")
     fills = commands.add_parser("fills", help="the bot's fills, newest last, with their sums")
@@ -72,7 +73,7 @@ def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def cycle_count(text: str) -> int:
-    """Read a number of ticks, at least one."""
+    """Read a number of cycles, at least one."""
     number = int(text)
     if number < 1:
         raise ValueError

@@ -1,8 +1,8 @@
-"""Who may see the status page and stop entries: decisions only, no I/O.
+"""Who may see the page and stop entries: decisions only, no I/O.
 
-Bound to loopback, the page is open to whoever is on this machine. Elsewhere it takes the token: in a header, or in the
-login form, which gives a cookie for it. A wrong token costs time whichever way it came, as the key of a cookie that
-somebody made up too.
+On loopback, the page is open to everybody on this machine. Elsewhere it needs the token: in a header, or in the login
+form, which sets a cookie for it. Every wrong token counts towards the rate limit, and so does the key of a forged
+cookie.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 SESSION_SECONDS = 30 * 86_400
-# A clock that is corrected must not end sessions, and one that was years ahead must not have made one for years.
+# A corrected clock must not end sessions, and a clock that was years ahead must not have made a session for years.
 CLOCK_LEEWAY_SECONDS = 300
 WINDOW_SECONDS = 60.0
 FAILURES_PER_PEER_MAX = 10
@@ -27,7 +27,7 @@ VERIFIED_SESSIONS_MAX = 256
 
 
 class AuthResult(enum.Enum):
-    """What a request may do, judged by what it has shown."""
+    """What a request may do, by its credentials."""
 
     LOOPBACK = "the page is open to this machine"
     SESSION = "a session"
@@ -38,12 +38,12 @@ class AuthResult(enum.Enum):
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the page is shown."""
+        """Whether the request may see the page."""
         return self in {AuthResult.LOOPBACK, AuthResult.SESSION, AuthResult.BEARER_SCHEME}
 
 
 class FailedAttempts:
-    """The wrong tokens of the last minute: never more of them than are let through in one, so it cannot grow."""
+    """The wrong tokens of the last minute: never more than the limit allows in one minute, so the size is bounded."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -51,7 +51,7 @@ class FailedAttempts:
         self._warned_seconds: float | None = None
 
     def retry_after_seconds(self, peer: str) -> float:
-        """Return after how many seconds a token from this peer is looked at again; 0.0 for at once."""
+        """Return after how many seconds a token from this peer is checked again; 0.0 for at once."""
         start = self._monotonic() - WINDOW_SECONDS
         while self._failures and self._failures[0][0] <= start:
             self._failures.popleft()
@@ -61,7 +61,7 @@ class FailedAttempts:
         return max((times[-limit] - start for times, limit in limits if len(times) >= limit), default=0.0)
 
     def add(self, peer: str) -> None:
-        """Count one, and tell of too many at most once a minute."""
+        """Count one, and log too many at most once a minute."""
         now = self._monotonic()
         self._failures.append((now, peer))
         if self.retry_after_seconds(peer) and (
@@ -74,9 +74,9 @@ class FailedAttempts:
 
 
 class Authenticator:
-    """Holds the token and says who comes in. For one thread, the server's.
+    """Holds the token and decides who is let in. For one thread, the server's.
 
-    `now` gives seconds that are never set back; `wall` the time in Unix seconds.
+    `monotonic` returns seconds that are never set back; `wall_clock` returns Unix seconds.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Authenticator:
         self._token = _to_bytes(token)
         self._wall_clock = wall_clock
         self._failed_attempts = FailedAttempts(monotonic)
-        # Sessions found to be ours: they go on while somebody guesses.
+        # Verified sessions: they stay valid while somebody guesses tokens.
         self._verified_sessions: dict[str, None] = {}
         self._loopback_csrf_token = secrets.token_hex(32)
 
     @property
     def is_token_missing(self) -> bool:
-        """Whether nobody comes in: the page is public, and there is no token."""
+        """Whether nobody is let in: the page is public, and there is no token."""
         return self.is_public and not self._token
 
     def authenticate(self, peer: str, *, token: str | None, cookie: str | None) -> AuthResult:
-        """Judge a request of this peer (an address) by its header's token, or else by its cookie (None: not there)."""
+        """Check a request of this peer (an address) by its header's token, or else by its cookie (None: not there)."""
         if not self.is_public:
             return AuthResult.LOOPBACK
         if token is not None:
@@ -113,7 +113,7 @@ class Authenticator:
         return AuthResult.SESSION if self._is_current(cookie) else AuthResult.ANONYMOUS
 
     def log_in(self, peer: str, token: str) -> AuthResult:
-        """Judge a token: BEARER, WRONG or TOO_MANY."""
+        """Check a token: BEARER, WRONG or TOO_MANY."""
         if self._failed_attempts.retry_after_seconds(peer):
             return AuthResult.THROTTLED
         if not self.is_token_missing and hmac.compare_digest(_to_bytes(token), self._token):
@@ -122,22 +122,22 @@ class Authenticator:
         return AuthResult.INVALID
 
     def retry_after_seconds(self, peer: str) -> float:
-        """Return after how many seconds a token from this peer is looked at again; 0.0 for at once."""
+        """Return after how many seconds a token from this peer is checked again; 0.0 for at once."""
         return self._failed_attempts.retry_after_seconds(peer)
 
     def new_session(self) -> str:
-        """Return a session: when it was given, signed with the token, so that it ends with the token or in 30 days."""
+        """Return a session: its creation time, signed with the token, so that it ends with the token or in 30 days."""
         issued = f"{self._wall_clock():.0f}"
         return f"{issued}.{self._signature('session', issued)}"
 
     def csrf_token(self, cookie: str | None) -> str:
-        """Return what a form of the page has to bring back: nothing that a page of somebody else can know."""
+        """Return the value that a form of the page must send back: no other site's page can know it."""
         if not self.is_public:
             return self._loopback_csrf_token
         return self._signature("csrf", cookie) if cookie else ""
 
     def is_csrf_valid(self, cookie: str | None, submitted: str) -> bool:
-        """Whether a form of the page was sent, and not one of somebody else."""
+        """Tell whether the form was rendered by this server."""
         expected = self.csrf_token(cookie)
         return bool(expected) and hmac.compare_digest(_to_bytes(submitted), _to_bytes(expected))
 
@@ -159,5 +159,5 @@ class Authenticator:
 
 
 def _to_bytes(text: str) -> bytes:
-    # What a client or the environment gives need not be text; it is compared all the same.
+    # A value from a client or the environment need not be valid text; it is compared all the same.
     return text.encode("utf-8", "surrogatepass")

@@ -1,8 +1,8 @@
-"""The gate before the status page's app: plain ASGI, so that streams pass through it piece by piece.
+"""Authentication in front of the page's app: plain ASGI, so that streams pass through it piece by piece.
 
-Whatever comes past it may be answered. It serves /login itself, and what it found out is in `request.state`:
-`csrf`, which the form that stops entries brings back in a field of this name; and, with POST /stop, `form`, the other
-fields. Its body has been read then.
+The app may answer every request that it gets. The middleware serves /login itself, and puts its results into
+`request.state`: `csrf`, which the form that stops entries sends back in a field of this name; and, with POST /stop,
+`form`, the other fields. The body has been read then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ ACCESS_DENIED_MESSAGE = (
 
 
 class AuthMiddleware:
-    """ASGI middleware: refuses, or lets through to `app`. `render_login_page` renders the form, given what was wrong."""
+    """ASGI middleware: refuses a request, or passes it to `app`. `render_login_page` renders the form with its
+    problem."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator, render_login_page: Callable[[str], str]) -> None:
         self._app = app
@@ -53,8 +54,8 @@ class AuthMiddleware:
         await (response or self._app)(scope, receive, send)
 
     def _reject_malformed(self, request: Request) -> Response | None:
-        """Refuse what is no request for this server, whoever sends it."""
-        # A name that leads to loopback by somebody else's DNS would make his page one of ours.
+        """Refuse a request that is not for this server, whoever sends it."""
+        # A name that leads to loopback by somebody else's DNS would give their page the same origin.
         if not self._authenticator.is_public and not _is_loopback_host(request.headers.get("host", "")):
             return _error_response(HTTPStatus.MISDIRECTED_REQUEST, "This page answers on this machine only.")
         path = request.scope["path"]
@@ -68,7 +69,7 @@ class AuthMiddleware:
         return None
 
     async def _authorize(self, request: Request) -> Response | None:
-        """Refuse who may not come in; note for the app what it needs to know."""
+        """Refuse unauthorized requests; store for the app what it needs to know."""
         path = request.scope["path"]
         if path in HEALTH_PATHS:
             return None
@@ -93,7 +94,7 @@ class AuthMiddleware:
         else:
             response = _error_response(HTTPStatus.UNAUTHORIZED, "The token is needed.", {"www-authenticate": "Bearer"})
         if COOKIE_NAME in request.cookies:
-            # A browser would show the old session again and again, each time a wrong one.
+            # Otherwise a browser would send the old session again and again, each time a wrong one.
             response.delete_cookie(COOKIE_NAME, secure=is_https(request.scope), httponly=True, samesite="strict")
         return response
 
@@ -122,7 +123,7 @@ class AuthMiddleware:
         return response
 
     async def _check_stop_form(self, request: Request, result: AuthResult) -> Response | None:
-        """Check what asks for a change. A token in a header is never sent by a browser on its own."""
+        """Check a request for a change. A browser never sends a token in a header on its own."""
         has_bearer_token = result is AuthResult.BEARER_SCHEME
         form = await _read_form(request) if has_bearer_token else await _read_same_origin_form(request)
         if isinstance(form, Response):
@@ -135,12 +136,12 @@ class AuthMiddleware:
 
 
 def _error_response(status: HTTPStatus, text: str, headers: dict[str, str] | None = None) -> Response:
-    # The connection ends with it: what follows may be the body of what was refused.
+    # The connection ends with it: the next bytes may be the body of the refused request.
     return PlainTextResponse(text + "\n", status, {"connection": "close", **(headers or {})})
 
 
 def _client_address(request: Request) -> str:
-    # The socket's address: a header would be the sender's own word.
+    # The socket's address: the sender could put anything into a header.
     return request.client.host if request.client else ""
 
 
@@ -154,7 +155,7 @@ def _has_body(request: Request) -> bool:
 
 
 def _is_loopback_host(host: str) -> bool:
-    """Whether a Host header names this machine, by whatever port."""
+    """Tell whether a Host header names this machine, with any port."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -163,10 +164,10 @@ def _is_loopback_host(host: str) -> bool:
 
 
 def _is_same_origin(request: Request) -> bool:
-    """Whether a page of this server sent the form, as its browser says.
+    """Tell whether a page of this server sent the form, according to the browser.
 
-    Where the browser says it in Sec-Fetch-Site, that counts: a proxy may have changed Host, and no page can set it
-    (Fetch Metadata). It is not sent over http, but for localhost; then Origin or Referer must name our own host.
+    Sec-Fetch-Site decides where the browser sends it: a proxy may have changed Host, and no page can set it (Fetch
+    Metadata). It is not sent over http, except for localhost; then Origin or Referer must name this server's host.
     """
     if site := request.headers.get("sec-fetch-site"):
         return site == "same-origin"
@@ -193,7 +194,7 @@ async def _read_same_origin_form(request: Request) -> dict[str, str] | Response:
 
 
 async def _read_form(request: Request) -> dict[str, str] | Response:
-    """Read the fields of a form, or say what is wrong with it."""
+    """Read the fields of a form, or return what is wrong with it."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         return _error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "A form is read here, and nothing else.")
     body = b""

@@ -1,7 +1,7 @@
-"""What is shown to all who look: the facts, read at most once a second, and what is made of them, made once.
+"""One status snapshot for all clients, read at most once a second, and its renderings, each made once.
 
-The bot's threads wait for the interpreter while this one is at work in it, so that its work must not grow with the
-number of those who look.
+The bot's threads wait for the interpreter while this thread works, so its work must not grow with the number of
+clients.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from bot.dashboard import page
 from bot.dashboard.snapshot import JsonObject
 
 REFRESH_SECONDS = 1.0
-# In place of each session's own, which the page of all does not know.
+# In place of each session's own token, which the common page does not know.
 _CSRF_PLACEHOLDER = secrets.token_hex()
 
 
 class CachedSnapshot:
-    """One reading of the facts, and what has been made of it so far."""
+    """One status snapshot, and its renderings so far."""
 
     def __init__(self, status: JsonObject) -> None:
         self.status = status
 
     @cached_property
     def json(self) -> bytes:
-        """The facts, for programs."""
+        """The snapshot, for programs."""
         return json.dumps(self.status).encode()
 
     @cached_property
     def event(self) -> bytes:
-        """What changes of the page, as a server-sent event."""
+        """The part of the page that changes, as a server-sent event."""
         return f"data: {json.dumps(page.render_live(self.status))}\n\n".encode()
 
     def page(self, csrf: str) -> bytes:
@@ -42,12 +42,12 @@ class CachedSnapshot:
 
     @cached_property
     def _page(self) -> bytes:
-        # The name of a file, in the log, need not be text.
+        # The name of a file, in the log, need not be valid text.
         return page.render_page(self.status, csrf=_CSRF_PLACEHOLDER).encode("utf-8", "backslashreplace")
 
 
 def cached_reader(read: Callable[[], JsonObject]) -> Callable[[], CachedSnapshot]:
-    """Return what gives the last reading; `read` is called anew where it is a second old."""
+    """Return a function that returns the last snapshot; it calls `read` again when the snapshot is a second old."""
     cached: tuple[float, CachedSnapshot] | None = None
 
     def current() -> CachedSnapshot:

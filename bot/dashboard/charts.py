@@ -1,8 +1,7 @@
-"""The curves of the page as SVG, drawn here so that the page needs no script: attributes and classes, no style.
+"""The charts of the page as SVG, rendered here so that the page needs no script: attributes and classes, no style.
 
-A drawing is 1200 units wide whatever its size on the screen, fine enough for whole numbers; page.css says how thick
-lines are and how large its letters. All candles of a direction are one path: the browser, and the bot that makes the
-text, have little to do.
+A chart is 1200 units wide whatever its size on the screen, fine enough for whole numbers; page.css sets the width of
+lines and the size of letters. All candles of a direction are one path, which costs the browser and the bot little.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _MARKER_WIDTH, _MARKER_HEIGHT = 18, 30
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Where a value stands between the lowest and the highest; one that never changes stands in the middle."""
+    """The position of a value between the lowest and the highest; a value that never changes is in the middle."""
 
     low: Decimal
     high: Decimal
@@ -54,7 +53,8 @@ def equity_chart(points: Sequence[tuple[float, str]], quote: str) -> Markup:
         for (time_seconds, _), value in zip(points, values, strict=True)
     )
     desc = (
-        f"{format_day_time(first_seconds)} to {format_day_time(last_seconds)} UTC: from {format_rounded(points[0][1])} to {format_rounded(points[-1][1])} {quote},"
+        f"{format_day_time(first_seconds)} to {format_day_time(last_seconds)} UTC:"
+        f" from {format_rounded(points[0][1])} to {format_rounded(points[-1][1])} {quote},"
         f" lowest {format_rounded(str(scale.low))}, highest {format_rounded(str(scale.high))}"
     )
     shapes = f'<path class="area" d="M0 {_BOTTOM}L{line} {_WIDTH} {_BOTTOM}z"/><path class="line" d="M{line}"/>'
@@ -62,10 +62,10 @@ def equity_chart(points: Sequence[tuple[float, str]], quote: str) -> Markup:
 
 
 def candle_chart(pair: Mapping[str, Any], name: str) -> Markup:
-    """Return the candles of a pair, one at least, its last price, and the bot's fills in their time.
+    """Return the candles of a pair, one at least, its last price, and the bot's fills at their times.
 
-    What rises is hollow and what falls is filled; a purchase points up from below its price, a sale down from above.
-    `name`: what no other drawing of the page is called.
+    Rising candles are hollow and falling ones are filled; a buy points up from below its price, a sale down from above.
+    `name` must be unique among the charts of the page.
     """
     candle_rows = [(time_seconds, *map(Decimal, prices)) for time_seconds, *prices in pair["candles"]]
     starts = [row[0] for row in candle_rows]
@@ -87,8 +87,9 @@ def candle_chart(pair: Mapping[str, Any], name: str) -> Markup:
     )
     counts = {side: sum(1 for fill in fills if fill[1] == side) for side in ("buy", "sell")}
     desc = (
-        f"{len(candle_rows)} candles, {format_day_time(starts[0])} to {format_day_time(starts[-1])} UTC, lowest {format_rounded(str(scale.low))},"
-        f" highest {format_rounded(str(scale.high))}; bought {counts['buy']} times and sold {counts['sell']} times"
+        f"{len(candle_rows)} candles, {format_day_time(starts[0])} to {format_day_time(starts[-1])} UTC,"
+        f" lowest {format_rounded(str(scale.low))}, highest {format_rounded(str(scale.high))};"
+        f" bought {counts['buy']} times and sold {counts['sell']} times"
     )
     return _svg(name, f"Prices of {pair['symbol']}", desc, shapes + _axis_labels(scale, starts[0], starts[-1]))
 
@@ -126,16 +127,17 @@ def _fill_markers(fills: Sequence[tuple[int, str, Decimal]], scale: _Scale, slot
 
 
 def _axis_labels(scale: _Scale, first_seconds: float, last_seconds: float) -> str:
+    period = f"{format_day_time(first_seconds)} to {format_day_time(last_seconds)}"
     return (
         f'<path class="rule" d="M0 {_BOTTOM}H{_WIDTH}M0 {_TOP}H{_WIDTH}"/>'
         f'<text x="0" y="{_TOP - 17}">{format_rounded(str(scale.high))}</text>'
         f'<text x="0" y="{_HEIGHT - 12}">{format_rounded(str(scale.low))}</text>'
-        f'<text class="end" x="{_WIDTH}" y="{_HEIGHT - 12}">{format_day_time(first_seconds)} to {format_day_time(last_seconds)}</text>'
+        f'<text class="end" x="{_WIDTH}" y="{_HEIGHT - 12}">{period}</text>'
     )
 
 
 def _svg(name: str, title: str, desc: str, shapes: str) -> Markup:
-    # Everything but the two sentences is made of numbers and of words that stand here.
+    # Everything but the two sentences is made of numbers and of fixed words.
     return Markup(  # nosec B704 # noqa: S704 - see above
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(desc)}</desc>{shapes}</svg>'

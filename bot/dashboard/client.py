@@ -1,4 +1,4 @@
-"""`python main.py status`: the same as the page, from the running bot, for a terminal."""
+"""`python main.py status`: the dashboard of the running bot, for a terminal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PrintLine = Callable[[str], None]
 
 
 def print_status(settings: Settings, *, as_json: bool, watch: bool, print_line: PrintLine) -> int:
-    """Write what the running bot tells, again and again with `watch`; return 0. Raises NoBotError."""
+    """Print the status of the running bot, repeatedly with `watch`; return 0. Raises BotNotRunningError."""
     while True:
         status = fetch_status(settings)
         text = json.dumps(status, indent=1) if as_json else format_summary(status)
         if watch and not as_json:
-            # Not said: what is said moves no cursor.
+            # Not through print_line, which would escape the cursor movement.
             sys.stdout.write(_CLEAR_SCREEN)
         print_line(text)
         if not watch:
@@ -41,14 +41,15 @@ def print_status(settings: Settings, *, as_json: bool, watch: bool, print_line: 
 
 
 def fetch_status(settings: Settings) -> dict[str, Any]:
-    """Return what the bot on the settings' state folder tells. Raises NoBotError where none runs or answers."""
+    """Return the status of the bot on the settings' state folder. Raises BotNotRunningError where none runs or
+    answers."""
     folder, instance = settings.state_dir, read_instance_file(settings.state_dir)
     if "status_url" not in instance:
-        # Not asked first: to ask takes the folder's lock for a moment, which a bot that starts may want.
+        # Not checked first: the check takes the folder's lock for a moment, which a starting bot may need.
         problem = f"{describe_owner(folder)} is running on {folder} without a page, so it tells nothing"
         raise BotNotRunningError(problem if is_running(folder) else f"no bot is running on {folder}")
     if settings.status_token and not is_running(folder):
-        # Whoever has a dead bot's port now would be given the token.
+        # Whoever has a dead bot's port now would get the token.
         raise BotNotRunningError(f"no bot is running on {folder}: the last one was killed")
     status = _request_status(str(instance["status_url"]), settings)
     if not isinstance(status, dict) or status.get("pid") != instance.get("pid"):
@@ -59,7 +60,7 @@ def fetch_status(settings: Settings) -> dict[str, Any]:
 def _request_status(url: str, settings: Settings) -> dict[str, Any]:
     if not url.startswith("http://127.0.0.1:"):
         raise BotNotRunningError(f"the bot on {settings.state_dir} has its page at {url}, which is not on this machine")
-    request = urllib.request.Request(f"{url}/api/status")  # noqa: S310 - its beginning was looked at
+    request = urllib.request.Request(f"{url}/api/status")  # noqa: S310 - its scheme was checked
     if settings.status_token:
         request.add_header("Authorization", f"Bearer {str.__str__(settings.status_token)}")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -79,17 +80,18 @@ def _request_status(url: str, settings: Settings) -> dict[str, Any]:
 
 
 def format_summary(status: dict[str, Any]) -> str:
-    """Return the most important of it, a line each."""
+    """Return the most important fields, one line each."""
     nonce, account = status["nonce"], status["account"] or {}
-    # As on the page: what nobody has looked for is not "none".
+    # As on the page: an unknown value is not "none".
     is_known = status["account"] is not None and "journal_problem" not in status
+    pnl = f"realised {_format_money(account.get('realised'))}, lost today {_format_money(account.get('day_loss'))}"
     order_counts = f"{len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown"
     lines = [
         f"mode     {status['mode'].upper()}, {status['state']}{_format_reason(status['reason'])}",
         f"up       {_format_duration(status['uptime_seconds'])}; last tick {_format_age(status['last_tick_seconds'])}",
         f"entries  {status['entries']}",
         f"account  {_format_money(account.get('equity'))} {account.get('quote', '')}".rstrip(),
-        f"         realised {_format_money(account.get('realised'))}, lost today {_format_money(account.get('day_loss'))}",
+        f"         {pnl}",
         *(_format_pair(pair) for pair in status["pairs"]),
         f"orders   {order_counts if is_known else 'not known'}",
         *(f"         unknown: {_format_order(row)}" for row in status["unknown_orders"]),

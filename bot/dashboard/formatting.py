@@ -1,4 +1,4 @@
-"""Numbers, times and spans of time as a person reads them; what is not known is called so."""
+"""Numbers, times and durations in readable form; an unknown value is shown as such."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _DURATION_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def format_rounded(exact: str, digits: int = _NUMBER_DIGITS) -> str:
-    """Return an amount with two decimals, or with more where it takes more to show `digits` digits; then no zeros."""
+    """Return an amount with two decimals, or with as many as `digits` significant digits need; then no trailing
+    zeros."""
     value = Decimal(exact)
     decimals = max(2, digits - 1 - value.adjusted()) if value else 2
     text = f"{value:,.{decimals}f}"
@@ -36,17 +37,17 @@ def format_money(exact: str | None) -> Markup:
 
 
 def format_number(exact: str | None) -> Markup:
-    """Return a price or a volume, rounded to what tells it from its neighbours, with the exact one in its title."""
+    """Return a price or a volume, rounded to its significant digits, with the exact one in its title."""
     return _format_amount(exact, _NUMBER_DIGITS)
 
 
 def is_zero(exact: str | None) -> bool:
-    """Whether an amount is known to be nothing."""
+    """Tell whether an amount is known to be zero."""
     return exact is not None and not Decimal(exact)
 
 
 def format_known(text: object) -> str | Markup:
-    """Return a text as it is, or the word for what is not known."""
+    """Return a text as it is, or the word for an unknown value."""
     return UNKNOWN if text is None or text == "" else str(text)
 
 
@@ -65,7 +66,7 @@ def format_timestamp(iso_text: str | None) -> Markup:
 
 
 def format_duration(seconds: float | None) -> str | Markup:
-    """Return a span of time in its two largest units, one of a few seconds with a decimal, a shorter one in ms."""
+    """Return a duration in its two largest units, one of a few seconds with a decimal, a shorter one in ms."""
     if seconds is None:
         return UNKNOWN
     if seconds and abs(seconds) < 1:

@@ -1,7 +1,7 @@
-"""The page that a person looks at, made of the status that programs read: rendered here, so it needs no script.
+"""Renders the page from the status that programs read: on the server, so it needs no script.
 
-Nothing of the status is trusted: an order's text and a log line may hold anything, and all of it is escaped. Pages
-have no script and no style of their own, so the strictest policy for content holds for them.
+No part of the status is trusted: an order's text and a log line may contain anything, and all of it is escaped. Pages
+have no inline script and no inline style, so the strictest content security policy holds for them.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ def _load_templates(*names: str) -> list[Template]:
     return [environment.get_template(f"{name}.html") for name in names]
 
 
-# Compiled now and not at the first look, when the bot's threads would have to wait for it.
+# Compiled now and not at the first request, when the bot's threads would have to wait for it.
 _PAGE, _LIVE, _LOGIN = _load_templates("page", "live", "login")
 
 
 def render_page(status: Mapping[str, Any], *, csrf: str) -> str:
-    """Return the whole document. `csrf` goes with the form that stops entries."""
+    """Return the whole document. `csrf` is for the form that stops entries."""
     live_html = Markup(render_live(status))  # nosec B704 # noqa: S704 - rendered by a template
     return _PAGE.render(status=status, live=live_html, title=_title(status), csrf=csrf)
 
 
 def render_live(status: Mapping[str, Any]) -> str:
-    """Return the part that changes: what is inside `<main>`."""
+    """Return the part that changes: the content of `<main>`."""
     label, description = _MODE_LABELS[status["mode"]]
     return _LIVE.render(
         status=status,
@@ -73,7 +73,7 @@ def render_live(status: Mapping[str, Any]) -> str:
 
 
 def render_login_page(problem: str) -> str:
-    """Return the form that asks for the token. `problem`: why the last try failed, or nothing."""
+    """Return the form that asks for the token. `problem`: why the last attempt failed, or nothing."""
     return _LOGIN.render(problem=problem)
 
 

@@ -1,6 +1,7 @@
 """The page's server: Starlette on uvicorn, in a thread of the bot's process.
 
-It only reads what the bot's threads have left for it, so that it cannot keep a request waiting for its turn.
+It only reads what the bot's threads have left in memory, so that it cannot delay a request that waits for the request
+lock.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from bot.dashboard.cache import cached_reader
 from bot.dashboard.snapshot import SnapshotReader
 
 DEFAULT_PORT = 8080
-# How often an open page is told anew: 0.7 MB a minute.
+# The interval of updates for an open page: 0.7 MB a minute.
 STREAM_INTERVAL_SECONDS = 5.0
 # A stream keeps its connection; phones that were put away leave theirs open.
 STREAMS_MAX = 20
@@ -48,10 +49,10 @@ SHUTDOWN_TIMEOUT_SECONDS = 0.3
 
 
 class DashboardServer:
-    """Serves until `close`. `url` is where."""
+    """Serves until `close`, at `url`."""
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
-        """Take the port. Raises SettingsError where it is taken."""
+        """Bind the port. Raises SettingsError where it is in use."""
         self._settings = settings
         self._reader = SnapshotReader(settings, lifecycle)
         self._cached_snapshot = cached_reader(self._reader.read)
@@ -74,7 +75,7 @@ class DashboardServer:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what is still being sent is cut off."""
+        """End the thread; unfinished answers are cut off."""
         self._server.should_exit = True
         self._thread.join(SHUTDOWN_TIMEOUT_SECONDS)
 
@@ -102,7 +103,7 @@ class DashboardServer:
         return PlainTextResponse("ok\n")
 
     async def _readyz(self, _request: Request) -> Response:
-        # Open to all, so no reason: it may name hosts.
+        # Open to everybody, so without the reason: it may name hosts.
         state, _reason, is_ready = self._reader.status()
         return PlainTextResponse(f"{state}\n", 200 if is_ready else 503)
 
@@ -137,7 +138,7 @@ class DashboardServer:
             stop_entries(self._settings.state_dir)
         except OSError as error:
             return PlainTextResponse(f"entries were NOT stopped: {error.strerror}\n", 503)
-        # The page that follows shows it.
+        # The next page shows the change.
         self._cached_snapshot = cached_reader(self._reader.read)
         return RedirectResponse("/", 303)
 
@@ -150,8 +151,9 @@ def open_dashboard(settings: Settings, lifecycle: Lifecycle) -> DashboardServer:
 
 
 def stop_entries(folder: Path) -> None:
-    """Stop entries until `python main.py resume`, also across restarts. Raises OSError where that cannot be noted."""
-    # It waits for nothing, whatever lies there in place of a file: health is answered by the same thread.
+    """Stop entries until `python main.py resume`, also across restarts. Raises OSError where the file cannot be
+    written."""
+    # It never blocks, whatever lies there in place of a file: the same thread answers the health check.
     os.close(open_file(str(folder / ENTRIES_STOPPED_FILE_NAME), os.O_WRONLY | os.O_CREAT))
     emit(Event.ENTRIES_STOPPED, "entries were stopped from the page; `python main.py resume` lets them go on")
 

@@ -1,4 +1,4 @@
-"""What the page tells, as one dictionary that is JSON: read off the running bot, and never asked for at Kraken."""
+"""The status of the running bot as one dictionary for JSON, read from memory and never requested from Kraken."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ EQUITY_CURVE_POINTS_MAX = 300
 FILLS_MAX = 20
 # For the marks in the charts.
 CHART_FILLS_MAX = 200
-# A pass comes every ten seconds; what has not ended for so long hangs, or waits for Kraken.
+# A cycle comes every ten seconds; one that has not ended for so long hangs, or waits for Kraken.
 READY_CYCLE_AGE_SECONDS_MAX = 60.0
 
 JsonObject = dict[str, Any]
 
 
 class SnapshotReader:
-    """Reads the facts. For the thread of the server alone; what the bot's threads write is read without their locks."""
+    """Reads the status. For the thread of the server alone; it reads what the bot's threads write without their
+    locks."""
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
         self._settings = settings
@@ -46,19 +47,19 @@ class SnapshotReader:
         self._journal: Journal | None = None
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the reader's own journal connection."""
         self._unsubscribe()
         if self._journal is not None:
             self._journal.close()
 
     @property
     def last_cycle_age_seconds(self) -> float | None:
-        """How long ago the bot's last pass ended; None where there was none yet in this run."""
+        """How long ago the bot's last cycle ended; None before the first one of this run."""
         snapshot = self._latest_snapshot(self._lifecycle.trader)
         return None if snapshot is None else boottime_seconds() - snapshot.boot_seconds
 
     def status(self) -> tuple[LifecycleState, str, bool]:
-        """Return what the bot is doing, why it does not trade, and whether it is ready: its passes go through."""
+        """Return what the bot is doing, why it does not trade, and whether it is ready: its cycles succeed."""
         state, reason = self._lifecycle.status
         trader = self._lifecycle.trader
         if state is LifecycleState.TRADING and trader is not None:
@@ -73,14 +74,14 @@ class SnapshotReader:
         return state, reason, is_ready
 
     def stall_reason(self) -> str:
-        """Return why a bot that has begun to trade does not get through, or ""."""
+        """Return why a bot that has begun to trade is stalled, or ""."""
         state, reason, is_ready = self.status()
         if state is not LifecycleState.TRADING or is_ready or self.last_cycle_age_seconds is None:
             return ""
         return reason or f"its last pass ended {self.last_cycle_age_seconds:.0f} s ago"
 
     def read(self) -> JsonObject:
-        """Return everything that is known now. A value that is not known is None, never 0."""
+        """Return everything that is known now. An unknown value is None, never 0."""
         lifecycle, settings = self._lifecycle, self._settings
         broker, snapshot = lifecycle.last_broker, self._latest_snapshot(lifecycle.trader)
         state, reason, is_ready = self.status()
@@ -122,7 +123,7 @@ class SnapshotReader:
 
     def _nonce_status(self, broker: KrakenBroker | None) -> JsonObject:
         unit = UNITS[self._settings.nonce_unit]
-        # Not asked for in the store, which may be away: what this process has drawn, or its file holds.
+        # Not requested from the store, which may be unreachable: the last nonce of this process, or of its file.
         last_nonce = (broker.last_nonce if broker else None) or file_store_for_settings(self._settings).peek()
         open_breaker = broker.breaker_state if broker else None
         return {
@@ -146,7 +147,7 @@ class SnapshotReader:
     def _lease_status(self) -> JsonObject:
         election = self._lifecycle.leadership
         if election is None:
-            # By the lock on the state folder, which knows of no leader.
+            # A standby by the lock on the state folder, which has no leader.
             role = "standby" if self._lifecycle.status[0] is LifecycleState.STANDBY else "alone"
             return {"role": role, "leader": None, "generation": None}
         leader, fencing_token = election.leader
@@ -156,7 +157,7 @@ class SnapshotReader:
     def _journal_status(self, broker: KrakenBroker | None, snapshot: Snapshot | None) -> JsonObject:
         empty: JsonObject = {"equity_curve": [], "open_orders": [], "unknown_orders": [], "fills": []}
         if broker is None or not os.path.exists(broker.journal.path):
-            # Read only: whoever stands by begins no journal.
+            # Read only: a standby creates no journal.
             return empty | {"pairs": _pair_statuses(snapshot, [])}
         try:
             journal = self._open_journal(broker.journal.path)
@@ -175,7 +176,7 @@ class SnapshotReader:
         }
 
     def _open_journal(self, path: str) -> Journal:
-        # A connection of its own: the bot's is locked while an order is written down.
+        # A connection of its own: the bot's is locked while an order is written.
         if self._journal is None or self._journal.path != path:
             if self._journal is not None:
                 self._journal.close()
@@ -184,7 +185,7 @@ class SnapshotReader:
 
 
 class _DailyCounter:
-    """Counts the refused nonces of a day, UTC."""
+    """Counts the refused nonces of a UTC day."""
 
     def __init__(self) -> None:
         self._day, self._count = "", 0
@@ -288,7 +289,7 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
 
 
 def _json_rows(rows: list[Row]) -> list[JsonObject]:
-    # Why an order ended may be told in somebody else's words.
+    # The reason why an order ended may be a foreign text.
     reasons = [{"reason": redact(str(row["reason"]))} if row.get("reason") else {} for row in rows]
     return [
         {name: format_exact(value) for name, value in row.items()} | redacted_reason

@@ -145,7 +145,7 @@ class KrakenClient:
         return self._read_result(method, envelope)
 
     def try_send(self, api: krakenex.API, request: PrivateRequest, *, must_send: bool) -> tuple[float, Any]:
-        """Send a private request; return 0.0 and its result, or for how many seconds the rate limit forbids it, and None.
+        """Send a private request; return 0.0 and its result, or how many seconds the rate limit asks to wait and None.
 
         `must_send` sends it whatever the rate limit says. Raises NonceRefusedError for a refused nonce and
         CircuitOpenError while the key's circuit breaker is open.

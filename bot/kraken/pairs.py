@@ -201,8 +201,8 @@ def _check_volume(pair: Pair, volume: Decimal, price: Decimal) -> None:
         raise _rule_error(pair, "volume", volume, problem, "ordermin", format_decimal(minimum))
     if _EXACT_CONTEXT.multiply(price, volume) < pair.cost_minimum:
         problem = (
-            f"at {format_decimal(price)} costs less than the minimum of {format_decimal(pair.cost_minimum)} {pair.quote}; "
-            "Kraken would say EOrder:Cost minimum not met"
+            f"at {format_decimal(price)} costs less than the minimum of {format_decimal(pair.cost_minimum)} "
+            f"{pair.quote}; Kraken would say EOrder:Cost minimum not met"
         )
         raise _rule_error(pair, "volume", volume, problem, "costmin", format_decimal(minimum))
 

@@ -1,8 +1,8 @@
 """Kraken's decaying rate counters, kept on our side so that the bot waits instead of being refused.
 
 Pure: the time is an argument, in Unix seconds of the market's clock. Not thread-safe: `rate_limiter.py` holds a lock,
-and shares the counters between processes. What another program on the key, or on the account from another machine,
-spends at Kraken is not counted here; `saturate` is for the refusal that then comes.
+and shares the counters between processes. These counters do not include what another program on the key, or on the
+account from another machine, spends at Kraken; `saturate` handles the refusal that follows.
 """
 
 from __future__ import annotations

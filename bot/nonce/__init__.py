@@ -1,8 +1,8 @@
 """Nonces and request locks, for threads, processes and hosts.
 
-The promise of a nonce store: every nonce is greater than all before it on that file or row, whoever took them; it is
-never below `at_least`; it is written down before it is returned. It survives the death of the process at any moment,
-damage to the file and a clock that steps. Without a shared store it promises nothing about two machines.
+The promise of a nonce store: every nonce is greater than all nonces before it in that file or record, whichever process
+took them; it is never below `at_least`; it is written before it is returned. The promise survives the death of the
+process at any moment, damage to the file and clock steps. Without a shared store it covers one machine only.
 
 The promise of a request lock: one private request per API key is in flight at any time, across the threads and
 processes of one machine and, with a shared store, across hosts, so that nonces reach Kraken in order.

@@ -1,7 +1,7 @@
-"""One private request per API key at a time, across hosts: the turn of a shared store, inside the machine's own.
+"""One private request per API key at a time, across hosts: the shared store's request lock, inside the machine's own.
 
-A turn of the store has a lifetime, or a host that died with it would keep the key for ever. A holder that is paused
-beyond it sends a lower nonce than its successor and is refused: the nonce is the fencing token.
+The store's lock has a lifetime; otherwise a host that died while holding it would block the key for ever. A holder that
+is paused beyond the lifetime sends a lower nonce than its successor and is refused: the nonce is the fencing token.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS, Priority, RequestLock
 from bot.nonce.shared_store import SharedStore
 from bot.nonce.store_protocol import GrantStatus
 
-# How soon the one who is next asks again, and how soon the others.
+# Polling intervals: for the sender that holds the reservation, and for the others.
 RESERVED_POLL_SECONDS = 0.002
 BUSY_POLL_SECONDS = 0.02
 
 
 class DistributedRequestLock:
-    """The turns of one sender on a key, ordered among its own machine's senders first, and then among the hosts."""
+    """The request lock of one sender on a key: ordered among the senders of its own machine first, then among the
+    hosts."""
 
     def __init__(self, local: RequestLock, store: SharedStore) -> None:
         self._local = local
@@ -30,9 +31,11 @@ class DistributedRequestLock:
 
     @contextmanager
     def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[float]:
-        """Hold the lock for a `with` block, as `RequestLock.hold` does; its nonce is the first this thread takes in it.
+        """Hold the request lock for the duration of a `with` block; its nonce is the first that this thread takes in
+        it.
 
-        Raises as `RequestLock.hold`, and StoreUnavailableError or LeaseLostError; in each case nothing was sent.
+        Raises the errors of `RequestLock.hold`, and StoreUnavailableError or LeaseLostError; in each case nothing was
+        sent.
         """
         started_seconds = clock.boottime_seconds()
         with self._local.hold(priority, timeout_seconds):
@@ -40,20 +43,21 @@ class DistributedRequestLock:
             try:
                 yield clock.boottime_seconds() - started_seconds
             finally:
-                # In a forked child the lock is its parent's, which may be sending while it holds it.
+                # In a forked child the lock belongs to its parent, which may be sending under it.
                 if owner == self._store.owner:
                     self._store.release_lock(nonce)
 
     def check(self) -> None:
-        """Raise TurnLostError, LeaseLostError or StoreUnavailableError where the request must not leave (any more)."""
+        """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where the request must not leave any
+        more."""
         self._store.check()
 
     def stop(self, lowest_allowed: Priority) -> None:
-        """Refuse turns less urgent than `above` from now on, those that wait included."""
+        """From now on refuse the lock to requests and waiters with a lower priority than `lowest_allowed`."""
         self._local.stop(lowest_allowed)
 
     def close(self) -> None:
-        """Close the machine's files; the store is shared by all of this process."""
+        """Close the machine's lock files; all of this process shares the store."""
         self._local.close()
 
     def _acquire(self, priority: Priority, deadline: float) -> int:

@@ -1,7 +1,7 @@
-"""The nonce file: one decimal integer, written in place under a lock before it is handed out.
+"""The nonce file: one decimal integer, written in place under a lock before the nonce is returned.
 
-In place, not written aside and renamed: sixteen digits in one `pwrite` cannot be torn by a kill, and the
-locked inode stays the same. `docs/nonces.md` has the measurements.
+In place, not written aside and renamed: a kill cannot tear sixteen digits in one `pwrite`, and the locked inode stays
+the same. `docs/nonces.md` has the measurements.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from bot.base.private_files import open_file
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 5.0
-# For a second copy, which is not worth a request.
+# For a local replica, which must not delay a request for longer.
 REPLICA_LOCK_TIMEOUT_SECONDS = 1.0
 SYNC_INTERVAL_US = 1_000_000
-# After a power loss the file may lack the last second's draws: a process that starts while the file is
-# ahead of the clock steps over them.
+# After a power loss the file may lack the nonces of the last second: a process that starts while the file is ahead of
+# the clock skips them.
 RESTART_STEP_US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class NonceUnit:
-    """How fine a nonce is: `ticks` to the microsecond, and the digits that a value has today."""
+    """The resolution of a nonce: its units per microsecond, and the number of digits of today's values."""
 
     name: str
     units_per_microsecond: int
@@ -46,7 +46,7 @@ UNITS = {unit.name: unit for unit in (MICROSECONDS, NANOSECONDS)}
 
 
 def nonce_ceiling(unit: NonceUnit) -> int:
-    """Return the highest nonce that may be drawn now: a day ahead of the clock."""
+    """Return the highest nonce that may be issued now: a day ahead of the clock."""
     return (nonce_clock.now_us() + clock.DAY_US) * unit.units_per_microsecond
 
 
@@ -67,30 +67,31 @@ class FileStore(LockedFile):
         self._day_units = clock.DAY_US * unit.units_per_microsecond
         self.problem: str | None = None
         self._floor = 0
-        # What the file holds where nobody else has drawn since: then it is the floor, and need not be read as a number.
+        # The content of the file unless another process has written since: then it is the floor, and need not be
+        # parsed.
         self._last_written: bytes | None = None
         self._sync_due = 0
         self._reset()
         fork_safety.register_after_fork(self)
 
     def _reset(self) -> None:
-        """Start with a descriptor and a lock of our own (again): also what a forked child does."""
-        # Re-entrant, so that a signal handler that draws is told off instead of waiting for itself.
+        """Start with a new descriptor and a new lock; a forked child does so too."""
+        # Re-entrant, so that a signal handler that takes a nonce gets an error instead of a deadlock.
         self._lock = threading.RLock()
         self._is_drawing = False
         self._was_created = False
         self._close()
 
     def after_fork_in_child(self) -> None:
-        """Let go of what belongs to the parent. Closing our copy does not unlock the parent's lock."""
+        """Release what belongs to the parent. Closing the child's descriptor does not unlock the parent's lock."""
         self._reset()
 
     def next_nonce(self, at_least: int = 0) -> int:
-        """Return max(clock, last + 1, at_least), written down before it is returned.
+        """Return max(clock, last + 1, at_least), written before it is returned.
 
-        `at_least` is in the store's unit. Raises NonceAheadError where it is more than a day ahead of the
-        clock, NonceStoreError where the file cannot be written and the clock does not cover the nonce,
-        NonceError where a signal handler draws in the middle of a draw.
+        `at_least` is in the store's unit. Raises NonceAheadError where it is more than a day ahead of the clock,
+        NonceStoreError where the file cannot be written and the clock does not cover the nonce, NonceError where a
+        signal handler takes a nonce in the middle of another call.
         """
         with self._lock:
             if self._is_drawing:
@@ -119,12 +120,12 @@ class FileStore(LockedFile):
             return self._floor if raw == self._last_written else max(self._floor, self._parse(raw) or 0)
 
     def record_nonce(self, nonce: int) -> None:
-        """Hold at least this nonce, which a shared store has handed out. Where it cannot be written, that is said."""
+        """Keep at least this nonce, which a shared store has issued. A failed write is logged."""
         with self._lock:
             try:
                 now = nonce_clock.now_us() * self._units_per_microsecond
-                # With each sync the path is looked at: to look costs as much as all the rest, and in between a second
-                # copy may be written to a file that was deleted.
+                # The path is checked with each sync only: the check costs as much as all the rest. In between, a local
+                # replica may be written to a deleted file.
                 descriptor = (
                     self._reopen_and_lock(self._replica_lock_timeout_seconds())
                     if now >= self._sync_due
@@ -141,7 +142,7 @@ class FileStore(LockedFile):
                     flock(self._descriptor, LOCK_UN)
 
     def peek(self) -> int | None:
-        """Return what the file holds now, or None where there is none or it is damaged."""
+        """Return the nonce in the file now, or None where there is none or it is damaged."""
         try:
             descriptor = open_file(self.path, os.O_RDONLY)
         except OSError:
@@ -170,8 +171,8 @@ class FileStore(LockedFile):
             last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
         is_usual = self._floor <= last < now and not at_least
         nonce = now if is_usual else self._compute_next(self._parse_or_recover(raw), now, at_least)
-        # Against power loss the clock is the second witness, so once a second is enough; ahead of the
-        # clock the file is the only one.
+        # After a power loss the clock covers nonces up to now, so one sync a second is enough; ahead of the clock only
+        # the file does.
         self._write(descriptor, nonce, now, durable=not is_usual)
         return nonce
 
@@ -210,7 +211,7 @@ class FileStore(LockedFile):
             log.warning("The nonce file %s is damaged (%r): starting from the clock.", self.path, raw[:40])
         last = parsed or 0
         if last < self._floor:
-            # While it cannot be written it stays behind, which has been said.
+            # While it cannot be written it stays behind, which is already logged.
             if not self._was_created and self.problem is None:
                 log.warning("The nonce file %s went back to %s; going on above %s.", self.path, last, self._floor)
             last = self._floor
@@ -247,7 +248,7 @@ class FileStore(LockedFile):
         return self._descriptor
 
     def _replica_lock_timeout_seconds(self) -> float:
-        # The request that the nonce is for has to begin within 3 s; behind a stopped process only the first one waits.
+        # The request of the nonce has to begin within 3 s; behind a stopped process only the first caller waits.
         return 0.0 if self.problem else REPLICA_LOCK_TIMEOUT_SECONDS
 
     def _lock_file(self) -> int:
@@ -259,13 +260,14 @@ class FileStore(LockedFile):
             ) from None
 
     def _open(self) -> None:
-        # What is new or was replaced is made durable with its first nonce.
+        # A new or replaced file is made durable with its first nonce.
         self._sync_due = 0
         self._last_written = None
         super()._open()
 
     def _sync_folder(self) -> None:
-        """Make a new file's name durable; after its first write, so that others meet it empty for a moment only."""
+        """Make a new file's name durable, after its first write, so that other processes see it empty for a moment
+        only."""
         self._was_created = False
         folder_descriptor = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -280,5 +282,5 @@ _stores: dict[tuple[str, NonceUnit], FileStore] = {}
 @functools.cache
 def open_file_store(path: str | os.PathLike[str], unit: NonceUnit = MICROSECONDS) -> FileStore:
     """Return this process's store for a path: one per file, however its path is spelled."""
-    # `setdefault` is one step for all threads; the cache is not.
+    # `setdefault` is atomic for all threads; the cache is not.
     return _stores.setdefault((os.path.realpath(path), unit), FileStore(os.fspath(path), unit))

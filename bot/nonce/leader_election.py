@@ -1,4 +1,4 @@
-"""Who trades: one leader per account, by a lease in the shared store; everybody else stands by and is silent."""
+"""Leader election: one leader per account, by a lease in the shared store; a standby sends no private request."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from bot.nonce.store_protocol import Lease
 
 log = logging.getLogger(__name__)
 
-# How soon a standby notices that the leader has signed off.
+# How soon a standby notices that the leader has released its lease.
 STANDBY_POLL_SECONDS = 0.25
-# Of its lifetime: how often a lease is renewed, and how long before its end the leader falls silent by itself.
+# Fractions of the lifetime: the interval of the renewals, and how long before the end of its lease the leader stops
+# sending.
 RENEW_FRACTION = 0.3
 SAFETY_FRACTION = 0.1
 JOIN_TIMEOUT_SECONDS = 1.0
 
 
 class PreviousLeader(Enum):
-    """The leader before: none in this store, signed off with nothing unsettled, or gone in whatever way."""
+    """How the previous leader ended: none in this store, released with every order reconciled, or any other way."""
 
     NONE = "nobody"
     CLEAN = "settled"
@@ -32,9 +33,10 @@ class PreviousLeader(Enum):
 
 
 class LeaderElection:
-    """This process's part in the lease of a key.
+    """This process's part in the leader election of a key.
 
-    From then on the process draws nonces under its lease only. `generation` is that of the lease, 0 before the first.
+    From its creation on, the process takes nonces only under its lease. `fencing_token` is that of the lease, 0 before
+    the first.
     """
 
     def __init__(self, store: SharedStore, lifetime_seconds: float) -> None:
@@ -43,7 +45,7 @@ class LeaderElection:
         self._loss_reason = "this instance stands by; nothing was sent"
         self._valid_until_seconds = 0.0
         self.fencing_token = 0
-        # The owner of the lease when it was last asked for, and its generation.
+        # The owner and the fencing token of the lease at the last request.
         self._last_seen_leader = "", 0
         self._renewal_stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,14 +53,14 @@ class LeaderElection:
         fork_safety.register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """The parent leads, and renews."""
+        """The parent leads, and renews the lease."""
         self._loss_reason = "the process that this one was forked from leads; nothing was sent"
 
     def wait_for_leadership(self, stop: threading.Event, print_line: Callable[[str], None]) -> PreviousLeader:
-        """Stand by until this process leads; return what became of the leader before it.
+        """Wait until this process leads; return how the previous leader ended.
 
-        Raises StoppingError when `stop` is set first, and StoreUnavailableError where the store could never be used;
-        later it is waited for.
+        Raises StoppingError when `stop` is set first, and StoreUnavailableError where the store has never worked; a
+        later outage is waited out.
         """
         last_reported = ""
         previous_leader = PreviousLeader.UNCLEAN
@@ -79,7 +81,7 @@ class LeaderElection:
             except StoreUnavailableError as error:
                 if not last_reported and not self.fencing_token:
                     raise
-                # One outage, in however many words.
+                # One outage is logged once, even if its messages differ.
                 state, message = "away", f"standby  {error}"
             if state != last_reported:
                 print_line(message)
@@ -93,8 +95,8 @@ class LeaderElection:
             raise LeaseLostError(self._loss_reason)
         if clock.boottime_seconds() >= self._valid_until_seconds:
             raise StoreUnavailableError(
-                f"the lease could not be renewed at {self._store.location} in time, so another instance may lead by now; "
-                "nothing was sent"
+                f"the lease could not be renewed at {self._store.location} in time, so another instance may lead by "
+                "now; nothing was sent"
             )
 
     @property
@@ -104,17 +106,16 @@ class LeaderElection:
 
     @property
     def leader(self) -> tuple[str, int]:
-        """Who leads, and the lease's generation, as they were last found; nobody and 0 where that is not known: before
-        the first answer, and after this process's own lead.
-        """
+        """Return the leader and the fencing token of its lease, as last seen; nobody and 0 where that is unknown:
+        before the first answer, and after this process's own leadership."""
         return (
             ("", 0) if self._last_seen_leader[0] == self._store.owner and not self.is_leader else self._last_seen_leader
         )
 
     def release(self, is_reconciled: bool) -> bool:
-        """Let another instance lead at once; return whether that was done: a lease that was lost or cannot be reached
-        ends by itself. `settled`: no order of ours has an unknown fate, and no call is left.
-        """
+        """Let another instance lead at once; return whether the lease was released: a lost lease, or one in an
+        unreachable store, ends by itself. `is_reconciled`: no own order has an unknown outcome, and no call is in
+        flight."""
         self._renewal_stopped.set()
         if self._thread is not None:
             self._thread.join(JOIN_TIMEOUT_SECONDS)
@@ -143,15 +144,15 @@ class LeaderElection:
         return lease
 
     def _extend_validity(self, requested_seconds: float) -> None:
-        # Counted from before the server was asked, by a clock that goes on while this machine sleeps.
+        # Counted from before the request to the server, by a clock that runs while this machine sleeps.
         self._valid_until_seconds = requested_seconds + self._lifetime_seconds * (1 - SAFETY_FRACTION)
 
     def _run_renewal(self, stopped: threading.Event) -> None:
         try:
             self._renew_until(stopped)
         finally:
-            # Whatever ends the renewals ends the leadership too, or the bot would be silent for ever; not one that has
-            # begun since.
+            # Whatever ends the renewals ends the leadership too, or the bot would never send again. A newer leadership
+            # is not affected.
             if not stopped.is_set():
                 self._loss_reason = lease_expired_message(self._store.location)
                 emit(Event.LEADER_CHANGE, f"{self._store.owner} does not lead any more: {self._loss_reason}")

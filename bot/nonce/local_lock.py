@@ -1,9 +1,9 @@
 """One private request per API key at a time, across the threads and processes of one machine.
 
-Kraken wants nonces to arrive in order, so the turn is held from drawing the nonce until the answer is read.
-Across processes it is a `flock` on a file that is never deleted or renamed. Linux does not hand a `flock` to
-the one who has waited longest, and a process that asks again at once would take it for ever; so whoever waits
-holds a second lock, the gate, and whoever wants the turn passes the gate first.
+Nonces must reach Kraken in order, so the request lock is held from taking the nonce until the answer is read. Across
+processes it is a `flock` on a file that is never deleted or renamed. Linux does not hand a `flock` to the longest
+waiter, and a process that asks again at once would take it for ever. So the first waiter holds a second lock, the queue
+lock, and every process passes the queue lock before it locks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOCK_TIMEOUT_SECONDS = 20.0
 
 
 class Priority(IntEnum):
-    """Who goes first when a turn becomes free."""
+    """The order in which waiting requests get the lock."""
 
     CANCEL = 0
     ORDER = 1
@@ -44,11 +44,12 @@ class _LockFile:
         self._descriptor = -1
 
     def acquire(self, blocking: bool) -> bool:
-        """Lock; return False where it is taken and we may not wait. Raises OSError where it cannot be opened."""
+        """Lock the file; return False where it is locked and `blocking` is false. Raises OSError where it cannot be
+        opened."""
         flags = fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB
         while True:
             if self._descriptor < 0:
-                # The first turn comes before the first nonce, which makes the folder too.
+                # The first lock comes before the first nonce, which creates the folder too.
                 make_folder(os.path.dirname(self.path))
                 self._descriptor = open_file(self.path, os.O_RDWR | os.O_CREAT)
             try:
@@ -63,7 +64,7 @@ class _LockFile:
             self.close()
 
     def is_current(self) -> bool:
-        """Whether the path still names the file that we have open."""
+        """Whether the path still names the open file."""
         try:
             path_status = os.stat(self.path)
         except FileNotFoundError:
@@ -77,7 +78,7 @@ class _LockFile:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close our descriptor. In a forked child this does not unlock the parent's lock."""
+        """Close the descriptor. In a forked child this does not unlock the parent's lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -92,7 +93,7 @@ class _Waiter:
 
 
 class RequestLock:
-    """The turns of one sender on a key: its own threads by urgency, and the other senders by the files."""
+    """The request lock of one sender on a key: its own threads by priority, and the other senders by the lock files."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
@@ -111,7 +112,7 @@ class RequestLock:
         self._queue_lock_file = _LockFile(self.path.removesuffix(".lock") + ".gate")
 
     def after_fork_in_child(self) -> None:
-        """The turn, if there is one, is the parent's: forget it without unlocking it."""
+        """A held lock belongs to the parent: forget it without unlocking it."""
         self._lock_file.close()
         self._queue_lock_file.close()
         self._fork_count += 1
@@ -119,10 +120,10 @@ class RequestLock:
 
     @contextmanager
     def hold(self, priority: Priority, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[float]:
-        """Hold the lock for a `with` block; yield how many seconds it was waited for.
+        """Hold the request lock for a `with` block; yield for how many seconds it was waited for.
 
-        Raises RequestLockTimeout when it did not become free in time and StoppingError when the program is stopping; in
-        both cases nothing was sent.
+        Raises RequestLockTimeout when the lock was not acquired in time and StoppingError when the program is stopping;
+        in both cases nothing was sent.
         """
         started_seconds = clock.boottime_seconds()
         has_waited = self._acquire(priority, started_seconds + timeout_seconds, timeout_seconds)
@@ -135,13 +136,13 @@ class RequestLock:
                     self._release_or_hand_over()
 
     def close(self) -> None:
-        """Close the files, which also gives back what is held."""
+        """Close the files, which also releases the lock."""
         with self._lock:
             self._lock_file.close()
             self._queue_lock_file.close()
 
     def stop(self, lowest_allowed: Priority) -> None:
-        """Refuse turns less urgent than `above` from now on, those that wait included."""
+        """From now on refuse the lock to requests and waiters with a lower priority than `lowest_allowed`."""
         with self._lock:
             self._lowest_allowed = lowest_allowed
             for waiter in self._waiters:
@@ -167,13 +168,13 @@ class RequestLock:
             return True
 
     def _try_acquire(self) -> bool:
-        """Take the lock at once, or have a thread wait for the files."""
+        """Acquire the lock at once, or start to wait for the lock files."""
         self._is_busy = True
         try:
             if self._try_lock_files():
                 return True
         except BaseException:
-            # Ctrl-C of a user's own script: the next caller must not find the lock held by nobody.
+            # Ctrl-C in a user's script: the next request must not find a lock without a holder.
             self._queue_lock_file.release()
             self._lock_file.release()
             self._is_busy = False
@@ -193,15 +194,15 @@ class RequestLock:
             waiter.condition.wait(remaining_seconds)
 
     def check(self) -> None:
-        """A turn of this machine alone has no lifetime: what waits long before it leaves still leaves in its turn."""
+        """Do nothing: the lock of one machine has no lifetime, so a request that waited still holds it."""
 
     def check_stopping(self, priority: Priority) -> None:
-        """Raise StoppingError where this is less urgent than what still goes."""
+        """Raise StoppingError where this priority is below the lowest allowed one."""
         if self._lowest_allowed is not None and priority > self._lowest_allowed:
             raise StoppingError("the program is stopping; nothing was sent")
 
     def _release_or_hand_over(self) -> None:
-        """Give the turn to our most urgent waiter, unless it is another process's."""
+        """Give the lock to this process's waiter with the highest priority, unless another process is next."""
         if not self._waiters:
             self._lock_file.release()
             self._is_busy = False
@@ -217,7 +218,7 @@ class RequestLock:
         waiter.condition.notify()
 
     def _can_hand_over(self) -> bool:
-        """Whether our lock is on the file that others lock too, and no other process stands at the gate."""
+        """Whether this lock is on the file that other processes lock too, and no other process holds the queue lock."""
         try:
             if not self._lock_file.is_current():
                 return False
@@ -245,12 +246,12 @@ class RequestLock:
         return is_locked
 
     def _start_lock_thread(self) -> None:
-        """Wait for the files in a thread, because a blocking `flock` knows no time-out and no signal."""
+        """Wait for the lock files in a thread, because a blocking `flock` has no time-out and ignores signals."""
         arguments = (self._fork_count, self._lock_file, self._queue_lock_file)
         try:
             threading.Thread(target=self._lock_files, args=arguments, name="kraken-request-lock", daemon=True).start()
         except RuntimeError as error:
-            # Who waits gets TurnTimeout at the latest; the next one to ask tries again.
+            # The waiters get RequestLockTimeout at the latest; the next request tries again.
             log.error("Cannot wait for the turn file %s: %s.", self.path, error)
             self._is_busy = False
 

@@ -1,4 +1,4 @@
-"""Which engine an address names; the drivers are optional, and are loaded where a setting names one."""
+"""Open the nonce store that an address names. The drivers are optional and loaded only for such an address."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from bot.nonce.store_protocol import NonceStore
 
 REDIS_SCHEMES = ("redis", "rediss")
 POSTGRES_SCHEMES = ("postgresql", "postgres")
-# Of the key's hash: enough that no two keys of a server that many share are taken for one.
+# Digits of the key's hash: enough to tell the keys on a server that many share apart.
 KEY_HASH_DIGITS = 16
 
 _UNENCODED = re.compile(r"\s|%(?![0-9A-Fa-f]{2})")
 
 
 def url_problem(url: str) -> str:
-    """Return what is wrong with the address of a store, or "". The address is not in it: it may hold a password."""
+    """Return what is wrong with the address of a store, or "". The text does not repeat the address, which may hold a
+    password."""
     try:
         parts = urlsplit(url)
-        # urlsplit makes it small, and the drivers want it so.
+        # urlsplit converts the scheme to lower case, and the drivers accept lower case only.
         is_known_scheme = url.startswith(f"{parts.scheme}:") and parts.scheme in REDIS_SCHEMES + POSTGRES_SCHEMES
         is_usable = is_known_scheme and bool(parts.hostname) and 0 not in _ports(parts)
     except ValueError:
         is_usable = False
-    # A password with a bare / ? or # ends the host early, and one with a bare @ begins it early for libpq: what is
-    # behind it would be taken for the rest, and shown.
+    # A password with a bare / ? or # ends the host too early, and one with a bare @ starts it too early for libpq: the
+    # rest of the password would be taken for another part of the address, and shown.
     password = parts.netloc.rpartition("@")[0] if is_usable else ""
     if is_usable and "@" not in password + parts.path + parts.query + parts.fragment and not _UNENCODED.search(url):
         return ""
@@ -38,7 +39,7 @@ def url_problem(url: str) -> str:
 
 
 def _ports(parts: SplitResult) -> list[int | None]:
-    """Return the ports; raise ValueError for one that is none."""
+    """Return the ports; raise ValueError for an invalid one."""
     host_list = parts.netloc.rpartition("@")[2]
     # PostgreSQL may have several hosts, each with a port of its own.
     hosts = host_list.split(",") if parts.scheme in POSTGRES_SCHEMES else [host_list]
@@ -46,9 +47,9 @@ def _ports(parts: SplitResult) -> list[int | None]:
 
 
 def open_nonce_store(url: str, api_key: str) -> NonceStore:
-    """Return the engine for a key; it connects when it is first asked.
+    """Return the nonce store of a key; it connects at its first use.
 
-    Raises SettingsError for an address that is none, or where the driver is not installed.
+    Raises SettingsError for an invalid address, or where the driver is not installed.
     """
     if problem := url_problem(url):
         raise SettingsError([f"The address of the nonce store {problem}"])
@@ -63,7 +64,7 @@ def open_nonce_store(url: str, api_key: str) -> NonceStore:
 
         return PostgresStore(url, name)
     except ValueError as error:
-        # The engines do not repeat the address.
+        # The errors of the stores do not repeat the address.
         raise SettingsError([f"The address of the nonce store ({scheme}://...) cannot be used: {error}."]) from None
     except ImportError as error:
         raise SettingsError(

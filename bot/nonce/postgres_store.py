@@ -1,7 +1,7 @@
-"""The contract of a shared store on PostgreSQL: one row a key, one atomic statement a step.
+"""The contract of a shared store on PostgreSQL: one row for each key, one atomic statement for each operation.
 
-What a lost row or server can do is PostgreSQL's own: a step that was answered is as durable as `synchronous_commit`
-makes it there, which this program leaves as it is.
+What a lost row or server can do is up to PostgreSQL: an answered operation is as durable as `synchronous_commit` makes
+it, which this program does not change.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bot.nonce.store_protocol import RESERVATION_SECONDS, GrantStatus, KeyRecord
 
 RESPONSE_TIMEOUT_SECONDS = 2.0
 MAX_CONNECTIONS = 4
-# How long a statement that was given up may take to be called off, so that it does not stay behind in the server.
+# How long it may take to cancel an abandoned statement, so that it does not stay behind in the server.
 _CANCEL_TIMEOUT_SECONDS = 0.5
-# A server that is gone is noticed: by unanswered bytes within 2 s, on an idle connection by probes.
+# A dead server is detected: by unanswered bytes within 2 s, on an idle connection by probes.
 _CONNECTION_DEFAULTS = {
     "application_name": "kraken-bot",
     "keepalives": 1,
@@ -38,7 +38,8 @@ _CONNECTION_DEFAULTS = {
     "tcp_user_timeout": 2000,
 }
 _BOOL_OID, _INT8_OID, _TEXT_OID = 16, 20, 25
-# A forked child keeps what is its parent's: one that is thrown away is complained of as not closed.
+# A forked child keeps its parent's connections here: psycopg warns of a connection that is dropped without being
+# closed.
 _parent_connections: list[psycopg.Connection] = []
 
 Value = int | str | bool
@@ -46,11 +47,11 @@ ResultRow = Sequence[Any]
 
 
 class ResponseTimeoutError(psycopg.OperationalError):
-    """The server did not answer within ANSWER_SECONDS."""
+    """The server did not answer within RESPONSE_TIMEOUT_SECONDS."""
 
 
 class PoolTimeoutError(psycopg.OperationalError):
-    """All connections of this process were in use for ANSWER_SECONDS."""
+    """All connections of this process were in use for RESPONSE_TIMEOUT_SECONDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,14 @@ class Statement:
 class ConnectionPool:
     """Up to four connections, opened when they are needed. Thread-safe. No statement leaves anything in a session.
 
-    Raises ValueError where `url` cannot be read; it does not repeat it.
+    Raises ValueError for a `url` that cannot be parsed; the error does not repeat it.
     """
 
     def __init__(self, url: str) -> None:
         try:
             self._settings: dict[str, Any] = {**_CONNECTION_DEFAULTS, **conninfo_to_dict(url), "connect_timeout": 2}
             for host in str(self._settings.get("host", "")).split(","):
-                host.encode("idna")  # as the look-up of the name will: it fails as no psycopg.Error
+                host.encode("idna")  # as the name look-up will do: its failure is not a psycopg.Error
         except (psycopg.Error, UnicodeError):
             raise ValueError("not a postgresql:// address that libpq can read") from None
         self.location = _format_location(self._settings)
@@ -89,14 +90,14 @@ class ConnectionPool:
 
     def _reset(self) -> None:
         self._idle: list[psycopg.Connection] = []
-        # One for each connection that may be in use. A semaphore of `threading` may stay locked for ever where Ctrl-C
-        # comes in the middle of it; this is one step.
+        # One entry for each connection that may be in use. Ctrl-C in the middle of a `threading` semaphore's operation
+        # may leave it locked for ever; this queue is atomic.
         self._free_slots: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(MAX_CONNECTIONS):
             self._free_slots.put(None)
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's connections without a word to the server."""
+        """Drop the parent's connections without sending anything to the server."""
         for connection in self._open_connections:
             with contextlib.suppress(psycopg.Error, OSError):
                 os.close(connection.pgconn.socket)
@@ -105,7 +106,7 @@ class ConnectionPool:
         self._reset()
 
     def execute(self, statement: Statement, values: Mapping[str, Value]) -> ResultRow | None:
-        """Do one statement by itself; return its first row, if any. Raises psycopg.Error."""
+        """Execute one statement on its own; return its first row, if any. Raises psycopg.Error."""
         try:
             self._free_slots.get(timeout=RESPONSE_TIMEOUT_SECONDS)
         except queue.Empty:
@@ -123,14 +124,14 @@ class ConnectionPool:
             self._free_slots.put(None)
 
     def close(self) -> None:
-        """Close what is not in use."""
+        """Close the idle connections."""
         while (connection := self._pop_idle()) is not None:
             self._discard(connection)
 
     def _pop_idle(self) -> psycopg.Connection | None:
         try:
             return self._idle.pop()
-        except IndexError:  # another thread was quicker
+        except IndexError:  # another thread was faster
             return None
 
     def _connect(self) -> psycopg.Connection:
@@ -215,14 +216,14 @@ def _decode_value(text: bytes | None, type_oid: int) -> Value:
 
 
 def _is_connection_lost(error: psycopg.Error) -> bool:
-    """Say whether the server or the network had ended the connection, not our own patience."""
+    """Tell whether the server or the network has ended the connection, not a time-out of the bot."""
     if error.sqlstate is None:
         return not isinstance(error, ResponseTimeoutError)
     return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
 
 
 def _format_location(settings: Mapping[str, Any]) -> str:
-    """Say where the server is, without user name and password."""
+    """Return the server's location, without user name and password."""
     hosts = str(settings.get("host") or settings.get("hostaddr") or "localhost").split(",")
     ports = str(settings.get("port") or "5432").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports
@@ -251,7 +252,7 @@ _DESCRIPTION_BY_ERROR_TYPE: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg
     (errors.TooManyConnections, "has no connection free"),
     (errors.QueryCanceled, "called the statement off (statement_timeout, or its administrator)"),
 )
-# What a server says while a connection is made comes as text alone. In another language the last line is said.
+# While a connection is made, the server reports errors as text only. For other languages the last entry is used.
 _DESCRIPTION_BY_MESSAGE = (
     ("password", "refuses this user name and password"),
     ("no pg_hba.conf entry", "does not let this user in from here (pg_hba.conf)"),
@@ -270,7 +271,7 @@ _DESCRIPTION_BY_MESSAGE = (
 
 
 def describe_error(error: psycopg.Error, location: str) -> str:
-    """Say what is wrong at `place`. The driver's own text is not repeated: it may hold the address."""
+    """Describe an error at `location`. The driver's own text is not repeated: it may hold the address."""
     return f"the nonce store {location} {_describe(error)}"
 
 
@@ -288,12 +289,12 @@ def _describe(error: psycopg.Error) -> str:
 
 
 MICROSECONDS_PER_SECOND = 1_000_000
-# A refusal is explained by a second statement; where the row has changed between the two, both are done again.
+# A second statement finds the reason of a refusal; where the row has changed between the two, both are repeated.
 MAX_ATTEMPTS = 5
 
 _SQL_FOLDER = Path(__file__).parent / "postgres"
 _STATEMENTS = {path.stem: Statement.from_file(path) for path in _SQL_FOLDER.glob("*.sql")}
-# What two processes that make the table at the same time can be told.
+# The errors that two processes may get when they create the table at the same time.
 _CONCURRENT_CREATE_ERRORS = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.DuplicateTable,
@@ -304,7 +305,7 @@ _CONCURRENT_CREATE_ERRORS = (
 class PostgresStore:
     """One key's row of the table `kraken_bot_keys`. `name` is a hash of the key; `url` is postgresql://...
 
-    Raises ValueError where `url` cannot be read. Nothing is opened before the first step.
+    Raises ValueError for a `url` that cannot be parsed. Nothing is opened before the first operation.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -313,21 +314,23 @@ class PostgresStore:
         self.location = self._connections.location
 
     def next_nonce(self, request: NonceRequest) -> NonceGrant:
-        """Draw a nonce: DRAWN, STALE or AHEAD."""
+        """Issue a nonce: GRANTED, STALE or ABOVE_CEILING."""
         return self._request_nonce("draw", request)
 
     def acquire_lock(
         self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
     ) -> NonceGrant:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
+        """Acquire the request lock and issue its nonce in one operation, or neither: GRANTED, RESERVED, BUSY, STALE or
+        ABOVE_CEILING."""
         return self._request_nonce("take", request, owner, lifetime_seconds, waited_seconds)
 
     def release_lock(self, nonce: int) -> None:
-        """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
+        """Release the lock that was acquired with this nonce; do nothing where another sender holds it by now."""
         self._execute("give_back", nonce=nonce)
 
     def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
-        """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
+        """Acquire the lease if nobody leads; return the current lease, which belongs to another instance if its `owner`
+        is another."""
         for _ in range(MAX_ATTEMPTS):
             granted_row = self._execute("acquire", owner=owner, lifetime=_to_microseconds(lifetime_seconds))
             if granted_row is not None:
@@ -344,15 +347,16 @@ class PostgresStore:
         raise self._contention_error()
 
     def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
-        """Let the lease of this generation live on from now; return False where it is over, or another's."""
+        """Extend the lease of this fencing token from now; return False where it has expired, or belongs to another
+        instance."""
         return self._execute("renew", generation=fencing_token, lifetime=_to_microseconds(lifetime_seconds)) is not None
 
     def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
-        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
+        """End the lease of this fencing token; `is_reconciled`: no order of its owner has an unknown outcome."""
         self._execute("sign_off", generation=fencing_token, settled=is_reconciled)
 
     def read_record(self) -> KeyRecord | None:
-        """Return what the store has of the key, or None. Writes nothing."""
+        """Return the key's record in the store, or None. Writes nothing."""
         try:
             row = self._execute_once("look")
         except psycopg.errors.UndefinedTable:
@@ -401,16 +405,16 @@ class PostgresStore:
             if is_busy:
                 if can_reserve:
                     reservation = self._execute("reserve", **parameters)
-                    is_reserved = reservation is None or reservation[0]  # None: by now the turn is free
+                    is_reserved = reservation is None or reservation[0]  # None: the lock is free by now
                 return NonceGrant(GrantStatus.RESERVED if is_reserved else GrantStatus.BUSY, 0, previous_nonce)
             if is_above_ceiling:
                 return NonceGrant(GrantStatus.ABOVE_CEILING, 0, previous_nonce)
         if owner:
-            return NonceGrant(GrantStatus.BUSY)  # the turn goes from hand to hand: whoever asks again gets it, too
+            return NonceGrant(GrantStatus.BUSY)  # the lock keeps changing hands: a repeated request gets it, too
         raise self._contention_error()
 
     def _execute(self, statement: str, **parameters: Value) -> ResultRow | None:
-        """Do one statement, where the table is missing after making it; return its row, if it has one."""
+        """Execute one statement, if the table is missing after creating it; return its row, if any."""
         try:
             try:
                 return self._execute_once(statement, **parameters)

@@ -1,4 +1,4 @@
-"""The row of a key in Redis 6.2+ or Valkey: one hash, and one atomic script a step (redis/*.lua)."""
+"""The record of a key in Redis 6.2+ or Valkey: one hash, and one atomic script for each operation (redis/*.lua)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _CONNECTION_OPTIONS: dict[str, Any] = {
     "socket_timeout": TIMEOUT_SECONDS,
     "socket_keepalive": True,
     "protocol": 2,
-    # Else it tells the server its name first, and loses the answer of one that is in protected mode.
+    # Otherwise the driver sends its name first, and loses the error of a server in protected mode.
     "driver_info": None,
 }
 
 _MISSING_PERMISSION = "does not allow this user what the bot needs: EVALSHA, EVAL, TIME and hashes at kraken-bot:*"
-# The first word of the server's error; within a script's error it may stand in the middle, or be in words (Redis 6.2).
+# The first word of the server's error; in a script's error it may be in the middle, or spelled out (Redis 6.2).
 _ERROR_DESCRIPTIONS = {
     "OOM": "is full and evicts nothing (maxmemory, noeviction)",
     "READONLY": "is a read-only replica: name the primary",
@@ -65,13 +65,14 @@ _ERROR_CODE = re.compile(rf"\b({'|'.join(_ERROR_DESCRIPTIONS)})\b")
 
 
 class RedisStore:
-    """The Engine of the key whose hash is `name`, at `url`; connects when it is first asked. Raises ValueError for a
-    URL that cannot be used; the text does not have the URL, which may hold a password.
+    """The NonceStore of the key whose hash is `name`, at `url`; connects at its first use.
+
+    Raises ValueError for a URL that cannot be used; the text does not repeat the URL, which may hold a password.
     """
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
-        # In braces, so that in a cluster all keys of one name would be on one node.
+        # In braces, so that a cluster would keep all keys of one name on one node.
         self._key = f"kraken-bot:{{{name}}}"
         self._script_texts = {script_name: _load_script(script_name) for script_name in _SCRIPT_NAMES}
         self._command_prefixes = {
@@ -79,7 +80,7 @@ class RedisStore:
             for script_name, text in self._script_texts.items()
         }
         self._pool = _make_pool(url)
-        # Taken and put back by ourselves: the pool's own way costs a tenth of a step.
+        # Taken and put back without the pool: the pool's own way costs a tenth of an operation.
         self._idle: list[ConnectionInterface] = []
         options = self._pool.connection_kwargs
         self._secrets = [str(options[option]) for option in ("username", "password") if options.get(option)]
@@ -90,42 +91,45 @@ class RedisStore:
         fork_safety.register_after_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """Leave the parent's connections and locks alone: have others."""
+        """Leave the parent's connections and locks alone, and create new ones."""
         self._pool, self._idle = _make_pool(self._url), []
 
     def next_nonce(self, request: NonceRequest) -> NonceGrant:
-        """Draw a nonce: DRAWN, STALE or AHEAD."""
+        """Issue a nonce: GRANTED, STALE or ABOVE_CEILING."""
         return self._run_script("draw", _parse_grant, _encode_request(request))
 
     def acquire_lock(
         self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
     ) -> NonceGrant:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD."""
+        """Acquire the request lock and issue its nonce in one operation, or neither: GRANTED, RESERVED, BUSY, STALE or
+        ABOVE_CEILING."""
         times = [_to_microseconds(seconds) for seconds in (lifetime_seconds, RESERVATION_SECONDS, waited_seconds)]
         return self._run_script("take", _parse_grant, _encode_request(request), owner, *times)
 
     def release_lock(self, nonce: int) -> None:
-        """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
+        """Release the lock that was acquired with this nonce; do nothing where another sender holds it by now."""
         self._run_script("give_back", str, str(nonce))
 
     def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
-        """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
+        """Acquire the lease if nobody leads; return the current lease, which belongs to another instance if its `owner`
+        is another."""
         return self._run_script("acquire", _parse_lease, owner, _to_microseconds(lifetime_seconds))
 
     def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
-        """Let the lease of this generation live on from now; return False where it is over, or another's."""
+        """Extend the lease of this fencing token from now; return False where it has expired, or belongs to another
+        instance."""
         return self._run_script("renew", _parse_bool, str(fencing_token), _to_microseconds(lifetime_seconds))
 
     def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
-        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate."""
+        """End the lease of this fencing token; `is_reconciled`: no order of its owner has an unknown outcome."""
         self._run_script("sign_off", str, str(fencing_token), "1" if is_reconciled else "0")
 
     def read_record(self) -> KeyRecord | None:
-        """Return what the store has of the key, or None. Writes nothing."""
+        """Return the key's record in the store, or None. Writes nothing."""
         return self._run_script("look", _parse_record)
 
     def close(self) -> None:
-        """Close the connections that nobody uses; the next use opens them again."""
+        """Close the idle connections; the next use opens them again."""
         while (connection := self._pop_idle()) is not None:
             connection.disconnect()  # type: ignore[no-untyped-call]
 
@@ -136,19 +140,19 @@ class RedisStore:
             problem = self._describe_error(error)
         except ValueError:
             problem = _NOT_A_REDIS_SERVER
-        # Outside of the handler: the driver's own errors may hold what was sent, password and all.
+        # Outside of the handler: the driver's own errors may hold the sent arguments, the password included.
         raise StoreUnavailableError(f"the nonce store {self.location} {problem}")
 
     def _evaluate(self, script_name: str, arguments: tuple[str, ...]) -> Any:
         try:
             return self._send(self._command_prefixes[script_name], arguments)
         except redis.exceptions.NoScriptError:
-            # A new server, or its scripts were flushed. It keeps what it is sent here.
+            # A new server, or its scripts were flushed. The server keeps the script that this sends.
             return self._send(_pack_arguments("EVAL", self._script_texts[script_name], "1", self._key), arguments)
 
     def _send(self, prefix: bytes, arguments: tuple[str, ...]) -> Any:
-        # Not by redis.Redis, and packed here: on one machine the driver's way to do it costs half as much again as the
-        # server's answer.
+        # Packed here and not by redis.Redis: on one machine the driver's way costs half as much again as the server's
+        # answer.
         command = b"*%d\r\n%b%b" % (4 + len(arguments), prefix, _pack_arguments(*arguments))
         connection = self._pop_idle() or self._new_connection()
         is_answered = False
@@ -156,8 +160,9 @@ class RedisStore:
             try:
                 reply = _send_and_receive(connection, command)
             except redis.ConnectionError:
-                # Dead since the server was restarted, maybe: it connects again. Not after a time-out, as waiting twice
-                # would be worse. Whatever became of the first, each step may be repeated.
+                # The connection may be dead since the server was restarted: connect again. Not after a time-out, as
+                # waiting twice would be worse. Each operation may be repeated, whatever the result of the first
+                # attempt.
                 reply = _send_and_receive(connection, command)
             is_answered = True
             return reply
@@ -165,11 +170,11 @@ class RedisStore:
             if is_answered:
                 self._idle.append(connection)
             else:
-                # An answer that is still to come must not be taken for the next one's.
+                # A late answer must not be taken for the next request's.
                 connection.disconnect()  # type: ignore[no-untyped-call]
 
     def _new_connection(self) -> ConnectionInterface:
-        # Not made by the pool, which would count it for ever.
+        # Not created by the pool, which would count it for ever.
         connection: ConnectionInterface = self._pool.connection_class(**self._pool.connection_kwargs)
         return connection
 
@@ -215,14 +220,14 @@ def _make_pool(url: str) -> redis.ConnectionPool:
     try:
         parts = urlsplit(url)
         # A password with a bare / ? or # in it ends the address early: its first half would be taken for the port.
-        (parts.hostname or "").encode("idna")  # as the look-up of the name will: it fails as no RedisError
+        (parts.hostname or "").encode("idna")  # as the name look-up will do: its failure is not a RedisError
         is_valid = not parts.fragment and "@" not in parts.path + parts.query and re.fullmatch(r"(/\d*)?", parts.path)
         if is_valid and all(_ALLOWED_OPTION.fullmatch(f"{name}={value}") for name, value in parse_qsl(parts.query)):
             pool = redis.ConnectionPool.from_url(url, **_CONNECTION_OPTIONS)
-            pool.make_connection()  # not connected yet; what the options say is looked at here
+            pool.make_connection()  # does not connect yet; it checks the options
             return pool
     except (ValueError, TypeError, redis.RedisError):
-        pass  # its text may have the URL in it
+        pass  # its text may contain the URL
     raise ValueError(INVALID_URL_MESSAGE)
 
 
@@ -231,7 +236,7 @@ def _sha1(text: str) -> str:
 
 
 def _pack_arguments(*arguments: str) -> bytes:
-    """Return the words as they stand in a command of Redis's protocol."""
+    """Return the arguments as they stand in a command of Redis's protocol."""
     encoded_arguments = [argument.encode() for argument in arguments]
     return b"".join([b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in encoded_arguments])
 
@@ -244,7 +249,7 @@ def _to_microseconds(seconds: float) -> str:
     return str(round(seconds * 1_000_000))
 
 
-# Each reads the answer of a step. Raises ValueError for what no script of ours says.
+# Each reads the answer of an operation. Raises ValueError for an answer that the bot's scripts never give.
 
 
 def _parse_grant(reply: Any) -> NonceGrant:

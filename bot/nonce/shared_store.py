@@ -1,7 +1,8 @@
-"""The next nonce of a key from a store that hosts share; the local nonce file is kept as a second copy.
+"""The next nonce of a key from a store that hosts share; the local nonce file is kept as a local replica.
 
-A store that was wiped, evicted, failed over or restored may go back: every wish is bounded by the highest nonce that
-this process has drawn and by the local file. Hosts need not agree about the time: nonces start from the server's.
+A store that was wiped, evicted, failed over or restored may go back: every nonce request has a floor, the highest nonce
+that this process has taken and that of the local file. Hosts need not agree about the time: nonces start from the
+server's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bot.nonce.store_protocol import GrantStatus, NonceGrant, NonceRequest, Nonc
 
 log = logging.getLogger(__name__)
 
-# A request that begins in time has left long before its turn is over: its connection takes 3 s at most. Its answer may
+# A request that begins in time has left long before its lock expires: its connection takes 3 s at most. Its answer may
 # come later.
 LOCK_LIFETIME_SECONDS = 16.0
 SEND_WINDOW_SECONDS = 3.0
@@ -34,7 +35,7 @@ Result = TypeVar("Result")
 
 
 class LeaseGuard(Protocol):
-    """Whether this process may send at all: by the lease of `generation`."""
+    """Tells whether this process may send at all, by the lease of `fencing_token`."""
 
     fencing_token: int
 
@@ -43,17 +44,17 @@ class LeaseGuard(Protocol):
 
 
 class _HeldLock(threading.local):
-    """The turn of a thread: its nonce, until that has been handed out, and until when a request may begin in it."""
+    """The request lock of a thread: its nonce, until it is issued, and the time until which a request may begin."""
 
     nonce = 0
     send_until_seconds: float | None = None
 
 
 class SharedStore:
-    """The nonces, turns and lease of one key, for every process of every host that names the same store.
+    """The nonces, request lock and lease of one key, for every process of every host that names the same store.
 
     `owner` names this process to the others. `problem` is None, or one sentence on why the store cannot be used at the
-    moment. With a `leadership` nothing is drawn but under its lease.
+    moment. With a leader election, every nonce is issued under its lease.
     """
 
     def __init__(self, backend: NonceStore, replica: FileStore) -> None:
@@ -67,26 +68,26 @@ class SharedStore:
 
     def _reset(self) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        # Re-entrant, so that a signal handler that draws is told off instead of waiting for itself.
+        # Re-entrant, so that a signal handler that takes a nonce gets an error instead of a deadlock.
         self._lock = threading.RLock()
         self._is_drawing = False
         self._held_lock = _HeldLock()
 
     def after_fork_in_child(self) -> None:
-        """The turn is the parent's."""
+        """A held lock belongs to the parent."""
         self._reset()
 
     @property
     def location(self) -> str:
-        """Where the store is, without credentials."""
+        """The location of the store, without credentials."""
         return self.backend.location
 
     def next_nonce(self, at_least: int = 0) -> int:
         """Return max(the server's clock, last + 1, at_least), written in the store before it is returned.
 
-        Raises StoreUnavailableError where the store does not answer, NonceAheadError where the nonce would be more
-        than a day ahead of this machine's clock, TurnLostError or LeaseLostError where this thread's turn, or the
-        lease that this process draws under, is over.
+        Raises StoreUnavailableError where the store does not answer, NonceAheadError where the nonce would be more than
+        a day ahead of this machine's clock, RequestLockExpiredError or LeaseLostError where this thread's request lock,
+        or the lease of this process, has expired.
         """
         self.check()
         lock_nonce, self._held_lock.nonce = self._held_lock.nonce, 0
@@ -95,18 +96,20 @@ class SharedStore:
         return self._request_nonce(self.backend.next_nonce, at_least).nonce
 
     def acquire_lock(self, waited_seconds: float = 0.0) -> NonceGrant:
-        """Take the turn, whose nonce the next `draw` of this thread hands out; NEXT or BUSY where it is another's.
+        """Acquire the request lock, whose nonce the next `next_nonce` of this thread returns; RESERVED or BUSY where
+        another sender holds it.
 
-        `waited_seconds` is for how long it has been asked for in vain. Raises as `draw`.
+        `waited_seconds` is how long the caller has been waiting. Raises the errors of `next_nonce`.
         """
-        # A thread that asks has none: what an interrupt may have left behind must not end this one.
+        # A thread that asks holds no lock: a leftover of an interrupt must not end the new one.
         self._held_lock.nonce, self._held_lock.send_until_seconds = 0, None
         started_seconds = clock.boottime_seconds()
 
-        def acquire(request: NonceRequest) -> NonceGrant:
+        # The name of this function is the label of the operation in the metrics.
+        def acquire_lock(request: NonceRequest) -> NonceGrant:
             return self.backend.acquire_lock(request, self.owner, LOCK_LIFETIME_SECONDS, waited_seconds)
 
-        grant = self._request_nonce(acquire)
+        grant = self._request_nonce(acquire_lock)
         if grant.nonce:
             self._held_lock.nonce, self._held_lock.send_until_seconds = (
                 grant.nonce,
@@ -115,7 +118,8 @@ class SharedStore:
         return grant
 
     def release_lock(self, nonce: int) -> None:
-        """Give back the turn that came with this nonce. Where the store is away, it ends by itself."""
+        """Release the lock that was acquired with this nonce. Where the store is unreachable, the lock expires by
+        itself."""
         self._held_lock.nonce, self._held_lock.send_until_seconds = 0, None
         try:
             self.call(self.backend.release_lock, nonce)
@@ -123,7 +127,8 @@ class SharedStore:
             return
 
     def check(self) -> None:
-        """Raise TurnLostError, LeaseLostError or StoreUnavailableError where a request must not leave (any more)."""
+        """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where a request must not leave any
+        more."""
         send_until_seconds = self._held_lock.send_until_seconds
         if send_until_seconds is not None and clock.boottime_seconds() > send_until_seconds:
             raise RequestLockExpiredError("the request was held up until its turn was nearly over; nothing was sent")
@@ -136,7 +141,7 @@ class SharedStore:
         return record.last_nonce if record else None
 
     def call(self, step: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        """Return the answer of one of the engine's steps; say once when the store is away, and once when it is back."""
+        """Return the result of a store operation; log once when the store is unavailable, and once when it is back."""
         return self._track_availability(lambda: _call_timed(step, *args, **kwargs))
 
     def _track_availability(self, operation: Callable[[], Result]) -> Result:
@@ -153,7 +158,7 @@ class SharedStore:
         return result
 
     def _request_nonce(self, step: Callable[[NonceRequest], NonceGrant], at_least: int = 0) -> NonceGrant:
-        # One at a time, or a nonce drawn later might be looked at first, as if the store had gone back.
+        # One at a time; otherwise a later nonce might be processed first, as if the store had gone back.
         with self._lock:
             if self._is_drawing:
                 raise NonceError("a nonce was asked for in the middle of drawing one (from a signal handler?)")
@@ -173,7 +178,7 @@ class SharedStore:
             request.floor <= grant.nonce <= request.ceiling if grant.status is GrantStatus.GRANTED else not grant.nonce
         )
         if not is_within_bounds:
-            # Too high a nonce would close the key for ever.
+            # Too high a nonce would lock the bot out of the key for ever.
             raise StoreUnavailableError(
                 f"the nonce store {self.location} gave a nonce that was not asked for; not used"
             )
@@ -219,21 +224,21 @@ def _call_timed(step: Callable[Parameters, Result], *args: Parameters.args, **kw
 
 
 def lease_expired_message(location: str) -> str:
-    """Return the words for a lease that was not renewed in time; whether another one has been granted is not known."""
+    """Return the message for a lease that was not renewed in time; whether another one was granted is unknown."""
     return f"this instance's lease is over, says {location}, so another one may lead by now; nothing was sent"
 
 
 def nonce_ahead_error(location: str, last_nonce: int) -> NonceAheadError:
     """Return the error for a store whose next nonce would be more than a day ahead of the clock."""
     return NonceAheadError(
-        f"the nonce store {location} holds {last_nonce}, and the next nonce would be more than a day ahead of the clock. "
-        "Check the clocks of this machine and of the store's; a key that is used with NONCE_UNIT=ns can be used with "
-        "nothing else"
+        f"the nonce store {location} holds {last_nonce}, and the next nonce would be more than a day ahead of the "
+        "clock. Check the clocks of this machine and of the store's; a key that is used with NONCE_UNIT=ns can be used "
+        "with nothing else"
     )
 
 
 def file_store_for_key(nonce_file: str | os.PathLike[str], api_key: str, unit: NonceUnit) -> FileStore:
-    """Return the nonce file of a key: the common one; in a finer unit than microseconds one of its own."""
+    """Return the nonce file of a key: the common one, or its own in a finer unit than microseconds."""
     path = os.fspath(nonce_file) if unit is MICROSECONDS else key_file_path(nonce_file, api_key, "txt")
     return open_file_store(path, unit)
 
@@ -243,10 +248,10 @@ _stores: dict[tuple[str, str, str, NonceUnit], SharedStore] = {}
 
 @functools.cache
 def open_shared_store(url: str, api_key: str, nonce_file: str | os.PathLike[str], unit: NonceUnit) -> SharedStore:
-    """Return this process's store for a key. Raises SettingsError for an address that is none."""
+    """Return this process's store for a key. Raises SettingsError for an invalid address."""
     file = file_store_for_key(nonce_file, api_key, unit)
     cache_key = (url, api_key, os.path.realpath(file.path), unit)
     if cache_key not in _stores:
-        # `setdefault` is one step for all threads; the cache is not.
+        # `setdefault` is atomic for all threads; the cache is not.
         _stores.setdefault(cache_key, SharedStore(open_nonce_store(url, api_key), file))
     return _stores[cache_key]

@@ -1,25 +1,25 @@
-"""What a shared store can do for one key: the contract of Redis and PostgreSQL, one atomic step a call.
+"""The operations of a shared store for one key: the contract of Redis and PostgreSQL, one atomic operation a call.
 
-The row of a key holds its last nonce, who has the turn, who is next, and who leads (the lease). Every time is the
-server's own clock, so that hosts need not agree. Every step may be repeated where its answer was lost: a nonce drawn
-twice is a gap, and the same owner takes the same turn or lease again.
+The record of a key holds its last nonce, the holder of the request lock, the reservation for the next holder, and the
+leader (the lease). Every time is from the server's own clock, so hosts need not agree. Every operation may be repeated
+where its answer was lost: a nonce issued twice is a gap, and the same owner acquires the same lock or lease again.
 
-An expiry further away than its whole lifetime was written before the server's clock was set back: it counts as one
-lifetime from the moment that this is noticed, which is written down. The rules, in numbers of microseconds since the
-Unix epoch (`now` is the server's):
+An expiry further away than its whole lifetime was written before the server's clock was set back. It counts as one
+lifetime from the moment that this is noticed, which is recorded. The rules, in microseconds since the Unix epoch (`now`
+is the server's):
 
-- A nonce is max(now * ticks, last + 1, floor). Above `ceiling` nothing is written: AHEAD. With a `generation`, only
-  while the lease has this generation and has not expired, or nothing is written: STALE.
-- A turn is free when nobody has it, its lifetime is over, or its owner asks again. It is given to the one who is next,
-  while that reservation lives. Whoever asks in vain becomes next, if nobody is who has waited as long, and is told so:
-  NEXT, where others are told BUSY. So everybody's turn comes, however busy the others are. An owner that takes its turn
-  again does so whoever is next. A reservation lives for NEXT_SECONDS; asking in the second half of it begins it anew,
-  so that asking often writes little.
-- A lease is granted when its owner has signed off or its lifetime is over; each grant has a new generation,
-  max(generation + 1, now), so that one that was lost with the store's data never comes again. A grant also takes away
-  the turn of the former owner, who is gone, and so does a sign-off. `clean` says whether that owner signed off with
-  nothing left unsettled. A lease that is over is never brought back, not even for its owner: another one may have led
-  in between, in writes that the store has lost since.
+- A nonce is max(now * units_per_microsecond, last + 1, floor). Above `ceiling` nothing is written: ABOVE_CEILING. With
+  a `fencing_token`, only while the lease has this token and has not expired; otherwise nothing is written: STALE.
+- The request lock is free when it has no holder, its lifetime is over, or its owner asks again. It is granted to the
+  owner of the reservation while the reservation lives. An owner that is refused gets the reservation, unless one that
+  has waited longer has it, and the answer RESERVED; all others get BUSY. So every owner gets the lock, however busy the
+  others are. An owner that acquires its own lock again gets it whoever has the reservation. A reservation lives for
+  RESERVATION_SECONDS; a request in its second half renews it, so that frequent requests write little.
+- A lease is granted when its owner has released it or its lifetime is over. Each grant has a new fencing token,
+  max(fencing_token + 1, now), so that a token that was lost with the store's data is never reused. A grant also frees
+  the request lock of the previous owner, who is gone, and so does a release. `is_clean_handover` says whether that
+  owner released its lease with every order reconciled. An expired lease is never revived, not even for its owner:
+  another instance may have led in between, in writes that the store has lost since.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESERVATION_SECONDS = 1.0
 
 
 class GrantStatus(Enum):
-    """What became of a wish for a nonce."""
+    """The result of a nonce request."""
 
     GRANTED = "drawn"
     BUSY = "busy"
@@ -43,9 +43,10 @@ class GrantStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NonceRequest:
-    """What a nonce has to be: at least `floor`, at most `ceiling`, in units of 1/`ticks` microseconds.
+    """The conditions of a nonce: at least `floor`, at most `ceiling`, in units of 1/`units_per_microsecond`
+    microseconds.
 
-    With a `generation` it is drawn only under that lease; 0 is for senders that do not trade by a lease.
+    With a `fencing_token` the nonce is issued only under that lease; 0 is for senders without a lease.
     """
 
     floor: int
@@ -56,7 +57,8 @@ class NonceRequest:
 
 @dataclass(frozen=True, slots=True)
 class NonceGrant:
-    """The answer to a wish: `nonce` where it was drawn, else 0; `last` is what the store held before, 0 if nothing."""
+    """The answer to a request: `nonce` where it was granted, else 0; `previous_nonce` is the store's last nonce before,
+    or 0."""
 
     status: GrantStatus
     nonce: int = 0
@@ -65,9 +67,9 @@ class NonceGrant:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who leads: `owner` is "" where nobody does, `remaining_seconds` is 0.0 where the lease is over.
+    """The lease: `owner` is "" where nobody leads, `remaining_seconds` is 0.0 where the lease has expired.
 
-    `clean` is of the last grant: whether the owner before had signed off with all orders settled.
+    `is_clean_handover` belongs to the last grant: whether the previous owner released with every order reconciled.
     """
 
     owner: str = ""
@@ -78,7 +80,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """All that the store has of a key, for people to look at. `lock_owner` is "" where nobody has the turn."""
+    """The whole record of a key, for reports. `lock_owner` is "" where nobody holds the request lock."""
 
     last_nonce: int
     lease: Lease
@@ -86,41 +88,44 @@ class KeyRecord:
 
 
 class NonceStore(Protocol):
-    """The steps on the row of one key. Thread-safe. Each raises StoreUnavailableError where the store does not do it.
+    """The operations on the record of one key. Thread-safe. Each raises StoreUnavailableError where the store fails.
 
-    `place` says where the store is, without user name and password.
+    `location` is that of the store, without user name and password.
     """
 
     location: str
 
     def next_nonce(self, request: NonceRequest) -> NonceGrant:
-        """Draw a nonce: DRAWN, STALE or AHEAD."""
+        """Issue a nonce: GRANTED, STALE or ABOVE_CEILING."""
 
     def acquire_lock(
         self, request: NonceRequest, owner: str, lifetime_seconds: float, waited_seconds: float = 0.0
     ) -> NonceGrant:
-        """Take the turn and draw its nonce in one step, or neither: DRAWN, NEXT, BUSY, STALE or AHEAD.
+        """Acquire the request lock and issue its nonce in one operation, or neither: GRANTED, RESERVED, BUSY, STALE or
+        ABOVE_CEILING.
 
-        `waited_seconds` is for how long the owner has been asking, by its own clock.
+        `waited_seconds` is how long the owner has been waiting, by its own clock.
         """
 
     def release_lock(self, nonce: int) -> None:
-        """Give back the turn that was taken with this nonce; where it is another's by now, nothing happens."""
+        """Release the lock that was acquired with this nonce; do nothing where another sender holds it by now."""
 
     def acquire_lease(self, owner: str, lifetime_seconds: float) -> Lease:
-        """Lead if nobody does; return the lease as it is then, which is another's where `owner` is."""
+        """Acquire the lease if nobody leads; return the current lease, which belongs to another instance if its `owner`
+        is another."""
 
     def renew_lease(self, fencing_token: int, lifetime_seconds: float) -> bool:
-        """Let the lease of this generation live on from now; return False where it is over, or another's."""
+        """Extend the lease of this fencing token from now; return False where it has expired, or belongs to another
+        instance."""
 
     def release_lease(self, fencing_token: int, is_reconciled: bool) -> None:
-        """End the lease of this generation at once; `settled`: no order of its owner has an unknown fate.
+        """End the lease of this fencing token; `is_reconciled`: no order of its owner has an unknown outcome.
 
-        Of a lease that is over already it is not believed.
+        For a lease that has expired already, `is_reconciled` is ignored.
         """
 
     def read_record(self) -> KeyRecord | None:
-        """Return what the store has of the key, or None. Writes nothing."""
+        """Return the key's record in the store, or None. Writes nothing."""
 
     def close(self) -> None:
         """Close the connections; the next use opens them again."""

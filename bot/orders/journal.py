@@ -175,7 +175,8 @@ class Journal:
         )
         connection.execute(
             f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_INTENT_PLACEHOLDERS}) "
-            "ON CONFLICT (cl_ord_id) DO UPDATE SET state = excluded.state, txid = excluded.txid, reason = excluded.reason "
+            "ON CONFLICT (cl_ord_id) DO UPDATE SET "
+            "state = excluded.state, txid = excluded.txid, reason = excluded.reason "
             # A second order of the same id is for `journal check` to find; it changes nothing of the first one's life.
             f"WHERE intents.state NOT IN ({_FINAL_SQL}) AND intents.txid IN ('', excluded.txid)",  # nosec B608 # as above
             _to_sql_values(adopted),

@@ -74,7 +74,8 @@ def _compare_records(
         f"{kind} {key} is at Kraken and not in the journal" for key in kraken_records if key not in journal_records
     ]
     differing = [
-        f"{kind} {key}: {field} is {_format_value(journal_value)} in the journal and {_format_value(kraken_value)} at Kraken"
+        f"{kind} {key}: {field} is {_format_value(journal_value)} in the journal"
+        f" and {_format_value(kraken_value)} at Kraken"
         for key in journal_records
         if key in kraken_records
         for field in fields
@@ -124,8 +125,8 @@ def _check_sums(orders: dict[str, Order], fills: Iterable[Fill]) -> list[str]:
             "fee": sum((fill.fee for fill in fills_by_txid[txid]), ZERO),
         }
         problems += [
-            f"the order {txid}: {field} is {_format_value(getattr(order, field))}, and that of its fills in the journal "
-            f"{_format_value(total)}"
+            f"the order {txid}: {field} is {_format_value(getattr(order, field))}, and that of its fills in the journal"
+            f" {_format_value(total)}"
             for field, total in sums.items()
             if getattr(order, field) != total
         ]

@@ -113,8 +113,8 @@ class JournalDatabase:
                 self.close()  # so that the next use looks through the whole file
             reason = getattr(error, "strerror", None) or error
             raise JournalError(
-                f"the journal {self.path} could not be {action} ({reason}). No new order is sent until it can; free the "
-                "disk or its permissions. What was sent before is still followed"
+                f"the journal {self.path} could not be {action} ({reason}). No new order is sent until it can; free "
+                "the disk or its permissions. What was sent before is still followed"
             ) from error
 
     @contextlib.contextmanager

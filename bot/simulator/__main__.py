@@ -62,10 +62,10 @@ def latency_range(text: str) -> tuple[float, float]:
     return float(low_ms) / 1000, float(high_ms or low_ms) / 1000
 
 
-def _build_options(arguments: argparse.Namespace, catalogue: Instruments) -> SimulatorOptions:
+def _build_options(arguments: argparse.Namespace, instruments: Instruments) -> SimulatorOptions:
     if bool(arguments.key) != bool(arguments.secret):
         raise SimulatorError("--key and --secret go together.")
-    balances = arguments.balance or [f"{catalogue.pairs[0].quote.asset_id}=10000"]
+    balances = arguments.balance or [f"{instruments.pairs[0].quote.asset_id}=10000"]
     return SimulatorOptions(
         balances=dict(word.partition("=")[::2] for word in balances),
         tier=arguments.tier,
@@ -80,18 +80,18 @@ def _build_options(arguments: argparse.Namespace, catalogue: Instruments) -> Sim
     )
 
 
-def _open_price_source(arguments: argparse.Namespace, catalogue: Instruments) -> PriceSource:
+def _open_price_source(arguments: argparse.Namespace, instruments: Instruments) -> PriceSource:
     if arguments.prices == "synthetic":
         return SyntheticPrices(arguments.seed)
     if not arguments.prices.startswith("replay:"):
         raise SimulatorError(f"Prices are synthetic or replay:FILE, not {arguments.prices}.")
-    if len(catalogue.pairs) != 1:
+    if len(instruments.pairs) != 1:
         raise SimulatorError("A file has the prices of one pair; name it with --pairs.")
-    return RecordedPrices(catalogue.pairs[0], Path(arguments.prices.removeprefix("replay:")))
+    return RecordedPrices(instruments.pairs[0], Path(arguments.prices.removeprefix("replay:")))
 
 
 def _build_clock(arguments: argparse.Namespace, prices: PriceSource) -> MarketClock:
-    """Return the market's clock: it goes on from the state file, and a recorded market begins with its file."""
+    """Return the market's clock: it continues from the state file, and a recorded market begins with its file."""
     saved_state = read_state(arguments.state, prices.source_id) if arguments.state else None
     start_seconds = (
         prices.start_seconds + REPLAY_HISTORY_SECONDS if isinstance(prices, RecordedPrices) else wall_seconds()
@@ -104,16 +104,16 @@ def _build_clock(arguments: argparse.Namespace, prices: PriceSource) -> MarketCl
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C. Return the exit code: 0, or 2 with one sentence on what is wrong."""
+    """Serve until SIGTERM or Ctrl-C. Return the exit code: 0, or 2 with one sentence on the problem."""
     arguments = _parse_arguments(argv)
     stop = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: stop.set())
     try:
-        catalogue = known_instruments(arguments.pairs.split(","))
-        prices = _open_price_source(arguments, catalogue)
+        instruments = known_instruments(arguments.pairs.split(","))
+        prices = _open_price_source(arguments, instruments)
         with Simulator(
-            _build_options(arguments, catalogue), _build_clock(arguments, prices), prices, catalogue
+            _build_options(arguments, instruments), _build_clock(arguments, prices), prices, instruments
         ) as simulator:
             print(f"Kraken simulator on {simulator.url}")
             print(f"key    {simulator.key}")

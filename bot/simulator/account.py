@@ -1,7 +1,7 @@
-"""One account: what it owns, what is held for its open orders, its orders and trades.
+"""One account: its balances, the holds of its open orders, its orders and trades.
 
-Money moves in one place, `book`, and always in whole units of the asset, so that start + trades = balances to the
-last decimal. `audit` proves it.
+Money moves in one place, `apply_trade`, and always in whole units of the asset, so that start + trades = balances to
+the last decimal. `audit` proves it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SimOrder:
     """An order as the exchange keeps it. `price` is the limit or trigger price, zero for market orders.
 
     Times are Unix seconds; `expires` and `closed` are zero when there is none. `held` is the amount of `spends` (the
-    quote of a buy, the base of a sell) that is tied up.
+    quote of a buy, the base of a sell) that is reserved.
     """
 
     txid: str
@@ -51,7 +51,7 @@ class SimOrder:
 
     @property
     def remaining(self) -> Decimal:
-        """Base volume not yet filled."""
+        """The base volume not yet filled."""
         return self.volume - self.executed if self.executed else self.volume
 
     @property
@@ -62,7 +62,7 @@ class SimOrder:
 
 @dataclass(frozen=True, slots=True)
 class SimTrade:
-    """One fill. `base_change` and `quote_change` are what it did to the two balances, fee included."""
+    """One fill. `base_change` and `quote_change` are its changes of the two balances, fee included."""
 
     trade_id: str
     number: int
@@ -101,7 +101,7 @@ class Account:
         self._fee_window_cost = ZERO
 
     def restore(self, orders: Iterable[SimOrder], trades: Iterable[SimTrade]) -> None:
-        """Take over the orders and trades of a kept account."""
+        """Take over the orders and trades of a saved account."""
         for trade in trades:
             self.apply_trade(trade)
         for order in sorted(orders, key=lambda kept: kept.opened):
@@ -114,36 +114,36 @@ class Account:
         self.clear_changes()
 
     def clear_changes(self) -> None:
-        """Begin a new list of changes; the last one has been kept."""
+        """Start a new list of changes; the last one has been saved."""
         self.changed_orders.clear()
         self.new_trades.clear()
 
     def new_id(self, prefix: str) -> str:
-        """Return an id in Kraken's shape (OQ7TEX-3F5KA-9ZPLMN), never issued before by this account."""
+        """Return an id in Kraken's format (OQ7TEX-3F5KA-9ZPLMN), never issued before by this account."""
         self.issued_id_count += 1
         digest = hashlib.blake2b(f"{self.salt}:{self.issued_id_count}".encode(), digest_size=10).digest()
         text = base64.b32encode(digest).decode()
         return f"{prefix}{text[:5]}-{text[5:10]}-{text[10:16]}"
 
     def free_balance(self, asset: str) -> Decimal:
-        """Return what a new order may use."""
+        """Return the amount that a new order may use."""
         return self.balances.get(asset, ZERO) - self.held.get(asset, ZERO)
 
     def open_order(self, order: SimOrder, amount: Decimal) -> None:
-        """Let an order rest, with so much held for it."""
+        """Let an order rest, with this amount held for it."""
         order.status = "open"
         self.orders[order.txid] = order
         self.open_orders[order.txid] = order
         self.set_hold(order, amount)
 
     def set_hold(self, order: SimOrder, amount: Decimal) -> None:
-        """Change what is held for an order."""
+        """Change the amount that is held for an order."""
         self.held[order.spends] = self.held.get(order.spends, ZERO) - order.held + amount
         order.held = amount
         self.changed_orders[order.txid] = order
 
     def close_order(self, order: SimOrder, status: str, reason: str, now: float) -> None:
-        """End an order for good and let go of what was held for it."""
+        """End an order for good and release its hold."""
         self.set_hold(order, ZERO)
         order.status, order.reason, order.closed = status, reason, now
         self.open_orders.pop(order.txid, None)
@@ -151,13 +151,13 @@ class Account:
         insort(self.closed_orders, order, key=lambda kept: kept.closed)
 
     def record_fill(self, order: SimOrder, trade: SimTrade) -> None:
-        """Book a trade of an order."""
+        """Add a trade to its order."""
         if order.executed:
             order.executed += trade.volume
             order.cost += trade.cost
             order.fee += trade.fee
         else:
-            # The same numbers, not equal ones: most orders have one trade, and all are kept.
+            # The same numbers, not equal ones: most orders have one trade, and all are kept in memory.
             order.executed, order.cost, order.fee = trade.volume, trade.cost, trade.fee
         self.changed_orders[order.txid] = order
         self.new_trades.append(trade)
@@ -172,7 +172,7 @@ class Account:
         self._fee_window_cost += trade.cost
 
     def orders_by_client_id(self) -> dict[str, list[str]]:
-        """Return the txids of all orders ever accepted by the client id they came with; one txid each, one hopes."""
+        """Return the txids of all orders ever accepted, by client order id; one txid each if nothing was duplicated."""
         txids: dict[str, list[str]] = {}
         for order in self.orders.values():
             if order.cl_ord_id:
@@ -190,7 +190,7 @@ class Account:
         return self._fee_window_cost
 
     def audit(self) -> list[str]:
-        """Return what does not add up, as sentences; an empty list is a clean account."""
+        """Return what does not add up, as sentences; an empty list is a consistent account."""
         expected = dict(self.starting_balances)
         executed: dict[str, Decimal] = {}
         for trade in self.trades:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """One private request as the exchange saw it. `accepted`: its nonce was; `error` is "" when it succeeded."""
+    """One private request as the exchange saw it. `is_nonce_accepted`: its nonce was accepted; `error` is "" for a
+    success."""
 
     method: str
     key: str
@@ -42,7 +43,7 @@ class LoggedRequest:
 
 @dataclass(frozen=True, slots=True)
 class _DelayedRequest:
-    """A copy of a request that is still on its way. `due` is market time."""
+    """A copy of a request that is still in flight. `due_at` is market time."""
 
     due_at: float
     http_method: str
@@ -53,16 +54,16 @@ class _DelayedRequest:
 
 @dataclass(slots=True)
 class _NonceCheck:
-    """What is known of a private request while it is being answered."""
+    """The state of a private request while it is being answered."""
 
     nonce: str = ""
     is_accepted: bool = False
 
 
 class Api:
-    """All requests, one at a time. `keep` is called with the lock held after each, before the answer is given.
+    """All requests, one at a time. `save_changes` is called with the lock held after each, before the answer is given.
 
-    When keeping fails, the exchange stands still for good: `failure` says why, and every answer is a refusal.
+    When saving fails, the exchange stops for good: `failure` says why, and every answer is a refusal.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Api:
     ) -> tuple[int, bytes]:
         """Answer one HTTP request. Refusals are answers with status 200, as Kraken's are.
 
-        Raises ConnectionAbortedError after `close`: an exchange that was closed does nothing more.
+        Raises ConnectionAbortedError after `close`: a closed exchange does nothing more.
         """
         path, _, query = target.partition("?")
         with self.lock:
@@ -109,9 +110,9 @@ class Api:
     def schedule_request(
         self, delay_seconds: float, http_method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> None:
-        """Let a copy of a request arrive so many market seconds from now; its answer goes to nobody.
+        """Let a copy of a request arrive so many market seconds from now; its answer is dropped.
 
-        It is taken in just before the first request that comes after it, at its own time: nobody can tell the
+        It is processed just before the first request that comes after it, at its own time: nobody can see the
         difference, and no timer has to be stopped.
         """
         with self.lock:
@@ -121,14 +122,14 @@ class Api:
             self._delayed_requests.sort(key=lambda request: request.due_at)
 
     def advance_to_now(self) -> None:
-        """Let everything happen that is due by now, as the next request would."""
+        """Process everything that is due by now, as the next request would."""
         with self.lock, suppress(Refusal):
             if not self._is_closed and not self.failure:
                 self._advance()
                 self._save_or_fail()
 
     def close(self) -> None:
-        """Do nothing more: what is still on the way, or queued, is lost."""
+        """Do nothing more: requests in flight and queued orders are lost."""
         with self.lock:
             self.advance_to_now()
             self._is_closed = True
@@ -164,7 +165,7 @@ class Api:
             raise Refusal("EService:Unavailable") from error
 
     def state(self) -> dict[str, Any]:
-        """Return what a test outside this process wants to know."""
+        """Return the state that a test outside this process needs."""
         with self.lock:
             self.advance_to_now()
             account = self._exchange.account
@@ -245,7 +246,7 @@ class Api:
 
 
 def _read_params(body: bytes) -> dict[str, str]:
-    """Read a form or a JSON body; numbers and booleans of JSON become the text they would have in a form."""
+    """Read a form or a JSON body; numbers and booleans of JSON become the text that they would have in a form."""
     try:
         text = body.decode()
         if not text.lstrip().startswith("{"):

@@ -1,4 +1,4 @@
-"""A file of recorded candles, checked whole, and kept as the text that it is: as candles it takes ten times the room.
+"""A file of recorded candles, checked completely, and kept as text: as candles it needs ten times the memory.
 
 Kraken's OHLCVT files have no header; each line is `unix,open,high,low,close,volume,trades`.
 """
@@ -16,7 +16,7 @@ from bot.simulator.prices import SimCandle
 
 
 class CandleFile:
-    """The rows of a file, oldest first. `times` is when each began; `digest` names the file by what is in it.
+    """The candles of a file, oldest first. `times` are their starts; `digest` identifies the file by its content.
 
     Raises PriceFileError with the number of the first bad line.
     """
@@ -26,7 +26,7 @@ class CandleFile:
         self.digest = hashlib.sha256(raw).hexdigest()
         self.times = array("q")
         self._text = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        # Where each line begins, and where the last one ends.
+        # The offset of each line, and the end of the last one.
         self._line_offsets = array("q", [0])
         for number, line in enumerate(io.BytesIO(self._text), start=1):
             self._add_line(path, number, line.decode().rstrip("\n"))
@@ -42,7 +42,7 @@ class CandleFile:
         self.times.append(candle.time)
 
     def read_candles(self, first: int, last: int) -> list[SimCandle]:
-        """Return the rows from number `first` up to, and without, number `last`."""
+        """Return the candles from number `first` up to, and without, number `last`."""
         lines = self._text[self._line_offsets[first] : self._line_offsets[last]].decode().splitlines()
         return [candle for line in lines if (candle := _parse_line(line)) is not None]
 

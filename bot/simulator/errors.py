@@ -1,14 +1,14 @@
-"""What the simulator raises."""
+"""The errors of the simulator."""
 
 from __future__ import annotations
 
 
 class SimulatorError(Exception):
-    """The simulator cannot do what it was asked to do; the sentence says what to change."""
+    """The simulator cannot do what was requested; the sentence says what to change."""
 
 
 class StateFileError(SimulatorError):
-    """The file of a paper account is damaged, in use, or belongs to another price world."""
+    """The file of a paper account is damaged, in use, or belongs to another price source."""
 
 
 class PriceFileError(SimulatorError):
@@ -16,7 +16,7 @@ class PriceFileError(SimulatorError):
 
 
 class Refusal(Exception):  # noqa: N818 - an answer of the exchange, not a fault of the program
-    """Kraken's answer to a request that it refuses; `string` is what stands in the error array."""
+    """Kraken's answer to a request that it refuses; the error array contains the string."""
 
     def __init__(self, error: str) -> None:
         super().__init__(error)

@@ -32,7 +32,7 @@ DEAD_MAN_SWITCH_SECONDS_MAX = 86400
 
 @dataclass(frozen=True, slots=True)
 class DeadlinePolicy:
-    """Whether orders are refused after their deadline, and whether the engine looks at it again after its queue.
+    """Whether orders are refused after their deadline, and whether the engine checks it again after its queue.
 
     `clock_offset_seconds`: how far the clock of deadlines and of Time is ahead of the market's.
     """
@@ -44,7 +44,7 @@ class DeadlinePolicy:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedOrder:
-    """An order that the gateway has let through. `due`: when the engine comes to it, in market time."""
+    """An order that the gateway has accepted, with the market time at which the engine processes it."""
 
     due_at: float
     request: OrderRequest
@@ -76,21 +76,22 @@ class Exchange:
 
     @property
     def now(self) -> float:
-        """Market time up to which everything has been matched."""
+        """The market time up to which everything has been matched."""
         return self._matching.now
 
     @property
     def dead_man_switch_at(self) -> float | None:
-        """When the dead man's switch fires, if it is armed."""
+        """The time at which the dead man's switch fires, if it is armed."""
         return self._matching.dead_man_switch_at
 
     @property
     def server_time(self) -> float:
-        """What the exchange's own clock shows."""
+        """The time of the exchange's own clock."""
         return self.now + self._deadline_policy.clock_offset_seconds
 
     def advance(self, now: float) -> None:
-        """Move along the price path to `now`, match everything on the way and place what was queued until then."""
+        """Move along the price path to `now`, match everything on the way and place the orders that were queued
+        until then."""
         while self._queue and self._queue[0].due_at <= now:
             queued = self._queue.pop(0)
             self._matching.advance(queued.due_at)
@@ -101,7 +102,7 @@ class Exchange:
         self._matching.advance(now)
 
     def status(self, now: float) -> str:
-        """Return the system status: the one that was set, or what the prices allow."""
+        """Return the system status: the one that was set, or the one that the prices allow."""
         return self._status if self._status != "online" else self.prices.status(now)
 
     def set_status(self, status: str) -> None:
@@ -124,14 +125,14 @@ class Exchange:
         self._pair_statuses[pair.pair_id] = status
 
     def arm_dead_man_switch(self, seconds: int) -> float | None:
-        """Cancel everything after so many seconds unless armed again; 0 disarms. Return when it fires."""
+        """Cancel everything after so many seconds unless armed again; 0 disarms. Return the time at which it fires."""
         if seconds > DEAD_MAN_SWITCH_SECONDS_MAX:
             raise Refusal("EGeneral:Invalid timeout argument:above max")
         self._matching.dead_man_switch_at = self.now + seconds if seconds else None
         return self._matching.dead_man_switch_at
 
     def restore_dead_man_switch(self, fires_at: float | None) -> None:
-        """Take over the dead man's switch of a kept account."""
+        """Take over the dead man's switch of a saved account."""
         self._matching.dead_man_switch_at = fires_at
 
     def add_order(self, params: Params) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class Exchange:
         return {"descr": {"order": describe_order(self._build_order(request), request.pair)}}
 
     def queue_order(self, params: Params, seconds: float) -> dict[str, Any]:
-        """Take in an AddOrder that the engine comes to so much later. Raises Refusal where the gateway refuses it."""
+        """Accept an AddOrder that the engine processes so much later. Raises Refusal where the gateway refuses it."""
         request = self._validate_at_gateway(params)
         if not request.validate:
             self._queue.append(_QueuedOrder(self.now + seconds, request, params))
@@ -194,7 +195,7 @@ class Exchange:
         if status == "maintenance":
             raise Refusal("EService:Unavailable")
         for mode in (status, self.pair_status(request.pair)):
-            # Orders that reduce a position are margin orders, which there are none of here.
+            # Orders that reduce a position are margin orders, which this exchange does not have.
             allowed = {
                 "online": True,
                 "post_only": "post" in request.flags,
@@ -207,11 +208,11 @@ class Exchange:
         open_on_pair = [o for o in self.account.open_orders.values() if o.pair_id == request.pair.pair_id]
         self.limits.check_open_order_limit(len(open_on_pair))
         if request.cl_ord_id and any(o.cl_ord_id == request.cl_ord_id for o in self.account.open_orders.values()):
-            # Kraken does not publish its words for this.
+            # Kraken does not publish its string for this.
             raise Refusal("EOrder:Duplicate order")
 
     def cancel(self, params: Params) -> dict[str, Any]:
-        """Answer CancelOrder by txid, userref or client id. Raises Refusal when nothing of that name is open."""
+        """Answer CancelOrder by txid, userref or client order id. Raises Refusal when no such order is open."""
         if not params.get("txid", "") and not params.get("cl_ord_id", ""):
             raise invalid_argument("txid")
         if self.status(self.now) == "maintenance":
@@ -238,7 +239,7 @@ class Exchange:
         ]
 
     def cancel_all(self) -> dict[str, Any]:
-        """Answer CancelAll; each order attracts its penalty, but nothing is refused for it."""
+        """Answer CancelAll; each order adds its penalty, but none causes a refusal."""
         if self.status(self.now) == "maintenance":
             raise Refusal("EService:Unavailable")
         orders = list(self.account.open_orders.values())
@@ -252,7 +253,7 @@ class Exchange:
         return {"count": len(orders)}
 
     def value_of(self, asset: str, quote: str) -> Decimal:
-        """Return the worth of the whole balance of an asset in `quote`, zero where no pair connects them."""
+        """Return the value of the whole balance of an asset in `quote`, zero where no pair connects them."""
         amount = self.account.balances.get(asset, ZERO)
         if asset == quote:
             return amount

@@ -1,8 +1,8 @@
-"""Faults on purpose: each has a name and a rate (chance per private request), zero by default, from one seed.
+"""Injected faults: each has a name and a rate (chance per private request), zero by default, from one seed.
 
-Which of them the client must survive: all. What each does to the request that meets it is a row of FAULTS: how the
-request arrives, what error string it is answered with, whether it runs, and what becomes of the answer. Two have no
-row: `error`, a given string (only by `raise_next`), and `partial_fill` (chance per fill), which fills half of the rest.
+The client must survive all of them. Each row of FAULTS says what the fault does to its request: how the request
+arrives, which error string answers it, whether it runs, and what happens to the answer. Two faults have no row:
+`error`, a given string (only by `raise_next`), and `partial_fill` (chance per fill), which fills half of the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CANCEL_RACE = "cancel_race"
 
 
 class RequestDelivery(Enum):
-    """How a request comes to the exchange."""
+    """How a request reaches the exchange."""
 
     IMMEDIATE = auto()
     DROPPED = auto()
@@ -35,7 +35,7 @@ class RequestDelivery(Enum):
 
 
 class ResponseMode(Enum):
-    """What becomes of the answer. LAST: of two answers to the same request, the second one."""
+    """What happens to the answer. SECOND_RESPONSE: of two answers to the same request, the second one."""
 
     FULL = auto()
     SECOND_RESPONSE = auto()
@@ -50,10 +50,11 @@ class ResponseMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is to go wrong with one request.
+    """What goes wrong with one request.
 
-    `string` stands in the answer in place of the result; `executed`: the request runs all the same; `gateway`: it is
-    said before the nonce is looked at. `methods` it concerns (none: all). `planned`: for this request, not by chance.
+    `error` replaces the result in the answer; `is_executed`: the request runs all the same; `is_gateway_error`: the
+    error is sent before the nonce is checked. `methods` are the affected methods (empty: all). `is_planned`: for this
+    request, not by chance.
     """
 
     name: str
@@ -108,7 +109,7 @@ FAULT_NAMES = tuple(FAULTS)
 
 
 class FaultInjector:
-    """Decides, request by request, what goes wrong. `fired` counts how often each fault did. Thread-safe."""
+    """Decides for each request which fault happens. `fired` counts the faults by name. Thread-safe."""
 
     def __init__(self, rates: Mapping[str, float] | None = None, seed: int = 1) -> None:
         self.fired_counts: Counter[str] = Counter()
@@ -129,13 +130,13 @@ class FaultInjector:
             self._rates[name] = rate
 
     def clear(self) -> None:
-        """Let nothing go wrong any more."""
+        """Remove all rates and planned faults."""
         with self._lock:
             self._rates.clear()
             self._planned.clear()
 
     def fire_next(self, name: str, method: str, times: int = 1) -> None:
-        """Let a named fault happen to the next request(s) of a method, such as AddOrder."""
+        """Apply a named fault to the next request(s) of a method, such as AddOrder."""
         if name not in FAULTS:
             raise SimulatorError(f"There is no fault {name}; there are {', '.join(FAULT_NAMES)}.")
         fault = replace(FAULTS[name], is_planned=True)
@@ -145,7 +146,7 @@ class FaultInjector:
             self._planned += [(method, fault)] * times
 
     def raise_next(self, method: str, error: str, times: int = 1, executed: bool = False) -> None:
-        """Answer the next request(s) of a method with an error string; `executed`: after running it all the same."""
+        """Answer the next request(s) of a method with an error string; `executed`: after executing it all the same."""
         with self._lock:
             self._planned += [(method, Fault(ERROR, error=error, is_executed=executed))] * times
 
@@ -158,21 +159,22 @@ class FaultInjector:
             return fault
 
     def random_latency(self, bounds_seconds: tuple[float, float]) -> float:
-        """Return how long one request takes to arrive, in seconds."""
+        """Return the latency of one request, in seconds."""
         if bounds_seconds == (0, 0):
             return 0.0
         with self._lock:
             return self._random.uniform(*bounds_seconds)
 
     def copy_delay(self, fault: Fault, max_seconds: float) -> float:
-        """Return after how many seconds the copy of a request arrives: the most for a planned fault, or any."""
+        """Return the delay of a request's copy in seconds: the maximum for a planned fault, otherwise a random part
+        of it."""
         if fault.is_planned:
             return max_seconds
         with self._lock:
             return self._random.uniform(0.0, max_seconds)
 
     def fill_volume(self, order: SimOrder) -> Decimal:
-        """Return how much of an order is filled at once: all of the rest, or by fault its half."""
+        """Return how much of an order is filled at once: all of the rest, or half of it by fault."""
         rate = self._rates.get(PARTIAL_FILL, 0.0)
         if not rate:
             return order.remaining

@@ -1,4 +1,4 @@
-"""Kraken's fee ladder for spot crypto pairs since 9 July 2026 (support article on cross-platform fee tiers)."""
+"""Kraken's fee schedule for spot crypto pairs since 9 July 2026 (support article on cross-platform fee tiers)."""
 
 from __future__ import annotations
 

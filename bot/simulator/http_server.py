@@ -1,4 +1,4 @@
-"""HTTP/1.1 on 127.0.0.1, one thread a connection, with latency and faults on the wire."""
+"""HTTP/1.1 on 127.0.0.1, one thread for each connection, with latency and faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REASON_PHRASES = {200: "OK", 307: "Temporary Redirect", 413: "Content Too Large
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
-    """One connection. Nagle is off: with it every answer takes 40 ms."""
+    """One connection. Nagle's algorithm is off: with it every answer takes 40 ms."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -53,7 +53,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self._respond(status, response_body, fault.response)
 
     def _deliver(self, body: bytes, fault: Fault) -> tuple[int, bytes]:
-        """Hand the request to the exchange as the fault has it arrive; return its status and body."""
+        """Pass the request to the exchange as the fault requires; return status and body."""
         server = self.server
         headers = {name: self.headers.get(name) or "" for name in ("API-Key", "API-Sign")}
         if fault.delivery in (RequestDelivery.IMMEDIATE, RequestDelivery.DUPLICATED):
@@ -71,7 +71,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return server.api.handle(self.command, self.path, headers, body)
 
     def _respond(self, status: int, body: bytes, mode: ResponseMode) -> None:
-        """Send the answer, or what becomes of it."""
+        """Send the answer, or what the fault leaves of it."""
         if mode is ResponseMode.SLOW:
             sleep(self.server.options.slow_seconds)
         if mode is ResponseMode.RESET:
@@ -92,25 +92,26 @@ class _RequestHandler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, body: bytes, content_type: str, extra_headers: str = "", body_limit: int | None = None
     ) -> None:
-        """Write status, headers and body at once. `cut` leaves the body unfinished and hangs up."""
-        head = f"HTTP/1.1 {status} {_REASON_PHRASES[status]}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{extra_headers}"
+        """Write status, headers and body at once. With `body_limit` the body is cut off and the connection closed."""
+        head = f"HTTP/1.1 {status} {_REASON_PHRASES[status]}\r\nContent-Type: {content_type}\r\n"
+        head += f"Content-Length: {len(body)}\r\n{extra_headers}"
         if self.close_connection or body_limit is not None:
             self.close_connection = True
             head += "Connection: close\r\n"
         self.wfile.write(head.encode() + b"\r\n" + body[:body_limit])
 
     def _reset_connection(self) -> None:
-        """Hang up without an answer, with a TCP reset."""
+        """Close the connection without an answer, with a TCP reset."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
-        """Print nothing: requests are in `Api.log`."""
+        """Print nothing: requests are in `Api.request_log`."""
 
 
 class SimulatorHttpServer(ThreadingHTTPServer):
-    """The listening socket and its connections. Raises OSError when the port is taken."""
+    """The listening socket and its connections. Raises OSError when the port is in use."""
 
     daemon_threads = True
     block_on_close = False
@@ -127,7 +128,7 @@ class SimulatorHttpServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", options.port), _RequestHandler)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-        """Remember the connection, so that it can be ended."""
+        """Remember the connection, so that it can be closed."""
         with self._connections_lock:
             self._connections.add(request)
         super().process_request(request, client_address)
@@ -139,12 +140,12 @@ class SimulatorHttpServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Pass over a client that hangs up; show everything else."""
+        """Ignore a client that closes its connection; report everything else."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def close_connections(self) -> None:
-        """End the connections that clients keep alive; each one's thread then closes its socket."""
+        """Close the connections that clients keep alive; each connection's thread then closes its socket."""
         self.stopped.set()
         with self._connections_lock:
             for connection in self._connections:

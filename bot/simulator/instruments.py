@@ -1,4 +1,4 @@
-"""The assets and pairs that are traded, with Kraken's names, precision and minima."""
+"""The traded assets and pairs, with Kraken's names, precision and minima."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.simulator.errors import SimulatorError
 
 @dataclass(frozen=True, slots=True)
 class AssetRules:
-    """One row of Assets. Amounts of the asset have at most `decimals` decimals."""
+    """One entry of Assets. Amounts of the asset have at most `decimals` decimals."""
 
     asset_id: str
     altname: str
@@ -27,7 +27,7 @@ class AssetRules:
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """One row of AssetPairs. `symbol` is the everyday name, such as BTC/USD."""
+    """One entry of AssetPairs. `symbol` is the common name, such as BTC/USD."""
 
     symbol: str
     pair_id: str
@@ -90,11 +90,11 @@ class Instruments:
         self.assets = {asset.asset_id: asset for pair in self.pairs for asset in (pair.base, pair.quote)}
 
     def find(self, name: str) -> PairRules | None:
-        """Return the pair of that name, or None."""
+        """Return the pair with that name, or None."""
         return self._by_name.get(name)
 
     def get(self, pair_id: str) -> PairRules:
-        """Return the pair of an order that the exchange itself made."""
+        """Return the pair of one of the exchange's own orders."""
         return self._by_name[pair_id]
 
     def find_asset(self, name: str) -> AssetRules | None:
@@ -103,14 +103,14 @@ class Instruments:
 
 
 def known_instruments(names: Iterable[str]) -> Instruments:
-    """Return the catalogue of pairs whose rules are built in. Raises SimulatorError for another name."""
+    """Return the pairs with built-in rules. Raises SimulatorError for another name."""
     return _select(names, Instruments(KNOWN_PAIRS.values()), "The simulator")
 
 
 def instruments_from_kraken(
     names: Iterable[str], pair_entries: Mapping[str, Any], asset_entries: Mapping[str, Any]
 ) -> Instruments:
-    """Build the catalogue from the results of Kraken's own AssetPairs and Assets. Raises SimulatorError."""
+    """Build the instruments from the results of Kraken's own AssetPairs and Assets. Raises SimulatorError."""
     common_names = {"XBT": "BTC", "XDG": "DOGE"}
     assets = {
         asset_id: AssetRules(asset_id, entry["altname"], entry["decimals"], entry["display_decimals"])

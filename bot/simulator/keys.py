@@ -1,7 +1,7 @@
 """API keys: signature, nonce floor, nonce window, permissions, lockout.
 
-Order of checks (Kraken publishes none; each step is refused before the next is looked at): key known, not locked
-out, signature, nonce, permission. A bad signature never moves the floor; a good one with a fresh nonce always does.
+Order of checks (Kraken publishes none; each check refuses before the next one): key known, not locked out, signature,
+nonce, permission. A bad signature never moves the floor; a good one with a fresh nonce always does.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a private request brings to prove itself."""
+    """The credentials of a private request."""
 
     key: str
     signature: str
@@ -57,7 +57,7 @@ class KeyRing:
     """All keys of the account. Not thread-safe: the exchange's lock is around it.
 
     `lockout_after` bad keys, signatures or nonces within 60 s lock everyone out for 15 minutes, extended by further
-    calls (0: never). `window_repeats`: whether the same nonce may come twice inside a nonce window.
+    calls (0: never). `allow_nonce_repeats`: whether the same nonce may be used twice inside a nonce window.
     """
 
     def __init__(self, lockout_after: int = 0, allow_nonce_repeats: bool = False) -> None:
@@ -71,7 +71,7 @@ class KeyRing:
         self._seen_nonces: dict[str, set[int]] = {}
 
     def add(self, key: ApiKey) -> None:
-        """Take a key in. Raises SimulatorError when its secret is not Base64."""
+        """Add a key. Raises SimulatorError when its secret is not Base64."""
         try:
             base64.b64decode(key.secret, validate=True)
         except binascii.Error:
@@ -80,7 +80,7 @@ class KeyRing:
         self.changed_keys[key.key] = key
 
     def raise_nonce_floor(self, key: str, nonce: int) -> None:
-        """Do what another sender on the key does: have a higher nonce accepted."""
+        """Simulate another sender on the key, which has a higher nonce accepted."""
         self._record_nonce(self.keys[key], nonce)
 
     def authenticate(self, credentials: Credentials, now: float) -> ApiKey:
@@ -139,7 +139,7 @@ class KeyRing:
 def new_key(
     now: float, name: str, permissions: tuple[str, ...] = TRADING_PERMISSIONS, nonce_window: int = 0, floor: int = 0
 ) -> ApiKey:
-    """Make a key pair in the shape of Kraken's."""
+    """Create a key pair in Kraken's format."""
     key = base64.b64encode(secrets.token_bytes(42)).decode()
     secret = base64.b64encode(secrets.token_bytes(64)).decode()
     return ApiKey(key, secret, name, permissions, nonce_window, floor, now)

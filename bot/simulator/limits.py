@@ -13,7 +13,7 @@ from bot.simulator.errors import Refusal, SimulatorError
 
 @dataclass(frozen=True, slots=True)
 class SimTier:
-    """What one verification level may do. A maximum of None is no limit."""
+    """The limits of one verification level. A maximum of None is no limit."""
 
     max_rest_points: int | None
     rest_decay_per_second: float
@@ -41,7 +41,7 @@ def find_tier(name: str) -> SimTier:
 
 
 def cancel_penalty(age_seconds: float) -> int:
-    """Return what cancelling an order of that age adds to the pair's engine counter."""
+    """Return the points that canceling an order of that age adds to the pair's engine counter."""
     return next((points for limit, points in CANCEL_PENALTIES if age_seconds < limit), 0)
 
 
@@ -54,7 +54,7 @@ class DecayingCounter:
         self._updated_at: float | None = None
 
     def points(self, now: float) -> float:
-        """Return what is left of everything added so far."""
+        """Return the remaining points."""
         if self._updated_at is not None and now > self._updated_at:
             self._points = max(0.0, self._points - (now - self._updated_at) * self._decay_per_second)
         self._updated_at = now if self._updated_at is None else max(now, self._updated_at)

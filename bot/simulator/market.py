@@ -1,4 +1,4 @@
-"""The public endpoints, drawn from the price path."""
+"""The public endpoints, computed from the price path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = dict[str, Any]
 
 
 class PublicEndpoints:
-    """Answers what anyone may ask."""
+    """Answers requests that need no key."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -101,7 +101,7 @@ class PublicEndpoints:
         seconds = minutes * 60
         running_candle_time = int(now) // seconds * seconds
         first = running_candle_time - (OHLC_CANDLES_MAX - 1) * seconds
-        # `since` is exclusive, and older history than the last 720 rows is never served.
+        # `since` is exclusive, and candles before the last 720 are never served.
         first = max(first, _parse_int(params, "since", 0) + 1)
         candles = self._prices.candles(pair, seconds, first, now)
         rows = [_ohlc_row(candle, pair) for candle in candles]

@@ -1,8 +1,8 @@
-"""The engine: orders against the price path, fills, fees, holds, expiry.
+"""The matching engine: orders against the price path, fills, fees, holds, expiry.
 
-Depth is unlimited: an order that meets the price fills at once. The last price is the path; one may buy one tick
-above it and sell one tick below. A resting limit order fills at its own price (as maker) when the path touches it; a
-stop or take-profit that the path touches is then a market order.
+Depth is unlimited: an order that meets the price fills at once. The last price is the path; a buyer pays one tick above
+it and a seller gets one tick below. A resting limit order fills at its own price (as maker) when the path touches it; a
+stop or take-profit that the path touches becomes a market order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ PERCENT = Decimal(100)
 
 
 def full_fill(order: SimOrder) -> Decimal:
-    """Fill all that is left of an order."""
+    """Fill the whole rest of an order."""
     return order.remaining
 
 
 class MatchingEngine:
-    """Moves along the price path and fills what it meets. `portion` says how much of an order is filled at a time."""
+    """Moves along the price path and fills the orders it meets. `fill_volume` returns how much of an order is filled
+    at a time."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class MatchingEngine:
         self._fill_volume = fill_volume
 
     def advance(self, now: float) -> None:
-        """Move to `now` and do everything that happens on the way. Time never goes back."""
+        """Move to `now` and process everything on the way. Time never goes back."""
         while self.now < now:
             if not self.account.open_orders:
                 self.now = now
@@ -60,7 +61,8 @@ class MatchingEngine:
         self._end_due_orders()
 
     def submit(self, order: SimOrder) -> None:
-        """Fill, rest or end a new order. Raises Refusal when there are not enough funds, or a post-only would fill."""
+        """Fill, rest or end a new order. Raises Refusal when there are not enough funds, or a post-only order would
+        fill."""
         pair = self.instruments.get(order.pair_id)
         last = self.prices.price(pair, self.now)
         touch = self._touch(pair, order.is_buy, last)
@@ -77,7 +79,7 @@ class MatchingEngine:
                 self._trigger(order, pair, last, self.now)
 
     def fill_now(self, order: SimOrder) -> None:
-        """Fill all that is left of a resting order at its own price, as if the path had just touched it."""
+        """Fill the rest of a resting order at its own price, as if the path had just touched it."""
         pair = self.instruments.get(order.pair_id)
         if order.kind == "limit":
             self._fill(order, pair, order.price, order.remaining, self.now, maker=True)
@@ -85,7 +87,7 @@ class MatchingEngine:
             self._trigger(order, pair, order.price, self.now)
 
     def required_hold(self, order: SimOrder, pair: PairRules) -> Decimal:
-        """Return what a resting order ties up: quote with the taker's fee for a buy, base for a sell."""
+        """Return the hold of a resting order: quote with the taker's fee for a buy, base for a sell."""
         return self._required_funds(order, pair, order.price, ROUND_UP)
 
     def _submit_limit(self, order: SimOrder, pair: PairRules, touch: Decimal | None) -> None:
@@ -102,7 +104,7 @@ class MatchingEngine:
             self._fill_as_taker(order, pair, touch)
 
     def _fill_as_taker(self, order: SimOrder, pair: PairRules, price: Decimal) -> None:
-        """Fill an arriving order as taker; what the portion leaves rests, or ends if it may not."""
+        """Fill an arriving order as taker; the unfilled rest becomes a resting order, or ends if it may not rest."""
         if order.kind == "limit":
             self._check_funds(order, self.required_hold(order, pair))
         self._check_funds(order, self._required_funds(order, pair, price, ROUND_HALF_UP))
@@ -134,7 +136,7 @@ class MatchingEngine:
 
     @staticmethod
     def _triggers_on_fall(order: SimOrder) -> bool:
-        """Whether the order acts when the price comes down to it (rather than up)."""
+        """Tell whether the order acts when the price falls to it (rather than rises)."""
         return order.is_buy == (order.kind in ("limit", "take-profit"))
 
     def _follow_price_path(self, until: float) -> None:
@@ -160,7 +162,7 @@ class MatchingEngine:
     def _match_segment(
         self, pair_id: str, start_time: float, start_price: Decimal, end_time: float, end_price: Decimal
     ) -> None:
-        """Act on every order that the line from (begin, start) to (end, stop) touches, nearest first."""
+        """Act on every order that the line from start to end touches, nearest first."""
         low, high = min(start_price, end_price), max(start_price, end_price)
         touched_orders = [
             order
@@ -197,7 +199,7 @@ class MatchingEngine:
             self._hold_remainder(order, pair)
 
     def _hold_remainder(self, order: SimOrder, pair: PairRules) -> None:
-        """Hold what the rest of an order needs. Cents rounded in its fills never make the free balance negative."""
+        """Hold what the rest of an order needs. Rounding in its fills never makes the free balance negative."""
         self.account.set_hold(
             order, min(self.required_hold(order, pair), self.account.free_balance(order.spends) + order.held)
         )
@@ -214,7 +216,7 @@ class MatchingEngine:
         spare_base = account.free_balance(pair.base.asset_id) + (
             volume if order.is_buy else order.held - order.remaining
         )
-        # Fee in base is a preference: where the account has no coins beyond those it sells, the quote pays.
+        # Fee in base is a preference: where the account has no coins beyond the sold ones, the quote pays.
         if "fcib" in order.flags and base_fee <= spare_base:
             base_change -= base_fee
         else:

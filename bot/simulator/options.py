@@ -1,4 +1,4 @@
-"""What a simulator can be told. Every fault is off by default."""
+"""The options of the simulator. Every fault is off by default."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class SimulatorOptions:
-    """`balances` are by asset id (ZUSD), for a new account only. `key` and `secret` empty: made once and kept.
+    """`balances` are by asset id (ZUSD), for a new account only. Empty `key` and `secret` are created once and kept.
 
     `latency_seconds` is a range; each request waits so long before it is processed. `fault_rates` are in faults.py.
-    `redirect_url` is where the fault redirect_307 leads, `slow_seconds` how late a slow answer is. Those are real
-    seconds; all that follows are market seconds:
+    `redirect_url` is the target of the fault redirect_307, `slow_seconds` the delay of a slow answer. Those are real
+    seconds; all that follow are market seconds:
 
-    - `delay_seconds`: how late the copy of a request arrives, when planned; by chance it is anything up to that.
+    - `delay_seconds`: the delay of a request's copy when planned; by chance it is anything up to that.
     - `queue_seconds`: how long a queued order waits for the engine.
-    - `open_lag_seconds`, `closed_lag_seconds`: until then at most, OpenOrders misses an order that was accepted, and
-      ClosedOrders one that has closed; each order has its own lag. QueryOrders, trades and balances have none.
-    - `enforce_deadline` False: a broken exchange, which accepts orders after their deadline. `deadline_checked_at`: "engine",
-      where a queued order is refused if its deadline passed meanwhile, or "gateway", where it is not.
+    - `open_lag_seconds`, `closed_lag_seconds`: the maximum time for which OpenOrders misses an accepted order, and
+      ClosedOrders a closed one; each order has its own lag. QueryOrders, trades and balances have none.
+    - `enforce_deadline` False: a broken exchange, which accepts orders after their deadline. `deadline_checked_at`:
+      "engine", where a queued order is refused if its deadline passed meanwhile, or "gateway", where it is not.
     - `clock_offset_seconds`: how far Time, and the clock of the deadlines, is ahead of the market's.
 
-    `nonce_window` is that of the account's own key; `allow_nonce_repeats`: the same nonce may come twice within it
-    (Kraken does not say whether it may). `request_log_size` is how many private requests are remembered, for tests.
+    `nonce_window` is that of the account's own key; `allow_nonce_repeats`: the same nonce may be used twice within it
+    (Kraken does not say whether it may). `request_log_size` is the number of private requests that are kept for tests.
     """
 
     pairs: tuple[str, ...] = ("BTC/USD", "ETH/USD", "SOL/USD")

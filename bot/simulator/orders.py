@@ -1,6 +1,6 @@
-"""AddOrder's arguments: checked in Kraken's order and refused in Kraken's words.
+"""AddOrder's arguments: checked in Kraken's order and refused with Kraken's strings.
 
-Every string here is from Kraken's AddOrder and error pages or was seen live by others, except those for arguments
+Every string here is from Kraken's AddOrder and error pages or was seen live by others, except those for arguments that
 this simulator does not offer, which get Kraken's general `EGeneral:Invalid arguments:<name>`.
 """
 
@@ -72,7 +72,7 @@ def find_pair(instruments: Instruments, name: str) -> PairRules:
 
 def parse_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
     """Return the order that the arguments describe. Raises Refusal for the first one that is wrong."""
-    # The words of all orders, and not each order's own: every order is kept.
+    # One string for all orders, and not one for each: every order is kept in memory.
     side, kind = intern(params.get("type", "")), intern(params.get("ordertype", ""))
     if side not in ("buy", "sell"):
         raise invalid_argument("type")
@@ -95,7 +95,7 @@ def parse_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
 
 
 def check_deadline(params: Params, now: float) -> None:
-    """Raise Refusal when the order's deadline has passed or is none (Kraken: RFC3339, at most 60 s ahead)."""
+    """Raise Refusal when the order's deadline has passed or is invalid (Kraken: RFC3339, at most 60 s ahead)."""
     text = params.get("deadline", "")
     if not text:
         return
@@ -203,7 +203,7 @@ def _read_userref(params: Params) -> int | None:
 def _read_client_id(params: Params) -> str:
     text = params.get("cl_ord_id", "")
     well_formed = (len(text) <= 18 and text.isascii() and text.isprintable()) or _UUID.fullmatch(text)
-    # Kraken: cl_ord_id and userref exclude each other; its words for that are not published.
+    # Kraken: cl_ord_id and userref exclude each other; its string for that is not published.
     if not well_formed or (text and params.get("userref", "")):
         raise invalid_argument("cl_ord_id")
     return text

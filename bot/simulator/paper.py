@@ -28,7 +28,7 @@ LIVE_URL = "https://api.kraken.com"
 
 @dataclass(frozen=True, slots=True)
 class PaperAccount:
-    """An open paper account. `price_source_label` says in a sentence where prices come from."""
+    """An open paper account. `price_source_label` describes the source of the prices in a sentence."""
 
     url: str
     key: str
@@ -40,7 +40,7 @@ class PaperAccount:
 
 @dataclass(frozen=True, slots=True)
 class _PriceSetup:
-    """One source of prices and what goes with it. `begin` and `end` are given for a recorded market only."""
+    """One source of prices and its settings. Start and end are given for a recorded market only."""
 
     prices: PriceSource
     instruments: Instruments
@@ -61,8 +61,8 @@ def open_paper_account(
 ) -> Iterator[PaperAccount]:
     """Open the paper account of `state_dir` with prices from `auto`, `live`, `synthetic` or `replay:FILE`.
 
-    A new account first runs through the last 720 candles. One that was there before goes on from where it was: open
-    orders are matched through the gap. Every kind of prices has an account of its own. Raises SimulatorError.
+    A new account first warms up over the last 720 candles. An existing account continues where it was: open orders are
+    matched over the gap. Each price source has an account of its own. Raises SimulatorError.
     """
     with ExitStack() as stack:
         setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url)
@@ -120,7 +120,8 @@ def _open_recorded(pairs: Sequence[str], path: Path, timeframe_seconds: int) -> 
     prices = RecordedPrices(pair, path)
     if timeframe_seconds % prices.shortest_candle_seconds:
         raise SimulatorError(
-            f"{path} has candles of {prices.shortest_candle_seconds} s; a timeframe of {timeframe_seconds} s cannot be made of them."
+            f"{path} has candles of {prices.shortest_candle_seconds} s; "
+            f"a timeframe of {timeframe_seconds} s cannot be made of them."
         )
     name = f"paper_replay_{prices.short_digest}.db"
     return _PriceSetup(
@@ -134,7 +135,7 @@ def _open_recorded(pairs: Sequence[str], path: Path, timeframe_seconds: int) -> 
 
 
 def _choose_clock(setup: _PriceSetup, path: Path, timeframe_seconds: int, speed: float) -> MarketClock:
-    """Return the market's clock: a new account first runs through history."""
+    """Return the market's clock: a new account first warms up over history."""
     saved_state = read_state(path, setup.prices.source_id)
     wall_now = wall_seconds()
     if setup.start_seconds is not None and setup.end_seconds is not None:
@@ -146,7 +147,7 @@ def _choose_clock(setup: _PriceSetup, path: Path, timeframe_seconds: int, speed:
             saved_state.now if saved_state else setup.start_seconds + float(warm_up_seconds), setup.end_seconds
         )
     if speed != 1.0 or (saved_state is not None and saved_state.now > wall_now):
-        # An account that was run faster than the clock is ahead of it: its market goes on from there.
+        # An account that ran faster than the clock is ahead of it: its market continues from there.
         return MarketClock(max(wall_now, saved_state.now if saved_state else 0.0), speed)
     if saved_state is not None:
         return MarketClock()

@@ -1,6 +1,6 @@
-"""Where prices come from: the contract, and the seeded synthetic market.
+"""The protocol of a price source, and the seeded synthetic market.
 
-A price path is a line through knots in time. Orders are matched against that line and candles are drawn from it, so
+A price path is a line through points in time. Orders are matched against that line and candles are computed from it, so
 a candle's low and a filled limit order never contradict each other.
 """
 
@@ -29,7 +29,7 @@ _BASE_PRICES = {"BTC": 90000.0, "ETH": 3000.0, "SOL": 150.0}
 
 @dataclass(frozen=True, slots=True)
 class SimCandle:
-    """One OHLC row; `time` is when it began."""
+    """One OHLC candle; `time` is its start."""
 
     time: int
     open: Decimal
@@ -45,20 +45,20 @@ class PriceSource(Protocol):
 
     @property
     def source_id(self) -> str:
-        """A name for this path of prices; an account never changes worlds."""
+        """A name for this price path; an account never changes its price source."""
 
     @property
     def shortest_candle_seconds(self) -> int:
-        """The shortest candles there are."""
+        """The length of the shortest candles."""
 
     def price(self, pair: PairRules, now: float) -> Decimal:
         """Return the last price at `now`, on the pair's tick grid."""
 
     def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
-        """Return the path's knots with after < time <= until, ending with one at `until`."""
+        """Return the path's points with after < time <= until, ending with one at `until`."""
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
-        """Return the candles of `interval` seconds that begin from `first` on; the last one is still running."""
+        """Return the candles of `interval` seconds that begin from `first` on; the last one is unfinished."""
 
     def status(self, now: float) -> str:
         """Return the system status that the prices allow: online, or maintenance when they are stale."""
@@ -73,8 +73,8 @@ def _hash_noise(text: str) -> float:
 class SyntheticPrices:
     """A market that is a pure function of seed, pair and time: a sum of smooth waves from 16 s to about a year.
 
-    A restart continues the same path. `step_seconds` is the distance of knots. A candle of more than sixty knots
-    looks at sixty of them: two years of daily candles must not take seconds.
+    A restart continues the same path. `step_seconds` is the distance of the points. A candle of more than sixty points
+    uses sixty of them: two years of daily candles must not take seconds.
     """
 
     def __init__(self, seed: int = 1, step_seconds: int = 60) -> None:
@@ -94,14 +94,14 @@ class SyntheticPrices:
         return self._ticks_at(pair, now) * pair.tick_size
 
     def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
-        """Return the knots with after < time <= until, ending with one at `until`."""
+        """Return the points with after < time <= until, ending with one at `until`."""
         first, last = math.floor(after / self._step_seconds) + 1, math.ceil(until / self._step_seconds)
         between = zip(range(first, last), self._path_ticks(pair, self._step_seconds, first, last), strict=True)
         path = [(float(index * self._step_seconds), ticks * pair.tick_size) for index, ticks in between]
         return [*path, (until, self.price(pair, until))]
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
-        """Return the candles from `first` on; the last one is still running."""
+        """Return the candles from `first` on; the last one is unfinished."""
         start = -(-first // interval) * interval
         return [self._build_candle(pair, interval, begin, now) for begin in range(start, math.floor(now) + 1, interval)]
 
@@ -136,7 +136,7 @@ class SyntheticPrices:
         return round(here + (there - here) * rest / self._step_seconds)
 
     def _point_ticks(self, pair: PairRules, index: int) -> int:
-        """Return one knot's price in ticks, without drawing the whole block around it."""
+        """Return one point's price in ticks, without computing the whole block around it."""
         block = self._blocks.get((pair.symbol, self._step_seconds, index // _BLOCK_POINTS))
         return block[index % _BLOCK_POINTS] if block else self._compute_ticks(pair, self._step_seconds, index, 1)[0]
 
@@ -157,7 +157,7 @@ class SyntheticPrices:
         return self._blocks[key]
 
     def _compute_ticks(self, pair: PairRules, step: int, first: int, count: int) -> list[int]:
-        """Draw `count` knots: the logarithm of price over base price is the sum of the waves."""
+        """Compute `count` points: the logarithm of price over base price is the sum of the waves."""
         log_ratios = [0.0] * count
         for wave in range(_WAVE_COUNT):
             period = _SHORTEST_WAVE_SECONDS << wave
@@ -173,7 +173,8 @@ class SyntheticPrices:
     def _cells(
         self, pair: PairRules, step: int, wave: int, first: int, count: int
     ) -> Iterator[tuple[int, int, int, float, float]]:
-        """Cut knots into a wave's cells: first and last index, seconds of index 0 from the cell's begin, both ends."""
+        """Divide points into a wave's cells: first and last index, seconds of index 0 from the cell's start, both
+        ends."""
         begin, period = 0, _SHORTEST_WAVE_SECONDS << wave
         name = f"{self.seed}:{pair.symbol}:{wave}"
         last_cell = (0, 0.0)

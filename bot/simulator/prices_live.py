@@ -1,6 +1,6 @@
 """Live prices: Kraken's public API, read once a second. Nothing is invented when it stops answering.
 
-History is Kraken's OHLC at the timeframe; the path goes on with the last price of Ticker. A candle counts as closed
+History is Kraken's OHLC at the timeframe; the path continues with the last price of Ticker. A candle counts as closed
 when Kraken has served it as closed, not before.
 """
 
@@ -41,7 +41,7 @@ class PublicApiClient:
         self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_seconds)
 
     def get(self, method: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Return the result of one call. Raises LiveError."""
+        """Return the result of one call. Raises LivePricesError."""
         try:
             self._connection.request("GET", f"/0/public/{method}?{urlencode(params or {})}")
             body = self._connection.getresponse().read()
@@ -57,12 +57,12 @@ class PublicApiClient:
         return result
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 
 def is_kraken_reachable(url: str, timeout_seconds: float) -> bool:
-    """Tell whether Kraken's Time answers in time. A name look-up that hangs counts as no."""
+    """Tell whether Kraken's Time answers within the time-out. A name look-up that hangs counts as no answer."""
     is_answered = threading.Event()
 
     def probe() -> None:
@@ -117,7 +117,7 @@ class LivePrices:
         return path
 
     def _read_candles(self, pair: PairRules, since: int) -> list[SimCandle]:
-        """Return Kraken's rows after `since`; the last one is still running."""
+        """Return Kraken's candles after `since`; the last one is unfinished."""
         params = {"pair": pair.altname, "interval": str(self.shortest_candle_seconds // 60)}
         result = self._api.get("OHLC", params | ({"since": str(since)} if since else {}))
         try:
@@ -127,16 +127,16 @@ class LivePrices:
 
     @property
     def start_seconds(self) -> int:
-        """When the shortest history begins."""
+        """The start of the shortest history."""
         return max(path.start_seconds for path in self._paths.values())
 
     def start(self) -> None:
-        """Begin to follow the prices."""
+        """Start to follow the prices."""
         self._thread = threading.Thread(target=self._poll_loop, name="live prices", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following the prices."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(REQUEST_TIMEOUT_SECONDS)
@@ -153,10 +153,10 @@ class LivePrices:
                 pause_seconds = min(30.0, pause_seconds * 2)
 
     def _poll(self) -> None:
-        """Make one call: the candle that has just closed, now and then the status, else the prices."""
+        """Make one call: the candle that has just closed, now and then the status, otherwise the prices."""
         now = wall_seconds()
         due = [path for path in self._paths.values() if now >= path.end_seconds + self.shortest_candle_seconds]
-        # Every other call at most: where Kraken is late with a candle, prices must go on.
+        # Every other call at most: where Kraken is late with a candle, prices must continue.
         self._polled_candle_last = bool(due) and not self._polled_candle_last
         if self._polled_candle_last:
             self._read_closed_candles(min(due, key=lambda path: path.end_seconds))
@@ -194,12 +194,12 @@ class LivePrices:
             return self._paths[pair.pair_id].price(now)
 
     def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
-        """Return the knots with after < time <= until, ending with one at `until`."""
+        """Return the points with after < time <= until, ending with one at `until`."""
         with self._lock:
             return self._paths[pair.pair_id].price_points(after, until)
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
-        """Return Kraken's candles from `first` on, and the running one."""
+        """Return Kraken's candles from `first` on, and the unfinished one."""
         with self._lock:
             return self._paths[pair.pair_id].candles(interval, first, now)
 

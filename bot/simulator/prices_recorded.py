@@ -1,4 +1,4 @@
-"""Recorded prices: the path drawn through candles, and that of a file, of which only a part is drawn at a time."""
+"""Recorded prices: the path through candles, and that of a file, of which only a part is computed at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot.simulator.instruments import PairRules
 from bot.simulator.prices import PricePoint, SimCandle
 
 _CACHED_CANDLES_MAX = 4000
-# OHLC has 720 rows, and Ticker looks back for a day, of minutes at the finest.
+# OHLC has 720 candles, and Ticker needs a day of candles, of a minute at the shortest.
 _HISTORY_CANDLES_MAX = 1500
 _READ_AHEAD_CANDLES = 1000
 
@@ -38,12 +38,12 @@ class CandlePath:
 
     @property
     def start_seconds(self) -> int:
-        """When the first candle began."""
+        """The start of the first candle."""
         return self._candle_times[0]
 
     @property
     def end_seconds(self) -> int:
-        """When the last closed candle ended."""
+        """The end of the last closed candle."""
         return self._candle_times[-1] + self.interval_seconds
 
     def extend_with_candle(self, candle: SimCandle, until: float) -> None:
@@ -58,25 +58,26 @@ class CandlePath:
         self.add_point(until, candle.close)
 
     def add_point(self, timestamp: float, price: Decimal) -> None:
-        """Continue the line to a price; a moment that is not later than the last one is left out."""
+        """Continue the line to a price; a time that is not later than the last one is left out."""
         if not self._point_times or timestamp > self._point_times[-1]:
             self._point_times.append(timestamp)
             self._point_prices.append(price)
 
     def discard_before(self, timestamp: float) -> None:
-        """Forget the line before a moment, and the rows that are older than any answer's."""
+        """Drop the line before a time, and candles that are too old for any answer."""
         first_kept = bisect_left(self._point_times, timestamp)
         del self._point_times[:first_kept], self._point_prices[:first_kept]
         del self._candles[:-_HISTORY_CANDLES_MAX], self._candle_times[:-_HISTORY_CANDLES_MAX]
 
     def append_closed_candle(self, candle: SimCandle) -> None:
-        """Add a closed candle to the rows (not to the line). Older ones than the last are known already."""
+        """Add a closed candle to the candles (not to the line). Candles older than the last are known already."""
         if not self._candle_times or candle.time > self._candle_times[-1]:
             self._candles.append(candle)
             self._candle_times.append(candle.time)
 
     def price(self, now: float) -> Decimal:
-        """Return the price at `now`, on the tick grid; before the first and after the last point it is theirs."""
+        """Return the price at `now`, on the tick grid; before the first and after the last point, that point's
+        price."""
         index = bisect_right(self._point_times, now)
         if index in (0, len(self._point_times)):
             return self._round_to_tick(self._point_prices[max(0, index - 1)])
@@ -96,7 +97,7 @@ class CandlePath:
         return [*((moment, self._round_to_tick(price)) for moment, price in inside), (until, self.price(until))]
 
     def candles(self, interval: int, first: int, now: float) -> list[SimCandle]:
-        """Return the candles of a multiple of the interval that begin from `first` on; the last one may be running.
+        """Return the candles of a multiple of the interval that begin from `first` on; the last one may be unfinished.
 
         A candle that has ended but is not recorded to its end is not invented: there the answer stops.
         """
@@ -131,7 +132,7 @@ class CandlePath:
         return self._aggregate(begin, recorded_end, path)
 
     def _aggregate(self, begin: int, end: int, extra_prices: list[Decimal]) -> SimCandle:
-        """Join the rows of [begin, end) and further prices into one candle."""
+        """Join the candles of [begin, end) and further prices into one candle."""
         candles = self._candles[bisect_left(self._candle_times, begin) : bisect_left(self._candle_times, end)]
         if not candles:
             extra_prices = extra_prices or [self.price(begin)]
@@ -152,7 +153,7 @@ class CandlePath:
 class RecordedPrices:
     """The prices of one pair from one file. The market begins with the file and ends with it.
 
-    Drawn are only the candles that were asked for last, and some after them.
+    Only the candles that were requested last, and some after them, are computed.
     """
 
     def __init__(self, pair: PairRules, path: Path) -> None:
@@ -165,7 +166,7 @@ class RecordedPrices:
         self.short_digest = self._file.digest[:8]
         self.source_id = f"{pair.symbol} as recorded in a file ({self.short_digest})"
         self._path = CandlePath(pair, [], self.shortest_candle_seconds)
-        # What the path is good for: from the first moment, and before the last one.
+        # The range that the path covers: from the first time, and before the last one.
         self._covered_range = math.inf, -math.inf
 
     def status(self, now: float) -> str:
@@ -177,15 +178,15 @@ class RecordedPrices:
         return self._path_for(now, now).price(now)
 
     def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
-        """Return the knots with after < time <= until, ending with one at `until`."""
+        """Return the points with after < time <= until, ending with one at `until`."""
         return self._path_for(after, until).price_points(after, until)
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
-        """Return the candles from `first` on; the last one may be running."""
+        """Return the candles from `first` on; the last one may be unfinished."""
         return self._path_for(first, now).candles(interval, first, now)
 
     def _path_for(self, first: float, last: float) -> CandlePath:
-        """Return the path with the rows of a span, the one before it and the one after it."""
+        """Return the path with the candles of a range, the one before it and the one after it."""
         if not (self._covered_range[0] <= first and last < self._covered_range[1]):
             times = self._file.times
             begin = max(0, bisect_right(times, first) - 1)

@@ -1,4 +1,4 @@
-"""The private endpoints: what each needs, and how it answers."""
+"""The private endpoints: their permissions and their answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PERMISSIONS: dict[str, frozenset[str]] = {
 
 
 class PrivateEndpoints:
-    """Answers what only the account's keys may ask."""
+    """Answers requests that need a key."""
 
     def __init__(self, exchange: Exchange, query_lag: QueryLag) -> None:
         self._exchange = exchange
@@ -65,7 +65,7 @@ class PrivateEndpoints:
         }
 
     def authorize(self, method: str, key: ApiKey) -> None:
-        """Check that there is such a method, and the key's permission and rate limit. Raises Refusal."""
+        """Check that the method exists, and the key's permission and rate limit. Raises Refusal."""
         if method not in self.methods:
             raise Refusal("EGeneral:Unknown method")
         needed = PERMISSIONS.get(method)
@@ -114,7 +114,7 @@ class PrivateEndpoints:
         if closetime not in ("open", "close", "both"):
             raise invalid_argument("closetime")
         start, end = self._time_bound(params, "start"), self._time_bound(params, "end")
-        # Newest first, so nothing after the first order that was closed before the start can belong to the answer.
+        # Newest first, so no order after the first one that was closed before the start can belong to the answer.
         recent = takewhile(lambda order: start is None or order.closed > start, reversed(self._account.closed_orders))
         found = [
             order

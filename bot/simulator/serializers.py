@@ -1,4 +1,4 @@
-"""Rows in exactly the shapes of Kraken's answers: numbers as text, times as JSON numbers, null where Kraken has it."""
+"""Responses in exactly Kraken's form: numbers as text, times as JSON numbers, null where Kraken has it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def _format_price(pair: PairRules, price: Decimal) -> str:
 
 
 def describe_order(order: SimOrder, pair: PairRules) -> str:
-    """Return the sentence that Kraken calls descr.order."""
-    start = f"{order.side} {format_decimal(order.volume, pair.lot_decimals)} {pair.altname} @ {order.kind.replace('-', ' ')}"
+    """Return the description that Kraken calls descr.order."""
+    volume, kind = format_decimal(order.volume, pair.lot_decimals), order.kind.replace("-", " ")
+    start = f"{order.side} {volume} {pair.altname} @ {kind}"
     return start if order.kind == "market" else f"{start} {_format_price(pair, order.price)}"
 
 
 def serialize_order(order: SimOrder, pair: PairRules, trades: list[str] | None = None) -> JsonObject:
-    """Return a row of OpenOrders, ClosedOrders or QueryOrders. `trades` None leaves them out."""
+    """Return an entry of OpenOrders, ClosedOrders or QueryOrders. `trades` None leaves the trades out."""
     average = order.cost / order.executed if order.executed else Decimal(0)
     entry: JsonObject = {
         "refid": None,
@@ -79,7 +80,7 @@ def _serialize_description(order: SimOrder, pair: PairRules) -> JsonObject:
 
 
 def serialize_trade(trade: SimTrade, pair: PairRules) -> JsonObject:
-    """Return a row of TradesHistory."""
+    """Return an entry of TradesHistory."""
     return {
         "ordertxid": trade.order_txid,
         "postxid": "TKH2SE-M7IF5-CFI7LT",
@@ -101,7 +102,7 @@ def serialize_trade(trade: SimTrade, pair: PairRules) -> JsonObject:
 
 
 def serialize_asset(asset: AssetRules) -> JsonObject:
-    """Return a row of Assets."""
+    """Return an entry of Assets."""
     return {
         "aclass": "currency",
         "altname": asset.altname,
@@ -112,7 +113,7 @@ def serialize_asset(asset: AssetRules) -> JsonObject:
 
 
 def serialize_pair(pair: PairRules, status: str) -> JsonObject:
-    """Return a row of AssetPairs. The fee arrays are empty, as Kraken's are since 8 September 2026."""
+    """Return an entry of AssetPairs. The fee arrays are empty, as Kraken's are since 8 September 2026."""
     return {
         "altname": pair.altname,
         "wsname": pair.wsname,

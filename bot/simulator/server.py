@@ -1,4 +1,4 @@
-"""The simulator put together: exchange, keys, faults, state file and server."""
+"""Assembles the simulator: exchange, keys, faults, state file and server."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ACCOUNT_KEY_NAME = "simulator"
 class Simulator:
     """A local Kraken: `with Simulator(options) as simulator:` serves on `simulator.url` until the block ends.
 
-    `clock` is the market's clock; nonces have nothing to do with it. `is_new`: the account was made just now.
-    Raises SimulatorError for wrong options and StateFileError for a state file that cannot be used.
+    `clock` is the market's clock, which has no influence on nonces. `is_new`: the account was created just now. Raises
+    SimulatorError for wrong options and StateFileError for a state file that cannot be used.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Where it serves, such as http://127.0.0.1:8000."""
+        """The address, such as http://127.0.0.1:8000."""
         if self._server is None:
             raise SimulatorError("The simulator is not running; use it in a with block.")
         return f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -90,7 +90,7 @@ class Simulator:
         return self.api.request_log
 
     def orders_by_client_id(self) -> dict[str, list[str]]:
-        """Return the txids of all orders ever accepted, by the client id that they came with."""
+        """Return the txids of all orders ever accepted, by client order id."""
         with self.api.lock:
             self.api.advance_to_now()
             return self.exchange.account.orders_by_client_id()
@@ -98,7 +98,7 @@ class Simulator:
     def add_key(
         self, permissions: tuple[str, ...] = TRADING_PERMISSIONS, nonce_window: int = 0, floor: int = 0
     ) -> tuple[str, str]:
-        """Make one more key pair for the account. Return key and secret."""
+        """Create another key pair for the account. Return key and secret."""
         api_key = new_key(self.clock.now(), "extra", permissions, nonce_window, floor)
         with self.api.lock:
             self.keys.add(api_key)
@@ -137,7 +137,7 @@ class Simulator:
         self.exchange.restore_dead_man_switch(saved_state.dead_man_switch_at)
 
     def _find_or_create_account_key(self) -> ApiKey:
-        """Return the account's own key: the one that was asked for, the one that was kept, or a new one."""
+        """Return the account's own key: the one in the options, the saved one, or a new one."""
         requested_key = self.options.key
         for key in self.keys.keys.values():
             if key.name == ACCOUNT_KEY_NAME and requested_key in ("", key.key):
@@ -150,7 +150,7 @@ class Simulator:
         return api_key
 
     def _save_changes(self) -> None:
-        """Write down what has changed. Called with the lock held, before an answer leaves."""
+        """Save the changes. Called with the lock held, before an answer leaves."""
         account = self.exchange.account
         if not (self.keys.changed_keys or account.changed_orders or account.new_trades):
             return
@@ -160,7 +160,7 @@ class Simulator:
         account.clear_changes()
 
     def _save_market_time(self) -> None:
-        """Write down how far the market has come, so that the next run goes on from there."""
+        """Save the market time, so that the next run continues from there."""
         if self._storage is not None and not self.api.failure:
             self._write_state(self._storage)
 

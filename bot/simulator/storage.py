@@ -1,7 +1,7 @@
 """The file of an account: keys with their nonce floors, balances, orders, trades. SQLite, one file.
 
 Every request's changes are one transaction, committed before the answer leaves, so a kill at any moment leaves a
-whole account. A damaged file is never repaired and never begun anew in silence.
+consistent account. A damaged file is never repaired and never silently replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bot.simulator.errors import StateFileError
 from bot.simulator.keys import ApiKey
 
 FORMAT_VERSION = "1"
-# SQLite's own would grow with the file up to 2 MB.
+# SQLite's own cache would grow with the file up to 2 MB.
 CACHE_KIB = 256
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -45,7 +45,7 @@ Record = TypeVar("Record", SimOrder, SimTrade, ApiKey)
 
 @dataclass(slots=True)
 class SavedState:
-    """What a state file holds. `now` is the market time up to which it was matched."""
+    """The content of a state file. `now` is the market time up to which it was matched."""
 
     account: Account
     keys: list[ApiKey]
@@ -71,7 +71,7 @@ def _decode(record_type: type[Record], body: str) -> Record:
 class Storage:
     """One state file, held open and locked against a second program. Not thread-safe: the exchange's lock is around it.
 
-    `world` names the prices the account lives with; a file from another world is refused.
+    `source_id` names the price source of the account; a file of another price source is refused.
     """
 
     def __init__(self, path: Path, source_id: str) -> None:
@@ -89,7 +89,8 @@ class Storage:
             raise
 
     def _prepare(self) -> None:
-        # Exclusive: a second program is refused at once. NORMAL with WAL: whole after a kill and after a power cut.
+        # Exclusive: a second program is refused at once. NORMAL with WAL: consistent after a kill and after a power
+        # cut.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", f"cache_size=-{CACHE_KIB}"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
@@ -98,7 +99,7 @@ class Storage:
             raise sqlite3.DatabaseError(damage)
 
     def load(self) -> SavedState | None:
-        """Return what the file holds, or None when it is new. Raises StateFileError."""
+        """Return the content of the file, or None when it is new. Raises StateFileError."""
         with self._translate_errors():
             metadata: dict[str, str] = dict(self._db.execute("SELECT name, value FROM facts"))
             if not metadata:
@@ -119,7 +120,7 @@ class Storage:
         return saved_state
 
     def save(self, account: Account, keys: Iterable[ApiKey], now: float, dead_man_switch_at: float | None) -> None:
-        """Commit what has changed since the last call. Raises StateFileError."""
+        """Commit the changes since the last call. Raises StateFileError."""
         metadata = {
             "format": FORMAT_VERSION,
             "world": self._source_id,
@@ -140,7 +141,7 @@ class Storage:
             self._db.execute("COMMIT")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def _read_records(self, record_type: type[Record], query: str) -> Iterator[Record]:
@@ -174,14 +175,14 @@ class Storage:
 
 
 def _create_private_file(path: Path) -> None:
-    """Make the file, or see to it that it is one of the account's own, and for its owner alone."""
+    """Create the file, or check that it is a private file of this user."""
     for name in _file_paths(path):
         if name.is_symlink():
             raise OSError(errno.ELOOP, f"{name.name} is a symbolic link")
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        # Not opened, which would end the locks that SQLite holds on it in this process when it is closed again.
+        # The file is not opened: closing it again would end the locks that SQLite holds on it in this process.
         file_status = path.stat()
         if not stat.S_ISREG(file_status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file") from None
@@ -194,7 +195,7 @@ def _file_paths(path: Path) -> tuple[Path, ...]:
 
 
 def read_state(path: Path, source_id: str) -> SavedState | None:
-    """Return what a state file holds, or None where there is no account yet. Raises StateFileError."""
+    """Return the content of a state file, or None where there is no account yet. Raises StateFileError."""
     if not path.exists():
         return None
     storage = Storage(path, source_id)
@@ -205,6 +206,6 @@ def read_state(path: Path, source_id: str) -> SavedState | None:
 
 
 def delete_state(path: Path) -> None:
-    """Delete a state file and what SQLite keeps beside it."""
+    """Delete a state file and the files that SQLite keeps beside it."""
     for name in _file_paths(path):
         name.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the trader asks of a broker. `KrakenBroker` gives it; the trader needs no more of it than this."""
+"""The protocol between the trader and a broker, which `KrakenBroker` implements."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from bot.orders.reconciliation import Resolution, UnknownOrder
 
 
 class Broker(Protocol):
-    """The verbs of a broker that the trader uses. Times are Unix seconds of the market."""
+    """The methods of a broker that the trader uses. Times are Unix seconds of the market."""
 
     @property
     def refused_nonces(self) -> int:
-        """How many requests were refused for their nonce since the start."""
+        """The number of requests that were refused for their nonce since the start."""
 
     @property
     def journal(self) -> Journal:
-        """Where orders are written down."""
+        """The journal that records the orders."""
 
     @property
     def bot_id(self) -> str:
-        """What the `cl_ord_id` of every order of this bot begins with."""
+        """The prefix of the `cl_ord_id` of every order of this bot."""
 
     def now(self) -> float:
         """Return the market's time."""
 
     def pair(self, symbol: str) -> Pair:
-        """Return what is known of a pair. Raises SymbolError."""
+        """Return the rules of a pair. Raises SymbolError."""
 
     def system_status(self) -> SystemStatus:
-        """Ask for the exchange's status."""
+        """Return the status of the exchange."""
 
     def pair_status(self, symbol: str) -> str:
-        """Ask for the status of one pair."""
+        """Return the status of one pair."""
 
     def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:
         """Return the latest closed candles, oldest first."""
@@ -54,13 +54,13 @@ class Broker(Protocol):
         """Return the orders of the whole account that are no longer open."""
 
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
-        """Return a page of the account's fills, newest first, and how many there are."""
+        """Return a page of the account's fills, newest first, and the total number of fills."""
 
     def is_own_order(self, order: Order) -> bool:
         """Tell whether an order is this bot's."""
 
     def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
-        """Return the identity of an order: the same arguments give the same one, everywhere and always."""
+        """Return the client order id of an order: the same arguments give the same id, on every host."""
 
     def place_limit_order(
         self,
@@ -77,7 +77,7 @@ class Broker(Protocol):
     def place_market_order(
         self, symbol: str, side: Side, quantity: Decimal, size_type: Literal["base", "quote"], *, cl_ord_id: str = ""
     ) -> PlacedOrder:
-        """Send an order that fills now or not at all, within the broker's collar."""
+        """Send an order that fills now or not at all, within the broker's maximum slippage."""
 
     def place_stop_order(
         self, symbol: str, side: Side, quantity: Decimal, stop_price: Decimal, *, cl_ord_id: str = ""
@@ -91,19 +91,20 @@ class Broker(Protocol):
         """Let the exchange cancel every order of the account after so many seconds, unless armed again; 0: never."""
 
     def unknown_orders(self) -> Sequence[UnknownOrder]:
-        """Return the orders whose fate is unknown."""
+        """Return the orders whose outcome is unknown."""
 
     def history_wait_seconds(self) -> float:
-        """Return for how long orders of an earlier life may still turn up at least."""
+        """Return the minimum time for which orders of an earlier run may still appear."""
 
     def check_leadership(self) -> None:
         """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
 
     def reconcile_unknown_orders(self) -> Sequence[Resolution]:
-        """Look the unknown orders up, if it is time to; return those whose fate is now known."""
+        """Query the unknown orders, if it is time to; return those whose outcome is now known."""
 
     def history_is_complete(self) -> bool:
-        """Tell whether the journal has every order of this bot; `reconcile_unknown_orders` finds what is missing."""
+        """Tell whether the journal has every order of this bot; `reconcile_unknown_orders` finds missing ones."""
 
     def next_query_seconds(self) -> float | None:
-        """Return in how many seconds `reconcile_unknown_orders` has something to ask; None where nothing is unknown."""
+        """Return in how many seconds `reconcile_unknown_orders` has something to query; None where no order is
+        unknown."""

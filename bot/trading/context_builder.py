@@ -1,4 +1,4 @@
-"""Where the bot stands in one pair: what the strategy may look at, and what risk judges by."""
+"""The state of the bot in one pair: the context of the strategy, and the input of the risk rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot.trading.strategies.base import StrategyContext
 
 
 class ContextBuilder:
-    """Puts the market's data, the bot's own orders and the account's balances together."""
+    """Combines the market's data, the bot's own orders and the account's balances."""
 
     def __init__(self, broker: Broker, feed: Feed, executor: Executor, timeframe_seconds: int) -> None:
         self._broker = broker
@@ -28,7 +28,7 @@ class ContextBuilder:
         self._timeframe_seconds = timeframe_seconds
 
     def build_strategy_context(self, symbol: str, order_value: Decimal) -> StrategyContext:
-        """Return what the strategy may look at."""
+        """Return the context for the strategy."""
         pair, order_tracker = self._broker.pair(symbol), self._executor.order_tracker
         holding = order_tracker.book.holding(symbol)
         if self._executor.balance(pair.base).total < holding.quantity:
@@ -36,14 +36,14 @@ class ContextBuilder:
             self._executor.invalidate_balances()
         held_quantity = _round_down_to_lot(pair, min(holding.quantity, self._executor.balance(pair.base).total))
         candles = self._feed.candles(symbol)
-        # A candle that is decided again, after trouble or a restart, is seen as it was the first time.
+        # A candle that is decided again, after an error or a restart, has the same context as the first time.
         sold = self._executor.sold_by_exits(symbol, candles[-1].time_seconds) if held_quantity and candles else ZERO
         quote_free = self._executor.balance(pair.quote).free - self._executor.unknown_buys()[1]
         return StrategyContext(
             pair=pair,
             timeframe_seconds=self._timeframe_seconds,
             candles=candles,
-            # What is too little to sell is no position: it would ask for an exit for ever.
+            # A quantity that is too small to sell is not a position: it would request an exit for ever.
             position_quantity=held_quantity + sold if held_quantity >= pair.order_minimum else ZERO,
             average_price=holding.average_price,
             entry_seconds=holding.entry_seconds,
@@ -53,7 +53,7 @@ class ContextBuilder:
         )
 
     def build_risk_state(self, symbol: str, candle: Candle, *, is_halted: bool, is_stopping: bool) -> RiskState:
-        """Return what risk judges by, at the last closed candle."""
+        """Return the input of the risk rules, at the last closed candle."""
         pair, order_tracker = self._broker.pair(symbol), self._executor.order_tracker
         held_quantity = order_tracker.book.holding(symbol).quantity
         return RiskState(
@@ -68,7 +68,7 @@ class ContextBuilder:
             is_stopping=is_stopping,
             is_history_loaded=order_tracker.is_loaded,
             unresolved_order=self._executor.describe_unresolved_order(symbol),
-            # The coins of an own stop are free once it is cancelled, and an exit begins with that.
+            # The coins of an own stop are free once it is canceled, and an exit begins with that.
             held_quantity=_round_down_to_lot(
                 pair,
                 min(held_quantity, self._executor.balance(pair.base).free + order_tracker.quantity_in_stops(symbol)),
@@ -81,7 +81,7 @@ class ContextBuilder:
         )
 
     def build_pair_state(self, state: RiskState, price: Decimal, limits: RiskLimits) -> PairState:
-        """Return what the next step is decided by, where what is sold is sold at about this price."""
+        """Return the input of the exit policy, where a sale is made at about this price."""
         pair, order_tracker = state.pair, self._executor.order_tracker
         lot = Decimal(1).scaleb(-pair.lot_decimals)
         cost_minimum = (pair.cost_minimum / price).quantize(lot, rounding=ROUND_UP) if price else ZERO
@@ -125,13 +125,13 @@ class EquityTracker:
         return self._context_builder.calculate_equity(symbols, quote, self._broker.get_current_price)
 
     def record_if_due(self, symbols: tuple[str, ...], quote: str) -> None:
-        """If it is due, write down what the account is worth at the candles' closes."""
+        """If it is due, record the account's value at the candles' closes."""
         if not self.is_due:
             return
         if not self._clock.is_replaying:
             self._executor.invalidate_balances()
         value = self._context_builder.calculate_equity(symbols, quote, self._feed.last_close)
-        # Where it cannot be written, the executor says so; a point of a curve is no loss.
+        # The executor reports a journal that cannot be written; a missing point of the curve does no harm.
         with contextlib.suppress(JournalError):
             self._broker.journal.add_equity(EquityPoint(self._broker.now(), quote, value))
         self.is_due = False

@@ -1,4 +1,4 @@
-"""What may end or hold back trading from outside the bot, asked again before every order."""
+"""Controls from outside the bot that block or end trading, checked again before every order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """`halted`: the kill switch, no order at all. `entries_stopped`: nothing new is opened, and what is held is left by
-    the usual rules. `check_state` raises StateLostError where the state folder is not ours any more."""
+    """`is_halted`: the kill switch, no order at all. `entries_stopped`: nothing new is opened, and positions are
+    exited by the usual rules. `check_state` raises StateLostError where the state folder no longer belongs to this
+    bot."""
 
     is_halted: Callable[[], bool] = _always_false
     entries_stopped: Callable[[], bool] = _always_false

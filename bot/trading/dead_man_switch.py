@@ -1,8 +1,8 @@
-"""The dead man's switch: Kraken cancels every order of the account when the bot has been silent for too long.
+"""The dead man's switch: Kraken cancels every order of the account when the bot has not renewed it in time.
 
-It is one timer for the whole account (Kraken: CancelAllOrdersAfter page). What it cancels, it cancels without regard
-to whose it is or what it protects; so it is armed only while nothing but this bot's entries and exits is open. An
-order that somebody places between the look at the open orders and the next one is cancelled with the others.
+It is one timer for the whole account (Kraken: CancelAllOrdersAfter page). It cancels all orders, whoever placed them
+and whatever they protect; so it is armed only while nothing but this bot's entries and exits is open. An order that
+somebody places between two reads of the open orders is canceled with the others.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _TOPIC = "dead man's switch"
 
 
 class DeadManSwitch:
-    """Arms the switch again and again while that harms nobody, and disarms it when it would.
+    """Arms the switch repeatedly while that is safe, and disarms it when it is not.
 
-    With `timeout_seconds` 0 it is off, and nothing is ever sent. `due_seconds` is when `keep` has something to do, in
-    Unix seconds of the market.
+    With `timeout_seconds` 0 it is off, and nothing is ever sent. `due_seconds` is the time at which `refresh` has
+    something to do, in Unix seconds of the market.
     """
 
     def __init__(self, broker: Broker, timeout_seconds: int, decision_log: DecisionLog) -> None:
@@ -36,16 +36,16 @@ class DeadManSwitch:
         self.due_seconds = -math.inf if timeout_seconds else math.inf
 
     def disarm_previous(self) -> None:
-        """Disarm it, once: an earlier life may have left it armed. Raises BotError; then `keep` does it."""
+        """Disarm it, once: an earlier run may have left it armed. Raises BotError; then `refresh` disarms it."""
         if self._timeout_seconds and not self._is_previous_disarmed:
             self._disarm()
             self._is_previous_disarmed = True
 
     def refresh(self, blocked_reason: str) -> None:
-        """If it is due, look at all open orders of the account, and arm or disarm.
+        """If it is due, read all open orders of the account, and arm or disarm.
 
-        `held_up` says why the bot opens nothing now (the status, the kill switch), or is empty. Raises BotError, and
-        is then due again.
+        `blocked_reason` says why the bot opens nothing now (the status, the kill switch), or is empty. Raises BotError,
+        and is then due again.
         """
         now = self._broker.now()
         if now < self.due_seconds:
@@ -61,7 +61,7 @@ class DeadManSwitch:
         self.due_seconds = now + self._timeout_seconds / REARMS_PER_TIMEOUT
 
     def stop(self) -> None:
-        """Disarm it for the end of a run; also from another thread, while `keep` hangs in a call."""
+        """Disarm it for the end of a run; also from another thread, while `refresh` hangs in a call."""
         if not self._timeout_seconds:
             return
         self._is_stopped = True
@@ -72,7 +72,7 @@ class DeadManSwitch:
             self._decision_log.record(f"the dead man's switch could not be disarmed ({problem}): {text}")
 
     def _reason_not_to_arm(self) -> str:
-        """Say which open order would be cancelled that must not be; empty if there is none."""
+        """Return the open order that must not be canceled, as a reason; empty if there is none."""
         for order in self._broker.get_open_orders():
             description = f"{order.symbol} {order.kind} {order.txid}"
             if not self._broker.is_own_order(order):
@@ -82,7 +82,7 @@ class DeadManSwitch:
         return ""
 
     def _arm(self) -> None:
-        # Before the answer, which may be lost.
+        # Set before the answer, which may be lost.
         self._may_be_armed = True
         self._broker.arm_dead_man_switch(self._timeout_seconds)
         text = f"after {self._timeout_seconds} s without a word from the bot, Kraken cancels every order of the account"

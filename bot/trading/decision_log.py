@@ -1,4 +1,4 @@
-"""What the trader says: one line an event, and nothing twice."""
+"""The decision log: one line for each event, without repetitions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_REFUSALS = 20
 
 
 class DecisionLog:
-    """Writes lines for a person: the market's time, the pair, the price, what was decided and why.
+    """Writes lines for a person: the market's time, the pair, the price, the decision and its reason.
 
-    While a replay runs fast it leaves out decisions that order nothing and refusals by the same
-    rule as before; its lines are marked "replay".
+    During a fast replay it leaves out decisions without an order and refusals by the same rule as before; its lines are
+    marked "replay".
     """
 
     def __init__(self, print_line: Callable[[str], None], clock: MarketClock, now: Callable[[], float]) -> None:
@@ -50,13 +50,13 @@ class DecisionLog:
             self.record(text)
 
     def record_hold(self, symbol: str, price: Decimal) -> None:
-        """Tell of a decision to do nothing."""
+        """Record a decision to do nothing."""
         self._last_keys.pop(f"refusal {symbol}", None)
         if not self._clock.is_replaying:
             self.record(f"{symbol} {price}  nothing to do: no signal")
 
     def record_refusal(self, price: Decimal, refusal: Refusal) -> None:
-        """Tell of an order that risk did not allow: once for each candle, in a replay once for each rule."""
+        """Record an order that risk did not allow: once for each candle, in a replay once for each rule."""
         order = refusal.order
         candle_key = "" if self._clock.is_replaying else f" {order.candle_seconds}"
         text = f"{order.symbol} {price}  {order.kind} refused ({refusal.rule}): {refusal.reason}"
@@ -64,20 +64,20 @@ class DecisionLog:
             self.refusals.append((self._now(), refusal))
 
     def record_not_placed(self, order: OrderRequest, text: str) -> None:
-        """Tell of an allowed order that did not become one."""
+        """Record an allowed order that was not placed."""
         self.record(f"{order.symbol}  {order.kind} {order.side} {order.quantity:f}: {text}")
 
     def record_placed(self, price: Decimal, order: OrderRequest, placed: PlacedOrder) -> None:
-        """Tell of an order that Kraken accepted, which is not yet a fill."""
+        """Record an order that Kraken accepted, which is not yet a fill."""
         self._last_keys.pop(f"refusal {order.symbol}", None)
         price_label = "at" if order.price is not None else "no worse than"
         self.record(
-            f"{order.symbol} {price}  {order.kind}: {placed.side} {placed.volume:f} {price_label} {placed.price:f} accepted"
-            f" as {placed.txid}, because {order.reason}"
+            f"{order.symbol} {price}  {order.kind}: {placed.side} {placed.volume:f} {price_label} {placed.price:f}"
+            f" accepted as {placed.txid}, because {order.reason}"
         )
 
     def record_fill(self, fill: FillDelta, quote: str) -> None:
-        """Tell of what an order executed."""
+        """Record a fill of an order."""
         order = fill.order
         price = (fill.cost / fill.quantity).quantize(order.price)
         self.record(
@@ -86,7 +86,7 @@ class DecisionLog:
         )
 
     def record_ended(self, order: Order, quote: str, circumstance: str = "") -> None:
-        """Tell of an order that is over, and of all that it executed."""
+        """Record an order that has ended, and everything that it executed."""
         traded = f"{order.side} {order.executed:f} of {order.volume:f}"
         if order.executed:
             traded += f" for {order.cost:.2f} {quote}, fee {order.fee:.2f}"
@@ -95,7 +95,7 @@ class DecisionLog:
         self.record(f"{order.symbol} {price:f}  {state_from_order(order)}{circumstance}: {traded} ({order.txid})")
 
     def record_open_order(self, description: str, order: Order) -> None:
-        """Tell of an order that was found open."""
+        """Record an order that was found open."""
         remaining = order.volume - order.executed
         self.record(f"{order.symbol}  {description}: {order.side} {remaining:f} at {order.price:f} ({order.txid})")
 
@@ -104,7 +104,7 @@ STATUS_LINE_SECONDS = 60.0
 
 
 class StatusLine:
-    """Says it at most once in a minute of real time, and never in a replay."""
+    """Writes a status line at most once a minute of real time, and never in a replay."""
 
     def __init__(
         self, broker: Broker, clock: MarketClock, decision_log: DecisionLog, order_tracker: OrderTracker
@@ -116,13 +116,14 @@ class StatusLine:
         self._last_seconds = broker.now()
 
     def record_if_due(self, symbols: tuple[str, ...]) -> None:
-        """Say it, if it is time."""
+        """Write the line, if it is due."""
         now = self._broker.now()
         if self._clock.is_replaying or now - self._last_seconds < STATUS_LINE_SECONDS * self._clock.speed:
             return
         self._last_seconds = now
+        book = self._order_tracker.book
         pairs = [
-            f"{symbol} {self._broker.get_current_price(symbol)}, holding {self._order_tracker.book.holding(symbol).quantity:f}"
+            f"{symbol} {self._broker.get_current_price(symbol)}, holding {book.holding(symbol).quantity:f}"
             for symbol in symbols
         ]
         self._decision_log.record(

@@ -1,4 +1,4 @@
-"""Act and settle: turn allowed orders into Kraken's, and follow every one of them to its end."""
+"""Act and reconcile: send allowed orders to Kraken, and track every one of them to its end."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from bot.trading.exit_policy import OrderRole
 from bot.trading.fills import FillFetcher
 from bot.trading.order_tracker import FillDelta, OrderTracker
 
-# How often one signal can be proved not placed and still be known after a restart.
+# How often one signal can be proved not placed and still be recognized after a restart.
 MAX_ATTEMPTS = 10
 
-# Final answers to an order: the signal has had its chance. That another order blocks the pair is none.
+# Final answers to an order: the signal is used up. A pair that is blocked by another order is not among them.
 _FINAL_REFUSALS = (OrderRefusedError, OrderRuleError, RequestError)
 
 
 @dataclass(slots=True)
 class OrderCounts:
-    """What happened to orders in this run."""
+    """The number of orders by outcome in this run."""
 
     fills: int = 0
     placed: int = 0
@@ -43,7 +43,7 @@ class OrderCounts:
 
 
 class Executor:
-    """Places orders under the identity of their signal, so that no signal is ever placed twice."""
+    """Places orders under the client order id of their signal, so that no signal is ever placed twice."""
 
     def __init__(self, broker: Broker, strategy_name: str, entry_ttl_seconds: int, decision_log: DecisionLog) -> None:
         self._broker = broker
@@ -51,7 +51,7 @@ class Executor:
         self._entry_ttl_seconds = entry_ttl_seconds
         self._decision_log = decision_log
         self._balances: dict[str, Balance] | None = None
-        # Also once they are asked for anew: for whoever looks, and for no decision.
+        # Kept also after an invalidation: for reports, and for no decision.
         self.last_balances: dict[str, Balance] | None = None
         self._retryable_symbols: set[str] = set()
         self._recorded_external_txids: set[str] = set()
@@ -61,7 +61,7 @@ class Executor:
         self.counts = OrderCounts()
 
     def rebuild(self) -> None:
-        """Read the bot's history; adopt its open orders, and show those of others once."""
+        """Read the bot's history; adopt its open orders, and record external orders once."""
         self.order_tracker.rebuild()
         self._fill_fetcher.load_missing()
         for order in self.order_tracker.open_orders():
@@ -69,12 +69,12 @@ class Executor:
         self._record_external_orders()
 
     def record_ended(self, txids: Iterable[str]) -> None:
-        """Tell how these orders ended, if they did, while no bot was there to tell it."""
+        """Record how these orders ended, if they ended while no bot was running."""
         for order in self.order_tracker.final_orders(txids):
             self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote, " while the bot was away")
 
     def reconcile(self) -> set[str]:
-        """Look unknown orders up and follow the working ones.
+        """Query unknown orders and track the working ones.
 
         Return the pairs in which an order is now known not to have been placed.
         """
@@ -91,12 +91,12 @@ class Executor:
                 self._decision_log.record(f"{unknown.symbol}  settled: {text}")
                 self._count_fills(self.order_tracker.adopt(resolution.order))
         self.poll_working_orders()
-        # Given away last: a look-up that failed on the way would take the signals with it.
+        # Cleared last: a query that fails in between would lose the signals.
         retryable_symbols, self._retryable_symbols = self._retryable_symbols, set()
         return retryable_symbols
 
     def poll_working_orders(self) -> None:
-        """Ask after the working orders, and tell of their fills."""
+        """Request the working orders, and record their fills."""
         self._count_fills(self.order_tracker.refresh())
         self._record_ended_unfilled()
         self._fetch_fills()
@@ -110,20 +110,20 @@ class Executor:
         try:
             has_fetched = self._fill_fetcher.fetch_page()
         except (KrakenError, TransportError) as problem:
-            # They are for the books only, and must not keep the bot in a position.
+            # The fills are for the books only, and must not keep the bot in a position.
             self._decision_log.record_once("fills", type(problem).__name__, f"the fills are fetched later: {problem}")
         else:
             if has_fetched:
                 self._decision_log.record_resolved("fills", "the fills can be fetched again")
 
     def balances(self) -> dict[str, Balance]:
-        """Return the balances as they were after the last own fill, or later."""
+        """Return the balances after the last own fill, or later ones."""
         if self._balances is None:
             self._balances = self.last_balances = self._broker.get_account_balance()
         return self._balances
 
     def refresh_balances(self) -> None:
-        """Ask for the balances if they are old."""
+        """Request the balances if they are outdated."""
         self.balances()
 
     def balance(self, asset: str) -> Balance:
@@ -131,11 +131,11 @@ class Executor:
         return self.balances().get(asset) or Balance(asset, ZERO, ZERO)
 
     def invalidate_balances(self) -> None:
-        """Ask again the next time balances are needed."""
+        """Request the balances again the next time they are needed."""
         self._balances = None
 
     def describe_unresolved_order(self, symbol: str) -> str:
-        """Say which order of a pair has an open fate; empty if none has."""
+        """Describe an order of a pair without a final outcome; empty if there is none."""
         for unknown in self._broker.unknown_orders():
             if unknown.symbol == symbol:
                 age_seconds = self._broker.now() - unknown.sent_seconds
@@ -146,7 +146,7 @@ class Executor:
         return "an exit is still open" if any(order.role is OrderRole.EXIT for order in working) else ""
 
     def unknown_buys(self, symbol: str | None = None) -> tuple[Decimal, Decimal]:
-        """Return quantity and value of the buys whose fate is unknown: they count as filled."""
+        """Return quantity and value of the buys with an unknown outcome: they count as filled."""
         buys = [
             order
             for order in self._broker.unknown_orders()
@@ -155,14 +155,14 @@ class Executor:
         return sum((order.volume for order in buys), ZERO), sum((order.volume * order.price for order in buys), ZERO)
 
     def execute(self, orders: Sequence[OrderRequest], price: Decimal) -> bool:
-        """Place orders one after the other, until one of them is refused or unknown; return whether none was."""
+        """Place orders one after the other, until one of them is refused or unknown; return whether all were placed."""
         placed_all = all(self._place(order, price) for order in orders)
         if orders:
             self.poll_working_orders()
         return placed_all
 
     def cancel(self, symbol: str, txids: Sequence[str]) -> None:
-        """Cancel orders of a pair and look what became of them: one may have filled before, and its row says so."""
+        """Cancel orders of a pair and read their records: an order may have filled before, and its record says so."""
         for txid in txids:
             self._canceled_txids.add(txid)
             self._broker.cancel_order(txid, symbol)
@@ -170,7 +170,7 @@ class Executor:
         self.poll_working_orders()
 
     def apply_controls(self, controls: Controls) -> None:
-        """While entries are stopped, none of the bot's own rests either; said once."""
+        """While entries are stopped, cancel the bot's resting entries too; recorded once."""
         if not controls.entries_stopped():
             self._decision_log.record_resolved("entries", "entries go on")
             return
@@ -201,7 +201,7 @@ class Executor:
     def _place(self, order: OrderRequest, price: Decimal) -> bool:
         kind = order.kind
         if kind == "exit":
-            # What the exits before it have sold is no longer wanted, so it is the next part.
+            # The exits before it have sold their part already, so this is the next part.
             kind = _numbered_kind(kind, len(self._placed_exits(order.symbol, order.candle_seconds)))
         elif kind == "stop":
             kind = self._next_stop_kind(order)
@@ -233,7 +233,8 @@ class Executor:
         return placed
 
     def _next_stop_kind(self, order: OrderRequest) -> str:
-        """Return the kind of the next stop of an entry: one that Kraken refused is not tried again under its name."""
+        """Return the kind of the next stop of an entry: a stop that Kraken refused is not sent again under the same
+        id."""
         number = 0
         while self._is_used(self._client_order_id(order.symbol, order.candle_seconds, _numbered_kind("stop", number))):
             number += 1
@@ -244,11 +245,12 @@ class Executor:
         return intent is not None and intent.state is not OrderState.INTENDED
 
     def _find_placed_id(self, symbol: str, candle_seconds: int, kind: str) -> str:
-        """Return the identity a signal was placed under, by this process or an earlier one; empty if it was not."""
+        """Return the client order id of a placed signal, by this process or an earlier one; empty if it was not
+        placed."""
         for attempt, cl_ord_id in enumerate(self._client_order_ids(symbol, candle_seconds, kind)):
             if self.order_tracker.was_placed(cl_ord_id):
                 return cl_ord_id
-            # On an empty disk nobody knows which were proved not placed.
+            # On an empty disk it is unknown which attempts were proved not placed.
             if attempt >= MAX_ATTEMPTS - 1 and cl_ord_id not in self.order_tracker.not_placed_ids:
                 break
         return ""
@@ -292,7 +294,7 @@ class Executor:
 
     def _record_ended_unfilled(self) -> None:
         for order in self.order_tracker.pop_ended_unfilled():
-            # What this bot cancels it tells itself.
+            # The bot has already recorded its own cancels.
             if order.txid not in self._canceled_txids:
                 self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote)
 

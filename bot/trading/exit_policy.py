@@ -1,14 +1,13 @@
-"""Leaving a position that a resting stop protects, as one state machine. Pure: facts go in, the next step comes out.
+"""The exit from a position that a resting stop protects, as one state machine. Pure: state in, next step out.
 
-Nothing is stored between steps. Every pass reads the facts again (Kraken's rows, the journal, the balance), so that
-a crash between any two steps, and a fill between any two steps, are the same as none: the machine goes on from what
-is true now. What it rests on:
+Nothing is stored between steps. Every cycle reads the state again (Kraken's order records, the journal, the balance),
+so a crash or a fill between any two steps makes no difference: the machine continues from the current state. Its rules:
 
-- an order that was asked to be cancelled counts as working until its final row is seen: it may have filled, in part
-  or wholly, whatever the answer to the cancel was. While Kraken lists it as open it is cancelled again, which harms
-  nothing; so it does not matter whether the first cancel arrived, or whether anybody remembers it;
-- coins are sold only while no own order that sells may still fill, so no coin is sold twice;
-- the stop is taken away last, when nothing else is open any more, so that the coins lie bare for two requests.
+- an order with a cancel request counts as working until its final record is seen: it may have filled, in part or in
+  full, whatever the answer to the cancel was. While Kraken lists it as open it is canceled again, which does no harm;
+  so it does not matter whether the first cancel arrived, or whether anybody remembers it;
+- coins are sold only while no own sell order may still fill, so no coin is sold twice;
+- the stop is canceled last, when nothing else is open any more, so the coins are unprotected for two requests only.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from bot.base.models import ZERO
 
 
 class OrderRole(Enum):
-    """What an own order is for."""
+    """The purpose of an own order."""
 
     ENTRY = "entry"
     STOP = "stop"
@@ -30,10 +29,10 @@ class OrderRole(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkingOrder:
-    """An own order of the pair that Kraken has accepted and whose final row has not been seen.
+    """An own order of the pair that Kraken has accepted and whose final record has not been seen.
 
-    `left` is what it may still fill and `price` its limit or trigger. `is_open`: it was in the last answer of
-    OpenOrders; if not, it is in neither list.
+    `remaining` is the quantity that it may still fill and `price` its limit or trigger. `is_open`: it was in the last
+    answer of OpenOrders; if not, it is in neither list.
     """
 
     txid: str
@@ -45,11 +44,11 @@ class WorkingOrder:
 
 @dataclass(frozen=True, slots=True)
 class PairState:
-    """What is known of a pair. Quantities are in base units.
+    """The known state of a pair. Quantities are in base units.
 
-    `held` is what the bot bought and has not sold, by its own fills; `free` is what the account has of the coin and
-    no open order ties up. `minimum` is the least that can be sold and `largest` the most that one stop may hold;
-    `lot` is the step of quantities. `unknown`: the fate of an order of the pair is not known.
+    `held_quantity` is what the bot bought and has not sold, by its own fills; `free_quantity` is the account's quantity
+    of the coin that no open order reserves. `min_quantity` is the smallest sale and `max_stop_quantity` the largest
+    stop; `lot_size` is the step of quantities. `has_unknown_order`: the outcome of an order of the pair is unknown.
     """
 
     held_quantity: Decimal
@@ -63,35 +62,35 @@ class PairState:
 
 @dataclass(frozen=True, slots=True)
 class ProtectPosition:
-    """Keep stops on what is held, at a trigger price on the tick grid. Entries go on resting."""
+    """Keep stops on the managed position, at a trigger price on the tick grid. Entries stay open."""
 
     stop_price: Decimal
 
 
 @dataclass(frozen=True, slots=True)
 class ExitPosition:
-    """Sell so much of what is held, at once; what is more than held is ignored."""
+    """Sell this quantity of the managed position at once; a quantity above the position is ignored."""
 
     quantity: Decimal
 
 
 @dataclass(frozen=True, slots=True)
 class CancelOrders:
-    """Cancel these orders, whatever they answer; what became of them, the rows will tell."""
+    """Cancel these orders, whatever the answers; their records will show what became of them."""
 
     txids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Do nothing until the facts have changed; the reason is for a person."""
+    """Do nothing until the state has changed; the reason is for a person."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sell:
-    """Sell so much now."""
+    """Sell this quantity now."""
 
     quantity: Decimal
 
@@ -106,7 +105,7 @@ class PlaceStop:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What is wanted is so, or as near to it as the pair's minimum allows."""
+    """The goal is reached, or as nearly as the pair's minimum allows."""
 
 
 ExitGoal = ProtectPosition | ExitPosition
@@ -114,7 +113,7 @@ ExitStep = CancelOrders | Wait | Sell | PlaceStop | Done
 
 
 def next_step(state: PairState, goal: ExitGoal) -> ExitStep:
-    """Return the one step to take now towards what is wanted."""
+    """Return the one step to take now towards the goal."""
     match goal:
         case ProtectPosition(stop_price):
             return _wait_if_unresolved(state) or _protect_position(state, stop_price)
@@ -128,7 +127,7 @@ def _cancel_entries(state: PairState) -> CancelOrders | None:
 
 
 def _wait_if_unresolved(state: PairState) -> Wait | None:
-    """Say what has to be known first: until then no order is sent, and no stop is taken away."""
+    """Return what has to be known first: until then no order is sent, and no stop is canceled."""
     if state.has_unknown_order:
         return Wait("the fate of an order is not known")
     for order in state.working_orders:
@@ -144,7 +143,7 @@ def _exit_position(state: PairState, quantity: Decimal) -> ExitStep:
     target = _round_down_to_lot(min(quantity, state.held_quantity), state)
     if target < state.min_quantity:
         return Done()
-    # The coins of a stop are free as soon as it is gone.
+    # The coins of a stop are free as soon as it is canceled.
     sellable = _round_down_to_lot(min(target, state.free_quantity + _total_remaining(stops)), state)
     if sellable < state.min_quantity:
         return Wait("the coins are tied up in orders that are not this bot's")
@@ -160,7 +159,7 @@ def _protect_position(state: PairState, stop_price: Decimal) -> ExitStep:
     unprotected = _round_down_to_lot(min(state.held_quantity - covered, state.free_quantity), state)
     if unprotected <= 0:
         return Done()
-    # One stop for all where one may hold all; a position beyond that has several.
+    # One stop for the whole position if one may hold it; a larger position has several.
     extendable = [
         stop for stop in stops if state.min_quantity <= stop.remaining + unprotected <= state.max_stop_quantity
     ]

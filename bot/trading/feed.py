@@ -1,4 +1,4 @@
-"""What the trader knows of the market: what may be traded, and closed candles, asked for only when due."""
+"""Market data for the trader: tradable pairs and closed candles, requested only when due."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot.kraken import trading_status
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 
-# OHLC has 720 rows, the last of them still running (Kraken: OHLC page).
+# OHLC has 720 candles, the last of them unfinished (Kraken: OHLC page).
 MAX_CANDLES = 719
 STATUS_REFRESH_SECONDS = 30.0
 PAIR_STATUS_REFRESH_SECONDS = 300.0
@@ -19,7 +19,7 @@ PAIR_STATUS_REFRESH_SECONDS = 300.0
 class Feed:
     """Caches of the market's public data, for the trader's pairs and timeframe.
 
-    It tells once when a status of the exchange or of a pair holds trading up, and once when trading goes on.
+    It records once when a status of the exchange or of a pair blocks trading, and once when trading continues.
     """
 
     def __init__(self, broker: Broker, timeframe: str, decision_log: DecisionLog) -> None:
@@ -33,13 +33,13 @@ class Feed:
         self.status: SystemStatus | None = None
 
     def refresh_status(self) -> None:
-        """Ask for the system's status if the last answer is getting old."""
+        """Request the exchange's status if the last answer is outdated."""
         if self.status is None or self._age_seconds(self.status) >= STATUS_REFRESH_SECONDS:
             self.status = self._broker.system_status()
             self._record_status("the exchange", self.status.status)
 
     def refresh_pair_status(self, symbol: str) -> None:
-        """Ask for a pair's status if the last answer is getting old."""
+        """Request a pair's status if the last answer is outdated."""
         checked_seconds, now = self._pair_checked_seconds.get(symbol), self._broker.now()
         if checked_seconds is None or now - checked_seconds >= PAIR_STATUS_REFRESH_SECONDS:
             self._pair_statuses[symbol] = self._broker.pair_status(symbol)
@@ -47,11 +47,11 @@ class Feed:
             self._record_status(symbol, self._pair_statuses[symbol])
 
     def pair_status(self, symbol: str) -> str:
-        """Return Kraken's last word for a pair; "" where it has not been asked yet."""
+        """Return Kraken's last status of a pair; "" before the first request."""
         return self._pair_statuses.get(symbol, "")
 
     def blocked_reason(self) -> str:
-        """Say that the exchange is not online, and what it allows; "" where it is."""
+        """Describe that the exchange is not online, and what it allows; "" where it is online."""
         if self.status is None or self.status.status == trading_status.ONLINE:
             return ""
         return trading_status.describe_status("the exchange", self.status.status)
@@ -69,30 +69,30 @@ class Feed:
             )
 
     def refresh_candles(self, symbol: str) -> None:
-        """Ask for the candles that have closed since the last ones known, if any can have."""
+        """Request the candles that have closed since the last known ones, if any can have."""
         candles = self._candles.get(symbol, [])
         missing_count = self._missing_count(candles)
         if missing_count == 0:
             return
         fetched = self._broker.get_candles(symbol, self._timeframe, missing_count)
         if fetched and candles and fetched[0].time_seconds > candles[-1].time_seconds + self._timeframe_seconds:
-            # A hole. Perhaps the market was quiet, perhaps an answer was short: the long answer decides.
+            # A gap. Either the market was quiet or the answer was incomplete: the long answer decides.
             fetched = self._broker.get_candles(symbol, self._timeframe, MAX_CANDLES)
         last_known_seconds = candles[-1].time_seconds if candles else -1
         candles = candles + [candle for candle in fetched if candle.time_seconds > last_known_seconds]
         self._candles[symbol] = candles[-MAX_CANDLES:]
 
     def candles(self, symbol: str) -> tuple[Candle, ...]:
-        """Return the closed candles known, oldest first."""
+        """Return the known closed candles, oldest first."""
         return tuple(self._candles.get(symbol, ()))
 
     def last_candle(self, symbol: str) -> Candle | None:
-        """Return the last closed candle known."""
+        """Return the last known closed candle."""
         candles = self._candles.get(symbol)
         return candles[-1] if candles else None
 
     def last_close(self, symbol: str) -> Decimal:
-        """Return the close of the last closed candle known; zero where there is none."""
+        """Return the close of the last known closed candle; zero where there is none."""
         candle = self.last_candle(symbol)
         return candle.close if candle else ZERO
 

@@ -1,6 +1,6 @@
-"""The fills of the bot's own orders, fetched from Kraken's trade history into the journal, a page at a time.
+"""Fetches the fills of the bot's own orders from Kraken's trade history into the journal, a page at a time.
 
-For the books only: what the bot holds and has earned it folds from its order rows.
+For the books only: position and P&L come from the order records.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from bot.base.models import ZERO, Order
 from bot.orders.reconciliation import LOOKBACK_SECONDS
 from bot.trading.broker import Broker
 
-# A trade may be in the history a moment later than in the order's row.
+# A trade may appear in the history a moment later than in the order's record.
 RETRY_SECONDS = 30.0
 
 
 class FillFetcher:
-    """Keeps the fills in the journal equal to what the order rows say was executed."""
+    """Keeps the fills in the journal equal to the executed quantities of the order records."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -28,25 +28,25 @@ class FillFetcher:
         self._due_seconds = 0.0
 
     def load_missing(self) -> None:
-        """Begin with the orders whose fills the journal lacks. Raises JournalError."""
+        """Start with the orders whose fills the journal lacks. Raises JournalError."""
         self.expect(self._broker.journal.orders_with_missing_fills())
 
     def expect(self, orders: Iterable[Order]) -> None:
-        """These have executed something since their fills were last fetched."""
+        """Add orders that have executed something since their fills were last fetched."""
         for order in orders:
             self._missing[order.txid] = order.opened_seconds, order.executed
             self._offset, self._due_seconds = 0, 0.0
 
     def fetch_page(self) -> bool:
-        """Fetch one page of what is missing, if something is; return whether Kraken was asked.
+        """Fetch one page of missing fills, if there are any; return whether Kraken was asked.
 
-        Raises BotError; then it is fetched later.
+        Raises BotError; then the page is fetched later.
         """
         if not self._missing or self._broker.now() < self._due_seconds:
             return False
         if self._offset == 0:
             self._since_seconds = min(opened for opened, _ in self._missing.values()) - LOOKBACK_SECONDS
-        self._due_seconds = self._broker.now() + RETRY_SECONDS  # where this is not answered
+        self._due_seconds = self._broker.now() + RETRY_SECONDS  # if the request gets no answer
         page, total = self._broker.get_trades_page(max(0.0, self._since_seconds), self._offset)
         self._due_seconds = 0.0
         own_fills = [fill for fill in page if fill.order_txid in self._missing]

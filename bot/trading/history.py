@@ -1,4 +1,4 @@
-"""What the bot has to know before it trades: every order of its own that there is, and what came of it."""
+"""Start-up reconciliation: the bot has to know every order of its own, and its outcome, before it trades."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class StartupReconciliation:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it has been read."""
+        """Whether the history has been read."""
         return self._executor.order_tracker.is_loaded
 
     def reconcile(self, symbols: Iterable[str], stop: threading.Event) -> None:
-        """Await what an earlier life may have sent, unless the journal knows it all; then take everything over.
+        """Wait for orders that an earlier run may have sent, unless the journal has them all; then take them over.
 
-        Raises BotError; then it is read later.
+        Raises BotError; then the history is read later.
         """
         if self._working_txids is None:
-            # Before the past is looked for, which already brings the journal up to date.
+            # Before start-up reconciliation, which already updates the journal.
             self._working_txids = [intent.txid for intent in self._broker.journal.working_intents()]
         if self._wait_for_history(stop):
             return
@@ -49,7 +49,8 @@ class StartupReconciliation:
             self._decision_log.record(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{suffix}")
 
     def _wait_for_history(self, stop: threading.Event) -> bool:
-        """Let turn up what an earlier life sent that the journal knows nothing of; return whether it was stopped."""
+        """Wait until orders of an earlier run that the journal does not know have appeared; return whether it was
+        stopped."""
         while not self._broker.history_is_complete():
             if not self._clock.is_replaying:
                 seconds = self._broker.history_wait_seconds()

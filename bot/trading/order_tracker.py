@@ -1,4 +1,4 @@
-"""The bot's own orders, followed by Kraken's rows of them and kept in the journal."""
+"""The bot's own orders, tracked by Kraken's order records and kept in the journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot.trading.position import EMPTY_BOOK, PositionBook, build_positions
 
 @dataclass(frozen=True, slots=True)
 class FillDelta:
-    """What an order executed since its row was last seen."""
+    """What an order has executed since its record was last seen."""
 
     order: Order
     quantity: Decimal
@@ -27,7 +27,7 @@ class FillDelta:
 
 @dataclass(frozen=True, slots=True)
 class _PendingOrder:
-    """An order that was accepted and whose final row has not been seen."""
+    """An accepted order whose final record has not been seen."""
 
     symbol: str
     side: Side
@@ -35,11 +35,11 @@ class _PendingOrder:
 
 
 class OrderTracker:
-    """Own order rows, followed from the open orders into the closed ones.
+    """Own order records, tracked from the open orders into the closed ones.
 
-    `known` is False until the history has been read once. An accepted order is working until its
-    final row is seen; when it is in neither list it is unsettled, never gone. `foreign` are the open orders of others,
-    as last seen. `trouble` says why the journal cannot be written, or is empty.
+    `is_loaded` is False until the history has been read once. An accepted order is working until its final record is
+    seen; when it is in neither list its outcome is open, and it is never taken for gone. `external_orders` are the open
+    orders of others, as last seen. `journal_error` says why the journal cannot be written, or is empty.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -57,7 +57,7 @@ class OrderTracker:
         self.book: PositionBook = EMPTY_BOOK
 
     def rebuild(self) -> None:
-        """Take over what the journal has, and what Kraken has had since it was written; adopt the open orders."""
+        """Take over the journal's orders, and newer ones from Kraken; adopt the open orders."""
         journal = self._broker.journal
         for intent in journal.intents():
             if not intent.cl_ord_id.startswith(self._broker.bot_id):
@@ -82,7 +82,7 @@ class OrderTracker:
         self.book = build_positions(self._orders.values())
 
     def refresh(self) -> list[FillDelta]:
-        """Follow the working orders; return what they filled. Asks Kraken for nothing if none is working."""
+        """Track the working orders; return their new fills. Sends no request if none is working."""
         if not self._pending_orders:
             self._write_journal()
             return []
@@ -92,7 +92,7 @@ class OrderTracker:
         return self._apply(open_orders, closed_orders)
 
     def adopt(self, order: Order) -> list[FillDelta]:
-        """Take in an own order that was found elsewhere; return what it filled."""
+        """Adopt an own order that was found elsewhere; return its new fills."""
         fills = self._update(order)
         if fills:
             self.book = build_positions(self._orders.values())
@@ -104,20 +104,20 @@ class OrderTracker:
         self._pending_orders[placed.txid] = _PendingOrder(placed.symbol, placed.side, self._broker.now())
 
     def was_placed(self, cl_ord_id: str) -> bool:
-        """Tell whether an order with this identity was ever placed."""
+        """Tell whether an order with this client order id was ever placed."""
         return cl_ord_id in self._placed_ids
 
     def final_orders(self, txids: Iterable[str]) -> list[Order]:
-        """Return those of these orders that are over."""
+        """Return those of these orders that have ended."""
         return [order for txid in txids if (order := self._orders.get(txid)) is not None and not order.is_open]
 
     def pop_ended_unfilled(self) -> list[Order]:
-        """Return the orders that were open and have ended since this was last asked, with something left unfilled."""
+        """Return the open orders that have ended since the last call with an unfilled rest."""
         orders, self._ended_unfilled = self._ended_unfilled, []
         return orders
 
     def executed_quantity(self, cl_ord_id: str) -> Decimal:
-        """Return what the order with this identity has executed."""
+        """Return the executed quantity of the order with this client order id."""
         return sum((order.executed for order in self._orders.values() if order.cl_ord_id == cl_ord_id), ZERO)
 
     def open_orders(self) -> list[Order]:
@@ -137,11 +137,11 @@ class OrderTracker:
         )
 
     def quantity_in_stops(self, symbol: str) -> Decimal:
-        """Return how many coins of a pair the own stops tie up."""
+        """Return the quantity of a pair that the own stops reserve."""
         return sum((order.remaining for order in self.working(symbol) if order.role is OrderRole.STOP), ZERO)
 
     def resting_quantity(self, symbol: str) -> Decimal:
-        """Return how many coins the resting entries of a pair may still buy."""
+        """Return the quantity that the resting entries of a pair may still buy."""
         return sum((order.volume - order.executed for order in self.resting_entries(symbol)), ZERO)
 
     def _working(self, txid: str, side: Side) -> WorkingOrder:
@@ -171,11 +171,11 @@ class OrderTracker:
         return fills
 
     def _write_journal(self) -> None:
-        """Keep the journal up to date: what it lacks, and the moment up to which it lacks nothing."""
+        """Update the journal: add missing records, and the time up to which it is complete."""
         if not self.is_loaded:
             return
         journal = self._broker.journal
-        # In this order: who leads afterwards has led until then, also where the machine slept in between.
+        # In this order: an instance that leads afterwards has led until then, also where the machine slept in between.
         now = self._broker.now()
         self._broker.check_leadership()
         try:
@@ -191,7 +191,7 @@ class OrderTracker:
     def _update(self, order: Order) -> list[FillDelta]:
         previous = self._orders.get(order.txid)
         if previous is not None and order.is_open and not previous.is_open:
-            return []  # an answer from before the end of the order; a final row stays final
+            return []  # an answer from before the end of the order; a final record stays final
         if order != previous:
             self._unsaved_orders[order.txid] = order
         self._orders[order.txid] = order

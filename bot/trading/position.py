@@ -1,7 +1,7 @@
-"""What the bot holds and has earned, folded from its own order rows and nothing else.
+"""Position and P&L of the bot, built from its own order records and nothing else.
 
-Pure: the same rows give the same book on any host and after any crash, so nothing of it is kept
-in a file. Fees are taken to be in the quote currency, as Kraken states them in order rows.
+Pure: the same records give the same book on any host and after any crash, so no file keeps it. Fees are taken to be in
+the quote currency, as Kraken states them in order records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bot.base.models import ZERO, Order, Side
 
 DAY_SECONDS = 86_400
 
-# A share of a cost is cut to this grid, so that every later sum stays within Decimal's 28 digits and exact.
+# A share of a cost is rounded to this grid, so that every later sum stays within Decimal's 28 digits and exact.
 _SHARE_QUANTUM = Decimal("1e-10")
 _NOT_CLOSED_SECONDS = float("inf")
 
@@ -23,8 +23,8 @@ _NOT_CLOSED_SECONDS = float("inf")
 class Holding:
     """Coins of one pair that the bot bought and has not sold.
 
-    `cost` is what they cost without fees and `fees` what was paid on top, both in the quote
-    currency. `entry_seconds` is when the latest buy order was opened.
+    `cost` is their cost without fees and `fees` the fees on top, both in the quote currency. `entry_seconds` is the
+    time at which the latest buy order was opened.
     """
 
     symbol: str
@@ -35,13 +35,13 @@ class Holding:
 
     @property
     def average_price(self) -> Decimal:
-        """What one coin cost on average, without fees; zero with nothing held."""
+        """The average cost of one coin, without fees; zero without a position."""
         return self.cost / self.quantity if self.quantity else ZERO
 
 
 @dataclass(frozen=True, slots=True)
 class RealisedPnl:
-    """What one selling order earned (negative: lost), net of the fees of both legs, in the quote currency."""
+    """The realised P&L of one selling order (negative: a loss), net of the fees of both legs, in the quote currency."""
 
     symbol: str
     time_seconds: float
@@ -50,17 +50,17 @@ class RealisedPnl:
 
 @dataclass(frozen=True, slots=True)
 class PositionBook:
-    """The result of the fold: holdings by symbol, and every realised profit, oldest first."""
+    """The result: holdings by symbol, and every realised P&L, oldest first."""
 
     holdings: Mapping[str, Holding]
     realised: tuple[RealisedPnl, ...]
 
     def holding(self, symbol: str) -> Holding:
-        """Return what is held of a pair; an empty holding where there is none."""
+        """Return the holding of a pair; an empty one where there is none."""
         return self.holdings.get(symbol) or Holding(symbol, ZERO, ZERO, ZERO, 0.0)
 
     def realised_total(self) -> Decimal:
-        """Return the sum of all realised profits."""
+        """Return the sum of all realised P&L."""
         return sum((pnl.amount for pnl in self.realised), ZERO)
 
     def realised_loss_today(self, now_seconds: float) -> Decimal:
@@ -70,7 +70,7 @@ class PositionBook:
         return max(ZERO, -sum(amounts_today, ZERO))
 
     def last_loss_seconds(self) -> float | None:
-        """Return when the latest losing exit was, or None if there was none."""
+        """Return the time of the latest losing exit, or None if there was none."""
         return max((pnl.time_seconds for pnl in self.realised if pnl.amount < 0), default=None)
 
 
@@ -78,10 +78,10 @@ EMPTY_BOOK = PositionBook({}, ())
 
 
 def build_positions(orders: Iterable[Order]) -> PositionBook:
-    """Fold the bot's own order rows, in any order and of any status, into a book.
+    """Build the book from the bot's own order records, in any order and with any status.
 
-    Canceled and expired rows count with what they executed. Selling more than was bought (coins
-    that are not the bot's) counts only up to what was bought.
+    Canceled and expired orders count with what they executed. A sale of more than was bought (coins that are not the
+    bot's) counts only up to what was bought.
     """
     holdings: dict[str, Holding] = {}
     realised: list[RealisedPnl] = []
@@ -98,8 +98,8 @@ def build_positions(orders: Iterable[Order]) -> PositionBook:
 
 
 def _sort_key(order: Order) -> tuple[float, float, str]:
-    # A buy may fill on after its first coins have been sold by their stop, so it counts from when it was opened; an
-    # exit that is still open may sell on, so it comes last.
+    # A buy may continue to fill after a stop has sold its first coins, so it counts from its opening time; an open exit
+    # may sell on, so it comes last.
     sort_seconds = order.opened_seconds if order.side is Side.BUY else order.closed_seconds or _NOT_CLOSED_SECONDS
     return (sort_seconds, order.opened_seconds, order.txid)
 

@@ -1,4 +1,4 @@
-"""Takes the steps of bot/trading/exit_policy.py: leaves positions, and keeps stops under those that are held."""
+"""Takes the steps of bot/trading/exit_policy.py: exits positions, and keeps stops under open positions."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ RiskStateReader = Callable[[], RiskState]
 
 
 class PositionManager:
-    """Goes through the steps as far as they lead in one pass; the next pass reads the facts again and goes on.
+    """Takes as many steps as possible in one cycle; the next cycle reads the state again and continues.
 
-    `stop_loss_percent` is how far below the average entry price the stops are; 0 means that there are none.
+    `stop_loss_percent` is how far below the average entry the stops are; 0 means that there are none.
     """
 
     def __init__(
@@ -56,22 +56,22 @@ class PositionManager:
         self._retry_at_seconds: dict[str, float] = {}
 
     def check_requests(self, state: RiskState, requests: Iterable[OrderRequest]) -> Verdict:
-        """Let risk judge what a strategy wants: of an exit, what its candle has not sold yet."""
+        """Apply the risk rules to a strategy's requests: of an exit, to what its candle has not sold yet."""
         remaining_requests: list[OrderRequest] = []
         for request in requests:
             sold = self._executor.sold_by_exits(request.symbol, request.candle_seconds)
             if request.kind == "entry":
-                # A candle that was left is not entered again, however many passes the leaving took.
+                # A candle with an exit gets no entry, however many cycles the exit took.
                 remaining_requests += [request] if not sold else []
             elif request.quantity > sold:
                 remaining_requests.append(replace(request, quantity=min(request.quantity - sold, state.held_quantity)))
         return check_orders(remaining_requests, state, self._limits)
 
     def exit_position(self, read_state: RiskStateReader, read_requests: Callable[[], Iterable[OrderRequest]]) -> bool:
-        """Sell what is wanted and allowed, asked anew after each step; return whether that is done.
+        """Sell what is requested and allowed, with both checked again after each step; return whether that is done.
 
-        What waits is not done, and neither is what the collar has left of a sale. An exit that Kraken has refused is:
-        its signal has had its chance, and the coins get their stop back.
+        An exit that waits is not done, and neither is one with a rest beyond the maximum slippage. An exit that Kraken
+        has refused is done: its signal is used up, and the position gets its stop back.
         """
         steps_taken: list[ExitStep] = []
         while True:
@@ -98,7 +98,7 @@ class PositionManager:
             steps_taken.append(step)
 
     def protect_position(self, read_state: RiskStateReader) -> bool:
-        """Keep stops under what is held; return whether that is so, or as near to it as can be for now."""
+        """Keep stops under the position; return whether they are in place, or as nearly as possible for now."""
         steps_taken: list[ExitStep] = []
         while self._stop_loss_percent:
             state = read_state()
@@ -129,6 +129,6 @@ class PositionManager:
 
     def _stop_request(self, holding: Holding, quantity: Decimal, price: Decimal) -> OrderRequest:
         reason = f"what is held was bought at {holding.average_price:.8g} on average"
-        # The entry is the same in Kraken's rows on every host, so the stop has the same name everywhere.
+        # Kraken's record of the entry is the same on every host, so the stop has the same client order id everywhere.
         entry_seconds = int(holding.entry_seconds)
         return OrderRequest(holding.symbol, Side.SELL, quantity, price, "stop", entry_seconds, reason)

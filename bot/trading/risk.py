@@ -1,8 +1,8 @@
-"""Which wanted orders may be sent: each rule is a function that returns a reason to refuse, or nothing.
+"""Which order requests may be sent: each rule is a function that returns a reason to refuse, or nothing.
 
-Exits are refused by fewer rules than entries. No limit on sizes, losses or pauses ever keeps the
-bot in a position; what does is not knowing (stale prices, an order whose fate is open), an exchange or a pair
-that is not open for it, and the kill switch, which means that no order at all is sent.
+Fewer rules refuse exits than entries. No limit on size, loss or cooldown ever keeps the bot in a position. An exit is
+refused only for unknown conditions (stale prices, an order with an unknown outcome), for an exchange or a pair that is
+not open for it, and for the kill switch, which means that no order at all is sent.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from bot.kraken.trading_status import OrderClass
 
 MAX_STATUS_AGE_SECONDS = 60.0
 MAX_PRICE_AGE_TIMEFRAMES = 2
-# A part of a large exit is made this much smaller than the largest order, because its price is only known later.
+# A part of a large exit is this much smaller than the maximum order, because its price is only known later.
 _EXIT_VALUE_FACTOR = Decimal("0.95")
 
 
 @dataclass(frozen=True, slots=True)
 class RiskLimits:
-    """What the user allows. Values are in the quote currency; each is the largest value still allowed."""
+    """The user's limits. Values are in the quote currency; each is the largest value still allowed."""
 
     max_order_value: Decimal
     max_position_value: Decimal
@@ -33,13 +33,13 @@ class RiskLimits:
 
 @dataclass(frozen=True, slots=True)
 class RiskState:
-    """What the rules judge by, for one pair at one moment of the market's time.
+    """The input of the rules, for one pair at one time of the market.
 
-    `price` is the last close and `closed_seconds` when that candle closed. `held_quantity` is what
-    could be sold; `committed_quantity` is what is held plus whatever resting entries may still buy.
-    `realised_loss_today` is today's net realised loss and `last_loss_seconds` the time of the last losing exit,
-    both over all pairs. `unsettled` says which order of the pair has an open fate, or is empty. `pair_status` is
-    Kraken's word for the pair, "" where it is not known.
+    `price` is the last close and `closed_seconds` the time at which that candle closed. `held_quantity` is the quantity
+    that could be sold; `committed_quantity` is the held quantity plus what resting entries may still buy.
+    `realised_loss_today` is today's net realised loss and `last_loss_seconds` the time of the last losing exit, both
+    over all pairs. `unresolved_order` describes an order of the pair without a final outcome, or is empty.
+    `pair_status` is Kraken's status of the pair, "" where it is unknown.
     """
 
     pair: Pair
@@ -62,7 +62,7 @@ class RiskState:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An order that may not be sent, the rule that says so, and the reason as a sentence."""
+    """An order that may not be sent, the rule that refuses it, and the reason as a sentence."""
 
     order: OrderRequest
     rule: str
@@ -78,7 +78,7 @@ class Verdict:
 
 
 def check_orders(requests: Iterable[OrderRequest], state: RiskState, limits: RiskLimits) -> Verdict:
-    """Judge the orders one after the other, each as if those allowed before it had filled."""
+    """Check the orders one after the other, each as if the orders allowed before it had filled."""
     allowed: list[OrderRequest] = []
     refusals: list[Refusal] = []
     for order in requests:
@@ -92,9 +92,9 @@ def check_orders(requests: Iterable[OrderRequest], state: RiskState, limits: Ris
 
 
 def split_exit(order: OrderRequest, state: RiskState, limits: RiskLimits) -> list[OrderRequest]:
-    """Divide an exit into equal parts that are each worth less than the largest order, of what is held and free.
+    """Divide an exit of held and free coins into equal parts that are each worth less than the maximum order.
 
-    A position may have grown beyond what one order may be worth; it must be sellable all the same.
+    A position may have grown beyond the value of one order; it must be sellable all the same.
     """
     quantity = min(order.quantity, state.held_quantity)
     count = max(1, int((quantity / max_exit_quantity(state, limits)).to_integral_value(rounding=ROUND_CEILING)))
@@ -107,14 +107,14 @@ def split_exit(order: OrderRequest, state: RiskState, limits: RiskLimits) -> lis
 
 
 def max_exit_quantity(state: RiskState, limits: RiskLimits) -> Decimal:
-    """Return how many coins one order may sell."""
+    """Return the maximum quantity of one sell order."""
     return limits.max_order_value * _EXIT_VALUE_FACTOR / state.price
 
 
 def is_retryable(refusal: Refusal) -> bool:
-    """Whether an order was refused for something that passes: it is wanted again at the next pass.
+    """Tell whether an order was refused for a transient reason: it is requested again in the next cycle.
 
-    Of an entry that is the trading status alone: what else passes may take the price along.
+    For an entry that is the trading status alone: any other reason may last while the price moves away.
     """
     return refusal.rule == _STATUS_RULE if refusal.order.kind == "entry" else refusal.rule in _TRANSIENT_RULES
 
@@ -155,7 +155,7 @@ def _check_trading_status(order: OrderRequest, state: RiskState, _limits: RiskLi
 def _order_class(order: OrderRequest) -> OrderClass:
     if order.kind == "stop":
         return OrderClass.OTHER
-    # With a price or without, it leaves as a limit order.
+    # With or without a price, it is sent as a limit order.
     return OrderClass.LIMIT if order.side is Side.BUY else OrderClass.CLOSING_SELL
 
 
@@ -230,7 +230,7 @@ def _check_cooldown(_order: OrderRequest, state: RiskState, limits: RiskLimits) 
     return f"it cools down after a loss, {remaining_seconds:.0f} s to go" if remaining_seconds > 0 else ""
 
 
-# What may be over at the next pass, and not only at the next candle.
+# A refusal that may be over in the next cycle, and not only at the next candle.
 _STATUS_RULE = "trading status"
 _TRANSIENT_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unsettled order"})
 

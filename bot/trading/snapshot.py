@@ -1,4 +1,4 @@
-"""What the trader last knew, for whoever looks at it: put together after each pass, and never asked for at Kraken."""
+"""The last known state of the trader, published after each cycle, and never requested from Kraken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SNAPSHOT_CANDLES = 120
 
 @dataclass(frozen=True, slots=True)
 class PairSnapshot:
-    """A pair: its last closed candles, oldest first, and what the bot holds of it."""
+    """A pair: its last closed candles, oldest first, and the bot's holding."""
 
     symbol: str
     candles: tuple[Candle, ...]
@@ -28,10 +28,10 @@ class PairSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The end of a pass. `boot_seconds` is when it was, by the boot clock; `market_seconds` by the market's.
+    """The state at the end of a cycle. `boot_seconds` is its time by the boot clock; `market_seconds` by the market's.
 
-    Money is in `quote`; `balances` are those that were last read, and `equity` what they are worth at the last closes;
-    None where they have not been read yet. `refusals` are the orders that risk refused last, each with its time.
+    Money is in `quote`; `balances` are the last ones read, and `equity` their value at the last closes; None where they
+    have not been read yet. `refusals` are the last orders that risk refused, each with its time.
     """
 
     boot_seconds: float
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 class SnapshotPublisher:
-    """Keeps the last observation. Read from any thread."""
+    """Keeps the last snapshot. Read from any thread."""
 
     def __init__(self, broker: Broker, feed: Feed, executor: Executor, decision_log: DecisionLog) -> None:
         self._broker = broker
@@ -57,7 +57,7 @@ class SnapshotPublisher:
         self.latest: Snapshot | None = None
 
     def publish(self, symbols: tuple[str, ...], quote: str) -> None:
-        """Put together what is known now."""
+        """Publish what is known now."""
         order_tracker, balances = self._executor.order_tracker, self._executor.last_balances
         pairs = tuple(
             PairSnapshot(symbol, self._feed.candles(symbol)[-SNAPSHOT_CANDLES:], order_tracker.book.holding(symbol))

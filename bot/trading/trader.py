@@ -1,7 +1,7 @@
-"""The trader: observe, decide, check, act, settle, wait.
+"""The trader: observe, decide, check, act, reconcile, wait.
 
-Each closed candle of each pair is decided once; between candles the bot's own orders are followed.
-Everything it knows of itself comes from Kraken's rows of its orders, so it may stop or die anywhere.
+Each closed candle of each pair is decided once; between candles the bot's own orders are tracked. The whole state of
+the bot comes from Kraken's records of its orders, so it may stop or die anywhere.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from bot.trading.risk import RiskLimits, RiskState, is_retryable
 from bot.trading.snapshot import SnapshotPublisher
 from bot.trading.strategies.base import Strategy
 
-# Of real time: a market that runs faster is not asked more often.
+# Of real time: a market that runs faster is not polled more often.
 POLL_SECONDS = 10.0
-# While an exit or a stop is between two steps. Kraken's lists may be so late.
+# While an exit or a stop is between two steps. Kraken's lists may be this late.
 PENDING_STEP_POLL_SECONDS = 3.0
 MAX_BACK_OFF_SECONDS = 60.0
-# A candle that has just ended is asked for a moment later, so that it is closed by Kraken's clock too.
+# A candle that has just ended is requested a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
-# An entry lives one candle and a little, so that the next decision finds it still there or finds its fill.
+# An entry lives one candle and a little longer, so that the next decision still finds it or finds its fill.
 ENTRY_TTL_MARGIN_SECONDS = 60
 
 _FATAL_ERRORS = (
@@ -68,7 +68,7 @@ _FATAL_ERRORS = (
     StoppingError,
     SymbolError,
 )
-# Of those, what passes.
+# The transient ones among those.
 _TRANSIENT_ERRORS = (StoreUnavailableError, RequestLockTimeout)
 STOPPED = "stopped"
 
@@ -77,11 +77,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TraderSettings:
-    """What to trade and how. `max_cycles` ends the run after so many passes at current prices; None never does.
+    """What to trade and how. `max_cycles` ends the run after so many cycles at current prices; None never does.
 
     After `entry_ttl_seconds` a resting entry expires at Kraken; None means one candle and a minute. The dead man's
-    switch is armed for `dead_man_switch_seconds`; 0 means never. A position has a stop at Kraken `stop_loss_percent` below
-    its average entry price; 0 means none.
+    switch is armed for `dead_man_switch_seconds`; 0 means never. A position has a stop at Kraken `stop_loss_percent`
+    below its average entry; 0 means none.
     """
 
     symbols: tuple[str, ...]
@@ -97,9 +97,10 @@ class TraderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run went. Money is in `quote`; an equity that could not be read is None.
+    """The result of a run. Money is in `quote`; an equity that could not be read is None.
 
-    `reason` says why the run ended and `error` is what ended it, if anything did. `realised` is of this run.
+    `reason` says why the run ended and `error` is the exception that ended it, if any. `realised` is the realised P&L
+    of this run.
     """
 
     reason: str
@@ -114,7 +115,7 @@ class Summary:
 
 
 class Trader:
-    """One bot, one strategy, some pairs. `run` returns when `stop` is set, the market ends or nothing can go on."""
+    """One bot, one strategy, some pairs. `run` returns when `stop` is set, the market ends or an error ends the run."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class Trader:
         print_line: Callable[[str], None],
         controls: Controls,
     ) -> None:
-        """`report` takes lines for a person."""
+        """`print_line` prints lines for a person."""
         self._broker = broker
         self._strategy = strategy
         self._settings = settings
@@ -160,20 +161,20 @@ class Trader:
         self._equity_start: Decimal | None = None
         self._realised_at_start = ZERO
         self._back_off_seconds = 1.0
-        # Why the last pass did not go through; "" where it did.
+        # The error of the last cycle; "" where it succeeded.
         self.last_error = ""
         self._cycle_count = 0
         self._live_cycle_count = 0
 
     def run(self) -> Summary:
-        """Trade until something ends it; then cancel resting entries (a setting) and sum up."""
+        """Trade until something ends the run; then cancel resting entries (a setting) and sum up."""
         error: Exception | None = None
         try:
             self._resolve_pairs()
             reason = self._loop()
         except BotError as problem:
             reason, error = str(problem), problem
-        except Exception as problem:  # whatever it is: never trade on in a state that nobody thought of
+        except Exception as problem:  # whatever it is: do not trade on in an unforeseen state
             logger.exception("the trader stopped on an error in the program")
             reason, error = f"an error in the program: {problem!r}", problem
         return self._finish(reason, error)
@@ -230,7 +231,7 @@ class Trader:
             self._live_cycle_count += 1
             self._decision_log.record_resolved("replay", "the replay is over: from here on at current prices")
         errors = [] if self._clock.is_replaying else [_catch_transient_error(self._dead_man_switch.disarm_previous)]
-        # It may take minutes: a status would be old by then, and a switch that is armed would fire.
+        # This may take minutes: a status would be outdated by then, and an armed switch would fire.
         self._reconcile_startup()
         if self._stop.is_set():
             return
@@ -245,12 +246,12 @@ class Trader:
         self._equity_tracker.record_if_due(self._symbols, self._quote)
         self._status_line.record_if_due(self._symbols)
         if not self._clock.is_replaying:
-            # After a fill they are old, and the next decision may be an hour away; nothing waits for them here.
+            # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
             _catch_transient_error(self._executor.refresh_balances)
         self.snapshot_publisher.publish(self._symbols, self._quote)
 
     def _refresh_dead_man_switch(self) -> None:
-        # The time that a replay jumps over is no silence of the bot's.
+        # A jump of a replay is not a time in which the bot failed to renew the switch.
         if not self._clock.is_replaying:
             self._dead_man_switch.refresh(
                 "the kill switch is on" if self._controls.is_halted() else self._feed.blocked_reason()
@@ -264,7 +265,7 @@ class Trader:
             return
         if self._decided_candles.get(symbol) != candle.time_seconds:
             if not self._decide_candle(symbol, candle):
-                # What is only wanted need not be asked for as often as what is to be left.
+                # A pending entry need not be polled as often as a pending exit.
                 self._has_pending_step = (
                     self._has_pending_step or self._executor.order_tracker.book.holding(symbol).quantity > 0
                 )
@@ -291,7 +292,7 @@ class Trader:
             self._equity_start = self._equity_tracker.current_equity(self._symbols, self._quote)
 
     def _decide_candle(self, symbol: str, candle: Candle) -> bool:
-        """Decide one candle; return whether that is done, or has to be tried again at the next pass."""
+        """Decide one candle; return whether that is done, or has to be repeated in the next cycle."""
         if not self._request_orders(symbol):
             self._decision_log.record_hold(symbol, candle.close)
             return True
@@ -324,7 +325,7 @@ class Trader:
         next_close_seconds = (now // self._timeframe_seconds + 1) * self._timeframe_seconds + CANDLE_GRACE_SECONDS
         wake_at_seconds = self._clock.now() + next_close_seconds - now
         if self._clock.is_catching_up:
-            # The last jump ends at the present, not at a candle that is still to come.
+            # The last jump ends at the present, not at a candle in the future.
             wake_at_seconds = min(wake_at_seconds, wall_seconds() + CANDLE_GRACE_SECONDS)
         elif not self._clock.is_replaying:
             query_seconds = self._broker.next_query_seconds()
@@ -339,26 +340,27 @@ class Trader:
     def _back_off(self, problem: BotError) -> None:
         self.last_error = str(problem)
         self._decision_log.record_once("trouble", type(problem).__name__, f"waiting: {problem}")
-        # An order of unknown fate is looked up soon after Kraken answers again.
+        # An order with an unknown outcome is queried soon after Kraken answers again.
         max_seconds = POLL_SECONDS if _may_have_unknown_orders(self._broker) else MAX_BACK_OFF_SECONDS
         if isinstance(problem, StoreUnavailableError):
-            # Of our own, and quick to ask; the lease may be over meanwhile, and nobody else there to lead.
+            # The store is the bot's own, and quick to ask; the lease may expire meanwhile, with no other instance there
+            # to lead.
             max_seconds = PENDING_STEP_POLL_SECONDS
         seconds = min(self._back_off_seconds, max_seconds)
         self._back_off_seconds = seconds * 2
         if isinstance(problem, KrakenError):
             seconds = max(seconds, problem.wait_seconds)
-        # In real time, also in a replay: what is in trouble is the line to the exchange, not the market.
+        # In real time, also in a replay: the problem is the connection to the exchange, not the market.
         self._stop.wait(seconds)
 
     def _resolve_pairs(self) -> None:
-        # Order rows bear the pair's own name, whatever name the settings use.
+        # Order records have the pair's own symbol, whatever name the settings use.
         pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
         self._symbols, self._quote = tuple(pairs), common_quote(pairs.values())
 
     def _finish(self, reason: str, error: Exception | None) -> Summary:
         equity_end = None
-        # Without its state folder, it is another bot's switch by now.
+        # Without the state folder, the switch belongs to another bot by now.
         if error is not None and not isinstance(error, StateLostError):
             self._dead_man_switch.stop()
         elif error is None:
@@ -390,7 +392,7 @@ def _may_have_unknown_orders(broker: Broker) -> bool:
 
 
 def _catch_transient_error(action: Callable[[], None]) -> BotError | None:
-    # Trouble with one pair, or with the switch, must not keep the bot in a position in another.
+    # A problem with one pair, or with the switch, must not keep the bot in a position in another.
     try:
         action()
     except BotError as problem:

@@ -3,7 +3,7 @@
     reads COUNT THREADS   COUNT reads in each of THREADS threads
     one                   one read
     order                 one order
-    patient               one read; SIGTERM while it waits stops the broker
+    patient               one read; SIGTERM stops the broker while the read waits
 
 Each call prints "ok", or the name of the error that it raised; "ready" comes first.
 """
@@ -25,7 +25,7 @@ SPEED = 1000.0
 
 
 def print_call_outcome(broker: KrakenBroker, method: str = "BalanceEx", params: dict[str, str] | None = None) -> None:
-    """Make one call and say how it went."""
+    """Make one call and print its outcome."""
     try:
         broker.private_call(method, params)
         outcome = "ok"
@@ -50,7 +50,7 @@ def run_reads(broker: KrakenBroker, count: int, threads: int) -> None:
 
 
 def read_until_sigterm(broker: KrakenBroker) -> None:
-    """Make one read in a thread; stop the broker at SIGTERM."""
+    """Make one read in a thread; stop the broker on SIGTERM."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     worker = threading.Thread(target=print_call_outcome, args=(broker,))
@@ -61,7 +61,7 @@ def read_until_sigterm(broker: KrakenBroker) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the words say."""
+    """Run the command of the command line."""
     url, key, secret, command, *rest = arguments
     market_clock = MarketClock(time.time(), SPEED if command != "order" else 1.0)
     broker = KrakenBroker(key, secret, api_url=url, tier=UNLIMITED, market_clock=market_clock)

@@ -1,4 +1,4 @@
-"""What the tests of KrakenBroker share: a local Kraken, a clock that only moves when told to, children."""
+"""Tools for tests of KrakenBroker: a local Kraken, a clock that moves only on request, child processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001
 
 
 def auto_advance_clock() -> ReplayClock:
-    """Return a market clock that stands still until somebody waits on it, and then jumps."""
+    """Return a market clock that stands still until a thread waits on it, and then jumps."""
     start = wall_seconds()
     return ReplayClock(start, start + YEARS_SECONDS)
 
 
 def advance_time(clock: MarketClock, seconds: float) -> None:
-    """Let market time pass."""
+    """Let this much market time pass."""
     clock.wait(seconds, threading.Event())
 
 
@@ -42,9 +42,14 @@ class BrokerSetup:
         self.broker = self.open_broker(**settings)
 
     def open_broker(self, key: tuple[str, str] | None = None, **settings: Any) -> KrakenBroker:
-        """Return one more broker: what a restart, or another key, would have."""
+        """Return one more broker, as after a restart or for another key."""
         credentials = key or (self.simulator.key, self.simulator.secret)
-        arguments: dict[str, Any] = {"api_url": self.simulator.url, "tier": UNLIMITED, "market": self.clock, **settings}
+        arguments: dict[str, Any] = {
+            "api_url": self.simulator.url,
+            "tier": UNLIMITED,
+            "market_clock": self.clock,
+            **settings,
+        }
         return KrakenBroker(*credentials, **arguments)
 
     def requests(self, key: str = "") -> list[LoggedRequest]:
@@ -52,15 +57,15 @@ class BrokerSetup:
         return [request for request in list(self.simulator.request_log) if request.key == (key or self.simulator.key)]
 
     def request_methods(self, key: str = "") -> list[str]:
-        """Return which private requests arrived on a key, oldest first."""
-        return [row.method for row in self.requests(key)]
+        """Return the methods of the private requests that arrived on a key, oldest first."""
+        return [request.method for request in self.requests(key)]
 
     def refused_nonce_count(self, key: str = "") -> int:
         """Return how many requests of a key were refused for their nonce."""
-        return sum(row.error == "EAPI:Invalid nonce" for row in self.requests(key))
+        return sum(request.error == "EAPI:Invalid nonce" for request in self.requests(key))
 
     def placed_order_count(self) -> int:
-        """Return how many orders the exchange has ever taken."""
+        """Return how many orders the exchange has ever accepted."""
         return len(self.simulator.exchange.account.orders)
 
 
@@ -80,26 +85,26 @@ def open_broker_setup(
 
 
 def current_btc_price(setup: BrokerSetup) -> Decimal:
-    """Return the price of a bitcoin now."""
+    """Return the current price of BTC/USD."""
     return setup.broker.get_current_price("BTC/USD")
 
 
 def wait_for(condition: Callable[[], object], seconds_max: float = 20.0) -> None:
-    """Return as soon as the condition holds; AssertionError where it never does."""
+    """Return as soon as the condition holds; raise AssertionError if it does not hold in time."""
     deadline = boottime_seconds() + seconds_max
     while not condition():
-        assert boottime_seconds() < deadline, "what was waited for did not come"
+        assert boottime_seconds() < deadline, "the condition did not become true in time"
         sleep(0.002)
 
 
 def count_waiting_calls(broker: KrakenBroker) -> int:
-    """Return how many of a broker's calls wait for the turn of this machine."""
+    """Return how many of a broker's calls wait for the request lock of this machine."""
     assert isinstance(broker._request_lock, RequestLock)
     return len(broker._request_lock._waiters)
 
 
 def run_in_threads(count: int, work: Callable[[], object]) -> list[BaseException]:
-    """Do the same work in so many threads at once; return what they raised."""
+    """Run the same work in `count` threads at once; return the exceptions that they raised."""
     errors: list[BaseException] = []
     barrier = threading.Barrier(count)
 
@@ -121,7 +126,7 @@ def run_in_threads(count: int, work: Callable[[], object]) -> list[BaseException
 def start_broker_child(
     folder: Path, setup: BrokerSetup, *arguments: object, key: tuple[str, str] | None = None
 ) -> Child:
-    """Return another process with a broker on the same key and state folder; broker_child.py has the words."""
+    """Start another process with a broker on the same key and state folder; broker_child.py lists the arguments."""
     credentials = key or (setup.simulator.key, setup.simulator.secret)
     environment = {"STATE_DIR": str(folder)}
     return Child(

@@ -1,4 +1,4 @@
-"""What tests of the whole program share: a state folder, a local Kraken, and a shared store's row of its key."""
+"""Fixtures for tests of the whole program: a state folder, a local Kraken, and the key's record in a shared store."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from tests.acceptance.local_kraken import LocalKraken, local_kraken
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Return a state folder that is not there yet."""
+    """Return the path of a state folder that does not exist yet."""
     return tmp_path / "state"
 
 
 @pytest.fixture
 def kraken(state: Path) -> Iterator[LocalKraken]:
-    """Open a local Kraken, whose key no other test has."""
+    """Open a local Kraken with a key of its own."""
     with local_kraken(state) as opened:
         yield opened
 
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> str:
-    """Return the address of a shared store: Redis, but for a test that asks for another."""
+    """Return the URL of a shared store: Redis unless the test asks for another."""
     return str(request.getfixturevalue(getattr(request, "param", "redis_url")))
 
 
 @pytest.fixture
 def nonce_store(url: str, kraken: LocalKraken) -> Iterator[NonceStore]:
-    """Open the row of the key in the store."""
+    """Open the store for the key of the local Kraken."""
     with closing(open_nonce_store(url, kraken.simulator.key)) as opened:
         yield opened
 
 
-# PostgreSQL's part is the soak's: tests/stores compares both stores step by step, and test_lease_chaos.py takes both.
+# PostgreSQL runs in the soak only: tests/stores compares both stores step by step, and
+# test_leader_election_chaos.py uses both.
 @pytest.fixture(params=["redis", pytest.param("postgres", marks=pytest.mark.soak)])
 def store(request: pytest.FixtureRequest) -> str:
-    """Return the address of a store of each kind."""
+    """Return the URL of a store of each kind."""
     return str(request.getfixturevalue(f"{request.param}_url"))

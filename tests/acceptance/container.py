@@ -1,8 +1,7 @@
-"""A container made by hand, where there is no engine: Linux namespaces, and a root in which nothing can be written.
+"""A container built from Linux namespaces, without a container engine, on a read-only root.
 
-It runs what the Dockerfile's ENTRYPOINT and CMD say, as process 1, with the variables of the image and no others, on a
-network of its own.
-What an engine takes from the base image is this machine's here: its /usr, its /etc, and the Python that runs the tests.
+It runs the Dockerfile's ENTRYPOINT and CMD as process 1, with the variables of the image and no others, on a network of
+its own. In place of the base image it uses this machine's /usr and /etc, and the Python that runs the tests.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ APP = "/app"
 
 @functools.cache
 def unavailable_reason() -> str:
-    """Return why no container can be made here; "" where one can."""
+    """Return why no container can be made on this machine, or ""."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "only root can make a container by hand, and on Linux"
+        return "this container needs root, and Linux"
     probe = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
-    return f"no namespaces to be had here: {probe.stderr.strip()}" if probe.returncode else ""
+    return f"namespaces are not available: {probe.stderr.strip()}" if probe.returncode else ""
 
 
 _UNSHARE = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
-# SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)): what `ip link set lo up` does, where there is no `ip`.
+# SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)) is `ip link set lo up` for machines without `ip`.
 _LOOPBACK_UP = """
 import fcntl, socket, struct
 with socket.socket() as any_socket:
@@ -47,9 +46,9 @@ _LINKS = ("bin", "lib", "lib64", "sbin")
 
 
 class Container:
-    """Runs the image's command. `app` is what the image has in /app, `python` the prefix of its interpreter.
+    """Run the image's command. `app` is the content of /app, `python` the prefix of the interpreter.
 
-    `volume` is mounted at `mounted_at`, and `user` is whom the platform names; without one it begins as root.
+    `volume` is mounted at `mounted_at`. `user` is the user that the platform names; without one it starts as root.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Container:
         root: Path,
         volume: Path,
         mounted_at: str = "/data",
-        *words: str,
+        *arguments: str,
         python: Path,
         packages: Path,
         variables: Mapping[str, str],
@@ -66,9 +65,10 @@ class Container:
     ) -> None:
         image = stages()[-1]
         self._variables = {**image_environment(), **variables}
-        self._command = [*only_step(image, "ENTRYPOINT").exec_words(), *(words or only_step(image, "CMD").exec_words())]
+        command = arguments or only_step(image, "CMD").exec_words()
+        self._command = [*only_step(image, "ENTRYPOINT").exec_words(), *command]
         self._health = only_step(image, "HEALTHCHECK").exec_words()
-        # Root has further groups, as engines give it those that stand in the image's /etc/group.
+        # Root has further groups: engines add those of the image's /etc/group.
         user_options = ["--groups=0,1"] if user is None else [f"--userspec={user}:{user}", "--groups="]
         chroot_command = ["chroot", *user_options, str(root)]
         steps = [
@@ -108,33 +108,34 @@ class Container:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def _environment_command(self, words: list[str]) -> list[str]:
-        return ["env", "-i", f"--chdir={APP}", *(f"{name}={value}" for name, value in self._variables.items()), *words]
+    def _environment_command(self, arguments: list[str]) -> list[str]:
+        variables = [f"{name}={value}" for name, value in self._variables.items()]
+        return ["env", "-i", f"--chdir={APP}", *variables, *arguments]
 
     @property
     def pid(self) -> int:
-        """The number that its process 1 has out here."""
-        number = self._process.pid
-        return int(Path(f"/proc/{number}/task/{number}/children").read_text("ascii"))
+        """The process id of its process 1 outside of the container."""
+        unshare_pid = self._process.pid
+        return int(Path(f"/proc/{unshare_pid}/task/{unshare_pid}/children").read_text("ascii"))
 
     def kernel_status(self, field: str) -> list[str]:
-        """Return a field of the process's status as the kernel gives it, such as `Uid`."""
+        """Return a field of the process's /proc status, such as `Uid`."""
         lines = Path(f"/proc/{self.pid}/status").read_text("ascii").splitlines()
         return next(line.split()[1:] for line in lines if line.startswith(f"{field}:"))
 
     def wait_for(self, text: str) -> None:
-        """Read what it says until a line has this in it."""
+        """Read its output until a line contains this text."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line)
             if text in line:
                 return
-        pytest.fail(f"{text!r} was expected of\n{''.join(self.lines)}")
+        pytest.fail(f"expected {text!r} in\n{''.join(self.lines)}")
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command beside it, as root, as `docker exec` does."""
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the container as root, as `docker exec` does."""
         enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--root"]
-        command = [*enter, *self._environment_command(list(words))]
+        command = [*enter, *self._environment_command(list(arguments))]
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
 
     def health(self) -> subprocess.CompletedProcess[str]:
@@ -142,7 +143,7 @@ class Container:
         return self.run(*self._health)
 
     def stop(self) -> int:
-        """Send SIGTERM to process 1; return the exit code that it ends with, within the time that is promised."""
+        """Send SIGTERM to process 1; return its exit code, which must come within the promised time."""
         os.kill(self.pid, signal.SIGTERM)
         return self.wait_for_exit(STOP_TIMEOUT_SECONDS)
 
@@ -151,12 +152,12 @@ class Container:
         try:
             rest, _ = self._process.communicate(timeout=limit_seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"it was still there after its time, having said\n{''.join(self.lines)}")
+            pytest.fail(f"it did not end in time; its output was\n{''.join(self.lines)}")
         self.lines += rest.splitlines(keepends=True)
         return self._process.returncode
 
     def log_records(self) -> list[dict[str, Any]]:
-        """Return what it has said, which is one JSON object a line."""
+        """Return its output, which must be one JSON object a line."""
         return [json.loads(line) for line in self.lines]
 
 

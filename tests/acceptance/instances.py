@@ -1,7 +1,7 @@
-"""Instances of the bot on hosts of their own: deployed, stopped, killed, and told apart at the exchange.
+"""Instances of the bot on separate hosts: deployed, stopped, killed, and identified at the exchange.
 
-Every life of an instance, which is one process, has a port of the local Kraken to itself. So the exchange's own log
-says who has sent a request; and what that process had said by then, under which lease.
+Each process of an instance has its own port of the local Kraken. So the exchange's log tells which process sent a
+request, and the output of that process tells under which lease.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.acceptance.processes import isolated_settings
 from tests.conftest import ROOT
 from tests.server_processes import LIBC
 
-# For machines that have a lot to do; only a failure takes it.
+# For loaded machines; only a failure takes the whole time.
 TIMEOUT_SECONDS = 60.0
 INVALID_NONCE = "EAPI:Invalid nonce"
 LEADER = re.compile(r"^leader +generation (\d+)", re.MULTILINE)
@@ -45,7 +45,7 @@ CANDLE_SECONDS = 60
 _WAVE = (1000, 1030, 1030, 1000, 970, 970)
 _CANDLES, _HISTORY = 60_000, 100
 _PR_SET_PDEATHSIG = 1
-# A signal's order may be one of these; parts of an exit, and attempts after one that was proved not placed.
+# The order kinds of a signal, exit parts included; attempts follow an order that was proved not placed.
 _KINDS = ("entry", "exit", "exit2", "exit3")
 _ATTEMPTS = 10
 
@@ -53,7 +53,7 @@ _ATTEMPTS = 10
 def wait_until(
     condition: Callable[[], bool], describe: Callable[[], str], timeout_seconds: float = TIMEOUT_SECONDS
 ) -> None:
-    """Wait until something that processes do has come true."""
+    """Wait until the condition holds; fail with the description if it does not."""
     deadline_seconds = boottime_seconds() + timeout_seconds
     while not condition():
         assert boottime_seconds() < deadline_seconds, describe()
@@ -61,10 +61,10 @@ def wait_until(
 
 
 class InterceptingServer:
-    """A port of the simulator's own, for one sender, whose requests can be held up on their way.
+    """A port of the simulator for one sender, whose requests can be delayed on their way.
 
-    `arrived` is called when a private request comes; `heard`, with what that has returned, when the exchange has taken
-    the request: one at a time, and in the exchange's order.
+    `on_arrival` is called when a private request arrives; `on_handled`, with the result of that call, once the exchange
+    has handled the request: one at a time, and in the exchange's order.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class InterceptingServer:
     def handle(
         self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault | None = None
     ) -> tuple[int, bytes]:
-        """Hand a request to the exchange, as the simulator's own server does."""
+        """Pass a request to the exchange, as the simulator's own server does."""
         if not target.startswith(PRIVATE_PATH):
             return self._api.handle(http_method, target, headers, body, fault)
         context = self._on_arrival()
@@ -91,23 +91,23 @@ class InterceptingServer:
             self._method_to_hold = None
             self._released.clear()
         self._released.wait()
-        # The exchange's own lock, or another door's request might be taken between.
+        # Under the exchange's lock, or a request of another server could come between.
         with self._api.lock:
             response = self._api.handle(http_method, target, headers, body, fault)
             self._on_handled(context, self._api.request_log[-1])
         return response
 
     def hold_next_request(self, method: str = "") -> None:
-        """Hold up the next request of a method, or of any, and all that come after it, until `release`."""
+        """Hold the next request of a method, or of any, and all that follow it, until `release`."""
         self._method_to_hold = method
 
     @property
     def is_holding(self) -> bool:
-        """Whether a request is held up."""
+        """Whether a request is being held."""
         return not self._released.is_set()
 
     def release(self) -> None:
-        """Let what is held up arrive."""
+        """Let the held requests arrive."""
         self._method_to_hold = None
         self._released.set()
 
@@ -121,10 +121,10 @@ class InterceptingServer:
 
 @dataclass(frozen=True, slots=True)
 class ObservedRequest:
-    """A private request as the exchange saw it, who sent it, and under which generation of the lease; 0 is none."""
+    """A private request as the exchange saw it, its sender, and the sender's fencing token (0: no lease)."""
 
     instance: Instance
-    generation: int
+    fencing_token: int
     request: LoggedRequest
     boot_seconds: float
 
@@ -134,25 +134,26 @@ class ObservedRequest:
         return self.request.error == INVALID_NONCE
 
     def __str__(self) -> str:
-        request = self.request
-        return f"{self.instance.name} {self.generation} {request.method} {request.nonce} {request.error or 'accepted'} at {request.time:.0f}"
+        request, result = self.request, self.request.error or "accepted"
+        sender = f"{self.instance.name} {self.fencing_token}"
+        return f"{sender} {request.method} {request.nonce} {result} at {request.time:.0f}"
 
 
 class Instance:
-    """One process of an instance. What it says goes into a file: whatever it sent, it had said before."""
+    """One process of an instance. Its output goes into a file: a line is there before the request that follows it."""
 
     def __init__(
         self, name: str, kraken: LocalKraken, settings: dict[str, str], output: Path, log: list[ObservedRequest]
     ) -> None:
         self.name = name
-        # What was done to it that may hold its calls up.
+        # Everything done to it that may delay its requests.
         self.disturbances: list[str] = []
-        # When it was first told to end.
+        # The time of the first signal to it.
         self.first_signal_seconds: float | None = None
         self.exit_code: int | None = None
         self._log = log
         self._output = output
-        self.server = InterceptingServer(kraken.simulator, self._current_generation, self._record_request)
+        self.server = InterceptingServer(kraken.simulator, self._current_fencing_token, self._record_request)
         settings = isolated_settings(settings | {"KRAKEN_API_URL": self.server.url})
         self._secrets = [settings["KRAKEN_API_KEY"], settings["KRAKEN_API_SECRET"]]
         with output.open("wb") as output_file:
@@ -163,22 +164,22 @@ class Instance:
                 stderr=output_file,
                 cwd="/",
                 env={**os.environ, **settings},
-                # Also one that is stopped must not outlive its test.
+                # A stopped process must not outlive its test either.
                 preexec_fn=lambda: LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509 - one call
             )
 
-    def _current_generation(self) -> int:
-        """Return the generation of the lease that it has said it leads under, 0 before the first."""
-        # Lines are written whole.
-        generations = LEADER.findall(self.text)
-        return int(generations[-1]) if generations else 0
+    def _current_fencing_token(self) -> int:
+        """Return the fencing token of the lease that it last printed, or 0."""
+        # Lines are written in one piece.
+        tokens = LEADER.findall(self.text)
+        return int(tokens[-1]) if tokens else 0
 
-    def _record_request(self, generation: int, request: LoggedRequest) -> None:
-        self._log.append(ObservedRequest(self, generation, request, boottime_seconds()))
+    def _record_request(self, fencing_token: int, request: LoggedRequest) -> None:
+        self._log.append(ObservedRequest(self, fencing_token, request, boottime_seconds()))
 
     @property
     def text(self) -> str:
-        """Everything that it has said so far."""
+        """Everything that it has printed so far."""
         return self._output.read_text("utf-8")
 
     @property
@@ -193,7 +194,7 @@ class Instance:
         return self.exit_code is not None
 
     def requests(self, method: str = "") -> list[ObservedRequest]:
-        """Return what it has sent that was accepted, oldest first."""
+        """Return its requests that were accepted, oldest first."""
         return [
             observed
             for observed in list(self._log)
@@ -203,24 +204,24 @@ class Instance:
         ]
 
     def wait_for(self, pattern: str) -> str:
-        """Wait until it has said a line that matches; return the first one."""
+        """Wait until it has printed a line that matches; return the first one."""
         wait_until(
             lambda: self._matching_lines(pattern) != [] or self.has_ended,
-            lambda: f"{pattern!r} was expected of\n{self.text}",
+            lambda: f"expected {pattern!r} in\n{self.text}",
         )
-        assert self._matching_lines(pattern), f"{pattern!r} was expected of\n{self.text}"
+        assert self._matching_lines(pattern), f"expected {pattern!r} in\n{self.text}"
         return self._matching_lines(pattern)[0]
 
     def wait_for_request(self, method: str = "", times: int = 1, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait until the exchange has accepted so many requests from it."""
+        """Wait until the exchange has accepted `times` requests from it."""
         wait_until(
             lambda: len(self.requests(method)) >= times,
-            lambda: f"{self.name} sent no {method or 'request'} number {times}, having said\n{self.text}",
+            lambda: f"{self.name} sent no {method or 'request'} number {times}; its output was\n{self.text}",
             timeout_seconds,
         )
 
     def _matching_lines(self, pattern: str) -> list[str]:
-        # The last piece may be a line half written.
+        # The last line may be incomplete.
         return [line for line in self.text.split("\n")[:-1] if re.search(pattern, line)]
 
     def send(self, signal_number: signal.Signals) -> None:
@@ -229,32 +230,32 @@ class Instance:
         self._process.send_signal(signal_number)
 
     def wait_for_end(self, seconds: float) -> None:
-        """Wait for its end, at most so long."""
+        """Wait at most this long for its end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 
     def wait_and_check(self) -> int:
-        """Wait for its end; return its exit code, having looked through everything that it said."""
-        wait_until(lambda: self.has_ended, lambda: f"{self.name} was still there, having said\n{self.text}")
+        """Wait for its end and check its output; return its exit code."""
+        wait_until(lambda: self.has_ended, lambda: f"{self.name} did not end; its output was\n{self.text}")
         self.check_output()
         assert self.exit_code is not None
         return self.exit_code
 
     def kill(self) -> None:
-        """End it by SIGKILL, also where it is stopped."""
+        """End it by SIGKILL, even if it is stopped."""
         if not self.has_ended:
             self.send(signal.SIGKILL)
         self.wait_and_check()
 
     def check_output(self) -> None:
-        """Fail where it told of an error in the program, or told a secret."""
+        """Fail if its output contains a traceback or a secret."""
         text = self.text
         assert "Traceback" not in text, text
-        assert not any(secret in text for secret in self._secrets), "a key or its secret was said"
+        assert not any(secret in text for secret in self._secrets), "a key or its secret was printed"
 
 
 class Fleet:
-    """Instances of one bot on one account, and all that the exchange has heard of them, in its order."""
+    """Instances of one bot on one account, and their requests in the order of the exchange."""
 
     def __init__(self, kraken: LocalKraken, folder: Path) -> None:
         self.kraken = kraken
@@ -263,9 +264,9 @@ class Fleet:
         self._folder = folder
 
     def start(self, name: str, **settings: str) -> Instance:
-        """Start one more life of an instance; its disk is its own, and has what its former lives left there."""
+        """Start one more process of an instance, on the disk of that instance's earlier processes."""
         defaults = {"STATE_DIR": str(self._folder / name), "BOT_ID": BOT_ID, "PAIRS": ",".join(PAIRS)}
-        output = self._folder / f"life-{len(self.instances)}.txt"
+        output = self._folder / f"process-{len(self.instances)}.txt"
         instance = Instance(
             name, self.kraken, self.kraken.settings(**(defaults | settings)), output, self.observed_requests
         )
@@ -273,48 +274,49 @@ class Fleet:
         return instance
 
     def close(self) -> None:
-        """Kill what still runs, and close the ports."""
+        """Kill the processes that still run, and close the ports."""
         for instance in self.instances:
             if not instance.has_ended:
                 instance.kill()
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda life: life.door.close(), self.instances))
+            list(pool.map(lambda instance: instance.server.close(), self.instances))
 
     @property
     def refused_requests(self) -> list[ObservedRequest]:
         """The requests whose nonces were refused."""
-        return [heard for heard in self.observed_requests if heard.has_refused_nonce]
+        return [observed for observed in self.observed_requests if observed.has_refused_nonce]
 
     def leader_names(self) -> list[str]:
-        """Return whose requests were accepted, one after the other: a name comes again where another's was between."""
+        """Return the senders of the accepted requests in order, consecutive repeats removed."""
         names = [observed.instance.name for observed in self.observed_requests if observed.request.is_nonce_accepted]
         return [name for name, before in zip(names, [None, *names], strict=False) if name != before]
 
     def check_leaders(self) -> None:
-        """Fail where a request was sent without a lease, or one was accepted after one of a later generation was."""
+        """Fail if a request was sent without a lease, or accepted after one with a higher fencing token."""
         highest = 0
         for observed in self.observed_requests:
-            assert observed.generation, f"it does not lead: {observed}\n{observed.instance.text}"
+            assert observed.fencing_token, f"not the leader: {observed}\n{observed.instance.text}"
             if observed.request.is_nonce_accepted:
-                assert observed.generation >= highest, (
-                    f"generation {highest} leads already: {observed}\n{observed.instance.text}"
+                assert observed.fencing_token >= highest, (
+                    f"fencing token {highest} leads already: {observed}\n{observed.instance.text}"
                 )
-                highest = observed.generation
-        owners = {observed.generation: observed.instance for observed in self.observed_requests}
-        assert all(owners[observed.generation] is observed.instance for observed in self.observed_requests), (
-            "two had one generation"
+                highest = observed.fencing_token
+        owners = {observed.fencing_token: observed.instance for observed in self.observed_requests}
+        assert all(owners[observed.fencing_token] is observed.instance for observed in self.observed_requests), (
+            "two instances had one fencing token"
         )
 
     def describe_disturbances(self) -> str:
-        """Return what was done to whom, for whoever has to find out why a test failed."""
+        """Return what was done to which instance, for the message of a failed test."""
         return "; ".join(
             f"{instance.name}: {', '.join(instance.disturbances) or 'undisturbed'}" for instance in self.instances
         )
 
 
 class WavePrices(ScriptedCandles):
-    """Waves that make the strategy buy every six candles and sell three candles later; each pair is a candle later than
-    the one before it, so a bot has to send an order in every candle.
+    """Waves that make the strategy buy every six candles and sell three candles later.
+
+    Each pair is one candle behind the pair before it, so a bot has to send an order in every candle.
     """
 
     def __init__(self) -> None:
@@ -334,8 +336,8 @@ def closes_for(symbol: str) -> list[int]:
 
 @contextlib.contextmanager
 def trading_fleet(folder: Path, *, speed: float, **options: Any) -> Iterator[Fleet]:
-    """Open a local Kraken whose market makes a bot trade in every candle, and a fleet without instances on it; all
-    processes end with it."""
+    """Open an empty fleet on a local Kraken whose market makes a bot trade in every candle; kill its processes at the
+    end."""
     clock = SkippableClock(START + _HISTORY * CANDLE_SECONDS + 1, speed)
     with (
         Simulator(SimulatorOptions(tier="pro", **options), clock, WavePrices(), known_instruments(PAIRS)) as simulator,
@@ -346,7 +348,7 @@ def trading_fleet(folder: Path, *, speed: float, **options: Any) -> Iterator[Fle
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What the strategy wanted in a candle, the one with this number."""
+    """A signal of the strategy in candle number `candle`."""
 
     symbol: str
     candle: int
@@ -354,7 +356,7 @@ class Signal:
 
 
 def traded_signals(kraken: LocalKraken) -> list[Signal]:
-    """Return the signals that the orders of a fleet were sent for, one for each order: their names tell."""
+    """Return the signal of each order of a fleet, found by its client order id."""
     orders = kraken.orders
     last = int(max((order.opened for order in orders), default=START) - START) // CANDLE_SECONDS
     signals = {
@@ -370,17 +372,17 @@ def traded_signals(kraken: LocalKraken) -> list[Signal]:
 
 
 def check_signals(kraken: LocalKraken) -> None:
-    """Fail where a signal was traded twice, an entry is none that an undisturbed bot would have placed on this market,
-    or the account does not add up."""
+    """Fail if a signal was traded twice, an undisturbed bot would not have placed an entry, or the account does not add
+    up."""
     kraken.check_account()
     traded = Counter(traded_signals(kraken))
     assert max(traded.values(), default=0) <= 1, f"traded twice: {traded.most_common(3)}"
     wrong = [signal for signal in traded if signal.kind == "entry" and not _is_crossing(signal)]
-    assert not wrong, f"nobody wanted {wrong}"
+    assert not wrong, f"not signals of the strategy: {wrong}"
 
 
 def _is_crossing(signal: Signal) -> bool:
-    """Whether in this candle the mean of the last 10 closes came to be above that of the last 30."""
+    """Whether in this candle the mean of the last 10 closes rose above that of the last 30."""
     closes = closes_for(signal.symbol)
     # A candle lies between two closes.
     until = signal.candle + 2

@@ -1,4 +1,4 @@
-"""What the journal says compared with what the exchange has: order by order, fill by fill, to the last decimal."""
+"""Compare the journal with the exchange: order by order, fill by fill, to the last decimal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bot.simulator.server import Simulator
 
 
 def check_journal_against_exchange(simulator: Simulator, state_folder: Path, *, all_closed: bool = True) -> None:
-    """Fail where the journal in a state folder and the exchange differ, or where anything is doubled or unsettled.
+    """Fail if the journal in a state folder and the exchange differ, or an order is duplicated or unresolved.
 
-    All orders of the account must be this bot's. `all_ended` False: some may rest, and fills may still be fetched.
+    All orders of the account must be this bot's. Without `all_closed` some orders may be open and some fills missing.
     """
     exchange_state = simulator.api.state()
     assert (exchange_state["doubled"], exchange_state["problems"]) == ([], [])
@@ -34,11 +34,12 @@ def _check_orders(simulator: Simulator, journal: Journal) -> None:
             for order in simulator.exchange.account.orders.values()
         }
     journal_orders = {
-        row.txid: (row.cl_ord_id, str(row.status), row.executed, row.cost, row.fee) for row in journal.orders()
+        order.txid: (order.cl_ord_id, str(order.status), order.executed, order.cost, order.fee)
+        for order in journal.orders()
     }
     assert journal_orders == exchange_orders
     placed = {intent.txid: intent.cl_ord_id for intent in journal.intents() if intent.state in PLACED_STATES}
-    assert placed == {txid: row[0] for txid, row in exchange_orders.items()}
+    assert placed == {txid: fields[0] for txid, fields in exchange_orders.items()}
 
 
 def _check_fills(simulator: Simulator, journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""A local Kraken in the test's own process, with drawn prices, for bots that trade on it as live ones do."""
+"""A local Kraken in the test's own process, with scripted prices, for bots that trade on it as live bots do."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
 
 HOUR = 3600
-# The market's time; the nonces' is the wall clock, and has nothing to do with it.
+# Market time. Nonces follow the wall clock, which is independent of it.
 START = 1_780_000_000 // 86_400 * 86_400
 # Fast enough that waits of seconds take none, slow enough that an order's deadline of 8 s is kept.
 SPEED = 20.0
 WAIT_TIMEOUT_SECONDS = 60.0
 
-# A fault of this Kraken's makes a call hang for longer than any limit of the bot's own.
+# The fault `slow` makes a call hang for longer than any timeout of the bot.
 HANGING_OPTIONS = SimulatorOptions(tier="pro", slow_seconds=30.0)
 
-# Falling, and then a jump that takes the 10 average above the 30 average within the last candle.
+# Falling, and then a jump that takes the 10-candle average above the 30-candle average within the last candle.
 FALLING = tuple(range(1000, 955, -1))
 CROSSING = (*FALLING, 1200)
 # The hour after it is above the last close, so that an entry at that close rests.
 RESTING = (*CROSSING, 1300, 1320, 1330)
-# It is below, so that the entry fills.
+# The hour after it is below the last close, so that the entry fills.
 FILLING = (*CROSSING, 1190, 1180, 1185)
 QUIET = (*FALLING, 955, 954, 953)
 
@@ -45,14 +45,14 @@ WAVE_HISTORY = 208
 
 
 class ScriptedCandles:
-    """Candles through a row of closes, the same for every pair."""
+    """Candles for a sequence of closes, the same for every pair."""
 
     def __init__(self, closes: Sequence[int], candle_seconds: int, has_gaps: bool = True) -> None:
-        """`gap`: a candle begins where it ends, not where the one before it ended."""
-        self.source_id = "drawn for a test"
+        """`has_gaps`: a candle opens at its own close, not at the close of the one before it."""
+        self.source_id = "scripted for a test"
         self.shortest_candle_seconds = candle_seconds
         self._closes = closes
-        self._gap = has_gaps
+        self._has_gaps = has_gaps
         self._paths: dict[str, CandlePath] = {}
 
     def _path(self, pair: PairRules) -> CandlePath:
@@ -63,7 +63,7 @@ class ScriptedCandles:
     def _candles(self) -> list[SimCandle]:
         volume, candles = Decimal(1), []
         for index, (before, now) in enumerate(pairwise(map(Decimal, self._closes))):
-            first = now if self._gap else before
+            first = now if self._has_gaps else before
             low, high = min(first, now) - 2, max(first, now) + 2
             begin = START + index * self.shortest_candle_seconds
             candles.append(SimCandle(begin, first, high, low, now, volume, 1))
@@ -78,7 +78,7 @@ class ScriptedCandles:
         return self._path(pair).price(now)
 
     def price_points(self, pair: PairRules, after: float, until: float) -> list[PricePoint]:
-        """Return the points of the line."""
+        """Return the points of the price path."""
         return self._path(pair).price_points(after, until)
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
@@ -87,10 +87,10 @@ class ScriptedCandles:
 
 
 class SkippableClock(MarketClock):
-    """A market clock whose time can be made to pass."""
+    """A market clock that can skip forward."""
 
     def skip(self, seconds: float) -> None:
-        """Let so much market time pass now."""
+        """Skip this much market time."""
         self._boot_start -= seconds / self.speed
 
 
@@ -107,7 +107,7 @@ class LocalKraken:
         self._timeframe = timeframe
 
     def settings(self, **overrides: str) -> dict[str, str]:
-        """Return the settings of a live bot on it; `more` wins."""
+        """Return the settings of a live bot on it; `overrides` win."""
         defaults = {
             "TRADING_MODE": "live",
             "KRAKEN_API_URL": self.simulator.url,
@@ -125,18 +125,18 @@ class LocalKraken:
 
     @property
     def request_methods(self) -> list[str]:
-        """The private requests that arrived, oldest first."""
-        return [row.method for row in list(self.simulator.request_log)]
+        """The methods of the private requests that arrived, oldest first."""
+        return [request.method for request in list(self.simulator.request_log)]
 
     def wait_for(self, method: str, times: int = 1) -> None:
-        """Wait until so many requests of a method have arrived; only a failure takes the whole time."""
+        """Wait until `times` requests of a method have arrived; only a failure takes the whole time."""
         deadline_seconds = boottime_seconds() + WAIT_TIMEOUT_SECONDS
         while self.request_methods.count(method) < times:
             assert boottime_seconds() < deadline_seconds, f"no {method} number {times} after {self.request_methods}"
             sleep(0.01)
 
     def advance_time(self, seconds: float) -> None:
-        """Let so much of the market's time pass at the exchange; while a bot runs, its own clock would stay behind."""
+        """Skip market time at the exchange; the clock of a running bot would stay behind."""
         self._clock.skip(seconds)
         self.simulator.api.state()
 
@@ -152,7 +152,7 @@ class LocalKraken:
 
     @property
     def orders(self) -> list[SimOrder]:
-        """All orders ever taken."""
+        """All orders that were ever accepted."""
         with self.simulator.api.lock:
             return list(self.simulator.exchange.account.orders.values())
 
@@ -167,11 +167,11 @@ class LocalKraken:
             return str(self.simulator.exchange.add_order(params)["txid"][0])
 
     def check_account(self) -> None:
-        """Fail where the account does not add up, or where one client id was used for two orders."""
+        """Fail if the account does not add up, or if two orders have the same client order id."""
         state = self.simulator.api.state()
         assert state["audit"], state["problems"]
         ids = [order.cl_ord_id for order in self.orders if order.cl_ord_id]
-        assert len(ids) == len(set(ids)), f"two orders under one id: {sorted(ids)}"
+        assert len(ids) == len(set(ids)), f"two orders with one client order id: {sorted(ids)}"
 
 
 @contextlib.contextmanager
@@ -187,7 +187,7 @@ def local_kraken(
     options: SimulatorOptions | None = None,
     pairs: Sequence[str] = ("BTC/USD", "ETH/USD", "SOL/USD"),
 ) -> Iterator[LocalKraken]:
-    """Open a local Kraken whose market is a little after the close of candle number `at_candle`."""
+    """Open a local Kraken whose market time is shortly after the close of candle number `at_candle`."""
     clock = SkippableClock(START + at_candle * candle_seconds + candle_seconds / 60, speed)
     options = options or SimulatorOptions(tier="pro")
     with Simulator(

@@ -1,6 +1,6 @@
-"""Says and logs, and then ends in the way that its first argument names: `log_child.py WAY FORM`.
+"""Print and log secrets, then end as the first argument says: `log_child.py ENDING OUTPUT_FORMAT`.
 
-The secrets that it spills come as a line of JSON on its standard input: what is known to be secret, and what is not.
+The secrets come as a line of JSON on standard input: known secrets, and texts that only look like secrets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger("child")
 
 
 class LeakingFinalizer:
-    """Fails where nobody can catch it."""
+    """An object whose finalizer raises an error that nothing can catch."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -30,21 +30,21 @@ class LeakingFinalizer:
 
 
 def leak_secrets(text: str) -> None:
-    """Show a text in every way that a program has, short of its end."""
-    logging_setup.print_line(f"said {text}")
+    """Print and log a text in every way that does not end the program."""
+    logging_setup.print_line(f"printed {text}")
     log.warning("logged %r", {"headers": text})
-    thread = threading.Thread(target=raise_error, args=(text,), name="spilling")
+    thread = threading.Thread(target=raise_error, args=(text,), name="leaking")
     thread.start()
     thread.join()
     LeakingFinalizer(f"third {text}")
-    # What a thread is ended by on purpose is no fault.
+    # SystemExit ends a thread on purpose and is no error.
     thread = threading.Thread(target=sys.exit, args=(text,))
     thread.start()
     thread.join()
 
 
 def raise_error(text: str) -> NoReturn:
-    """Raise an error with the text, out of another one."""
+    """Raise an error with the text, caused by another one."""
     try:
         raise OSError(f"first {text}")
     except OSError as error:
@@ -52,7 +52,7 @@ def raise_error(text: str) -> NoReturn:
 
 
 def print_until_sigterm() -> None:
-    """Say lines until SIGTERM comes, and then some more; end with 0 where it came once."""
+    """Print lines until SIGTERM comes, and then some more; exit with 0 if it came once."""
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: signals.append(number))
     while not signals:
@@ -60,16 +60,16 @@ def print_until_sigterm() -> None:
         log.warning("a warning")
         time.sleep(0.001)
     for _ in range(10):
-        logging_setup.print_line("on the way out")
+        logging_setup.print_line("a line after SIGTERM")
     sys.exit(len(signals) - 1)
 
 
 def main(ending: str, output_format: str) -> None:
-    """Do it."""
+    """Run as the module's docstring says."""
     known_secrets, secret_patterns = json.loads(sys.stdin.readline())
     logging_setup.configure(output_format)
     logging_setup.hide(*known_secrets)
-    if ending == "say":
+    if ending == "print":
         print_until_sigterm()
     text = " ".join([*known_secrets, *secret_patterns])
     leak_secrets(text)

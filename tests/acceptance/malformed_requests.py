@@ -1,4 +1,4 @@
-"""Bytes that somebody may send to a web server: requests, almost requests, and worse; the same for the same seed."""
+"""Valid, malformed and random bytes to send to a web server; the same for the same seed."""
 
 from __future__ import annotations
 
@@ -125,14 +125,14 @@ NOT_HTTP = (
 
 
 class MalformedRequests:
-    """Makes request number n of a seed. `cookie` is a session that lets some of them in."""
+    """Generate request number n of a seed. `cookie` is a session with which some of them are authorized."""
 
     def __init__(self, seed: int, cookie: str) -> None:
         self.seed = seed
         self._cookie = cookie
 
     def request(self, number: int) -> bytes:
-        """Return what is sent on one connection."""
+        """Return the bytes to send on one connection."""
         dice = random.Random(f"{self.seed}:{number}")
         kind = dice.random()
         if kind < 0.05:
@@ -157,7 +157,7 @@ class MalformedRequests:
         return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
     def _form_request(self, dice: random.Random) -> bytes:
-        """A form as the page sends it, but for what it says."""
+        """Return a form as the page sends it, with another body."""
         body = dice.choice(FORMS)
         return (
             f"POST {dice.choice(['/login', '/stop'])} HTTP/1.1\r\nHost: localhost\r\nCookie: {self._cookie}\r\n"

@@ -1,7 +1,7 @@
-"""Lives of a bot that places the orders of given signals: each is a process of its own, and ends as its plan says.
+"""Runs of a bot that places the orders of given signals: each is a process of its own and ends as its plan says.
 
-`order_kill_child.py` reads one life a line, as JSON (`Plan`), forks it, and says how it ended: killed, done or failed.
-Forked, because a start from nothing would take longer than the life; nothing of the bot is made before the fork.
+`order_kill_child.py` reads one plan a line, as JSON (`RunPlan`), forks a run, and prints how it ended: killed, done or
+failed. It forks because a new interpreter would take longer than the run. Before the fork nothing of the bot exists.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ STRATEGY = "scripted"
 START = 1_790_000_000
 CANDLE_SECONDS = 60
 ENTRY_TTL_SECONDS = 90
-# Longer than Kraken's lists lag.
+# Longer than the query lag of the exchange.
 RETRY_WAIT_SECONDS = 5.0
-# Below the price but for the dips, in which it fills.
+# Below the price, except in the dips, where it fills.
 RESTING_PRICE = Decimal(40_000)
 VOLUME = Decimal("0.01")
-# Large enough that it is seldom waited for, small enough that a refusal for a limit costs seconds.
+# Large enough that calls seldom wait, small enough that a rate limit refusal costs seconds.
 TIER = Tier("quick", 200, 20.0, 200, 20.0)
-# A life that tries so often has come upon something that does not pass.
+# After this many retries the error is permanent.
 MAX_RETRIES = 500
 
 
 class SharedClock(MarketClock):
-    """A market clock of several processes: it stands still until one of them waits, and then jumps."""
+    """A market clock shared between processes: it stands still until one of them waits, and then jumps."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class SharedClock(MarketClock):
 
     @classmethod
     def create(cls, path: Path, start_seconds: float) -> SharedClock:
-        """Make the file of a clock that stands at `start_seconds`."""
+        """Create the file of a clock that stands at `start_seconds`."""
         path.write_bytes(struct.pack("d", start_seconds))
         return cls(path)
 
@@ -67,7 +67,7 @@ class SharedClock(MarketClock):
         return float(struct.unpack("d", self._memory[:8])[0])
 
     def elapsed(self) -> float:
-        """Return market seconds since this clock was made."""
+        """Return market seconds since this clock was created."""
         return self.now() - self._created_seconds
 
     def wait_until(self, when_seconds: float, stop: threading.Event) -> bool:
@@ -79,7 +79,7 @@ class SharedClock(MarketClock):
 
 @dataclass(frozen=True)
 class Signal:
-    """What is wanted at the close of candle `number`: in turn to buy, to rest, to rest and be cancelled, to sell."""
+    """The signal at the close of candle `number`: by turns a buy, a resting order, one that is canceled, a sale."""
 
     number: int
 
@@ -90,26 +90,27 @@ class Signal:
 
     @property
     def candle_seconds(self) -> int:
-        """When its candle began."""
+        """The start of its candle."""
         return START + self.number * CANDLE_SECONDS
 
     @property
     def is_canceled(self) -> bool:
-        """Whether its order is cancelled as soon as it rests."""
+        """Whether its order is canceled as soon as it rests."""
         return self.number % 4 == 2
 
     def order_request(self) -> OrderRequest:
-        """Return the order."""
+        """Return the order of the signal."""
         side = Side.SELL if self.number % 4 == 3 else Side.BUY
         price = RESTING_PRICE if self.number % 4 in (1, 2) else None
-        return OrderRequest(self.symbol, side, VOLUME, price, "entry", self.candle_seconds, "a test wants it")
+        return OrderRequest(self.symbol, side, VOLUME, price, "entry", self.candle_seconds, "requested by a test")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One life: the key, the folders, the signals `first` up to but not `last`, and how it ends.
+    """One run: the key, the folders, the signals from `first` up to but not `last`, and how it ends.
 
-    It dies when it comes to `step` for the `times`th time, or after `kill_after_seconds` of real time, if not zero.
+    It is killed when it reaches `step` for the `kill_at_visit`th time, or after `kill_after_seconds` of real time
+    unless that is zero.
     """
 
     url: str
@@ -124,19 +125,19 @@ class RunPlan:
     kill_after_seconds: float = 0.0
 
     def to_json(self) -> str:
-        """Return it as the child reads it."""
+        """Return the plan as the child reads it."""
         return json.dumps(asdict(self))
 
 
 class BotRun:
-    """A bot without a strategy of its own: it knows its past, wants what the signals say, and follows every order."""
+    """A bot without a strategy: it reconciles at the start, trades the signals, and follows every order to its end."""
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
         self._clock = SharedClock(Path(plan.clock))
         self._stop = threading.Event()
         self._output_lines: list[str] = []
-        # The silence after refused nonces is the one wait that goes by the wall clock.
+        # The time for which the circuit breaker is open is the only wait on the wall clock.
         nonce_recovery.EXTERNAL_SENDER_OPEN_SECONDS = 0.1
         nonce_recovery.MAX_OPEN_SECONDS = 0.2
         broker_manager.NONCE_FILE = str(Path(plan.state) / "kraken_nonce.txt")
@@ -148,12 +149,12 @@ class BotRun:
         self._executor = Executor(self._broker, STRATEGY, ENTRY_TTL_SECONDS, trade_log)
 
     def run(self) -> None:
-        """Live to the end of the plan."""
+        """Run to the end of the plan."""
         self._retry(self._broker.connect)
         self._retry(self._await_complete_history)
         for number in range(self._plan.first, self._plan.last):
             self._retry(partial(self._execute_signal, Signal(number)))
-        self._retry(self._check_all_ended)
+        self._retry(self._check_all_closed)
 
     def _retry(self, action: Callable[[], object]) -> None:
         for _ in range(MAX_RETRIES):
@@ -166,7 +167,7 @@ class BotRun:
                     sleep(nonce_recovery.EXTERNAL_SENDER_OPEN_SECONDS)
             else:
                 return
-        raise AssertionError("\n".join(["it does not pass", *self._output_lines[-20:]]))
+        raise AssertionError("\n".join(["the error is permanent", *self._output_lines[-20:]]))
 
     def _wait(self, seconds: float) -> None:
         self._clock.wait(seconds, self._stop)
@@ -187,7 +188,7 @@ class BotRun:
         self._clock.wait_until(trade_signal.candle_seconds + CANDLE_SECONDS, self._stop)
         order_request = trade_signal.order_request()
         self._reconcile()
-        # Also where it was placed before: then no second order may come of it.
+        # Even if it was placed before: then this must not place a second order.
         self._executor.execute([order_request], RESTING_PRICE)
         txid = self._find_txid(order_request)
         if not txid:
@@ -208,15 +209,15 @@ class BotRun:
                 return intent.txid
         return ""
 
-    def _check_all_ended(self) -> None:
+    def _check_all_closed(self) -> None:
         self._executor.reconcile()
         journal = self._broker.journal
         if journal.unresolved_intents() or journal.working_intents() or journal.orders_with_missing_fills():
-            raise BotError("some orders have not ended")
+            raise BotError("some orders are not closed")
 
 
 def wait_for_exit(plan: RunPlan, pid: int) -> str:
-    """Wait for the end of a life, or bring it about; return how it ended."""
+    """Wait for the end of a run, or kill it as planned; return how it ended."""
     if plan.kill_after_seconds:
         sleep(plan.kill_after_seconds)
         os.kill(pid, signal.SIGKILL)
@@ -227,12 +228,12 @@ def wait_for_exit(plan: RunPlan, pid: int) -> str:
 
 
 def main() -> None:
-    """Live one life after the other."""
+    """Execute one run after the other."""
     for line in sys.stdin:
         plan = RunPlan(**json.loads(line))
         pid = os.fork()
         if pid == 0:
-            # An error of a life ends this process, and is told as Python tells it.
+            # An error ends this process with its traceback.
             BotRun(plan).run()
             os._exit(0)
         sys.stdout.write(wait_for_exit(plan, pid) + "\n")

@@ -1,6 +1,6 @@
-"""The steps of an order's life at which a bot is killed, by name, and the seams that kill it there.
+"""The named steps of placing and following an order at which a bot is killed, and the hooks that kill it there.
 
-The seams are put around the bot's own functions by a test's child process; the bot itself has none.
+A test's child process wraps the bot's own functions; the bot itself has no hooks.
 """
 
 from __future__ import annotations
@@ -19,75 +19,79 @@ from bot.orders.order_state import PLACED_STATES, OrderState
 from bot.orders.reconciliation import QueryStep
 
 _PLACING_STEPS = (
-    "before it is intended",
-    "being intended",
-    "intended",
-    "turn taken",
-    "nonce drawn",
-    "being written down",
-    "written down",
+    "before the intent",
+    "intent being recorded",
+    "intent recorded",
+    "lock acquired",
+    "nonce issued",
+    "being marked as sent",
+    "marked as sent",
     "half sent",
     "sent",
-    "answered",
-    "answer read",
-    "outcome being written",
-    "outcome written",
+    "response received",
+    "response read",
+    "outcome being recorded",
+    "outcome recorded",
 )
-_FOLLOWING_STEPS = ("row followed", "fills read", "fills written")
+_FOLLOWING_STEPS = ("order updated", "fills read", "fills recorded")
 
-# Each step, and what goes wrong with the order (or the cancel) so that the step is come to: "" for nothing.
+# Each step, and the fault of the order (or the cancel) that leads to the step: "" for none.
 STEPS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_PLACING_STEPS, ("",)),
     "sent": ("slow", "delayed"),
-    "unknown written": ("reset", "queued"),
-    "fence accepted": ("no_answer", "unavailable_executed", "refuse_502", "queued", "delayed"),
+    "unknown recorded": ("reset", "queued"),
+    "fencing read accepted": ("no_answer", "unavailable_executed", "refuse_502", "queued", "delayed"),
     "open orders read": ("refuse_502", "queued", "delayed"),
     "closed orders read": ("refuse_502", "unavailable"),
-    "found rows being written": ("no_answer", "queued"),
-    "found rows written": ("no_answer", "queued"),
-    "not placed, unwritten": ("refuse_502",),
-    "not placed, written": ("refuse_502",),
+    "found orders being recorded": ("no_answer", "queued"),
+    "found orders recorded": ("no_answer", "queued"),
+    "before not placed is recorded": ("refuse_502",),
+    "not placed recorded": ("refuse_502",),
     **dict.fromkeys(_FOLLOWING_STEPS, ("",)),
     "cancel unsent": ("",),
     "cancel half sent": ("",),
     "cancel sent": ("", "slow", "cancel_race"),
-    "cancel answered": ("", "cancel_race"),
+    "cancel response received": ("", "cancel_race"),
     "cancel done": ("", "cancel_race"),
 }
-# The steps of a life that finds no journal, and what had gone wrong with the order before it.
+# The steps of a run that finds no journal, and the fault of the order before it.
 HISTORY_STEPS = {
-    "fence accepted": "queued",
+    "fencing read accepted": "queued",
     "open orders read": "delayed",
     "closed orders read": "refuse_502",
-    "found rows being written": "no_answer",
-    "found rows written": "queued",
-    "past known": "no_answer",
+    "found orders being recorded": "no_answer",
+    "found orders recorded": "queued",
+    "history complete": "no_answer",
 }
 
 _STATE_STEPS = (
-    ("answer read", "outcome written", PLACED_STATES),
-    ("", "unknown written", frozenset({OrderState.UNKNOWN})),
-    ("not placed, unwritten", "not placed, written", frozenset({OrderState.NOT_PLACED})),
+    ("response read", "outcome recorded", PLACED_STATES),
+    ("", "unknown recorded", frozenset({OrderState.UNKNOWN})),
+    ("before not placed is recorded", "not placed recorded", frozenset({OrderState.NOT_PLACED})),
 )
 _QUERY_STEPS = {
-    QueryStep.FENCE: "fence accepted",
+    QueryStep.FENCE: "fencing read accepted",
     QueryStep.OPEN: "open orders read",
     QueryStep.CLOSED: "closed orders read",
 }
-_COMMIT_STEPS = {"intend": "being intended", "leave": "being written down", "set_state": "outcome being written"}
+_COMMIT_STEPS = {
+    "record_intent": "intent being recorded",
+    "mark_sent": "being marked as sent",
+    "set_state": "outcome being recorded",
+}
 
 
 class KillPoints:
-    """Where a life may end, put around the functions of one broker; it ends where the plan says."""
+    """Hooks around the functions of one broker that kill the process at the planned step."""
 
-    def __init__(self, step: str, times: int) -> None:
+    def __init__(self, step: str, kill_at_visit: int) -> None:
         self._step = step
-        self._remaining = times
+        self._remaining = kill_at_visit
         self._active_calls: list[str] = []
         self._http_method = ""
 
     def kill_if_reached(self, step: str) -> None:
-        """Die, if it is here."""
+        """Kill this process if `step` is the planned one."""
         if step and step == self._step:
             self._remaining -= 1
             if self._remaining == 0:
@@ -101,7 +105,7 @@ class KillPoints:
         after: str = "",
         when: Callable[..., bool] = lambda *_: True,
     ) -> None:
-        """Make a function of an object come to a step before it begins, and to another after it has ended."""
+        """Wrap a method of an object: it reaches step `before` when it begins and step `after` when it has returned."""
         original = getattr(target, name)
 
         def wrapper(*arguments: Any, **options: Any) -> Any:
@@ -118,25 +122,39 @@ class KillPoints:
         setattr(target, name, wrapper)
 
     def install(self, broker: KrakenBroker) -> None:
-        """Put them all in place."""
+        """Install all hooks."""
         journal, reconciler = broker.journal, broker._reconciler
         self._hook_commits(broker)
         self._hook_http()
-        self.wrap(journal, "intend", "before it is intended", "intended")
+        self.wrap(journal, "record_intent", "before the intent", "intent recorded")
         self.wrap(
-            broker._client, "_exchange", "turn taken", when=lambda _, request, *rest: request.method == "AddOrder"
+            broker._client, "_exchange", "lock acquired", when=lambda _, request, *rest: request.method == "AddOrder"
         )
-        self.wrap(journal, "leave", "nonce drawn", "written down")
+        self.wrap(journal, "mark_sent", "nonce issued", "marked as sent")
         self.wrap(journal, "set_state")
         for before, after, states in _STATE_STEPS:
-            self.wrap(reconciler, "write", before, after, partial(_has_state, states))
+            self.wrap(reconciler, "record_state", before, after, partial(_has_state, states))
         for step, name in _QUERY_STEPS.items():
-            self.wrap(reconciler, "_look_up", "", name, partial(_is_step, step))
-        self.wrap(journal, "take_rows", "", "found rows written", lambda rows: "_write_found" in self._active_calls)
-        self.wrap(journal, "take_rows", "", "row followed", lambda rows: "_write_found" not in self._active_calls)
-        self.wrap(journal, "set_known_until", "", "past known", lambda *_: "_write_found" in self._active_calls)
-        self.wrap(reconciler, "_write_found")
-        self.wrap(journal, "add_fills", "fills read", "fills written", bool)
+            self.wrap(reconciler, "_query_orders", "", name, partial(_is_step, step))
+        self.wrap(
+            journal,
+            "record_orders",
+            "",
+            "found orders recorded",
+            lambda _: "_record_found_orders" in self._active_calls,
+        )
+        self.wrap(
+            journal, "record_orders", "", "order updated", lambda _: "_record_found_orders" not in self._active_calls
+        )
+        self.wrap(
+            journal,
+            "set_complete_until",
+            "",
+            "history complete",
+            lambda *_: "_record_found_orders" in self._active_calls,
+        )
+        self.wrap(reconciler, "_record_found_orders")
+        self.wrap(journal, "add_fills", "fills read", "fills recorded", bool)
         self.wrap(broker.orders, "cancel", "cancel unsent", "cancel done")
 
     def _hook_commits(self, broker: KrakenBroker) -> None:
@@ -151,12 +169,12 @@ class KillPoints:
         database._open = open_traced  # type: ignore[method-assign]
 
     def _on_statement(self, statement: str) -> None:
-        """Called with each statement before it runs."""
+        """Handle an SQL statement before it runs."""
         if statement == "COMMIT":
             for name in self._active_calls:
                 self.kill_if_reached(_COMMIT_STEPS.get(name, ""))
-            if "_write_found" in self._active_calls and "take_rows" in self._active_calls:
-                self.kill_if_reached("found rows being written")
+            if "_record_found_orders" in self._active_calls and "record_orders" in self._active_calls:
+                self.kill_if_reached("found orders being recorded")
 
     def _hook_http(self) -> None:
         send, getresponse = HTTPConnection.send, HTTPConnection.getresponse
@@ -174,9 +192,9 @@ class KillPoints:
 
         def traced_getresponse(connection: HTTPConnection) -> HTTPResponse:
             if self._http_method in step_prefixes:
-                # Dead before it reads what has come.
+                # Killed before it reads the response.
                 select.select([connection.sock], [], [], 10.0)
-                self.kill_if_reached(step_prefixes[self._http_method] + "answered")
+                self.kill_if_reached(step_prefixes[self._http_method] + "response received")
             return getresponse(connection)
 
         HTTPConnection.send = traced_send  # type: ignore[assignment, method-assign]

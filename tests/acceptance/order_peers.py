@@ -1,4 +1,4 @@
-"""Clients that send an order and settle it by rules that leave something out; each is one line of tests/model."""
+"""Clients that send an order and reconcile it with a rule missing; each is one line of tests/model."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tests.simulator_parts import START, KrakenexClient
 
 SIGNAL = "trace0000000000001"
 VOLUME = Decimal("0.01")
-# When the order is sent; before it, a broker on a new disk has found out that there is no past.
+# When the order is sent; by then a broker on a new disk has finished its start-up reconciliation.
 SENT_SECONDS = START + 100
 PLACED, NOT_PLACED = "placed", "not placed"
 
 
 class NaiveClient:
-    """A client of the kind that doubles or loses orders: krakenex, and what its author thought was enough."""
+    """A client of the kind that duplicates or loses orders: krakenex with an incomplete procedure."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
         self.client = KrakenexClient(simulator)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.client.close()
 
     def send(self, price: Decimal, cl_ord_id: str = SIGNAL) -> str:
-        """Send one order with a fresh nonce; return the error that it is answered with, "lost" for no answer."""
+        """Send one order with a new nonce; return the error of the response, or "lost" for no response."""
         order = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": str(price), "volume": str(VOLUME)}
         try:
             answer = self.client.private(
@@ -42,14 +42,14 @@ class NaiveClient:
         return "".join(answer["error"])
 
     def finds_order(self, method: str, cl_ord_id: str = SIGNAL) -> bool:
-        """Whether OpenOrders or ClosedOrders have an order of the name."""
+        """Whether OpenOrders or ClosedOrders return an order with this client order id."""
         result = self.client.private(method, cl_ord_id=cl_ord_id)["result"]
         return bool(result["open" if method == "OpenOrders" else "closed"])
 
     def query_twice(
         self, first: float, second: float, cl_ord_id: str = SIGNAL, methods: str = "OpenOrders ClosedOrders"
     ) -> str:
-        """Look up twice, so many seconds after the order was sent; return the verdict."""
+        """Query twice, `first` and `second` seconds after the order was sent; return the verdict."""
         for after, method in zip((first, second), methods.split(), strict=True):
             self.wait_until(after)
             if self.finds_order(method, cl_ord_id):
@@ -57,93 +57,93 @@ class NaiveClient:
         return NOT_PLACED
 
     def wait_until(self, after: float) -> None:
-        """Wait until so many seconds after the order was sent."""
+        """Wait until `after` seconds after the order was sent."""
         self.simulator.clock.wait_until(SENT_SECONDS + after, threading.Event())
 
     def _now(self) -> float:
         return self.simulator.clock.now()
 
 
-def resend_after_invalid_nonce(peer: NaiveClient, price: Decimal) -> str:
-    """Take Invalid nonce for a reason to send again."""
-    while peer.send(price) == "EAPI:Invalid nonce":
+def resend_after_invalid_nonce(client: NaiveClient, price: Decimal) -> str:
+    """Treat Invalid nonce as a reason to send again."""
+    while client.send(price) == "EAPI:Invalid nonce":
         pass
     return PLACED
 
 
-def treat_invalid_nonce_as_placed(peer: NaiveClient, price: Decimal) -> str:
-    """Take Invalid nonce for the echo of a copy that was accepted."""
-    return PLACED if peer.send(price) in ("", "EAPI:Invalid nonce") else NOT_PLACED
+def treat_invalid_nonce_as_placed(client: NaiveClient, price: Decimal) -> str:
+    """Treat Invalid nonce as the response to a duplicate of an accepted request."""
+    return PLACED if client.send(price) in ("", "EAPI:Invalid nonce") else NOT_PLACED
 
 
-def treat_refusal_as_not_placed(peer: NaiveClient, price: Decimal) -> str:
-    """Take every refusal for a no."""
-    return NOT_PLACED if peer.send(price) else PLACED
+def treat_refusal_as_not_placed(client: NaiveClient, price: Decimal) -> str:
+    """Treat every error as a final refusal."""
+    return NOT_PLACED if client.send(price) else PLACED
 
 
-def query_at_once(peer: NaiveClient, price: Decimal) -> str:
-    """Look up right after the lost answer."""
-    peer.send(price)
-    return peer.query_twice(0, 0)
+def query_at_once(client: NaiveClient, price: Decimal) -> str:
+    """Query right after the lost response."""
+    client.send(price)
+    return client.query_twice(0, 0)
 
 
-def query_before_deadline(peer: NaiveClient, price: Decimal) -> str:
-    """Look up five and eight seconds after the fence, whatever the deadline."""
-    peer.send(price)
-    return peer.query_twice(5, 8)
+def query_before_deadline(client: NaiveClient, price: Decimal) -> str:
+    """Query five and eight seconds after the fencing read, whatever the deadline."""
+    client.send(price)
+    return client.query_twice(5, 8)
 
 
-def query_without_margin(peer: NaiveClient, price: Decimal) -> str:
-    """Leave the margin out."""
-    peer.send(price)
-    return peer.query_twice(8, 11)
+def query_without_margin(client: NaiveClient, price: Decimal) -> str:
+    """Query without the margin after the deadline."""
+    client.send(price)
+    return client.query_twice(8, 11)
 
 
-def query_closed_before_open(peer: NaiveClient, price: Decimal) -> str:
-    """Look up in the wrong order."""
-    peer.send(price)
-    return peer.query_twice(13, 16, methods="ClosedOrders OpenOrders")
+def query_closed_before_open(client: NaiveClient, price: Decimal) -> str:
+    """Query in the wrong order."""
+    client.send(price)
+    return client.query_twice(13, 16, methods="ClosedOrders OpenOrders")
 
 
-def query_without_gap(peer: NaiveClient, price: Decimal) -> str:
-    """Make both look-ups together."""
-    peer.send(price)
-    return peer.query_twice(13, 13)
+def query_without_gap(client: NaiveClient, price: Decimal) -> str:
+    """Make both queries at the same time."""
+    client.send(price)
+    return client.query_twice(13, 13)
 
 
-def query_without_fence(peer: NaiveClient, price: Decimal) -> str:
-    """Do everything right, but read nothing before."""
-    peer.send(price)
-    return peer.query_twice(13, 16)
+def query_without_fence(client: NaiveClient, price: Decimal) -> str:
+    """Do everything right, but without a fencing read."""
+    client.send(price)
+    return client.query_twice(13, 16)
 
 
-def trust_elapsed_time(peer: NaiveClient, price: Decimal) -> str:
-    """Believe that what was not answered for 16 s is not there."""
-    if not peer.send(price):
+def trust_elapsed_time(client: NaiveClient, price: Decimal) -> str:
+    """Assume that an order without a response for 16 s was not placed."""
+    if not client.send(price):
         return PLACED
-    peer.wait_until(16)
+    client.wait_until(16)
     return NOT_PLACED
 
 
-def forget_after_crash(peer: NaiveClient, price: Decimal) -> str:
-    """Die, forget, and send the same signal under the same id."""
-    if peer.send(price) == "lost":
-        peer.send(price)
+def forget_after_crash(client: NaiveClient, price: Decimal) -> str:
+    """Crash, forget, and send the same signal under the same id."""
+    if client.send(price) == "lost":
+        client.send(price)
     return PLACED
 
 
-def query_early_on_new_disk(peer: NaiveClient, price: Decimal) -> str:
-    """Die, look the id up as if no order could still be on its way, and send it again."""
-    peer.send(price)
-    if peer.query_twice(5, 8) == NOT_PLACED:
-        peer.send(price)
+def query_early_on_new_disk(client: NaiveClient, price: Decimal) -> str:
+    """Crash, query the id as if no order could still be in flight, and send it again."""
+    client.send(price)
+    if client.query_twice(5, 8) == NOT_PLACED:
+        client.send(price)
     return PLACED
 
 
-def query_open_orders_only(peer: NaiveClient, price: Decimal) -> str:
-    """Look among the open orders, as if nothing filled at once."""
-    peer.send(price)
-    return PLACED if peer.finds_order("OpenOrders") else NOT_PLACED
+def query_open_orders_only(client: NaiveClient, price: Decimal) -> str:
+    """Query open orders only, as if no order filled at once."""
+    client.send(price)
+    return PLACED if client.finds_order("OpenOrders") else NOT_PLACED
 
 
 FaultyProcedure = Callable[[NaiveClient, Decimal], str]

@@ -1,4 +1,4 @@
-"""A storm: many signals, each to become one order, while the network and the exchange do what they can against it."""
+"""A stress test: many signals, each of which must become one order, under faults of the network and the exchange."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ BOT_ID = "storm"
 PAIRS = ("BTC/USD", "ETH/USD", "SOL/USD")
 VOLUMES = {"BTC/USD": Decimal("0.0002"), "ETH/USD": Decimal("0.004"), "SOL/USD": Decimal("0.08")}
 BALANCES = {"ZUSD": "5000000", "XXBT": "100", "XETH": "2000", "SOL": "40000"}
-# Silent for a quarter of an hour after a lockout, the storm would be over; a redirect is a test of its own.
+# A lockout would open the circuit breaker for the rest of the test; redirects have a test of their own.
 EXCLUDED_FAULTS = frozenset({"gateway_lockout", "redirect_307"})
 
 DEFAULT_TIMEOUTS = {
-    name: getattr(transport, name) for name in ("CONNECT_SECONDS_MAX", "READ_SECONDS_MAX", "ANSWER_SECONDS_MAX")
+    name: getattr(transport, name)
+    for name in ("CONNECT_TIMEOUT_SECONDS", "READ_TIMEOUT_SECONDS", "RESPONSE_TIMEOUT_SECONDS")
 }
 
 
 def fault_rates(fault_share: float) -> dict[str, float]:
-    """Return the faults' rates; together they meet about that share of all requests."""
+    """Return fault rates that together affect about this share of all requests."""
     names = [name for name in FAULT_NAMES if name not in EXCLUDED_FAULTS]
-    # Each slow answer holds the key's turn until the client gives up.
+    # Each slow response holds the request lock until the client times out.
     weights = {name: 0.2 if name in {"slow", "spurious_nonce", "foreign_nonce"} else 1.0 for name in names}
     total_weight = sum(weights.values())
     return {name: fault_share * weight / total_weight for name, weight in weights.items()} | {"partial_fill": 0.2}
 
 
 def make_options(fault_share: float, seed: int, **overrides: object) -> SimulatorOptions:
-    """Return a Kraken on which everything goes wrong that can."""
+    """Return the options of a Kraken with every fault."""
     values: dict[str, object] = {
         "pairs": PAIRS,
         "balances": BALANCES,
@@ -65,27 +66,27 @@ def make_options(fault_share: float, seed: int, **overrides: object) -> Simulato
         "open_lag_seconds": 3.0,
         "closed_lag_seconds": 3.0,
     }
-    return SimulatorOptions(**{**values, **overrides})  # type: ignore[arg-type]  # the test names the options
+    return SimulatorOptions(**{**values, **overrides})  # type: ignore[arg-type]  # the keys are option names
 
 
 def speed_up_timeouts(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let time-outs, and the silence after refused nonces, run as fast as the market; keep all state in a folder."""
+    """Scale timeouts and the time of an open circuit breaker to the market speed; keep all state in a folder."""
     patch.setattr(broker_manager, "NONCE_FILE", str(folder / "kraken_nonce.txt"))
     for name, seconds in DEFAULT_TIMEOUTS.items():
         patch.setattr(transport, name, seconds / SPEED)
-    patch.setattr(nonce_recovery, "FOREIGN_SILENCE_SECONDS", 0.2)
-    patch.setattr(nonce_recovery, "SILENCE_SECONDS_MAX", 0.4)
+    patch.setattr(nonce_recovery, "EXTERNAL_SENDER_OPEN_SECONDS", 0.2)
+    patch.setattr(nonce_recovery, "MAX_OPEN_SECONDS", 0.4)
 
 
 def restore_timeouts(patch: pytest.MonkeyPatch) -> None:
-    """Let time-outs be what they are: the faults are over, and a long history takes its time."""
+    """Restore the timeouts: the faults are over, and a long history takes its time."""
     for name, seconds in DEFAULT_TIMEOUTS.items():
         patch.setattr(transport, name, seconds)
 
 
 @dataclass
 class StressResult:
-    """How the storm went, counted."""
+    """The outcomes of the stress test, counted."""
 
     accepted: int = 0
     refused: int = 0
@@ -99,7 +100,7 @@ class StressResult:
 
 
 class OrderStressTest:
-    """One life of a broker in the storm. Each pair's signals are worked off by a thread of its own."""
+    """One run of a broker under faults. Each pair's signals are processed by a thread of its own."""
 
     def __init__(self, broker: KrakenBroker, seed: int) -> None:
         self.broker = broker
@@ -110,7 +111,7 @@ class OrderStressTest:
         self._finished = threading.Event()
 
     def run(self, signal_count: int, at_halfway: Callable[[], None] | None = None) -> None:
-        """Work off so many signals; do something when half of them are through."""
+        """Process `signal_count` signals; call `at_halfway` when half of them are done."""
         reconcile_thread = threading.Thread(target=self._reconcile_loop)
         reconcile_thread.start()
         threads = [
@@ -128,7 +129,7 @@ class OrderStressTest:
         reconcile_thread.join()
 
     def leave_orders_unanswered(self, simulator: Simulator) -> None:
-        """Leave an order of each pair without an answer, executed or not, while no look-up is answered either."""
+        """Send an order of each pair that is not answered, executed or not, while no query is answered either."""
         for number, symbol in enumerate(PAIRS):
             simulator.faults.fire_next(("no_answer", "refuse_502", "delayed")[number], "AddOrder")
             with suppress(OrderOutcomeUnknownError):
@@ -139,7 +140,7 @@ class OrderStressTest:
                 self.broker.reconcile_unknown_orders()
 
     def finish(self) -> None:
-        """Settle what is left, and follow every order to its end. The faults are over."""
+        """Reconcile the remaining orders, and follow every order to its end. The faults are over."""
         order_tracker, fills = OrderTracker(self.broker), FillFetcher(self.broker)
         while self.broker.unknown_orders():
             self._record_resolutions(self.broker.reconcile_unknown_orders())
@@ -166,9 +167,9 @@ class OrderStressTest:
 
     def _record_resolutions(self, resolutions: list[Resolution]) -> None:
         with self._lock:
-            self._resolutions |= {fate.unknown_order.cl_ord_id: fate for fate in resolutions}
-            self.result.resolved_placed += sum(fate.order is not None for fate in resolutions)
-            self.result.resolved_not_placed += sum(fate.order is None for fate in resolutions)
+            self._resolutions |= {resolution.unknown_order.cl_ord_id: resolution for resolution in resolutions}
+            self.result.resolved_placed += sum(resolution.order is not None for resolution in resolutions)
+            self.result.resolved_not_placed += sum(resolution.order is None for resolution in resolutions)
 
     def _run_signals(self, symbol: str, signals: range) -> None:
         rng = random.Random(f"{self._seed} {symbol}")
@@ -180,9 +181,9 @@ class OrderStressTest:
                 raise
 
     def _complete_signal(self, symbol: str, signal: int, rng: random.Random) -> None:
-        """Bring one signal to its end: one order, or Kraken's final no."""
+        """Process one signal to its end: one order, or Kraken's final refusal."""
         side = rng.choice((Side.BUY, Side.SELL))
-        # At once within the collar; resting near the price; resting far away.
+        # Immediate within the max slippage; resting near the price; resting far away.
         price_distance = rng.choice((None, Decimal("0.0005"), Decimal("0.2")))
         should_cancel = rng.random() < 0.3
         attempt = 0
@@ -200,11 +201,11 @@ class OrderStressTest:
                 self._count("refused")
                 return
             except OrderBlockedError:
-                # Another thread's settlement is not through with it.
+                # Another thread has not finished its reconciliation.
                 self._pause()
                 continue
             except BotError:
-                # By the broker's word nothing was sent; so the same name goes again.
+                # The broker reports that nothing was sent, so the same client order id is used again.
                 self._count("not_sent")
                 self._pause()
                 continue
@@ -234,8 +235,8 @@ class OrderStressTest:
         try:
             self.broker.cancel_order(txid, symbol)
         except BotError:
-            return  # its fate is in Kraken's rows, whatever became of the cancel
-        self._count("cancelled")
+            return  # Kraken's order records have the outcome, whatever became of the cancel
+        self._count("canceled")
 
     def _count(self, counter: str) -> None:
         with self._lock:
@@ -246,7 +247,7 @@ class OrderStressTest:
 
 
 class StressEnvironment:
-    """A Kraken and a broker on it, whose market runs twenty times as fast as the clock."""
+    """A Kraken and a broker on it, with a market twenty times as fast as the wall clock."""
 
     def __init__(self, folder: Path, simulator_options: SimulatorOptions) -> None:
         self._clock = MarketClock(START, SPEED)
@@ -264,7 +265,7 @@ class StressEnvironment:
         )
 
     def restart_exchange(self) -> None:
-        """Let Kraken end in the middle of whatever it does, and come again at the same address."""
+        """Stop Kraken in the middle of its work, and start it again at the same address."""
         self.simulator.__exit__(None, None, None)
         self.simulator = Simulator(self._options, self._clock).__enter__()
 
@@ -278,8 +279,10 @@ class StressEnvironment:
 
 
 def resend_orders(simulator: Simulator, orders: int) -> int:
-    """Send orders as the peers do, with krakenex: what was not answered well goes again, under its name, with a fresh
-    nonce. Return how many were placed more than once."""
+    """Send orders with krakenex, and after a failure again with the same client order id and a new nonce.
+
+    Return how many were placed more than once.
+    """
     client = KrakenexClient(simulator, nonce=1)
     for number in range(orders):
         order = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "price": "200000", "volume": "0.0002"}
@@ -288,7 +291,7 @@ def resend_orders(simulator: Simulator, orders: int) -> int:
                 answer = client.private("AddOrder", **order, timeinforce="IOC", cl_ord_id=f"peers{number:013d}")
             except (requests.RequestException, ValueError):
                 continue
-            if not any("Service" in each or "Internal" in each or "nonce" in each for each in answer["error"]):
+            if not any("Service" in error or "Internal" in error or "nonce" in error for error in answer["error"]):
                 break
     client.close()
     return sum(len(txids) > 1 for txids in simulator.orders_by_client_id().values())

@@ -1,6 +1,6 @@
-"""main.py as its users run it: a process of its own, read line by line, and reaped whatever happens.
+"""main.py as its users run it: in a process of its own, read line by line, and always reaped.
 
-Every run is also held to what holds for all of them: no traceback, no endless line, no secret in the output.
+Every run is also checked for what must hold in all runs: no traceback, no endless line, no secret in the output.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import pytest
 from bot.config import DEFAULTS
 from tests.conftest import ROOT
 
-# For a run on a loaded machine; what takes longer says so.
+# For a run on a loaded machine; longer runs pass a timeout of their own.
 TIMEOUT_SECONDS = 45.0
 MAX_LINE_LENGTH = 200
-# Promised are five; the rest is for a machine that has other things to do.
+# The bot promises five; the rest is for a loaded machine.
 STOP_TIMEOUT_SECONDS = 8.0
 
 
@@ -34,14 +34,14 @@ _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 
 
 def _drop_root_access() -> None:
-    # For anybody but root this does nothing, and need not.
+    # Without root this does nothing, and file modes count anyway.
     _LIBC.prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
 def isolated_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return these settings and, for all others, that they are not given: whatever a .env beside main.py says.
+    """Return these settings with all others unset, whatever a .env beside main.py contains.
 
-    Without a word of them there is no page, and the log is for people.
+    By default there is no dashboard, and the log is text.
     """
     unset = dict.fromkeys((*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"), "")
     defaults = {"TRADING_MODE": "paper", "PRICES": "synthetic", "KRAKEN_TIER": "pro", "PORT": "0", "LOG_FORMAT": "text"}
@@ -49,9 +49,10 @@ def isolated_settings(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 class BotProcess:
-    """`python main.py WORDS` with `settings` as its environment, and nothing else that it knows.
+    """`python main.py ARGUMENTS` with `settings` as its only settings.
 
-    Both streams come as one, as in a terminal. `bound`: file modes count for it, also where root runs it.
+    Both output streams are read as one, as in a terminal. `is_unprivileged`: file modes apply to it even if root runs
+    it.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class BotProcess:
             text=True,
             cwd="/",
             env={**os.environ, **self.settings},
-            preexec_fn=_drop_root_access if is_unprivileged else None,  # noqa: PLW1509 - one system call, no Python after it
+            preexec_fn=_drop_root_access if is_unprivileged else None,  # noqa: PLW1509 - one system call only
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._timer = threading.Timer(timeout_seconds, self._process.kill)
@@ -102,7 +103,7 @@ class BotProcess:
 
     @property
     def text(self) -> str:
-        """Everything that it has said so far."""
+        """Everything that it has printed so far."""
         with self._output_changed:
             return "\n".join(self.lines)
 
@@ -112,7 +113,7 @@ class BotProcess:
         return self._process.pid
 
     def wait_for(self, pattern: str, times: int = 1) -> list[str]:
-        """Wait until `times` lines have matched; return all that have. The end of the program ends the wait too."""
+        """Wait until `times` lines match, or the program ends; return all lines that match."""
 
         def matching_lines() -> list[str]:
             return [line for line in self.lines if re.search(pattern, line)]
@@ -125,7 +126,7 @@ class BotProcess:
         if len(lines) < times:
             self._reader.join(1.0)
             lines = [line for line in self.lines if re.search(pattern, line)]
-        assert len(lines) >= times, f"{times} times {pattern!r} was expected of\n{self.text}"
+        assert len(lines) >= times, f"expected {pattern!r} {times} times in\n{self.text}"
         return lines
 
     def send(self, signal_number: signal.Signals) -> None:
@@ -139,25 +140,25 @@ class BotProcess:
         self._reader.join()
 
     def wait_and_check(self, timeout_seconds: float | None = None) -> int:
-        """Wait for its end; return its exit code, having looked through everything that it said."""
+        """Wait for its end and check its output; return its exit code."""
         try:
             exit_code = self._process.wait(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"it was still there after its time, having said\n{self.text}")
+            pytest.fail(f"it did not end in time; its output was\n{self.text}")
         self._reader.join()
         self.check_output()
-        # What is wrong may need a longer sentence.
+        # The description of a problem may need a longer sentence.
         longest = max((len(line) for line in self.lines if not re.search("^waiting | is unknown: ", line)), default=0)
         assert exit_code or longest <= MAX_LINE_LENGTH, f"a line of {longest} characters in\n{self.text}"
         return exit_code
 
     def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end that is due within seconds; return the exit code."""
+        """Send a signal and wait for the end, which is due within seconds; return the exit code."""
         self.send(signal_number)
         return self.wait_and_check(STOP_TIMEOUT_SECONDS)
 
     def check_output(self) -> None:
-        """Fail where a line is not fit for a person, or not fit for anybody else's eyes."""
+        """Fail if the output contains a traceback or a secret."""
         for line in self.lines:
             assert "Traceback" not in line, self.text
             for name in ("KRAKEN_API_KEY", "KRAKEN_API_SECRET"):
@@ -176,18 +177,18 @@ def run(
         *arguments, settings=settings, is_unprivileged=is_unprivileged, timeout_seconds=timeout_seconds
     ) as bot:
         actual_code = bot.wait_and_check()
-    assert actual_code == exit_code, f"it ended with {actual_code} instead of {exit_code}, having said\n{bot.text}"
+    assert actual_code == exit_code, f"exit code {actual_code} instead of {exit_code}; its output was\n{bot.text}"
     return bot
 
 
 @contextlib.contextmanager
 def running(*arguments: str, settings: Mapping[str, str], until: str) -> Iterator[BotProcess]:
-    """Run main.py and go on when it has said a line that matches `until`."""
+    """Run main.py and continue once it has printed a line that matches `until`."""
     with BotProcess(*arguments, settings=settings) as bot:
         bot.wait_for(until)
         yield bot
 
 
 def stored_nonce(state_folder: Path) -> int:
-    """Return the nonce that a state folder keeps."""
+    """Return the nonce that is stored in a state folder."""
     return int((state_folder / "kraken_nonce.txt").read_text("ascii"))

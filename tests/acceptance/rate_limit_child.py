@@ -1,6 +1,6 @@
-"""A process that reads as fast as it may: `budget_child.py URL KEY SECRET START BOOT SPEED COUNT BUDGET`.
+"""A process that reads as fast as allowed: `rate_limit_child.py URL KEY SECRET START BOOT SPEED COUNT LIMITER`.
 
-START is the market's time at the moment BOOT of the boot clock. BUDGET is "shared", or a file for a budget of its own.
+START is the market time at time BOOT of the boot clock. LIMITER is "shared", or the file of a rate limiter of its own.
 Each of COUNT reads prints "ok", or the name of the error that it raised; "ready" comes first.
 """
 
@@ -15,13 +15,13 @@ from bot.kraken.rate_counters import STARTER
 from bot.kraken.rate_limiter import RateLimiter
 
 
-def main(words: list[str]) -> None:
-    """Do what the words say."""
-    url, key, secret, start, boot, speed, count, budget = words
+def main(arguments: list[str]) -> None:
+    """Make the reads that the command line asks for."""
+    url, key, secret, start, boot, speed, count, limiter_path = arguments
     now = float(start) + (boottime_seconds() - float(boot)) * float(speed)
     broker = KrakenBroker(key, secret, api_url=url, tier=STARTER, market_clock=MarketClock(now, float(speed)))
-    if budget != "shared":
-        broker._rate_limiter = RateLimiter(budget, STARTER)
+    if limiter_path != "shared":
+        broker._rate_limiter = RateLimiter(limiter_path, STARTER)
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(int(count)):

@@ -1,6 +1,6 @@
-"""Runs a user's script again and again: `script_child.py PATH TIMES`, after a line from the parent.
+"""Run a user's script repeatedly: `script_child.py PATH TIMES`, after a line from the parent.
 
-A refused nonce ends one run and not the rest.
+A refused nonce ends one run and not the others.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ def run(path: str) -> None:
     try:
         runpy.run_path(path, run_name="__main__")
     except BaseException as error:
-        # By name: to load every client takes longer than all that the script does.
+        # By name, because importing every client takes longer than the whole script.
         if not type(error).__name__.endswith(("InvalidNonce", "InvalidNonceError")):
             raise
 
 
 def main(path: str, times: str) -> None:
-    """Run the script so many times."""
+    """Run the script `times` times."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""A user's scripts on the bot's key: the programs of docs/other-programs.md, and others; how they are run."""
+"""Run a user's scripts on the bot's key: the programs of docs/other-programs.md, and others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 40.0
 
 
 def example_code(title: str) -> str:
-    """Return the program under a title of the page."""
+    """Return the program under a title of docs/other-programs.md."""
     [code] = code_blocks(read_section(PAGE, title), "python")
     return code
 
@@ -48,7 +48,7 @@ def write_script(folder: Path, code: str, name: str = "my_script") -> Path:
 
 
 def run_script(path: Path, environment: dict[str, str], program: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a script as the page says, in its own folder."""
+    """Run a script in its own folder, as docs/other-programs.md says."""
     return subprocess.run(
         [sys.executable, path.name],
         cwd=path.parent,
@@ -62,8 +62,8 @@ def run_script(path: Path, environment: dict[str, str], program: Path = ROOT) ->
 
 
 def request_errors(simulator: Simulator) -> list[str]:
-    """Return what became of each private request, oldest first: "" where all was well."""
-    return [row.error for row in list(simulator.request_log)]
+    """Return the error of each private request, oldest first; "" for none."""
+    return [request.error for request in list(simulator.request_log)]
 
 
 FORKING_SCRIPT = """
@@ -71,7 +71,7 @@ import multiprocessing
 
 import krakenex
 
-from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.broker_manager import get_kraken_nonce, kraken_request_lock
 from bot.config import load_settings
 
 settings = load_settings()
@@ -85,19 +85,19 @@ def send():
 
 
 def child():
-    with kraken_turn():
+    with kraken_request_lock():
         send()
 
 
 children = []
 for _ in range(4):
-    with kraken_turn():
+    with kraken_request_lock():
         children.append(multiprocessing.get_context("fork").Process(target=child))
         children[-1].start()
         send()
-for one in children:
-    one.join()
-    assert one.exitcode == 0, one.exitcode
+for process in children:
+    process.join()
+    assert process.exitcode == 0, process.exitcode
 """
 
 LOCK_HOLDING_SCRIPT = """
@@ -106,16 +106,16 @@ import sys
 
 import krakenex
 
-from bot.broker_manager import get_kraken_nonce, kraken_turn
+from bot.broker_manager import get_kraken_nonce, kraken_request_lock
 from bot.config import load_settings
 from bot.nonce import shared_store
 
-shared_store.TURN_SECONDS = {seconds}
+shared_store.LOCK_LIFETIME_SECONDS = {seconds}
 settings = load_settings()
-with kraken_turn():
+with kraken_request_lock():
     nonce = get_kraken_nonce()
     print("held", flush=True)
-    # Not in one long call: a signal that comes just before it would be handled after it.
+    # Not in one long call: a signal that comes just before it would only be handled after it.
     while not select.select([sys.stdin], [], [], 0.01)[0]:
         pass
     api = krakenex.API(settings.api_key, settings.api_secret)
@@ -128,7 +128,7 @@ with kraken_turn():
 def start_lock_holder(
     simulator: Simulator, folder: Path, state_folder: Path, store: str, lock_seconds: float = 3600.0
 ) -> Child:
-    """Return a script that holds the turn until it is told to send; with a store the turn lives so long."""
+    """Start a script that holds the request lock until it is told to send; in a store the lock has this lifetime."""
     path = write_script(folder / "mine", LOCK_HOLDING_SCRIPT.format(seconds=lock_seconds))
     return Child(path.stem, cwd=path.parent, environment=script_environment(simulator, state_folder, store))
 
@@ -136,7 +136,7 @@ def start_lock_holder(
 def run_scripts_concurrently(
     simulator: Simulator, folder: Path, store: str, scripts: list[str], times: int, reads: int
 ) -> None:
-    """Run every script so many times while two bots read; where there is a store each has a state folder of its own."""
+    """Run every script `times` times while two brokers read; with a store each has a state folder of its own."""
     with ExitStack() as stack:
         processes: list[Child] = []
         for number, code in enumerate(scripts):
@@ -158,7 +158,7 @@ def run_scripts_concurrently(
 
 
 def open_krakenex(simulator: Simulator) -> krakenex.API:
-    """Return krakenex on the key of a simulator, as the page says, but for the settings."""
+    """Return krakenex on the key of a simulator, as docs/other-programs.md says, without the settings."""
     api = krakenex.API(simulator.key, simulator.secret)
     api.uri = simulator.url
     api._nonce = lambda: get_kraken_nonce(api_key=simulator.key)

@@ -1,7 +1,7 @@
-"""One of many senders on a key, on a host of its own: `sender_child.py PLAN`, a `Plan` as JSON.
+"""One of many senders on a key, on a host of its own: `sender_child.py PLAN`, a `SenderPlan` as JSON.
 
-Says "ready", waits for a line, makes its calls one right after the other, and then says what became of each: "ok" and
-its nonce, or the name of the error that it raised. STATE_DIR is the host's own.
+Prints "ready", waits for a line, makes its calls one right after the other, and then prints the outcome of each: "ok"
+and its nonce, or the name of the error that it raised. STATE_DIR is the host's own.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ORDER = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001
 
 @dataclass(frozen=True)
 class SenderPlan:
-    """The key, the store, how far the host's clock is off, and what is called.
+    """The key, the store, the error of the host's clock, and the calls.
 
-    The market's time is `market_seconds` at the moment `boot_seconds` of the boot clock. `turn_seconds` 0 leaves a
-    turn's lifetime as it is. `shared_turn` False: nonces come from the store, turns from the host alone. In call
-    number `stop_at` the process stops itself when the nonce is drawn and no byte has left. `is_order`: that call is an
-    order, which is then settled.
+    Market time is `market_seconds` at time `boot_seconds` of the boot clock. `lock_seconds` 0 leaves the request lock's
+    lifetime unchanged. Without `uses_shared_lock` nonces come from the store, but the request lock is the host's alone.
+    In call number `stop_at_call` the process stops itself after it has its nonce and before the first byte leaves.
+    `is_order`: that call is an order, which is then reconciled.
     """
 
     url: str
@@ -56,7 +56,7 @@ class SenderPlan:
 
 
 def set_clock(offset_seconds: float) -> None:
-    """Move this process's wall clock, as that of a host that nobody sets."""
+    """Shift this process's wall clock, as on a host without time synchronisation."""
     real_ns = time.time_ns
     offset_ns = round(offset_seconds * 1e9)
     time.time_ns = lambda: real_ns() + offset_ns
@@ -77,7 +77,7 @@ def open_broker(plan: SenderPlan) -> KrakenBroker:
 
 
 def stop_before_next_request(broker: KrakenBroker) -> None:
-    """Let this process stop when the next request is on the point of leaving."""
+    """Stop this process right before the next request leaves."""
     session, send = broker.api.session, broker.api.session.send
 
     def stop_and_send(*arguments: Any, **options: Any) -> Any:
@@ -89,7 +89,7 @@ def stop_before_next_request(broker: KrakenBroker) -> None:
 
 
 def call_outcome(broker: KrakenBroker, call: Callable[[], object]) -> str:
-    """Make a call; return how it went."""
+    """Make a call; return its outcome."""
     try:
         call()
     except BotError as error:
@@ -98,7 +98,7 @@ def call_outcome(broker: KrakenBroker, call: Callable[[], object]) -> str:
 
 
 def order_and_reconcile(broker: KrakenBroker) -> Iterator[str]:
-    """Send an order, settle it where its fate is unknown, and ask for it once more under its name."""
+    """Send an order, reconcile it if its outcome is unknown, and place it again with the same client order id."""
     try:
         broker.private_call("AddOrder", ORDER)
     except OrderOutcomeUnknownError as unknown:
@@ -108,7 +108,7 @@ def order_and_reconcile(broker: KrakenBroker) -> Iterator[str]:
             broker._market_clock.wait(broker.next_query_seconds() or 0.0, threading.Event())
             broker.reconcile_unknown_orders()
         intent = broker.journal.get_intent(cl_ord_id)
-        yield str(intent.state) if intent else "nothing is written"
+        yield str(intent.state) if intent else "no intent"
         try:
             broker.private_call("AddOrder", {**ORDER, "cl_ord_id": cl_ord_id})
         except OrderBlockedError:
@@ -116,10 +116,10 @@ def order_and_reconcile(broker: KrakenBroker) -> Iterator[str]:
 
 
 def main(plan: SenderPlan) -> None:
-    """Call as the plan says."""
+    """Make the calls of the plan."""
     set_clock(plan.clock_offset_seconds)
     broker = open_broker(plan)
-    # A host's first turn makes its files and connections.
+    # A host's first call creates its files and connections.
     lines = [call_outcome(broker, lambda: broker.private_call("BalanceEx"))]
     print("ready", flush=True)
     sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""What a person is told when a real broker, a real store and a real bot meet trouble, as it arrives at a webhook."""
+"""The alerts that a real broker, a real store and a real bot send to a webhook when something goes wrong."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ EmittedEvents = queue.Queue[tuple[Event, str]]
 
 @pytest.fixture
 def event_queue() -> Iterator[EmittedEvents]:
-    """Return what is told from here on."""
+    """Return a queue of the events emitted from now on."""
     emitted: EmittedEvents = queue.Queue()
     unsubscribe = subscribe(lambda event, text: emitted.put((event, text)))
     yield emitted
     unsubscribe()
 
 
-def drain_events(heard: EmittedEvents) -> list[tuple[Event, str]]:
-    """Return what was told so far."""
-    return [heard.get_nowait() for _ in range(heard.qsize())]
+def drain_events(event_queue: EmittedEvents) -> list[tuple[Event, str]]:
+    """Remove and return the events emitted so far."""
+    return [event_queue.get_nowait() for _ in range(event_queue.qsize())]
 
 
 def expect_bot_error(call: Callable[[], object]) -> None:
-    """Make a call that fails."""
+    """Make a call that must raise BotError."""
     with pytest.raises(BotError):
         call()
 
@@ -56,9 +56,9 @@ def expect_bot_error(call: Callable[[], object]) -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_external_sender_reaches_the_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another sender on the key, met by a broker, reaches the webhook as refused nonces, a foreign sender and the
-    silence, each in one message."""
-    monkeypatch.setattr(alert_queue, "KIND_SECONDS", 0.0)
+    """Another sender on the key is reported to the webhook as refused nonces, an external sender and an open circuit
+    breaker, each in one message."""
+    monkeypatch.setattr(alert_queue, "EVENT_INTERVAL_SECONDS", 0.0)
     with Webhook() as hook, open_broker_setup() as setup:
         alerts = Alerts(hook.url, name="bot")
         alerts.start()
@@ -78,19 +78,19 @@ def test_external_sender_reaches_the_webhook(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("nonce_file")
 def test_external_sender_is_reported_by_a_probe(event_queue: EmittedEvents, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe whose answer shows a nonce between the last one and its own is told of as a foreign sender."""
+    """A probe whose response shows a nonce between the last one and its own emits EXTERNAL_SENDER."""
     with open_broker_setup() as setup:
         handle = setup.simulator.api.handle
 
-        def before_the_probe(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
-            status, answer = handle(method, target, *arguments)
+        def with_external_nonce(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
+            status, response = handle(method, target, *arguments)
             if target.endswith("GetApiKeyInfo"):
-                content = json.loads(answer)
+                content = json.loads(response)
                 content["result"]["nonce"] = str(int(content["result"]["nonce"]) - 1)
-                answer = json.dumps(content).encode()
-            return status, answer
+                response = json.dumps(content).encode()
+            return status, response
 
-        monkeypatch.setattr(setup.simulator.api, "handle", before_the_probe)
+        monkeypatch.setattr(setup.simulator.api, "handle", with_external_nonce)
         setup.broker.private_call("BalanceEx")
         setup.broker._circuit_breaker.handle_lockout()
         expire_breaker(setup.simulator.key)
@@ -103,7 +103,7 @@ def test_external_sender_is_reported_by_a_probe(event_queue: EmittedEvents, monk
 
 @pytest.mark.usefixtures("nonce_file")
 def test_lockout_emits_circuit_breaker_event(event_queue: EmittedEvents) -> None:
-    """A lockout is told as a silence of 15 minutes."""
+    """A lockout emits CIRCUIT_BREAKER: nothing is sent for 15 minutes."""
     with open_broker_setup() as setup:
         setup.simulator.faults.raise_next("BalanceEx", "EGeneral:Temporary lockout")
         expect_bot_error(lambda: setup.broker.private_call("BalanceEx"))
@@ -113,7 +113,7 @@ def test_lockout_emits_circuit_breaker_event(event_queue: EmittedEvents) -> None
 
 @pytest.mark.usefixtures("nonce_file")
 def test_key_with_higher_nonce_floor_is_reported_with_advice(event_queue: EmittedEvents) -> None:
-    """A key that another tool has burnt is told as five refused nonces and a silence, with what to do about it."""
+    """A key with a higher nonce floor emits five refused nonces and an open circuit breaker, with advice."""
     with open_broker_setup() as setup:
         broker = setup.open_broker(make_key_with_higher_floor(setup, 660_000_000))
         expect_bot_error(lambda: broker.private_call("BalanceEx"))
@@ -127,7 +127,7 @@ def test_key_with_higher_nonce_floor_is_reported_with_advice(event_queue: Emitte
 
 
 def lose_order(setup: BrokerSetup) -> str:
-    """Lose the answer to an order; return the order's id."""
+    """Lose the response to an order; return the client order id."""
     setup.simulator.faults.fire_next("answer_502", "AddOrder")
     with pytest.raises(OrderOutcomeUnknownError) as caught:
         setup.broker.private_call("AddOrder", ORDER)
@@ -136,8 +136,8 @@ def lose_order(setup: BrokerSetup) -> str:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_unknown_order_is_reported_once_per_run(event_queue: EmittedEvents) -> None:
-    """An order whose answer was lost is told once by the run that sent it, however often it is looked at, and once by
-    the next run that finds it unsettled."""
+    """An order whose response was lost is reported once by the run that sent it, however often it is queried, and once
+    by the next run that finds it unresolved."""
     with open_broker_setup() as setup:
         lost_cl_ord_id = lose_order(setup)
         setup.broker.unknown_orders()
@@ -153,15 +153,15 @@ def test_unknown_order_is_reported_once_per_run(event_queue: EmittedEvents) -> N
         restarted_broker.close()
 
 
-# Who leads
+# Leader election
 
 
 def test_leader_change_is_reported(
     redis_url: str, nonce_file: Path, event_queue: EmittedEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An instance tells when it leads and when it has lost the lead to another one, but not when it signs off."""
+    """An instance reports when it becomes leader and when it loses the lease, but not when it releases the lease."""
     monkeypatch.setattr(broker_manager, "NONCE_STORE", redis_url)
-    monkeypatch.setattr(leader_election, "RENEW_PART", 0.0001)
+    monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001)
     with open_broker_setup() as setup:
         store = setup.broker.shared_store
         assert isinstance(store, SharedStore)
@@ -171,7 +171,7 @@ def test_leader_change_is_reported(
             Event.LEADER_CHANGE,
             f"{store.owner} leads, generation {election.fencing_token}.",
         )
-        # What another instance would have done, had it thought this one gone.
+        # As another instance would do if it considered this one dead.
         store.backend.release_lease(election.fencing_token, False)
         event, text = event_queue.get(timeout=LIMIT_SECONDS)
         assert event is Event.LEADER_CHANGE
@@ -186,8 +186,8 @@ def test_leader_change_is_reported(
 
 
 def test_running_bot_sends_alerts_and_heartbeats(state: Path) -> None:
-    """A bot that starts under the kill switch tells its webhook, asks for the heartbeat's address, ends at a signal
-    within its time although the webhook hangs by then, and shows neither address."""
+    """A bot that starts under the kill switch alerts its webhook, requests the heartbeat URL, ends in time on a signal
+    although the webhook hangs, and prints neither URL."""
     with Webhook() as hook, Webhook() as heartbeat_hook, local_kraken(state) as kraken:
         state.mkdir()
         (state / "halt").touch()
@@ -204,7 +204,7 @@ def test_running_bot_sends_alerts_and_heartbeats(state: Path) -> None:
 
 
 def test_supervised_bot_reports_why_it_does_not_trade(state: Path) -> None:
-    """A service whose key Kraken does not know tells its webhook so."""
+    """A service whose key Kraken does not know reports that to its webhook."""
     with Webhook() as hook, local_kraken(state) as kraken:
         settings = kraken.settings(ALERT_WEBHOOK_URL=hook.url, KRAKEN_API_KEY="c29tZWtleQ==")
         with running("run", "--stay", settings=settings, until="^waiting "):
@@ -214,7 +214,7 @@ def test_supervised_bot_reports_why_it_does_not_trade(state: Path) -> None:
 
 
 def test_stopped_entries_are_reported(event_queue: EmittedEvents, tmp_path: Path) -> None:
-    """What the page's stop does is told."""
+    """Stopping entries from the dashboard emits ENTRIES_STOPPED."""
     stop_entries(tmp_path)
     ((event, text),) = drain_events(event_queue)
     assert event is Event.ENTRIES_STOPPED

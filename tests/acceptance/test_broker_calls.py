@@ -1,4 +1,4 @@
-"""Private calls of one broker: order of nonces, urgency, rate limits, stopping, forking."""
+"""Private calls of one broker: order of nonces, priority, rate limits, stopping, forking."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JITTER = SimulatorOptions(latency_seconds=(0.0, 0.005), seed=7)
 
 
 def test_eight_threads_on_one_broker_get_no_nonce_refusal() -> None:
-    """Of 8 x 100 private calls with 0 to 5 ms of jitter on the way, none is refused and all are answered."""
+    """Of 8 x 100 private calls with 0 to 5 ms of network jitter none is refused and all are answered."""
     with open_broker_setup(JITTER) as setup:
         raised = run_in_threads(8, lambda: [setup.broker.private_call("BalanceEx") for _ in range(100)])
         assert (raised, len(setup.requests()), setup.refused_nonce_count()) == ([], 800, 0)
@@ -55,19 +55,19 @@ def test_bare_krakenex_in_eight_threads_is_refused() -> None:
 
 
 def test_four_processes_on_one_key_are_never_refused(tmp_path: Path, full_size: bool) -> None:
-    """Of the private calls of 4 processes with 8 threads each, none is refused and all are answered."""
+    """Of the private calls of 4 processes with 8 threads each none is refused and all are answered."""
     count = 100 if full_size else 25
     with open_broker_setup(JITTER) as setup:
-        words = ("reads", str(count), "8")
+        arguments = ("reads", str(count), "8")
         with ExitStack() as stack:
-            processes = [stack.enter_context(start_broker_child(tmp_path, setup, *words)) for _ in range(4)]
-            answers = [line for process in processes for line in process.read_to_end()[1:]]
-        assert answers == ["ok"] * (4 * 8 * count)
+            processes = [stack.enter_context(start_broker_child(tmp_path, setup, *arguments)) for _ in range(4)]
+            outcomes = [line for process in processes for line in process.read_to_end()[1:]]
+        assert outcomes == ["ok"] * (4 * 8 * count)
         assert setup.refused_nonce_count() == 0
 
 
 def test_cancel_overtakes_queued_reads() -> None:
-    """A cancel that comes last to a queue of five reads arrives at Kraken first."""
+    """A cancel that is queued behind five waiting reads arrives at Kraken first."""
     with open_broker_setup() as setup:
         txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
         before = len(setup.requests())
@@ -83,11 +83,11 @@ def test_cancel_overtakes_queued_reads() -> None:
 
 
 def test_forty_quick_reads_respect_the_starter_tier() -> None:
-    """With the starter tier on both sides, forty reads in a row are all answered: the broker waits on its own."""
+    """With the starter tier on both sides forty reads in a row are all answered, because the broker waits."""
     with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
         for _ in range(40):
             setup.broker.private_call("BalanceEx")
-        assert [row.error for row in setup.requests()] == [""] * 40
+        assert [request.error for request in setup.requests()] == [""] * 40
 
 
 def test_without_the_counter_forty_quick_reads_are_refused() -> None:
@@ -98,7 +98,7 @@ def test_without_the_counter_forty_quick_reads_are_refused() -> None:
 
 
 def test_orders_reserve_rate_counter_room_for_cancels() -> None:
-    """When orders begin to wait for the engine counter, two fresh ones can still be cancelled without waiting."""
+    """When orders begin to wait for the matching engine counter, two new ones can still be canceled without a wait."""
     with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
         txids, start = [], setup.clock.now()
         while setup.clock.now() == start:
@@ -106,26 +106,26 @@ def test_orders_reserve_rate_counter_room_for_cancels() -> None:
         before = setup.clock.now()
         assert [setup.broker.cancel_order(txid, "BTC/USD") for txid in txids[-2:]] == [True, True]
         assert setup.clock.now() == before
-        assert {row.error for row in setup.requests()} == {""}
+        assert {request.error for request in setup.requests()} == {""}
 
 
 def test_orders_beyond_the_reserve_wait_for_decay() -> None:
-    """Sixty orders on the starter tier are none refused, because the later ones wait."""
+    """Of 59 orders on the starter tier none is refused, because the later ones wait."""
     with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
         before = setup.clock.now()
         for _ in range(59):
             setup.broker.private_call("AddOrder", ORDER)
-        assert {row.error for row in setup.requests()} == {""}
+        assert {request.error for request in setup.requests()} == {""}
         assert setup.clock.now() > before
 
 
 def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
-    """After stop(), reads and orders that wait end with StoppingError, and a waiting cancel still goes."""
+    """After stop() waiting reads and orders end with StoppingError, and a waiting cancel is still sent."""
     with open_broker_setup() as setup:
         broker = setup.broker
         txid = broker.private_call("AddOrder", ORDER)["txid"][0]
         raised: list[BaseException] = []
-        cancelled: list[bool] = []
+        canceled: list[bool] = []
 
         def call(method: str, params: dict[str, str]) -> None:
             try:
@@ -136,7 +136,7 @@ def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
         threads = [
             threading.Thread(target=call, args=("BalanceEx", {})),
             threading.Thread(target=call, args=("AddOrder", ORDER)),
-            threading.Thread(target=lambda: cancelled.append(broker.cancel_order(txid, "BTC/USD"))),
+            threading.Thread(target=lambda: canceled.append(broker.cancel_order(txid, "BTC/USD"))),
         ]
         with broker._request_lock.hold(Priority.READ):
             for number, thread in enumerate(threads, 1):
@@ -146,12 +146,12 @@ def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
             wait_for(lambda: len(raised) == 2)
         for thread in threads:
             thread.join()
-        assert cancelled == [True]
+        assert canceled == [True]
         assert broker.unknown_orders() == []
 
 
 def test_stop_ends_a_read_that_waits_for_its_rate_counter() -> None:
-    """A read that waits for room in the rate counter ends with StoppingError when the broker stops."""
+    """A read that waits for the rate counter ends with StoppingError when the broker stops."""
     with open_broker_setup(clock=MarketClock(wall_seconds()), tier=STARTER) as setup:
         broker = setup.broker
         raised: list[BaseException] = []
@@ -172,7 +172,7 @@ def test_stop_ends_a_read_that_waits_for_its_rate_counter() -> None:
 
 
 def test_cancel_after_stop_skips_the_matching_engine_counter() -> None:
-    """While the program stops, a cancel goes out at once even where the pair's engine counter has no room."""
+    """While the program stops a cancel is sent at once even if the pair's matching engine counter is full."""
     with open_broker_setup(tier=STARTER) as setup:
         broker = setup.broker
         txids = [broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(8)]
@@ -184,7 +184,7 @@ def test_cancel_after_stop_skips_the_matching_engine_counter() -> None:
 
 
 def test_calls_do_not_modify_caller_parameters() -> None:
-    """private_call changes nothing in the dictionary that it is given, for reads and for orders."""
+    """private_call does not change the dictionary that it is given, for reads and for orders."""
     with open_broker_setup() as setup:
         query, order = {"trades": True}, dict(ORDER)
         setup.broker.private_call("OpenOrders", query)
@@ -199,14 +199,14 @@ def test_a_call_works_without_connect() -> None:
 
 
 def test_invalid_credentials_and_url_are_reported_together() -> None:
-    """An empty key, a secret that is not Base64 and a foreign http address are told at once, together."""
+    """An empty key, a secret that is not Base64 and an http URL of another host are reported in one error."""
     with pytest.raises(SettingsError) as caught:
         broker_manager.KrakenBroker("", "not base64!", api_url="http://kraken.example")
     assert len(caught.value.problems) == 3
 
 
 def _in_child(action: object) -> int:
-    """Fork; run `work` in the child; return the child's exit code."""
+    """Fork; run `action` in the child; return the child's exit code."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -220,7 +220,7 @@ def _in_child(action: object) -> int:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_forked_child_and_parent_can_both_continue_calling() -> None:
-    """After a fork child and parent go on with the same broker, over connections of their own, and none is refused."""
+    """After a fork child and parent continue with one broker, over separate connections, and no nonce is refused."""
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("BalanceEx")
@@ -231,7 +231,7 @@ def test_forked_child_and_parent_can_both_continue_calling() -> None:
                 broker.private_call("BalanceEx")
 
         def work_of_child() -> None:
-            # One line of bytes between two processes would hold on plain HTTP, but not over TLS.
+            # Two processes on one connection might work over plain HTTP, but not over TLS.
             assert broker.api.session is not connections
             work()
 
@@ -247,7 +247,7 @@ def test_forked_child_and_parent_can_both_continue_calling() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_child_forked_during_an_order_can_place_orders() -> None:
-    """A child that is forked while another thread places an order can place one of its own."""
+    """A child that is forked while another thread places an order can place an order."""
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("AddOrder", ORDER)
@@ -271,7 +271,7 @@ def test_child_forked_during_an_order_can_place_orders() -> None:
 
 
 def test_auto_advance_clock_moves_only_by_waits() -> None:
-    """The market clock of these tests moves only by waits, so that they do not depend on the machine's speed."""
+    """The market clock of these tests moves only by waits, so the tests do not depend on the machine's speed."""
     clock = auto_advance_clock()
     before = clock.now()
     clock.wait(13, threading.Event())

@@ -1,4 +1,4 @@
-"""What connect() looks at: the key, the nonce file, the clock."""
+"""The checks of connect(): the key, the nonce file, the clock."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.usefixtures("nonce_file")
 
 
 def test_the_first_private_call_of_connect_is_getapikeyinfo() -> None:
-    """connect() of a fit key asks GetApiKeyInfo first, and then reads the account."""
+    """connect() with a suitable key calls GetApiKeyInfo first, and then reads the account."""
     with open_broker_setup() as setup:
         setup.broker.connect()
         assert setup.request_methods() == ["GetApiKeyInfo", "BalanceEx"]
 
 
 @pytest.mark.parametrize(
-    ("fields", "words_of_error"),
+    ("fields", "error_text"),
     [
         ({"nonce_window": 1}, "nonce window of 1"),
         ({"permissions": (*TRADING_PERMISSIONS, "withdraw-funds")}, "may withdraw"),
@@ -39,12 +39,12 @@ def test_the_first_private_call_of_connect_is_getapikeyinfo() -> None:
         ({"permissions": ("query-open-trades", "query-closed-trades", "modify-trades")}, "Funds: Query"),
     ],
 )
-def test_connect_refuses_an_unsuitable_key(fields: dict[str, Any], words_of_error: str) -> None:
-    """connect() raises KeyRuleError with the reason, after GetApiKeyInfo and nothing else."""
+def test_connect_refuses_an_unsuitable_key(fields: dict[str, Any], error_text: str) -> None:
+    """connect() raises KeyRuleError with the reason, after GetApiKeyInfo and no other request."""
     with open_broker_setup() as setup:
         key = setup.simulator.add_key(**fields)
         broker = setup.open_broker(key)
-        with pytest.raises(KeyRuleError, match=words_of_error):
+        with pytest.raises(KeyRuleError, match=error_text):
             broker.connect()
         broker.close()
         assert setup.request_methods(key[0]) == ["GetApiKeyInfo"]
@@ -61,7 +61,7 @@ def test_withdrawal_permission_can_be_allowed() -> None:
 
 
 def test_connect_continues_without_getapikeyinfo(caplog: pytest.LogCaptureFixture) -> None:
-    """Where Kraken does not know GetApiKeyInfo, connect() warns and goes on."""
+    """If Kraken does not know GetApiKeyInfo, connect() warns and continues."""
     with open_broker_setup() as setup:
         setup.simulator.faults.raise_next("GetApiKeyInfo", "EGeneral:Unknown method")
         setup.broker.connect()
@@ -83,7 +83,7 @@ def test_a_wrong_key_or_secret_costs_one_request(wrong: str) -> None:
 
 
 def test_a_nonce_file_far_ahead_stops_connect(nonce_file: Path) -> None:
-    """A nonce file two days ahead of the clock stops connect() before any private call, and stays as it was."""
+    """A nonce file two days ahead of the clock stops connect() before any private call, and does not change."""
     with open_broker_setup() as setup:
         ahead = str(wall_us() + 2 * 86_400_000_000)
         nonce_file.write_text(ahead)
@@ -94,7 +94,7 @@ def test_a_nonce_file_far_ahead_stops_connect(nonce_file: Path) -> None:
 
 
 def test_a_broker_can_be_made_on_a_nonce_file_far_ahead(nonce_file: Path) -> None:
-    """A new broker on a nonce file two days ahead can be made, so that connect() can say what is wrong."""
+    """A broker on a nonce file two days ahead can be created, so that connect() can report the problem."""
     with open_broker_setup() as setup:
         nonce_file.write_text(str(wall_us() + 2 * 86_400_000_000))
         broker = setup.open_broker()
@@ -104,13 +104,13 @@ def test_a_broker_can_be_made_on_a_nonce_file_far_ahead(nonce_file: Path) -> Non
         assert setup.request_methods() == []
 
 
-# What the account holds
+# Balances
 
 
 def test_positions_name_coins_and_their_pairs() -> None:
-    """Coins come with their pair, coins that cannot be traded come without one, and fiat money does not come."""
-    held = {"ZUSD": "1000", "USD.M": "5", "XXBT": "1", "XBT.F": "2", "KFEE": "7", "SOL": "0"}
-    with open_broker_setup(SimulatorOptions(balances=held)) as setup:
+    """Positions are coins with their pair, or without one if they cannot be traded; fiat money is not included."""
+    balances = {"ZUSD": "1000", "USD.M": "5", "XXBT": "1", "XBT.F": "2", "KFEE": "7", "SOL": "0"}
+    with open_broker_setup(SimulatorOptions(balances=balances)) as setup:
         assert setup.broker.get_positions() == [
             Position("BTC/USD", "BTC", Decimal(1)),
             Position("", "BTC.F", Decimal(2)),
@@ -118,21 +118,21 @@ def test_positions_name_coins_and_their_pairs() -> None:
         ]
 
 
-# A clock that is wrong
+# A wrong clock
 
 
 def test_server_time_is_requested_once_an_hour() -> None:
-    """Of looks at the system status, the first and one an hour later ask for Kraken's Time, and none in between."""
+    """Reading the system status requests Kraken's Time the first time and an hour later, and not in between."""
     with open_broker_setup() as setup:
         time_requests: list[float] = []
         methods = setup.simulator.api._public_endpoints.methods
-        answer, start = methods["Time"], setup.clock.now()
+        handle_time, start = methods["Time"], setup.clock.now()
 
-        def seen(params: Mapping[str, str], now: float) -> dict[str, Any]:
+        def record_and_answer(params: Mapping[str, str], now: float) -> dict[str, Any]:
             time_requests.append(now)
-            return answer(params, now)
+            return handle_time(params, now)
 
-        methods["Time"] = seen
+        methods["Time"] = record_and_answer
         for seconds in (0, 3599, 1, 3599, 1):
             advance_time(setup.clock, seconds)
             setup.broker.system_status()
@@ -143,34 +143,34 @@ def test_server_time_is_requested_once_an_hour() -> None:
 def test_wrong_clock_is_logged_and_nonces_follow_kraken(
     offset_seconds: int, side: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the machine's clock is an hour off, a warning says so, and new nonces are at Kraken's time or above."""
-    kraken = MarketClock(wall_seconds())
-    with open_broker_setup(clock=kraken) as setup:
+    """If the machine's clock is an hour off, a warning says so, and new nonces are at Kraken's time or above."""
+    kraken_clock = MarketClock(wall_seconds())
+    with open_broker_setup(clock=kraken_clock) as setup:
         with freeze_time(datetime.fromtimestamp(wall_seconds() + offset_seconds, UTC)):
-            broker = setup.open_broker(market=MarketClock())
+            broker = setup.open_broker(market_clock=MarketClock())
             broker.connect()
             broker.close()
         assert f" s {side} Kraken's: nonces follow Kraken's time" in caplog.text
         assert nonce_clock.is_following_kraken
-        assert int(setup.requests()[0].nonce) >= int(kraken.now() - 60) * 1_000_000
+        assert int(setup.requests()[0].nonce) >= int(kraken_clock.now() - 60) * 1_000_000
         assert setup.refused_nonce_count() == 0
-        assert int(setup.requests()[0].nonce) < (kraken.now() + max(0, offset_seconds) + 60) * 1_000_000
+        assert int(setup.requests()[0].nonce) < (kraken_clock.now() + max(0, offset_seconds) + 60) * 1_000_000
 
 
 def test_clock_within_ten_seconds_is_trusted() -> None:
-    """A clock that is less than ten seconds from Kraken's stays the clock of the nonces."""
+    """Nonces follow the machine's clock while it is less than ten seconds from Kraken's."""
     with open_broker_setup() as setup:
-        broker = setup.open_broker(market=MarketClock(setup.clock.now() - 9))
+        broker = setup.open_broker(market_clock=MarketClock(setup.clock.now() - 9))
         broker.connect()
         broker.close()
         assert not nonce_clock.is_following_kraken
 
 
 def test_slow_time_response_does_not_break_deadlines() -> None:
-    """With answers to Time that are nine seconds old an order is placed; Time is asked again until it is prompt."""
-    # Nine seconds of the market's.
-    market = MarketClock(wall_seconds(), 10.0)
-    with open_broker_setup(SimulatorOptions(slow_seconds=0.9), clock=market) as setup:
+    """With responses to Time that are nine seconds late an order is placed; Time is requested until one is prompt."""
+    # `slow_seconds` is nine seconds of market time.
+    market_clock = MarketClock(wall_seconds(), 10.0)
+    with open_broker_setup(SimulatorOptions(slow_seconds=0.9), clock=market_clock) as setup:
         setup.simulator.faults.fire_next("slow", "Time")
         setup.broker.connect()
         setup.simulator.faults.fire_next("slow", "Time")

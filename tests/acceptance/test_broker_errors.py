@@ -1,4 +1,4 @@
-"""Every error string of Kraken, raised over HTTP: its class, and what it means for an order."""
+"""Every error string of Kraken, over HTTP: its exception class, and its meaning for an order."""
 
 from __future__ import annotations
 
@@ -62,28 +62,28 @@ STRINGS = [row.prefix for row in ERROR_TABLE] + [
 ]
 
 
-def quoted_strings(text: str) -> set[str]:
-    """Return the strings of a list above."""
+def listed_strings(text: str) -> set[str]:
+    """Return the strings of one of the lists above."""
     return {part.strip() for line in text.splitlines() for part in line.split("|") if part.strip()}
 
 
 def expected_class(string: str) -> type[BotError]:
-    """Return the class that the facts give a string."""
+    """Return the expected class of a string."""
     for kind, listed in EXPECTED.items():
-        if string.replace(": ", ":").replace(":1741500000", "") in quoted_strings(listed):
+        if string.replace(": ", ":").replace(":1741500000", "") in listed_strings(listed):
             return kind
-    plain_order = string.startswith("EOrder:") and "Duplicate" not in string
-    return OrderRefusedError if plain_order else UnknownKrakenError
+    is_order_refusal = string.startswith("EOrder:") and "Duplicate" not in string
+    return OrderRefusedError if is_order_refusal else UnknownKrakenError
 
 
 def is_final(string: str) -> bool:
-    """Tell whether the facts make a string the last word on an order."""
-    return string in quoted_strings(FINAL) or expected_class(string) is OrderRefusedError
+    """Return whether a string is a final refusal of an order."""
+    return string in listed_strings(FINAL) or expected_class(string) is OrderRefusedError
 
 
 @pytest.fixture(scope="module")
 def shared_setup(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give one simulator for all strings; each takes a key of its own."""
+    """Open one simulator for all strings; each test uses a key of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broker_manager, "NONCE_FILE", str(tmp_path_factory.mktemp("nonce") / "kraken_nonce.txt"))
         with open_broker_setup() as setup:
@@ -92,7 +92,7 @@ def shared_setup(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("string", STRINGS)
 def test_each_error_string_raises_its_class(shared_setup: BrokerSetup, string: str) -> None:
-    """A private call that is answered with the string raises the class that the facts give it, with Kraken's words."""
+    """A private call that is answered with the string raises the expected class, with Kraken's string."""
     key = shared_setup.simulator.add_key()
     broker = shared_setup.open_broker(key)
     broker.private_call("BalanceEx")
@@ -100,12 +100,13 @@ def test_each_error_string_raises_its_class(shared_setup: BrokerSetup, string: s
     with pytest.raises(expected_class(string)) as caught:
         broker.private_call("TradeVolume")
     broker.close()
-    assert caught.value.strings == [string]  # type: ignore[attr-defined]
+    assert caught.value.error_strings == [string]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("string", STRINGS)
 def test_each_error_string_resolves_an_order_or_leaves_it_unknown(shared_setup: BrokerSetup, string: str) -> None:
-    """An AddOrder answered with a final string is refused and its pair free; with any other, unknown and blocked."""
+    """An AddOrder answered with a final string is refused and its pair free; with any other it is unknown and its pair
+    blocked."""
     broker = shared_setup.open_broker(shared_setup.simulator.add_key(), tier=STARTER)
     broker.private_call("BalanceEx")
     shared_setup.simulator.faults.raise_next("AddOrder", string)

@@ -1,4 +1,4 @@
-"""A journal that is lost while orders are about: what it lacks is looked for before a signal's order leaves."""
+"""A journal that is lost at run time: missing orders are queried before the order of a signal is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CL_ORD_ID = "lost10000000000001"
 
 
 def await_complete_history(setup: BrokerSetup, broker: KrakenBroker, max_queries: int = 10) -> int:
-    """Settle until the past is known; return how many looks that took."""
+    """Reconcile until the history is complete; return the number of queries that took."""
     for query_count in range(max_queries):
         if broker.history_is_complete() and not broker.unknown_orders():
             return query_count
@@ -52,18 +52,18 @@ def damage_journal(broker: KrakenBroker) -> None:
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_journal_damaged_at_run_time_is_not_considered_complete(restarts: bool) -> None:
-    """The bot goes on in a new journal, looks for its past, and sends no signal's order a second time."""
+    """The bot continues in a new journal, reconciles its history, and sends no order a second time."""
     with open_broker_setup(bot_id=BOT_ID) as setup:
         broker = setup.broker
         await_complete_history(setup, broker)
-        own = OrderTracker(broker)
-        own.rebuild()
+        order_tracker = OrderTracker(broker)
+        order_tracker.rebuild()
         buy(broker)
         advance_time(setup.clock, 600)
-        own.refresh()
+        order_tracker.refresh()
         damage_journal(broker)
         for _ in range(3):
-            own.refresh()
+            order_tracker.refresh()
         if restarts:
             broker.close()
             broker = setup.open_broker(bot_id=BOT_ID)
@@ -76,46 +76,47 @@ def test_journal_damaged_at_run_time_is_not_considered_complete(restarts: bool) 
 
 
 def test_order_is_not_sent_from_a_just_lost_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the journal is lost between the look at it and the order's first byte, nothing is sent."""
+    """If the journal is lost between its check and the order's first byte, nothing is sent."""
     with open_broker_setup(bot_id=BOT_ID) as setup:
         await_complete_history(setup, setup.broker)
-        intend = Journal.record_intent
+        record_intent = Journal.record_intent
 
-        def lose(self: Journal, intent: Intent) -> None:
+        def lose_and_record(self: Journal, intent: Intent) -> None:
             with self._database.write() as connection:
                 connection.execute("DELETE FROM known")
-            intend(self, intent)
+            record_intent(self, intent)
 
-        monkeypatch.setattr(Journal, "intend", lose)
+        monkeypatch.setattr(Journal, "record_intent", lose_and_record)
         with pytest.raises(JournalError, match="is new"):
             buy(setup.broker)
         assert setup.placed_order_count() == 0
 
 
 def test_history_is_not_complete_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where what was found cannot be written the past is looked for again, and the order found is not sent again."""
+    """If the found orders cannot be recorded, the history is queried again, and a found order is not sent again."""
     with open_broker_setup(bot_id=BOT_ID) as setup:
         await_complete_history(setup, setup.broker)
         txid = buy(setup.broker)
         setup.broker.close()
         Path(setup.broker.journal.path).unlink()
-        later = setup.open_broker(bot_id=BOT_ID)
-        take_rows = Journal.record_orders
+        restarted = setup.open_broker(bot_id=BOT_ID)
+        record_orders = Journal.record_orders
 
-        def full(self: Journal, rows: Iterable[Order]) -> None:
+        def fail(self: Journal, orders: Iterable[Order]) -> None:
             raise JournalError("the disk is full")
 
-        monkeypatch.setattr(Journal, "take_rows", full)
-        assert await_complete_history(setup, later) == 10
-        assert not later.history_is_complete()
-        monkeypatch.setattr(Journal, "take_rows", take_rows)
-        assert buy(later) == txid
+        monkeypatch.setattr(Journal, "record_orders", fail)
+        assert await_complete_history(setup, restarted) == 10
+        assert not restarted.history_is_complete()
+        monkeypatch.setattr(Journal, "record_orders", record_orders)
+        assert buy(restarted) == txid
         assert setup.placed_order_count() == 1
-        later.close()
+        restarted.close()
 
 
 def test_resolution_found_by_an_order_of_another_pair_is_reported() -> None:
-    """Where an order waits for the past of a lost journal, what its look-ups settle is told at the next settlement."""
+    """A resolution found while an order waits for the history of a lost journal is returned by the next
+    reconciliation."""
     with open_broker_setup(bot_id=BOT_ID) as setup:
         broker = setup.broker
         await_complete_history(setup, broker)

@@ -1,4 +1,4 @@
-"""What a broker counts and times, against what the exchange and the store have counted themselves."""
+"""The counters and timings of a broker, compared with those of the exchange and the store."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ LATENCY_SECONDS = 0.02
 
 @pytest.fixture(autouse=True)
 def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count from zero, and leave the counters of this test process alone."""
-    monkeypatch.setattr(metrics, "_meters", metrics._Metrics())
+    """Start with new counters, and keep those of this test process unchanged."""
+    monkeypatch.setattr(metrics, "_metrics", metrics._Metrics())
 
 
 def call_counts() -> dict[tuple[str, ...], float]:
-    """Return how many calls there were, by method and outcome."""
+    """Return the number of calls by method and outcome."""
     return metric_values("call_seconds", "_count")
 
 
 def test_nonce_and_call_metrics_match_the_exchange() -> None:
-    """Nonces issued and refused, turns, and private calls by method and outcome are as many as the exchange saw."""
+    """The counts of nonces, refusals, lock waits, and private calls by method and outcome equal the exchange's."""
     with open_broker_setup() as setup:
         broker = setup.broker
         assert run_in_threads(4, lambda: [broker.private_call("BalanceEx") for _ in range(5)]) == []
@@ -60,18 +60,19 @@ def test_nonce_and_call_metrics_match_the_exchange() -> None:
         broker.private_call("TradeBalance")
         with pytest.raises(OrderRefusedError):
             broker.private_call("AddOrder", ORDER | {"volume": "999"})
-        rows, refused = setup.requests(), setup.refused_nonce_count()
-    seen = Counter((row.method, "error" if row.error else "ok") for row in rows)
-    assert (len(rows), seen["AddOrder", "error"], seen["OpenOrders", "error"]) == (24, 1, 1)
-    seen["other", "ok"] = seen.pop(("TradeBalance", "ok"))
-    assert {name: count for name, count in call_counts().items() if name in seen} == seen
-    assert metric_values("nonces_issued", "_total")[()] == metric_values("turn_wait_seconds", "_count")[()] == len(rows)
+        requests, refused = setup.requests(), setup.refused_nonce_count()
+    expected = Counter((request.method, "error" if request.error else "ok") for request in requests)
+    assert (len(requests), expected["AddOrder", "error"], expected["OpenOrders", "error"]) == (24, 1, 1)
+    expected["other", "ok"] = expected.pop(("TradeBalance", "ok"))
+    assert {labels: count for labels, count in call_counts().items() if labels in expected} == expected
+    lock_waits = metric_values("turn_wait_seconds", "_count")[()]
+    assert metric_values("nonces_issued", "_total")[()] == lock_waits == len(requests)
     assert metric_values("nonces_refused", "_total")[()] == metrics.refused_total() == refused == 1
-    assert metrics.issued_total() == len(rows)
+    assert metrics.issued_total() == len(requests)
 
 
 def test_unanswered_call_is_neither_ok_nor_error() -> None:
-    """Private or public, a call has its outcome, and at least the time that the exchange took."""
+    """Each private or public call is counted by outcome, and takes at least the latency of the exchange."""
     with open_broker_setup(SimulatorOptions(latency_seconds=(LATENCY_SECONDS, LATENCY_SECONDS))) as setup:
         setup.simulator.faults.fire_next("answer_502", "BalanceEx")
         with pytest.raises(NoAnswerError):
@@ -84,20 +85,20 @@ def test_unanswered_call_is_neither_ok_nor_error() -> None:
 
 
 def test_wait_for_the_request_lock_is_timed() -> None:
-    """A call that waits for another sender's turn is counted with at least the time that it was seen waiting."""
+    """A call that waits for the request lock is timed with at least the time for which it was seen waiting."""
     with open_broker_setup() as setup, ThreadPoolExecutor() as pool:
         with kraken_request_lock(api_key=setup.simulator.key):
             call = pool.submit(setup.broker.private_call, "BalanceEx")
             wait_for(lambda: count_waiting_calls(setup.broker))
-            seen = boottime_seconds()
-            wait_for(lambda: boottime_seconds() > seen + LATENCY_SECONDS)
+            seen_seconds = boottime_seconds()
+            wait_for(lambda: boottime_seconds() > seen_seconds + LATENCY_SECONDS)
         call.result()
     assert metric_values("turn_wait_seconds", "_count")[()] == 1
     assert LATENCY_SECONDS < metric_values("turn_wait_seconds", "_sum")[()] == metrics.mean_request_lock_wait_seconds()
 
 
 def test_orders_are_counted_by_outcome() -> None:
-    """Each order is counted once, by its outcome, and an unknown one once more when its fate is known."""
+    """Each order is counted once, by its outcome, and an unknown one once more when it is reconciled."""
     ids = [f"bot01{number:013}" for number in range(6)]
     with open_broker_setup(max_order_value=Decimal(100)) as setup:
         broker, faults = setup.broker, setup.simulator.faults
@@ -119,14 +120,14 @@ def test_orders_are_counted_by_outcome() -> None:
                 broker.reconcile_unknown_orders()
                 advance_time(setup.clock, 1)
         placed = setup.placed_order_count()
-    orders, settled = metric_values("orders", "_total"), metric_values("orders_settled", "_total")
+    orders, reconciled = metric_values("orders", "_total"), metric_values("orders_settled", "_total")
     assert orders == {("accepted",): 1, ("refused",): 1, ("unknown",): 2, ("not_sent",): 1}
-    assert settled == {("placed",): 1, ("not_placed",): 1}
-    assert orders["accepted",] + settled["placed",] == placed
+    assert reconciled == {("placed",): 1, ("not_placed",): 1}
+    assert orders["accepted",] + reconciled["placed",] == placed
 
 
 def test_store_step_metrics_match_the_steps_made(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a shared store each of its steps is counted under its name; all together are what it says it has done."""
+    """With a shared store each operation is counted under its name, and their sum is the store's own count."""
     monkeypatch.setattr(broker_manager, "NONCE_STORE", redis_server.url)
     with open_broker_setup() as setup:
         store = setup.broker.shared_store
@@ -137,25 +138,32 @@ def test_store_step_metrics_match_the_steps_made(redis_server: RedisServer, monk
             setup.broker.private_call("BalanceEx")
         setup.broker._immediate_nonce_jump()
         leadership.release(is_reconciled=True)
-    steps = {step: count for (step,), count in metric_values("store_seconds", "_count").items()}
-    assert steps == {"acquire": 1, "take": 5, "give_back": 5, "draw": 1, "look": 2, "sign_off": 1}
+    operations = {operation: count for (operation,), count in metric_values("store_seconds", "_count").items()}
+    assert operations == {
+        "acquire_lease": 1,
+        "acquire_lock": 5,
+        "release_lock": 5,
+        "next_nonce": 1,
+        "read_record": 2,
+        "release_lease": 1,
+    }
     with redis.Redis.from_url(redis_server.url) as client:
-        done: Any = client.info("commandstats")
-    evalsha, evaluated = done["cmdstat_evalsha"], done["cmdstat_eval"]
-    assert sum(steps.values()) == evalsha["calls"] - evalsha["failed_calls"] + evaluated["calls"]
+        command_stats: Any = client.info("commandstats")
+    evalsha, eval_stats = command_stats["cmdstat_evalsha"], command_stats["cmdstat_eval"]
+    assert sum(operations.values()) == evalsha["calls"] - evalsha["failed_calls"] + eval_stats["calls"]
     assert metrics.issued_total() == 6
 
 
 def test_nonce_file_write_is_timed_per_nonce() -> None:
-    """Without a store each nonce is one draw in the file."""
+    """Without a shared store each nonce is one timed operation of the file."""
     with open_broker_setup() as setup:
         for _ in range(3):
             setup.broker.private_call("BalanceEx")
-    assert metric_values("store_seconds", "_count") == {("draw",): 3}
+    assert metric_values("store_seconds", "_count") == {("next_nonce",): 3}
 
 
 def test_broker_status_shows_last_nonce_and_rate_counters() -> None:
-    """A broker tells its last nonce, and Kraken's points for what it has sent: 1, 2 for a history, 1 for an order."""
+    """A broker reports its last nonce, and Kraken's rate counters: 1 for a read, 2 for a history, 1 for an order."""
     with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
         broker = setup.broker
         assert (broker.last_nonce, broker.rest_level, broker.breaker_state) == (None, (0, 15), None)
@@ -174,22 +182,23 @@ def test_broker_status_shows_last_nonce_and_rate_counters() -> None:
 
 
 def test_reading_broker_status_has_no_side_effects(caplog: pytest.LogCaptureFixture) -> None:
-    """While others hold turn and counters, the standing is told without waiting for either; nothing is sent."""
+    """While others hold the request lock and the rate counters, the status is read without waiting for either, and
+    nothing is sent."""
     with open_broker_setup(tier=STARTER) as setup:
         broker = setup.broker
         broker.private_call("TradesHistory")
-        budget = Path(key_file_path(broker_manager.NONCE_FILE, setup.simulator.key, "budget"))
-        sent, booked = setup.request_methods(), budget.read_bytes()
-        with kraken_request_lock(api_key=setup.simulator.key), open(budget) as file:
+        rate_counter_file = Path(key_file_path(broker_manager.NONCE_FILE, setup.simulator.key, "budget"))
+        sent, recorded = setup.request_methods(), rate_counter_file.read_bytes()
+        with kraken_request_lock(api_key=setup.simulator.key), open(rate_counter_file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             advance_time(setup.clock, 1)
             assert (round(broker.rest_level[0], 2), broker.engine_levels) == (1.67, {})
             assert (broker.breaker_state, broker.last_nonce) == (None, int(setup.requests()[-1].nonce))
-        assert (setup.request_methods(), budget.read_bytes()) == (sent, booked)
-    # Whoever waits for the lock in vain says so.
+        assert (setup.request_methods(), rate_counter_file.read_bytes()) == (sent, recorded)
+    # A failed wait for the lock would log a warning.
     assert caplog.records == []
 
 
 def test_state_metrics_match_the_lifecycle_states() -> None:
-    """The metrics know the states that a run can be in, and no other."""
+    """The metrics list exactly the states of the lifecycle."""
     assert tuple(LifecycleState) == metrics.STATES

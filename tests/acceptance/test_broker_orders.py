@@ -1,4 +1,4 @@
-"""Orders of KrakenBroker before they leave: the largest order, and what is sent."""
+"""Orders of KrakenBroker before they are sent: MAX_ORDER_VALUE, and the fields of AddOrder."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ ORDER_WITH_ID = ORDER | {"cl_ord_id": "abcde1234567890123"}
 
 
 def sent_orders(setup: BrokerSetup, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """Return a list that fills with the fields of every AddOrder that arrives."""
+    """Return a list to which the fields of every arriving AddOrder are appended."""
     arrived: list[dict[str, str]] = []
     add_order = setup.simulator.exchange.add_order
 
-    def seen(params: dict[str, str]) -> dict[str, Any]:
+    def record_and_add(params: dict[str, str]) -> dict[str, Any]:
         arrived.append(dict(params))
         return add_order(params)
 
-    monkeypatch.setattr(setup.simulator.exchange, "add_order", seen)
+    monkeypatch.setattr(setup.simulator.exchange, "add_order", record_and_add)
     return arrived
 
 
-# The largest order
+# MAX_ORDER_VALUE
 
 
 def test_limit_order_above_max_order_value_is_not_sent() -> None:
@@ -64,7 +64,7 @@ def test_limit_order_at_max_order_value_is_sent() -> None:
 @pytest.mark.parametrize(("size", "unit"), [("0.1", "base"), ("251", "quote")])
 @pytest.mark.parametrize("side", list(Side))
 def test_market_order_above_max_order_value_is_not_sent(size: str, unit: str, side: Side) -> None:
-    """A market order above MAX_ORDER_VALUE, in coins or in money, bought or sold, does not reach Kraken."""
+    """A market order above MAX_ORDER_VALUE, sized in base or quote, buy or sell, does not reach Kraken."""
     with open_broker_setup(RICH_OPTIONS, max_order_value=LIMIT_ORDER) as setup:
         with pytest.raises(OrderRuleError, match="MAX_ORDER_VALUE"):
             setup.broker.place_market_order("BTC/USD", side, Decimal(size), unit)
@@ -93,7 +93,7 @@ EVASIONS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("fields", EVASIONS.values(), ids=EVASIONS.keys())
 def test_raw_order_cannot_bypass_max_order_value(fields: dict[str, str]) -> None:
-    """An AddOrder by private_call whose worth is above MAX_ORDER_VALUE, or cannot be told, does not reach Kraken."""
+    """An AddOrder by private_call whose value is above MAX_ORDER_VALUE, or unknown, does not reach Kraken."""
     with open_broker_setup(RICH_OPTIONS, max_order_value=LIMIT_ORDER) as setup:
         with pytest.raises(OrderRuleError):
             setup.broker.private_call("AddOrder", ORDER | fields)
@@ -102,7 +102,7 @@ def test_raw_order_cannot_bypass_max_order_value(fields: dict[str, str]) -> None
 
 @pytest.mark.parametrize("method", ["AddOrderBatch", "AmendOrder", "EditOrder"])
 def test_batch_and_amend_methods_are_rejected(method: str) -> None:
-    """Methods whose outcome could not be settled raise OrderRuleError and are not sent."""
+    """Methods whose outcome could not be reconciled raise OrderRuleError and are not sent."""
     with open_broker_setup() as setup:
         with pytest.raises(OrderRuleError, match="not offered"):
             setup.broker.private_call(method, ORDER)
@@ -110,7 +110,7 @@ def test_batch_and_amend_methods_are_rejected(method: str) -> None:
 
 
 def test_a_size_has_no_default_unit() -> None:
-    """place_market_order without size_type, or with another word, is an error and sends nothing."""
+    """place_market_order without size_type, or with an unknown one, is an error and sends nothing."""
     with open_broker_setup() as setup:
         with pytest.raises(TypeError):
             setup.broker.place_market_order("BTC/USD", "buy", Decimal(100))  # type: ignore[call-arg]
@@ -131,12 +131,12 @@ def test_floats_are_refused() -> None:
         assert setup.request_methods() == []
 
 
-# What is sent
+# The fields of AddOrder
 
 
 @pytest.mark.parametrize("side", list(Side))
 def test_market_order_is_a_limit_order_within_max_slippage(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A market order goes out as limit, immediate or cancel, at most one percent worse than the current price."""
+    """A market order is sent as limit, immediate or cancel, at most one percent worse than the current price."""
     with open_broker_setup(RICH_OPTIONS) as setup:
         arrived = sent_orders(setup, monkeypatch)
         before = current_btc_price(setup)
@@ -148,8 +148,8 @@ def test_market_order_is_a_limit_order_within_max_slippage(side: Side, monkeypat
 
 
 def test_max_slippage_is_configurable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a collar of 5 percent a market sell goes out five percent below the current price."""
-    with open_broker_setup(RICH_OPTIONS, market_collar_percent=Decimal(5)) as setup:
+    """With a max slippage of 5 percent a market sell is sent five percent below the current price."""
+    with open_broker_setup(RICH_OPTIONS, max_slippage_percent=Decimal(5)) as setup:
         arrived = sent_orders(setup, monkeypatch)
         worst = current_btc_price(setup) * Decimal("0.95")
         setup.broker.place_market_order("BTC/USD", "sell", Decimal("0.01"), "base")
@@ -165,20 +165,20 @@ def test_a_hundred_dollars_never_buy_more_than_a_hundred_dollars() -> None:
 
 
 def test_every_order_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every AddOrder carries a deadline from 2 to 60 s after Kraken's time, raw ones too."""
+    """Every AddOrder has a deadline 2 to 60 s after Kraken's time, raw ones too."""
     with open_broker_setup(RICH_OPTIONS) as setup:
         arrived = sent_orders(setup, monkeypatch)
         setup.broker.connect()
         setup.broker.private_call("AddOrder", ORDER)
         setup.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
         setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
-        ahead = [datetime.fromisoformat(order["deadline"]).timestamp() - setup.clock.now() for order in arrived]
-        assert len(ahead) == 3
-        assert all(2 <= seconds <= 60 for seconds in ahead)
+        seconds_ahead = [datetime.fromisoformat(order["deadline"]).timestamp() - setup.clock.now() for order in arrived]
+        assert len(seconds_ahead) == 3
+        assert all(2 <= seconds <= 60 for seconds in seconds_ahead)
 
 
 def test_deadline_starts_when_the_order_is_sent() -> None:
-    """An order that has waited 30 s for its turn is still accepted: its deadline was not set before it waited."""
+    """An order that has waited 30 s for the request lock is accepted: its deadline was not set before the wait."""
     with open_broker_setup() as setup:
         placing = threading.Thread(target=setup.broker.private_call, args=("AddOrder", ORDER))
         setup.broker.private_call("BalanceEx")
@@ -191,7 +191,7 @@ def test_deadline_starts_when_the_order_is_sent() -> None:
 
 
 def test_caller_supplied_deadline_is_rejected() -> None:
-    """AddOrder with a deadline of its own raises OrderRuleError: the proof that an order is dead rests on ours."""
+    """AddOrder with the caller's deadline raises OrderRuleError: the proof of absence depends on the broker's own."""
     with open_broker_setup() as setup:
         with pytest.raises(OrderRuleError, match="deadline"):
             setup.broker.private_call("AddOrder", ORDER | {"deadline": "2099-01-01T00:00:00Z"})
@@ -199,7 +199,7 @@ def test_caller_supplied_deadline_is_rejected() -> None:
 
 
 def test_an_entry_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit order with expire_seconds goes out as GTD with that expiry, and Kraken ends it then."""
+    """A limit order with expire_seconds is sent as GTD with that expiry, and Kraken expires it then."""
     with open_broker_setup() as setup:
         arrived = sent_orders(setup, monkeypatch)
         placed = setup.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000), expire_seconds=100)
@@ -211,7 +211,7 @@ def test_an_entry_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("given", [None, ""])
 def test_an_order_without_an_id_gets_one(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An AddOrder whose cl_ord_id is missing or empty goes out with one that begins with the bot's id."""
+    """An AddOrder whose cl_ord_id is missing or empty is sent with one that begins with the bot's id."""
     with open_broker_setup() as setup:
         arrived = sent_orders(setup, monkeypatch)
         setup.broker.private_call("AddOrder", ORDER | {"cl_ord_id": given})
@@ -221,22 +221,22 @@ def test_an_order_without_an_id_gets_one(given: str | None, monkeypatch: pytest.
 
 @pytest.mark.parametrize("pair", ["BTC/USD", "ETH/USD"])
 def test_order_from_before_a_crash_is_not_resent(pair: str) -> None:
-    """After a restart the same client id is found on each pair, and no second order is placed."""
+    """After a restart an order with the same client order id is found on each pair, and no second one is placed."""
     with open_broker_setup(RICH_OPTIONS) as setup:
-        names = {symbol: setup.broker.client_order_id(symbol, "test", 60, "entry") for symbol in ("BTC/USD", "ETH/USD")}
+        ids = {symbol: setup.broker.client_order_id(symbol, "test", 60, "entry") for symbol in ("BTC/USD", "ETH/USD")}
         size = Decimal("0.01")
-        placed = setup.broker.place_market_order(pair, "buy", size, "base", cl_ord_id=names[pair])
+        placed = setup.broker.place_market_order(pair, "buy", size, "base", cl_ord_id=ids[pair])
         restarted = setup.open_broker()
-        others = [symbol for symbol in names if symbol != pair]
+        others = [symbol for symbol in ids if symbol != pair]
         for symbol in others:
-            restarted.place_market_order(symbol, "buy", size, "base", cl_ord_id=names[symbol])
-        again = restarted.place_market_order(pair, "buy", size, "base", cl_ord_id=names[pair])
+            restarted.place_market_order(symbol, "buy", size, "base", cl_ord_id=ids[symbol])
+        again = restarted.place_market_order(pair, "buy", size, "base", cl_ord_id=ids[pair])
         assert (again.txid, setup.placed_order_count()) == (placed.txid, 2)
         restarted.close()
 
 
 def test_placed_id_returns_its_order_without_resending() -> None:
-    """The same id twice is one AddOrder, and both answers name the same order."""
+    """The same id twice is one AddOrder, and both results name the same order."""
     with open_broker_setup() as setup:
         txids = [setup.broker.private_call("AddOrder", ORDER_WITH_ID)["txid"] for _ in range(2)]
         assert txids[0] == txids[1]
@@ -244,19 +244,19 @@ def test_placed_id_returns_its_order_without_resending() -> None:
 
 
 def test_refused_id_is_refused_again_without_sending() -> None:
-    """Kraken's final no to an id is given again, word for word, without another AddOrder."""
+    """Kraken's final refusal of an id is raised again with the same strings, without another AddOrder."""
     with open_broker_setup() as setup:
-        words = []
+        refusals = []
         for _ in range(2):
             with pytest.raises(OrderRefusedError) as refused:
                 setup.broker.private_call("AddOrder", ORDER_WITH_ID | {"volume": "100000"})
-            words.append(refused.value.error_strings)
-        assert words[0] == words[1] == ["EOrder:Insufficient funds"]
+            refusals.append(refused.value.error_strings)
+        assert refusals[0] == refusals[1] == ["EOrder:Insufficient funds"]
         assert setup.request_methods().count("AddOrder") == 1
 
 
 def test_id_proved_absent_is_not_resent() -> None:
-    """An id that was settled as not placed is blocked: its signal goes under the id of the next attempt."""
+    """An id that was reconciled as not placed is blocked: its signal needs the id of the next attempt."""
     with open_broker_setup() as setup:
         setup.broker.private_call("AddOrder", ORDER_WITH_ID | {"cl_ord_id": "abcde0000000000000"})
         setup.simulator.faults.fire_next("refuse_502", "AddOrder")
@@ -265,8 +265,8 @@ def test_id_proved_absent_is_not_resent() -> None:
         while setup.broker.unknown_orders():
             setup.broker.reconcile_unknown_orders()
             advance_time(setup.clock, setup.broker.next_query_seconds() or 0.0)
-        sent = setup.broker.journal.get_intent(ORDER_WITH_ID["cl_ord_id"])
+        sent_intent = setup.broker.journal.get_intent(ORDER_WITH_ID["cl_ord_id"])
         with pytest.raises(OrderBlockedError, match="was sent before and is not placed"):
             setup.broker.private_call("AddOrder", ORDER_WITH_ID)
-        assert setup.broker.journal.get_intent(ORDER_WITH_ID["cl_ord_id"]) == sent
+        assert setup.broker.journal.get_intent(ORDER_WITH_ID["cl_ord_id"]) == sent_intent
         assert setup.placed_order_count() == 1

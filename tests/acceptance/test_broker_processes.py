@@ -1,4 +1,4 @@
-"""A key's turn between processes: a holder that is killed, stopped or slow, and SIGTERM while waiting."""
+"""The request lock between processes: a holder that is killed, stopped or slow, and SIGTERM while waiting."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ SLOW = SimulatorOptions(slow_seconds=30)
 
 
 def wait_until_it_holds_the_lock(setup: BrokerSetup, process: Child) -> None:
-    """Return when the child's read has arrived, and Kraken is not answering it."""
+    """Wait until the child's read has arrived at Kraken, which does not answer it."""
     process.expect_line("ready")
     wait_for(lambda: "BalanceEx" in setup.request_methods())
 
 
 def has_waiting_process(setup: BrokerSetup) -> bool:
-    """Tell whether another process waits for the key's turn: it then stands at the gate."""
-    with open(key_file_path(broker_manager.NONCE_FILE, setup.simulator.key, "gate"), "a") as gate:
+    """Return whether another process waits for the request lock: it then holds the queue lock."""
+    with open(key_file_path(broker_manager.NONCE_FILE, setup.simulator.key, "gate"), "a") as queue_lock:
         try:
-            fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(queue_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
 
 
 def test_killed_lock_holder_releases_at_once(tmp_path: Path) -> None:
-    """When the process with the turn is killed, the one that waits gets it, and its nonce is accepted."""
+    """When the process that holds the lock is killed, the waiting one gets it, and its nonce is accepted."""
     with open_broker_setup(SLOW) as setup:
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         with start_broker_child(tmp_path, setup, "one") as holder:
@@ -63,12 +63,13 @@ def test_killed_lock_holder_releases_at_once(tmp_path: Path) -> None:
 def test_suspended_lock_holder_bounds_other_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the holder is stopped, reads and orders get TurnTimeout, nothing is unknown, and a cancel goes alone."""
+    """While the holder is stopped, reads and orders get RequestLockTimeout, nothing is unknown, and a cancel is sent
+    without the lock."""
     caplog.set_level(logging.WARNING)
     with open_broker_setup(SLOW) as setup:
         broker = setup.broker
         txid = broker.private_call("AddOrder", ORDER)["txid"][0]
-        monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.2)
+        monkeypatch.setattr(broker_manager, "LOCK_TIMEOUT_SECONDS", 0.2)
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         with start_broker_child(tmp_path, setup, "one") as holder:
             wait_until_it_holds_the_lock(setup, holder)
@@ -78,17 +79,17 @@ def test_suspended_lock_holder_bounds_other_waits(
             with pytest.raises(RequestLockTimeout):
                 broker.private_call("AddOrder", ORDER)
             assert broker.unknown_orders() == []
-            holder_requests = broker.api.response
+            previous_response = broker.api.response
             assert broker.cancel_order(txid, "BTC/USD")
-            # A thread of ours that has the turn reads its answer there.
-            assert broker.api.response is holder_requests
+            # A thread that holds the lock reads its response from this attribute.
+            assert broker.api.response is previous_response
             assert "goes without the key's turn" in caplog.text
             assert setup.request_methods()[-2:] == ["BalanceEx", "CancelOrder"]
             holder.signal(signal.SIGCONT)
 
 
 def test_suspended_lock_holder_resumes_after_continue(tmp_path: Path) -> None:
-    """A holder that is stopped and continued gets its answer, and both processes call on without a refusal."""
+    """A holder that is stopped and continued gets its response, and both processes continue without a refusal."""
     with open_broker_setup(SimulatorOptions(latency_seconds=(0.0, 0.002))) as setup:
         with start_broker_child(tmp_path, setup, "reads", 40, 2) as holder:
             holder.expect_line("ready")
@@ -102,8 +103,8 @@ def test_suspended_lock_holder_resumes_after_continue(tmp_path: Path) -> None:
 
 
 def test_lock_holder_that_times_out_releases_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read that Kraken answers too late ends with NoAnswerError, and those behind it are answered and not refused."""
-    monkeypatch.setattr(transport, "READ_SECONDS_MAX", 0.3)
+    """A read that Kraken answers too late ends with NoAnswerError, and the waiting calls are answered, none refused."""
+    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.3)
     with open_broker_setup(SimulatorOptions(slow_seconds=1.0)) as setup:
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         raised = run_in_threads(4, lambda: [setup.broker.private_call("BalanceEx") for _ in range(3)])
@@ -112,8 +113,8 @@ def test_lock_holder_that_times_out_releases_the_lock(monkeypatch: pytest.Monkey
 
 
 def test_late_response_is_not_matched_to_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a read that was answered too late, the next call of another method gets its own answer."""
-    monkeypatch.setattr(transport, "READ_SECONDS_MAX", 0.2)
+    """After a read that was answered too late, the next call of another method gets its own response."""
+    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.2)
     with open_broker_setup(SimulatorOptions(slow_seconds=0.4)) as setup:
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         with pytest.raises(NoAnswerError):
@@ -122,7 +123,7 @@ def test_late_response_is_not_matched_to_the_next_call(monkeypatch: pytest.Monke
 
 
 def test_sigterm_ends_a_process_waiting_for_the_lock(tmp_path: Path) -> None:
-    """A process that waits for a turn and gets SIGTERM ends with StoppingError, and has sent nothing."""
+    """A process that gets SIGTERM while it waits for the lock ends with StoppingError, and has sent nothing."""
     with (
         open_broker_setup() as setup,
         setup.broker._request_lock.hold(Priority.READ),
@@ -136,7 +137,8 @@ def test_sigterm_ends_a_process_waiting_for_the_lock(tmp_path: Path) -> None:
 
 
 def test_order_in_flight_at_a_kill_is_found_by_the_next_process(tmp_path: Path) -> None:
-    """When a process is killed before the answer to its order, a new one sees the order as its own, placed once."""
+    """When a process is killed before the response to its order, the next one sees that order as its own, placed
+    once."""
     with open_broker_setup(SLOW) as setup:
         setup.simulator.faults.fire_next("slow", "AddOrder")
         with start_broker_child(tmp_path, setup, "order") as process:

@@ -1,4 +1,4 @@
-"""One key, many processes: they share its rate counters, its pauses, and the probe after a silence."""
+"""One key, many processes: they share its rate counters, its pauses, and the circuit breaker's probe."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ RATE_LIMIT = "EAPI:Rate limit exceeded"
 
 
 def read_in_processes_within_limit(setup: BrokerSetup, folder: Path, limiter_paths: list[str]) -> list[str]:
-    """Let a process for each of the budgets read as fast as it may; return what they said."""
+    """Let one process per rate limiter file read as fast as it is allowed to; return their outputs."""
     start, boot = setup.clock.now(), boottime_seconds()
-    pair = (setup.simulator.key, setup.simulator.secret)
+    credentials = (setup.simulator.key, setup.simulator.secret)
     with ExitStack() as stack:
         children = [
             stack.enter_context(
                 Child(
                     "tests.acceptance.rate_limit_child",
-                    *(setup.simulator.url, *pair, start, boot, SPEED, READS, budget),
+                    *(setup.simulator.url, *credentials, start, boot, SPEED, READS, limiter_path),
                     environment={"STATE_DIR": str(folder)},
                 )
             )
-            for budget in limiter_paths
+            for limiter_path in limiter_paths
         ]
         for process in children:
             process.expect_line("ready")
@@ -54,32 +54,32 @@ def read_in_processes_within_limit(setup: BrokerSetup, folder: Path, limiter_pat
 
 
 def test_processes_sharing_a_limiter_never_exceed_the_rate_limit(tmp_path: Path) -> None:
-    """Four processes that read as fast as they may, twice the allowance at once, are never refused by Kraken."""
+    """Four processes that read as fast as allowed, twice the allowance at once, are never refused by Kraken."""
     with open_broker_setup(SimulatorOptions(tier="starter"), MarketClock(wall_seconds(), SPEED)) as setup:
         assert read_in_processes_within_limit(setup, tmp_path, ["shared"] * PROCESSES) == ["ok"] * PROCESSES * READS
-        assert [row.error for row in setup.requests()] == [""] * PROCESSES * READS
+        assert [request.error for request in setup.requests()] == [""] * PROCESSES * READS
 
 
 def test_processes_with_separate_limiters_exceed_the_rate_limit(tmp_path: Path) -> None:
-    """The same four processes, each with a budget of its own, are refused by Kraken."""
+    """The same four processes, each with a rate limiter of its own, are refused by Kraken."""
     with open_broker_setup(SimulatorOptions(tier="starter"), MarketClock(wall_seconds(), SPEED)) as setup:
-        budgets = [str(tmp_path / f"own.{number}") for number in range(PROCESSES)]
-        assert "RateLimitError" in read_in_processes_within_limit(setup, tmp_path, budgets)
-        assert RATE_LIMIT in [row.error for row in setup.requests()]
+        limiter_paths = [str(tmp_path / f"own.{number}") for number in range(PROCESSES)]
+        assert "RateLimitError" in read_in_processes_within_limit(setup, tmp_path, limiter_paths)
+        assert RATE_LIMIT in [request.error for request in setup.requests()]
 
 
 def test_calls_queued_for_the_request_lock_do_not_burst() -> None:
-    """After an answer that took 10 s of the market's time, the threads that wait behind it are never refused."""
+    """After a response that took 10 s of market time the threads that wait for the lock are never refused."""
     options = SimulatorOptions(tier="starter", slow_seconds=10.0 / SPEED)
     with open_broker_setup(options, MarketClock(wall_seconds(), SPEED), tier=STARTER) as setup:
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         assert run_in_threads(20, lambda: setup.broker.private_call("BalanceEx")) == []
-        assert [row.error for row in setup.requests()] == [""] * 20
+        assert [request.error for request in setup.requests()] == [""] * 20
 
 
 @pytest.mark.parametrize("method", ["BalanceEx", "CancelAll", "AddOrder"])
 def test_throttled_response_pauses_all_senders(method: str) -> None:
-    """After `EService:Throttled` nothing is sent by any broker of the key before the moment that Kraken named."""
+    """After `EService:Throttled` no broker of the key sends anything before the time that Kraken named."""
     with open_broker_setup() as setup:
         other = setup.open_broker()
         until = int(setup.clock.now()) + 40
@@ -95,7 +95,7 @@ def test_throttled_response_pauses_all_senders(method: str) -> None:
 
 @pytest.mark.parametrize(("string", "waits"), [(RATE_LIMIT, (6.0, 6.1)), ("EGeneral:Too many requests", (5.0, 5.1))])
 def test_rate_limit_refusal_is_shared_between_brokers(string: str, waits: tuple[float, float]) -> None:
-    """After a refusal for a limit the next read of another broker of the key waits as long as that limit takes."""
+    """After a rate limit refusal the next read of another broker of the key waits as long as that limit requires."""
     with open_broker_setup(tier=STARTER) as setup:
         other = setup.open_broker(tier=STARTER)
         setup.simulator.faults.raise_next("BalanceEx", string)
@@ -108,7 +108,7 @@ def test_rate_limit_refusal_is_shared_between_brokers(string: str, waits: tuple[
 
 
 def test_restart_does_not_reset_the_rate_counter() -> None:
-    """A broker that is opened after another one has spent the allowance waits for the same decay."""
+    """A broker that is opened after others have used up the allowance waits for the same decay."""
     with open_broker_setup(tier=STARTER) as setup:
         start = setup.clock.now()
         for _ in range(20):
@@ -119,7 +119,7 @@ def test_restart_does_not_reset_the_rate_counter() -> None:
 
 
 def test_cancel_during_shutdown_skips_pauses() -> None:
-    """While the program stops a cancel goes at once, in a pause and with a full counter too."""
+    """While the program stops a cancel is sent at once, during a pause and with a full counter too."""
     with open_broker_setup(tier=STARTER) as setup:
         txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
         setup.broker._rate_limiter.saturate_rest(setup.broker.now())
@@ -132,35 +132,36 @@ def test_cancel_during_shutdown_skips_pauses() -> None:
         assert setup.request_methods()[1:] == ["CancelOrder", "CancelAll"]
 
 
-# Silence: refusals count together, and one process at a time probes
+# Circuit breaker: refusals are counted together, and one process at a time probes
 
 
 def open_expired_breaker(setup: BrokerSetup) -> None:
-    """Leave the key in a silence whose time has come."""
+    """Leave the key's circuit breaker open, with its time over."""
     text = json.dumps({"until_seconds": wall_seconds() - 1, "seconds": 100.0, "reason": "another sender"})
     Path(key_file_path(broker_manager.NONCE_FILE, setup.simulator.key, "silence")).write_text(text)
 
 
 def outputs_of_children(setup: BrokerSetup, folder: Path, arguments: list[object], count: int) -> list[list[str]]:
-    """Let so many processes call at once; return what each said."""
+    """Let `count` processes call at once; return the outputs of each."""
     with ExitStack() as stack:
         children = [stack.enter_context(start_broker_child(folder, setup, *arguments)) for _ in range(count)]
         return [process.read_to_end()[1:] for process in children]
 
 
 def test_nonce_refusals_are_counted_across_processes(tmp_path: Path) -> None:
-    """With a foreign sender on the key, four processes meet three refusals together, never climb, and are silent."""
+    """With an external sender on the key four processes get three refusals together, and the breaker opens without a
+    nonce jump."""
     with open_broker_setup() as setup:
         setup.broker.private_call("BalanceEx")
         setup.simulator.faults.fire_next("foreign_nonce", "BalanceEx", times=100)
-        said = outputs_of_children(setup, tmp_path, ["reads", 5, 1], 4)
-        assert {word for words in said for word in words} == {"InvalidNonceError", "SilenceError"}
+        outputs = outputs_of_children(setup, tmp_path, ["reads", 5, 1], 4)
+        assert {outcome for outcomes in outputs for outcome in outcomes} == {"InvalidNonceError", "CircuitOpenError"}
         assert setup.refused_nonce_count() == 3
-        assert max(int(row.nonce) for row in setup.requests()) <= wall_us()
+        assert max(int(request.nonce) for request in setup.requests()) <= wall_us()
 
 
 def test_one_process_probes_for_all_others(tmp_path: Path) -> None:
-    """When a silence is over, four processes that call at once send one probe, and then all their calls."""
+    """When the breaker's time is over, four processes that call at once send one probe, and then all their calls."""
     with open_broker_setup(SimulatorOptions(latency_seconds=(0.005, 0.02))) as setup:
         open_expired_breaker(setup)
         assert outputs_of_children(setup, tmp_path, ["reads", 3, 2], 4) == [["ok"] * 6] * 4
@@ -168,16 +169,16 @@ def test_one_process_probes_for_all_others(tmp_path: Path) -> None:
 
 
 def test_refused_probe_blocks_all_further_requests(tmp_path: Path) -> None:
-    """When the probe is refused nothing else is sent, by any of four processes that call at once."""
+    """When the probe is refused, none of four processes that call at once sends anything else."""
     with open_broker_setup(SimulatorOptions(latency_seconds=(0.005, 0.02))) as setup:
         open_expired_breaker(setup)
         setup.simulator.faults.fire_next("spurious_nonce", "GetApiKeyInfo")
-        assert outputs_of_children(setup, tmp_path, ["reads", 3, 2], 4) == [["SilenceError"] * 6] * 4
+        assert outputs_of_children(setup, tmp_path, ["reads", 3, 2], 4) == [["CircuitOpenError"] * 6] * 4
         assert setup.request_methods() == ["GetApiKeyInfo"]
 
 
 def test_next_process_probes_when_the_prober_is_killed(tmp_path: Path) -> None:
-    """When the process that probes is killed, the next one probes, and nothing else goes before it is answered."""
+    """When the probing process is killed, the next one probes, and nothing else is sent before the response."""
     with open_broker_setup(SimulatorOptions(slow_seconds=30.0)) as setup:
         open_expired_breaker(setup)
         setup.simulator.faults.fire_next("slow", "GetApiKeyInfo")
@@ -192,7 +193,8 @@ def test_next_process_probes_when_the_prober_is_killed(tmp_path: Path) -> None:
 
 
 def test_matching_engine_limit_delays_only_its_pair() -> None:
-    """After `EOrder:Rate limit exceeded` the next order of the pair waits 17 s at one point a second, ETH/USD none."""
+    """After `EOrder:Rate limit exceeded` the next order of the pair waits 17 s at one point a second, ETH/USD does not
+    wait."""
     with open_broker_setup(tier=STARTER) as setup:
         setup.simulator.faults.raise_next("AddOrder", "EOrder:Rate limit exceeded")
         with pytest.raises(OrderRefusedError):
@@ -205,7 +207,7 @@ def test_matching_engine_limit_delays_only_its_pair() -> None:
 
 
 def test_cancels_of_new_orders_wait_for_the_matching_engine_counter() -> None:
-    """Twelve orders that are placed and cancelled at once are never refused: the cancels wait for the engine."""
+    """Twelve orders that are placed and canceled at once are never refused: the cancels wait for the counter."""
     with open_broker_setup(SimulatorOptions(tier="starter"), tier=STARTER) as setup:
         txids = [setup.broker.private_call("AddOrder", ORDER)["txid"][0] for _ in range(12)]
         begin = setup.clock.now()

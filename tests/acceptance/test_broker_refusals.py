@@ -1,4 +1,4 @@
-"""Refused nonces and lockouts, counted in requests by the simulator's own log."""
+"""Refused nonces and lockouts, counted in requests in the simulator's log."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ NONCE_REFUSED = "EAPI:Invalid nonce"
 
 
 def breaker_path(key: str) -> Path:
-    """Return where the silence of a key is kept."""
+    """Return the path of the circuit breaker file of a key."""
     return Path(key_file_path(broker_manager.NONCE_FILE, key, "silence"))
 
 
 def read_breaker(key: str) -> dict[str, Any]:
-    """Return the silence of a key, as it is kept."""
+    """Return the stored circuit breaker of a key."""
     state: dict[str, Any] = json.loads(breaker_path(key).read_text())
     return state
 
 
 def expire_breaker(key: str) -> None:
-    """Let the time of the silence be over."""
+    """Let the time of the open breaker be over."""
     state = read_breaker(key)
     breaker_path(key).write_text(json.dumps(state | {"until_seconds": wall_seconds() - 1}))
 
 
 def make_key_with_higher_floor(setup: BrokerSetup, ahead_us: int) -> Key:
-    """Return a key whose last accepted nonce is so far ahead of the clock."""
+    """Return a key whose last accepted nonce is `ahead_us` ahead of the clock."""
     return setup.simulator.add_key(floor=wall_us() + ahead_us)
 
 
 def error_on_read(setup: BrokerSetup, key: Key, **settings: Any) -> BotError | None:
-    """Make one read by a new broker; return what it raised."""
+    """Make one read with a new broker; return the error."""
     broker = setup.open_broker(key, **settings)
     try:
         broker.private_call("BalanceEx")
@@ -64,14 +64,14 @@ def error_on_read(setup: BrokerSetup, key: Key, **settings: Any) -> BotError | N
 
 @pytest.mark.parametrize(("ahead_seconds", "refusals"), [(30, 3), (595, 4)])
 def test_floor_ahead_of_the_clock_is_passed_by_nonce_jumps(ahead_seconds: int, refusals: int) -> None:
-    """A key whose floor is ahead costs its exact number of refusals, and then works."""
+    """A key whose floor is ahead costs an exact number of refusals, and then works."""
     with open_broker_setup() as setup:
         key = make_key_with_higher_floor(setup, ahead_seconds * 1_000_000)
         broker = setup.open_broker(key)
         for _ in range(3):
             broker.private_call("BalanceEx")
         broker.close()
-        assert [row.error for row in setup.requests(key[0])] == [NONCE_REFUSED] * refusals + [""] * 3
+        assert [request.error for request in setup.requests(key[0])] == [NONCE_REFUSED] * refusals + [""] * 3
 
 
 def test_floor_eleven_minutes_ahead_is_not_jumped_over() -> None:
@@ -79,8 +79,8 @@ def test_floor_eleven_minutes_ahead_is_not_jumped_over() -> None:
     with open_broker_setup() as setup:
         key = make_key_with_higher_floor(setup, 660_000_000)
         assert isinstance(error_on_read(setup, key), InvalidNonceError)
-        assert [row.error for row in setup.requests(key[0])] == [NONCE_REFUSED] * 5
-        ahead_us = [int(row.nonce) - wall_us() for row in setup.requests(key[0])]
+        assert [request.error for request in setup.requests(key[0])] == [NONCE_REFUSED] * 5
+        ahead_us = [int(request.nonce) - wall_us() for request in setup.requests(key[0])]
         assert 590_000_000 < max(ahead_us) <= 600_000_000
         assert 50_000_000 < ahead_us[3] <= 60_000_000
 
@@ -91,53 +91,55 @@ def make_nanosecond_key(setup: BrokerSetup) -> Key:
 
 
 def test_nanosecond_key_opens_breaker_after_five_refusals(tmp_path: Path) -> None:
-    """A key burnt in nanoseconds costs 5 refusals; then no request arrives, also after a restart, in any process."""
+    """A key with a nanosecond floor costs 5 refusals; then no process sends anything, after a restart either."""
     with open_broker_setup() as setup:
         key = make_nanosecond_key(setup)
-        first = error_on_read(setup, key)
-        assert isinstance(first, InvalidNonceError)
-        assert "NONCE_UNIT=ns" in str(first)
+        first_error = error_on_read(setup, key)
+        assert isinstance(first_error, InvalidNonceError)
+        assert "NONCE_UNIT=ns" in str(first_error)
         assert isinstance(error_on_read(setup, key), CircuitOpenError)
         with start_broker_child(tmp_path, setup, "one", key=key) as process:
-            assert process.read_to_end() == ["ready", "SilenceError"]
+            assert process.read_to_end() == ["ready", "CircuitOpenError"]
         with pytest.raises(CircuitOpenError):
             setup.open_broker(key).private_call("AddOrder", ORDER)
-        assert [row.error for row in setup.requests(key[0])] == [NONCE_REFUSED] * 5
+        assert [request.error for request in setup.requests(key[0])] == [NONCE_REFUSED] * 5
         assert 890 < read_breaker(key[0])["until_seconds"] - wall_seconds() <= 900
 
 
 def test_nanosecond_unit_works_on_a_nanosecond_key(nonce_file: Path) -> None:
-    """With NONCE_UNIT=ns a key burnt in nanoseconds works without a refusal, and the common file keeps 16 digits."""
+    """With NONCE_UNIT=ns a key with a nanosecond floor works without a refusal, and the common file keeps 16
+    digits."""
     with open_broker_setup() as setup:
         key = make_nanosecond_key(setup)
         broker = setup.open_broker(key, nonce_unit="ns")
         for _ in range(3):
             broker.private_call("BalanceEx")
         broker.close()
-        assert [(row.error, len(row.nonce)) for row in setup.requests(key[0])] == [("", 19)] * 3
+        assert [(request.error, len(request.nonce)) for request in setup.requests(key[0])] == [("", 19)] * 3
         assert len(nonce_file.read_text()) == 16
         assert Path(key_file_path(nonce_file, key[0], "txt")).read_text() == setup.requests(key[0])[-1].nonce
 
 
 def test_breaker_probes_once_and_reopens_longer_if_refused() -> None:
-    """When the silence is over exactly one GetApiKeyInfo goes; refused, the silence is doubled up to 15 minutes."""
+    """When the breaker's time is over, exactly one GetApiKeyInfo is sent; if refused, the time doubles up to 15
+    minutes."""
     with open_broker_setup() as setup:
         key = make_nanosecond_key(setup)
         error_on_read(setup, key)
         state = read_breaker(key[0])
-        lengths = []
+        open_seconds = []
         breaker_path(key[0]).write_text(json.dumps(state | {"until_seconds": 0, "seconds": 100.0}))
         for _ in range(5):
             assert isinstance(error_on_read(setup, key), CircuitOpenError)
-            lengths.append(read_breaker(key[0])["seconds"])
+            open_seconds.append(read_breaker(key[0])["seconds"])
             assert isinstance(error_on_read(setup, key), CircuitOpenError)
             expire_breaker(key[0])
-        assert lengths == [200, 400, 800, 900, 900]
+        assert open_seconds == [200, 400, 800, 900, 900]
         assert setup.request_methods(key[0])[5:] == ["GetApiKeyInfo"] * 5
 
 
 def test_accepted_probe_closes_the_breaker() -> None:
-    """After the silence one accepted GetApiKeyInfo is enough: the call itself follows, and no more probes."""
+    """After the breaker's time one accepted GetApiKeyInfo is enough: the call itself follows, and no more probes."""
     with open_broker_setup() as setup:
         key = make_nanosecond_key(setup)
         error_on_read(setup, key)
@@ -149,7 +151,7 @@ def test_accepted_probe_closes_the_breaker() -> None:
 
 @pytest.mark.parametrize("fault", ["answer_502", "EService:Unavailable"])
 def test_order_with_unanswered_probe_is_not_sent(fault: str) -> None:
-    """When the probe in front of an order is not answered, nothing of the order was sent, and nothing is unknown."""
+    """When the probe before an order is not answered, the order is not sent and not unknown."""
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("AddOrder", ORDER)
@@ -167,7 +169,7 @@ def test_order_with_unanswered_probe_is_not_sent(fault: str) -> None:
 
 
 def test_breaker_can_close_without_getapikeyinfo() -> None:
-    """Where Kraken does not know GetApiKeyInfo, the probe's answer ends the silence all the same."""
+    """If Kraken does not know GetApiKeyInfo, the response to the probe closes the breaker nevertheless."""
     with open_broker_setup() as setup:
         setup.broker.private_call("BalanceEx")
         setup.broker._circuit_breaker.handle_lockout()
@@ -181,7 +183,8 @@ def test_breaker_can_close_without_getapikeyinfo() -> None:
 
 
 def test_external_sender_opens_breaker_without_nonce_jump(nonce_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In sync, three refusals bring 100 s of silence and no jump; after the probe the log names the other sender."""
+    """After an accepted nonce three refusals open the breaker for 100 s without a nonce jump, and after the probe the
+    log names the other sender."""
     caplog.set_level(logging.WARNING)
     with open_broker_setup() as setup:
         broker = setup.broker
@@ -191,7 +194,7 @@ def test_external_sender_opens_breaker_without_nonce_jump(nonce_file: Path, capl
             broker.private_call("BalanceEx")
         with pytest.raises(CircuitOpenError, match="another sender"):
             broker.private_call("BalanceEx")
-        assert [row.error for row in setup.requests()] == [""] + [NONCE_REFUSED] * 3
+        assert [request.error for request in setup.requests()] == [""] + [NONCE_REFUSED] * 3
         assert int(nonce_file.read_text()) <= wall_us()
         assert 90 < read_breaker(setup.simulator.key)["until_seconds"] - wall_seconds() <= 100
         expire_breaker(setup.simulator.key)
@@ -203,7 +206,7 @@ def test_external_sender_opens_breaker_without_nonce_jump(nonce_file: Path, capl
 
 
 def test_three_refusals_within_a_minute_mean_an_external_sender() -> None:
-    """Three refusals within 60 s bring the silence, even with accepted nonces in between."""
+    """Three refusals within 60 s open the breaker, even with accepted nonces in between."""
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("BalanceEx")
@@ -219,16 +222,16 @@ def test_three_refusals_within_a_minute_mean_an_external_sender() -> None:
 
 
 def test_spurious_refusal_costs_one_request() -> None:
-    """A single refusal without a reason costs one more request, and the call works."""
+    """A single spurious refusal costs one more request, and the call succeeds."""
     with open_broker_setup() as setup:
         setup.broker.private_call("BalanceEx")
         setup.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
         setup.broker.private_call("BalanceEx")
-        assert [row.error for row in setup.requests()] == ["", NONCE_REFUSED, ""]
+        assert [request.error for request in setup.requests()] == ["", NONCE_REFUSED, ""]
 
 
 def test_lockout_opens_the_breaker(tmp_path: Path) -> None:
-    """A lockout costs one request; then there are 15 minutes without one, in other processes too."""
+    """A lockout costs one request; then no process sends one for 15 minutes."""
     with open_broker_setup() as setup:
         setup.simulator.faults.raise_next("BalanceEx", "EGeneral:Temporary lockout")
         with pytest.raises(LockoutError):
@@ -238,7 +241,7 @@ def test_lockout_opens_the_breaker(tmp_path: Path) -> None:
         with pytest.raises(CircuitOpenError):
             setup.broker.cancel_order("OAAAAA-BBBBB-CCCCCC", "BTC/USD")
         with start_broker_child(tmp_path, setup, "one") as process:
-            assert process.read_to_end() == ["ready", "SilenceError"]
+            assert process.read_to_end() == ["ready", "CircuitOpenError"]
         assert setup.request_methods() == ["BalanceEx"]
         assert 890 < read_breaker(setup.simulator.key)["until_seconds"] - wall_seconds() <= 900
 
@@ -256,7 +259,7 @@ def test_order_refused_for_its_nonce_is_never_resent(fault: str) -> None:
 
 
 def test_a_refused_cancel_is_repeated() -> None:
-    """A cancel whose nonce is refused is sent again, and cancels."""
+    """A cancel whose nonce is refused is sent again and succeeds."""
     with open_broker_setup() as setup:
         txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
         setup.simulator.faults.fire_next("spurious_nonce", "CancelOrder")

@@ -1,4 +1,4 @@
-"""The first moments of a broker: no nonce before Kraken's time is known, no order before the past is known."""
+"""The start of a broker: no nonce before Kraken's time is known, no order before start-up reconciliation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDER_WITH_ID = ORDER | {"cl_ord_id": "abcde1234567890123"}
 
 
 def test_new_broker_issues_no_nonce(nonce_file: Path) -> None:
-    """A broker that is made while the clock is two days ahead leaves no nonce behind that would outlive the error."""
+    """Creating a broker while the clock is two days ahead does not store a nonce that would outlive the error."""
     with open_broker_setup() as setup:
         with freeze_time(datetime.now(UTC) + timedelta(days=2)):
             setup.open_broker().close()
@@ -31,21 +31,22 @@ def test_new_broker_issues_no_nonce(nonce_file: Path) -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_first_order_waits_for_startup_reconciliation() -> None:
-    """A pair's first named order waits 13 s from the first accepted read, is looked up among open orders, 3 s later
-    among closed ones, and only then sent."""
+    """A pair's first order with a given id waits 13 s from the first accepted read; then open orders and 3 s later
+    closed orders are queried, and only then is it sent."""
     with open_broker_setup() as setup:
         setup.broker.connect()
         start = setup.requests()[0].time
         setup.broker.private_call("AddOrder", ORDER_WITH_ID)
-        rows = [row for row in setup.requests() if row.method in ("OpenOrders", "ClosedOrders", "AddOrder")]
-        assert [row.method for row in rows] == ["OpenOrders", "OpenOrders", "ClosedOrders", "AddOrder"]
-        assert rows[1].time >= start + ORDER_DEADLINE_SECONDS + DEADLINE_MARGIN_SECONDS
-        assert rows[2].time >= rows[1].time + QUERY_GAP_SECONDS
+        methods = ("OpenOrders", "ClosedOrders", "AddOrder")
+        requests = [request for request in setup.requests() if request.method in methods]
+        assert [request.method for request in requests] == ["OpenOrders", *methods]
+        assert requests[1].time >= start + ORDER_DEADLINE_SECONDS + DEADLINE_MARGIN_SECONDS
+        assert requests[2].time >= requests[1].time + QUERY_GAP_SECONDS
 
 
 @pytest.mark.usefixtures("nonce_file")
 def test_journal_with_future_timestamp_is_not_current() -> None:
-    """A journal that a wrong clock has called complete until tomorrow is one that may lack orders, and is set right."""
+    """A journal that is complete until tomorrow, due to a wrong clock, counts as incomplete and is corrected."""
     with open_broker_setup() as setup:
         setup.broker.journal.set_complete_until(setup.broker.bot_id, setup.clock.now() + 86_400)
         setup.broker.private_call("AddOrder", ORDER_WITH_ID)
@@ -55,7 +56,7 @@ def test_journal_with_future_timestamp_is_not_current() -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_later_and_generated_id_orders_are_not_queried() -> None:
-    """A second order of the pair, and an order whose id was made just now, are sent without a look-up."""
+    """A second order of the pair, and an order with a generated id, are sent without a query."""
     with open_broker_setup() as setup:
         setup.broker.private_call("AddOrder", ORDER)
         assert setup.request_methods() == ["AddOrder"]
@@ -68,36 +69,36 @@ def test_later_and_generated_id_orders_are_not_queried() -> None:
 @pytest.mark.usefixtures("nonce_file")
 @pytest.mark.parametrize("clears", ["open", "closed"])
 def test_order_of_an_earlier_run_is_not_resent(clears: str) -> None:
-    """After a restart the same signal finds its order, whether it rests or was cancelled, and sends nothing."""
+    """After a restart the same signal finds its order, open or canceled, and sends nothing."""
     with open_broker_setup() as setup:
         setup.broker.private_call("AddOrder", ORDER_WITH_ID)
         txid = setup.broker.get_open_orders()[0].txid
         if clears == "closed":
             setup.broker.cancel_order(txid)
         advance_time(setup.clock, 30)
-        again = setup.open_broker()
-        assert again.private_call("AddOrder", ORDER_WITH_ID)["txid"] == [txid]
-        again.close()
+        restarted = setup.open_broker()
+        assert restarted.private_call("AddOrder", ORDER_WITH_ID)["txid"] == [txid]
+        restarted.close()
         assert setup.placed_order_count() == 1
 
 
 @pytest.mark.usefixtures("nonce_file")
 def test_all_orders_of_an_earlier_run_are_not_resent() -> None:
-    """After a restart two market orders of one pair, the parts of an exit, are both found, and none is sent."""
+    """After a restart two market orders of one pair, the parts of an exit, are both found, and none is sent again."""
     with open_broker_setup() as setup:
-        names = ("abcde1234567890123", "abcde1234567890124")
-        for name in names:
-            setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
-        again = setup.open_broker()
-        for name in names:
-            again.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=name)
-        again.close()
+        ids = ("abcde1234567890123", "abcde1234567890124")
+        for cl_ord_id in ids:
+            setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=cl_ord_id)
+        restarted = setup.open_broker()
+        for cl_ord_id in ids:
+            restarted.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base", cl_ord_id=cl_ord_id)
+        restarted.close()
         assert setup.placed_order_count() == 2
 
 
 @pytest.mark.usefixtures("nonce_file")
 def test_calls_other_than_reads_and_cancels_are_sent_once() -> None:
-    """A refused nonce on a method that could do something twice is raised and not repeated."""
+    """A refused nonce on a method that is not safe to repeat is raised and not repeated."""
     with open_broker_setup() as setup:
         setup.simulator.faults.raise_next("Withdraw", "EAPI:Invalid nonce")
         with pytest.raises(InvalidNonceError):
@@ -107,7 +108,7 @@ def test_calls_other_than_reads_and_cancels_are_sent_once() -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_quote_sized_sell_uses_the_current_price() -> None:
-    """A market sell of 100 in quote sells coins for 100 at the current price, not at the collar's."""
+    """A market sell of 100 in quote sells coins for 100 at the current price, not at the worst accepted price."""
     with open_broker_setup() as setup:
         setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base")
         placed = setup.broker.place_market_order("BTC/USD", "sell", Decimal(100), "quote")
@@ -116,17 +117,17 @@ def test_quote_sized_sell_uses_the_current_price() -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_an_order_without_connect_has_its_deadline_in_krakens_time() -> None:
-    """A broker that never connected, on a clock a minute behind Kraken's, still has its order placed."""
+    """A broker without connect(), on a clock a minute behind Kraken's, still gets its order placed."""
     with open_broker_setup() as setup:
-        late = setup.open_broker(market=MarketClock(setup.clock.now() - 60, 1.0))
-        assert late.private_call("AddOrder", ORDER)["txid"]
-        late.close()
+        broker_behind = setup.open_broker(market_clock=MarketClock(setup.clock.now() - 60, 1.0))
+        assert broker_behind.private_call("AddOrder", ORDER)["txid"]
+        broker_behind.close()
 
 
 @pytest.mark.usefixtures("nonce_file")
-@pytest.mark.parametrize("yes", [True, "true", "1", "TRUE"])
-def test_a_validated_order_is_only_checked(yes: object) -> None:
-    """However `validate` is spelt, nothing is placed."""
+@pytest.mark.parametrize("validate", [True, "true", "1", "TRUE"])
+def test_a_validated_order_is_only_checked(validate: object) -> None:
+    """With any spelling of `validate` nothing is placed."""
     with open_broker_setup() as setup:
-        setup.broker.private_call("AddOrder", ORDER | {"validate": yes})
+        setup.broker.private_call("AddOrder", ORDER | {"validate": validate})
         assert setup.placed_order_count() == 0

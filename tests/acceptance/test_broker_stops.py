@@ -1,4 +1,4 @@
-"""The stop that rests at Kraken, over real HTTP: what is sent, what bounds it, and that it works without the bot."""
+"""Stop orders at Kraken over real HTTP: their fields, their limits, and that they work without the bot."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def only_open_order(setup: BrokerSetup) -> Order:
 
 
 def test_stop_rests_with_its_trigger_and_client_order_id() -> None:
-    """A stop is open without an end as stop-loss, at its trigger price, under its name, its fee in money."""
+    """A stop is open as stop-loss without expiry, with its trigger price and client order id, its fee in quote."""
     with falling_market() as setup:
         txid = place_stop(setup)
         order = only_open_order(setup)
@@ -58,29 +58,29 @@ def test_stop_rests_with_its_trigger_and_client_order_id() -> None:
 
 
 def test_a_stop_sells_while_no_bot_runs() -> None:
-    """With its broker closed, a stop at 45000 sells when the price has come down to it, and pays its fee in money."""
+    """With its broker closed, a stop at 45000 sells when the price falls to it, and pays its fee in quote."""
     with falling_market() as setup:
         place_stop(setup)
         setup.broker.close()
         advance_time(setup.clock, 499)
         assert setup.simulator.exchange.account.trades == []
         advance_time(setup.clock, 2)
-        later = setup.open_broker(bot_id="bot01")
-        (sold,) = later.get_closed_orders()
+        restarted = setup.open_broker(bot_id="bot01")
+        (sold,) = restarted.get_closed_orders()
         assert (sold.cl_ord_id, sold.status, sold.executed, sold.average_price) == (
             CL_ORD_ID,
             OrderStatus.CLOSED,
             Decimal("0.5"),
             Decimal("44999.9"),
         )
-        balances = later.get_account_balance()
+        balances = restarted.get_account_balance()
         assert balances["BTC"].total == Decimal("0.5")
         assert balances["USD"].total == sold.cost - sold.fee
-        later.close()
+        restarted.close()
 
 
 def test_canceling_a_stop_frees_its_coins() -> None:
-    """A resting stop ties its coins up, and its cancel frees them."""
+    """A resting stop reserves its coins, and its cancel frees them."""
     with falling_market() as setup:
         txid = place_stop(setup)
         assert setup.broker.get_account_balance()["BTC"].free == Decimal("0.5")
@@ -89,7 +89,7 @@ def test_canceling_a_stop_frees_its_coins() -> None:
 
 
 def test_stop_value_is_bounded_by_the_current_price() -> None:
-    """A stop over coins worth more than MAX_ORDER_VALUE is not sent, however low its trigger is."""
+    """A stop for coins worth more than MAX_ORDER_VALUE is not sent, however low its trigger is."""
     with falling_market(max_order_value=Decimal(250)) as setup:
         with pytest.raises(OrderRuleError, match="MAX_ORDER_VALUE"):
             place_stop(setup, "0.006", "40000")
@@ -98,7 +98,7 @@ def test_stop_value_is_bounded_by_the_current_price() -> None:
 
 @pytest.mark.parametrize(("quantity", "price"), [("0.5", "45000.05"), ("0.00001", "45000")])
 def test_a_stop_off_the_grid_or_below_the_minimum_is_not_sent(quantity: str, price: str) -> None:
-    """A trigger between two ticks, or a quantity below the pair's minimum, raises OrderRuleError and is not sent."""
+    """A trigger between two price ticks, or a quantity below the minimum, raises OrderRuleError and is not sent."""
     with falling_market() as setup:
         with pytest.raises(OrderRuleError):
             place_stop(setup, quantity, price)
@@ -106,12 +106,12 @@ def test_a_stop_off_the_grid_or_below_the_minimum_is_not_sent(quantity: str, pri
 
 
 def test_unanswered_stop_is_unknown_and_then_found() -> None:
-    """A stop that ran but was answered 502 is unknown, blocks its pair, and is settled as the one order there is."""
+    """A stop that was executed but answered 502 is unknown, and is then reconciled as the only order."""
     with falling_market() as setup:
         setup.simulator.faults.fire_next("answer_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError):
             place_stop(setup)
-        assert [one.cl_ord_id for one in setup.broker.unknown_orders()] == [CL_ORD_ID]
+        assert [order.cl_ord_id for order in setup.broker.unknown_orders()] == [CL_ORD_ID]
         resolutions = setup.broker.reconcile_unknown_orders()
         assert [resolution.order.kind for resolution in resolutions if resolution.order] == ["stop-loss"]
         assert (setup.broker.unknown_orders(), setup.placed_order_count()) == ([], 1)

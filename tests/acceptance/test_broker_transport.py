@@ -1,4 +1,4 @@
-"""What can go wrong on the wire: redirects, proxies, broken, late and endless answers, no connection."""
+"""Transport failures: redirects, proxies, broken, late and endless responses, no connection."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 class RawServer:
-    """A server of one answer: `answer` writes to each connection whatever it likes. `received` keeps what came."""
+    """A server that calls `answer` to write raw bytes to each connection; `received` has the requests."""
 
     def __init__(self, answer: Callable[[socket.socket, threading.Event], None]) -> None:
         self._answer = answer
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self.received: list[bytes] = []
         self.connections = 0
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -51,11 +51,11 @@ class RawServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
             self.received.append(connection.recv(65_536))
-            self._answer(connection, self._over)
+            self._answer(connection, self._stopped)
 
     def close(self) -> None:
-        """Stop serving; wait for what still runs."""
-        self._over.set()
+        """Stop serving; wait for the threads."""
+        self._stopped.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         for thread in self._threads:
@@ -73,7 +73,7 @@ def raw_server(answer: Callable[[socket.socket, threading.Event], None]) -> Iter
 
 
 def fixed_response(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
-    """Return an answer of these bytes."""
+    """Return a function that answers with these bytes."""
     return lambda connection, _: connection.sendall(text)
 
 
@@ -87,7 +87,7 @@ def make_call(url: str, method: str = "BalanceEx") -> object:
 
 
 def http_response(text: bytes) -> bytes:
-    """Return a whole answer with this body."""
+    """Return a complete response with this body."""
     return HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(text), text)
 
 
@@ -95,7 +95,7 @@ def http_response(text: bytes) -> bytes:
 
 
 def test_a_redirect_does_not_lead_the_signature_away() -> None:
-    """A 307 to another server ends in NoAnswerError, and not even a connection arrives there."""
+    """A 307 to another server raises NoAnswerError, and not even a connection arrives there."""
     with raw_server(fixed_response(http_response(b'{"error":[],"result":{}}'))) as thief:
         with open_broker_setup(SimulatorOptions(redirect_url=thief.url)) as setup:
             setup.simulator.faults.fire_next("redirect_307", "BalanceEx")
@@ -109,7 +109,7 @@ def test_a_redirect_does_not_lead_the_signature_away() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_of_a_public_call_is_followed(status: int) -> None:
-    """Whatever the redirect, the second server gets nothing."""
+    """With any redirect status the second server gets nothing."""
     with raw_server(fixed_response(http_response(b'{"error":[],"result":{}}'))) as thief:
         text = b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, thief.url.encode())
         with raw_server(fixed_response(text)) as server:
@@ -121,7 +121,7 @@ def test_no_redirect_of_a_public_call_is_followed(status: int) -> None:
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxy variables and a .netrc of the environment change nothing: no proxy sees a request."""
+    """Proxy variables of the environment are ignored: no proxy gets a request."""
     with raw_server(fixed_response(http_response(b'{"error":[],"result":{}}'))) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
@@ -135,7 +135,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_proxy_that_is_set_is_used() -> None:
-    """With KRAKEN_PROXY the request goes to the proxy, with its whole address; as a Secret, which settings hold."""
+    """With KRAKEN_PROXY, a Secret as in the settings, the request goes to the proxy with its full URL."""
     with raw_server(fixed_response(http_response(b'{"error":[],"result":{"Z":"1"}}'))) as proxy:
         broker = KrakenBroker(KEY, SECRET, api_url="http://127.0.0.1:9", proxy=Secret(proxy.url))
         assert broker.private_call("Balance") == {"Z": "1"}
@@ -144,20 +144,20 @@ def test_a_proxy_that_is_set_is_used() -> None:
 
 
 def test_secrets_sign_as_plain_texts_do() -> None:
-    """A key and secret that do not print are sent and sign like any other."""
+    """A key and secret of type Secret are sent and sign like plain strings."""
     with open_broker_setup() as setup:
         broker = setup.open_broker((Secret(setup.simulator.key), Secret(setup.simulator.secret)))
         broker.private_call("BalanceEx")
         broker.close()
-        assert [row.error for row in setup.requests()] == [""]
+        assert [request.error for request in setup.requests()] == [""]
 
 
-# Answers that are none
+# Invalid responses
 
 
 @pytest.mark.parametrize("fault", ["answer_502", "refuse_502", "reset", "half_body", "html"])
 def test_a_broken_answer_is_no_answer(fault: str) -> None:
-    """A 502, a reset, half a body or HTML raises NoAnswerError; nothing is repeated, and the next call works."""
+    """A 502, a reset, half a body or HTML raises NoAnswerError; nothing is repeated, and the next call succeeds."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next(fault, "BalanceEx")
         with pytest.raises(NoAnswerError):
@@ -204,15 +204,15 @@ def test_an_answer_that_is_not_http_is_no_answer(text: bytes) -> None:
         make_call(server.url)
 
 
-# Answers without an end
+# Endless responses
 
 
 def trickling_response(start: bytes, drop: bytes) -> Callable[[socket.socket, threading.Event], None]:
-    """Return an answer that begins with `start` and then goes on with `drop`, now and then, for ever."""
+    """Return a function that sends `start` and then `drop` again and again, without end."""
 
-    def answer(connection: socket.socket, over: threading.Event) -> None:
+    def answer(connection: socket.socket, stopped: threading.Event) -> None:
         connection.sendall(start)
-        while not over.wait(0.02):
+        while not stopped.wait(0.02):
             connection.sendall(drop)
 
     return answer
@@ -221,10 +221,10 @@ def trickling_response(start: bytes, drop: bytes) -> Callable[[socket.socket, th
 ENDLESS = {
     "body": trickling_response(HEAD + b"Content-Length: 100000\r\n\r\n{", b" "),
     "headers": trickling_response(b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n"),
-    "a header's letters": trickling_response(b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "a header's characters": trickling_response(b"HTTP/1.1 200 OK\r\nX: ", b"a"),
     "status lines": trickling_response(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "chunks": trickling_response(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
-    "silence": lambda _, over: over.wait(),
+    "silence": lambda _, stopped: stopped.wait(),
 }
 
 
@@ -232,24 +232,24 @@ ENDLESS = {
 def test_an_endless_answer_ends(
     answer: Callable[[socket.socket, threading.Event], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that trickles for ever, wherever it is, ends in NoAnswerError once the answer's time is over."""
-    monkeypatch.setattr(transport, "ANSWER_SECONDS_MAX", 0.5)
-    monkeypatch.setattr(transport, "READ_SECONDS_MAX", 0.4)
+    """A response that trickles without end, in any part, raises NoAnswerError once the response timeout is over."""
+    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.4)
     with raw_server(answer) as server:
         before = boottime_seconds()
         with pytest.raises(NoAnswerError):
             make_call(server.url)
-        # Without the bound the call would not come back at all; the server goes on as long as the test does.
+        # Without the timeout the call would never return: the server sends for as long as the test runs.
         assert boottime_seconds() - before >= 0.3
 
 
 def test_an_answer_in_pieces_within_its_time_is_read() -> None:
-    """An answer that comes in small pieces, but within its time, is read whole."""
+    """A response in small pieces that ends within the timeout is read completely."""
 
-    def answer(connection: socket.socket, over: threading.Event) -> None:
+    def answer(connection: socket.socket, stopped: threading.Event) -> None:
         for letter in http_response(b'{"error":[],"result":{"ZUSD":"1.50"}}'):
             connection.sendall(bytes([letter]))
-            over.wait(0.001)
+            stopped.wait(0.001)
 
     with raw_server(answer) as server:
         assert make_call(server.url) == {"ZUSD": "1.50"}
@@ -259,7 +259,7 @@ def test_an_answer_in_pieces_within_its_time_is_read() -> None:
 
 
 def test_a_refused_connection_was_not_sent() -> None:
-    """Where nobody listens, NotSentError says that nothing left."""
+    """If nothing listens at the address, NotSentError reports that nothing was sent."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(NotSentError):
@@ -271,7 +271,7 @@ def test_order_without_a_connection_is_not_sent() -> None:
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("AddOrder", ORDER)
-        # From here on private calls lead nowhere.
+        # From here on private calls go to a closed port.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         broker.api.uri = f"http://127.0.0.1:{port}"
@@ -286,7 +286,7 @@ def test_a_host_without_an_address_was_not_sent(monkeypatch: pytest.MonkeyPatch)
     def no_such_name(*arguments: object, **options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    # The one thing faked in this file: a look-up would leave the machine.
+    # The only fake in this file: a DNS query would leave the machine.
     monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
     with pytest.raises(NotSentError):
         make_call("https://kraken.invalid")
@@ -294,7 +294,7 @@ def test_a_host_without_an_address_was_not_sent(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_server_that_does_not_accept_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is not accepted in time raises NotSentError."""
-    monkeypatch.setattr(transport, "CONNECT_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -310,18 +310,18 @@ def test_a_server_that_does_not_accept_was_not_sent(monkeypatch: pytest.MonkeyPa
 
 
 def test_plain_text_on_a_tls_port_is_a_transport_error() -> None:
-    """A server that does not speak TLS raises a TransportError, and never sees the key."""
+    """A server that does not speak TLS raises TransportError, and never receives the key."""
     with raw_server(fixed_response(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
         with pytest.raises(TransportError):
             make_call(server.url.replace("http:", "https:"))
         assert all(KEY.encode() not in text for text in server.received)
 
 
-# Connections that live on
+# Persistent connections
 
 
 def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
-    """Where the server hangs up between two calls, the second one goes over a new connection and is answered."""
+    """If the server closes the connection between two calls, the second one uses a new connection and is answered."""
     closed = threading.Semaphore(0)
 
     def answer_once(connection: socket.socket, _: threading.Event) -> None:
@@ -339,17 +339,17 @@ def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
 
 
 def test_calls_share_one_connection() -> None:
-    """Several private calls go over one connection."""
+    """Several private calls use one connection."""
     with open_broker_setup() as setup:
-        opened = setup.simulator._server
-        assert opened is not None
+        server = setup.simulator._server
+        assert server is not None
         for _ in range(5):
             setup.broker.private_call("BalanceEx")
-        assert len(opened._connections) == 1
+        assert len(server._connections) == 1
 
 
 def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """At the finest level of logging, neither key nor secret nor a signature is in the log."""
+    """At log level DEBUG neither the key nor the secret nor a signature is in the log."""
     caplog.set_level(logging.DEBUG)
     with open_broker_setup() as setup:
         broker = setup.broker

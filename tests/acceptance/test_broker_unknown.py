@@ -1,4 +1,4 @@
-"""What is known of an order after it was sent: done, refused or unknown, and how an unknown one is settled."""
+"""The outcome of a sent order: accepted, refused or unknown, and how an unknown one is reconciled."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ RICH_OPTIONS = SimulatorOptions(balances={"ZUSD": "1000000", "XXBT": "100"})
 
 @pytest.mark.parametrize("fault", ["answer_502", "reset", "half_body", "html"])
 def test_placed_but_unanswered_order_is_found(fault: str) -> None:
-    """An order that ran but was not answered is unknown, blocks its pair only, is not repeated, and is found placed."""
+    """An order that was executed but not answered is unknown, blocks its pair only, is not repeated, and is found
+    placed."""
     with open_broker_setup(RICH_OPTIONS) as setup:
         setup.simulator.faults.fire_next(fault, "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError) as caught:
@@ -51,14 +52,14 @@ def test_placed_but_unanswered_order_is_found(fault: str) -> None:
         with pytest.raises(OrderBlockedError):
             setup.broker.private_call("AddOrder", ORDER)
         setup.broker.private_call("AddOrder", ORDER | {"pair": "ETHUSD", "price": "10", "volume": "0.1"})
-        (settled,) = setup.broker.reconcile_unknown_orders()
-        assert settled.order is not None
-        assert settled.order.cl_ord_id == caught.value.cl_ord_id
+        (resolution,) = setup.broker.reconcile_unknown_orders()
+        assert resolution.order is not None
+        assert resolution.order.cl_ord_id == caught.value.cl_ord_id
         assert (setup.broker.unknown_orders(), setup.request_methods().count("AddOrder")) == ([], 2)
 
 
 def reconcile_until_resolved(setup: BrokerSetup, seconds_max: int = 60) -> tuple[list[Any], list[LoggedRequest], float]:
-    """Ask for a settlement every market second; return what it settled, its requests, and when the order was sent."""
+    """Reconcile every market second; return the resolutions, the requests, and the time at which the order was sent."""
     start, before = setup.clock.now(), len(setup.requests())
     resolutions: list[Any] = []
     while not resolutions and setup.clock.now() < start + seconds_max:
@@ -68,35 +69,35 @@ def reconcile_until_resolved(setup: BrokerSetup, seconds_max: int = 60) -> tuple
 
 
 def test_order_that_never_arrived_is_proved_absent_step_by_step() -> None:
-    """Absence is proved by a fence, open orders 5 s after deadline and fence, closed orders 3 s later; not before."""
+    """Absence is proved by a fencing read, open orders 5 s after it and the deadline, and closed orders 3 s later."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next("refuse_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError):
             setup.broker.private_call("AddOrder", ORDER)
-        settled, rows, sent = reconcile_until_resolved(setup)
-        fence, closed_early, opened, closed = rows
-        assert [row.method for row in rows] == ["OpenOrders", "ClosedOrders", "OpenOrders", "ClosedOrders"]
-        assert fence.is_nonce_accepted
-        assert opened.time >= max(sent + 8, fence.time, closed_early.time) + 5
-        assert closed.time >= opened.time + 3
-        assert [each.order for each in settled] == [None]
+        resolutions, requests, sent_seconds = reconcile_until_resolved(setup)
+        fencing_read, early_closed_query, open_query, closed_query = requests
+        assert [request.method for request in requests] == ["OpenOrders", "ClosedOrders", "OpenOrders", "ClosedOrders"]
+        assert fencing_read.is_nonce_accepted
+        assert open_query.time >= max(sent_seconds + 8, fencing_read.time, early_closed_query.time) + 5
+        assert closed_query.time >= open_query.time + 3
+        assert [resolution.order for resolution in resolutions] == [None]
         setup.broker.private_call("AddOrder", ORDER)
 
 
 def test_margin_starts_at_a_late_fencing_read() -> None:
-    """Where the fence was only accepted after the deadline, open orders are asked 5 s after the fence."""
+    """If the fencing read is only accepted after the deadline, open orders are queried 5 s after the fencing read."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next("refuse_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError):
             setup.broker.private_call("AddOrder", ORDER)
         advance_time(setup.clock, 100)
-        settled, rows, _ = reconcile_until_resolved(setup)
-        assert rows[2].time >= rows[0].time + 5
-        assert [each.order for each in settled] == [None]
+        resolutions, requests, _ = reconcile_until_resolved(setup)
+        assert requests[2].time >= requests[0].time + 5
+        assert [resolution.order for resolution in resolutions] == [None]
 
 
 def test_failed_query_restarts_the_proof() -> None:
-    """When closed orders are not answered, open orders are asked again before the order is called absent."""
+    """If ClosedOrders is not answered, open orders are queried again before the order counts as absent."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next("refuse_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError):
@@ -106,17 +107,21 @@ def test_failed_query_restarts_the_proof() -> None:
         setup.broker.reconcile_unknown_orders()
         advance_time(setup.clock, 4)
         setup.simulator.faults.fire_next("answer_502", "ClosedOrders")
-        before = len(setup.requests())
+        before = len(setup.request_methods())
         with pytest.raises(NoAnswerError):
             setup.broker.reconcile_unknown_orders()
-        settled, rows, _ = reconcile_until_resolved(setup)
-        assert [row.method for row in setup.requests()[before:]] == ["ClosedOrders", "OpenOrders", "ClosedOrders"]
-        assert rows[1].time >= rows[0].time + 3
-        assert [each.order for each in settled] == [None]
+        resolutions, requests, _ = reconcile_until_resolved(setup)
+        assert setup.request_methods()[before:] == [
+            "ClosedOrders",
+            "OpenOrders",
+            "ClosedOrders",
+        ]
+        assert requests[1].time >= requests[0].time + 3
+        assert [resolution.order for resolution in resolutions] == [None]
 
 
 def test_an_order_stays_unknown_while_kraken_does_not_answer() -> None:
-    """However long Kraken does not answer, the order stays unknown and its pair blocked."""
+    """While Kraken does not answer, however long, the order stays unknown and its pair blocked."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next("refuse_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError):
@@ -132,7 +137,7 @@ def test_an_order_stays_unknown_while_kraken_does_not_answer() -> None:
 
 
 def test_found_order_is_reported_even_if_the_next_query_fails() -> None:
-    """Of two unknown orders, the one that open orders show is told as placed although closed orders then fail."""
+    """Of two unknown orders, the one found in OpenOrders is returned as placed although ClosedOrders then fails."""
     with open_broker_setup(RICH_OPTIONS) as setup:
         setup.simulator.faults.fire_next("answer_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError) as caught:
@@ -143,12 +148,14 @@ def test_found_order_is_reported_even_if_the_next_query_fails() -> None:
         setup.simulator.faults.fire_next("answer_502", "ClosedOrders")
         with pytest.raises(NoAnswerError):
             setup.broker.reconcile_unknown_orders()
-        found = setup.broker.reconcile_unknown_orders()
-        assert [each.unknown_order.cl_ord_id for each in found if each.order] == [caught.value.cl_ord_id]
+        resolutions = setup.broker.reconcile_unknown_orders()
+        assert [resolution.unknown_order.cl_ord_id for resolution in resolutions if resolution.order] == [
+            caught.value.cl_ord_id
+        ]
 
 
 def test_fencing_read_before_the_order_was_sent_does_not_count() -> None:
-    """An order that waits for its turn is not unknown yet: no look-up before it leaves can count as its fence."""
+    """An order that waits for the lock is not unknown yet: no read before it is sent can count as its fencing read."""
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("AddOrder", ORDER)
@@ -165,12 +172,12 @@ def test_fencing_read_before_the_order_was_sent_does_not_count() -> None:
         with broker._request_lock.hold(Priority.READ):
             placing.start()
             wait_for(lambda: count_waiting_calls(broker))
-            # An order that waits for its turn is not sent, so nothing is there to be looked up.
-            waiting = broker.unknown_orders()
+            # An order that waits for the lock is not sent, so there is nothing to query.
+            unknown_while_waiting = broker.unknown_orders()
             advance_time(setup.clock, 5)
         placing.join()
         (unknown,) = broker.unknown_orders()
-        assert (waiting, len(raised)) == ([], 1)
+        assert (unknown_while_waiting, len(raised)) == ([], 1)
         assert unknown.fence_seconds is None
         assert unknown.deadline_seconds == broker.now() + 8
 
@@ -178,54 +185,54 @@ def test_fencing_read_before_the_order_was_sent_does_not_count() -> None:
 def test_an_elapsed_deadline_leaves_the_order_unknown_until_it_is_proved_absent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An order whose deadline elapsed on the way is unknown, and then proved not placed."""
+    """An order whose deadline elapsed in flight is unknown, and then proved not placed."""
     with open_broker_setup() as setup:
         setup.broker.connect()
         monkeypatch.setattr(client, "ORDER_DEADLINE_SECONDS", -60.0)
         with pytest.raises(OrderOutcomeUnknownError, match="Deadline elapsed"):
             setup.broker.private_call("AddOrder", ORDER)
-        settled, _, _ = reconcile_until_resolved(setup)
-        assert ([each.order for each in settled], setup.placed_order_count()) == ([None], 0)
+        resolutions, _, _ = reconcile_until_resolved(setup)
+        assert ([resolution.order for resolution in resolutions], setup.placed_order_count()) == ([None], 0)
 
 
 def test_an_interrupted_order_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while an order is on its way leaves it unknown, and it is found placed afterwards."""
+    """Ctrl-C while an order is in flight leaves it unknown, and it is found placed afterwards."""
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("BalanceEx")
         send = broker.api.session.send
 
-        def interrupted(*arguments: Any, **options: Any) -> Any:
-            answer = send(*arguments, **options)
+        def send_and_interrupt(*arguments: Any, **options: Any) -> Any:
+            response = send(*arguments, **options)
             if b"ordertype" in str(arguments[0].body).encode():
                 raise KeyboardInterrupt
-            return answer
+            return response
 
-        monkeypatch.setattr(broker.api.session, "send", interrupted)
+        monkeypatch.setattr(broker.api.session, "send", send_and_interrupt)
         with pytest.raises(KeyboardInterrupt):
             broker.private_call("AddOrder", ORDER)
         assert len(broker.unknown_orders()) == 1
-        (settled,) = broker.reconcile_unknown_orders()
-        assert settled.order is not None
+        (resolution,) = broker.reconcile_unknown_orders()
+        assert resolution.order is not None
 
 
 def expire_request_lock(store: SharedStore, _leadership: LeaderElection) -> None:
-    """Let all the time pass in which a request may begin."""
+    """End the send window of the request lock."""
     store._held_lock.send_until_seconds = 0.0
 
 
 def lose_lease(_store: SharedStore, leadership: LeaderElection) -> None:
-    """Let another instance lead."""
+    """Release the lease, so that another instance could lead."""
     leadership.release(is_reconciled=False)
 
 
 def miss_lease_renewal(_store: SharedStore, leadership: LeaderElection) -> None:
-    """Let the lease end before it could be renewed."""
+    """End the lease before it could be renewed."""
     leadership._valid_until_seconds = 0.0
 
 
 @pytest.mark.parametrize(
-    ("end", "error"),
+    ("expire", "error"),
     [
         (expire_request_lock, RequestLockExpiredError),
         (lose_lease, LeaseLostError),
@@ -234,12 +241,12 @@ def miss_lease_renewal(_store: SharedStore, leadership: LeaderElection) -> None:
 )
 def test_order_delayed_past_its_lock_or_lease_is_not_sent(
     redis_url: str,
-    end: Callable[[SharedStore, LeaderElection], None],
+    expire: Callable[[SharedStore, LeaderElection], None],
     error: type[BotError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where the turn or the lease is over by the time that an order is on the disk, it does not leave: its fate is
-    known, and the same order goes as soon as it may."""
+    """If the lock or the lease expires while the order is written to disk, the order is not sent and not unknown, and
+    the same order is placed as soon as that is allowed."""
     monkeypatch.setattr(broker_manager, "NONCE_STORE", redis_url)
     with open_broker_setup() as setup:
         store, journal = setup.broker.shared_store, setup.broker.journal
@@ -247,13 +254,13 @@ def test_order_delayed_past_its_lock_or_lease_is_not_sent(
         leadership = LeaderElection(store, 300.0)
         leadership.wait_for_leadership(threading.Event(), print)
         with monkeypatch.context() as slow_disk:
-            leave = journal.mark_sent
+            mark_sent = journal.mark_sent
 
-            def leave_late(*given: Any, **more: Any) -> None:
-                leave(*given, **more)
-                end(store, leadership)
+            def mark_sent_late(*arguments: Any, **options: Any) -> None:
+                mark_sent(*arguments, **options)
+                expire(store, leadership)
 
-            slow_disk.setattr(journal, "leave", leave_late)
+            slow_disk.setattr(journal, "mark_sent", mark_sent_late)
             with pytest.raises(error):
                 setup.broker.private_call("AddOrder", ORDER | {"cl_ord_id": CL_ORD_ID})
         assert (setup.broker.unknown_orders(), setup.placed_order_count()) == ([], 0)
@@ -264,7 +271,8 @@ def test_order_delayed_past_its_lock_or_lease_is_not_sent(
 
 
 def test_a_refused_order_frees_its_pair() -> None:
-    """The engine's no raises OrderRefusedError, leaves nothing unknown, and the next order goes."""
+    """A refusal by the matching engine raises OrderRefusedError, leaves nothing unknown, and the next order is
+    placed."""
     with open_broker_setup() as setup:
         with pytest.raises(OrderRefusedError, match="Insufficient funds"):
             setup.broker.private_call("AddOrder", ORDER | {"volume": "100"})
@@ -273,7 +281,7 @@ def test_a_refused_order_frees_its_pair() -> None:
 
 
 def test_cancel_of_a_closed_order_returns_false() -> None:
-    """cancel_order is True for an open order, and False for one that is gone."""
+    """cancel_order returns True for an open order, and False for a closed one."""
     with open_broker_setup() as setup:
         txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
         assert [setup.broker.cancel_order(txid, "BTC/USD"), setup.broker.cancel_order(txid)] == [True, False]
@@ -284,32 +292,32 @@ MALFORMED_TXIDS = [b"", b',"result":null', b',"result":{}', b',"result":{"txid":
 
 @pytest.mark.parametrize("result", [*MALFORMED_TXIDS, b',"result":{"txid":["OA","OB"]}', b',"result":{"txid":"OA"}'])
 def test_malformed_order_response_leaves_the_order_unknown(result: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer to AddOrder without exactly one txid leaves the order unknown and its pair blocked."""
+    """A response to AddOrder without exactly one txid leaves the order unknown until it is reconciled."""
     with open_broker_setup() as setup:
         handle = setup.simulator.api.handle
 
-        def odd(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
-            answer = handle(method, target, *arguments)
-            return (200, b'{"error":[]' + result + b"}") if target.endswith("AddOrder") else answer
+        def replace_response(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
+            response = handle(method, target, *arguments)
+            return (200, b'{"error":[]' + result + b"}") if target.endswith("AddOrder") else response
 
-        monkeypatch.setattr(setup.simulator.api, "handle", odd)
+        monkeypatch.setattr(setup.simulator.api, "handle", replace_response)
         with pytest.raises(OrderOutcomeUnknownError):
             setup.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
-        (settled,) = setup.broker.reconcile_unknown_orders()
-        assert settled.order is not None
+        (resolution,) = setup.broker.reconcile_unknown_orders()
+        assert resolution.order is not None
 
 
 @pytest.mark.parametrize("result", [b"", b',"result":null', b',"result":{"count":"x"}', b',"result":[]'])
 def test_malformed_cancel_response_is_no_answer(result: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer to CancelOrder that cannot be read raises NoAnswerError, and not a fault of the program."""
+    """A malformed response to CancelOrder raises NoAnswerError, and no other exception."""
     with open_broker_setup() as setup:
         handle = setup.simulator.api.handle
 
-        def odd(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
-            answer = handle(method, target, *arguments)
-            return (200, b'{"error":[]' + result + b"}") if target.endswith("CancelOrder") else answer
+        def replace_response(method: str, target: str, *arguments: Any) -> tuple[int, bytes]:
+            response = handle(method, target, *arguments)
+            return (200, b'{"error":[]' + result + b"}") if target.endswith("CancelOrder") else response
 
-        monkeypatch.setattr(setup.simulator.api, "handle", odd)
+        monkeypatch.setattr(setup.simulator.api, "handle", replace_response)
         txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
         with pytest.raises(NoAnswerError):
             setup.broker.cancel_order(txid)
@@ -325,7 +333,7 @@ def test_only_own_orders_are_canceled() -> None:
 
 
 def test_validate_only_order_is_not_an_order() -> None:
-    """AddOrder with validate is repeated like a read after a refused nonce, and leaves no order and no block."""
+    """AddOrder with validate is repeated like a read after a refused nonce, and places no order."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next("spurious_nonce", "AddOrder")
         setup.broker.private_call("AddOrder", ORDER | {"validate": True})

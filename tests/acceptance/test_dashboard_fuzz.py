@@ -1,4 +1,4 @@
-"""The status server of a running bot, and clients that mean no good: nonsense, slowness, crowds."""
+"""The status server of a running bot under hostile clients: malformed, slow, and many."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.dashboard_tools import TOKEN, Client
 from tests.server_processes import free_port
 
 SEED = 20_261_123
-# Beyond the head's 10 s and a loaded machine.
+# Longer than the 10 s for a request head, for a loaded machine.
 TIMEOUT_LIMIT_SECONDS = 40.0
 MEMORY_MB = 8
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -27,7 +27,7 @@ FORM = (
 
 
 class ProcessUsage:
-    """What a process has at the moment, by /proc."""
+    """Memory, threads and open files of a process, from /proc."""
 
     def __init__(self, pid: int) -> None:
         text = Path(f"/proc/{pid}/status").read_text("ascii")
@@ -37,14 +37,14 @@ class ProcessUsage:
 
 
 async def connect(port: int, number: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect from one of some addresses of this machine."""
+    """Connect from one of several loopback addresses."""
     address = f"127.0.0.{2 + number % 20}"
     return await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
 
 
 @asynccontextmanager
 async def connected(port: int, number: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect for a while; whatever is left then is thrown away."""
+    """Open a connection; abort it at the end of the block."""
     reader, writer = await connect(port, number)
     try:
         yield reader, writer
@@ -53,21 +53,21 @@ async def connected(port: int, number: int) -> AsyncIterator[tuple[asyncio.Strea
 
 
 async def check_health(port: int) -> None:
-    """Fail unless the bot says in time that it lives."""
+    """Fail unless the bot answers /healthz in time."""
     async with asyncio.timeout(10), connected(port, 0) as (reader, writer):
         writer.write(HEALTH)
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
 
 
 async def poll_health(port: int) -> None:
-    """Ask for health again and again, as a platform does."""
+    """Request /healthz again and again, as a platform does."""
     while True:
         await check_health(port)
         await asyncio.sleep(0.1)
 
 
 async def send_malformed(port: int, generator: MalformedRequests, number: int) -> int:
-    """Send one of the nasty requests; return the status of its answer, 0 where there was none."""
+    """Send one malformed request; return the status of the response, or 0 for none."""
     head = b""
     try:
         async with asyncio.timeout(0.3), connected(port, number) as (reader, writer):
@@ -79,7 +79,7 @@ async def send_malformed(port: int, generator: MalformedRequests, number: int) -
 
 
 async def send_all_malformed(port: int, generator: MalformedRequests, count: int) -> None:
-    """Send them, some at a time; fail with the number of the one that is answered by an error of the server."""
+    """Send malformed requests, 20 at a time; fail with the number of the request that causes a server error."""
     numbers = iter(range(count))
 
     async def worker() -> None:
@@ -94,7 +94,7 @@ async def send_all_malformed(port: int, generator: MalformedRequests, count: int
 
 
 async def send_slowly(port: int, number: int, first: bytes, piece: bytes) -> None:
-    """Send a beginning, and then a drop now and then, until the server has had enough."""
+    """Send `first`, and then `piece` again and again, until the server closes the connection."""
     async with asyncio.timeout(TIMEOUT_LIMIT_SECONDS), connected(port, number) as (reader, writer):
         writer.write(first)
         while not reader.at_eof():
@@ -108,7 +108,7 @@ async def send_slowly(port: int, number: int, first: bytes, piece: bytes) -> Non
 
 
 async def run_slow_clients(port: int) -> None:
-    """Let clients be slow in every way, all at once; return when each of them was cut off."""
+    """Run slow clients of every kind at once; return when each of them was disconnected."""
     client_kinds = [
         (b"", b""),
         (b"", b"G"),
@@ -126,11 +126,11 @@ async def run_slow_clients(port: int) -> None:
 
 @asynccontextmanager
 async def open_unread_clients(port: int, cookie: str) -> AsyncIterator[None]:
-    """Have clients that ask for the page again and again, and for news, and never read."""
+    """Open clients that request the page and the event stream again and again, and never read."""
     writers = []
     for number in range(20):
         _, writer = await connect(port, number)
-        writer.transport.pause_reading()  # type: ignore[attr-defined]  # of every transport that reads
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # every reading transport has it
         path = "/events" if number % 2 else "/"
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode() * 20)
         writers.append(writer)
@@ -140,7 +140,7 @@ async def open_unread_clients(port: int, cookie: str) -> AsyncIterator[None]:
 
 
 async def open_many_connections(port: int, pid: int) -> None:
-    """Open more connections than there is room for; the bot is healthy all the same, and keeps no more than 200."""
+    """Open more connections than the limit; the bot stays healthy and keeps at most 200."""
     connections = [await connect(port, 1) for _ in range(400)]
     await check_health(port)
     assert ProcessUsage(pid).files < 250
@@ -149,7 +149,7 @@ async def open_many_connections(port: int, pid: int) -> None:
 
 
 async def run_attack(port: int, pid: int, generator: MalformedRequests, cookie: str, count: int) -> None:
-    """Do all of it at once, while the bot's health is asked for."""
+    """Run all attacks at once, while the bot's health is polled."""
     async with open_unread_clients(port, cookie), asyncio.TaskGroup() as group:
         health_task = group.create_task(poll_health(port))
         slow_task = group.create_task(run_slow_clients(port))
@@ -160,7 +160,7 @@ async def run_attack(port: int, pid: int, generator: MalformedRequests, cookie: 
 
 
 async def wait_until_idle(port: int, pid: int, files: int) -> ProcessUsage:
-    """Wait until the bot has no more open than so many files; return what it has then."""
+    """Wait until the bot has at most `files` open files; return its usage then."""
     async with asyncio.timeout(TIMEOUT_LIMIT_SECONDS):
         while (usage := ProcessUsage(pid)).files > files:
             await check_health(port)
@@ -168,9 +168,9 @@ async def wait_until_idle(port: int, pid: int, files: int) -> ProcessUsage:
 
 
 async def attack_twice(bot: BotProcess, port: int, cookie: str, count: int) -> None:
-    """Attack it twice, a little and in earnest; fail where the second time leaves anything behind."""
+    """Attack the server twice, lightly and fully; fail if the second attack leaves anything behind."""
     idle_usage = ProcessUsage(bot.pid)
-    # The journal may be opened, and a file be read, when the first page is asked for.
+    # The first request of the page may open the journal and read a file.
     files = idle_usage.files + 5
     generator = MalformedRequests(SEED, cookie)
     await send_all_malformed(port, generator, count // 5)
@@ -178,14 +178,14 @@ async def attack_twice(bot: BotProcess, port: int, cookie: str, count: int) -> N
     before = await wait_until_idle(port, bot.pid, files)
     await run_attack(port, bot.pid, generator, cookie, count)
     after = await wait_until_idle(port, bot.pid, files)
-    # Static files are read by a pool of threads.
+    # A thread pool reads static files.
     assert after.threads <= idle_usage.threads + 40
     assert after.memory_mb - before.memory_mb <= MEMORY_MB, (vars(before), vars(after))
 
 
 def test_server_survives_malformed_slow_and_many_clients(state: Path, full_size: bool) -> None:
-    """Whatever is sent, however slowly and by however many: no error, no thread or connection kept, no memory, nothing
-    in the log, health answered all the time, and whoever is logged in still sees the page.
+    """Under malformed, slow and many clients there is no server error, no leak of threads, connections or memory, no
+    log line; health is answered all the time, and a logged-in user still sees the page.
     """
     port, count = free_port(), 40_000 if full_size else 500
     settings = {"STATE_DIR": str(state), "PORT": str(port), "STATUS_TOKEN": TOKEN}

@@ -1,4 +1,4 @@
-"""The page of a running bot, as a person sees it in a browser on a phone."""
+"""The dashboard of a running bot in a browser on a phone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def bot(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BotProcess]:
-    """Run a bot with a page, live on a local Kraken, that has bought; not at all where there is no browser."""
+    """Run a live bot with a dashboard on a local Kraken, after its first buy; skip if there is no browser."""
     with local_kraken(tmp_path_factory.mktemp("page") / "state", FILLING) as kraken:
         settings = kraken.settings(PORT=str(free_port()), STATUS_TOKEN=TOKEN)
         with running(settings=settings, until="filled: buy") as started:
@@ -56,27 +56,27 @@ def bot(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def url(bot: BotProcess) -> str:
-    """Return where its page is."""
+    """Return the URL of its dashboard."""
     return f"http://127.0.0.1:{bot.settings['PORT']}/"
 
 
 @pytest.fixture(scope="module")
 def session(browser: Browser, url: str) -> StorageState:
-    """Return the cookies of somebody who has logged in."""
-    with visit(browser, url, viewport=PHONE) as seen:
-        log_in(seen.page, TOKEN)
-        expect(seen.page.locator("#live")).to_be_visible()
-        return seen.page.context.storage_state()
+    """Return the cookies of a logged-in user."""
+    with visit(browser, url, viewport=PHONE) as visitor:
+        log_in(visitor.page, TOKEN)
+        expect(visitor.page.locator("#live")).to_be_visible()
+        return visitor.page.context.storage_state()
 
 
 def log_in(page: Page, token: str) -> None:
-    """Fill in the form and send it."""
+    """Fill in and submit the login form."""
     page.get_by_label("Token").fill(token)
     page.get_by_role("button").click()
 
 
 def wait_for_updates(page: Page, updates: int) -> None:
-    """Wait until so many more updates have come into the page, which is not loaded anew meanwhile."""
+    """Wait until the page has had this many more updates without a reload."""
     page.evaluate(
         """() => {
             window.updates = 0;
@@ -87,7 +87,7 @@ def wait_for_updates(page: Page, updates: int) -> None:
 
 
 def sample_pages() -> dict[str, str]:
-    """Return documents of every kind: each mode, hardly anything known, everything in trouble with endless words."""
+    """Return pages of every kind: each mode, a starting bot, and a failing bot with very long words."""
     failing = full_status(
         mode="live",
         state="waiting",
@@ -102,13 +102,13 @@ def sample_pages() -> dict[str, str]:
         log=[LONG, "short", f"with <markup> & {LONG}"],
     )
     halted = full_status(mode="halt", entries="halted")
-    status = {"full": full_status(), "begun": starting_status(), "trouble": failing, "halted": halted}
-    documents = {name: bot_page.render_page(one, csrf="x") for name, one in status.items()}
+    status = {"full": full_status(), "starting": starting_status(), "failing": failing, "halted": halted}
+    documents = {name: bot_page.render_page(sample, csrf="x") for name, sample in status.items()}
     return documents | {"login": bot_page.render_login_page(f"This is not the token {LONG}")}
 
 
 def show_document(page: Page, url: str, document: str, update: str = "") -> None:
-    """Show a document as if the bot had served it, with its style and its policy; and then news again and again."""
+    """Show a document as if the bot had served it, with its style and policy, and then send it updates repeatedly."""
 
     def serve_events(route: Route) -> None:
         stream = f"retry: 100\ndata: {json.dumps(update)}\n\n"
@@ -128,55 +128,56 @@ def show_document(page: Page, url: str, document: str, update: str = "") -> None
 
 
 @contextlib.contextmanager
-def open_gateway(bot: BotProcess) -> Iterator[FaultProxy]:
-    """Open a gateway to the bot's page."""
-    # A gateway asks a server for its port alone.
+def open_proxy(bot: BotProcess) -> Iterator[FaultProxy]:
+    """Open a proxy to the bot's dashboard."""
+    # The proxy only needs the port of a server.
     with FaultProxy(cast("Server", SimpleNamespace(port=int(bot.settings["PORT"])))) as opened:
         yield opened
 
 
 def test_page_works_without_javascript(browser: Browser, url: str) -> None:
-    """Without JavaScript one can log in and sees mode, drawings with the fill, nonce and log, which are loaded anew."""
-    with visit(browser, url, viewport=PHONE, java_script_enabled=False) as seen:
-        log_in(seen.page, TOKEN)
-        mode = seen.page.get_by_role("heading", level=1)
+    """Without JavaScript the login works, and the page shows mode, charts with the fill, nonce and log, and reloads
+    itself."""
+    with visit(browser, url, viewport=PHONE, java_script_enabled=False) as visitor:
+        log_in(visitor.page, TOKEN)
+        mode = visitor.page.get_by_role("heading", level=1)
         expect(mode).to_have_text("LIVE")
         expect(mode).to_be_in_viewport()
-        expect(seen.page.get_by_role("img", name="Prices of BTC/USD").locator(".mark.buy")).to_be_visible()
-        expect(seen.page.locator(".nonce")).to_have_text(re.compile(r"^\d{16}$"))
-        expect(seen.page.get_by_role("region", name="Log")).to_contain_text("filled: buy")
-        expect(seen.page.locator("noscript meta[http-equiv=refresh]")).to_have_attribute("content", "10")
+        expect(visitor.page.get_by_role("img", name="Prices of BTC/USD").locator(".mark.buy")).to_be_visible()
+        expect(visitor.page.locator(".nonce")).to_have_text(re.compile(r"^\d{16}$"))
+        expect(visitor.page.get_by_role("region", name="Log")).to_contain_text("filled: buy")
+        expect(visitor.page.locator("noscript meta[http-equiv=refresh]")).to_have_attribute("content", "10")
 
 
 def test_only_the_token_opens_the_page(browser: Browser, url: str) -> None:
-    """A wrong token leads to the form again, which says so; the right one leads to the page."""
-    with visit(browser, url, expected="401", viewport=PHONE) as seen:
-        log_in(seen.page, "a wrong one")
-        expect(seen.page.get_by_role("alert")).to_have_text("This is not the token.")
-        expect(seen.page.locator("#live")).to_have_count(0)
-        log_in(seen.page, TOKEN)
-        expect(seen.page.locator("#live")).to_be_visible()
-        assert seen.page.url == url
+    """A wrong token leads back to the form, which says so; the right one leads to the page."""
+    with visit(browser, url, expected="401", viewport=PHONE) as visitor:
+        log_in(visitor.page, "a wrong one")
+        expect(visitor.page.get_by_role("alert")).to_have_text("This is not the token.")
+        expect(visitor.page.locator("#live")).to_have_count(0)
+        log_in(visitor.page, TOKEN)
+        expect(visitor.page.locator("#live")).to_be_visible()
+        assert visitor.page.url == url
 
 
 def test_updates_arrive_without_a_reload(browser: Browser, url: str, session: StorageState) -> None:
-    """Two updates come into the page as it stands, by the files it names and nothing else, and its place is kept."""
-    with visit(browser, url, viewport=PHONE, storage_state=session) as seen:
-        expect(seen.page.locator("#link")).to_have_text("live")
-        seen.page.evaluate("scrollTo(0, 700)")
-        up_for = seen.page.locator("dt:text-is('Up for') + dd")
+    """Two updates arrive without a reload, only the page's own files are requested, and the scroll position is kept."""
+    with visit(browser, url, viewport=PHONE, storage_state=session) as visitor:
+        expect(visitor.page.locator("#link")).to_have_text("live")
+        visitor.page.evaluate("scrollTo(0, 700)")
+        up_for = visitor.page.locator("dt:text-is('Up for') + dd")
         before = up_for.inner_text()
-        wait_for_updates(seen.page, 2)
+        wait_for_updates(visitor.page, 2)
         assert up_for.inner_text() != before
-        assert seen.page.evaluate("scrollY") == 700
+        assert visitor.page.evaluate("scrollY") == 700
         files = {f"{url}{name}" for name in ("static/page.css", "static/page.js", "static/icon.svg", "events")}
-        assert {url} <= set(seen.requests) <= {url} | files
+        assert {url} <= set(visitor.requests) <= {url} | files
 
 
 def test_updates_preserve_user_interaction(browser: Browser, url: str) -> None:
-    """News keep details open, the log where it was moved and the focus; and they wait while text is marked."""
-    with visit(browser, f"{url}login", viewport=PHONE) as seen:
-        page = seen.page
+    """Updates keep details open, the log's scroll position and the focus; and they pause while text is selected."""
+    with visit(browser, f"{url}login", viewport=PHONE) as visitor:
+        page = visitor.page
         show_document(
             page,
             url,
@@ -194,7 +195,7 @@ def test_updates_preserve_user_interaction(browser: Browser, url: str) -> None:
         expect(fills.locator("tr").last).to_be_visible()
         expect(fills.locator("summary")).to_be_focused()
         page.evaluate("getSelection().selectAllChildren(document.querySelector('.nonce'))")
-        # The end of each answer follows at once, and is said too.
+        # The end of each response follows at once, and is shown too.
         page.evaluate(
             "said = ''; new MutationObserver(() => { said += link.textContent }).observe(link, { childList: true })"
         )
@@ -205,13 +206,13 @@ def test_updates_preserve_user_interaction(browser: Browser, url: str) -> None:
 
 
 def test_hidden_page_closes_its_stream(browser: Browser, url: str, session: StorageState) -> None:
-    """A page in the background ends its connection, and is live again when it is seen again."""
-    with visit(browser, url, viewport=PHONE, storage_state=session) as seen:
-        expect(seen.page.locator("#link")).to_have_text("live")
+    """A page in the background closes its connection, and is live again when it is visible again."""
+    with visit(browser, url, viewport=PHONE, storage_state=session) as visitor:
+        expect(visitor.page.locator("#link")).to_have_text("live")
         for is_hidden in (True, False):
-            with seen.page.expect_event("requestfailed" if is_hidden else "request") as ended:
-                # No other way to hide a page without a window is known.
-                seen.page.evaluate(
+            with visitor.page.expect_event("requestfailed" if is_hidden else "request") as ended:
+                # There is no other way to hide a page in a headless browser.
+                visitor.page.evaluate(
                     """(hidden) => {
                         Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
                         document.dispatchEvent(new Event("visibilitychange"));
@@ -219,87 +220,88 @@ def test_hidden_page_closes_its_stream(browser: Browser, url: str, session: Stor
                     is_hidden,
                 )
             assert ended.value.url == f"{url}events"
-        wait_for_updates(seen.page, 1)
+        wait_for_updates(visitor.page, 1)
 
 
 def test_lost_connection_is_shown_and_restored(browser: Browser, bot: BotProcess, session: StorageState) -> None:
-    """When the connection breaks the page keeps what it has and says since when, and is live again by itself."""
-    with open_gateway(bot) as proxy:
+    """When the connection breaks, the page keeps its content and shows since when, and reconnects by itself."""
+    with open_proxy(bot) as proxy:
         address = f"http://127.0.0.1:{proxy.port}/"
-        with visit(browser, address, expected="ERR_CONNECTION_", viewport=PHONE, storage_state=session) as seen:
-            status_line = seen.page.locator("#link")
+        with visit(browser, address, expected="ERR_CONNECTION_", viewport=PHONE, storage_state=session) as visitor:
+            status_line = visitor.page.locator("#link")
             expect(status_line).to_have_text("live")
             proxy.start_partition()
             expect(status_line).to_have_text(CONNECTION_LOST)
-            expect(seen.page.get_by_role("heading", level=1)).to_have_text("LIVE")
+            expect(visitor.page.get_by_role("heading", level=1)).to_have_text("LIVE")
             proxy.end_partition()
             expect(status_line).to_have_text("live")
 
 
 def test_silent_connection_is_shown_as_lost(browser: Browser, bot: BotProcess, session: StorageState) -> None:
-    """When nothing has come for half a minute, though no connection broke, the page says that it is not live."""
-    with open_gateway(bot) as proxy:
+    """When nothing has arrived for half a minute on an open connection, the page shows that it is not live."""
+    with open_proxy(bot) as proxy:
         address = f"http://127.0.0.1:{proxy.port}/"
-        with visit(browser, address, viewport=PHONE, storage_state=session) as seen:
-            status_line = seen.page.locator("#link")
-            seen.page.clock.install()
-            seen.page.reload()
+        with visit(browser, address, viewport=PHONE, storage_state=session) as visitor:
+            status_line = visitor.page.locator("#link")
+            visitor.page.clock.install()
+            visitor.page.reload()
             expect(status_line).to_have_text("live")
             proxy.start_partition(blackhole=True)
-            seen.page.clock.fast_forward(40_000)
+            visitor.page.clock.fast_forward(40_000)
             expect(status_line).to_have_text(CONNECTION_LOST)
 
 
 def test_error_response_to_the_stream_is_retried(browser: Browser, url: str, session: StorageState) -> None:
-    """Where the bot answers with an error instead of news, the page says that it is not live, and asks again."""
-    with visit(browser, url, expected="503", viewport=PHONE, storage_state=session) as seen:
-        status_line = seen.page.locator("#link")
-        seen.page.clock.install()
-        seen.page.route("**/events", lambda route: route.fulfill(status=503))
-        seen.page.reload()
+    """If the bot answers the stream with an error, the page shows that it is not live, and retries."""
+    with visit(browser, url, expected="503", viewport=PHONE, storage_state=session) as visitor:
+        status_line = visitor.page.locator("#link")
+        visitor.page.clock.install()
+        visitor.page.route("**/events", lambda route: route.fulfill(status=503))
+        visitor.page.reload()
         expect(status_line).to_have_text(CONNECTION_LOST)
-        seen.page.unroute("**/events")
-        seen.page.clock.fast_forward(6_000)
+        visitor.page.unroute("**/events")
+        visitor.page.clock.fast_forward(6_000)
         expect(status_line).to_have_text("live")
 
 
 def test_nothing_overflows_at_phone_width(browser: Browser, url: str, session: StorageState) -> None:
-    """On a phone 360 pixels wide nothing of any kind of page goes over the edge, and what is touched is 44 high."""
+    """On a phone 360 pixels wide no page of any kind overflows, and touch targets are 44 pixels high."""
     width = PHONE["width"]
-    with visit(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, storage_state=session) as seen:
-        found = {"the bot's own": seen.page.evaluate(OVERFLOWING_ELEMENTS, width)}
+    with visit(browser, url, viewport=PHONE, is_mobile=True, has_touch=True, storage_state=session) as visitor:
+        findings = {"the bot's own": visitor.page.evaluate(OVERFLOWING_ELEMENTS, width)}
         for name, document in sample_pages().items():
-            show_document(seen.page, url, document)
-            seen.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
-            found[name] = [*seen.page.evaluate(OVERFLOWING_ELEMENTS, width), *seen.page.evaluate(SMALL_TARGETS)]
-        assert not {name: out for name, out in found.items() if out}
+            show_document(visitor.page, url, document)
+            visitor.page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true })")
+            overflowing = visitor.page.evaluate(OVERFLOWING_ELEMENTS, width)
+            findings[name] = [*overflowing, *visitor.page.evaluate(SMALL_TARGETS)]
+        assert not {name: elements for name, elements in findings.items() if elements}
 
 
 def test_dark_and_light_have_enough_contrast(browser: Browser, url: str) -> None:
-    """Whoever prefers dark gets a dark page, and each text of each kind of page has the contrast that WCAG AA asks."""
+    """A user who prefers dark gets a dark page, and each text of each kind of page has the contrast of WCAG AA."""
     backgrounds, low_contrast = {}, {}
-    with visit(browser, f"{url}login", viewport=DESKTOP) as seen:
+    with visit(browser, f"{url}login", viewport=DESKTOP) as visitor:
         for scheme in ("light", "dark"):
-            seen.page.emulate_media(color_scheme=scheme)
+            visitor.page.emulate_media(color_scheme=scheme)
             for name, document in sample_pages().items():
-                show_document(seen.page, url, document)
-                low_contrast[scheme, name] = seen.page.evaluate(LOW_CONTRAST_TEXTS)
-                backgrounds[scheme] = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+                show_document(visitor.page, url, document)
+                low_contrast[scheme, name] = visitor.page.evaluate(LOW_CONTRAST_TEXTS)
+                backgrounds[scheme] = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert not {name: texts for name, texts in low_contrast.items() if texts}
     assert backgrounds == {"light": "rgb(243, 245, 247)", "dark": "rgb(15, 19, 23)"}
 
 
 def test_stop_requires_confirmation(browser: Browser, bot: BotProcess, url: str, session: StorageState) -> None:
-    """Without the mark nothing is sent; with it, entries are stopped, which the page says from then on."""
-    with visit(browser, url, viewport=PHONE, storage_state=session) as seen:
-        stop = seen.page.get_by_role("button", name="Stop entries")
+    """Without the checkbox nothing is sent; with it entries are stopped, and the page shows that from then on."""
+    with visit(browser, url, viewport=PHONE, storage_state=session) as visitor:
+        stop = visitor.page.get_by_role("button", name="Stop entries")
         stop.click()
-        checkbox = seen.page.get_by_label("Yes, open nothing new")
-        assert checkbox.evaluate("one => one.validity.valueMissing")
-        assert f"{url}stop" not in seen.requests
+        checkbox = visitor.page.get_by_label("Yes, open nothing new")
+        assert checkbox.evaluate("checkbox => checkbox.validity.valueMissing")
+        assert f"{url}stop" not in visitor.requests
         checkbox.check()
         stop.click()
-        expect(seen.page.get_by_text("Entries are stopped.")).to_be_visible()
+        expect(visitor.page.get_by_text("Entries are stopped.")).to_be_visible()
         expect(stop).to_be_hidden()
-        assert seen.requests.count(f"{url}stop") == 1
-        assert seen.page.url == url
+        assert visitor.requests.count(f"{url}stop") == 1
+        assert visitor.page.url == url

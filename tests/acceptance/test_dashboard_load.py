@@ -1,4 +1,4 @@
-"""Many who look at the page of a bot that trades: what they may cost it, and what not."""
+"""The dashboard of a trading bot under load."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.dashboard_tools import TOKEN
 from tests.server_processes import free_port
 
 RATE = 200
-WAIT_SECONDS_MAX = 60.0
+WAIT_TIMEOUT_SECONDS = 60.0
 DISTANT_SIMULATOR = SimulatorOptions(tier="pro", latency_seconds=(0.02, 0.02))
-# Two candles a second, an order every eight; and three times the latency until an order's deadline.
+# Two candles a second, an order every eight candles; an order's deadline is three times the latency away.
 SPEED = 120.0
 
 
 def test_dashboard_load_costs_no_nonce(state: Path, full_size: bool) -> None:
-    """While page and health are asked for 200 times a second, a bot that trades at 20 ms of latency has every nonce
-    accepted, and every reader has its answer."""
+    """While the page and /healthz are requested 200 times a second, a bot that trades at 20 ms of latency has every
+    nonce accepted, and every reader gets a response."""
     seconds = 30.0 if full_size else 2.0
     port, close_prices = free_port(), tuple(islice(cycle(WAVE), 6000))
     with local_kraken(
@@ -39,9 +39,9 @@ def test_dashboard_load_costs_no_nonce(state: Path, full_size: bool) -> None:
         page = {"PORT": str(port), "STATUS_TOKEN": TOKEN, "PAIRS": "BTC/USD,ETH/USD,SOL/USD"}
         with (
             running(settings=kraken.settings(**page), until="^account") as bot,
-            Child("tests.dashboard_readers", port, TOKEN, limit_seconds=WAIT_SECONDS_MAX + seconds) as load_process,
+            Child("tests.dashboard_readers", port, TOKEN, limit_seconds=WAIT_TIMEOUT_SECONDS + seconds) as load_process,
         ):
-            orders, until = kraken.request_methods.count("AddOrder"), boottime_seconds() + WAIT_SECONDS_MAX
+            orders, until = kraken.request_methods.count("AddOrder"), boottime_seconds() + WAIT_TIMEOUT_SECONDS
             while True:
                 dashboard_readers.start_load(load_process, RATE, seconds, "/healthz", "/")
                 result = dashboard_readers.finish_load(load_process)
@@ -52,4 +52,4 @@ def test_dashboard_load_costs_no_nonce(state: Path, full_size: bool) -> None:
                 assert boottime_seconds() < until, f"it did not trade:\n{bot.text}"
             assert bot.stop() == 0
         assert bot.lines[-1] == "refused nonces: 0"
-        assert [row for row in kraken.simulator.request_log if not row.is_nonce_accepted] == []
+        assert [request for request in kraken.simulator.request_log if not request.is_nonce_accepted] == []

@@ -1,4 +1,4 @@
-"""The dead man's switch, and statuses that hold trading up: main.py as a process against a local Kraken."""
+"""The dead man's switch, and statuses that block trading: main.py as a process against a local Kraken."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.acceptance.local_kraken import RESTING, WAIT_TIMEOUT_SECONDS, LocalKr
 from tests.acceptance.processes import BotProcess, running
 from tests.servers import open_redis
 
-# Six seconds of the wall on this market: a bot on a loaded machine is not taken for dead.
+# Six seconds of the wall clock: long enough for a bot on a loaded machine.
 TIMEOUT_SECONDS = 120
 SWITCH_ON = {"DEAD_MAN_SWITCH_SECONDS": str(TIMEOUT_SECONDS)}
 
 
 def wait_until(kraken: LocalKraken, condition: Callable[[], object]) -> None:
-    """Wait until something is so at the exchange, whose time goes on meanwhile; only a failure takes the whole time."""
+    """Wait until the condition holds while market time goes on; only a failure takes the whole time."""
     limit = boottime_seconds() + WAIT_TIMEOUT_SECONDS
     while not condition():
-        assert boottime_seconds() < limit, f"never so; the requests were {kraken.request_methods}"
+        assert boottime_seconds() < limit, f"not in time; the requests were {kraken.request_methods}"
         kraken.simulator.api.state()
         sleep(0.01)
 
@@ -34,17 +34,17 @@ def is_armed(kraken: LocalKraken) -> bool:
 
 
 def kill_bot_with_resting_entry(kraken: LocalKraken, **settings: str) -> float:
-    """Run a bot until its entry rests and a request came after that, and kill it; return the market's time then."""
+    """Run a bot until its entry rests and the switch was armed after that, and kill it; return the market time."""
     with running(settings=kraken.settings(**settings), until="accepted as") as bot:
         if settings:
-            armed = kraken.request_methods.count("CancelAllOrdersAfter")
-            kraken.wait_for("CancelAllOrdersAfter", times=armed + 1)
+            armed_count = kraken.request_methods.count("CancelAllOrdersAfter")
+            kraken.wait_for("CancelAllOrdersAfter", times=armed_count + 1)
         bot.kill()
     return kraken.simulator.clock.now()
 
 
 def test_kraken_cancels_the_entries_of_a_killed_bot(tmp_path: Path) -> None:
-    """A bot is killed with its entry resting and the switch at 120 s: within 120 s Kraken cancels the entry."""
+    """When a bot with a resting entry and the switch at 120 s is killed, Kraken cancels the entry within 120 s."""
     with local_kraken(tmp_path, RESTING) as kraken:
         killed_seconds = kill_bot_with_resting_entry(kraken, **SWITCH_ON)
         kraken.advance_time(TIMEOUT_SECONDS)
@@ -56,7 +56,7 @@ def test_kraken_cancels_the_entries_of_a_killed_bot(tmp_path: Path) -> None:
 
 
 def test_kraken_cancels_the_entries_of_a_bot_whose_nonce_store_is_unavailable(tmp_path: Path) -> None:
-    """The shared store ends with the entry resting and the switch at 120 s: Kraken cancels the entry."""
+    """When the shared store of a bot with a resting entry and the switch at 120 s ends, Kraken cancels the entry."""
     (tmp_path / "store").mkdir()
     with open_redis(tmp_path / "store") as store, local_kraken(tmp_path, RESTING) as kraken:
         with running(settings=kraken.settings(NONCE_STORE=store.url, **SWITCH_ON), until="accepted as") as bot:
@@ -69,7 +69,7 @@ def test_kraken_cancels_the_entries_of_a_bot_whose_nonce_store_is_unavailable(tm
 
 
 def test_without_the_switch_the_entry_of_a_killed_bot_stays_open(tmp_path: Path) -> None:
-    """The same without the setting: nothing is ever armed, and the entry is still open 120 s of the market later."""
+    """Without the setting the switch is never armed, and the entry is still open after 120 s of market time."""
     with local_kraken(tmp_path, RESTING) as kraken:
         kill_bot_with_resting_entry(kraken)
         kraken.advance_time(TIMEOUT_SECONDS)
@@ -78,7 +78,7 @@ def test_without_the_switch_the_entry_of_a_killed_bot_stays_open(tmp_path: Path)
 
 
 def test_a_running_bot_keeps_its_entry(tmp_path: Path) -> None:
-    """After four more armings, a third of the time-out apart, a running bot's entry is open; SIGTERM disarms first."""
+    """After four more armings a running bot's entry is open; SIGTERM disarms before it cancels the entry."""
     with (
         local_kraken(tmp_path, RESTING) as kraken,
         running(settings=kraken.settings(**SWITCH_ON), until="accepted as") as bot,
@@ -94,7 +94,7 @@ def test_a_running_bot_keeps_its_entry(tmp_path: Path) -> None:
 
 
 def test_an_external_order_disarms_it_and_outlives_the_bot(tmp_path: Path) -> None:
-    """An order of somebody else disarms the switch; killed after that, the bot leaves both orders open."""
+    """An external order disarms the switch; if the bot is killed after that, both orders stay open."""
     with local_kraken(tmp_path, RESTING) as kraken:
         with running(settings=kraken.settings(**SWITCH_ON), until="accepted as") as bot:
             external_txid = kraken.place_external_order()
@@ -106,10 +106,10 @@ def test_an_external_order_disarms_it_and_outlives_the_bot(tmp_path: Path) -> No
 
 
 def test_a_start_disarms_a_switch_left_armed_by_a_killed_bot(tmp_path: Path) -> None:
-    """With a foreign order placed after the kill, the next start disarms in time: both orders are still open."""
+    """If an external order is placed after the kill, the next start disarms in time, and both orders stay open."""
     with local_kraken(tmp_path, RESTING) as kraken:
         kill_bot_with_resting_entry(kraken, **SWITCH_ON)
-        # Long enough for any start; the order of a person comes while nobody looks.
+        # Long enough for any start; the external order is placed while no bot runs.
         kraken.simulator.exchange.arm_dead_man_switch(3000)
         kraken.place_external_order()
         with running(settings=kraken.settings(**SWITCH_ON), until="switch is off: it would cancel"):
@@ -132,7 +132,7 @@ def test_it_is_disarmed_while_the_exchange_restricts_trading(tmp_path: Path, sta
 
 
 def test_halt_mode_neither_arms_nor_disarms_it(tmp_path: Path) -> None:
-    """In the mode halt, whoever armed it, the bot neither arms nor disarms it, from start to end."""
+    """In halt mode the bot neither arms nor disarms the switch, from start to end."""
     with local_kraken(tmp_path) as kraken:
         halted = kraken.settings(TRADING_MODE="halt", **SWITCH_ON)
         with running(settings=halted, until="nothing to do") as bot:
@@ -151,7 +151,8 @@ def test_a_restricted_pair_blocks_its_entry(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_the_broker_reads_the_current_pair_status() -> None:
-    """Once the status of one pair has changed, asking gives the new word for it and the old one for another pair."""
+    """After the status of one pair has changed, pair_status returns the new one for it and the old one for another
+    pair."""
     with open_broker_setup() as setup:
         assert setup.broker.pair_status("BTC/USD") == "online"
         setup.simulator.exchange.set_pair_status("BTC/USD", "reduce_only")
@@ -161,7 +162,7 @@ def test_the_broker_reads_the_current_pair_status() -> None:
 
 @pytest.mark.usefixtures("nonce_file")
 def test_the_broker_arms_and_disarms() -> None:
-    """Armed for 60 s and disarmed, nothing happens 61 s later; armed and left, no order is open then."""
+    """If armed for 60 s and disarmed, nothing is canceled 61 s later; if left armed, no order is open then."""
     with open_broker_setup() as setup:
         placed = setup.broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
         setup.broker.arm_dead_man_switch(60)

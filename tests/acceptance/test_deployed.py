@@ -1,6 +1,6 @@
-"""What the Dockerfile builds, as it runs: without an engine, but with its steps, its variables and its command.
+"""The image of the Dockerfile at run time: without a container engine, with its steps, variables and command.
 
-`make test` takes the packages of this checkout; `make soak` installs them by the Dockerfile's own steps.
+`make test` uses the packages of this checkout; `make soak` installs them with the Dockerfile's own steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USER = 10001
 
 @dataclass(frozen=True)
 class Image:
-    """What is in the image, as far as it is made here."""
+    """The parts of the image that this test builds."""
 
     app: Path
     packages: Path
@@ -35,7 +35,7 @@ class Image:
 
 @pytest.fixture(scope="module")
 def image(full_size: bool, tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """Copy what the Dockerfile copies and run the steps of its first stage; but the installation at full size only."""
+    """Copy the files that the Dockerfile copies and run its first stage; install packages at full size only."""
     app = tmp_path_factory.mktemp("app")
     build = stages()[0]
     assert only_step(build, "WORKDIR").arguments == APP
@@ -55,14 +55,14 @@ def image(full_size: bool, tmp_path_factory: pytest.TempPathFactory) -> Image:
         (app / ".venv").unlink()
         (app / ".venv").mkdir()
         return Image(app, Path(sys.prefix), Path(sys.base_prefix))
-    ask = [str(app / ".venv/bin/python"), "-c", "import sys; print(sys.base_prefix)"]
-    base = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    command = [str(app / ".venv/bin/python"), "-c", "import sys; print(sys.base_prefix)"]
+    base = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return Image(app, app / ".venv", Path(base))
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """Return a disk as Railway and Render mount it, root's, with a file that a command of root's has left there."""
+    """Return a disk as Railway and Render mount it: owned by root, with a file that root has left there."""
     folder = tmp_path / "volume"
     folder.mkdir(mode=0o755)
     (folder / "kraken_nonce.txt").write_text("1000000000000000", "ascii")
@@ -75,17 +75,17 @@ Start = Callable[..., Container]
 
 @pytest.fixture
 def start(image: Image, tmp_path: Path, volume: Path) -> Start:
-    """Return what makes a container of the image with the volume."""
+    """Return a factory of containers of the image with the volume."""
     root = tmp_path / "root"
     root.mkdir()
 
-    def make(mounted_at: str, *words: str, user: int | None = None, **variables: str) -> Container:
+    def make(mounted_at: str, *arguments: str, user: int | None = None, **variables: str) -> Container:
         return Container(
             image.app,
             root,
             volume,
             mounted_at,
-            *words,
+            *arguments,
             python=image.python,
             packages=image.packages,
             variables={"PRICES": "synthetic", "KRAKEN_TIER": "pro", **variables},
@@ -96,16 +96,16 @@ def start(image: Image, tmp_path: Path, volume: Path) -> Start:
 
 
 def owners_and_modes(folder: Path) -> set[tuple[int, int]]:
-    """Return owner and mode of a folder and of all that is in it."""
-    found = [folder.stat(), *(path.stat() for path in folder.iterdir())]
-    return {(one.st_uid, one.st_mode & 0o777) for one in found}
+    """Return the owners and modes of a folder and of the files in it."""
+    stats = [folder.stat(), *(path.stat() for path in folder.iterdir())]
+    return {(stat.st_uid, stat.st_mode & 0o777) for stat in stats}
 
 
 def test_container_drops_root_and_stops_cleanly(start: Start, volume: Path) -> None:
-    """With a disk of root's, mounted anywhere, the image's command gives up root, owns the disk, is healthy, writes
-    nothing elsewhere, ends on SIGTERM as process 1 with exit code 0, and its journal agrees with its account then.
+    """With a disk of root at any mount point the image's command drops root, owns the disk, is healthy, ends on SIGTERM
+    as process 1 with exit code 0, and its journal agrees with its account.
     """
-    # As Railway does it: the port and the place of the volume are told, and no user is.
+    # As Railway does it: it sets the port and the mount point of the volume, and no user.
     railway = {"PORT": "9000", "RAILWAY_VOLUME_MOUNT_PATH": "/elsewhere"}
     with start("/elsewhere", **railway) as container:
         container.wait_for("filled: ")
@@ -128,8 +128,9 @@ def test_container_drops_root_and_stops_cleanly(start: Start, volume: Path) -> N
 
 
 def test_container_runs_as_a_non_root_user(start: Start, volume: Path) -> None:
-    """As user 10001 from the start, on a disk that its group can write, the image's command is healthy and stops."""
-    # As Kubernetes does it: the disk stays root's and is given to the group of the pod.
+    """As user 10001 from the start, on a disk that its group can write, the image's command is healthy and stops
+    cleanly."""
+    # As Kubernetes does it: root owns the disk, and the group of the pod gets access.
     os.chown(volume, 0, USER)
     volume.chmod(0o2775)
     (volume / "kraken_nonce.txt").unlink()
@@ -143,7 +144,7 @@ def test_container_runs_as_a_non_root_user(start: Start, volume: Path) -> None:
 
 
 def test_health_check_fails_without_the_bot(start: Start) -> None:
-    """The image's health check fails where nobody listens, and where somebody does who has no such page."""
+    """The image's health check fails if nothing listens on the port, and if another server does."""
     with start("/data", "sh", "-c", "echo here; exec sleep 60") as container:
         container.wait_for("here")
         health = container.health()
@@ -156,7 +157,7 @@ def test_health_check_fails_without_the_bot(start: Start) -> None:
 
 
 def test_unwritable_disk_is_reported_at_start(start: Start, volume: Path) -> None:
-    """As a user to whom the disk does not belong, the image's command ends with exit code 2 and names the folder."""
+    """As a user who does not own the disk the image's command ends with exit code 2 and names the folder."""
     with start("/data", user=USER) as container:
         assert container.wait_for_exit() == 2
     assert any("STATE_DIR is /data" in line for line in container.lines)

@@ -1,4 +1,4 @@
-"""The lines of real processes: what leaves them, in which form, and what happens when nobody reads it."""
+"""The output of real processes: its content, its format, and its behaviour without a reader."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_child(
     known_secrets: list[str] = KNOWN_SECRETS,
     secret_patterns: list[str] = SECRET_PATTERNS,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the child, and see that it is gone at the end."""
+    """Run the child; kill it at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.acceptance.log_child", ending, output_format],
         stdin=subprocess.PIPE,
@@ -59,7 +59,7 @@ def run_child(
 
 
 def assert_no_secret(text: str) -> None:
-    """Fail where a piece of a secret is in the text."""
+    """Fail if a part of a secret is in the text."""
     for secret in LEAKED_SECRETS:
         assert_no_part_of(secret, text)
 
@@ -70,27 +70,27 @@ def parse_json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def test_text_output_of_a_leaking_process_has_no_secret() -> None:
-    """As text, neither stream of a process has a secret that it says, logs, ends a thread or itself with, or that an
-    error has which nobody catches; what it says is on standard output, and the rest on the other stream."""
+    """In text format neither stream has a secret that the process prints, logs, or passes to an error that ends a
+    thread or the process; printed lines are on standard output, and the rest on standard error."""
     with run_child("raise", "text") as process:
         out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 1
     assert_no_secret(out + err)
-    assert out.startswith("said [hidden]")
+    assert out.startswith("printed [hidden]")
     assert len(out.splitlines()) == 1
-    for words in (
+    for message in (
         "logged",
-        "has ended its thread spilling",
+        "has ended its thread leaking",
         "An exception was passed over",
         "A fault in the program has ended it.",
     ):
-        assert err.count(f" {words}") == 1, err
-    for words in ("OSError: first ", 'ValueError: ("second ', "'argument': "):
-        assert err.count(words) == 2, err
+        assert err.count(f" {message}") == 1, err
+    for error_text in ("OSError: first ", 'ValueError: ("second ', "'argument': "):
+        assert err.count(error_text) == 2, err
 
 
 def test_json_output_of_a_leaking_process_has_no_secret() -> None:
-    """As JSON, all of it is on standard output, one object a line, tracebacks too, and no secret is in any."""
+    """In JSON format all output is on standard output, one object a line, tracebacks too, and none has a secret."""
     with run_child("raise", "json") as process:
         out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (1, "")
@@ -101,11 +101,10 @@ def test_json_output_of_a_leaking_process_has_no_secret() -> None:
     assert_no_secret("".join(str(value) for line in lines for value in line.values()))
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_closed_stdout_pipe_ends_the_process_cleanly(form: str) -> None:
-    """When nobody reads its standard output any more, a process is told to end as by SIGTERM, once, and says the rest
-    to nobody."""
-    with run_child("say", form) as process:
+@pytest.mark.parametrize("output_format", ["text", "json"])
+def test_closed_stdout_pipe_ends_the_process_cleanly(output_format: str) -> None:
+    """When the reader of standard output is gone, the process gets one SIGTERM, and further output is discarded."""
+    with run_child("print", output_format) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
@@ -115,10 +114,10 @@ def test_closed_stdout_pipe_ends_the_process_cleanly(form: str) -> None:
 
 
 def test_undecodable_folder_name_can_be_printed() -> None:
-    """A line with bytes that are no text is written all the same, whatever the streams' encoding."""
-    odd = os.fsdecode(b"/srv/bot\xff")
-    for form in ("text", "json"):
-        with run_child("end", form, known_secrets=[], secret_patterns=[odd]) as process:
+    """A line with undecodable bytes is printed in both formats."""
+    folder_name = os.fsdecode(b"/srv/bot\xff")
+    for output_format in ("text", "json"):
+        with run_child("end", output_format, known_secrets=[], secret_patterns=[folder_name]) as process:
             out, err = process.communicate(timeout=LIMIT_SECONDS)
         assert process.returncode == 0, err
         assert "could not be written" not in err
@@ -126,23 +125,23 @@ def test_undecodable_folder_name_can_be_printed() -> None:
 
 
 def test_format_is_text_on_a_terminal_and_json_elsewhere() -> None:
-    """Left to itself, a process writes text on a terminal, and JSON into a pipe."""
+    """With the format `auto` a process writes text to a terminal, and JSON into a pipe."""
     main_side, child_side = os.openpty()
     with run_child("end", "auto", stdout=child_side) as process:
         os.close(child_side)
         assert process.wait(LIMIT_SECONDS) == 0
-        assert os.read(main_side, 65536).startswith(b"said [hidden]")
+        assert os.read(main_side, 65536).startswith(b"printed [hidden]")
         os.close(main_side)
     with run_child("end", "auto") as process:
         out, _ = process.communicate(timeout=LIMIT_SECONDS)
-    assert parse_json_lines(out)[0]["message"].startswith("said [hidden]")
+    assert parse_json_lines(out)[0]["message"].startswith("printed [hidden]")
 
 
 def test_json_run_prints_json_only(state: Path) -> None:
-    """A bot that runs with LOG_FORMAT=json and trades writes nothing but objects, and its key and secret in none."""
+    """A trading bot with LOG_FORMAT=json prints JSON objects only, none with its key or secret."""
     with local_kraken(state, FILLING) as kraken:
-        as_json = kraken.settings(LOG_FORMAT="json")
-        with running("--ticks", "1", settings=as_json, until="refused nonces: 0") as bot:
+        json_settings = kraken.settings(LOG_FORMAT="json")
+        with running("--ticks", "1", settings=json_settings, until="refused nonces: 0") as bot:
             lines = parse_json_lines(bot.text)
         messages = [line["message"] for line in lines]
         assert messages[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
@@ -154,7 +153,7 @@ def test_json_run_prints_json_only(state: Path) -> None:
 
 
 def test_program_without_stdout_exits_cleanly(state: Path) -> None:
-    """Where standard output was closed before the start, the program says nothing and ends with exit code 0."""
+    """If standard output is closed before the start, the program prints nothing and ends with exit code 0."""
     command = ["/bin/sh", "-c", 'exec "$0" main.py nonce show >&-', sys.executable]
     environment = {**os.environ, **isolated_settings({"STATE_DIR": str(state)})}
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""`python main.py` in live mode, on a local Kraken: it trades, or says in one message why it does not."""
+"""`python main.py` in live mode on a local Kraken: it trades, or reports in one message why it does not."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, tradin
 from tests.acceptance.processes import BotProcess, run, running, stored_nonce
 
 ACCOUNT_LINE = r"^account "
-# Any Base64 will do: no Kraken knows it.
+# Any Base64: no Kraken knows it.
 SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
 
 
 def stop_message(bot: BotProcess) -> str:
-    """Return the message that the bot ended with, which must be the only one."""
+    """Return the message with which the bot ended, which must be the only one."""
     messages = [line for line in bot.lines if line.startswith("Stopped: ")]
     assert len(messages) == 1, bot.text
     return messages[0]
 
 
 def test_a_live_bot_announces_live_mode_and_trades(state: Path) -> None:
-    """Live mode says so in large letters, places the order of its signal once, and reports its fill."""
+    """Live mode is announced in capitals, the order of a signal is placed once, and its fill is reported."""
     with local_kraken(state, FILLING) as kraken:
         bot = run("--ticks", "1", settings=kraken.settings())
         assert bot.lines[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
@@ -40,30 +40,30 @@ def test_a_live_bot_announces_live_mode_and_trades(state: Path) -> None:
 
 
 def test_a_second_start_within_the_same_candle_does_not_repeat_the_order(state: Path) -> None:
-    """A signal whose entry was placed, and cancelled at the stop, is not placed again by the next start."""
+    """A signal whose entry was placed, and canceled at the stop, is not placed again by the next start."""
     with local_kraken(state, RESTING) as kraken:
         run("--ticks", "1", settings=kraken.settings())
-        again = run("--ticks", "1", settings=kraken.settings())
-        assert "this signal was placed before" in again.text
+        second_run = run("--ticks", "1", settings=kraken.settings())
+        assert "this signal was placed before" in second_run.text
         assert kraken.request_methods.count("AddOrder") == 1
 
 
 def test_a_start_waits_for_a_journal_that_cannot_be_opened(state: Path) -> None:
-    """A start whose journal cannot be opened orders nothing and waits until it is stopped; the next one trades."""
+    """A start whose journal cannot be opened places nothing and waits until it is stopped; the next one trades."""
     with local_kraken(state, FILLING) as kraken:
-        blocked = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key))
-        blocked.mkdir(parents=True)
+        journal_path = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key))
+        journal_path.mkdir(parents=True)
         with running(settings=kraken.settings(), until="waiting: the journal") as bot:
             bot.send(signal.SIGTERM)
             bot.wait_for(r"^Ended: stopped\.$")
         assert "AddOrder" not in kraken.request_methods
-        blocked.rmdir()
+        journal_path.rmdir()
         assert "1 placed" in run("--ticks", "1", settings=kraken.settings()).text
         kraken.check_account()
 
 
 def test_a_stopped_bot_leaves_its_journal_in_one_file(state: Path) -> None:
-    """Once a bot that has traded is stopped, its journal has no log beside it: a copy of the file alone is whole."""
+    """When a bot that has traded is stopped, its journal has no WAL file: a copy of the one file is complete."""
     with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy") as bot:
         assert list(state.glob("journal.*.sqlite-wal"))
         assert bot.stop() == 0
@@ -71,7 +71,7 @@ def test_a_stopped_bot_leaves_its_journal_in_one_file(state: Path) -> None:
 
 
 def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
-    """A state folder that was missing is made with mode 0700, and its nonce file has mode 0600."""
+    """A missing state folder is created with mode 0700, and its nonce file with mode 0600."""
     with local_kraken(state / "deeper") as kraken:
         run("--ticks", "1", settings=kraken.settings())
     assert (state / "deeper").stat().st_mode & 0o777 == 0o700
@@ -79,7 +79,7 @@ def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
 
 
 def test_live_mode_without_keys_names_both(state: Path) -> None:
-    """Live mode without keys names the two variables, exits with 2, and leaves no state behind."""
+    """Live mode without keys names the two variables, exits with 2, and creates no state."""
     bot = run(settings={"TRADING_MODE": "live", "STATE_DIR": str(state)}, exit_code=2)
     assert "KRAKEN_API_KEY" in stop_message(bot)
     assert "KRAKEN_API_SECRET" in stop_message(bot)
@@ -107,7 +107,7 @@ def test_a_wrong_key_or_secret_ends_with_exit_code_3(state: Path, wrong: str) ->
 def test_a_key_with_wrong_permissions_ends_with_exit_code_3(
     state: Path, permissions: tuple[str, ...], window: int, message: str
 ) -> None:
-    """A key that may withdraw, has a nonce window or lacks permissions is named as such, and nothing is traded."""
+    """A key that may withdraw, has a nonce window or lacks permissions is reported, and nothing is traded."""
     with local_kraken(state, FILLING) as kraken:
         key, secret = kraken.simulator.add_key(permissions, window)
         bot = run(settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), exit_code=3)
@@ -116,7 +116,7 @@ def test_a_key_with_wrong_permissions_ends_with_exit_code_3(
 
 
 def test_no_network_ends_with_exit_code_5(state: Path) -> None:
-    """Where nothing answers, the start ends with one message and exit code 5."""
+    """If nothing answers, the start ends with one message and exit code 5."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -149,7 +149,7 @@ BAD_SETTINGS = {
 
 
 def test_every_bad_setting_is_named_at_once(state: Path) -> None:
-    """All wrong settings are named in one message with exit code 2, and nothing is made or sent."""
+    """All wrong settings are named in one message with exit code 2, and no state is created."""
     bot = run(settings={**BAD_SETTINGS, "STATE_DIR": str(state)}, exit_code=2)
     assert stop_message(bot)
     assert [name for name in BAD_SETTINGS if name not in bot.text] == []
@@ -175,13 +175,13 @@ def test_pairs_of_two_quote_currencies_are_a_bad_setting(state: Path) -> None:
 
 
 def test_a_market_speed_for_the_real_kraken_is_refused(state: Path) -> None:
-    """MARKET_SPEED with a Kraken that is not on this machine is a bad setting."""
+    """MARKET_SPEED with a Kraken on another machine is a bad setting."""
     settings = {"TRADING_MODE": "live", "MARKET_SPEED": "2", "STATE_DIR": str(state), **SOME_KEY}
     assert "MARKET_SPEED" in stop_message(run(settings=settings, exit_code=2))
 
 
 def test_a_key_with_a_nanosecond_nonce_floor_opens_the_circuit_breaker(state: Path) -> None:
-    """A key whose floor is in nanoseconds costs five refusals and exit code 4; the next start sends nothing at all."""
+    """A key whose floor is in nanoseconds costs five refusals and exit code 4; the next start sends nothing."""
     with local_kraken(state) as kraken:
         key, secret = kraken.simulator.add_key(floor=wall_us() * 1000)
         settings = kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret)
@@ -194,7 +194,7 @@ def test_a_key_with_a_nanosecond_nonce_floor_opens_the_circuit_breaker(state: Pa
 
 
 def test_a_lockout_opens_the_circuit_breaker(state: Path) -> None:
-    """A lockout ends the start with exit code 4 after one request; the next start sends nothing at all."""
+    """A lockout ends the start with exit code 4 after one request; the next start sends nothing."""
     with local_kraken(state) as kraken:
         kraken.simulator.faults.raise_next("GetApiKeyInfo", "EGeneral:Temporary lockout", times=99)
         assert "Temporary lockout" in stop_message(run(settings=kraken.settings(), exit_code=4))
@@ -221,7 +221,7 @@ def test_halt_mode_sends_no_order(state: Path) -> None:
 
 
 def test_halt_mode_does_not_cancel_resting_entries(state: Path) -> None:
-    """An entry that rests when the bot is killed is still there after a run in halt mode, which cancels nothing."""
+    """A run in halt mode does not cancel an entry of a killed bot; a run in live mode does."""
     with local_kraken(state, RESTING) as kraken:
         with running(settings=kraken.settings(), until="accepted as") as bot:
             bot.kill()
@@ -232,7 +232,7 @@ def test_halt_mode_does_not_cancel_resting_entries(state: Path) -> None:
 
 
 def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
-    """With a file named halt in the state folder no order is sent; without it the same signal is."""
+    """With a file named halt in the state folder no order is sent; without it the same signal is traded."""
     state.mkdir()
     (state / "halt").touch()
     with local_kraken(state, RESTING) as kraken:
@@ -245,20 +245,20 @@ def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
 
 
 def test_the_kill_switch_works_while_the_bot_runs(state: Path) -> None:
-    """From the first refusal by the kill switch no order is sent, not even an exit; without the file it goes on."""
+    """While the halt file exists no order is sent, not even an exit; without the file trading continues."""
     with trading_kraken(state) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         (state / "halt").touch()
         bot.wait_for(r"exit refused \(kill switch\)")
-        sent = kraken.request_methods.count("AddOrder")
+        sent_count = kraken.request_methods.count("AddOrder")
         bot.wait_for(r"exit refused \(kill switch\)", times=3)
-        assert kraken.request_methods.count("AddOrder") == sent
+        assert kraken.request_methods.count("AddOrder") == sent_count
         (state / "halt").unlink()
         bot.wait_for("exit: sell .* accepted as")
         assert bot.stop() == 0
 
 
 def test_a_second_bot_on_the_folder_is_refused(state: Path) -> None:
-    """A second bot is told the first one's process and host, with exit code 6, and sends nothing."""
+    """A second bot names the first one's process and host, exits with 6, and sends nothing."""
     with local_kraken(state) as kraken, running(settings=kraken.settings(), until=r"nothing to do") as first:
         second = run(settings=kraken.settings(), exit_code=6)
         assert f"process {first.pid} on {socket.gethostname()}" in stop_message(second)
@@ -267,7 +267,7 @@ def test_a_second_bot_on_the_folder_is_refused(state: Path) -> None:
 
 
 def test_the_folder_of_a_killed_bot_is_free_at_once(state: Path) -> None:
-    """After SIGKILL of a bot the next one starts on its folder and goes on above its nonces."""
+    """After SIGKILL of a bot the next one starts on its folder and continues above its nonces."""
     with local_kraken(state) as kraken:
         with running(settings=kraken.settings(), until=r"nothing to do") as first:
             first.kill()

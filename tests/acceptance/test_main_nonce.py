@@ -1,4 +1,4 @@
-"""`nonce show`, and what check and run say of the nonces, with the file and with real stores."""
+"""`nonce show`, and the nonce lines of check and run, with the file and with real stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.acceptance.processes import run, running
 
 
 def test_show_of_a_new_store_writes_nothing(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """`nonce show` tells that store and file have nothing yet, and leaves both so."""
+    """`nonce show` reports that store and file have no nonce yet, and creates none."""
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url))
     assert bot.lines == [
         f"nonce    none yet in {store_location(url)}",
@@ -41,7 +41,7 @@ def test_show_of_a_new_store_writes_nothing(kraken: LocalKraken, url: str, nonce
 
 @BOTH_STORES
 def test_show_prints_the_record_and_does_not_change_it(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """`nonce show` tells the last nonce, its unit, who has the turn and who leads, and leaves all of it as it is."""
+    """`nonce show` prints the last nonce, its unit, the lock owner and the leader, and changes none of them."""
     ahead = wall_us() + HOUR_US
     lease = nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
     nonce_store.acquire_lock(NonceRequest(ahead, ahead + HOUR_US), "beta:2:bb", LEASE_SECONDS)
@@ -60,7 +60,7 @@ def test_show_prints_the_record_and_does_not_change_it(kraken: LocalKraken, url:
 def test_show_distinguishes_a_released_lease_from_an_expired_one(
     kraken: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
-    """`nonce show` says of a leader that it has signed off, or that its lease has run out."""
+    """`nonce show` reports whether the lease was released or has expired."""
     settings = kraken.settings(NONCE_STORE=url)
     expired_token = nonce_store.acquire_lease("alpha:1:aa", 0.0).fencing_token
     lead_lines = run("nonce", "show", settings=settings).wait_for("^lead ")
@@ -72,7 +72,7 @@ def test_show_distinguishes_a_released_lease_from_an_expired_one(
 
 
 def test_show_prints_a_nanosecond_nonce(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """`nonce show` tells a row in nanoseconds by its 19 digits, and that NONCE_UNIT=us cannot go on above it."""
+    """`nonce show` detects a nanosecond record by its 19 digits, and reports that NONCE_UNIT=us cannot be used."""
     nonce = next_nonce(nonce_store, unit=NANOSECONDS)
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url))
     assert bot.wait_for("^nonce ") == [
@@ -86,7 +86,7 @@ def test_show_prints_a_nanosecond_nonce(kraken: LocalKraken, url: str, nonce_sto
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 def test_show_prints_the_file_when_the_store_is_unavailable(kraken: LocalKraken, scheme: str) -> None:
-    """Where the store does not answer `nonce show` says so in a sentence, tells the file, and ends with 4."""
+    """If the store does not answer, `nonce show` says so in one sentence, prints the file, and ends with 4."""
     write_nonce_file(kraken.state, 1_700_000_000_000_000)
     location = f"{scheme}://127.0.0.1:{closed_port()}/0"
     url = location.replace("//", "//bot:hunter2@")
@@ -97,7 +97,8 @@ def test_show_prints_the_file_when_the_store_is_unavailable(kraken: LocalKraken,
 
 
 def test_show_in_paper_mode_prints_no_record(state: Path, url: str) -> None:
-    """In paper mode without a key `nonce show` says that only a run knows the paper account's row, and ends with 0."""
+    """In paper mode without a key `nonce show` reports that only a run knows the paper account's record, and ends with
+    0."""
     bot = run("nonce", "show", settings={"STATE_DIR": str(state), "NONCE_STORE": url})
     assert bot.wait_for("^nonce    not known: .*KRAKEN_API_KEY is not set$")
     assert bot.wait_for("^paper    the paper account has a key of its own there, which only its run knows$")
@@ -105,7 +106,7 @@ def test_show_in_paper_mode_prints_no_record(state: Path, url: str) -> None:
 
 
 def test_show_of_a_nanosecond_key_prints_its_own_file(kraken: LocalKraken) -> None:
-    """Without a store and with NONCE_UNIT=ns `nonce show` tells the key's own file."""
+    """Without a store and with NONCE_UNIT=ns `nonce show` prints the key's own file."""
     kraken.state.mkdir()
     key_state_file(kraken).write_text("1700000000000000000", "ascii")
     bot = run("nonce", "show", settings=kraken.settings(NONCE_UNIT="ns"))
@@ -117,7 +118,7 @@ def test_show_of_a_nanosecond_key_prints_its_own_file(kraken: LocalKraken) -> No
 
 @BOTH_STORES
 def test_check_reports_the_store(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """check names the store, its nonce and the second copy, and asks Kraken with a key with which nobody leads."""
+    """check reports the store, its nonce and the local replica, and calls Kraken if no instance leads with the key."""
     last_nonce = next_nonce(nonce_store)
     bot = run("check", settings=kraken.settings(NONCE_STORE=url))
     (line,) = bot.wait_for("^ok       nonce: ")
@@ -130,7 +131,7 @@ def test_check_reports_the_store(kraken: LocalKraken, url: str, nonce_store: Non
 def test_check_sends_nothing_while_another_instance_leads(
     kraken: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
-    """While another instance leads check draws nothing, sends nothing private, says who leads, and ends with 0."""
+    """While another instance leads, check takes no nonce, sends no private request, names the leader, ends with 0."""
     nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
     last_nonce = next_nonce(nonce_store)
     bot = run("check", settings=kraken.settings(NONCE_STORE=url))
@@ -140,7 +141,7 @@ def test_check_sends_nothing_while_another_instance_leads(
 
 
 def test_check_in_paper_mode_reports_whether_the_store_answers(state: Path, url: str) -> None:
-    """In paper mode check says that the store answers, and whose row it cannot see."""
+    """In paper mode check reports that the store answers, and that it cannot read the paper account's record."""
     bot = run("check", settings={"STATE_DIR": str(state), "NONCE_STORE": url})
     assert bot.wait_for(f"^ok       nonce: {store_location(url)} answers; the paper account has a key of its own there")
 
@@ -148,7 +149,7 @@ def test_check_in_paper_mode_reports_whether_the_store_answers(state: Path, url:
 def test_check_reports_the_store_while_the_clock_is_unknown(
     kraken: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
-    """Where Kraken does not answer, check tells what the store has all the same, and draws nothing."""
+    """If Kraken does not answer, check still prints the store's nonce, and takes none."""
     last_nonce = next_nonce(nonce_store)
     settings = kraken.settings(NONCE_STORE=url, KRAKEN_API_URL=f"http://127.0.0.1:{closed_port()}")
     bot = run("check", settings=settings, exit_code=5)
@@ -160,7 +161,7 @@ def test_check_reports_the_store_while_the_clock_is_unknown(
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
 def test_check_names_an_unavailable_store(kraken: LocalKraken, mode: str) -> None:
-    """Where the store does not answer check names it and ends with 4."""
+    """If the store does not answer, check names it and ends with 4."""
     location = f"127.0.0.1:{closed_port()}/0"
     settings = kraken.settings(NONCE_STORE=f"redis://:hunter2@{location}", TRADING_MODE=mode)
     bot = run("check", settings=settings, exit_code=4)
@@ -170,7 +171,7 @@ def test_check_names_an_unavailable_store(kraken: LocalKraken, mode: str) -> Non
 
 
 def test_a_start_ends_when_its_store_is_unavailable(kraken: LocalKraken) -> None:
-    """Where the store does not answer at the start the bot names it, sends nothing private, and ends with 4."""
+    """If the store does not answer at the start, the bot names it, sends no private request, and ends with 4."""
     location = f"127.0.0.1:{closed_port()}/0"
     bot = run(settings=kraken.settings(NONCE_STORE=f"redis://:hunter2@{location}"), exit_code=4)
     assert bot.wait_for(f"^Stopped: the nonce store redis://{location} is unreachable")
@@ -179,7 +180,7 @@ def test_a_start_ends_when_its_store_is_unavailable(kraken: LocalKraken) -> None
 
 
 def test_check_names_a_nanosecond_record(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """For a row that is far ahead of the clock check says so, ends with 4, and leaves row and file as they are."""
+    """For a record far ahead of the clock check says so, ends with 4, and changes neither record nor file."""
     nonce = next_nonce(nonce_store, unit=NANOSECONDS)
     bot = run("check", settings=kraken.settings(NONCE_STORE=url), exit_code=4)
     assert f"holds {nonce}, and the next nonce would be more than a day ahead" in bot.wait_for("^PROBLEM  nonce")[0]
@@ -188,7 +189,7 @@ def test_check_names_a_nanosecond_record(kraken: LocalKraken, url: str, nonce_st
 
 
 def test_check_names_a_local_replica_that_cannot_be_written(kraken: LocalKraken, redis_url: str) -> None:
-    """Where a folder stands in the place of the nonce file check names it as the second copy and ends with 4."""
+    """If a folder is in place of the nonce file, check names it as the local replica and ends with 4."""
     (kraken.state / "kraken_nonce.txt").mkdir(parents=True)
     bot = run("check", settings=kraken.settings(NONCE_STORE=redis_url), exit_code=4)
     (line,) = bot.wait_for("^PROBLEM  nonce")
@@ -198,7 +199,7 @@ def test_check_names_a_local_replica_that_cannot_be_written(kraken: LocalKraken,
 
 @BOTH_STORES
 def test_a_run_prints_the_store(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """The line on the nonce of a run that leads has the store's nonce and place."""
+    """The nonce line of a leading run has the store's nonce and location."""
     bot = run("--ticks", "1", settings=kraken.settings(NONCE_STORE=url))
     (line,) = bot.wait_for("^nonce ")
     assert line.endswith(f" (16 digits, us), not ahead of the clock, in {store_location(url)}")
@@ -206,7 +207,7 @@ def test_a_run_prints_the_store(kraken: LocalKraken, url: str, nonce_store: Nonc
 
 
 def test_a_run_that_lost_leadership_ends_on_standby(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """A bot that has led and is stopped on standby does not say that it never traded."""
+    """A bot that has led and is stopped on standby reports that it was stopped while not trading."""
     with running(settings=kraken.settings(NONCE_STORE=url), until="nothing to do") as bot:
         nonce_store.release_lease(stored_record(nonce_store).lease.fencing_token, is_reconciled=True)
         nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)

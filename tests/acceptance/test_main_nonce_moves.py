@@ -1,4 +1,4 @@
-"""`nonce migrate` and `nonce adopt`: another place and another unit for the nonces of a key, with real stores."""
+"""`nonce migrate` and `nonce adopt`: another location and another unit for the nonces of a key, with real stores."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ UNITS = pytest.mark.parametrize("unit", [MICROSECONDS, NANOSECONDS], ids=lambda 
 def test_migrate_carries_the_floor_through_every_store(
     kraken: LocalKraken, redis_url: str, postgres_url: str, unit: NonceUnit
 ) -> None:
-    """From file to Redis to PostgreSQL to file, each next nonce is in NONCE_UNIT and above all drawn before."""
+    """From file to Redis to PostgreSQL to file, each next nonce is in NONCE_UNIT and above all issued before."""
     file = key_state_file(kraken) if unit is NANOSECONDS else kraken.state / "kraken_nonce.txt"
     kraken.state.mkdir()
     floor = (wall_us() + HOUR_US) * unit.units_per_microsecond
@@ -70,14 +70,14 @@ def test_migrate_carries_the_floor_through_every_store(
     assert bot.lines[2].startswith("setting  take NONCE_STORE out: in .env ")
     assert int(file.read_text("ascii")) >= floor
     assert len(str(floor)) == unit.digits
-    # By the whole program: the first nonce that leaves is above it.
+    # With the whole program: the first nonce that is sent is above it.
     raise_nonce_floor(kraken, floor)
     run("check", settings=settings(""))
     assert kraken.refused_nonces == 0
 
 
 def test_migrate_converts_to_the_configured_unit(kraken: LocalKraken, redis_url: str, postgres_url: str) -> None:
-    """A row in microseconds, moved with NONCE_UNIT=ns, is one in nanoseconds in the new store."""
+    """A record in microseconds, moved with NONCE_UNIT=ns, becomes one in nanoseconds in the new store."""
     with closing(open_nonce_store(redis_url, kraken.simulator.key)) as nonce_store:
         next_nonce(nonce_store)
     settings = kraken.settings(NONCE_STORE=redis_url, NONCE_UNIT="ns")
@@ -87,7 +87,7 @@ def test_migrate_converts_to_the_configured_unit(kraken: LocalKraken, redis_url:
 
 
 def test_migrate_reads_the_address_from_standard_input(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """With `--to -` the address is a line of standard input, and no word of the command."""
+    """With `--to -` the address is read from standard input."""
     ahead = wall_us() + HOUR_US
     write_nonce_file(kraken.state, ahead)
     command = [sys.executable, str(ROOT / "main.py"), "nonce", "migrate", "--to", "-"]
@@ -99,7 +99,7 @@ def test_migrate_reads_the_address_from_standard_input(kraken: LocalKraken, url:
 def test_migrate_does_not_change_the_source_and_may_be_repeated(
     kraken: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
-    """A second migration ends with 0 and changes neither row nor file; the first changes the file in nothing."""
+    """A second migration ends with 0 and changes neither record nor file; the first does not change the file."""
     ahead = wall_us() + HOUR_US
     write_nonce_file(kraken.state, ahead)
     records = []
@@ -111,7 +111,7 @@ def test_migrate_does_not_change_the_source_and_may_be_repeated(
 
 
 def test_migrate_uses_the_local_replica_of_a_wiped_store(kraken: LocalKraken, redis_url: str) -> None:
-    """From a store that lost the key's row to a file, the floor is what the second copy holds."""
+    """If the store has lost the key's record, migrate to a file takes the floor from the local replica."""
     ahead = wall_us() + HOUR_US
     write_nonce_file(kraken.state, ahead)
     bot = run("nonce", "migrate", "--to", "file", settings=kraken.settings(NONCE_STORE=redis_url))
@@ -120,16 +120,16 @@ def test_migrate_uses_the_local_replica_of_a_wiped_store(kraken: LocalKraken, re
 
 
 def test_migrate_without_a_nonce_reports_it(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
-    """Where no nonce was drawn yet, migrate says so, names the setting, makes no row, and ends with 0."""
+    """If no nonce was issued yet, migrate says so, names the setting, creates no record, and ends with 0."""
     bot = run("nonce", "migrate", "--to", url, settings=kraken.settings())
     assert bot.lines[0].startswith("floor    none: no nonce was drawn yet in ")
     assert bot.lines[1].startswith("setting  set NONCE_STORE")
     assert nonce_store.read_record() is None
 
 
-@pytest.mark.parametrize("arguments", [("migrate", "--to", "file"), ("adopt", "--yes")], ids=lambda words: words[0])
+@pytest.mark.parametrize("arguments", [("migrate", "--to", "file"), ("adopt", "--yes")], ids=lambda args: args[0])
 def test_nothing_is_changed_while_a_bot_runs(kraken: LocalKraken, redis_url: str, arguments: tuple[str, ...]) -> None:
-    """While a bot runs on the state folder migrate and adopt name its process, end with 6, and send nothing."""
+    """While a bot runs on the state folder, migrate and adopt name its process, end with 6, and write nothing."""
     with running(settings=kraken.settings(), until="nothing to do") as bot:
         settings = kraken.settings(NONCE_STORE=redis_url)
         refused_run = run("nonce", *arguments, settings=settings, exit_code=6)
@@ -142,7 +142,7 @@ def test_nothing_is_changed_while_a_bot_runs(kraken: LocalKraken, redis_url: str
 def test_migrate_is_refused_while_another_instance_leads(
     kraken: LocalKraken, redis_url: str, postgres_url: str
 ) -> None:
-    """While an instance leads in the source or in the target migrate names it, ends with 6, and moves nothing."""
+    """While an instance leads in the source or in the target, migrate names it, ends with 6, and moves nothing."""
     write_nonce_file(kraken.state, wall_us())
     with (
         closing(open_nonce_store(redis_url, kraken.simulator.key)) as led_store,
@@ -160,8 +160,8 @@ def test_migrate_is_refused_while_another_instance_leads(
 def test_a_leader_on_another_host_is_reported_and_not_disturbed(
     kraken: LocalKraken, tmp_path: Path, redis_url: str
 ) -> None:
-    """While a bot that leads runs on a folder of its own, show and check name its process, migrate and adopt end with
-    6; after its end show says that it has signed off.
+    """While a leading bot runs on another state folder, show and check name its process, and migrate and adopt end with
+    6; after its end show reports the released lease.
     """
     other_settings = kraken.settings(NONCE_STORE=redis_url, STATE_DIR=str(tmp_path / "here"))
     with running(settings=kraken.settings(NONCE_STORE=redis_url), until="nothing to do") as bot:
@@ -180,7 +180,7 @@ def test_a_leader_on_another_host_is_reported_and_not_disturbed(
 
 
 def test_migrate_to_the_source_is_refused(kraken: LocalKraken, url: str) -> None:
-    """Where source and target are the same place migrate says so and ends with 2."""
+    """If source and target are the same location, migrate says so and ends with 2."""
     bot = run("nonce", "migrate", "--to", "file", settings=kraken.settings(), exit_code=2)
     assert "where the nonces of this key are already" in bot.lines[-1]
     bot = run("nonce", "migrate", "--to", url, settings=kraken.settings(NONCE_STORE=url), exit_code=2)
@@ -192,20 +192,20 @@ def test_migrate_to_the_source_is_refused(kraken: LocalKraken, url: str) -> None
     ["", "redis://:hunter2@h:port", "redis://h:6379/hunter2"],
 )
 def test_migrate_to_an_invalid_address_is_a_wrong_setting(kraken: LocalKraken, target: str) -> None:
-    """A target that is neither the word file nor a store's address ends with 2, and is not repeated."""
+    """A target that is neither `file` nor a store's address ends with 2, and is not printed."""
     bot = run("nonce", "migrate", "--to", target, settings=kraken.settings(), exit_code=2)
     assert "hunter2" not in bot.text
     assert bot.wait_for("^Stopped: .*(must look like redis://|cannot be used)")
 
 
 def test_migrate_needs_a_key(state: Path, redis_url: str) -> None:
-    """Without KRAKEN_API_KEY migrate says that it is needed and ends with 2."""
+    """Without KRAKEN_API_KEY migrate names it and ends with 2."""
     bot = run("nonce", "migrate", "--to", redis_url, settings={"STATE_DIR": str(state)}, exit_code=2)
     assert "KRAKEN_API_KEY is not set" in bot.lines[-1]
 
 
 def test_migrate_from_or_to_an_unavailable_store_fails(kraken: LocalKraken, redis_url: str) -> None:
-    """Where the source or the target does not answer migrate names it and ends with 4, without the password."""
+    """If the source or the target does not answer, migrate names it without the password and ends with 4."""
     unreachable_url = f"redis://:hunter2@127.0.0.1:{closed_port()}/0"
     write_nonce_file(kraken.state, wall_us())
     for source, target in ((unreachable_url, redis_url), ("", unreachable_url)):
@@ -215,7 +215,7 @@ def test_migrate_from_or_to_an_unavailable_store_fails(kraken: LocalKraken, redi
 
 
 def test_migrate_does_not_mix_units(kraken: LocalKraken, redis_url: str, postgres_url: str) -> None:
-    """With NONCE_UNIT=us a row in nanoseconds, as source or as target, ends migrate with 4, and nothing is moved."""
+    """With NONCE_UNIT=us a record in nanoseconds, as source or as target, ends migrate with 4, and nothing is moved."""
     with closing(open_nonce_store(redis_url, kraken.simulator.key)) as nonce_store:
         nonce = next_nonce(nonce_store, unit=NANOSECONDS)
         write_nonce_file(kraken.state, wall_us())
@@ -228,7 +228,7 @@ def test_migrate_does_not_mix_units(kraken: LocalKraken, redis_url: str, postgre
 
 
 def test_migrate_to_a_file_that_cannot_be_written(kraken: LocalKraken, redis_url: str) -> None:
-    """Where the file cannot be written migrate says so and ends with 4."""
+    """If the file cannot be written, migrate says so and ends with 4."""
     (kraken.state / "kraken_nonce.txt").mkdir(parents=True)
     with closing(open_nonce_store(redis_url, kraken.simulator.key)) as nonce_store:
         next_nonce(nonce_store)
@@ -241,15 +241,15 @@ def test_migrate_to_a_file_that_cannot_be_written(kraken: LocalKraken, redis_url
 
 @pytest.fixture
 def kraken_with_higher_floor(kraken: LocalKraken) -> LocalKraken:
-    """Let another program use the key with nanoseconds, and the common file hold a nonce."""
+    """Return a Kraken whose key has a nanosecond floor, beside a common file with a nonce."""
     raise_nonce_floor(kraken, wall_us() * NANOSECONDS.units_per_microsecond)
     write_nonce_file(kraken.state, wall_us())
     return kraken
 
 
 def test_adopt_detects_that_nanoseconds_work(kraken_with_higher_floor: LocalKraken) -> None:
-    """adopt sends one GetApiKeyInfo, keeps its nonce in the key's own file, prints the setting, and leaves the common
-    file byte for byte; with the setting the key works.
+    """adopt sends one GetApiKeyInfo, stores its nonce in the key's own file, prints the setting, and does not change
+    the common file; with the setting the key works.
     """
     common_file_bytes = (kraken_with_higher_floor.state / "kraken_nonce.txt").read_bytes()
     bot = run("nonce", "adopt", "--yes", settings=kraken_with_higher_floor.settings())
@@ -265,7 +265,8 @@ def test_adopt_detects_that_nanoseconds_work(kraken_with_higher_floor: LocalKrak
 def test_adopt_in_a_store_keeps_the_nonce_in_its_record(
     kraken_with_higher_floor: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
-    """With a store the nonce is drawn from the row, the common file stays, and adopt tells what becomes of others."""
+    """With a store the nonce is kept in the record, the common file does not change, and adopt warns about other
+    programs."""
     next_nonce(nonce_store)
     common_file_bytes = (kraken_with_higher_floor.state / "kraken_nonce.txt").read_bytes()
     bot = run("nonce", "adopt", "--yes", settings=kraken_with_higher_floor.settings(NONCE_STORE=url))
@@ -283,7 +284,7 @@ def test_adopt_in_a_store_keeps_the_nonce_in_its_record(
 
 
 def test_adopt_detects_that_no_unit_works(kraken_with_higher_floor: LocalKraken) -> None:
-    """Where nanoseconds are refused too, adopt sends no second request, says to make a new key, and ends with 4."""
+    """If nanoseconds are refused too, adopt sends no second request, recommends a new key, and ends with 4."""
     raise_nonce_floor(kraken_with_higher_floor, wall_us() * NANOSECONDS.units_per_microsecond * 10)
     common_file_bytes = (kraken_with_higher_floor.state / "kraken_nonce.txt").read_bytes()
     bot = run("nonce", "adopt", "--yes", settings=kraken_with_higher_floor.settings(), exit_code=4)
@@ -294,7 +295,7 @@ def test_adopt_detects_that_no_unit_works(kraken_with_higher_floor: LocalKraken)
 
 
 def test_adopt_without_a_terminal_needs_yes(kraken_with_higher_floor: LocalKraken, redis_url: str) -> None:
-    """Without a terminal and without --yes adopt ends with 2, having drawn and sent nothing."""
+    """Without a terminal and without --yes adopt ends with 2, takes no nonce and sends nothing."""
     bot = run("nonce", "adopt", settings=kraken_with_higher_floor.settings(NONCE_STORE=redis_url), exit_code=2)
     assert "give --yes" in bot.lines[-1]
     assert bot_request_methods(kraken_with_higher_floor) == []
@@ -305,18 +306,19 @@ def test_adopt_without_a_terminal_needs_yes(kraken_with_higher_floor: LocalKrake
 
 @pytest.mark.parametrize(("answer", "requests"), [("y", 1), ("", 0), ("\x04", 0)], ids=["y", "line", "end"])
 def test_adopt_prompts_at_a_terminal(kraken_with_higher_floor: LocalKraken, answer: str, requests: int) -> None:
-    """At a terminal adopt sends after y alone; an empty line and the end of input send nothing, and end with 0."""
-    terminal, side = pty.openpty()
+    """At a terminal adopt sends only after y; after an empty line or the end of input it sends nothing and ends with
+    0."""
+    terminal, child_side = pty.openpty()
     try:
         os.write(terminal, f"{answer}\n".encode() if answer != "\x04" else b"\x04")
         command = [sys.executable, str(ROOT / "main.py"), "nonce", "adopt"]
         environment = {**os.environ, **isolated_settings(kraken_with_higher_floor.settings())}
         bot = subprocess.run(
-            command, env=environment, stdin=side, capture_output=True, text=True, timeout=45, check=False
+            command, env=environment, stdin=child_side, capture_output=True, text=True, timeout=45, check=False
         )
     finally:
         os.close(terminal)
-        os.close(side)
+        os.close(child_side)
     assert bot.returncode == 0, bot.stdout + bot.stderr
     assert ("Go on? [y/N]" in bot.stdout, "Nothing was sent." in bot.stdout) == (True, not requests)
     assert len(bot_request_methods(kraken_with_higher_floor)) == requests
@@ -325,7 +327,7 @@ def test_adopt_prompts_at_a_terminal(kraken_with_higher_floor: LocalKraken, answ
 def test_adopt_is_refused_while_another_instance_leads(
     kraken_with_higher_floor: LocalKraken, url: str, nonce_store: NonceStore
 ) -> None:
-    """While an instance leads in the store adopt names it, ends with 6, and draws and sends nothing."""
+    """While an instance leads in the store, adopt names it, ends with 6, takes no nonce and sends nothing."""
     nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
     last_nonce = next_nonce(nonce_store)
     bot = run("nonce", "adopt", "--yes", settings=kraken_with_higher_floor.settings(NONCE_STORE=url), exit_code=6)
@@ -334,7 +336,7 @@ def test_adopt_is_refused_while_another_instance_leads(
 
 
 def test_adopt_respects_an_open_circuit_breaker(kraken_with_higher_floor: LocalKraken) -> None:
-    """While the key stands by adopt sends nothing, says for how long, and ends with 4."""
+    """While the circuit breaker is open, adopt sends nothing, prints for how long, and ends with 4."""
     BreakerFile(str(key_state_file(kraken_with_higher_floor, "silence"))).trip(100.0, "refused")
     bot = run("nonce", "adopt", "--yes", settings=kraken_with_higher_floor.settings(), exit_code=4)
     assert "nothing is sent on this key for another" in bot.lines[-1]
@@ -342,7 +344,7 @@ def test_adopt_respects_an_open_circuit_breaker(kraken_with_higher_floor: LocalK
 
 
 def test_a_lockout_of_adopt_opens_the_circuit_breaker(state: Path) -> None:
-    """Where Kraken answers with a lockout adopt ends with 4, and the next one sends nothing."""
+    """If Kraken answers with a lockout, adopt ends with 4, and the next one sends nothing."""
     with local_kraken(state, options=SimulatorOptions(tier="pro", lockout_after=1)) as kraken:
         raise_nonce_floor(kraken, wall_us() * NANOSECONDS.units_per_microsecond * 10)
         run("nonce", "adopt", "--yes", settings=kraken.settings(), exit_code=4)
@@ -354,7 +356,7 @@ def test_a_lockout_of_adopt_opens_the_circuit_breaker(state: Path) -> None:
 
 
 def test_adopt_closes_a_circuit_breaker_whose_time_is_over(kraken_with_higher_floor: LocalKraken) -> None:
-    """After the silence the accepted request is its probe, and the bot that starts next sends none of its own."""
+    """When the breaker's time is over, the accepted request of adopt is the probe and closes the breaker."""
     BreakerFile(str(key_state_file(kraken_with_higher_floor, "silence"))).trip(0.0, "refused")
     run("nonce", "adopt", "--yes", settings=kraken_with_higher_floor.settings())
     assert not key_state_file(kraken_with_higher_floor, "silence").exists()

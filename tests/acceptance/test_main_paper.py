@@ -1,4 +1,4 @@
-"""`python main.py` with no settings at all: what a newcomer sees."""
+"""`python main.py` without settings: the first run of a new user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(state: Path) -> BotProcess:
-    """Return the first start on a folder: it ends by itself after a tick at current prices."""
+    """Return the first run on a folder, which ends after one cycle at current prices."""
     return run("--ticks", "1", settings={"STATE_DIR": str(state)})
 
 
@@ -39,7 +39,7 @@ def read_equity(bot: BotProcess) -> tuple[str, str]:
 
 
 def load_account(state: Path) -> Account:
-    """Return the paper account of a folder as its file has it."""
+    """Return the stored paper account of a folder."""
     storage = Storage(state / "paper_synthetic.db", SyntheticPrices(1).source_id)
     try:
         saved_state = storage.load()
@@ -50,14 +50,14 @@ def load_account(state: Path) -> Account:
 
 
 def account_problems(state: Path) -> list[str]:
-    """Return what does not add up in the paper account of a folder, and client ids that were used twice."""
+    """Return inconsistencies in the paper account of a folder, and client order ids that were used twice."""
     account = load_account(state)
     ids = [order.cl_ord_id for order in account.orders.values()]
     return account.audit() + [f"{cl_ord_id} twice" for cl_ord_id in set(ids) if ids.count(cl_ord_id) > 1]
 
 
 def test_the_banner_shows_mode_nonce_pairs_prices_and_account(state: Path, first: BotProcess) -> None:
-    """The first lines are: paper in plain sight; nonce with its lead and file; pairs; prices; account."""
+    """The first lines are: paper trading; nonce with its offset and file; pairs; prices; account."""
     assert first.lines[0] == "PAPER TRADING: a local Kraken, no real money."
     nonce_file = re.escape(str(state / "kraken_nonce.txt"))
     assert re.fullmatch(rf"nonce    \d{{16}}, not ahead of the clock, in {nonce_file}", first.lines[1])
@@ -67,23 +67,23 @@ def test_the_banner_shows_mode_nonce_pairs_prices_and_account(state: Path, first
 
 
 def test_the_warm_up_has_fills_and_is_marked(first: BotProcess) -> None:
-    """The last 720 candles are replayed with at least one fill, and every line of theirs is marked as replay."""
+    """The warm-up over past candles has at least one fill, and every line of it is marked as replay."""
     first.wait_for("the replay is over")
     end_line = next(number for number, line in enumerate(first.lines) if "the replay is over" in line)
-    # An entry that still rests when the replay ends may fill afterwards.
-    dated = [line for line in first.lines[:end_line] if re.match(r"\d{4}-\d\d-\d\dT", line)]
-    assert any("filled: " in line for line in dated)
-    assert all("Z replay  " in line for line in dated)
+    # An entry that still rests when the warm-up ends may fill afterwards.
+    log_lines = [line for line in first.lines[:end_line] if re.match(r"\d{4}-\d\d-\d\dT", line)]
+    assert any("filled: " in line for line in log_lines)
+    assert all("Z replay  " in line for line in log_lines)
 
 
 def test_after_the_warm_up_the_log_is_unmarked(first: BotProcess) -> None:
-    """After the replayed lines comes at least one of the present."""
-    dated = first.wait_for(r"^\d{4}-\d\d-\d\dT")
-    assert "replay" not in dated[-1]
+    """After the lines of the warm-up follows at least one at current prices."""
+    log_lines = first.wait_for(r"^\d{4}-\d\d-\d\dT")
+    assert "replay" not in log_lines[-1]
 
 
 def test_the_summary_reports_equity_orders_and_refused_nonces(first: BotProcess) -> None:
-    """The last lines tell equity, orders, fills and that no nonce was refused."""
+    """The last lines report equity, orders, fills and that no nonce was refused."""
     fills = len(first.wait_for("filled: (buy|sell)"))
     start, end = read_equity(first)
     assert (start, first.lines[-1]) == ("10000.00", "refused nonces: 0")
@@ -92,13 +92,13 @@ def test_the_summary_reports_equity_orders_and_refused_nonces(first: BotProcess)
 
 
 def test_the_account_is_consistent_after_the_first_run(state: Path, first: BotProcess) -> None:
-    """Start money, fills and fees give the balances to the last decimal, and no client id was used twice."""
+    """Starting balance, fills and fees give the balances exactly, and no client order id was used twice."""
     assert first.lines
     assert account_problems(state) == []
 
 
 def test_a_second_start_resumes_without_a_warm_up(state: Path, first: BotProcess) -> None:
-    """The next start begins with the balances that the first one left and a higher nonce, and replays nothing."""
+    """The next start begins with the balances of the first one and a higher nonce, without a warm-up."""
     account, nonce = load_account(state), stored_nonce(state)
     second = run("--ticks", "1", settings={"STATE_DIR": str(state)})
     assert "replay" not in second.text
@@ -111,7 +111,7 @@ def test_a_second_start_resumes_without_a_warm_up(state: Path, first: BotProcess
 
 
 def test_auto_without_internet_falls_back_to_synthetic_prices(tmp_path: Path) -> None:
-    """PRICES=auto where Kraken does not answer falls back to synthetic prices, and the prices line says why."""
+    """With PRICES=auto and no response from Kraken synthetic prices are used, and the prices line says why."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -124,7 +124,7 @@ def test_auto_without_internet_falls_back_to_synthetic_prices(tmp_path: Path) ->
 
 
 def test_unreachable_live_prices_stop_the_start(tmp_path: Path) -> None:
-    """PRICES=live where Kraken does not answer ends with one message and exit code 5."""
+    """With PRICES=live and no response from Kraken the start ends with one message and exit code 5."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -134,7 +134,7 @@ def test_unreachable_live_prices_stop_the_start(tmp_path: Path) -> None:
 
 
 def test_auto_uses_live_prices_when_kraken_is_reachable(tmp_path: Path) -> None:
-    """PRICES=auto trades on paper with the prices of the Kraken that answers, whose private side hears nothing."""
+    """With PRICES=auto the paper bot uses the prices of the Kraken that answers, which gets no private request."""
     with local_kraken(tmp_path, speed=1.0) as kraken:
         url = kraken.simulator.url
         settings = {"STATE_DIR": str(tmp_path / "state"), "PRICES": "auto", "KRAKEN_API_URL": url}
@@ -146,7 +146,7 @@ def test_auto_uses_live_prices_when_kraken_is_reachable(tmp_path: Path) -> None:
 
 
 def test_a_damaged_account_file_is_refused_and_left_unchanged(tmp_path: Path) -> None:
-    """A damaged account file ends the start with one message that names it, exit code 2, and is left as it is."""
+    """A damaged account file ends the start with a message that names it and exit code 2, and does not change."""
     state = tmp_path / "state"
     state.mkdir()
     path = state / "paper_synthetic.db"
@@ -157,7 +157,7 @@ def test_a_damaged_account_file_is_refused_and_left_unchanged(tmp_path: Path) ->
 
 
 def test_a_state_dir_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:
-    """A STATE_DIR that is a file ends the start with exit code 2 and its name."""
+    """A STATE_DIR that is a file ends the start with exit code 2 and a message that names it."""
     (tmp_path / "state").touch()
     bot = run(settings={"STATE_DIR": str(tmp_path / "state")}, exit_code=2)
     assert "STATE_DIR" in bot.lines[-1]
@@ -165,7 +165,7 @@ def test_a_state_dir_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing binds root to file modes")
 def test_a_read_only_state_dir_is_a_configuration_error(tmp_path: Path) -> None:
-    """A STATE_DIR that is read-only ends the start with exit code 2 and its name; check says the same."""
+    """A read-only STATE_DIR ends the start with exit code 2 and a message that names it; check says the same."""
     state = tmp_path / "state"
     state.mkdir(mode=0o555)
     for arguments in ((), ("check",)):
@@ -174,12 +174,12 @@ def test_a_read_only_state_dir_is_a_configuration_error(tmp_path: Path) -> None:
 
 
 def test_the_account_of_a_killed_bot_resumes(tmp_path: Path) -> None:
-    """A paper bot that is killed in the middle of its replay starts again, and its account adds up."""
+    """A paper bot that is killed during its warm-up starts again, and its account adds up."""
     state = tmp_path / "state"
     with running(settings={"STATE_DIR": str(state)}, until="filled: (buy|sell)") as bot:
         bot.kill()
-    (state / "halt").touch()  # an exit would take its time in the present
-    # What may still turn up of the first life is waited for in the market's time.
+    (state / "halt").touch()  # an exit at current prices would take long
+    # Start-up reconciliation waits in market time for orders of the first run.
     second = run("--ticks", "1", settings={"STATE_DIR": str(state), "MARKET_SPEED": "20"})
     assert "account  10000 USD" not in second.text
     assert second.lines[-1] == "refused nonces: 0"

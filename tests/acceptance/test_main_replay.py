@@ -1,4 +1,4 @@
-"""`PRICES=replay:FILE python main.py`: recorded prices from start to end, also when the bot is killed on the way."""
+"""`PRICES=replay:FILE python main.py`: recorded prices from start to end, also if the bot is killed in between."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def recording(shared: Path, full_size: bool, tmp_path_factory: pytest.TempPathFa
 
 def settings_for(recording: Path, state: Path) -> dict[str, str]:
     """Return the settings of a bot that replays a recording minute by minute."""
-    # With a bot id of their own, the orders of the same signals have the same ids on every account.
+    # With a fixed bot id the orders of the same signals have the same ids on every account.
     return {"PRICES": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state), "BOT_ID": "tests"}
 
 
 def filled_client_order_ids(recording: Path, state: Path) -> list[str]:
-    """Return the client ids of the orders that filled, oldest first, having checked that the account adds up."""
+    """Check the account; return the client order ids of the filled orders, oldest first."""
     prices = RecordedPrices(known_instruments(["BTC/USD"]).pairs[0], recording)
     storage = Storage(state / f"paper_replay_{prices.short_digest}.db", prices.source_id)
     try:
@@ -54,7 +54,7 @@ def filled_client_order_ids(recording: Path, state: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def uninterrupted(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BotProcess, list[str]]:
     """Return a replay from start to end, and the ids of the orders that filled in it."""
-    state = tmp_path_factory.mktemp("undisturbed")
+    state = tmp_path_factory.mktemp("uninterrupted")
     bot = run(settings=settings_for(recording, state), timeout_seconds=FULL_FILE_SECONDS_MAX)
     return bot, filled_client_order_ids(recording, state)
 
@@ -76,7 +76,7 @@ def test_a_recording_is_replayed_from_start_to_end(
 def test_a_killed_replay_resumes_and_fills_the_same_orders(
     recording: Path, uninterrupted: tuple[BotProcess, list[str]], full_size: bool, tmp_path: Path
 ) -> None:
-    """Killed again and again and started again, the replay goes on where it was and fills the same orders."""
+    """A replay that is killed and restarted several times resumes and fills the same orders."""
     rng = random.Random(SEED)
     settings = settings_for(recording, tmp_path)
     last_nonce = 0
@@ -88,12 +88,12 @@ def test_a_killed_replay_resumes_and_fills_the_same_orders(
         last_nonce = stored_nonce(tmp_path)
     bot = run(settings=settings, timeout_seconds=FULL_FILE_SECONDS_MAX)
     assert bot.lines[-1] == "refused nonces: 0"
-    # Not to the cent: after a start a pair's first order waits some seconds, until no earlier one can be on its way.
+    # Amounts may differ: after a start a pair's first order waits until no earlier one can be in flight.
     assert filled_client_order_ids(recording, tmp_path) == uninterrupted[1], f"seed {SEED}"
 
 
 def test_a_finished_replay_restarts(recording: Path, tmp_path: Path) -> None:
-    """The start after a finished replay begins again with the money of the start."""
+    """The start after a finished replay begins again with the starting balance."""
     short_recording = tmp_path / "few.csv"
     short_recording.write_text("".join(recording.read_text("ascii").splitlines(keepends=True)[:200]), "ascii")
     for _ in range(2):
@@ -111,16 +111,16 @@ def test_a_finished_replay_restarts(recording: Path, tmp_path: Path) -> None:
     ids=["header", "order"],
 )
 def test_a_damaged_recording_is_named_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
-    """A line that is no candle ends the start with exit code 2 and one message with the line's number."""
-    rows = [f"{1640991660 + 60 * index},46319.0,46385.0,46319.0,46377.0,49.6,992" for index in range(3)]
+    """A line that is not a candle ends the start with exit code 2 and one message with the line number."""
+    candle_lines = [f"{1640991660 + 60 * index},46319.0,46385.0,46319.0,46377.0,49.6,992" for index in range(3)]
     path = tmp_path / "damaged.csv"
-    path.write_text("\n".join([*rows, line]) + "\n", "ascii")
+    path.write_text("\n".join([*candle_lines, line]) + "\n", "ascii")
     bot = run(settings=settings_for(path, tmp_path / "state"), exit_code=2)
     assert bot.lines[-1].startswith("Stopped: ")
     assert f"line 4: '{line}' {problem}" in bot.lines[-1]
 
 
 def test_a_missing_recording_is_a_configuration_error(tmp_path: Path) -> None:
-    """A file that does not exist is named with exit code 2."""
+    """A file that does not exist ends the start with exit code 2 and a message that names it."""
     bot = run(settings=settings_for(tmp_path / "none.csv", tmp_path / "state"), exit_code=2)
     assert "none.csv" in bot.lines[-1]

@@ -1,4 +1,4 @@
-"""`python main.py orders`, `fills` and `journal check`: as their users run them, beside a bot and without one."""
+"""`python main.py orders`, `fills` and `journal check`, with and without a running bot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3Jl
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the state folder of a paper bot that has replayed its history and was stopped."""
+    """Return the state folder of a paper bot that was stopped after its warm-up."""
     folder = tmp_path_factory.mktemp("paper") / "state"
     run("--ticks", "1", settings={"STATE_DIR": str(folder)})
     return folder
@@ -37,14 +37,14 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(paper: Path, state: Path) -> Path:
-    """Return a copy of it that a test may change."""
+    """Return a copy of that folder that a test may change."""
     shutil.copytree(paper, state)
     return state
 
 
 def run_command(*arguments: str, settings: Mapping[str, str], code: int = 0) -> str:
-    """Run main.py to its end, which must have this exit code; return what it wrote to its output alone."""
-    done = subprocess.run(
+    """Run main.py to its end, which must have this exit code; return its standard output."""
+    result = subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *arguments],
         env={**os.environ, **isolated_settings(settings)},
         capture_output=True,
@@ -53,14 +53,14 @@ def run_command(*arguments: str, settings: Mapping[str, str], code: int = 0) -> 
         cwd="/",
         check=False,
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout
 
 
 def journal_of(folder: Path) -> Path:
     """Return the only journal of a folder."""
-    (found,) = folder.glob("journal.*.sqlite")
-    return found
+    (path,) = folder.glob("journal.*.sqlite")
+    return path
 
 
 def change_journal(folder: Path, statement: str) -> None:
@@ -70,7 +70,7 @@ def change_journal(folder: Path, statement: str) -> None:
 
 
 def add_order(kraken: LocalKraken, folder: Path, id_suffix: str) -> str:
-    """Place an order with this bot's own mark, past the bot; return its txid."""
+    """Place an order with this bot's id without the bot; return its txid."""
     with closing(sqlite3.connect(journal_of(folder))) as connection:
         (bot_id,) = connection.execute("SELECT substr(cl_ord_id, 1, 5) FROM intents").fetchone()
     params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
@@ -82,7 +82,7 @@ def add_order(kraken: LocalKraken, folder: Path, id_suffix: str) -> str:
 
 
 def test_orders_and_fills_are_reported_while_the_bot_runs(state: Path) -> None:
-    """While a bot runs, its filled order is told as Kraken has it, to the last decimal, and fills that are its own."""
+    """While a bot runs, its filled order is reported exactly as Kraken has it, with its own fills only."""
     with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy"):
         (reported,) = json.loads(run_command("orders", "--json", settings=kraken.settings()))
         (kraken_order,) = kraken.orders
@@ -98,7 +98,7 @@ def test_orders_and_fills_are_reported_while_the_bot_runs(state: Path) -> None:
 
 
 def test_a_resting_order_is_open(state: Path) -> None:
-    """An entry that rests at Kraken is told by `orders --open`; nothing of it is in `fills`."""
+    """An entry that rests at Kraken is listed by `orders --open`, and not in `fills`."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as"):
         (reported,) = json.loads(run_command("orders", "--open", "--json", settings=kraken.settings()))
         assert (reported["state"], Decimal(reported["executed"])) == ("open", Decimal(0))
@@ -106,7 +106,7 @@ def test_a_resting_order_is_open(state: Path) -> None:
 
 
 def test_reports_need_no_network(state: Path) -> None:
-    """Orders and fills of a live key are told where no Kraken answers, with the age of an unknown one."""
+    """Orders and fills of a live key are reported without Kraken, with the age of an unknown order."""
     settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
     state.mkdir()
     journal = Journal(journal_file_path(state / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"]))
@@ -119,7 +119,7 @@ def test_reports_need_no_network(state: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
 def test_reports_without_a_journal_are_empty(state: Path, mode: str) -> None:
-    """Without a journal orders and fills are none, `journal check` ends with code 2, and nothing is left behind."""
+    """Without a journal orders and fills are empty, `journal check` ends with 2, and no state is created."""
     settings = {"TRADING_MODE": mode, "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
     for command in ("orders", "fills"):
         assert f"No journal yet in {state}" in run(command, settings=settings).text
@@ -130,7 +130,7 @@ def test_reports_without_a_journal_are_empty(state: Path, mode: str) -> None:
 
 
 def test_paper_mode_names_the_journal_it_reads(copy: Path) -> None:
-    """On paper the first line names the journal, which is never that of the live key, however new that is."""
+    """In paper mode the first line names the paper journal, even if the live key's journal is newer."""
     live_journal = journal_file_path(copy / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"])
     paper_journal = journal_of(copy)
     Journal(live_journal).record_orders([make_kraken_order()])
@@ -140,7 +140,7 @@ def test_paper_mode_names_the_journal_it_reads(copy: Path) -> None:
 
 
 def test_the_output_formats_agree(paper: Path) -> None:
-    """Table, JSON and CSV of a history have the same orders in the same order, and no line is over 100 characters."""
+    """Table, JSON and CSV list the same orders in the same order, and no table line is over 100 characters."""
     settings = {"STATE_DIR": str(paper)}
     data = json.loads(run_command("orders", "--json", settings=settings))
     table = run_command("orders", settings=settings).splitlines()
@@ -153,12 +153,12 @@ def test_the_output_formats_agree(paper: Path) -> None:
 
 
 def test_two_output_formats_at_once_are_refused(paper: Path) -> None:
-    """Both forms at once are a wrong word: exit code 2, and nothing is told."""
+    """Both formats at once end with exit code 2 and no output."""
     assert run_command("orders", "--json", "--csv", settings={"STATE_DIR": str(paper)}, code=2) == ""
 
 
 def test_a_journal_of_a_newer_program_is_refused_in_one_message(copy: Path) -> None:
-    """A journal that a newer program wrote ends each word with one message and exit code 5."""
+    """A journal of a newer program ends each command with one message and exit code 2."""
     with closing(sqlite3.connect(journal_of(copy))) as connection:
         connection.execute("PRAGMA user_version = 99")
     for command in ("orders", "fills"):
@@ -169,7 +169,7 @@ def test_a_journal_of_a_newer_program_is_refused_in_one_message(copy: Path) -> N
 
 
 def test_journal_check_after_a_paper_run(copy: Path) -> None:
-    """After a paper bot's whole history journal and paper account agree on every order and fill: exit code 0."""
+    """After a paper run journal and paper account agree on every order and fill: exit code 0."""
     orders = len(json.loads(run_command("orders", "--json", settings={"STATE_DIR": str(copy)})))
     fills = len(json.loads(run_command("fills", "--json", settings={"STATE_DIR": str(copy)})))
     output = run_command("journal", "check", settings={"STATE_DIR": str(copy)})
@@ -188,7 +188,7 @@ def test_journal_check_after_a_paper_run(copy: Path) -> None:
     ids=["a fee", "a price", "a fill", "an order"],
 )
 def test_journal_check_finds_changed_and_missing_records(copy: Path, statement: str, finding: str) -> None:
-    """A changed amount, a missing fill or a missing order in the journal is named, with exit code 7."""
+    """A changed amount, a missing fill or a missing order in the journal is reported, with exit code 7."""
     change_journal(copy, statement)
     assert finding in run_command("journal", "check", settings={"STATE_DIR": str(copy)}, code=7)
     report = json.loads(run_command("journal", "check", "--json", settings={"STATE_DIR": str(copy)}, code=7))
@@ -197,7 +197,7 @@ def test_journal_check_finds_changed_and_missing_records(copy: Path, statement: 
 
 
 def test_journal_check_on_paper_needs_exclusive_access(state: Path) -> None:
-    """While a paper bot runs, `journal check` names it and ends with exit code 6; orders and fills are told."""
+    """While a paper bot runs, `journal check` names it and ends with exit code 6; orders and fills are reported."""
     with running(settings={"STATE_DIR": str(state)}, until="filled: buy"):
         output = run_command("journal", "check", settings={"STATE_DIR": str(state)}, code=6)
         assert output.startswith("Stopped: Another bot (process ")
@@ -206,7 +206,7 @@ def test_journal_check_on_paper_needs_exclusive_access(state: Path) -> None:
 
 
 def test_journal_check_of_a_live_account(state: Path) -> None:
-    """Of a live account it compares this bot's orders alone; one that it did not write down is found."""
+    """For a live account only this bot's orders are compared; one that the journal lacks is found."""
     with local_kraken(state, FILLING) as kraken:
         kraken.place_external_order()
         run("--ticks", "1", settings=kraken.settings())
@@ -220,7 +220,7 @@ def test_journal_check_of_a_live_account(state: Path) -> None:
 
 
 def test_journal_check_finds_an_order_placed_twice(state: Path) -> None:
-    """Two orders of one id at Kraken are named as doubled."""
+    """Two orders with one client order id at Kraken are reported as doubled."""
     with local_kraken(state, FILLING) as kraken:
         run("--ticks", "1", settings=kraken.settings())
         (order,) = kraken.orders
@@ -232,7 +232,7 @@ def test_journal_check_finds_an_order_placed_twice(state: Path) -> None:
 
 
 def test_journal_check_while_a_live_bot_runs(state: Path) -> None:
-    """Beside a running live bot with a resting order all is equal, and the bot's nonces are in order."""
+    """While a live bot with a resting order runs, all is equal, and no nonce is refused."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         kraken.wait_for("OpenOrders", 2)
         assert run_command("journal", "check", settings=kraken.settings()) == "ok: 1 orders, 0 fills, all equal\n"
@@ -241,7 +241,7 @@ def test_journal_check_while_a_live_bot_runs(state: Path) -> None:
 
 
 def test_journal_check_of_recorded_prices(copy: Path, tmp_path: Path) -> None:
-    """A recorded market, whose account would begin anew, is not opened for a check: exit code 2."""
+    """A recorded market, whose account would start again, is not opened for a check: exit code 2."""
     prices = tmp_path / "prices.csv"
     prices.touch()
     output = run_command("journal", "check", settings={"STATE_DIR": str(copy), "PRICES": f"replay:{prices}"}, code=2)

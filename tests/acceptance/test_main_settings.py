@@ -1,4 +1,4 @@
-"""What main.py makes of the settings: each one reaches the part that it is about."""
+"""main.py passes each setting to the component that uses it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PROXY = "http://127.0.0.1:3128"
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A local Kraken whose market stands still."""
+    """Open a local Kraken whose market stands still."""
     with Simulator(SimulatorOptions(), auto_advance_clock()) as simulator:
         yield simulator
 
 
 def settings_for(simulator: Simulator, **extra_settings: str) -> Settings:
-    """Return the settings of a live bot on it; its key may withdraw."""
+    """Return the settings of a live bot on the simulator; its key may withdraw."""
     key, secret = simulator.add_key((*TRADING_PERMISSIONS, "withdraw-funds"))
     base_settings = {
         "TRADING_MODE": "live",
@@ -47,7 +47,7 @@ def settings_for(simulator: Simulator, **extra_settings: str) -> Settings:
 
 
 def broker_for(simulator: Simulator, **extra_settings: str) -> KrakenBroker:
-    """Return the broker that main.py makes of the settings, connected."""
+    """Return the broker that py opens for the settings, connected."""
     broker = open_live_broker(settings_for(simulator, **extra_settings), simulator.clock)
     broker.connect()
     return broker
@@ -63,11 +63,11 @@ def test_a_key_that_may_withdraw_connects_when_allowed(simulator: Simulator) -> 
 def test_the_nonce_unit_reaches_the_broker(simulator: Simulator) -> None:
     """With NONCE_UNIT=ns all nonces that arrive have 19 digits."""
     broker_for(simulator, NONCE_UNIT="ns")
-    assert {len(row.nonce) for row in simulator.request_log} == {19}
+    assert {len(request.nonce) for request in simulator.request_log} == {19}
 
 
 def test_the_bot_id_reaches_the_orders(simulator: Simulator) -> None:
-    """With BOT_ID=abcde an order's client id begins with it."""
+    """With BOT_ID=abcde a client order id begins with it."""
     broker = broker_for(simulator, BOT_ID="abcde")
     assert broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000)).cl_ord_id.startswith("abcde")
 
@@ -81,7 +81,7 @@ def test_max_order_value_reaches_the_broker(simulator: Simulator) -> None:
 
 
 def test_max_slippage_reaches_the_orders(simulator: Simulator) -> None:
-    """With MARKET_COLLAR_PERCENT=3 a market buy may pay three percent more than the current price."""
+    """With MARKET_COLLAR_PERCENT=3 a market buy is limited to three percent above the current price."""
     broker = broker_for(simulator, MARKET_COLLAR_PERCENT="3")
     placed = broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
     assert abs(placed.price - broker.get_current_price("BTC/USD") * Decimal("1.03")) <= Decimal("0.1")
@@ -100,14 +100,14 @@ def test_the_tier_reaches_the_rate_counters(simulator: Simulator, tier: str, wai
 def test_the_proxy_is_for_kraken_alone(simulator: Simulator) -> None:
     """KRAKEN_PROXY is used for KRAKEN_API_URL, and not for the local Kraken of a paper account."""
     settings = settings_for(simulator, KRAKEN_PROXY=PROXY)
-    live = open_live_broker(settings, MarketClock())
-    assert set(live.api.session.proxies.values()) == {settings.proxy}
-    paper = open_broker(settings, simulator.key, simulator.secret, "http://127.0.0.1:9", MarketClock())
-    assert not paper.api.session.proxies
+    live_broker = open_live_broker(settings, MarketClock())
+    assert set(live_broker.api.session.proxies.values()) == {settings.proxy}
+    paper_broker = open_broker(settings, simulator.key, simulator.secret, "http://127.0.0.1:9", MarketClock())
+    assert not paper_broker.api.session.proxies
 
 
 def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
-    """Every limit and size of the settings is the trader's, none in the place of another."""
+    """Every limit and size of the settings reaches its own field of the trader's settings."""
     settings = settings_for(
         simulator,
         PAIRS="XBTUSD,ETH/USD",
@@ -149,6 +149,6 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
     ],
 )
 def test_only_a_live_bot_waits_for_an_overlapping_instance(extra_settings: dict[str, str], seconds: float) -> None:
-    """Only a live bot waits for an instance elsewhere, unless it is told that there is none."""
-    live = {"TRADING_MODE": "live", "KRAKEN_API_KEY": "key", "KRAKEN_API_SECRET": "c2VjcmV0"}
-    assert overlap_seconds(load_settings(live | extra_settings)) == seconds
+    """Only a live bot waits for an instance elsewhere, unless the settings say that there is none."""
+    live_settings = {"TRADING_MODE": "live", "KRAKEN_API_KEY": "key", "KRAKEN_API_SECRET": "c2VjcmV0"}
+    assert overlap_seconds(load_settings(live_settings | extra_settings)) == seconds

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: `python main.py` ends with 0 within seconds, whatever it is doing, and loses nothing."""
+"""SIGTERM and Ctrl-C: `python main.py` ends with 0 within seconds, in any state, and loses nothing."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.conftest import ROOT
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", SIGNALS, ids=lambda signal_number: signal_number.name)
+def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, signal_number: signal.Signals) -> None:
     """SIGTERM and Ctrl-C end a waiting bot with exit code 0 and the summary."""
     with local_kraken(state, FILLING) as kraken, running(settings=kraken.settings(), until="filled: buy") as bot:
-        assert bot.stop(number) == 0
-        assert f"{number.name}: stopping" in bot.text
+        assert bot.stop(signal_number) == 0
+        assert f"{signal_number.name}: stopping" in bot.text
         assert "Ended: stopped." in bot.text
         assert "equity   10000.00 -> " in bot.text
         assert "refused nonces: 0" in bot.text
@@ -42,7 +42,7 @@ def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, number: signal.Si
 
 
 def test_resting_entries_are_canceled_by_txid_and_external_orders_left_open(state: Path) -> None:
-    """On SIGTERM the bot cancels its own resting entry by its id; another sender's order stays."""
+    """On SIGTERM the bot cancels its own resting entry by txid; an external order stays open."""
     with local_kraken(state, RESTING) as kraken:
         external_txid = kraken.place_external_order()
         with running(settings=kraken.settings(), until="accepted as") as bot:
@@ -67,8 +67,8 @@ def test_resting_entries_stay_open_when_configured(state: Path) -> None:
 
 
 def test_a_hanging_read_does_not_delay_shutdown(state: Path) -> None:
-    """Ctrl-C while a read hangs ends the bot with exit code 0 in time; the read is no unknown order, and as long as it
-    may still be answered the bot lets no other one have its folder."""
+    """Ctrl-C while a read hangs ends the bot with exit code 0 in time; the read is no unknown order, and the bot does
+    not release its state folder."""
     with local_kraken(state, options=HANGING_OPTIONS) as kraken:
         kraken.simulator.faults.fire_next("slow", "OpenOrders")
         with BotProcess(settings=kraken.settings()) as bot:
@@ -77,13 +77,13 @@ def test_a_hanging_read_does_not_delay_shutdown(state: Path) -> None:
             assert "left behind" in bot.text
             assert "unknown:" not in bot.text
             assert "refused nonces: 0" in bot.text
-        # Whoever lets go of a folder takes its note away; the end of a process does not.
+        # Releasing the folder would remove the contents of the instance file; the end of a process does not.
         assert read_instance_file(state)["pid"] == bot.pid
         assert stored_nonce(state) == kraken.nonce_floor
 
 
 def test_an_order_in_flight_does_not_delay_shutdown_and_is_never_sent_twice(state: Path) -> None:
-    """SIGTERM while a third order hangs: it is called unknown, the two entries are cancelled, none is repeated."""
+    """On SIGTERM while a third order hangs it is reported as unknown, two entries are canceled, none is repeated."""
     with local_kraken(state, RESTING, options=HANGING_OPTIONS) as kraken:
         run("--ticks", "1", settings=kraken.settings(PAIRS="BTC/USD,ETH/USD", CANCEL_ENTRIES_ON_STOP="0"))
         settings = kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")
@@ -113,7 +113,7 @@ def test_a_signal_before_the_first_answer_ends_the_start(state: Path) -> None:
 
 def test_a_signal_while_the_start_repeats_a_refused_nonce_ends_it(state: Path) -> None:
     """SIGTERM while the start waits to repeat a refused nonce ends the bot with exit code 0 in time."""
-    with local_kraken(state, speed=0.1) as kraken:  # a market as slow makes the 2 s twenty
+    with local_kraken(state, speed=0.1) as kraken:  # a market this slow turns 2 s into 20 s
         kraken.simulator.faults.fire_next("spurious_nonce", "GetApiKeyInfo", times=9)
         with running(settings=kraken.settings(), until="refusal 2") as bot:
             assert bot.stop() == 0
@@ -121,21 +121,21 @@ def test_a_signal_while_the_start_repeats_a_refused_nonce_ends_it(state: Path) -
 
 
 def test_a_signal_during_the_warm_up_ends_it_with_a_summary(state: Path) -> None:
-    """SIGTERM in the middle of the replay ends the bot with exit code 0 and a summary; the account goes on later."""
+    """SIGTERM during the warm-up ends the bot with exit code 0 and a summary; the next start resumes the account."""
     settings = {"STATE_DIR": str(state)}
     with running(settings=settings, until="replay .*filled: buy") as bot:
         assert bot.stop() == 0
         assert "Ended: stopped." in bot.text
         assert re.search(r"^equity   10000.00 -> \d+\.\d\d USD$", bot.text, re.MULTILINE)
-    (state / "halt").touch()  # an exit would take its time in the present
-    # What may still turn up of the first life is waited for in the market's time.
+    (state / "halt").touch()  # an exit at current prices would take long
+    # Start-up reconciliation waits in market time for orders of the first run.
     second_run = run("--ticks", "1", settings={**settings, "MARKET_SPEED": "20"})
     assert "account  10000 USD" not in second_run.text
     assert second_run.lines[-1] == "refused nonces: 0"
 
 
 def test_a_signal_while_kraken_is_unreachable_ends_the_bot(state: Path) -> None:
-    """SIGTERM after Kraken went away ends the bot with exit code 0, and says that the account could not be read."""
+    """SIGTERM after Kraken became unreachable ends the bot with exit code 0; the account could not be read."""
     with contextlib.ExitStack() as stack:
         kraken = stack.enter_context(local_kraken(state))
         bot = stack.enter_context(running(settings=kraken.settings(), until="nothing to do"))
@@ -146,7 +146,7 @@ def test_a_signal_while_kraken_is_unreachable_ends_the_bot(state: Path) -> None:
 
 
 def test_a_second_signal_changes_nothing(state: Path) -> None:
-    """An impatient second Ctrl-C neither prints a traceback nor keeps the bot from its orderly end."""
+    """A second Ctrl-C neither prints a traceback nor prevents the orderly end."""
     with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         bot.send(signal.SIGINT)
         bot.send(signal.SIGINT)
@@ -156,7 +156,7 @@ def test_a_second_signal_changes_nothing(state: Path) -> None:
 
 
 def test_a_closed_output_pipe_ends_the_bot_cleanly(state: Path, tmp_path: Path) -> None:
-    """When nobody reads its output any more (`| head`) the bot ends with exit code 0 and leaves no entry open."""
+    """When its output pipe is closed (`| head`), the bot ends with exit code 0 and leaves no entry open."""
     errors = tmp_path / "errors"
     with trading_kraken(state) as kraken, errors.open("w") as stderr:
         environment = {**os.environ, **isolated_settings(kraken.settings())}

@@ -1,4 +1,4 @@
-"""What a bot holds in memory over many candles, with its page open and looked at."""
+"""The memory of a bot over many candles, with its dashboard open and polled."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WARM_UP_CANDLES = 100
 SAMPLE_SECONDS = 0.3
 LIMIT_SECONDS = 3000.0
 RSS_KB_MAX = 120 * 1024
-# In a short run what is kept on purpose is still being filled: 720 candles, 200 lines of log, the files' caches.
+# In a short run bounded buffers are still filling: 720 candles, 200 log lines, file caches.
 SHORT_CYCLES, SHORT_GROWTH_KB_MAX = 1_500, 8 * 1024
 MARK_CYCLES, MARKS = 10_000, 10
 GROWTH_MAX = 0.01
 
 
 def write_recording(path: Path, candles: int) -> None:
-    """Write one-minute candles of a random walk, which comes back when it is far away."""
+    """Write one-minute candles of a mean-reverting random walk."""
     rng, last, lines = random.Random(SEED), 500_000, []
     for number in range(candles):
         close = last + rng.randint(-400, 400) + (500_000 - last) // 2000
@@ -46,21 +46,21 @@ def write_recording(path: Path, candles: int) -> None:
 
 @dataclass
 class MemoryMonitor:
-    """Looks at a bot's page now and then, and at what the process holds: (ticks, KB) at each look."""
+    """Poll a bot's dashboard and sample the memory of its process as (cycles, KB)."""
 
     port: int
     pid: int
     samples: list[tuple[int, int]] = field(default_factory=list)
 
     def sample(self) -> bool:
-        """Look once; return whether the bot was there."""
+        """Take one sample; return whether the bot answered."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             for path in ("/", "/metrics", "/api/status"):
                 connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
-                answer = connection.getresponse()
-                body = answer.read()
-                assert answer.status == 200, (path, answer.status, body)
+                response = connection.getresponse()
+                body = response.read()
+                assert response.status == 200, (path, response.status, body)
             resident = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text("ascii"))
         except (OSError, http.client.HTTPException):
             return False
@@ -72,23 +72,23 @@ class MemoryMonitor:
         return True
 
     def median_rss_kb(self, first: int, last: int) -> float:
-        """Return what the process held between two ticks, by the median."""
-        return statistics.median(kb for ticks, kb in self.samples if first <= ticks < last)
+        """Return the median memory of the process between two cycles."""
+        return statistics.median(kb for cycles, kb in self.samples if first <= cycles < last)
 
     @property
     def peak_rss_kb(self) -> int:
-        """The most that it held."""
+        """The maximum memory of the process."""
         return max(kb for _, kb in self.samples)
 
 
 def _count_cycles(status: dict[str, Any]) -> int:
-    candles = [row for pair in status["pairs"] for row in pair["candles"]]
+    candles = [candle for pair in status["pairs"] for candle in pair["candles"]]
     return (candles[-1][0] - START_SECONDS) // 60 if candles else 0
 
 
 @contextmanager
 def open_event_stream(port: int) -> Iterator[None]:
-    """Keep the page's stream of news open, and read it."""
+    """Keep the dashboard's event stream open, and read it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/events", headers={"Authorization": f"Bearer {TOKEN}"})
     stream = connection.getresponse()
@@ -111,7 +111,7 @@ def open_event_stream(port: int) -> Iterator[None]:
 
 
 def run_monitored(folder: Path, cycles: int) -> MemoryMonitor:
-    """Run a paper bot for so many ticks, as fast as they go, and look at it all the time."""
+    """Run a paper bot for `cycles` cycles at full speed, and sample its memory."""
     recording, port = folder / "walk.csv", free_port()
     write_recording(recording, cycles + WARM_UP_CANDLES)
     settings = {
@@ -133,8 +133,8 @@ def run_monitored(folder: Path, cycles: int) -> MemoryMonitor:
 
 
 def test_memory_stays_bounded_over_many_candles_with_an_open_page(tmp_path: Path, full_size: bool) -> None:
-    """Over 100,000 candles a paper bot whose page is looked at holds less than 120 MB, and after the first 10,000 it
-    grows by less than 1 % for each 10,000, on average; over the 1,500 of the short run it grows by less than 8 MB."""
+    """Over 100,000 candles a paper bot with a polled dashboard uses less than 120 MB, and after the first 10,000 grows
+    by less than 1 % per 10,000 on average; in the short run of 1,500 it grows by less than 8 MB."""
     if not full_size:
         monitor = run_monitored(tmp_path, SHORT_CYCLES)
         growth_kb = monitor.median_rss_kb(1_000, SHORT_CYCLES) - monitor.median_rss_kb(0, 500)
@@ -143,6 +143,6 @@ def test_memory_stays_bounded_over_many_candles_with_an_open_page(tmp_path: Path
     monitor = run_monitored(tmp_path, MARKS * MARK_CYCLES)
     rss_kb = [monitor.median_rss_kb(at * MARK_CYCLES - 1_000, at * MARK_CYCLES) for at in range(1, MARKS + 1)]
     growth = (rss_kb[-1] / rss_kb[0]) ** (1 / (MARKS - 1)) - 1
-    print(f"\nmemory at each {MARK_CYCLES} ticks, KB: {rss_kb}; most {monitor.peak_rss_kb}; growth {growth:.2%} each")
+    print(f"\nmemory every {MARK_CYCLES} cycles, KB: {rss_kb}; peak {monitor.peak_rss_kb}; growth {growth:.2%} each")
     assert monitor.peak_rss_kb < RSS_KB_MAX
     assert growth < GROWTH_MAX, rss_kb

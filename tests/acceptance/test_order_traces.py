@@ -1,4 +1,5 @@
-"""The bad traces of tests/model over HTTP: each doubles or loses an order of the client it is for, and none of ours."""
+"""The bad traces of tests/model over HTTP: each duplicates or loses an order of its faulty client, and none of the
+broker."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from bot.orders.order_state import PLACED_STATES as ORDER_PLACED
 from bot.orders.order_state import OrderState
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from tests.acceptance import order_peers as peers
+from tests.acceptance import order_peers
 from tests.acceptance.broker_tools import YEARS_SECONDS, advance_time
 from tests.acceptance.order_peers import NOT_PLACED, PLACED, SENT_SECONDS, SIGNAL, VOLUME, FaultyProcedure, NaiveClient
 from tests.model.mutants import MUTANTS
@@ -31,16 +32,16 @@ pytestmark = pytest.mark.usefixtures("nonce_file")
 
 BOT_ID = "trace"
 SECOND_ATTEMPT = "trace0000000000002"
-# With this seed both look-ups lag behind the order of that name by more than 2.9 of at most 3 s.
+# With this seed both queries lag behind the order with that id by more than 2.9 of at most 3 s.
 LATE_SEED = 910
 RESTING_PRICE, FILLING_PRICE = Decimal(40_000), Decimal(60_000)
 
 
 @dataclass(frozen=True)
 class ExchangeSetup:
-    """A local Kraken with something wrong, in market seconds; `dips` is when the price fills an order that rests.
+    """A local Kraken with a fault, in market seconds; at `dip_after_seconds` the price fills a resting order.
 
-    `ends` is what is true in the end of the order of a client that keeps the rules.
+    `expected_verdict` is the true outcome of the order of a client that follows the rules.
     """
 
     fault: str
@@ -50,14 +51,14 @@ class ExchangeSetup:
     queue_seconds: float = 2.0
     has_query_lag: bool = False
     enforce_deadline: bool = True
-    deadline_at: str = "engine"
+    deadline_checked_at: str = "engine"
     clock_offset_seconds: float = 0.0
     nonce_window: int = 0
     expected_verdict: str = PLACED
 
     @contextmanager
     def open(self) -> Iterator[Simulator]:
-        """Serve, with a clock that only moves when somebody waits on it."""
+        """Open the simulator, with a clock that moves only when a thread waits on it."""
         options = SimulatorOptions(
             balances={"ZUSD": "100000"},
             seed=LATE_SEED,
@@ -66,7 +67,7 @@ class ExchangeSetup:
             open_lag_seconds=3.0 if self.has_query_lag else 0.0,
             closed_lag_seconds=3.0 if self.has_query_lag else 0.0,
             enforce_deadline=self.enforce_deadline,
-            deadline_checked_at=self.deadline_at,
+            deadline_checked_at=self.deadline_checked_at,
             clock_offset_seconds=self.clock_offset_seconds,
             nonce_window=self.nonce_window,
             allow_nonce_repeats=bool(self.nonce_window),
@@ -78,92 +79,92 @@ class ExchangeSetup:
             yield simulator
 
 
-# By their names in tests/model/mutants.py: the wrong client, what it comes to, and what has to happen for it.
+# By their names in tests/model/mutants.py: the faulty client, its violation, and the exchange that causes it.
 TRACES: dict[str, tuple[FaultyProcedure, Violation, ExchangeSetup]] = {
     "again with a fresh nonce after Invalid nonce": (
-        peers.resend_after_invalid_nonce,
+        order_peers.resend_after_invalid_nonce,
         Violation.DOUBLED,
         ExchangeSetup("duplicated_second", FILLING_PRICE),
     ),
     "Invalid nonce read as placed": (
-        peers.treat_invalid_nonce_as_placed,
+        order_peers.treat_invalid_nonce_as_placed,
         Violation.IMAGINED,
         ExchangeSetup("foreign_nonce", expected_verdict=NOT_PLACED),
     ),
     "Invalid nonce read as not placed": (
-        peers.treat_refusal_as_not_placed,
+        order_peers.treat_refusal_as_not_placed,
         Violation.LOST,
         ExchangeSetup("duplicated_second"),
     ),
     "a gateway's refusal read as not placed": (
-        peers.treat_refusal_as_not_placed,
+        order_peers.treat_refusal_as_not_placed,
         Violation.LOST,
         ExchangeSetup("gateway_limit_executed"),
     ),
-    "look-ups at once": (peers.query_at_once, Violation.LOST, ExchangeSetup("queued")),
-    "look-ups before the deadline": (
-        peers.query_before_deadline,
+    "queries at once": (order_peers.query_at_once, Violation.LOST, ExchangeSetup("queued")),
+    "queries before the deadline": (
+        order_peers.query_before_deadline,
         Violation.LOST,
         ExchangeSetup("queued", queue_seconds=7.9),
     ),
-    "look-ups at the deadline": (
-        peers.query_without_margin,
+    "queries at the deadline": (
+        order_peers.query_without_margin,
         Violation.LOST,
         ExchangeSetup("queued", queue_seconds=7.9, has_query_lag=True),
     ),
     "closed before open": (
-        peers.query_closed_before_open,
+        order_peers.query_closed_before_open,
         Violation.LOST,
         ExchangeSetup("no_answer", dip_after_seconds=14, has_query_lag=True),
     ),
     "no gap": (
-        peers.query_without_gap,
+        order_peers.query_without_gap,
         Violation.LOST,
         ExchangeSetup("no_answer", dip_after_seconds=12.9, has_query_lag=True),
     ),
-    "open orders only": (peers.query_open_orders_only, Violation.LOST, ExchangeSetup("no_answer", FILLING_PRICE)),
-    "no fence, deadline not enforced": (
-        peers.query_without_fence,
+    "open orders only": (order_peers.query_open_orders_only, Violation.LOST, ExchangeSetup("no_answer", FILLING_PRICE)),
+    "no fencing read, deadline not enforced": (
+        order_peers.query_without_fence,
         Violation.LOST,
         ExchangeSetup(
             "delayed", delay_seconds=12.9, enforce_deadline=False, has_query_lag=True, expected_verdict=NOT_PLACED
         ),
     ),
-    "no fence, clock behind": (
-        peers.query_without_fence,
+    "no fencing read, clock behind": (
+        order_peers.query_without_fence,
         Violation.LOST,
         ExchangeSetup(
             "delayed", delay_seconds=10.9, clock_offset_seconds=-3, has_query_lag=True, expected_verdict=NOT_PLACED
         ),
     ),
-    "by time alone": (peers.trust_elapsed_time, Violation.LOST, ExchangeSetup("no_answer")),
+    "by time alone": (order_peers.trust_elapsed_time, Violation.LOST, ExchangeSetup("no_answer")),
     "an intent forgotten at a crash": (
-        peers.forget_after_crash,
+        order_peers.forget_after_crash,
         Violation.DOUBLED,
         ExchangeSetup("no_answer", FILLING_PRICE),
     ),
     "a new disk, no patience": (
-        peers.query_early_on_new_disk,
+        order_peers.query_early_on_new_disk,
         Violation.DOUBLED,
         ExchangeSetup("queued", FILLING_PRICE, queue_seconds=7.9, has_query_lag=True),
     ),
 }
-# These have tests of their own below.
+# These have their own tests below.
 TESTED_SEPARATELY = {"a nonce window", "a new disk, the next attempt's id only"}
 EXCHANGES = {name: exchange for name, (_, _, exchange) in TRACES.items()} | {
-    "deadline checked at the gateway only": ExchangeSetup("queued", deadline_at="gateway", has_query_lag=True),
+    "deadline checked at the gateway only": ExchangeSetup("queued", deadline_checked_at="gateway", has_query_lag=True),
 }
 NONCE_WINDOW_EXCHANGE = ExchangeSetup("duplicated_first", FILLING_PRICE, nonce_window=1000)
 
 
 def count_final_orders(simulator: Simulator) -> int:
-    """Return how many orders were ever accepted, a minute later."""
+    """Wait a minute; return how many orders were ever accepted."""
     advance_time(simulator.clock, 60)
     return sum(map(len, simulator.orders_by_client_id().values()))
 
 
 def classify_outcome(verdict: str, orders: int) -> Violation | None:
-    """Compare what a client believes with what is there."""
+    """Compare the verdict of a client with the orders at the exchange."""
     if orders > 1:
         return Violation.DOUBLED
     if verdict == PLACED:
@@ -172,7 +173,7 @@ def classify_outcome(verdict: str, orders: int) -> Violation | None:
 
 
 def test_each_model_mutant_has_a_trace() -> None:
-    """Each mutant of the model that is another kind of client, and not a smaller number, is tested here."""
+    """Each mutant of the model that changes a rule, not just a number, is tested here."""
     assert TRACES.keys() | TESTED_SEPARATELY == {name for name in MUTANTS if not name.endswith(" s")}
 
 
@@ -180,17 +181,17 @@ def test_each_model_mutant_has_a_trace() -> None:
 def test_faulty_client_duplicates_or_loses_its_order(
     faulty_procedure: FaultyProcedure, violation: Violation, exchange: ExchangeSetup
 ) -> None:
-    """The client without the rule ends with two orders, or believes something else than what is there."""
-    with exchange.open() as simulator, closing(NaiveClient(simulator)) as peer:
-        peer.wait_until(0)
+    """The client without the rule ends with two orders, or with a wrong verdict."""
+    with exchange.open() as simulator, closing(NaiveClient(simulator)) as client:
+        client.wait_until(0)
         simulator.faults.fire_next(exchange.fault, "AddOrder")
-        verdict = faulty_procedure(peer, exchange.price)
+        verdict = faulty_procedure(client, exchange.price)
         assert classify_outcome(verdict, count_final_orders(simulator)) is violation
 
 
 @contextmanager
 def open_broker(simulator: Simulator) -> Iterator[KrakenBroker]:
-    """Open a broker: what a start has, with the journal that lies beside the nonce file."""
+    """Open a broker as at a start, with the journal beside the nonce file."""
     broker = KrakenBroker(
         simulator.key, simulator.secret, api_url=simulator.url, tier=PRO, market_clock=simulator.clock, bot_id=BOT_ID
     )
@@ -203,25 +204,25 @@ def open_broker(simulator: Simulator) -> Iterator[KrakenBroker]:
 
 
 def reconcile(broker: KrakenBroker, clock: MarketClock) -> None:
-    """Make every look-up when it is due, until there is nothing left to ask."""
+    """Make every query when it is due, until history is complete and no order is unknown."""
     while not broker.history_is_complete() or broker.unknown_orders():
         broker.reconcile_unknown_orders()
         advance_time(clock, broker.next_query_seconds() or 0.0)
 
 
-def place_order(broker: KrakenBroker, simulator: Simulator, exchange: ExchangeSetup, name: str = SIGNAL) -> None:
-    """Place the order whose answer does not come or is none."""
+def place_order(broker: KrakenBroker, simulator: Simulator, exchange: ExchangeSetup, cl_ord_id: str = SIGNAL) -> None:
+    """Place the order whose response does not arrive or is invalid."""
     reconcile(broker, simulator.clock)
     simulator.clock.wait_until(SENT_SECONDS, threading.Event())
     simulator.faults.fire_next(exchange.fault, "AddOrder")
     with pytest.raises(OrderOutcomeUnknownError):
-        broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=name)
-    assert [order.cl_ord_id for order in broker.unknown_orders()] == [name]
+        broker.place_limit_order("BTC/USD", "buy", VOLUME, exchange.price, cl_ord_id=cl_ord_id)
+    assert [order.cl_ord_id for order in broker.unknown_orders()] == [cl_ord_id]
 
 
-def journal_verdict(broker: KrakenBroker, name: str = SIGNAL) -> str:
-    """Return what the journal says of an order."""
-    intent = broker.journal.get_intent(name)
+def journal_verdict(broker: KrakenBroker, cl_ord_id: str = SIGNAL) -> str:
+    """Return the verdict of the journal on an order."""
+    intent = broker.journal.get_intent(cl_ord_id)
     if intent is not None and intent.state is OrderState.NOT_PLACED:
         return NOT_PLACED
     return PLACED if intent is not None and intent.state in ORDER_PLACED else "unknown"
@@ -229,7 +230,7 @@ def journal_verdict(broker: KrakenBroker, name: str = SIGNAL) -> str:
 
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 def test_broker_reaches_correct_verdict_on_each_trace(exchange: ExchangeSetup) -> None:
-    """The same happens to the broker, and it says of its one order what is true."""
+    """Under the same fault the broker reaches the true verdict on its one order."""
     with exchange.open() as simulator:
         with open_broker(simulator) as broker:
             place_order(broker, simulator, exchange)
@@ -243,7 +244,7 @@ def test_broker_reaches_correct_verdict_on_each_trace(exchange: ExchangeSetup) -
 
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 def test_restarted_broker_reaches_correct_verdict(exchange: ExchangeSetup) -> None:
-    """The broker dies before it settles anything; the next one reads the journal and says what is true."""
+    """If the broker ends before it reconciles, the next one reads the journal and reaches the true verdict."""
     with exchange.open() as simulator:
         with open_broker(simulator) as broker:
             place_order(broker, simulator, exchange)
@@ -260,7 +261,7 @@ def test_restarted_broker_reaches_correct_verdict(exchange: ExchangeSetup) -> No
 def test_same_signal_on_new_disk_places_one_order(
     exchange: ExchangeSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broker dies and starts on an empty disk; placing the same signal again leaves exactly one order."""
+    """If the broker restarts on an empty disk, placing the same signal again leaves exactly one order."""
     with exchange.open() as simulator:
         with open_broker(simulator) as broker:
             place_order(broker, simulator, exchange)
@@ -279,10 +280,10 @@ def _new_disk(tmp_path: Path) -> str:
 
 
 def test_nonce_window_duplicates_an_order() -> None:
-    """On a key with a nonce window, a packet that arrives twice is two orders."""
-    with NONCE_WINDOW_EXCHANGE.open() as simulator, closing(NaiveClient(simulator)) as peer:
+    """On a key with a nonce window a request that arrives twice is two orders."""
+    with NONCE_WINDOW_EXCHANGE.open() as simulator, closing(NaiveClient(simulator)) as client:
         simulator.faults.fire_next(NONCE_WINDOW_EXCHANGE.fault, "AddOrder")
-        assert peer.send(NONCE_WINDOW_EXCHANGE.price) == ""
+        assert client.send(NONCE_WINDOW_EXCHANGE.price) == ""
         assert count_final_orders(simulator) == 2
 
 
@@ -293,21 +294,21 @@ def test_broker_refuses_key_with_nonce_window() -> None:
 
 
 def test_querying_only_next_attempt_on_new_disk_duplicates_order() -> None:
-    """Who forgot that there was a second attempt does not find it under the first one's id, and buys twice."""
+    """A client that queries only the first attempt's id does not find the second attempt, and buys twice."""
     exchange = ExchangeSetup("no_answer")
-    with exchange.open() as simulator, closing(NaiveClient(simulator)) as peer:
-        peer.wait_until(0)
+    with exchange.open() as simulator, closing(NaiveClient(simulator)) as client:
+        client.wait_until(0)
         simulator.faults.fire_next(exchange.fault, "AddOrder")
-        peer.send(exchange.price, SECOND_ATTEMPT)
-        assert peer.query_twice(13, 16, SIGNAL) == NOT_PLACED
-        peer.send(exchange.price, SIGNAL)
+        client.send(exchange.price, SECOND_ATTEMPT)
+        assert client.query_twice(13, 16, SIGNAL) == NOT_PLACED
+        client.send(exchange.price, SIGNAL)
         assert count_final_orders(simulator) == 2
 
 
 def test_new_disk_finds_all_attempts_before_history_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On an empty disk the past is known only when the journal has the second attempt, however late it shows."""
+    """On an empty disk the history is complete only once the journal has the late second attempt."""
     exchange = ExchangeSetup("queued", FILLING_PRICE, queue_seconds=7.9, has_query_lag=True)
     with exchange.open() as simulator:
         with open_broker(simulator) as broker:

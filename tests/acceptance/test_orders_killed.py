@@ -1,4 +1,4 @@
-"""Killed between every two steps of an order's life, and then at random, the bot doubles no order and loses none."""
+"""Killed at every step of placing an order, and then at random, the bot duplicates no order and loses none."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tests.simulator_parts import ScriptedPrices
 SEED = 20_261_123
 ATTEMPTS = 10
 BALANCES = {"ZUSD": "1000000", "XXBT": "10", "XETH": "10"}
-# Each fills some of what rests; the others expire or are cancelled.
+# Each dip fills some resting orders; the others expire or are canceled.
 FIRST_DIP_SECONDS, DIP_INTERVAL_SECONDS = 400, 420
 
-# How many signals have their orders before the life that is killed; the next one in it rests, is to be cancelled,
-# sells, or buys. The life after it has all signals again.
+# How many signals have their orders before the run that is killed; its next one rests, is to be canceled, sells, or
+# buys. The run after it has all signals again.
 SIGNALS_BEFORE_KILL = (1, 2, 3, 4)
 TOTAL_SIGNALS = 7
 CASES = [(step, fault) for step, faults in STEPS.items() for fault in faults]
 
-# At random: the chance for every private request, or fill; and what happens to one order, or one cancel, of a life.
+# For random kills: the fault rates of every private request or fill, and the faults of one order or cancel of a run.
 RATES = {
     "answer_502": 0.02,
     "reset": 0.02,
@@ -52,7 +52,7 @@ CANCEL_FAULTS = ("cancel_race", "no_answer", "delayed", "refuse_502", "unavailab
 
 
 class KillScenario:
-    """A Kraken that outlives every life of the bot, and the disk that the bot lives on."""
+    """A Kraken that outlives every run of the bot, and the disk of the bot."""
 
     def __init__(self, simulator: Simulator, clock: SharedClock, folder: Path, run_host: Child) -> None:
         self.simulator = simulator
@@ -63,15 +63,15 @@ class KillScenario:
         self.new_disk()
 
     def new_disk(self) -> None:
-        """Let the next life start with an empty state folder."""
+        """Let the next run start with an empty state folder."""
         self._disk_count += 1
         self.state = self._folder / f"disk{self._disk_count}"
         self.state.mkdir()
 
     def run_bot(
-        self, last: int, *, first: int = 0, step: str = "", times: int = 1, kill_after_seconds: float = 0.0
+        self, last: int, *, first: int = 0, step: str = "", kill_at_visit: int = 1, kill_after_seconds: float = 0.0
     ) -> str:
-        """Let the bot live once, for the signals from `first` up to but not `last`; return how it ended."""
+        """Run the bot once for the signals from `first` up to but not `last`; return how it ended."""
         plan = RunPlan(
             self.simulator.url,
             self.simulator.key,
@@ -81,26 +81,26 @@ class KillScenario:
             first,
             last,
             step,
-            times,
+            kill_at_visit,
             kill_after_seconds,
         )
         self._run_host.write_line(plan.to_json())
         return self._run_host.read_line()
 
     def check(self, signals: int) -> None:
-        """Fail unless each signal has one order, under a name of its own, and the journal equals the exchange."""
+        """Fail unless each signal has one order, with an id of its own, and the journal equals the exchange."""
         check_journal_against_exchange(self.simulator, self.state)
         exchange_orders = self.simulator.orders_by_client_id()
         placed = [
-            [name for name in client_order_ids_of(Signal(number)) if name in exchange_orders]
+            [cl_ord_id for cl_ord_id in client_order_ids_of(Signal(number)) if cl_ord_id in exchange_orders]
             for number in range(signals)
         ]
-        assert [len(names) for names in placed] == [1] * signals
-        assert {name for names in placed for name in names} == exchange_orders.keys()
+        assert [len(ids) for ids in placed] == [1] * signals
+        assert {cl_ord_id for ids in placed for cl_ord_id in ids} == exchange_orders.keys()
 
 
 def client_order_ids_of(signal: Signal) -> list[str]:
-    """Return the `cl_ord_id` of each attempt at a signal, computed here and not where it was sent."""
+    """Return the client order id of each attempt at a signal, computed independently of the bot."""
     order_request = signal.order_request()
     return [
         order_requests.client_order_id(
@@ -117,14 +117,14 @@ def client_order_ids_of(signal: Signal) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run_host() -> Iterator[Child]:
-    """Start the process that the lives are forked from."""
+    """Start the process from which the runs are forked."""
     with Child("tests.acceptance.order_kill_child", limit_seconds=3000) as child:
         yield child
 
 
 @contextmanager
 def open_scenario(folder: Path, run_host: Child, candles: int = 60) -> Iterator[KillScenario]:
-    """Open a local Kraken whose look-ups lag by 3 s, on a clock that only moves when somebody waits."""
+    """Open a local Kraken with a query lag of up to 3 s, on a clock that moves only when a process waits."""
     folder.mkdir(exist_ok=True)
     clock = SharedClock.create(folder / "clock", START)
     points = [(0.0, "50000")]
@@ -148,7 +148,7 @@ def open_scenario(folder: Path, run_host: Child, candles: int = 60) -> Iterator[
 def test_kill_at_any_step_leaves_one_order_per_signal_after_restart(
     tmp_path: Path, run_host: Child, full_size: bool, step: str, fault: str, disk: str
 ) -> None:
-    """After a kill at this step each signal has exactly one order in the end, and journal and exchange agree."""
+    """After a kill at this step each signal has exactly one order, and journal and exchange agree."""
     chosen = random.Random(f"{SEED} {step} {fault} {disk}").choice(SIGNALS_BEFORE_KILL)
     for signals_before in SIGNALS_BEFORE_KILL if full_size else (chosen,):
         with open_scenario(tmp_path / str(signals_before), run_host) as scenario:
@@ -167,11 +167,11 @@ def test_kill_at_any_step_leaves_one_order_per_signal_after_restart(
 def test_kill_during_startup_reconciliation_leaves_one_order_per_signal(
     tmp_path: Path, run_host: Child, step: str, fault: str, disk: str
 ) -> None:
-    """Killed with an order under way, and again on an empty disk: each signal has exactly one order in the end."""
+    """Killed with an order in flight, and again on an empty disk, the bot leaves exactly one order per signal."""
     with open_scenario(tmp_path, run_host) as scenario:
         assert scenario.run_bot(SIGNALS_BEFORE_KILL[0]) == "done"
         scenario.simulator.faults.fire_next(fault, "AddOrder")
-        assert scenario.run_bot(TOTAL_SIGNALS, step="unknown written") == "killed"
+        assert scenario.run_bot(TOTAL_SIGNALS, step="unknown recorded") == "killed"
         scenario.new_disk()
         assert scenario.run_bot(TOTAL_SIGNALS, step=step) == "killed"
         if disk == "empty disk":
@@ -180,20 +180,24 @@ def test_kill_during_startup_reconciliation_leaves_one_order_per_signal(
         scenario.check(TOTAL_SIGNALS)
 
 
-@pytest.mark.parametrize(("step", "expected_orders"), [("written down", 0), ("half sent", 0), ("answered", 1)])
+@pytest.mark.parametrize(
+    ("step", "expected_orders"), [("marked as sent", 0), ("half sent", 0), ("response received", 1)]
+)
 def test_kill_before_last_byte_places_no_order_and_after_answer_places_one(
     tmp_path: Path, run_host: Child, step: str, expected_orders: int
 ) -> None:
-    """Killed before the last byte of the order has left, the exchange has none; after the answer has come, it has."""
+    """After a kill before the order's last byte the exchange has no order; after one with the response received it
+    has."""
     with open_scenario(tmp_path, run_host) as scenario:
         assert scenario.run_bot(1, step=step) == "killed"
-        # A life without signals, which only settles: whatever had left has arrived by then.
+        # A run without signals only reconciles; every sent order has arrived by its end.
         assert scenario.run_bot(0) == "done"
         assert len(scenario.simulator.orders_by_client_id()) == expected_orders
 
 
 def test_random_kills_neither_duplicate_nor_lose_orders(tmp_path: Path, run_host: Child, full_size: bool) -> None:
-    """Killed at random steps and moments, under faults, each fifth time losing its disk: one order a signal."""
+    """Killed at random steps and times under faults, with an empty disk after each fifth kill, the bot leaves one order
+    per signal."""
     rng, kills_wanted = random.Random(SEED), 200 if full_size else 10
     with open_scenario(tmp_path, run_host, candles=10 * kills_wanted) as scenario:
         kills, last = 0, 0
@@ -215,7 +219,7 @@ def test_random_kills_neither_duplicate_nor_lose_orders(tmp_path: Path, run_host
 
 
 def plan_faults(scenario: KillScenario, rng: random.Random) -> None:
-    """Let things go wrong in the next life."""
+    """Set the faults of the next run."""
     for name, rate in RATES.items():
         scenario.simulator.faults.set_rate(name, rate)
     if rng.random() < 0.7:
@@ -225,7 +229,7 @@ def plan_faults(scenario: KillScenario, rng: random.Random) -> None:
 
 
 def random_kill(rng: random.Random) -> dict[str, Any]:
-    """Return how a life is to end: at a step, at its first, second or third time, or at a moment of real time."""
+    """Return how a run ends: at the first, second or third visit of a step, or after some real time."""
     if rng.random() < 0.5:
-        return {"step": rng.choice([*STEPS, *HISTORY_STEPS]), "times": rng.choice([1, 1, 2, 3])}
+        return {"step": rng.choice([*STEPS, *HISTORY_STEPS]), "kill_at_visit": rng.choice([1, 1, 2, 3])}
     return {"kill_after_seconds": rng.uniform(0.01, 0.3)}

@@ -1,4 +1,4 @@
-"""Two processes on one journal: what one of them finds out of the other's order while that one is still at it."""
+"""Two processes on one journal: one reconciles the other's order while that process is still placing it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNAL = ORDER | {"cl_ord_id": "abcde1234567890123"}
 
 @pytest.fixture
 def setup() -> Iterator[BrokerSetup]:
-    """A local Kraken, and a broker that knows its past."""
+    """Open a local Kraken, and a broker after its start-up reconciliation."""
     with open_broker_setup(RICH_OPTIONS) as opened:
         reconcile_all(opened, opened.broker)
         yield opened
@@ -32,7 +32,7 @@ def setup() -> Iterator[BrokerSetup]:
 
 @pytest.fixture
 def other_broker(setup: BrokerSetup) -> Iterator[KrakenBroker]:
-    """Another process's broker, which has begun before."""
+    """Open the broker of another process, after its start-up reconciliation."""
     broker = setup.open_broker()
     reconcile_all(setup, broker)
     yield broker
@@ -40,7 +40,7 @@ def other_broker(setup: BrokerSetup) -> Iterator[KrakenBroker]:
 
 
 def reconcile_all(setup: BrokerSetup, broker: KrakenBroker) -> None:
-    """Look up whatever is unknown to a broker, and wait as long as it takes."""
+    """Reconcile a broker's unknown orders and history, and wait as long as it takes."""
     while broker.unknown_orders() or not broker.history_is_complete():
         broker.reconcile_unknown_orders()
         advance_time(setup.clock, 1)
@@ -49,14 +49,14 @@ def reconcile_all(setup: BrokerSetup, broker: KrakenBroker) -> None:
 def query_before_outcome_is_recorded(
     setup: BrokerSetup, other_broker: KrakenBroker, monkeypatch: pytest.MonkeyPatch, delay_seconds: float
 ) -> None:
-    """Let the other process look orders up so long after the answer, before it is written down."""
+    """Let the other process query orders `delay_seconds` after the response, before the outcome is recorded."""
     set_state = setup.broker.journal.set_state
 
-    def delayed_set_state(cl_ord_id: str, state: OrderState, *rest: object) -> None:
+    def delayed_set_state(cl_ord_id: str, state: OrderState, *details: object) -> None:
         advance_time(setup.clock, delay_seconds)
         other_broker.unknown_orders()
         other_broker.reconcile_unknown_orders()
-        set_state(cl_ord_id, state, *rest)  # type: ignore[arg-type]  # as they came
+        set_state(cl_ord_id, state, *details)  # type: ignore[arg-type]  # passed through
 
     monkeypatch.setattr(setup.broker.journal, "set_state", delayed_set_state)
 
@@ -64,52 +64,52 @@ def query_before_outcome_is_recorded(
 def test_order_closed_by_another_process_first_stays_filled(
     setup: BrokerSetup, other_broker: KrakenBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An accepted order that another process has found filled is told as placed, and stays filled."""
+    """An accepted order that another process has found filled is returned as placed, and stays filled."""
     query_before_outcome_is_recorded(setup, other_broker, monkeypatch, ORDER_DEADLINE_SECONDS + 1)
     placed = setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.01"), "base")
-    (stored,) = setup.broker.journal.intents()
-    assert (stored.state, stored.txid, setup.broker.unknown_orders()) == (OrderState.FILLED, placed.txid, [])
+    (intent,) = setup.broker.journal.intents()
+    assert (intent.state, intent.txid, setup.broker.unknown_orders()) == (OrderState.FILLED, placed.txid, [])
 
 
 def test_order_found_by_another_process_first_is_resolved_by_its_sender(
     setup: BrokerSetup, other_broker: KrakenBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An order without an answer that another process has found is unknown to its sender until it finds it as well."""
+    """An unanswered order that another process has found is unknown to its sender until the sender finds it too."""
     query_before_outcome_is_recorded(setup, other_broker, monkeypatch, ORDER_DEADLINE_SECONDS + 1)
     setup.simulator.faults.fire_next("answer_502", "AddOrder")
     with pytest.raises(OrderOutcomeUnknownError):
         setup.broker.private_call("AddOrder", SIGNAL)
     (resolution,) = setup.broker.reconcile_unknown_orders()
     assert resolution.order is not None
-    assert [kept.state for kept in setup.broker.journal.intents()] == [OrderState.OPEN]
+    assert [intent.state for intent in setup.broker.journal.intents()] == [OrderState.OPEN]
 
 
 def test_order_refused_during_another_process_query_stays_refused(
     setup: BrokerSetup, other_broker: KrakenBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that proves the absence of what was refused meanwhile goes on, and the order stays refused."""
+    """If a process proves the absence of an order that was refused meanwhile, the order stays refused."""
     query_before_outcome_is_recorded(setup, other_broker, monkeypatch, ORDER_DEADLINE_SECONDS + 1)
     with pytest.raises(OrderRefusedError):
         setup.broker.private_call("AddOrder", SIGNAL | {"volume": "100000", "price": "50000"})
     reconcile_all(setup, other_broker)
-    assert [kept.state for kept in setup.broker.journal.intents()] == [OrderState.REFUSED]
+    assert [intent.state for intent in setup.broker.journal.intents()] == [OrderState.REFUSED]
 
 
 def test_absence_proof_ignores_orders_sent_after_it_began(
     setup: BrokerSetup, other_broker: KrakenBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another process has proved of an order that never left is not said of the same order, sent since."""
+    """A proof of absence for an order that was never sent does not apply to the same order when it is sent later."""
     query_before_outcome_is_recorded(setup, other_broker, monkeypatch, ORDER_DEADLINE_SECONDS + 1)
     send_request = transport.request
 
-    def not_sent(query: object, method: str, params: dict[str, str]) -> object:
+    def fail_to_send(query: object, method: str, params: dict[str, str]) -> object:
         if method != "AddOrder":
-            return send_request(query, method, params)  # type: ignore[arg-type]  # as it came
+            return send_request(query, method, params)  # type: ignore[arg-type]  # passed through
         setup.broker.api._nonce()
         raise NotSentError("no connection")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transport, "ask", not_sent)
+        patch.setattr(transport, "request", fail_to_send)
         with pytest.raises(NotSentError):
             setup.broker.private_call("AddOrder", SIGNAL)
     monkeypatch.undo()
@@ -119,5 +119,5 @@ def test_absence_proof_ignores_orders_sent_after_it_began(
     with pytest.raises(OrderOutcomeUnknownError):
         setup.broker.private_call("AddOrder", SIGNAL)
     advance_time(setup.clock, QUERY_GAP_SECONDS)
-    assert [fate.order for fate in other_broker.reconcile_unknown_orders()] == [None]
-    assert [kept.state for kept in setup.broker.journal.intents()] == [OrderState.UNKNOWN]
+    assert [resolution.order for resolution in other_broker.reconcile_unknown_orders()] == [None]
+    assert [intent.state for intent in setup.broker.journal.intents()] == [OrderState.UNKNOWN]

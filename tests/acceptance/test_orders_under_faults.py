@@ -1,4 +1,4 @@
-"""Thousands of orders under every fault: none is doubled, none is lost, and all money is where it should be."""
+"""Thousands of orders under every fault: none is duplicated, none is lost, and all balances are right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORDERS, ORDERS_FULL = 300, 10_000
 def run_stress_test(
     folder: Path, patch: pytest.MonkeyPatch, simulator_options: SimulatorOptions, orders: int, *, restart: bool = False
 ) -> StressResult:
-    """Let a storm blow over; fail where the books then differ in anything."""
+    """Run a stress test; fail if journal and exchange differ at the end."""
     speed_up_timeouts(folder, patch)
     print(f"seed {simulator_options.seed}")
     with StressEnvironment(folder, simulator_options) as environment:
@@ -54,7 +54,7 @@ def run_stress_test(
 
 
 def test_each_signal_places_exactly_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exchange and journal agree order by order, none is doubled or lost, and what is unknown is known 16 s later."""
+    """Exchange and journal agree order by order, none is duplicated or lost, and unknown orders resolve within 16 s."""
     result = run_stress_test(tmp_path, monkeypatch, make_options(0.2, SEED), ORDERS)
     assert result.resolved_placed > 0
     assert result.resolved_not_placed > 0
@@ -64,7 +64,7 @@ BROKEN_EXCHANGES: dict[str, dict[str, object]] = {
     "its clock is 3 s ahead": {"clock_offset_seconds": 3.0},
     "its clock is 3 s behind": {"clock_offset_seconds": -3.0},
     "it checks deadlines at the gateway only, and its engine is 8 s behind": {
-        "deadline_at": "gateway",
+        "deadline_checked_at": "gateway",
         "queue_seconds": 8.0,
     },
     "it accepts orders after their deadline": {"enforce_deadline": False},
@@ -75,7 +75,7 @@ BROKEN_EXCHANGES: dict[str, dict[str, object]] = {
 def test_broken_exchange_neither_duplicates_nor_loses_orders(
     broken: str, full_size: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same on an exchange that does not do one of the things that the proof rests on."""
+    """The same holds on an exchange that violates one assumption of the proof."""
     simulator_options = make_options(0.2, SEED + 3, **BROKEN_EXCHANGES[broken])
     run_stress_test(tmp_path, monkeypatch, simulator_options, 2000 if full_size else 15)
 
@@ -83,7 +83,7 @@ def test_broken_exchange_neither_duplicates_nor_loses_orders(
 def test_exchange_restart_neither_duplicates_nor_loses_orders(
     full_size: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same on an exchange that ends in the middle of everything and comes again."""
+    """The same holds on an exchange that is restarted in the middle of the test."""
     result = run_stress_test(
         tmp_path, monkeypatch, make_options(0.1, SEED + 4), 2000 if full_size else 60, restart=True
     )
@@ -95,14 +95,14 @@ def test_exchange_restart_neither_duplicates_nor_loses_orders(
 def test_ten_thousand_signals_place_exactly_one_order_each(
     share: float, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same with 10,000 signals, where from 1 to 20 % of all requests meet a fault, each with a seed of its own."""
+    """The same holds for 10,000 signals with faults in 1 to 20 % of all requests, each with a seed of its own."""
     run_stress_test(tmp_path, monkeypatch, make_options(share, seed), ORDERS_FULL)
 
 
 def test_resending_client_duplicates_orders_under_the_same_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The peers' way, a retry with a fresh nonce under the same client id, buys twice: this storm is one."""
+    """A client that retries with a new nonce and the same client order id buys twice under the same faults."""
     speed_up_timeouts(tmp_path, monkeypatch)
     with StressEnvironment(tmp_path, make_options(0.2, SEED)) as environment:
         duplicated = resend_orders(environment.simulator, ORDERS)

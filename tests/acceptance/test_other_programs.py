@@ -1,4 +1,4 @@
-"""Scripts on other clients share the running bot's key: the examples of docs/other-programs.md, run as they stand."""
+"""Scripts with other clients on the running bot's key: the examples of docs/other-programs.md, run unchanged."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from tests.conftest import ROOT
 
 CLIENTS = ("krakenex", "ccxt", "python-kraken-sdk")
 INVALID = "EAPI:Invalid nonce"
-# Enough for two requests that leave one after the other to arrive the other way round.
+# Enough for two consecutive requests to arrive in reverse order.
 JITTER = SimulatorOptions(latency_seconds=(0.0, 0.08))
 
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """Return a local Kraken."""
-    with Simulator() as running:
-        yield running
+    """Open a local Kraken."""
+    with Simulator() as opened:
+        yield opened
 
 
 @pytest.fixture
-def jittery() -> Iterator[Simulator]:
-    """Return a local Kraken that requests reach in another order than they leave in."""
-    with Simulator(JITTER) as running:
-        yield running
+def jittery_simulator() -> Iterator[Simulator]:
+    """Open a local Kraken behind a network that reorders requests."""
+    with Simulator(JITTER) as opened:
+        yield opened
 
 
 @pytest.fixture(params=["file", "redis", pytest.param("postgres", marks=pytest.mark.soak)])
@@ -64,10 +64,10 @@ def store(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let this process draw from the store, by the folder that is returned."""
+    """Let this process use the store, with state in the returned folder."""
     monkeypatch.setattr(broker_manager, "NONCE_STORE", store)
     yield nonce_file.parent
-    # They are kept for the life of the process, whose end would complain of what is open.
+    # The stores stay open for the lifetime of the process; open connections would warn at its end.
     for opened in shared_store._stores.values():
         opened.backend.close()
 
@@ -77,68 +77,70 @@ def shared_key(nonce_file: Path, store: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("title", [*CLIENTS, "Orders"])
 def test_the_example_runs_as_it_stands(title: str, simulator: Simulator, tmp_path: Path) -> None:
-    """Each program on the page, word for word, in a folder of its own, prints the balance by a nonce of the bot's."""
-    done = run_script(
+    """Each program of the page, unchanged and in its own folder, prints the balance with a nonce of the bot's file."""
+    result = run_script(
         write_script(tmp_path / "mine", example_code(title)), script_environment(simulator, tmp_path / "state")
     )
-    assert done.returncode == 0, done.stderr
-    assert "10000.0" in done.stdout
-    [row] = simulator.request_log
-    assert (row.error, row.nonce) == ("", (tmp_path / "state" / "kraken_nonce.txt").read_text("ascii"))
+    assert result.returncode == 0, result.stderr
+    assert "10000.0" in result.stdout
+    [request] = simulator.request_log
+    assert (request.error, request.nonce) == ("", (tmp_path / "state" / "kraken_nonce.txt").read_text("ascii"))
 
 
 def test_the_settings_beside_main_count_from_any_folder(simulator: Simulator, tmp_path: Path) -> None:
-    """Without a word in the environment a script elsewhere has the key, the address and the nonce file of the `.env`
-    beside main.py, and nothing of the one in its own folder."""
+    """With an empty environment a script in another folder uses key, URL and nonce file of the `.env` beside main.py,
+    and not the `.env` in its own folder."""
     program, mine = tmp_path / "program", tmp_path / "mine"
     shutil.copytree(ROOT / "bot", program / "bot", ignore=shutil.ignore_patterns("__pycache__", "kraken_nonce*"))
-    given = script_environment(simulator, Path("state"))
-    (program / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items() if value))
+    settings = script_environment(simulator, Path("state"))
+    (program / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items() if value))
     path = write_script(mine, example_code("krakenex"))
     (mine / ".env").write_text("STATE_DIR=wrong\nKRAKEN_API_KEY=wrong\n")
-    done = run_script(path, {}, program)
-    assert done.returncode == 0, done.stderr
-    assert [row.nonce for row in simulator.request_log] == [(program / "state" / "kraken_nonce.txt").read_text("ascii")]
-    assert sorted(one.name for one in mine.iterdir()) == [".env", "my_script.py"]
+    result = run_script(path, {}, program)
+    assert result.returncode == 0, result.stderr
+    assert [request.nonce for request in simulator.request_log] == [
+        (program / "state" / "kraken_nonce.txt").read_text("ascii")
+    ]
+    assert sorted(file.name for file in mine.iterdir()) == [".env", "my_script.py"]
 
 
 @pytest.mark.parametrize("title", CLIENTS)
 def test_a_clients_own_nonces_do_not_fit(title: str, simulator: Simulator, tmp_path: Path) -> None:
-    """Without its line for the nonce, krakenex or ccxt is refused and the bot is not; one call of python-kraken-sdk is
-    accepted, and every nonce of the bot's is refused from then on."""
+    """Without its nonce line krakenex or ccxt is refused and the bot is not; one call of python-kraken-sdk is accepted,
+    and every nonce of the bot is refused from then on."""
     environment = script_environment(simulator, tmp_path / "state")
     ours = write_script(tmp_path / "ours", example_code("krakenex"))
     lines = example_code(title).splitlines(keepends=True)
-    without = [line for line in lines if not ("nonce" in line and " = " in line)]
-    assert len(without) == len(lines) - 1
-    theirs = write_script(tmp_path / "theirs", "".join(without))
+    lines_without_nonce = [line for line in lines if not ("nonce" in line and " = " in line)]
+    assert len(lines_without_nonce) == len(lines) - 1
+    theirs = write_script(tmp_path / "theirs", "".join(lines_without_nonce))
     for path in (ours, theirs, ours, ours):
         run_script(path, environment)
-    burnt = title == "python-kraken-sdk"
-    assert request_errors(simulator) == (["", "", INVALID, INVALID] if burnt else ["", INVALID, "", ""])
+    raises_floor = title == "python-kraken-sdk"
+    assert request_errors(simulator) == (["", "", INVALID, INVALID] if raises_floor else ["", INVALID, "", ""])
 
 
 def test_the_clients_are_as_the_page_says() -> None:
-    """By themselves krakenex and ccxt draw 13 digits, python-kraken-sdk 18 as text; ccxt repeats nothing, waits up to
-    3 s before a private call, and gives connection and answer 10 s each, as python-kraken-sdk does."""
+    """The nonces of krakenex and ccxt have 13 digits, those of python-kraken-sdk 18, as text; ccxt repeats nothing,
+    waits up to 3 s before a private call, and has timeouts of 10 s, as python-kraken-sdk has."""
     exchange = ccxt.kraken()
     assert [len(str(nonce)) for nonce in (krakenex.API()._nonce(), exchange.nonce())] == [13, 13]
     assert re.fullmatch(r"\d{18}", User().get_nonce())
     assert exchange.handle_option_and_params({}, "Balance", "maxRetriesOnFailure", 0) == [0, {}]
-    row = exchange.api["private"]["post"]["Balance"]  # a number up to 4.5.64
-    assert (row["cost"] if isinstance(row, dict) else row) * exchange.rateLimit == 3000
+    method = exchange.api["private"]["post"]["Balance"]  # a number up to 4.5.64
+    assert (method["cost"] if isinstance(method, dict) else method) * exchange.rateLimit == 3000
     assert (exchange.enableRateLimit, exchange.timeout, User.TIMEOUT) == (True, 10_000, 10)
 
 
 def test_scripts_beside_a_running_bot(tmp_path: Path) -> None:
-    """While main.py trades live, the three programs of the page run with its settings: none of all calls is refused."""
+    """While main.py trades live, the three programs of the page run with its settings, and no call is refused."""
     with trading_kraken(tmp_path / "state") as kraken:
         with running(settings=kraken.settings(), until="filled: buy") as bot:
             for title in CLIENTS:
-                done = run_script(
+                result = run_script(
                     write_script(tmp_path / title, example_code(title)), isolated_settings(kraken.settings())
                 )
-                assert done.returncode == 0, done.stderr
+                assert result.returncode == 0, result.stderr
             assert bot.stop() == 0
         assert kraken.request_methods.count("Balance") == 2
         assert kraken.refused_nonces == 0
@@ -148,90 +150,94 @@ def test_scripts_beside_a_running_bot(tmp_path: Path) -> None:
 
 
 def test_the_bot_and_three_clients_are_never_refused(
-    store: str, jittery: Simulator, tmp_path: Path, full_size: bool
+    store: str, jittery_simulator: Simulator, tmp_path: Path, full_size: bool
 ) -> None:
-    """Two brokers of two threads and a script for each client, all at once on one key, over a line that shuffles what
-    is sent: every call is answered and none is refused; with a store, no two of them share a folder."""
+    """With two brokers of two threads and a script for each client at once on one key, over a network that reorders
+    requests, every call is answered and none is refused; with a store each has its own state folder."""
     times, reads = (40, 80) if full_size else (3, 6)
-    run_scripts_concurrently(jittery, tmp_path, store, [example_code(name) for name in CLIENTS], times, reads)
-    assert request_errors(jittery) == [""] * (3 * times + 2 * 2 * reads)
+    run_scripts_concurrently(jittery_simulator, tmp_path, store, [example_code(name) for name in CLIENTS], times, reads)
+    assert request_errors(jittery_simulator) == [""] * (3 * times + 2 * 2 * reads)
 
 
-def test_without_the_turn_some_are_refused(store: str, jittery: Simulator, tmp_path: Path) -> None:
-    """Two of these scripts, which draw from the shared sequence but take no turn, meet refusals."""
-    codes = [
-        example_code(name).replace("with kraken_turn():", "if True:") for name in ("krakenex", "python-kraken-sdk")
+def test_without_the_request_lock_some_are_refused(store: str, jittery_simulator: Simulator, tmp_path: Path) -> None:
+    """Of two scripts that use the shared nonces without the request lock some calls are refused."""
+    scripts = [
+        example_code(name).replace("with kraken_request_lock():", "if True:")
+        for name in ("krakenex", "python-kraken-sdk")
     ]
-    assert all("if True:" in code for code in codes)
-    run_scripts_concurrently(jittery, tmp_path, store, codes, times=30, reads=0)
-    assert set(request_errors(jittery)) == {"", INVALID}
+    assert all("if True:" in script for script in scripts)
+    run_scripts_concurrently(jittery_simulator, tmp_path, store, scripts, times=30, reads=0)
+    assert set(request_errors(jittery_simulator)) == {"", INVALID}
 
 
-def balance(api: krakenex.API) -> None:
-    """Ask for the balance, in a turn."""
+def request_balance(api: krakenex.API) -> None:
+    """Request the balance under the request lock."""
     with kraken_request_lock(api_key=api.key):
-        answer = api.query_private("Balance", timeout=(3, 10))
-    assert answer["error"] == []
+        response = api.query_private("Balance", timeout=(3, 10))
+    assert response["error"] == []
 
 
 @pytest.mark.usefixtures("shared_key")
-def test_threads_of_a_script_take_turns(jittery: Simulator) -> None:
-    """Four threads of one process, each with a client of its own, are never refused."""
+def test_threads_of_a_script_share_the_request_lock(jittery_simulator: Simulator) -> None:
+    """Four threads of one process, each with its own client, are never refused."""
 
     def work() -> None:
-        api = open_krakenex(jittery)
+        api = open_krakenex(jittery_simulator)
         for _ in range(5):
-            balance(api)
+            request_balance(api)
         api.close()
 
     assert run_in_threads(4, work) == []
-    assert request_errors(jittery) == [""] * 20
+    assert request_errors(jittery_simulator) == [""] * 20
 
 
-def test_children_forked_in_a_turn_wait_for_their_own(store: str, jittery: Simulator, tmp_path: Path) -> None:
-    """Processes that a script forks in its turns take turns of their own: none is refused, neither theirs nor its."""
-    done = run_script(
-        write_script(tmp_path / "mine", FORKING_SCRIPT), script_environment(jittery, tmp_path / "state", store)
+def test_children_forked_under_the_lock_acquire_their_own(
+    store: str, jittery_simulator: Simulator, tmp_path: Path
+) -> None:
+    """Children that a script forks while it holds the lock acquire the lock themselves, and no call is refused."""
+    result = run_script(
+        write_script(tmp_path / "mine", FORKING_SCRIPT),
+        script_environment(jittery_simulator, tmp_path / "state", store),
     )
-    assert done.returncode == 0, done.stderr
-    assert request_errors(jittery) == [""] * 8
+    assert result.returncode == 0, result.stderr
+    assert request_errors(jittery_simulator) == [""] * 8
 
 
-# A script that goes wrong
+# Scripts that hang or are killed
 
 
-def test_a_script_that_holds_its_turn_bounds_what_the_bot_waits(
+def test_a_script_that_holds_the_lock_delays_the_bot_for_a_bounded_time(
     shared_key: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a script on the machine holds the turn, the bot's reads and orders end with TurnTimeout and were not sent,
-    and a cancel goes without the turn; when the script is done all goes on."""
+    """While a script on the machine holds the lock, the bot's reads and orders raise RequestLockTimeout and are not
+    sent, and a cancel is sent without the lock; after the script has finished the bot works again."""
     with open_broker_setup() as setup:
         broker = setup.broker
         txid = broker.private_call("AddOrder", ORDER)["txid"][0]
-        sent = len(setup.request_methods())
+        sent_count = len(setup.request_methods())
         with start_lock_holder(setup.simulator, shared_key, shared_key, store) as script:
             script.expect_line("held")
-            monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.2)
+            monkeypatch.setattr(broker_manager, "LOCK_TIMEOUT_SECONDS", 0.2)
             with pytest.raises(RequestLockTimeout):
                 broker.private_call("Balance")
             with pytest.raises(RequestLockTimeout):
                 broker.private_call("AddOrder", ORDER)
             assert broker.unknown_orders() == []
-            assert len(setup.request_methods()) == sent
+            assert len(setup.request_methods()) == sent_count
             assert broker.cancel_order(txid, "BTC/USD")
-            assert setup.request_methods()[sent:] == ["CancelOrder"]
+            assert setup.request_methods()[sent_count:] == ["CancelOrder"]
             script.write_line("send")
-            # The cancel went with a higher nonce.
+            # The cancel had a higher nonce.
             assert script.read_to_end() == [f"['{INVALID}']"]
-        monkeypatch.setattr(broker_manager, "WAIT_SECONDS_MAX", 20.0)
+        monkeypatch.setattr(broker_manager, "LOCK_TIMEOUT_SECONDS", 20.0)
         broker.private_call("Balance")
         assert setup.refused_nonce_count() == 1
 
 
 @pytest.mark.parametrize("store", ["redis", pytest.param("postgres", marks=pytest.mark.soak)], indirect=True)
-def test_a_host_that_holds_its_turn_loses_it(shared_key: Path, store: str, tmp_path: Path) -> None:
-    """A script that holds its turn for longer than it lives loses it to the bot on another host; what it sends then is
-    refused, and nobody else's."""
+def test_a_host_that_holds_the_lock_too_long_loses_it(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """A script that holds the lock for longer than its lifetime loses it to the bot on another host; only the script's
+    own request is then refused."""
     with (
         open_broker_setup() as setup,
         start_lock_holder(setup.simulator, shared_key, tmp_path / "host", store, lock_seconds=0.3) as script,
@@ -244,9 +250,9 @@ def test_a_host_that_holds_its_turn_loses_it(shared_key: Path, store: str, tmp_p
         assert request_errors(setup.simulator) == ["", INVALID, ""]
 
 
-def test_a_script_killed_in_its_turn_leaves_it_behind(shared_key: Path, store: str, tmp_path: Path) -> None:
-    """A turn whose script was killed is free at once with the file alone; in a store it is taken until its lifetime is
-    over, and then the bot goes on without a refusal."""
+def test_the_lock_of_a_killed_script_is_released_or_expires(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """The lock of a killed script is free at once without a store; in a store it is held until its lifetime is over,
+    and then the bot continues without a refusal."""
     with open_broker_setup() as setup:
         with start_lock_holder(setup.simulator, shared_key, shared_key, store) as script:
             script.expect_line("held")
@@ -256,7 +262,7 @@ def test_a_script_killed_in_its_turn_leaves_it_behind(shared_key: Path, store: s
                 pytest.raises(RequestLockTimeout, match="another host"),
                 kraken_request_lock(0.05, api_key=setup.simulator.key),
             ):
-                raise AssertionError("served")
+                raise AssertionError("acquired")
         else:
             setup.broker.private_call("Balance")
     with open_broker_setup() as setup:
@@ -267,9 +273,9 @@ def test_a_script_killed_in_its_turn_leaves_it_behind(shared_key: Path, store: s
         assert request_errors(setup.simulator) == [""]
 
 
-def test_ctrl_c_gives_the_turn_back(shared_key: Path, store: str, tmp_path: Path) -> None:
-    """A script that is ended by Ctrl-C in its turn gives it back, in a store too; one ended by SIGTERM leaves it taken
-    there, and free where the file alone is."""
+def test_ctrl_c_releases_the_lock(shared_key: Path, store: str, tmp_path: Path) -> None:
+    """A script that Ctrl-C ends releases the lock, in a store too; one that SIGTERM ends leaves the lock held in a
+    store, and free without a store."""
     with open_broker_setup() as setup:
         state, key = tmp_path / "host" if store else shared_key, setup.simulator.key
         with start_lock_holder(setup.simulator, shared_key, state, store) as script:
@@ -284,46 +290,46 @@ def test_ctrl_c_gives_the_turn_back(shared_key: Path, store: str, tmp_path: Path
             assert script.read_line() == ""
             if store:
                 with pytest.raises(RequestLockTimeout, match="another host"), kraken_request_lock(0.05, api_key=key):
-                    raise AssertionError("served")
+                    raise AssertionError("acquired")
             else:
                 with kraken_request_lock(api_key=key):
                     pass
 
 
-# What is told
+# Errors
 
 
-def test_without_a_key_there_is_no_turn(nonce_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key in the settings `kraken_request_lock()` raises one SettingsError that names KRAKEN_API_KEY, and makes no
-    file; a nonce alone needs no key."""
+def test_the_request_lock_needs_a_key(nonce_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key in the settings `kraken_request_lock()` raises a SettingsError that names KRAKEN_API_KEY, and
+    creates no file; `get_kraken_nonce()` needs no key."""
     for name in ("KRAKEN_API_KEY", "KRAKEN_API_KEY_FILE"):
         monkeypatch.setenv(name, "")
     with pytest.raises(SettingsError, match="KRAKEN_API_KEY is not set") as caught, kraken_request_lock():
-        raise AssertionError("served")
+        raise AssertionError("acquired")
     assert len(caught.value.problems) == 1
     assert list(nonce_file.parent.iterdir()) == []
     assert get_kraken_nonce() == int(nonce_file.read_text("ascii"))
 
 
 @pytest.mark.usefixtures("shared_key")
-def test_a_turn_within_a_turn_is_told_at_once() -> None:
-    """A second turn of a thread on the same key raises NonceError, and the first one stays; another key's turn may lie
-    within, another thread waits, and after the block the turn can be had again."""
+def test_a_nested_request_lock_is_an_error_at_once() -> None:
+    """Acquiring a key's lock twice in one thread raises NonceError, and the first stays held; the lock of another key
+    can be acquired, another thread waits, and after the block the lock is free."""
     timed_out: list[RequestLockTimeout] = []
 
-    def wait_in_vain() -> None:
+    def wait_until_timeout() -> None:
         try:
             with kraken_request_lock(0.0, api_key="one"):
-                raise AssertionError("served")
+                raise AssertionError("acquired")
         except RequestLockTimeout as error:
             timed_out.append(error)
 
     with kraken_request_lock(api_key="one"):
         with pytest.raises(NonceError, match="has the key's turn already"), kraken_request_lock(api_key="one"):
-            raise AssertionError("served")
+            raise AssertionError("acquired")
         with kraken_request_lock(0.0, api_key="two"):
             pass
-        thread = threading.Thread(target=wait_in_vain)
+        thread = threading.Thread(target=wait_until_timeout)
         thread.start()
         thread.join()
         assert len(timed_out) == 1
@@ -332,11 +338,12 @@ def test_a_turn_within_a_turn_is_told_at_once() -> None:
 
 
 @pytest.mark.usefixtures("shared_key")
-def test_a_broker_within_a_turn_waits_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A KrakenBroker that is called inside of the key's turn gets TurnTimeout and sends nothing; after it, it works."""
+def test_a_broker_called_under_the_lock_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KrakenBroker that is called under the key's lock raises RequestLockTimeout and sends nothing; after it, it
+    works."""
     with open_broker_setup() as setup:
         with kraken_request_lock(api_key=setup.simulator.key), monkeypatch.context() as patch:
-            patch.setattr(broker_manager, "WAIT_SECONDS_MAX", 0.05)
+            patch.setattr(broker_manager, "LOCK_TIMEOUT_SECONDS", 0.05)
             with pytest.raises(RequestLockTimeout):
                 setup.broker.private_call("Balance")
         assert setup.request_methods() == []
@@ -344,20 +351,20 @@ def test_a_broker_within_a_turn_waits_in_vain(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_key_in_nanoseconds_needs_the_unit(shared_key: Path, store: str, tmp_path: Path) -> None:
-    """Where the bot's nonces are nanoseconds a script with unit="ns" shares them; one without is refused by Kraken or,
+    """If the bot's nonces are nanoseconds, a script with unit="ns" shares them; one without is refused by Kraken or,
     with a store, by the store before anything is sent."""
     with open_broker_setup(nonce_unit="ns") as setup:
         environment = script_environment(setup.simulator, shared_key, store) | {"NONCE_UNIT": "ns"}
         code = example_code("krakenex")
-        fine = code.replace("= get_kraken_nonce\n", '= lambda: get_kraken_nonce(unit="ns")\n').replace(
-            "kraken_turn():", 'kraken_turn(unit="ns"):'
+        nanosecond_code = code.replace("= get_kraken_nonce\n", '= lambda: get_kraken_nonce(unit="ns")\n').replace(
+            "kraken_request_lock():", 'kraken_request_lock(unit="ns"):'
         )
         setup.broker.private_call("Balance")
-        assert run_script(write_script(tmp_path / "fine", fine), environment).returncode == 0
-        done = run_script(write_script(tmp_path / "coarse", code), environment)
+        assert run_script(write_script(tmp_path / "nanoseconds", nanosecond_code), environment).returncode == 0
+        result = run_script(write_script(tmp_path / "microseconds", code), environment)
         setup.broker.private_call("Balance")
         assert request_errors(setup.simulator) == (["", "", ""] if store else ["", "", INVALID, ""])
-        assert ("NonceAheadError" in done.stderr) == bool(store)
+        assert ("NonceAheadError" in result.stderr) == bool(store)
 
 
 @pytest.mark.parametrize("code", ["from bot.broker_manager import kraken_turn", "broker_manager.kraken_turn"])

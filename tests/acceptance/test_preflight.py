@@ -1,4 +1,4 @@
-"""The other words: check, nonce show, simulator, --help, --ticks, and words that do not exist."""
+"""The other commands: check, nonce show, simulator, --help, --ticks, and unknown arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.acceptance.processes import run, running, stored_nonce
 
 
 def test_check_in_paper_mode_needs_no_settings(state: Path) -> None:
-    """Without any setting check finds settings, state and nonce in order, and ends with 0."""
+    """Without settings check reports settings, state, mode and nonce as ok, and ends with 0."""
     bot = run("check", settings={"STATE_DIR": str(state)})
     assert [line.split(":")[0].split() for line in bot.lines] == [
         ["ok", "settings"],
@@ -29,7 +29,7 @@ def test_check_in_paper_mode_needs_no_settings(state: Path) -> None:
 
 
 def test_check_in_live_mode_checks_everything_and_sends_no_order(state: Path) -> None:
-    """With a good key check says ok to settings, state, clock, nonce, pairs and key, and sends no order."""
+    """With a valid key check reports settings, state, clock, nonce, pairs and key as ok, and sends no order."""
     with local_kraken(state, FILLING) as kraken:
         bot = run("check", settings=kraken.settings())
         assert [line.split(":")[0].split() for line in bot.lines if line.startswith("ok")] == [
@@ -45,18 +45,22 @@ def test_check_in_live_mode_checks_everything_and_sends_no_order(state: Path) ->
 
 
 def test_check_warns_of_a_wrong_clock_and_takes_no_nonce_from_it(state: Path) -> None:
-    """Where Kraken's Time is three days behind this machine's clock, check warns and the nonce follows Kraken's."""
+    """If Kraken's Time is three days behind this machine's clock, the nonce of check follows Kraken's."""
     clock = MarketClock(wall_seconds() - 3 * 86_400)
     with Simulator(SimulatorOptions(), clock) as simulator:
-        live = {"TRADING_MODE": "live", "KRAKEN_API_URL": simulator.url, "STATE_DIR": str(state)}
-        run("check", settings=live | {"KRAKEN_API_KEY": simulator.key, "KRAKEN_API_SECRET": simulator.secret})
+        live_settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": simulator.url, "STATE_DIR": str(state)}
+        run("check", settings=live_settings | {"KRAKEN_API_KEY": simulator.key, "KRAKEN_API_SECRET": simulator.secret})
         assert stored_nonce(state) < wall_us() - 2 * 86_400_000_000
 
 
 def test_check_takes_no_nonce_while_the_clock_is_unknown(state: Path) -> None:
-    """In live mode, where Kraken does not answer, check leaves the nonce file alone and ends with 5."""
-    live = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state)}
-    bot = run("check", settings=live | {"KRAKEN_API_KEY": "Nobody0Home", "KRAKEN_API_SECRET": "bm9ib2R5"}, exit_code=5)
+    """In live mode without a response from Kraken check does not write the nonce file and ends with 5."""
+    live_settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state)}
+    bot = run(
+        "check",
+        settings=live_settings | {"KRAKEN_API_KEY": "Nobody0Home", "KRAKEN_API_SECRET": "bm9ib2R5"},
+        exit_code=5,
+    )
     assert "127.0.0.1:9" in bot.wait_for("^PROBLEM  clock")[0]
     assert not (state / "kraken_nonce.txt").exists()
 
@@ -72,23 +76,23 @@ def test_check_names_the_problems_of_the_key(state: Path) -> None:
     assert "withdraw" in problem
 
 
-@pytest.mark.parametrize(("pairs", "named"), [("BTC/USD,NO/SUCH", "NO/SUCH"), ("BTC/USD,BTC/EUR", "EUR, USD")])
-def test_check_names_pairs_that_cannot_be_traded(state: Path, pairs: str, named: str) -> None:
-    """For a pair that Kraken does not have, or two quote currencies, check names them and ends with 2, as run does."""
+@pytest.mark.parametrize(("pairs", "problem"), [("BTC/USD,NO/SUCH", "NO/SUCH"), ("BTC/USD,BTC/EUR", "EUR, USD")])
+def test_check_names_pairs_that_cannot_be_traded(state: Path, pairs: str, problem: str) -> None:
+    """For an unknown pair, or two quote currencies, check names them and ends with 2."""
     with local_kraken(state, pairs=("BTC/USD", "BTC/EUR")) as kraken:
         bot = run("check", settings=kraken.settings(PAIRS=pairs), exit_code=2)
-    assert named in bot.wait_for("^PROBLEM  pairs")[0]
+    assert problem in bot.wait_for("^PROBLEM  pairs")[0]
 
 
 def test_check_names_a_wrong_secret(state: Path) -> None:
-    """For a wrong secret check names Kraken's answer and ends with 3."""
+    """For a wrong secret check prints Kraken's error and ends with 3."""
     with local_kraken(state) as kraken:
         bot = run("check", settings=kraken.settings(KRAKEN_API_SECRET="d3Jvbmc="), exit_code=3)
     assert "EAPI:Invalid signature" in bot.wait_for("^PROBLEM  key")[0]
 
 
 def test_check_names_a_key_with_a_higher_nonce_floor(state: Path) -> None:
-    """For a key that was burnt in nanoseconds check says so and ends with 4."""
+    """For a key with a nanosecond floor check says so and ends with 4."""
     with local_kraken(state) as kraken:
         key, secret = kraken.simulator.add_key(floor=wall_us() * 1000)
         bot = run("check", settings=kraken.settings(KRAKEN_API_KEY=key, KRAKEN_API_SECRET=secret), exit_code=4)
@@ -96,7 +100,7 @@ def test_check_names_a_key_with_a_higher_nonce_floor(state: Path) -> None:
 
 
 def test_check_names_a_missing_network(state: Path) -> None:
-    """Where nothing answers check names clock and key, finds the nonce in order, and ends with 5."""
+    """If nothing answers, check reports clock and key as problems and the nonce as ok, and ends with 5."""
     with socket.socket() as closed, local_kraken(state) as kraken:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -106,7 +110,7 @@ def test_check_names_a_missing_network(state: Path) -> None:
 
 
 def test_check_names_a_nonce_file_that_cannot_be_written(state: Path) -> None:
-    """Where a folder stands in the place of the nonce file check names it and ends with 4."""
+    """If a folder is in place of the nonce file, check names it and ends with 4."""
     (state / "kraken_nonce.txt").mkdir(parents=True)
     bot = run("check", settings={"STATE_DIR": str(state)}, exit_code=4)
     assert "kraken_nonce.txt" in bot.wait_for("^PROBLEM  nonce")[0]
@@ -114,7 +118,7 @@ def test_check_names_a_nonce_file_that_cannot_be_written(state: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["paper", "live"])
 def test_check_names_a_nonce_file_far_ahead_and_does_not_change_it(state: Path, mode: str) -> None:
-    """For a file 30 days ahead check says what the run would say, ends with 4, and does not lift the file further."""
+    """For a nonce file 30 days ahead check reports it, ends with 4, and does not raise the nonce further."""
     state.mkdir()
     ahead = wall_us() + 30 * 86_400_000_000
     (state / "kraken_nonce.txt").write_text(str(ahead), "ascii")
@@ -125,7 +129,7 @@ def test_check_names_a_nonce_file_far_ahead_and_does_not_change_it(state: Path, 
 
 
 def test_check_sees_a_running_bot(state: Path) -> None:
-    """While a bot runs on the folder check says which process it is, and disturbs it in nothing."""
+    """While a bot runs on the folder, check names its process and does not disturb it."""
     with local_kraken(state) as kraken, running(settings=kraken.settings(), until="nothing to do") as bot:
         check = run("check", settings=kraken.settings())
         assert f"process {bot.pid} on {socket.gethostname()}) is running on it" in check.text
@@ -134,7 +138,7 @@ def test_check_sees_a_running_bot(state: Path) -> None:
 
 
 def test_nonce_show_prints_value_offset_and_file_and_takes_no_nonce(state: Path) -> None:
-    """`nonce show` prints the last nonce, its lead over the clock and its file, and leaves the file as it is."""
+    """`nonce show` prints the last nonce, its offset from the clock and its file, and does not change the file."""
     settings = {"STATE_DIR": str(state)}
     assert run("nonce", "show", settings=settings).text == f"none yet in {state / 'kraken_nonce.txt'}"
     assert not state.exists()
@@ -148,7 +152,7 @@ def test_nonce_show_prints_value_offset_and_file_and_takes_no_nonce(state: Path)
 
 
 def test_nonce_show_distinguishes_a_damaged_file_from_a_missing_one(state: Path) -> None:
-    """`nonce show` does not call a file that holds no number missing."""
+    """`nonce show` reports a file without a number as unreadable, not as missing."""
     state.mkdir()
     (state / "kraken_nonce.txt").write_text("junk", "ascii")
     text = run("nonce", "show", settings={"STATE_DIR": str(state)}).text
@@ -158,14 +162,14 @@ def test_nonce_show_distinguishes_a_damaged_file_from_a_missing_one(state: Path)
 def test_help_lists_every_command_and_exit_code(state: Path) -> None:
     """`--help` names the commands, --ticks and the exit codes."""
     text = run("--help", settings={"STATE_DIR": str(state)}).text
-    assert all(word in text for word in ("run", "check", "nonce", "simulator", "--ticks", "exit codes"))
+    assert all(name in text for name in ("run", "check", "nonce", "simulator", "--ticks", "exit codes"))
     assert [code for code in range(7) if not re.search(rf"\b{code} ", text)] == []
     assert not state.exists()
 
 
 @pytest.mark.parametrize("arguments", [("trade",), ("nonce",), ("nonce", "lower"), ("--ticks", "0")], ids=str)
 def test_unknown_arguments_end_with_2(state: Path, arguments: tuple[str, ...]) -> None:
-    """A word that does not exist ends with exit code 2 and the usage, and nothing is started."""
+    """An unknown argument ends with exit code 2 and the usage, and nothing is started."""
     bot = run(*arguments, settings={"STATE_DIR": str(state)}, exit_code=2)
     assert bot.lines[0].startswith("usage: main.py")
     assert not state.exists()

@@ -1,4 +1,4 @@
-"""Other people's Kraken clients trade on the simulator, unchanged but for the URL."""
+"""Third-party Kraken clients trade on the simulator, unchanged except for the URL."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bot.simulator.server import Simulator
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """Return a running simulator with synthetic prices."""
-    # Both clients count milliseconds: without any latency, two calls in a row may draw the same number.
-    with Simulator(SimulatorOptions(latency_seconds=(0.002, 0.002))) as running:
-        yield running
+    """Open a simulator with synthetic prices."""
+    # The nonces of both clients are milliseconds: without latency two consecutive calls may use the same nonce.
+    with Simulator(SimulatorOptions(latency_seconds=(0.002, 0.002))) as opened:
+        yield opened
 
 
 def test_krakenex_trades(simulator: Simulator) -> None:
@@ -28,9 +28,9 @@ def test_krakenex_trades(simulator: Simulator) -> None:
     api.session.trust_env = False
 
     def result(method: str, **params: object) -> Any:
-        answer = api.query_private(method, params, timeout=5)
-        assert answer["error"] == []
-        return answer["result"]
+        response = api.query_private(method, params, timeout=5)
+        assert response["error"] == []
+        return response["result"]
 
     pairs = api.query_public("AssetPairs", {"pair": "XBTUSD"})["result"]
     last = api.query_public("Ticker", {"pair": "XBTUSD"})["result"]["XXBTZUSD"]["c"][0]
@@ -43,7 +43,7 @@ def test_krakenex_trades(simulator: Simulator) -> None:
     assert result("CancelOrder", txid=resting) == {"count": 1}
     bought = result("AddOrder", ordertype="market", **buy)["txid"][0]
     trades = result("TradesHistory")["trades"]
-    assert [row["ordertxid"] for row in trades.values()] == [bought]
+    assert [trade["ordertxid"] for trade in trades.values()] == [bought]
     assert list(result("ClosedOrders")["closed"]) == [bought, resting]
     assert result("Balance")["XXBT"] == "0.0010000000"
     assert simulator.exchange.account.audit() == []

@@ -1,4 +1,4 @@
-"""The state folder: for its owner alone, refused where others write, and no link in it is ever followed."""
+"""The state folder: private to its owner, refused if others can write it, and no symbolic link in it is followed."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from tests.acceptance import script_tools
 from tests.acceptance.local_kraken import FILLING, local_kraken, trading_kraken
 from tests.acceptance.processes import run, running
 
-# A script that trades, is silenced, and dies with everything open.
+# A script that trades, opens its circuit breaker, and exits with all files open.
 SCRIPT = """
 import os
 from decimal import Decimal
 
 from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.config import load_settings
-from bot.base.paths import key_file
-from bot.kraken.breaker_file import SilenceFile
+from bot.base.paths import key_file_path
+from bot.kraken.breaker_file import BreakerFile
 
 settings = load_settings()
 broker = KrakenBroker(settings.api_key, settings.api_secret, api_url=settings.api_url)
 broker.connect()
 broker.place_limit_order("BTC/USD", "buy", Decimal("0.001"), Decimal(1000))
-SilenceFile(key_file(NONCE_FILE, settings.api_key, "silence")).begin(1, "")
+BreakerFile(key_file_path(NONCE_FILE, settings.api_key, "silence")).trip(1, "")
 os._exit(0)
 """
 
 
 @contextlib.contextmanager
 def umask(mask: int) -> Iterator[None]:
-    """Let what is started make its files with this umask."""
+    """Set the umask of processes started in this block."""
     before = os.umask(mask)
     try:
         yield
@@ -55,15 +55,15 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """Return the modes of a folder, named `.`, and of what lies in it."""
+    """Return the modes of a folder, named `.`, and of its files."""
     return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
 
 
 def assert_private(folder: Path, *names: str) -> None:
-    """Fail where one of these files is missing, or others than the owner may do anything."""
-    found = modes(folder)
-    assert set(names) <= set(found)
-    assert found == dict.fromkeys(found, 0o600) | {".": 0o700}
+    """Fail if one of these files is missing, or any file is accessible to other users."""
+    actual = modes(folder)
+    assert set(names) <= set(actual)
+    assert actual == dict.fromkeys(actual, 0o600) | {".": 0o700}
 
 
 def key_files(folder: Path, key: str, *kinds: str) -> list[str]:
@@ -72,44 +72,46 @@ def key_files(folder: Path, key: str, *kinds: str) -> list[str]:
 
 
 def test_bot_files_are_private(state: Path) -> None:
-    """Whatever the umask, each file of a live bot that has traded is for its owner alone, and so is the folder; none
-    has the key or the secret in it.
+    """With any umask the folder and each file of a live bot that has traded are private to the owner; no file contains
+    the key or the secret.
     """
     with local_kraken(state, FILLING) as kraken, umask(0), running(settings=kraken.settings(), until="filled: buy"):
         journal = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key)).name
-        own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget")
-        assert_private(state, "bot.json", "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
-        written = b"".join(path.read_bytes() for path in state.iterdir())
-        assert kraken.simulator.key.encode() not in written
-        assert kraken.simulator.secret.encode() not in written
+        names_of_key = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget")
+        assert_private(
+            state, "bot.json", "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *names_of_key
+        )
+        contents = b"".join(path.read_bytes() for path in state.iterdir())
+        assert kraken.simulator.key.encode() not in contents
+        assert kraken.simulator.secret.encode() not in contents
 
 
 def test_paper_account_files_are_private(state: Path) -> None:
-    """Whatever the umask, the files of a paper account are for their owner alone."""
+    """With any umask the files of a paper account are private to the owner."""
     with umask(0), running(settings={"STATE_DIR": str(state)}, until="^account "):
         assert_private(state, "paper_synthetic.db", "paper_synthetic.db-wal")
 
 
 def test_script_files_are_private(tmp_path: Path) -> None:
-    """Whatever the umask, what a script's broker makes, folders above the state folder included, is its owner's."""
+    """With any umask the files and folders that a script's broker creates are private to the owner."""
     state = tmp_path / "above" / "state"
     with local_kraken(state) as kraken:
         path = script_tools.write_script(tmp_path / "mine", SCRIPT)
         with umask(0):
-            ended = script_tools.run_script(path, script_tools.script_environment(kraken.simulator, state))
-        assert ended.returncode == 0, ended.stderr
+            result = script_tools.run_script(path, script_tools.script_environment(kraken.simulator, state))
+        assert result.returncode == 0, result.stderr
         journal = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key)).name
-        own = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget", "silence")
-        assert_private(state, "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *own)
+        names_of_key = key_files(state, kraken.simulator.key, "lock", "gate", "refused", "budget", "silence")
+        assert_private(state, "kraken_nonce.txt", journal, f"{journal}-wal", f"{journal}-shm", *names_of_key)
         assert stat.S_IMODE(state.parent.stat().st_mode) == 0o700
 
 
 def use_every_file(state: Path) -> None:
-    """Use a file of each kind, and let go of it."""
+    """Use a file of each kind, and close it."""
     FileStore(str(state / "nonce.txt")).next_nonce()
     SharedJson(str(state / "key.budget")).update(dict.copy)
     BreakerFile(str(state / "key.silence")).trip(1, "")
-    Storage(state / "paper.db", "a world").close()
+    Storage(state / "paper.db", "any prices").close()
     with closing(RequestLock(str(state / "key.lock"))) as request_lock, request_lock.hold(Priority.READ):
         pass
     with closing(Journal(str(state / "journal.sqlite"))) as journal:
@@ -117,7 +119,7 @@ def use_every_file(state: Path) -> None:
 
 
 def test_wider_file_modes_are_narrowed(state: Path) -> None:
-    """Files of every kind that came with wider modes, as from a backup, are their owner's alone after the next use."""
+    """Files of every kind with wider modes, as from a backup, are private to the owner after the next use."""
     names = ("nonce.txt", "key.budget", "key.silence", "paper.db", "key.lock", "key.gate", "journal.sqlite")
     use_every_file(state)
     for name in names:
@@ -127,7 +129,7 @@ def test_wider_file_modes_are_narrowed(state: Path) -> None:
 
 
 def test_world_writable_state_folder_is_refused(state: Path) -> None:
-    """A state folder that everybody can write ends the start with one sentence and exit code 2, and stays as it was."""
+    """A world-writable state folder ends the start with one sentence and exit code 2, and stays empty."""
     state.mkdir()
     state.chmod(0o777)
     bot = run(settings={"STATE_DIR": str(state)}, exit_code=2)
@@ -137,7 +139,7 @@ def test_world_writable_state_folder_is_refused(state: Path) -> None:
 
 
 def test_symlinks_are_not_followed(state: Path, tmp_path: Path) -> None:
-    """Where links lie in place of all its files, a live bot changes nothing behind them, and says so of the nonces."""
+    """If all its files are symbolic links, a live bot does not change their targets, and reports the links."""
     outside = tmp_path / "outside"
     outside.mkdir()
     state.mkdir()
@@ -160,14 +162,14 @@ def test_symlinks_are_not_followed(state: Path, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(20)
 def test_stop_entries_does_not_block(tmp_path: Path) -> None:
-    """Whatever lies in place of the file that stops entries, the page is told at once that it could not be written."""
+    """With a FIFO in place of the file that stops entries, stop_entries raises OSError at once."""
     os.mkfifo(tmp_path / ENTRIES_STOPPED_FILE_NAME)
     with pytest.raises(OSError, match=ENTRIES_STOPPED_FILE_NAME):
         stop_entries(tmp_path)
 
 
 def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: Path) -> None:
-    """A link in place of the paper account, or of its log, ends the start with one sentence and exit code 2."""
+    """A symbolic link in place of the paper account's WAL file ends the start with one sentence and exit code 2."""
     state.mkdir()
     (tmp_path / "mine").write_text("mine")
     link = state / "paper_synthetic.db-wal"
@@ -178,9 +180,9 @@ def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: 
 
 
 def test_bot_ends_when_its_folder_is_replaced(state: Path) -> None:
-    """A trading bot whose state folder is moved away, with a new one in its place, ends with exit code 6 and says why.
+    """A trading bot whose state folder is replaced ends with exit code 6 and reports why.
 
-    It places nothing more, and does not say of the new folder that it runs there.
+    It places no further order, and does not write its instance file to the new folder.
     """
     with trading_kraken(state) as kraken, running(settings=kraken.settings(TIMEFRAME="1m"), until="filled: ") as bot:
         state.rename(state.with_name("away"))

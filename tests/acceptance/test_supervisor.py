@@ -1,4 +1,4 @@
-"""`python main.py` as a service: up, healthy and silent as long as something is wrong, and trading once it is not."""
+"""`python main.py` as a service: running and healthy but without requests while something is wrong, trading after."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ WAITING = r"^waiting  "
 
 
 class DashboardClient:
-    """The page of a bot on this machine, by what it says of it."""
+    """A client of the dashboard of a bot, found by the URL that the bot prints."""
 
     def __init__(self, bot: BotProcess) -> None:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", bot.wait_for("^page ")[0])
-        assert found, bot.text
-        self.port = int(found[1])
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", bot.wait_for("^page ")[0])
+        assert match, bot.text
+        self.port = int(match[1])
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return the status and the body of an answer."""
+        """Return the status and the body of a response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read().decode()
+        response = connection.getresponse()
+        body = response.read().decode()
         connection.close()
-        return answer.status, body
+        return response.status, body
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what it tells to programs."""
+        """Return the status of /api/status."""
         status, body = self.get("/api/status")
         assert status == 200, body
         snapshot: dict[str, Any] = json.loads(body)
@@ -52,7 +52,7 @@ class DashboardClient:
 
 @contextmanager
 def running_service(settings: dict[str, str], until: str) -> Iterator[tuple[BotProcess, DashboardClient]]:
-    """Run a service and go on when it has said a line that matches."""
+    """Run a service and continue once it has printed a line that matches `until`."""
     with running("run", "--stay", settings={**settings, "PORT": ""}, until=until) as bot:
         yield bot, DashboardClient(bot)
 
@@ -63,7 +63,7 @@ def refuse_key(kraken: LocalKraken) -> dict[str, str]:
 
 
 def raise_key_floor(kraken: LocalKraken) -> dict[str, str]:
-    """Let the key have seen a nonce in nanoseconds."""
+    """Raise the nonce floor of the key to nanoseconds."""
     raise_nonce_floor(kraken, time.time_ns())
     return kraken.settings()
 
@@ -83,7 +83,7 @@ def use_unreachable_store(kraken: LocalKraken) -> dict[str, str]:
     ("set_up_failure", "message", "breaker"),
     [
         (refuse_key, "EAPI:Invalid key", "closed"),
-        (raise_nonce_floor, "the key has already seen a higher one", "open"),
+        (raise_key_floor, "the key has already seen a higher one", "open"),
         (lock_key_out, "EGeneral:Temporary lockout", "open"),
         (use_unreachable_store, "127.0.0.1:1", "closed"),
     ],
@@ -91,8 +91,8 @@ def use_unreachable_store(kraken: LocalKraken) -> dict[str, str]:
 def test_a_waiting_service_is_healthy_and_sends_nothing(
     state: Path, set_up_failure: Callable[[LocalKraken], dict[str, str]], message: str, breaker: str
 ) -> None:
-    """With a wrong key, a burnt key, a lockout or its store away a service is healthy, not ready, tells why and how
-    long it waits and whether its key is silent, and sends nothing in between; stopped, it ends with 0."""
+    """With a wrong key, a higher nonce floor, a lockout or an unreachable store a service is healthy, not ready,
+    reports why and how long it waits and its circuit breaker, and sends nothing meanwhile; stopped, it ends with 0."""
     with local_kraken(state) as kraken, running_service(set_up_failure(kraken), WAITING) as (bot, dashboard):
         waiting_line = bot.wait_for(WAITING)[0]
         assert message in waiting_line
@@ -111,8 +111,8 @@ def test_a_waiting_service_is_healthy_and_sends_nothing(
 
 
 def test_a_quoted_response_is_shown_without_secrets_or_control_characters(state: Path) -> None:
-    """Where an answer of Kraken's quotes key and secret, has signs that move a terminal's cursor, or lines of its own,
-    neither the page nor a terminal has any of it; and a long one is cut."""
+    """If a response of Kraken quotes key and secret, or has control characters or line breaks, neither dashboard nor
+    output contains any of them; a long response is truncated."""
     with local_kraken(state) as kraken:
         quoted = f"EAPI:Invalid key {kraken.simulator.key} {kraken.simulator.secret} \x1b[2J\x9b1m\u202e\r\nforged "
         kraken.simulator.faults.raise_next("GetApiKeyInfo", quoted + "x" * 100_000)
@@ -121,28 +121,29 @@ def test_a_quoted_response_is_shown_without_secrets_or_control_characters(state:
             assert "EAPI:Invalid key" in dashboard.snapshot()["reason"]
             for secret in (kraken.simulator.key, kraken.simulator.secret):
                 assert secret not in shown
-            assert all(one.isprintable() for one in bot.text.replace("\n", ""))
+            assert all(character.isprintable() for character in bot.text.replace("\n", ""))
             assert not any(line.startswith("forged") for line in bot.lines)
             assert max(map(len, bot.lines)) < 2000
             assert bot.stop() == 0
 
 
 def test_an_order_with_an_unknown_outcome_is_reported_while_the_service_waits(state: Path) -> None:
-    """A service whose key is refused tells of the order that an earlier run has left unsettled."""
+    """A service whose key is refused reports the unresolved order of an earlier run."""
     with local_kraken(state, RESTING, speed=10) as kraken:
         kraken.simulator.faults.fire_next("answer_502", "AddOrder")
-        with running(settings=kraken.settings(), until=": unknown, ") as killed:
-            killed.kill()
+        with running(settings=kraken.settings(), until=": unknown, ") as first_run:
+            first_run.kill()
         kraken.simulator.faults.raise_next("GetApiKeyInfo", "EAPI:Invalid key")
         with running_service(kraken.settings(), WAITING) as (bot, dashboard):
             snapshot = dashboard.snapshot()
             assert snapshot["state"] == "waiting"
-            assert [row["cl_ord_id"] for row in snapshot["unknown_orders"]] == [kraken.orders[0].cl_ord_id]
+            assert [order["cl_ord_id"] for order in snapshot["unknown_orders"]] == [kraken.orders[0].cl_ord_id]
             assert bot.stop() == 0
 
 
 def test_a_service_trades_once_kraken_is_reachable(state: Path) -> None:
-    """A service that is started while Kraken is away waits, and trades once Kraken is there; nothing is refused."""
+    """A service that starts while Kraken is unreachable waits, and trades once Kraken is reachable; no nonce is
+    refused."""
     port = free_port()
     options = SimulatorOptions(tier="pro", port=port, key="c29tZWtleQ==", secret="c29tZXNlY3JldA==")
     settings = {
@@ -166,8 +167,8 @@ def test_a_service_trades_once_kraken_is_reachable(state: Path) -> None:
 
 
 def test_a_second_service_on_the_state_folder_is_standby_and_takes_over(state: Path) -> None:
-    """A second service on a state folder is a healthy, silent standby, and says so of its role; when the first has
-    ended it trades."""
+    """A second service on a state folder is a healthy standby and reports that role; it takes over when the first has
+    ended."""
     with local_kraken(state) as kraken, running_service(kraken.settings(), "^account ") as (first, _):
         with running_service(kraken.settings(), "^standby ") as (second, dashboard):
             assert f"process {first.pid} " in dashboard.snapshot()["reason"]
@@ -183,15 +184,15 @@ def test_a_second_service_on_the_state_folder_is_standby_and_takes_over(state: P
 
 
 def test_a_wrong_setting_ends_the_service(state: Path) -> None:
-    """A service whose settings are wrong ends with exit code 2, as it does in a terminal."""
+    """A service with wrong settings ends with exit code 2."""
     with local_kraken(state) as kraken:
         run("run", "--stay", settings=kraken.settings(PAIRS="NO/PAIR", PORT=""), exit_code=2)
 
 
 def test_a_port_in_use_is_named(state: Path) -> None:
-    """Where another program has the port that PORT names, the start ends with 2 and one sentence that says so."""
-    with socket.create_server(("", 0)) as taken:
-        port = taken.getsockname()[1]
+    """If the port that PORT names is in use, the start ends with exit code 2 and one sentence that says so."""
+    with socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
         bot = run(settings={"STATE_DIR": str(state), "PORT": str(port)}, exit_code=2)
     assert [line for line in bot.lines if line.startswith("Stopped: ")] == [
         f"Stopped: PORT is {port}, which cannot be used: Address already in use. Free it or name another."
@@ -199,8 +200,8 @@ def test_a_port_in_use_is_named(state: Path) -> None:
 
 
 def test_status_reports_what_the_dashboard_reports(state: Path) -> None:
-    """`status` tells a person, and with --json a program, what the running bot's page tells; before the bot was there
-    and once it is killed it ends with exit code 8."""
+    """`status`, as text or with --json, reports what the running bot's dashboard reports; before the bot starts and
+    after it is killed it ends with exit code 8."""
     settings = {"STATE_DIR": str(state)}
     assert f"no bot is running on {state}" in run("status", settings=settings, exit_code=8).text
     with local_kraken(state) as kraken, running_service(kraken.settings(), "^account ") as (bot, dashboard):
@@ -218,8 +219,8 @@ def test_status_reports_what_the_dashboard_reports(state: Path) -> None:
 
 
 def test_status_sends_the_token_only_to_its_own_bot(state: Path) -> None:
-    """Where the bot is dead and somebody else listens at the address that it left behind, `status` ends with exit code
-    8 and shows nobody the token."""
+    """If the bot is dead and another server listens at its address, `status` ends with exit code 8 and does not send
+    the token."""
     with socket.create_server(("127.0.0.1", 0)) as other_server:
         write_stale_lock(state, f"http://127.0.0.1:{other_server.getsockname()[1]}")
         settings = {"STATE_DIR": str(state), "STATUS_TOKEN": "a-token-of-this-test"}
@@ -230,7 +231,7 @@ def test_status_sends_the_token_only_to_its_own_bot(state: Path) -> None:
 
 
 def test_status_rejects_invalid_responses(state: Path) -> None:
-    """Where what answers at the address is no bot, `status` ends with exit code 8 and a sentence."""
+    """If another server answers at the address, `status` ends with exit code 8."""
     for response_body in (b"[1]", b"[" * 100_000):
         with socket.create_server(("127.0.0.1", 0)) as other_server:
             write_stale_lock(state, f"http://127.0.0.1:{other_server.getsockname()[1]}")
@@ -241,13 +242,13 @@ def test_status_rejects_invalid_responses(state: Path) -> None:
 
 
 def write_stale_lock(state: Path, address: str) -> None:
-    """Leave what a killed bot leaves."""
+    """Write the instance file of a killed bot."""
     state.mkdir(exist_ok=True)
     (state / "bot.json").write_text(json.dumps({"pid": 1, "host": "host", "status_url": address}))
 
 
 def answer_once(server: socket.socket, body: bytes) -> None:
-    """Answer one request with this."""
+    """Answer one request with this body."""
     connection, _ = server.accept()
     with connection:
         connection.recv(4096)
@@ -255,7 +256,7 @@ def answer_once(server: socket.socket, body: bytes) -> None:
 
 
 def test_status_reports_a_disabled_dashboard(state: Path) -> None:
-    """With PORT=0 there is no page, and `status` says that the bot tells nothing."""
+    """With PORT=0 there is no dashboard, and `status` says so."""
     settings = {"STATE_DIR": str(state), "PORT": "0"}
     with running(settings=settings, until="^account ") as bot:
         assert not any(line.startswith("page ") for line in bot.lines)
@@ -264,9 +265,9 @@ def test_status_reports_a_disabled_dashboard(state: Path) -> None:
 
 
 def test_status_reports_a_missing_status_token(state: Path) -> None:
-    """Where PORT is given without STATUS_TOKEN, `status` says that the token is missing, and not that it is wrong."""
-    with socket.create_server(("", 0)) as taken:
-        port = taken.getsockname()[1]
+    """If PORT is set without STATUS_TOKEN, `status` reports a missing token, not a wrong one."""
+    with socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
     settings = {"STATE_DIR": str(state), "PORT": str(port)}
     with running(settings=settings, until="^account ") as bot:
         assert "it has no STATUS_TOKEN" in run("status", settings=settings, exit_code=8).text
@@ -274,7 +275,7 @@ def test_status_reports_a_missing_status_token(state: Path) -> None:
 
 
 def post_stop_entries(dashboard: DashboardClient, confirm: str = "stop") -> int:
-    """Send the form of the page; return the status of the answer."""
+    """Submit the dashboard's form to stop entries; return the status of the response."""
     csrf = re.search(r'name="csrf" value="([^"]+)"', dashboard.get("/")[1])
     assert csrf
     connection = http.client.HTTPConnection("127.0.0.1", dashboard.port, timeout=10)
@@ -287,9 +288,9 @@ def post_stop_entries(dashboard: DashboardClient, confirm: str = "stop") -> int:
 
 
 def test_the_dashboard_stop_blocks_entries_until_resume(state: Path) -> None:
-    """Entries that are stopped from the page stay stopped across a restart, and the one that rested is cancelled;
-    `resume` lets them go on. Without the confirmation nothing happens."""
-    # Short candles: after each the bot looks at what it is told, and not only every ten seconds.
+    """Entries stopped from the dashboard stay stopped after a restart, and a resting one is canceled; `resume` allows
+    them again. Without the confirmation nothing happens."""
+    # Short candles: the bot runs a cycle after each, and not only every ten seconds.
     closes = (*RESTING, *(RESTING[-1:] * 300))
     with local_kraken(state, closes, candle_seconds=60, timeframe="1m") as kraken:
         with running_service(kraken.settings(ENTRY_LIFETIME_SECONDS="86400"), "accepted as") as (bot, dashboard):

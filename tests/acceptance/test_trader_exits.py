@@ -1,4 +1,4 @@
-"""A whole life of a position over real HTTP, entry, stop and exit, with the bot killed at each of its requests."""
+"""A position from entry over stop to exit over real HTTP, with the bot killed at each of its requests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OPTIONS = SimulatorOptions(
 )
 PRICE_PATHS: dict[str, tuple[tuple[float, str], ...]] = {
     "a flat market": ((0.0, "50000"),),
-    # It fills in the second in which the bot would cancel it, and is in neither list by then.
+    # The stop fills in the second in which the bot would cancel it, and is in neither order list by then.
     "a fall through the stop": (
         (0.0, "50000"),
         (EXIT_SECONDS + 56 - START, "50000"),
@@ -59,11 +59,11 @@ PRICE_PATHS: dict[str, tuple[tuple[float, str], ...]] = {
 
 
 class Killed(BaseException):
-    """The end of a bot that had no time to say so."""
+    """The end of a bot by a kill."""
 
 
 class FrozenLiveClock(ReplayClock):
-    """Market time that stands still until somebody waits, and is told as the present."""
+    """A market clock that stands still until a thread waits, and counts as live."""
 
     @property
     def is_replaying(self) -> bool:
@@ -75,17 +75,17 @@ class FrozenLiveClock(ReplayClock):
 
 
 class CandlePath(ScriptedPrices):
-    """A drawn path with candles."""
+    """A scripted price path with candles."""
 
     def candles(self, pair: PairRules, interval: int, first: int, now: float) -> list[SimCandle]:
-        """Return candles at the price of their end."""
+        """Return candles whose prices are all their closing price."""
         begins = range(max(-(-first // interval), int(START) // interval) * interval, int(now) + 1, interval)
         prices = {begin: self.price(pair, min(begin + interval, now)) for begin in begins}
         return [SimCandle(begin, price, price, price, price, Decimal(1), 1) for begin, price in prices.items()]
 
 
 class EntryAndExit:
-    """Buys a tenth of a coin in one candle, and wants out from another one on."""
+    """A strategy that buys a tenth of a coin in one candle, and exits from a later one on."""
 
     name = "in_and_out"
 
@@ -105,24 +105,24 @@ class EntryAndExit:
 
 
 def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *, is_delivered: bool = True) -> int:
-    """Run a bot for sixty passes, or until its n-th private request, which arrives or not; return how many it made."""
+    """Run a bot for sixty cycles, or up to its n-th request, which is delivered or not; return the request count."""
     request_count = 0
     broker = KrakenBroker(
         simulator.key, simulator.secret, api_url=simulator.url, tier=UNLIMITED, market_clock=clock, bot_id="bot01"
     )
     post = broker.api.session.post
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def post_and_count(*args: Any, **kwargs: Any) -> Any:
         nonlocal request_count
         request_count += 1
         if request_count == killed_at and not is_delivered:
             raise Killed
-        answer = post(*args, **kwargs)
+        response = post(*args, **kwargs)
         if request_count == killed_at:
             raise Killed
-        return answer
+        return response
 
-    broker.api.session.post = counted
+    broker.api.session.post = post_and_count
     trader = Trader(
         broker,
         EntryAndExit(),
@@ -145,14 +145,14 @@ def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *,
 
 @contextmanager
 def open_market(path: str) -> Iterator[tuple[Simulator, FrozenLiveClock]]:
-    """Open a Kraken with a price path, coins of somebody else's in the account, and lists that lag by up to 3 s."""
+    """Open a Kraken with a price path, external coins in the account, and a query lag of up to 3 s."""
     clock = FrozenLiveClock(START, START + YEARS_SECONDS)
     with Simulator(OPTIONS, clock, CandlePath(*PRICE_PATHS[path])) as simulator:
         yield simulator, clock
 
 
 def check_account(simulator: Simulator) -> None:
-    """What the bot bought it has sold, once, and nothing else; nothing is open."""
+    """Fail unless the bot has sold exactly what it bought, with one order per id, and no order reserves coins."""
     account = simulator.exchange.account
     orders = list(account.orders.values())
     bought, sold = (sum(order.executed for order in orders if order.side == side) for side in ("buy", "sell"))
@@ -163,7 +163,7 @@ def check_account(simulator: Simulator) -> None:
 
 @pytest.mark.parametrize("path", PRICE_PATHS)
 def test_a_position_has_its_stop_until_its_exit(path: str) -> None:
-    """An entry, the stop ten percent under it, and an exit unless the stop has sold before: all coins are sold once."""
+    """The bot places an entry, its stop, and an exit unless the stop has filled; all coins are sold once."""
     with open_market(path) as (simulator, clock):
         run_bot(simulator, clock)
         check_account(simulator)
@@ -177,8 +177,8 @@ def test_a_position_has_its_stop_until_its_exit(path: str) -> None:
 def test_a_bot_killed_at_any_request_sells_its_coins_once(
     path: str, disk: str, nonce_file: Path, full_size: bool
 ) -> None:
-    """Killed before or after any of its requests arrives, and started again, with its disk or without, the bot leaves
-    the same position once: no coin is sold twice, none is left over, none of somebody else's is touched."""
+    """Killed before or after the delivery of any request, and restarted with its disk or without, the bot exits the
+    position once: no coin is sold twice or left over, and no external coin is sold."""
     with open_market(path) as (simulator, clock):
         requests = run_bot(simulator, clock)
     step = 1 if full_size else 19
@@ -195,4 +195,4 @@ def test_a_bot_killed_at_any_request_sells_its_coins_once(
                 try:
                     check_account(simulator)
                 except AssertionError as error:
-                    raise AssertionError(f"killed at request {killed_at}, arrives {is_delivered}") from error
+                    raise AssertionError(f"killed at request {killed_at}, delivered: {is_delivered}") from error

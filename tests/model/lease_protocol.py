@@ -1,23 +1,23 @@
-"""The hand-over between two instances as a state machine, small enough to be searched whole (see search.py).
+"""The takeover between two instances as a state machine, small enough for an exhaustive search (see search.py).
 
-Two instances of the bot share an account and a store (the contract of bot/nonce/store_protocol.py, one atomic step a
-move), and one signal is to be traded once. An instance dies anywhere and comes back, stands still anywhere, gets
-answers late or never; orders and sign-offs stay on their way for any time. In some worlds the store loses writes,
-Kraken checks less than it says, or a clock stands still with its machine.
-`Model.moves` is everything that can happen next.
+Two instances of the bot share an account and a store (the contract of bot/nonce/store_protocol.py, one atomic step per
+transition), and one signal is to be traded once. An instance may die and restart at any point, pause at any point, and
+get answers late or never; orders and lease releases stay in transit for any time. In some environments the store loses
+writes, Kraken enforces less than it says, or a machine's clock stands still. `Model.transitions` yields everything that
+can happen next.
 
-What keeps it small, and why nothing is missed:
-- Time is seconds left, never a date, and the seconds are few: see `Seconds`. There is no bound on leases or orders.
-- Nothing obliges an instance to move before time does: that is a pause, a partition from the store, a slow host.
-- A process that starts anew is a standby of another name; what was the old one's is from then on nobody's here.
-- The check and the leaving of the bytes are one move. A pause between the two is a longer way to Kraken.
-- Nonces are drawn in the order of `orders`; one that is accepted removes all before it, which are refused from then on.
-- The look-ups are one move: OpenOrders, the gap and ClosedOrders are the order model's (protocol.py).
-- All orders are of one signal. Its identifier keeps no second one out, because Kraken looks at open orders only, and
-  the first may have filled; it is what a successor finds the order by.
-- A turn is held from an order's draw until its answer; a leader that has to wait for one that is gone is bad in itself.
-- Where the store loses writes it does so once: it is wiped, or its replica stands still from some write on and takes
-  over later.
+Simplifications, and why they miss nothing:
+- Time is seconds left, never a date, and the seconds are few: see `Seconds`. Leases and orders are unbounded.
+- Nothing forces an instance to act before time passes: that is a pause, a partition from the store, a slow host.
+- A restarted process is a standby with another owner name; whatever belonged to the old one belongs to nobody here.
+- The check and the sending of the bytes are one transition. A pause between the two is a longer way to Kraken.
+- Nonces are issued in the order of `orders`; an accepted one removes all before it, which are refused from then on.
+- The query is one transition: OpenOrders, the gap and ClosedOrders belong to the order model (protocol.py).
+- All orders are of one signal. Its client order id does not keep a second order out, because Kraken compares it with
+  open orders only, and the first may have filled; a successor finds the order by it.
+- The request lock is held from an order's nonce until its answer; a leader that has to wait for the lock of an instance
+  that is gone is a violation in itself.
+- A store loses writes once: it is wiped, or its replica misses every write from some point on and takes over later.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ from tests.model.lease_states import (
 )
 from tests.model.search import SECOND
 
-LEADING = (Phase.LEADING, Phase.NONCE_DRAWN, Phase.SENT, Phase.PLACED)
+LEADING = (Phase.LEADING, Phase.NONCE_ISSUED, Phase.SENT, Phase.PLACED)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is searched. `is_shortened`: whose lease is over stands by at once, and not only at any time."""
+    """The model that is searched. `is_reduced`: an instance whose lease is lost steps down at once, not only at some
+    time."""
 
     rules: Rules = field(default_factory=Rules)
     environment: Environment = field(default_factory=Environment)
@@ -64,14 +65,14 @@ class Model:
     is_reduced: bool = True
 
     def initial_state(self) -> State:
-        """Return the state to begin with: A leads, has settled, and B stands by."""
+        """Return the initial state: A leads and has reconciled, and B is on standby."""
         leader = Instance(Phase.LEADING, fencing_token=1, left=self.seconds.lifetime)
         return State(
-            (leader, Instance()), StoreRecord(owner=0, fencing_token=1, left=self.seconds.lifetime), absent_to=0
+            (leader, Instance()), StoreRecord(owner=0, fencing_token=1, left=self.seconds.lifetime), absent_for=0
         )
 
     def transitions(self, state: State) -> Iterator[Transition]:
-        """Yield what can happen next, each with its name."""
+        """Yield each possible next state with a label."""
         may_miss = self.environment.loss is Loss.LATEST and not state.lost and state.replica is None
         for label, next_state in _writes(state, self):
             yield label, _reduce(next_state, state, self)
@@ -85,13 +86,13 @@ class Model:
             yield label, _reduce(next_state, state, self)
 
     def violations(self, state: State) -> frozenset[Violation]:
-        """Return what is wrong with a state."""
+        """Return the violations of a state."""
         return violations(state)
 
     def fair_transitions(self, state: State) -> Iterator[Transition]:
-        """Yield what can happen while both live and all answer: each does at once what is due."""
+        """Yield what can happen while both instances live and every call is answered: each does at once what is due."""
         due_transitions = [move for i in (0, 1) for move in _next_step(state, i, self)]
-        time = [] if due_transitions else [(SECOND, _second(state, self))]
+        time = [] if due_transitions else [(SECOND, _advance_second(state, self))]
         for label, next_state in (
             *due_transitions,
             *_release_arrives(state, self),
@@ -101,7 +102,7 @@ class Model:
             yield label, _reduce(next_state, state, self)
 
     def is_done(self, state: State) -> bool:
-        """Whether an instance leads and has settled what was before."""
+        """Return whether an instance leads and has reconciled what was before."""
         record = state.record
         return record.left > 0 and any(
             record.owner == i and record.fencing_token == instance.fencing_token and instance.phase in LEADING
@@ -117,7 +118,7 @@ def _writes(state: State, model: Model) -> Iterator[Transition]:
 
 
 def _next_step(state: State, i: int, model: Model) -> Iterator[Transition]:
-    """Yield the first thing that an instance can do which changes anything: each comes first as it is answered."""
+    """Yield the first possible step of an instance that changes anything, because every call is answered."""
     due = (
         move for move in (*lease_transitions(state, i, model), *leader_transitions(state, i, model)) if move[1] != state
     )
@@ -125,7 +126,7 @@ def _next_step(state: State, i: int, model: Model) -> Iterator[Transition]:
 
 
 def _reduce(next_state: State, previous_state: State, model: Model) -> State:
-    """Leave out differences that make no difference any more, where the rules are such that they make none."""
+    """Remove differences between states that cannot matter under these rules."""
     rules = model.rules
     if not rules.tokens_never_repeat:
         return next_state
@@ -151,17 +152,17 @@ def _reduce(next_state: State, previous_state: State, model: Model) -> State:
 
 
 def _is_lease_lost(state: State, instance: Instance, model: Model, may_go_on: bool) -> bool:
-    """Whether a leader's lease can never come back, so that it can only find that out: then it does so at once."""
-    if instance.phase is Phase.NONCE_DRAWN and (instance.left or not model.rules.checks_local_clock):
-        return False  # it has an order in hand
-    rows = (state.record, state.replica)
+    """Return whether a leader's lease can never come back, so that its only next step is to find that out."""
+    if instance.phase is Phase.NONCE_ISSUED and (instance.left or not model.rules.checks_local_clock):
+        return False  # it may still send an order
+    records = (state.record, state.replica)
     return not any(
-        record and record.fencing_token == instance.fencing_token and (record.left or may_go_on) for record in rows
+        record and record.fencing_token == instance.fencing_token and (record.left or may_go_on) for record in records
     )
 
 
 def _without_expired_owner(record: StoreRecord, state: State) -> StoreRecord:
-    """Return the row without what nobody asks for any more once its lease has run out, a sign-off apart."""
+    """Return the record without the expired lease's owner, unless its release is still in transit."""
     pending_release = state.pending_release
     if (
         record.left
@@ -173,9 +174,9 @@ def _without_expired_owner(record: StoreRecord, state: State) -> StoreRecord:
 
 
 def _renumber_tokens(state: State) -> State:
-    """Name generations by whose they are, so that any number of them makes no more states.
+    """Renumber fencing tokens by their holder, so that any number of leases needs no further states.
 
-    1 is the row's, 2 the replica's, PAST any other: one that never comes again.
+    1 is the record's token, 2 the replica's, OTHER is any other one, which never becomes valid again.
     """
     record, replica, pending_release = state.record, state.replica, state.pending_release
     names = {0: 0, record.fencing_token: min(record.fencing_token, 1)}
@@ -196,19 +197,19 @@ def _renumber_tokens(state: State) -> State:
 
 
 def lease_transitions(state: State, i: int, model: Model) -> Iterator[Transition]:
-    """Yield what an instance can do about the lease."""
+    """Yield the steps of an instance that concern the lease."""
     return (_acquire if state.instances[i].phase is Phase.STANDBY else _renew)(state, i, model)
 
 
 def _release_arrives(state: State, model: Model) -> Iterator[Transition]:
-    """Yield the arrival of a sign-off; it stays on its way, as if it were sent again."""
+    """Yield the arrival of a release; it stays in transit, as if it were sent again."""
     pending_release, record = state.pending_release, state.record
     if pending_release and record.owner != NOBODY and record.fencing_token == pending_release.fencing_token:
-        turn = NOBODY if model.rules.release_frees_lock else record.lock_owner
+        lock_owner = NOBODY if model.rules.release_frees_lock else record.lock_owner
         ended = StoreRecord(
-            fencing_token=record.fencing_token, is_reconciled=pending_release.is_reconciled, lock_owner=turn
+            fencing_token=record.fencing_token, is_reconciled=pending_release.is_reconciled, lock_owner=lock_owner
         )
-        yield "store: the sign-off arrives", state._replace(record=ended)
+        yield "store: the release arrives", state._replace(record=ended)
 
 
 def _acquire(state: State, i: int, model: Model) -> Iterator[Transition]:
@@ -230,11 +231,11 @@ def _acquire(state: State, i: int, model: Model) -> Iterator[Transition]:
 
 def _grant(state: State, i: int, model: Model) -> State:
     record, rules = state.record, model.rules
-    generation = NEW if rules.tokens_never_repeat else record.fencing_token + 1
-    turn = NOBODY if rules.grant_releases_lock and record.owner != NOBODY else record.lock_owner
+    fencing_token = NEW if rules.tokens_never_repeat else record.fencing_token + 1
+    lock_owner = NOBODY if rules.grant_releases_lock and record.owner != NOBODY else record.lock_owner
     return state._replace(
         record=StoreRecord(
-            i, generation, model.seconds.lifetime, is_clean_handover=record.is_reconciled, lock_owner=turn
+            i, fencing_token, model.seconds.lifetime, is_clean_handover=record.is_reconciled, lock_owner=lock_owner
         )
     )
 
@@ -259,7 +260,7 @@ def _renew(state: State, i: int, model: Model) -> Iterator[Transition]:
 
 
 def _may_get_nonce(state: State, i: int, model: Model) -> bool:
-    """Whether the store draws a nonce for an instance under its lease."""
+    """Return whether the store issues a nonce to an instance under its lease."""
     record, rules = state.record, model.rules
     is_same = record.fencing_token == state.instances[i].fencing_token or not rules.nonce_checks_token
     return is_same and bool(record.left or not rules.nonce_checks_expiry)
@@ -269,13 +270,13 @@ def _may_get_nonce(state: State, i: int, model: Model) -> bool:
 
 
 def leader_transitions(state: State, i: int, model: Model) -> Iterator[Transition]:
-    """Yield what an instance that leads, or thinks so, can do next."""
+    """Yield the next steps of an instance that leads, or believes that it does."""
     instance, name = state.instances[i], NAMES[i]
     if instance.phase is Phase.STANDBY:
         return
     if not instance.left:
         yield from _step_down(state, i, "has not been renewed in time")
-    if instance.phase is Phase.NONCE_DRAWN:
+    if instance.phase is Phase.NONCE_ISSUED:
         yield from _send(state, i, model)
     elif instance.phase is Phase.SENT:
         wait = max([0, *(order.left for order in state.orders if order.owner == i)])
@@ -284,40 +285,40 @@ def leader_transitions(state: State, i: int, model: Model) -> Iterator[Transitio
             change(_release_lock(state, i), i, phase=Phase.FENCING_READ, wait=wait),
         )
     elif instance.phase is not Phase.PLACED and (instance.left or not model.rules.checks_local_clock):
-        may_draw = _may_get_nonce(state, i, model)
-        yield from _use_nonce(state, i, model) if may_draw else _step_down(state, i, "draws a stale nonce")
+        may_get_nonce = _may_get_nonce(state, i, model)
+        yield from _use_nonce(state, i, model) if may_get_nonce else _step_down(state, i, "is refused as stale")
 
 
 def _use_nonce(state: State, i: int, model: Model) -> Iterator[Transition]:
-    """Draw a nonce and use it; that of an order is used in a move of its own."""
+    """Request a nonce and use it; an order's nonce is used in a transition of its own."""
     instance, environment = state.instances[i], model.environment
     if instance.phase is Phase.FENCING_READ:
         passed = tuple(order for order in state.orders if _is_after(order, state, environment))
         margin = model.seconds.margin if model.rules.margin else 0
         fenced = change(state, i, phase=Phase.QUERY, wait=instance.wait + margin)
         accepted = fenced._replace(orders=passed) if model.rules.fencing_read else fenced
-        yield f"{NAMES[i]}: a read is accepted, the fence", accepted
+        yield f"{NAMES[i]}: the fencing read is accepted", accepted
     elif instance.phase is Phase.QUERY and not instance.wait:
         yield from _query(state, i, model)
     elif instance.phase is Phase.LEADING:
         below = tuple(order for order in state.orders if not (state.lost and order.is_beyond))
         order = Order(i, model.seconds.deadline, is_beyond=environment.nonces_too and state.replica is not None)
         orders = (*below, order, *state.orders[len(below) :])
-        drawn = change(state, i, phase=Phase.NONCE_DRAWN)._replace(
+        with_nonce = change(state, i, phase=Phase.NONCE_ISSUED)._replace(
             record=state.record._replace(lock_owner=i), orders=orders
         )
-        yield f"{NAMES[i]}: draws the order's nonce", drawn
+        yield f"{NAMES[i]}: gets the order's nonce", with_nonce
 
 
 def _query(state: State, i: int, model: Model) -> Iterator[Transition]:
-    is_there = state.accepted and state.accepted_of in (NOBODY, i)
+    is_there = state.accepted and state.accepted_owner in (NOBODY, i)
     if is_there:
         yield f"{NAMES[i]}: finds the order", change(state, i, phase=Phase.PLACED)
     if not is_there or state.hidden:
-        # Whatever it has sent itself is settled too.
+        # The instance's own orders are resolved too.
         orders = tuple(order._replace(owner=GONE) if order.owner == i else order for order in state.orders)
-        settled = change(state, i, phase=Phase.LEADING)._replace(orders=orders, absent_to=i)
-        yield f"{NAMES[i]}: finds no order", settled._replace(is_unknown=state.accepted > 0)
+        resolved = change(state, i, phase=Phase.LEADING)._replace(orders=orders, absent_for=i)
+        yield f"{NAMES[i]}: finds no order", resolved._replace(is_unknown=state.accepted > 0)
 
 
 def _send(state: State, i: int, model: Model) -> Iterator[Transition]:
@@ -335,13 +336,13 @@ def _send(state: State, i: int, model: Model) -> Iterator[Transition]:
 
 
 def _step_down(state: State, i: int, why: str) -> Iterator[Transition]:
-    generation = state.instances[i].fencing_token
-    quiet = set_instance(state, i, Instance())._replace(orders=drop_unsent_orders(state, i))
-    yield f"{NAMES[i]}: {why}; stands by", quiet
-    if quiet.pending_release is None:
+    fencing_token = state.instances[i].fencing_token
+    stepped_down = set_instance(state, i, Instance())._replace(orders=drop_unsent_orders(state, i))
+    yield f"{NAMES[i]}: {why}; is on standby", stepped_down
+    if stepped_down.pending_release is None:
         yield (
-            f"{NAMES[i]}: {why}; signs off, unsettled",
-            quiet._replace(pending_release=PendingRelease(generation, False)),
+            f"{NAMES[i]}: {why}; releases as not reconciled",
+            stepped_down._replace(pending_release=PendingRelease(fencing_token, False)),
         )
 
 
@@ -353,7 +354,7 @@ def _release_lock(state: State, i: int) -> State:
 
 
 def exchange_transitions(state: State, model: Model) -> Iterator[Transition]:
-    """Yield the orders that can be taken; the answer comes back or is lost."""
+    """Yield the orders that Kraken can accept; its answer arrives or is lost."""
     for k, order in enumerate(state.orders):
         if not order.is_sent:
             continue
@@ -361,9 +362,9 @@ def exchange_transitions(state: State, model: Model) -> Iterator[Transition]:
         taken = state._replace(
             orders=rest if model.environment.enforces_nonce else state.orders[:k] + rest,
             accepted=state.accepted + 1,
-            accepted_of=NOBODY if model.rules.same_id else order.owner,
+            accepted_owner=NOBODY if model.rules.same_id else order.owner,
             hidden=model.seconds.margin,
-            is_unknown=order.owner != state.absent_to,
+            is_unknown=order.owner != state.absent_for,
         )
         yield f"Kraken: takes the order of {NAMES[order.owner]}; no answer", taken
         if order.owner != GONE and state.instances[order.owner].phase is Phase.SENT:
@@ -372,7 +373,7 @@ def exchange_transitions(state: State, model: Model) -> Iterator[Transition]:
 
 
 def _is_after(order: Order, state: State, environment: Environment) -> bool:
-    """Whether Kraken takes an order although a nonce that is drawn now came first."""
+    """Return whether Kraken accepts an order although a nonce that is issued now arrived first."""
     return not environment.enforces_nonce or (state.lost and order.is_beyond)
 
 
@@ -380,8 +381,8 @@ def _is_after(order: Order, state: State, environment: Environment) -> bool:
 
 
 def time_passes(state: State, model: Model) -> Iterator[Transition]:
-    """Yield the next second, for all or all but one."""
-    after = _second(state, model)
+    """Yield the next second, for all clocks or for all but one."""
+    after = _advance_second(state, model)
     yield SECOND, after
     if model.environment.clocks_stand_still:
         for i in (0, 1):
@@ -389,7 +390,7 @@ def time_passes(state: State, model: Model) -> Iterator[Transition]:
             yield f"{SECOND}; the clock of {NAMES[i]} stands still", asleep
 
 
-def _second(state: State, model: Model) -> State:
+def _advance_second(state: State, model: Model) -> State:
     orders = tuple(order._replace(left=max(-1, order.left - 1)) for order in state.orders)
     if model.environment.enforces_deadline:
         orders = tuple(order for order in orders if order.left >= 0 or not order.is_sent)
@@ -407,32 +408,32 @@ def _second(state: State, model: Model) -> State:
 
 
 def accidents(state: State, model: Model) -> Iterator[Transition]:
-    """Yield deaths, with and without a last word, and what a store can lose."""
+    """Yield deaths, with and without a release of the lease, and what a store can lose."""
     for i in (0, 1):
         instance = state.instances[i]
-        dead = _dead(state, i, model)
-        if dead != state:
-            yield f"{NAMES[i]}: dies and restarts", dead
+        restarted = _restart(state, i, model)
+        if restarted != state:
+            yield f"{NAMES[i]}: dies and restarts", restarted
         if instance.phase is not Phase.STANDBY and state.pending_release is None:
-            settled = instance.phase in (Phase.LEADING, Phase.PLACED) or not model.rules.clean_only_if_reconciled
-            name = f"{NAMES[i]}: signs off, {'settled' if settled else 'unsettled'}; ends and restarts"
-            yield name, dead._replace(pending_release=PendingRelease(instance.fencing_token, settled))
+            is_reconciled = instance.phase in (Phase.LEADING, Phase.PLACED) or not model.rules.clean_only_if_reconciled
+            label = f"{NAMES[i]}: releases as {'reconciled' if is_reconciled else 'not reconciled'}; restarts"
+            yield label, restarted._replace(pending_release=PendingRelease(instance.fencing_token, is_reconciled))
     if state.replica:
         yield "store: fails over", state._replace(record=state.replica, replica=None, lost=True)
     if model.environment.loss is Loss.ALL and not state.lost:
         yield "store: is wiped", state._replace(record=StoreRecord(), lost=True)
 
 
-def _dead(state: State, i: int, model: Model) -> State:
-    """Start a process anew: a standby that has another name, so that what was the old one's is nobody's here."""
+def _restart(state: State, i: int, model: Model) -> State:
+    """Restart a process: a standby with another owner name, so nothing of the old one belongs to it."""
     orders = drop_unsent_orders(state, i)
     state = set_instance(state, i, Instance())._replace(orders=orders)
     if not model.rules.new_owner_name:
         return state
     return state._replace(
         orders=tuple(order._replace(owner=_retire_owner(order.owner, i)) for order in orders),
-        accepted_of=_retire_owner(state.accepted_of, i),
-        absent_to=_retire_owner(state.absent_to, i),
+        accepted_owner=_retire_owner(state.accepted_owner, i),
+        absent_for=_retire_owner(state.absent_for, i),
         record=_retire_record_owner(state.record, i),
         replica=state.replica and _retire_record_owner(state.replica, i),
     )

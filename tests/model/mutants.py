@@ -1,4 +1,4 @@
-"""Clients that leave one rule out, or misread one answer, and what it comes to."""
+"""Clients that leave one rule out, or misread one answer, with the violation that follows."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from tests.model.protocol import Disk, Exchange, Interpretation, Model, OrderLis
 
 DOUBLED, LOST, IMAGINED = Violation.DOUBLED, Violation.LOST, Violation.IMAGINED
 
-# Where an exchange is named, the mutant is harmless with a whole one: deadline and fence each cover for the other, so
-# what leaves one of them out needs an exchange that breaks the other.
+# Where an exchange is named, the mutant is harmless with a correct one: deadline and fencing read each cover for the
+# other, so leaving one of them out needs an exchange that breaks the other.
 MUTANTS: dict[str, tuple[Violation, Model]] = {
     "again with a fresh nonce after Invalid nonce": (DOUBLED, Model(Rules(invalid_nonce=Interpretation.RETRY))),
     "Invalid nonce read as placed": (IMAGINED, Model(Rules(invalid_nonce=Interpretation.PLACED))),
     "Invalid nonce read as not placed": (LOST, Model(Rules(invalid_nonce=Interpretation.NOT_PLACED))),
     "a gateway's refusal read as not placed": (LOST, Model(Rules(gateway_refusal=Interpretation.NOT_PLACED))),
-    "look-ups at once": (LOST, Model(Rules(waits_for_deadline=False, margin=False))),
-    "look-ups before the deadline": (LOST, Model(Rules(waits_for_deadline=False), Exchange(long_queue=True))),
-    "look-ups at the deadline": (LOST, Model(Rules(margin=False))),
+    "queries at once": (LOST, Model(Rules(waits_for_deadline=False, margin=False))),
+    "queries before the deadline": (LOST, Model(Rules(waits_for_deadline=False), Exchange(long_queue=True))),
+    "queries at the deadline": (LOST, Model(Rules(margin=False))),
     "closed before open": (LOST, Model(Rules(queries=(OrderList.CLOSED, OrderList.OPEN)))),
     "no gap": (LOST, Model(Rules(gap=False))),
     "open orders only": (LOST, Model(Rules(queries=(OrderList.OPEN,)))),
-    "no fence, deadline not enforced": (LOST, Model(Rules(fencing_read=False), Exchange(enforces_deadline=False))),
-    "no fence, clock behind": (LOST, Model(Rules(fencing_read=False), Exchange(clock_behind=True))),
+    "no fencing read, deadline not enforced": (
+        LOST,
+        Model(Rules(fencing_read=False), Exchange(enforces_deadline=False)),
+    ),
+    "no fencing read, clock behind": (LOST, Model(Rules(fencing_read=False), Exchange(clock_behind=True))),
     "a nonce window": (DOUBLED, Model(exchange=Exchange(nonce_window=True))),
     "by time alone": (LOST, Model(Rules(queries=()))),
     "an intent forgotten at a crash": (DOUBLED, Model(Rules(disk=Disk.FORGOTTEN))),

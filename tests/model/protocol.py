@@ -1,17 +1,19 @@
-"""The order protocol of docs/orders.md as a state machine, small enough to be searched whole (see search.py).
+"""The order protocol of docs/orders.md as a state machine, small enough for an exhaustive search (see search.py).
 
 One client wants one order once. The network loses, delays, duplicates and reorders; the exchange checks nonce and
-deadline, queues, and shows orders late; another sender uses the key; the client dies anywhere. `State` is all of that
-at one moment, `Model.moves` is everything that can happen next, `badness` tells what must never be.
+deadline, queues, and lists orders late; another sender uses the key; the client may die at any point. `State` is all of
+that at one moment, `Model.transitions` yields everything that can happen next, `violations` returns what must never
+happen.
 
-What keeps it small, and why nothing is missed:
+Simplifications, and why they miss nothing:
 - Time is seconds left, never a date, so the states are finite however long it all takes.
-- Every order leaves in two copies, and nothing obliges a copy to arrive: that is loss, delay, duplication, reordering.
-- An answer is read at once or never. Late makes no difference: what is final stays true, the rest is unknown.
-- A look-up is one move. A slow one is one that was asked later, and nothing obliges the client to be quick; one whose
-  answer is lost has moved the nonces, as a foreign one does; one that is made early and finds the order is right.
-- An answer that is not final is to these rules no answer; the two that other clients believe in have names.
-- What closes a resting order (a fill, a cancel, its expiry) makes no difference: it leaves OpenOrders at that moment.
+- Every order is sent in two copies, and no copy has to arrive: that is loss, delay, duplication and reordering.
+- An answer is read at once or never. Late makes no difference: a final one stays true, any other leaves the order
+  unknown.
+- A query is one transition. A slow one is one that was sent later, and nothing forces the client to be quick; one whose
+  answer is lost has raised the nonce floor, as an external sender does; one that is early and finds the order is right.
+- To these rules an answer that is not final is no answer; the two that other clients believe in have names.
+- The reason why a resting order closes (a fill, a cancel, its expiry) makes no difference: it leaves OpenOrders then.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from typing import NamedTuple
 
 from tests.model.search import SECOND
 
-UNKNOWN_ATTEMPT = -1  # the attempt, on a new disk
+UNKNOWN_ATTEMPT = -1  # the attempt after the journal was lost
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long things take: in truth, not to scale. Lag and queues are at most so long.
+    """Durations, not to scale. `lag` and `queue` are upper bounds.
 
-    The rules stand on margin >= queue + lag and gap >= lag.
+    The rules rely on margin >= queue + lag and gap >= lag.
     """
 
     deadline: int = 8
@@ -43,7 +45,7 @@ class Seconds:
 
 
 class Interpretation(StrEnum):
-    """What a client takes an answer for."""
+    """How a client interprets an answer."""
 
     UNKNOWN = "unknown"
     PLACED = "placed"
@@ -52,7 +54,7 @@ class Interpretation(StrEnum):
 
 
 class Disk(StrEnum):
-    """What a restart knows."""
+    """What a restarted client knows."""
 
     KEPT = "the journal"
     REPLACED = "that there may have been orders"
@@ -60,7 +62,7 @@ class Disk(StrEnum):
 
 
 class OrderList(StrEnum):
-    """Where Kraken keeps an order."""
+    """The list in which Kraken has an order."""
 
     NONE = "none"
     OPEN = "OpenOrders"
@@ -69,7 +71,7 @@ class OrderList(StrEnum):
 
 @dataclass(frozen=True)
 class Rules:
-    """The client's rules. The defaults are the design; each switch makes one wrong client."""
+    """The client's rules. The defaults are the design; each switch makes one faulty client."""
 
     invalid_nonce: Interpretation = Interpretation.UNKNOWN
     gateway_refusal: Interpretation = Interpretation.UNKNOWN
@@ -79,13 +81,13 @@ class Rules:
     gap: bool = True
     queries: tuple[OrderList, ...] = (OrderList.OPEN, OrderList.CLOSED)
     disk: Disk = Disk.KEPT
-    waits_on_new_disk: bool = True  # on a new disk: wait until the deadline of an order that left at the last moment
-    queries_any_attempt: bool = True  # on a new disk: look for every attempt of the signal, not for the next one only
+    waits_on_new_disk: bool = True  # on a new disk: wait until the deadline of an order sent at the last moment
+    queries_any_attempt: bool = True  # on a new disk: query every attempt of the signal, not only the next one
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The exchange. The defaults are Kraken; each switch makes a broken one, `nonce_window` a key set up wrongly."""
+    """The exchange. The defaults are Kraken; each switch makes a faulty one, `nonce_window` a faulty key."""
 
     enforces_deadline: bool = True
     deadline_at_gateway_only: bool = False
@@ -96,32 +98,32 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Model:
-    """What is searched."""
+    """The model that is searched."""
 
     rules: Rules = Rules()
     exchange: Exchange = Exchange()
     seconds: Seconds = Seconds()
     sends_max: int = 2
-    copies: int = 2  # of every order, on the wire
+    copies: int = 2  # of every order, in transit
 
     @property
     def exchange_lateness(self) -> int:
-        """By how much the exchange believes in a deadline for too long."""
+        """Return for how long the exchange accepts an order after its deadline."""
         return self.seconds.clock_off if self.exchange.clock_behind else 0
 
     def initial_state(self) -> State:
-        """Return the state to begin with: nothing was ever sent."""
+        """Return the initial state: nothing was ever sent."""
         return State()
 
     def transitions(self, state: State) -> Iterator[Transition]:
-        """Yield what can happen next, each with its name."""
+        """Yield each possible next state with a label."""
         yield from client_transitions(state, self)
         yield from exchange_transitions(state, self)
         yield from time_passes(state)
         yield from accidents(state, self)
 
     def violations(self, state: State) -> frozenset[Violation]:
-        """Return what is wrong with a state."""
+        """Return the violations of a state."""
         return violations(state)
 
     def fair_transitions(self, state: State) -> Iterator[Transition]:
@@ -133,42 +135,42 @@ class Model:
             yield from time_passes(state)
 
     def is_done(self, state: State) -> bool:
-        """Whether no order is unknown."""
+        """Return whether no order is unknown."""
         return state.phase in (Phase.IDLE, Phase.PLACED)
 
 
 class Send(NamedTuple):
-    """One AddOrder and what became of it. `left` is seconds to its deadline by the exchange's clock, -1 when over."""
+    """One AddOrder and its outcome. `left` is the time to its deadline by the exchange's clock, -1 when over."""
 
-    attempt: int  # with the signal, this is its cl_ord_id
+    attempt: int  # together with the signal, this is its cl_ord_id
     left: int
-    copies: int = 0  # on the wire
-    queue: tuple[int, ...] = ()  # in the engine's queue; each for so long at most
-    row: OrderList = OrderList.NONE
-    hidden: int = 0  # for so long at most Kraken's rows do not show it
-    absent: bool = False  # the client has settled it as not placed
+    copies: int = 0  # in transit
+    queue: tuple[int, ...] = ()  # in the engine's queue; the longest time that each may stay
+    listed_in: OrderList = OrderList.NONE
+    hidden: int = 0  # the longest time for which Kraken may not list it yet
+    absent: bool = False  # the client has resolved it as not placed
 
 
 class Phase(StrEnum):
-    """Where the client is."""
+    """The phase of the client."""
 
     IDLE = "nothing open"
     INTENDED = "written down, not sent"
     SENT = "sent, no answer yet"
-    FENCING_READ = "unknown, no fence yet"
-    QUERY = "unknown, looking up"
+    FENCING_READ = "unknown, no fencing read yet"
+    QUERY = "unknown, querying"
     PLACED = "placed"
 
 
 class State(NamedTuple):
-    """Everything at one moment. The nonces of the first `floor` sends are no longer accepted."""
+    """The whole state of the model. Kraken no longer accepts the nonces of the first `floor` sends."""
 
     phase: Phase = Phase.IDLE
-    wait: int = 0  # before the client makes its next look-up
-    asked: int = 0  # look-ups of this pair that were answered "absent"
+    wait: int = 0  # before the client makes its next query
+    absent_answers: int = 0  # queries of this pair that found nothing
     attempt: int = 0  # of the next order
     floor: int = 0
-    accepted: int = 0  # orders that the engine has ever taken
+    accepted: int = 0  # orders that the engine has accepted in total
     sends: tuple[Send, ...] = ()
 
 
@@ -176,19 +178,19 @@ Transition = tuple[str, State]
 
 
 class Violation(StrEnum):
-    """What must never be."""
+    """What must never happen."""
 
     DOUBLED = "two orders of one signal were accepted"
-    LOST = "settled as not placed, and it exists"
-    IMAGINED = "settled as placed, and it never will be"
+    LOST = "resolved as not placed, and it exists"
+    IMAGINED = "resolved as placed, and it never will be"
 
 
 def violations(state: State) -> frozenset[Violation]:
-    """Return what is wrong with a state."""
+    """Return the violations of a state."""
     is_pending = any(send.queue or (send.copies and k >= state.floor) for k, send in enumerate(state.sends))
     found = {
         Violation.DOUBLED: state.accepted > 1,
-        Violation.LOST: any(send.absent and send.row is not OrderList.NONE for send in state.sends),
+        Violation.LOST: any(send.absent and send.listed_in is not OrderList.NONE for send in state.sends),
         Violation.IMAGINED: state.phase is Phase.PLACED and not state.accepted and not is_pending,
     }
     return frozenset(kind for kind, is_violated in found.items() if is_violated)
@@ -200,57 +202,61 @@ def violations(state: State) -> frozenset[Violation]:
 def client_transitions(state: State, model: Model) -> Iterator[Transition]:
     """Yield the client's own next steps."""
     if state.phase is Phase.IDLE and len(state.sends) < model.sends_max:
-        yield f"client: writes attempt {state.attempt} down", _intend(state, model)
+        yield f"client: writes attempt {state.attempt} down", _record_intent(state, model)
     elif state.phase is Phase.INTENDED:
-        yield "client: sends it", _sent(state, model)
+        yield "client: sends it", _send(state, model)
     elif state.phase is Phase.SENT:
-        yield "client: gives up waiting; unknown", _unknown(state, model)
+        yield "client: gives up waiting; unknown", _leave_unknown(state, model)
     elif state.phase is Phase.FENCING_READ:
         fenced = state._replace(floor=len(state.sends))
-        yield "client: a read is accepted, the fence", _ready(fenced, model)
+        yield "client: the fencing read is accepted", _start_queries(fenced, model)
     elif state.phase is Phase.QUERY and state.wait == 0:
         yield from _query(state, model)
 
 
-def _intend(state: State, model: Model) -> State:
+def _record_intent(state: State, model: Model) -> State:
     send = Send(state.attempt, model.seconds.deadline + model.exchange_lateness)
     return state._replace(phase=Phase.INTENDED, sends=(*state.sends, send))
 
 
-def _sent(state: State, model: Model) -> State:
+def _send(state: State, model: Model) -> State:
     last = len(state.sends) - 1
-    return _change(state, last, copies=model.copies)._replace(phase=Phase.SENT)
+    return _change_send(state, last, copies=model.copies)._replace(phase=Phase.SENT)
 
 
-def _unknown(state: State, model: Model) -> State:
-    state = state._replace(phase=Phase.FENCING_READ, wait=0, asked=0)
-    return state if model.rules.fencing_read else _ready(state, model)
+def _leave_unknown(state: State, model: Model) -> State:
+    state = state._replace(phase=Phase.FENCING_READ, wait=0, absent_answers=0)
+    return state if model.rules.fencing_read else _start_queries(state, model)
 
 
-def _ready(state: State, model: Model) -> State:
-    """Wait until the first look-up may be made."""
+def _start_queries(state: State, model: Model) -> State:
+    """Wait until the first query may be made."""
     rules, seconds = model.rules, model.seconds
     if state.attempt == UNKNOWN_ATTEMPT:
         remaining_seconds = seconds.deadline if rules.waits_on_new_disk else 0
     else:
         remaining_seconds = max(0, state.sends[-1].left - model.exchange_lateness) if rules.waits_for_deadline else 0
-    return state._replace(phase=Phase.QUERY, wait=remaining_seconds + (seconds.margin if rules.margin else 0), asked=0)
+    return state._replace(
+        phase=Phase.QUERY, wait=remaining_seconds + (seconds.margin if rules.margin else 0), absent_answers=0
+    )
 
 
 def _query(state: State, model: Model) -> Iterator[Transition]:
     if not model.rules.queries:
-        yield "client: settles by time alone; not placed", _absent(state, model)
+        yield "client: resolves by time alone; not placed", _resolve_absent(state, model)
         return
-    order_list = model.rules.queries[state.asked]
+    order_list = model.rules.queries[state.absent_answers]
     matching_sends = [
-        send for k, send in enumerate(state.sends) if _is_queried(state, k, model) and send.row is order_list
+        send for k, send in enumerate(state.sends) if _is_queried(state, k, model) and send.listed_in is order_list
     ]
     if matching_sends:
-        yield f"client: finds it in {order_list}; placed", state._replace(phase=Phase.PLACED, asked=0)
+        yield f"client: finds it in {order_list}; placed", state._replace(phase=Phase.PLACED, absent_answers=0)
     if all(send.hidden for send in matching_sends):
-        is_last = state.asked + 1 == len(model.rules.queries)
-        next_state = state._replace(asked=state.asked + 1, wait=model.seconds.gap if model.rules.gap else 0)
-        yield f"client: {order_list} do not show it", _absent(state, model) if is_last else next_state
+        is_last = state.absent_answers + 1 == len(model.rules.queries)
+        next_state = state._replace(
+            absent_answers=state.absent_answers + 1, wait=model.seconds.gap if model.rules.gap else 0
+        )
+        yield f"client: {order_list} do not show it", _resolve_absent(state, model) if is_last else next_state
 
 
 def _is_queried(state: State, k: int, model: Model) -> bool:
@@ -259,48 +265,51 @@ def _is_queried(state: State, k: int, model: Model) -> bool:
     return state.sends[k].attempt == state.sends[-1].attempt
 
 
-def _absent(state: State, model: Model) -> State:
-    """Settle as not placed: on a new disk whatever there was, otherwise the last one."""
+def _resolve_absent(state: State, model: Model) -> State:
+    """Resolve as not placed: on a new disk every attempt, otherwise the last one."""
     new_disk = state.attempt == UNKNOWN_ATTEMPT
     attempt = 0 if new_disk else state.sends[-1].attempt + 1
     for k in range(len(state.sends)):
         if new_disk or _is_queried(state, k, model):
-            state = _change(state, k, absent=True)
-    return state._replace(phase=Phase.IDLE, wait=0, asked=0, attempt=attempt)
+            state = _change_send(state, k, absent=True)
+    return state._replace(phase=Phase.IDLE, wait=0, absent_answers=0, attempt=attempt)
 
 
-def _answered(state: State, k: int, model: Model, interpretation: Interpretation) -> State:
+def _read_answer(state: State, k: int, model: Model, interpretation: Interpretation) -> State:
     """Read an answer to send number `k`, if the client still waits for it."""
     if state.phase is not Phase.SENT or k + 1 != len(state.sends):
         return state
     if interpretation is Interpretation.PLACED:
         return state._replace(phase=Phase.PLACED)
     if interpretation is Interpretation.NOT_PLACED:
-        return _absent(state, model)
+        return _resolve_absent(state, model)
     if interpretation is Interpretation.RETRY and len(state.sends) < model.sends_max:
-        return _sent(_intend(state, model), model)
-    return _unknown(state, model)
+        return _send(_record_intent(state, model), model)
+    return _leave_unknown(state, model)
 
 
 # The exchange
 
 
 def exchange_transitions(state: State, model: Model) -> Iterator[Transition]:
-    """Yield what can arrive, run and fill; each answer comes back or is lost."""
+    """Yield what can arrive, execute and fill; each answer arrives or is lost."""
     for k, send in enumerate(state.sends):
         for label, next_state, interpretation in (*_arrivals(state, k, model), *_executions(state, k, model)):
             yield f"exchange: {label}; no answer", next_state
-            if (state_after_response := _answered(next_state, k, model, interpretation)) != next_state:
+            if (state_after_response := _read_answer(next_state, k, model, interpretation)) != next_state:
                 yield f"exchange: {label}; the client takes it for {interpretation}", state_after_response
-        if send.row is OrderList.OPEN:
-            yield f"exchange: order {k} closes", _change(state, k, row=OrderList.CLOSED, hidden=model.seconds.lag)
+        if send.listed_in is OrderList.OPEN:
+            yield (
+                f"exchange: order {k} closes",
+                _change_send(state, k, listed_in=OrderList.CLOSED, hidden=model.seconds.lag),
+            )
 
 
 def _arrivals(state: State, k: int, model: Model) -> Iterator[tuple[str, State, Interpretation]]:
     send, exchange = state.sends[k], model.exchange
     if not send.copies:
         return
-    arrived = _change(state, k, copies=send.copies - 1)
+    arrived = _change_send(state, k, copies=send.copies - 1)
     yield f"a copy of order {k} meets a limit", arrived, model.rules.gateway_refusal
     if k < state.floor and not exchange.nonce_window:
         yield f"a copy of order {k} has an invalid nonce", arrived, model.rules.invalid_nonce
@@ -310,7 +319,7 @@ def _arrivals(state: State, k: int, model: Model) -> Iterator[tuple[str, State, 
         yield f"a copy of order {k} is past its deadline", arrived, Interpretation.UNKNOWN
         return
     queue = model.seconds.long_queue if exchange.long_queue else model.seconds.queue
-    queued = _change(arrived, k, queue=(*send.queue, queue))
+    queued = _change_send(arrived, k, queue=(*send.queue, queue))
     yield f"a copy of order {k} arrives and is queued", queued, Interpretation.UNKNOWN
 
 
@@ -318,15 +327,15 @@ def _executions(state: State, k: int, model: Model) -> Iterator[tuple[str, State
     send, exchange = state.sends[k], model.exchange
     if not send.queue:
         return
-    taken = _change(state, k, queue=send.queue[1:])
+    taken = _change_send(state, k, queue=send.queue[1:])
     if exchange.enforces_deadline and not exchange.deadline_at_gateway_only and send.left < 0:
         yield f"order {k} is past its deadline", taken, Interpretation.UNKNOWN
-    elif any(other.row is OrderList.OPEN and other.attempt == send.attempt for other in state.sends):
+    elif any(other.listed_in is OrderList.OPEN and other.attempt == send.attempt for other in state.sends):
         yield f"order {k} has the id of an open one", taken, Interpretation.UNKNOWN
     else:
         yield f"order {k} is refused for good", taken, Interpretation.NOT_PLACED
-        for row, label in ((OrderList.OPEN, "rests"), (OrderList.CLOSED, "fills at once")):
-            placed = _change(taken, k, row=row, hidden=model.seconds.lag)
+        for listed_in, label in ((OrderList.OPEN, "rests"), (OrderList.CLOSED, "fills at once")):
+            placed = _change_send(taken, k, listed_in=listed_in, hidden=model.seconds.lag)
             yield (
                 f"order {k} is accepted and {label}",
                 placed._replace(accepted=state.accepted + 1),
@@ -353,20 +362,20 @@ def time_passes(state: State) -> Iterator[Transition]:
 
 
 def accidents(state: State, model: Model) -> Iterator[Transition]:
-    """Yield a foreign sender's higher nonce, a look-up that fails, and the death and restart of the client."""
+    """Yield an external sender's higher nonce, a failed query, and the death and restart of the client."""
     if state.floor < len(state.sends):
-        yield "a foreign nonce is accepted", state._replace(floor=len(state.sends))
-    if state.phase is Phase.QUERY and state.asked and state.wait == 0:
-        yield "the second look-up is not answered; the pair starts again", state._replace(asked=0)
+        yield "an external nonce is accepted", state._replace(floor=len(state.sends))
+    if state.phase is Phase.QUERY and state.absent_answers and state.wait == 0:
+        yield "the second query is not answered; the pair starts again", state._replace(absent_answers=0)
     if model.rules.disk is Disk.FORGOTTEN:
-        yield "client: dies and forgets", state._replace(phase=Phase.IDLE, wait=0, asked=0, attempt=0)
+        yield "client: dies and forgets", state._replace(phase=Phase.IDLE, wait=0, absent_answers=0, attempt=0)
     elif model.rules.disk is Disk.REPLACED:
-        yield "client: dies; a new disk", _unknown(state._replace(attempt=UNKNOWN_ATTEMPT), model)
+        yield "client: dies; a new disk", _leave_unknown(state._replace(attempt=UNKNOWN_ATTEMPT), model)
     elif state.sends:
-        # Also what was settled already: the row of an outcome need not have reached the disk.
-        yield "client: dies and reads its journal", _unknown(state, model)
+        # This includes resolved orders: the outcome need not have reached the disk.
+        yield "client: dies and reads its journal", _leave_unknown(state, model)
 
 
-def _change(state: State, k: int, **fields: object) -> State:
+def _change_send(state: State, k: int, **fields: object) -> State:
     send = state.sends[k]._replace(**fields)  # type: ignore[arg-type]
     return state._replace(sends=(*state.sends[:k], send, *state.sends[k + 1 :]))

@@ -1,4 +1,4 @@
-"""Searches of everything that a protocol can do: for a shortest way to a bad state, and for the longest wait."""
+"""Exhaustive search of a protocol: the shortest trace to a violation, and the longest wait."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ S = TypeVar("S")
 
 
 class Machine(Protocol[S]):
-    """A protocol as a state machine, whose states can be compared and kept."""
+    """A protocol as a state machine whose states are hashable."""
 
     def initial_state(self) -> S:
-        """Return the state to begin with."""
+        """Return the initial state."""
 
     def transitions(self, state: S) -> Iterable[tuple[str, S]]:
-        """Yield what can happen next, each with its name."""
+        """Yield each possible next state with a label."""
 
     def violations(self, state: S) -> frozenset[str]:
-        """Return what is wrong with a state."""
+        """Return the violations of a state."""
 
     def fair_transitions(self, state: S) -> Iterable[tuple[str, S]]:
-        """Yield what can happen while everybody lives and answers."""
+        """Yield what can happen while every process lives and every call is answered."""
 
     def is_done(self, state: S) -> bool:
-        """Whether there is nothing more to wait for."""
+        """Return whether there is nothing more to wait for."""
 
 
 @dataclass(frozen=True)
 class Result(Generic[S]):
-    """What a search found: what is bad about a state and the steps that lead to it, both empty where there is none.
+    """The result of a search: the violations of a state and the steps to it, both empty where there is none.
 
-    `reached` has each state that was visited, with the one before it.
+    `visited` maps each visited state to the state before it and the step's label.
     """
 
     violations: frozenset[str]
@@ -44,13 +44,13 @@ class Result(Generic[S]):
     visited: dict[S, tuple[S, str] | None]
 
     def __str__(self) -> str:
-        """Return the bad trace, one step a line."""
+        """Return the trace, one step per line."""
         title = ", ".join(sorted(self.violations)) or f"nothing bad among {len(self.visited)} states"
         return "\n".join([title, *(f"{number:3}. {step}" for number, step in enumerate(self.trace, 1))])
 
 
 def search(machine: Machine[S], kinds: frozenset[str] | None = None) -> Result[S]:
-    """Visit every state that can be reached, breadth first, until one is bad, or bad in one of these ways."""
+    """Visit every reachable state, breadth first, until one has a violation, or one of these kinds."""
     start = machine.initial_state()
     visited: dict[S, tuple[S, str] | None] = {start: None}
     queue = deque([start])
@@ -76,9 +76,9 @@ def _steps_to(state: S, visited: dict[S, tuple[S, str] | None]) -> Iterator[str]
 
 
 def longest_wait(states: Iterable[S], machine: Machine[S]) -> int:
-    """Return within how many seconds a machine is done, from whichever state, once everybody lives and answers.
+    """Return the longest time in seconds until a machine is done, from any state, while every call is answered.
 
-    Everybody does what is due at once; whatever else can happen may do so when it likes.
+    Every process does at once what is due; anything else that can happen may happen at any time.
     """
     waits_by_state: dict[S, int] = {}
     return max(_wait(state, machine, waits_by_state) for state in states)
@@ -88,7 +88,7 @@ def _wait(state: S, machine: Machine[S], waits_by_state: dict[S, int]) -> int:
     if machine.is_done(state):
         return 0
     if state not in waits_by_state:
-        waits_by_state[state] = NEVER  # until it is known: a way that leads back to itself never ends
+        waits_by_state[state] = NEVER  # until it is known: a cycle without progress never ends
         waits = [
             _wait(next_state, machine, waits_by_state) + (label == SECOND)
             for label, next_state in machine.fair_transitions(state)

@@ -1,4 +1,4 @@
-"""The rules for the hand-over, searched whole: no order lost or doubled, no wait in vain; and each rule is needed."""
+"""The takeover rules, searched exhaustively: no order is lost or doubled, no wait is endless, each rule is needed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.model.lease_protocol import Model
 from tests.model.lease_states import Environment, Loss, Rules, Seconds, State, Violation
 from tests.model.search import Result, longest_wait, search
 
-# The program: its deadline counts from up to 3 s after the draw.
+# The program: its deadline counts from up to 3 s after the nonce.
 PROGRAM = Rules(deadline_from_nonce=False)
 ENVIRONMENTS = {
     "as Kraken and the store say": Model(PROGRAM),
     "deadlines not enforced": Model(PROGRAM, NO_DEADLINES),
-    "nonces not enforced, deadlines from the draw": Model(Rules(), NO_NONCES),
+    "nonces not enforced, deadlines from the nonce": Model(Rules(), NO_NONCES),
     "clocks that stand still while a machine sleeps": Model(PROGRAM, CLOCKS_STAND_STILL),
     "a store that fails over": Model(PROGRAM, FAILS_OVER),
     "a store that is wiped": Model(PROGRAM, Environment(loss=Loss.ALL)),
@@ -37,13 +37,13 @@ COVERED_BY_FENCING_READ = Rules(
 
 @cache
 def search_cached(model: Model) -> Result[State]:
-    """Return the search of a model; two tests look at each."""
+    """Return the search of a model; two tests use each."""
     return search(model)
 
 
 @cache
 def find_violation(kind: Violation, model: Model) -> Result[State]:
-    """Return the search for a state that is bad in one way."""
+    """Return the search for a violation of one kind."""
     return search(model, frozenset({kind}))
 
 
@@ -56,10 +56,10 @@ def test_the_models_times_are_ordered_as_the_programs(seconds: Seconds) -> None:
 
 @pytest.mark.parametrize("model", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
 def test_the_rules_have_no_violation(model: Model, full_size: bool) -> None:
-    """No state is bad after any number of leases, in a whole world and in worlds that are broken in one way.
+    """No state has a violation after any number of leases, in a correct environment and in those with one fault.
 
-    About 4,000 states in a whole world, 13,000 where clocks stand still and 63,000 where the store fails over; at full
-    size 15,000, 86,000 and 360,000.
+    About 4,000 states in a correct environment, 13,000 where clocks stand still and 63,000 where the store fails over;
+    at full size 15,000, 86,000 and 360,000.
     """
     result = search(replace(model, seconds=LARGER)) if full_size else search_cached(model)
     assert not result.violations, result
@@ -67,14 +67,14 @@ def test_the_rules_have_no_violation(model: Model, full_size: bool) -> None:
 
 
 def test_state_reduction_hides_no_violation(full_size: bool) -> None:
-    """Without the shortening, which is done only where it makes no difference, there is no bad state either."""
+    """Without the reduction of states there is no violation either."""
     result = search(Model(PROGRAM, CLOCKS_STAND_STILL if full_size else Environment(), is_reduced=False))
     assert not result.violations, result
 
 
 @pytest.mark.parametrize(("kind", "model"), MUTANTS.values(), ids=MUTANTS)
 def test_every_rule_is_needed(kind: Violation, model: Model) -> None:
-    """Without the rule there is a bad trace, of at most thirty steps, of the kind and in the world of the table."""
+    """Without the rule there is a trace of at most thirty steps to the violation in the environment of the table."""
     result = find_violation(kind, model)
     assert result.violations == {kind}
     assert len(result.trace) <= 30, result
@@ -91,14 +91,15 @@ def test_every_rule_has_a_mutant() -> None:
 
 @pytest.mark.parametrize("model", KNOWN_LIMITS.values(), ids=KNOWN_LIMITS)
 def test_known_limits_lose_an_order(model: Model) -> None:
-    """Where the store loses its newest grant and its time too, or nonces that ran ahead, an order can be lost."""
+    """Where the store loses its newest grant and its time too, or nonces ahead of the clock, an order can be lost."""
     assert find_violation(Violation.LOST, model).violations
 
 
 def test_the_fencing_read_alone_covers_clock_and_deadline() -> None:
-    """In a whole world no order is lost where six rules are left out at once, as long as the others are kept.
+    """In a correct environment no order is lost where six rules are left out at once, if the others are kept.
 
-    A leader's own clock, lifetimes from the question, a true sign-off, new names, and both about deadlines.
+    They are the local clock, the lifetime from the request, the honest release, new owner names, and both deadline
+    rules.
     """
     result = search(Model(COVERED_BY_FENCING_READ))
     assert not result.violations, result
@@ -106,7 +107,7 @@ def test_the_fencing_read_alone_covers_clock_and_deadline() -> None:
 
 @pytest.mark.parametrize("rule", ["fencing_read", "waits_for_deadline"])
 def test_deadline_or_fencing_read_alone_is_enough_where_kraken_is_correct(rule: str) -> None:
-    """With fence or deadline alone nothing is lost in a whole world; without both, an order is."""
+    """In a correct environment fencing read or deadline alone loses no order; without both, one is lost."""
     assert not search(Model(replace(Rules(), **{rule: False}))).violations
     assert find_violation(Violation.LOST, Model(Rules(fencing_read=False, waits_for_deadline=False))).violations
 
@@ -120,9 +121,10 @@ LEADERSHIP_MODELS = [
 
 @pytest.mark.parametrize("model", LEADERSHIP_MODELS)
 def test_somebody_always_leads_in_time(model: Model) -> None:
-    """From every state, once both live and all answer, one leads and has settled within a lease and a settlement.
+    """From every state, once both live and all is answered, one leads and has reconciled within a lease and a
+    reconciliation.
 
-    Or within two settlements, where a late sign-off ends the first one.
+    Or within two reconciliations, where a late release ends the first one.
     """
     seconds = model.seconds
     reconciliation_seconds = seconds.deadline + seconds.margin

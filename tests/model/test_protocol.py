@@ -1,4 +1,4 @@
-"""The rules for unknown orders, searched whole: no way to two orders, none to a lost one; and each rule is needed."""
+"""The rules for unknown orders, searched exhaustively: none is doubled, none is lost, and each rule is needed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NEW_DISK = Rules(disk=Disk.REPLACED)
 
 @cache
 def search_cached(model: Model) -> Result[State]:
-    """Return the search of a model; two tests look at each."""
+    """Return the search of a model; two tests use each."""
     return search(model)
 
 
 def test_the_model_has_the_times_of_the_program() -> None:
-    """Deadline, margin and gap of the model are those that the program settles by."""
+    """Deadline, margin and gap of the model are those of the program."""
     seconds = Seconds()
     assert (seconds.deadline, seconds.margin, seconds.gap) == (
         ORDER_DEADLINE_SECONDS,
@@ -41,7 +41,7 @@ def test_the_model_has_the_times_of_the_program() -> None:
 @pytest.mark.parametrize("rules", [Rules(), NEW_DISK], ids=["journal", "new disk"])
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 def test_the_rules_have_no_violation(rules: Rules, exchange: Exchange, full_size: bool) -> None:
-    """No state is bad, with a crash at every step, at Kraken and at exchanges that are broken in one way.
+    """No state has a violation, with a crash at every step, at Kraken and at exchanges with one fault.
 
     About 12,000 states each with a journal and 33,000 with a new disk; at full size 0.3 and 0.9 million.
     """
@@ -54,17 +54,18 @@ def test_the_rules_have_no_violation(rules: Rules, exchange: Exchange, full_size
 
 @pytest.mark.parametrize(("kind", "model"), MUTANTS.values(), ids=MUTANTS)
 def test_every_rule_is_needed(kind: Violation, model: Model) -> None:
-    """A client without the rule has a bad trace of the kind that the table says, of at most forty steps."""
+    """A client without the rule has a trace of at most forty steps to the violation of the table."""
     result = search(model, frozenset({kind}))
     assert result.violations == {kind}
     assert len(result.trace) <= 40, result
 
 
 @pytest.mark.parametrize(
-    "rules", [Rules(fencing_read=False), Rules(waits_for_deadline=False)], ids=["deadline", "fence"]
+    "rules", [Rules(fencing_read=False), Rules(waits_for_deadline=False)], ids=["deadline", "fencing read"]
 )
 def test_deadline_or_fencing_read_alone_is_enough_where_the_exchange_is_correct(rules: Rules) -> None:
-    """With deadline or fence alone, and margin and gap, there is no bad state while the exchange is as Kraken says."""
+    """With deadline or fencing read alone, and margin and gap, there is no violation while the exchange is as Kraken
+    says."""
     result = search(Model(rules))
     assert not result.violations, result
 
@@ -72,7 +73,7 @@ def test_deadline_or_fencing_read_alone_is_enough_where_the_exchange_is_correct(
 @pytest.mark.parametrize("rules", [Rules(), NEW_DISK], ids=["journal", "new disk"])
 @pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
 def test_every_unknown_order_is_reconciled_in_time(rules: Rules, exchange: Exchange) -> None:
-    """From every state, once Kraken answers, the order is settled within deadline + margin + gap, whatever arrives."""
+    """From every state, once Kraken answers, the order is resolved within deadline + margin + gap, whatever arrives."""
     model = Model(rules, exchange)
     seconds = model.seconds
     assert longest_wait(search_cached(model).visited, model) == seconds.deadline + seconds.margin + seconds.gap

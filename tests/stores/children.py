@@ -67,7 +67,7 @@ def _reap(pids: list[int]) -> None:
             raise SystemExit(f"a forked child ended with {status}")
 
 
-def draw_in_forked_children(path: str, forks: str, count: str, folder: str) -> None:
+def request_in_forked_children(path: str, forks: str, count: str, folder: str) -> None:
     """Request nonces in this process, in one of its threads, and in children that are forked meanwhile."""
     store = open_file_store(path)
     store.next_nonce()
@@ -151,12 +151,12 @@ def print_nonces_as_nobody(path: str, at_least_ahead_us: str) -> None:
     print_line(store.problem is not None)
 
 
-def print_nonces_on_full_disk(path: str, bytes_max: str) -> None:
-    """Request three nonces on a disk that takes `bytes_max` bytes per file at most, then one more with free space."""
+def print_nonces_on_full_disk(path: str, max_bytes: str) -> None:
+    """Request three nonces on a disk that takes `max_bytes` bytes per file at most, then one more with free space."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     store = FileStore(path)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(bytes_max), before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_bytes), before[1]))
     for _ in range(3):
         print_line(store.next_nonce())
     print_line(store.problem is not None)
@@ -171,7 +171,7 @@ def hold_lock(path: str) -> None:
     with lock.hold(Priority.READ):
         print_line("held")
         read_line()
-    print_line("given back")
+    print_line("released")
     read_line()
 
 
@@ -227,14 +227,14 @@ def fork_while_holding_lock(path: str, how_parent_ends: str) -> None:
             read_line()
             if how_parent_ends == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            print_line("parent gives back")
+            print_line("parent releases")
     if pid:
         _reap([pid])
         return
     signal.alarm(60)
     print_line("child left the block")
     with lock.hold(Priority.READ):
-        print_line("child has the turn")
+        print_line("child holds the lock")
     os._exit(0)
 
 
@@ -254,7 +254,7 @@ def acquire_own_lock_in_fork(path: str) -> None:
     with open(path, "rb") as other:
         try:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            print_line("let go")
+            print_line("released")
         except BlockingIOError:
             print_line("still held")
     os._exit(0)
@@ -280,7 +280,7 @@ TASKS: dict[str, Callable[..., None]] = {
     for task in (
         print_nonces,
         print_nonces_forever,
-        draw_in_forked_children,
+        request_in_forked_children,
         leave_forked_child_running,
         fork_during_next_nonce,
         print_nonces_as_nobody,

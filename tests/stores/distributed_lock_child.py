@@ -19,27 +19,29 @@ def main(url: str, name: str, folder: str) -> None:
     """Fork while holding the lock; the child leaves the block, and then acquires the lock itself."""
     store = SharedStore((RedisStore if url.startswith("redis") else PostgresStore)(url, name), FileStore(f"{folder}/n"))
     lock = DistributedRequestLock(RequestLock(f"{folder}/kraken_nonce.0a1b2c3d.lock"), store)
-    leave_reader, leave_writer = os.pipe()
+    left_block_reader, left_block_writer = os.pipe()
     pid = 0
     with lock.hold(Priority.READ):
         store.next_nonce()
         owner, pid = store.owner, os.fork()
         if pid:
-            os.read(leave_reader, 1)
+            os.read(left_block_reader, 1)
             record = store.backend.read_record()
             print_line(
-                "the parent has the turn" if record and record.lock_owner == owner else f"the turn is gone: {record}"
+                "the parent holds the lock"
+                if record and record.lock_owner == owner
+                else f"the parent does not hold the lock: {record}"
             )
-            print_line("parent gives back")
+            print_line("parent releases")
     if pid:
         _, status = os.waitpid(pid, 0)
         raise SystemExit(status)
     signal.alarm(60)
     print_line("child left the block")
-    os.write(leave_writer, b"x")
+    os.write(left_block_writer, b"x")
     with lock.hold(Priority.READ):
         store.next_nonce()
-        print_line("child has a turn")
+        print_line("child holds the lock")
     os._exit(0)
 
 

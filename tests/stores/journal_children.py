@@ -28,23 +28,23 @@ def print_line(text: object) -> None:
     os.write(1, f"{text}\n".encode())
 
 
-def run_without_dac_override(*words: str) -> None:
+def run_without_dac_override(*task_arguments: str) -> None:
     """Run a task in a process that obeys file modes even when root runs it."""
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
-    os.execv(sys.executable, [sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
+    os.execv(sys.executable, [sys.executable, "-m", MODULE, *task_arguments])  # noqa: S606 - this program again
 
 
-def run_on_small_disk(folder: str, *words: str) -> None:
+def run_on_small_disk(folder: str, *task_arguments: str) -> None:
     """Run a task where `folder` is a disk of 400 KiB that vanishes with the process."""
-    child = [sys.executable, "-m", MODULE, *words]
+    child = [sys.executable, "-m", MODULE, *task_arguments]
     own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
     os.execvp("unshare", [*own_mounts, "sh", "-c", _SMALL_DISK, folder, *child])  # noqa: S606 - this program again
 
 
-def run_counting_fsyncs(log: str, *words: str) -> None:
+def run_counting_fsyncs(log: str, *task_arguments: str) -> None:
     """Run a task and log each of its fsyncs to `log`."""
     trace = ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", log]
-    os.execvp("strace", [*trace, sys.executable, "-m", MODULE, *words])  # noqa: S606 - this program again
+    os.execvp("strace", [*trace, sys.executable, "-m", MODULE, *task_arguments])  # noqa: S606 - this program again
 
 
 def send(journal: Journal, cl_ord_id: str, symbol: str = "BTC/USD") -> None:
@@ -78,7 +78,7 @@ class CommandServer:
 
     def unreconciled(self) -> str:
         """Return the ids of the orders with an unknown outcome."""
-        return " ".join(sorted(one.cl_ord_id for one in self.journal.unresolved_intents()))
+        return " ".join(sorted(intent.cl_ord_id for intent in self.journal.unresolved_intents()))
 
     def reopen(self) -> str:
         """Close the journal and open it again, as a new process would."""
@@ -86,7 +86,7 @@ class CommandServer:
         self.journal = Journal(self.path)
         return "reopened"
 
-    def room(self, size: str) -> str:
+    def limit_file_size(self, size: str) -> str:
         """Limit the size of every file to `size` bytes from now on; `all` restores the limit."""
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most if size == "all" else int(size), most))

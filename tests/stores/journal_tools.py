@@ -19,7 +19,7 @@ def send_command(child: Child, command: str) -> str:
 def unreconciled_ids(path: Path) -> list[str]:
     """Return the ids of the orders with an unknown outcome, read through a separate journal."""
     journal = Journal(str(path))
-    order_ids = sorted(one.cl_ord_id for one in journal.unresolved_intents())
+    order_ids = sorted(intent.cl_ord_id for intent in journal.unresolved_intents())
     journal.close()
     return order_ids
 

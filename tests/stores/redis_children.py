@@ -18,7 +18,7 @@ def print_nonces(process: str, nonces: list[int]) -> None:
     os.write(1, f"{process} {' '.join(map(str, nonces))}\n".encode())
 
 
-def draw_in_forked_children(url: str) -> None:
+def request_in_forked_children(url: str) -> None:
     """Request nonces in two threads while this process forks, and in the forked children; each closes its store."""
     store = RedisStore(url, "forks")
     stop = threading.Event()
@@ -50,4 +50,4 @@ def draw_in_forked_children(url: str) -> None:
 
 
 if __name__ == "__main__":
-    draw_in_forked_children(sys.argv[1])
+    request_in_forked_children(sys.argv[1])

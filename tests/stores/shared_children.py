@@ -70,8 +70,8 @@ def fork_during_update(path: str) -> None:
     fields = SharedJson(path)
     inside, may_finish = threading.Event(), threading.Event()
 
-    def wait(held: Fields) -> None:
-        step(held)
+    def wait(fields_in_update: Fields) -> None:
+        step(fields_in_update)
         inside.set()
         may_finish.wait()
         print_line("parent goes on")
@@ -93,10 +93,10 @@ def fork_during_update(path: str) -> None:
 
 def crash_after_exhausting_reads(path: str, now: str) -> None:
     """Record reads of a Starter key until one has to wait; print how many, and die."""
-    rate_limiter, booked = RateLimiter(path, STARTER), 0
+    rate_limiter, acquired = RateLimiter(path, STARTER), 0
     while not rate_limiter.try_acquire_rest("BalanceEx", float(now)):
-        booked += 1
-    print_line(booked)
+        acquired += 1
+    print_line(acquired)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -57,16 +57,16 @@ def fork_while_leading(file: str) -> None:
     """Acquire leadership; request a nonce in a forked child, then in this process; print both results."""
     store = SharedStore(MemoryStore(clock.wall_us), FileStore(file))
     election = LeaderElection(store, 3600.0)
-    election.wait_for_leadership(threading.Event(), lambda _said: None)
+    election.wait_for_leadership(threading.Event(), lambda _line: None)
     pid = os.fork()
     if not pid:
         try:
-            print_line(f"the child draws {store.next_nonce()}")
+            print_line(f"the child gets {store.next_nonce()}")
         except LeaseLostError as error:
             print_line(error)
         os._exit(0)
     os.waitpid(pid, 0)
-    print_line(f"the parent draws {len(str(store.next_nonce()))} digits")
+    print_line(f"the parent gets {len(str(store.next_nonce()))} digits")
     election.release(is_reconciled=True)
 
 

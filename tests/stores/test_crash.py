@@ -28,11 +28,11 @@ def test_a_killed_writer_never_lowers_the_file(path: Path, full_size: bool, ahea
                 highest = last
             child.kill()
             # Nonces that were issued before the kill, and that this test has not read yet.
-            handed_out = [highest, *(int(line) for line in child.drain() if len(line) == 16)]
+            issued = [highest, *(int(line) for line in child.drain() if len(line) == 16)]
         text = path.read_text("ascii")
         assert len(text) == 16, f"kill {kill}, seed {SEED}: {text!r}"
-        assert int(text) >= max(handed_out), f"kill {kill}, seed {SEED}"
-        assert handed_out == sorted(set(handed_out))
+        assert int(text) >= max(issued), f"kill {kill}, seed {SEED}"
+        assert issued == sorted(set(issued))
         # At most one nonce may have been written and not issued yet.
         highest = FileStore(str(path)).peek() or 0
 

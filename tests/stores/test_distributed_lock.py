@@ -199,13 +199,13 @@ def test_the_send_window_starts_before_the_store_call(
     host: Host, boot_clock: AdjustableBootClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that takes 3.5 s to grant the lock has used up the send window."""
-    take = host.backend.acquire_lock
+    acquire_lock = host.backend.acquire_lock
 
-    def take_long(*arguments: object) -> object:
+    def acquire_slowly(*arguments: object) -> object:
         boot_clock.advance(3.5)
-        return take(*arguments)  # type: ignore[arg-type]
+        return acquire_lock(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(host.backend, "acquire_lock", take_long)
+    monkeypatch.setattr(host.backend, "acquire_lock", acquire_slowly)
     with host.lock.hold(Priority.READ), pytest.raises(RequestLockExpiredError):
         host.store.next_nonce()
 
@@ -266,8 +266,8 @@ def test_a_forked_child_does_not_release_its_parents_lock(store_key: StoreKey, t
     """A child that is forked under the lock and leaves the block does not release it; its own comes afterwards."""
     assert isinstance(store_key, RedisKey | PostgresKey)
     with Child("tests.stores.distributed_lock_child", store_key.url, store_key.name, tmp_path) as child:
-        said = child.read_to_end()
-    assert said == ["child left the block", "the parent has the turn", "parent gives back", "child has a turn"]
+        lines = child.read_to_end()
+    assert lines == ["child left the block", "the parent holds the lock", "parent releases", "child holds the lock"]
 
 
 # One timeout, and who goes first
@@ -344,9 +344,9 @@ def server(request: pytest.FixtureRequest) -> Server:
     return request.getfixturevalue(f"{request.param}_server")  # type: ignore[no-any-return]
 
 
-def store_at(gateway: FaultProxy, server: Server, folder: Path) -> SharedStore:
+def store_at(proxy: FaultProxy, server: Server, folder: Path) -> SharedStore:
     """Return a store behind a fault proxy."""
-    backend = (RedisStore if gateway.url.startswith("redis") else PostgresStore)(gateway.url, f"{server.port}")
+    backend = (RedisStore if proxy.url.startswith("redis") else PostgresStore)(proxy.url, f"{server.port}")
     return SharedStore(backend, FileStore(str(folder / "kraken_nonce.txt")))
 
 
@@ -356,16 +356,16 @@ def test_a_lock_whose_release_failed_is_reacquired(
     """A failed release is logged and not raised: the store still names the host as the owner, and the host's next
     attempt acquires the lock."""
     caplog.set_level(logging.INFO)
-    with FaultProxy(server) as gateway:
-        store = store_at(gateway, server, tmp_path)
+    with FaultProxy(server) as proxy:
+        store = store_at(proxy, server, tmp_path)
         lock = DistributedRequestLock(RequestLock(str(tmp_path / "kraken_nonce.0a1b2c3d.lock")), store)
         with lock.hold(Priority.READ):
             first = store.next_nonce()
-            gateway.start_partition()
+            proxy.start_partition()
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         with pytest.raises(StoreUnavailableError), lock.hold(Priority.READ):
             raise AssertionError("served")
-        gateway.end_partition()
+        proxy.end_partition()
         key_record = store.backend.read_record()
         assert key_record is not None
         assert key_record.lock_owner == store.owner
@@ -380,18 +380,18 @@ def test_a_lock_whose_release_failed_is_reacquired(
 
 def test_a_lock_whose_response_was_lost_is_reacquired(server: Server, tmp_path: Path) -> None:
     """Where the response that granted the lock is lost, the host's next attempt acquires it, with a higher nonce."""
-    with FaultProxy(server) as gateway:
-        store = store_at(gateway, server, tmp_path)
+    with FaultProxy(server) as proxy:
+        store = store_at(proxy, server, tmp_path)
         lock = DistributedRequestLock(RequestLock(str(tmp_path / "kraken_nonce.0a1b2c3d.lock")), store)
         with lock.hold(Priority.READ):
             first = store.next_nonce()
-        gateway.cut("answer")
+        proxy.cut("answer")
         try:
             with lock.hold(Priority.READ, 0.0):
                 second = store.next_nonce()
         except StoreUnavailableError:
             with lock.hold(Priority.READ, 0.0):
                 second = store.next_nonce()
-        assert gateway.cuts == 1
+        assert proxy.cuts == 1
         assert second > first
         store.backend.close()

@@ -252,7 +252,7 @@ def test_a_failing_disk_costs_no_nonce(
 ) -> None:
     """Whichever call fails, nonces up to the clock keep rising, one ERROR is logged, and the store recovers."""
     store = FileStore(str(path))
-    drawn = [store.next_nonce()]
+    nonces = [store.next_nonce()]
     frozen_clock.advance(2)
     with monkeypatch.context() as broken:
         fail_with(broken, name, number)
@@ -260,14 +260,14 @@ def test_a_failing_disk_costs_no_nonce(
             # Where the write succeeded and only the sync failed, the written nonce is used up.
             frozen_clock.advance(1)
             try:
-                drawn.append(store.next_nonce())
+                nonces.append(store.next_nonce())
             except NonceStoreError:
                 assert name == "fdatasync"
         assert levels(caplog) == [logging.ERROR]
     frozen_clock.advance(1)
-    drawn.append(store.next_nonce())
-    assert drawn == sorted(set(drawn))
-    assert path.read_text() == str(drawn[-1])
+    nonces.append(store.next_nonce())
+    assert nonces == sorted(set(nonces))
+    assert path.read_text() == str(nonces[-1])
     assert store.problem is None
 
 

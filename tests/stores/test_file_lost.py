@@ -171,8 +171,8 @@ def test_a_read_only_file_still_counts(open_path: Path) -> None:
     """The number in a read-only file is a floor: while it is ahead of the clock, no nonce below it is issued."""
     open_path.write_text("8000000000000000")
     open_path.chmod(0o444)
-    answers = run_as_nobody(open_path, 0)
-    assert [answer.split(":")[0] for answer in answers[:3]] == ["NonceStoreError"] * 3
+    lines_of_child = run_as_nobody(open_path, 0)
+    assert [line.split(":")[0] for line in lines_of_child[:3]] == ["NonceStoreError"] * 3
     assert open_path.read_text() == "8000000000000000"
 
 
@@ -195,15 +195,15 @@ def test_a_writable_folder_of_others_is_enough(open_path: Path) -> None:
     assert open_path.read_text() == lines[-1].split()[1]
 
 
-@pytest.mark.parametrize("bytes_max", [0, 1, 9, 15])
+@pytest.mark.parametrize("max_bytes", [0, 1, 9, 15])
 @pytest.mark.parametrize("before", [None, 1_700_000_000_000_000])
-def test_a_full_disk_costs_no_nonce(path: Path, bytes_max: int, before: int | None) -> None:
+def test_a_full_disk_costs_no_nonce(path: Path, max_bytes: int, before: int | None) -> None:
     """On a full disk nonces up to the clock are issued, the file never goes back, and the store recovers by itself."""
     if before is not None:
         path.write_text(str(before))
-    with Child(CHILDREN, "print_nonces_on_full_disk", path, bytes_max, limit_seconds=20) as child:
-        *drawn_lines, problem, recovered_nonce, is_problem_cleared = child.read_to_end()
-    nonces = [*map(int, drawn_lines), int(recovered_nonce)]
+    with Child(CHILDREN, "print_nonces_on_full_disk", path, max_bytes, limit_seconds=20) as child:
+        *nonce_lines, problem, recovered_nonce, is_problem_cleared = child.read_to_end()
+    nonces = [*map(int, nonce_lines), int(recovered_nonce)]
     assert nonces == sorted(set(nonces))
     assert nonces[0] > (before or 0)
     assert problem == "True"

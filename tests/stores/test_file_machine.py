@@ -28,7 +28,7 @@ CONTENTS = st.one_of(
     st.integers(-(10**13), 10**13).map(lambda offset: b"%d" % (1_790_000_000_000_000 + offset)),
 )
 # Index of one of the two processes that share the file.
-WHO = st.integers(0, 1)
+PROCESS_NUMBER = st.integers(0, 1)
 
 
 class Process:
@@ -77,7 +77,7 @@ class FileMachine(RuleBasedStateMachine):
             store._close()
         shutil.rmtree(self.folder)
 
-    def in_file(self) -> int | None:
+    def file_nonce(self) -> int | None:
         """Return the number in the file, read independently of the store."""
         if not self.path.is_file():
             return None
@@ -97,9 +97,9 @@ class FileMachine(RuleBasedStateMachine):
         self.highest_nonce = max(self.highest_nonce, nonce)
         process.highest_nonce = nonce
 
-    def draw_once(self, process: Process, at_least: int = 0) -> None:
+    def request_and_check(self, process: Process, at_least: int = 0) -> None:
         """Request a nonce and check it against the guarantee."""
-        before = self.in_file()
+        before = self.file_nonce()
         is_exhausted = max(process.highest_nonce, before or 0) + RESTART_STEP_US + 1 >= LIMIT
         try:
             nonce = process.store.next_nonce(at_least)
@@ -111,29 +111,29 @@ class FileMachine(RuleBasedStateMachine):
             assert self.path.read_bytes() == b"%d" % nonce
             assert self.path.stat().st_mode & 0o777 == 0o600
 
-    @rule(who=WHO, count=st.integers(1, 5))
-    def draw(self, who: int, count: int) -> None:
+    @rule(process_number=PROCESS_NUMBER, count=st.integers(1, 5))
+    def next_nonce_in_process(self, process_number: int, count: int) -> None:
         """Request a nonce in one of the processes."""
         for _ in range(count):
-            self.draw_once(self.processes[who])
+            self.request_and_check(self.processes[process_number])
 
-    @rule(who=WHO, ahead_us=st.integers(-(10**9), clock.DAY_US))
-    def draw_at_least(self, who: int, ahead_us: int) -> None:
+    @rule(process_number=PROCESS_NUMBER, ahead_us=st.integers(-(10**9), clock.DAY_US))
+    def next_nonce_at_least(self, process_number: int, ahead_us: int) -> None:
         """Request a nonce with a floor in one of the processes."""
-        self.draw_once(self.processes[who], self.clock.us + ahead_us)
+        self.request_and_check(self.processes[process_number], self.clock.us + ahead_us)
 
-    @rule(who=WHO)
-    def crash(self, who: int) -> None:
+    @rule(process_number=PROCESS_NUMBER)
+    def crash(self, process_number: int) -> None:
         """Kill a process without closing anything, and start a new one."""
-        self.abandoned_stores.append(self.processes[who].store)
-        self.processes[who] = Process(self.path)
+        self.abandoned_stores.append(self.processes[process_number].store)
+        self.processes[process_number] = Process(self.path)
 
     @precondition(lambda self: not self.path.is_dir())
-    @rule(who=WHO, count=st.integers(1, 3))
-    def fork(self, who: int, count: int) -> None:
+    @rule(process_number=PROCESS_NUMBER, count=st.integers(1, 3))
+    def fork(self, process_number: int, count: int) -> None:
         """Fork a process; the child requests a nonce and ends; the parent requests another."""
-        process = self.processes[who]
-        before = self.in_file()
+        process = self.processes[process_number]
+        before = self.file_nonce()
         if max(process.highest_nonce, before or 0) + RESTART_STEP_US + count + 1 >= LIMIT:
             return
         reader, writer = os.pipe()
@@ -147,14 +147,14 @@ class FileMachine(RuleBasedStateMachine):
                 os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as pipe:
-            drawn = [int(word) for word in pipe.read().split()]
+            child_nonces = [int(word) for word in pipe.read().split()]
         os.waitpid(pid, 0)
-        assert len(drawn) == count
+        assert len(child_nonces) == count
         child = copy.copy(process)
-        for nonce in drawn:
+        for nonce in child_nonces:
             self.check(child, before, nonce, 0)
             before = nonce
-        self.draw_once(process)
+        self.request_and_check(process)
 
     @rule(step_us=st.one_of(st.integers(-10, 10), st.integers(-(10**7), 10**7), st.integers(-(10**12), 10**12)))
     def step_clock(self, step_us: int) -> None:

@@ -122,10 +122,10 @@ def test_a_file_that_may_not_grow(path: Path) -> None:
     with Child(MODULE, "serve", path) as child:
         child.expect_line("ready")
         send_command(child, "send old")
-        send_command(child, "room 40000")
+        send_command(child, "limit_file_size 40000")
         done = send_command(child, "send_until_refused").split()
         assert send_command(child, "unreconciled") == " ".join(sorted(["old", *done]))
-        send_command(child, "room all")
+        send_command(child, "limit_file_size all")
         assert send_command(child, "send more") == "sent"
         assert send_command(child, "unreconciled") == " ".join(sorted(["old", "more", *done]))
 

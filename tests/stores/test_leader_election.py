@@ -165,15 +165,15 @@ def test_a_lease_lifetime_starts_before_the_store_call(
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.0001 if step == "renew_lease" else 0.9)
     original_step, calls, go_on = getattr(first.store.backend, step), [], threading.Event()
 
-    def answer_late(*given: object) -> object:
-        calls.append(given)
+    def respond_late(*arguments: object) -> object:
+        calls.append(arguments)
         if len(calls) > 1:
             go_on.wait()
-        answered = original_step(*given)
+        result = original_step(*arguments)
         frozen_clock.boot_seconds += 5.0
-        return answered
+        return result
 
-    monkeypatch.setattr(first.store.backend, step, answer_late)
+    monkeypatch.setattr(first.store.backend, step, respond_late)
     first.lead()
     wait_until(lambda: len(calls) == (2 if step == "renew_lease" else 1))
     frozen_clock.boot_seconds += LIFETIME_SECONDS * 0.9 - 5.0 - 0.01
@@ -188,7 +188,7 @@ def test_a_forked_child_of_a_leader_does_not_lead(tmp_path: Path) -> None:
     with Child("tests.stores.store_children", "fork_while_leading", tmp_path / "nonce") as child:
         assert child.read_to_end() == [
             "the process that this one was forked from leads; nothing was sent",
-            "the parent draws 16 digits",
+            "the parent gets 16 digits",
         ]
 
 
@@ -258,7 +258,7 @@ def test_a_late_renewal_ends_leadership(
     monkeypatch.setattr(leader_election, "RENEW_FRACTION", 0.02)
     may_renew = threading.Event()
     renew = first.store.backend.renew_lease
-    monkeypatch.setattr(first.store.backend, "renew_lease", lambda *given: may_renew.wait() and renew(*given))
+    monkeypatch.setattr(first.store.backend, "renew_lease", lambda *arguments: may_renew.wait() and renew(*arguments))
     first.lead()
     frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
     second.lead()

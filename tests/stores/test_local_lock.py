@@ -289,7 +289,9 @@ def test_without_a_helper_thread_waiters_time_out(
         assert not is_free(lock_path)
 
 
-@pytest.mark.parametrize("call_number", [1, 2, 3], ids=["gate locked", "turn locked", "gate unlocked"])
+@pytest.mark.parametrize(
+    "call_number", [1, 2, 3], ids=["queue lock acquired", "lock file locked", "queue lock released"]
+)
 def test_ctrl_c_while_acquiring_the_lock(
     lock: RequestLock, lock_path: Path, monkeypatch: pytest.MonkeyPatch, call_number: int
 ) -> None:
@@ -330,12 +332,12 @@ def test_two_senders_of_one_process(lock_path: Path) -> None:
     """Two senders with one key in one process exclude each other; stopping one does not stop the other."""
     first, second = RequestLock(str(lock_path)), RequestLock(str(lock_path))
     with first.hold(Priority.READ), pytest.raises(RequestLockTimeout), second.hold(Priority.READ, 0.05):
-        raise AssertionError("both have the turn")
+        raise AssertionError("both hold the lock")
     first.stop(lowest_allowed=Priority.CANCEL)
     with second.hold(Priority.READ, 5):
         assert True
     with pytest.raises(StoppingError), first.hold(Priority.READ):
-        raise AssertionError("a stopped sender has the turn")
+        raise AssertionError("a stopped sender holds the lock")
 
 
 def test_a_missing_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -132,10 +132,10 @@ def test_threads_share_one_sequence(nonce_file: Path) -> None:
     """Eight threads at once get different nonces, each thread rising, and the file holds the highest."""
     nonces: list[list[int]] = [[] for _ in range(8)]
 
-    def draw(thread_nonces: list[int]) -> None:
+    def request_nonces(thread_nonces: list[int]) -> None:
         thread_nonces.extend(get_kraken_nonce() for _ in range(500))
 
-    threads = [threading.Thread(target=draw, args=(thread_nonces,)) for thread_nonces in nonces]
+    threads = [threading.Thread(target=request_nonces, args=(thread_nonces,)) for thread_nonces in nonces]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -49,11 +49,11 @@ def open_store() -> Iterator[Callable[[str, str], PostgresStore]]:
     """Return a function that opens a store which is closed after the test."""
     stores: list[PostgresStore] = []
 
-    def open_one(url: str, name: str) -> PostgresStore:
+    def open_client(url: str, name: str) -> PostgresStore:
         stores.append(PostgresStore(url, name))
         return stores[-1]
 
-    yield open_one
+    yield open_client
     for store in stores:
         store.close()
 
@@ -61,9 +61,9 @@ def open_store() -> Iterator[Callable[[str, str], PostgresStore]]:
 @pytest.fixture
 def store(server: PostgresServer, key_name: str, open_store: Callable[[str, str], PostgresStore]) -> PostgresStore:
     """Return a client of a row that no other test has; the row exists."""
-    made = open_store(server.url, key_name)
-    made.next_nonce(REQUEST)
-    return made
+    store_client = open_store(server.url, key_name)
+    store_client.next_nonce(REQUEST)
+    return store_client
 
 
 def with_options(url: str, options: str) -> str:
@@ -113,17 +113,18 @@ def test_eight_threads(store: PostgresStore) -> None:
     assert all(nonces == sorted(nonces) for nonces in nonce_lists)
 
 
-@pytest.mark.parametrize("step", ["draw", "take"])
-def test_a_blocked_statement_draws_above_the_committed_nonce(
+@pytest.mark.parametrize("step", ["next_nonce", "acquire_lock"])
+def test_a_blocked_statement_continues_above_the_committed_nonce(
     server: PostgresServer, admin: psycopg.Connection, store: PostgresStore, key_name: str, step: str
 ) -> None:
     """A statement that waited for a locked row issues a nonce above the one that was committed meanwhile."""
-    act = {"draw": lambda: store.next_nonce(REQUEST), "take": lambda: store.acquire_lock(REQUEST, "a", HOUR_SECONDS)}[
-        step
-    ]
-    grant = after_the_wait(server, admin, f"nonce = {AHEAD}", key_name, act)
+    request = {
+        "next_nonce": lambda: store.next_nonce(REQUEST),
+        "acquire_lock": lambda: store.acquire_lock(REQUEST, "a", HOUR_SECONDS),
+    }[step]
+    grant = after_the_wait(server, admin, f"nonce = {AHEAD}", key_name, request)
     assert grant == NonceGrant(GrantStatus.GRANTED, AHEAD + 1, AHEAD)
-    if step == "take":
+    if step == "acquire_lock":
         store.release_lock(AHEAD + 1)
         record = store.read_record()
         assert record is not None
@@ -203,12 +204,12 @@ def test_two_round_trips(
     server: PostgresServer, key_name: str, open_store: Callable[[str, str], PostgresStore]
 ) -> None:
     """Acquiring the lock with its nonce is one round trip, and releasing it is another."""
-    with FaultProxy(server) as gateway:
-        store = open_store(gateway.url, key_name)
+    with FaultProxy(server) as proxy:
+        store = open_store(proxy.url, key_name)
         store.next_nonce(REQUEST)
-        before = gateway.requests, gateway.responses
+        before = proxy.requests, proxy.responses
         store.release_lock(store.acquire_lock(REQUEST, "a", HOUR_SECONDS).nonce)
-        assert (gateway.requests - before[0], gateway.responses - before[1]) == (2, 2)
+        assert (proxy.requests - before[0], proxy.responses - before[1]) == (2, 2)
 
 
 def test_nothing_is_left_in_a_session(admin: psycopg.Connection, store: PostgresStore) -> None:

@@ -59,7 +59,7 @@ def test_eight_processes_start_on_no_file_at_once(path: Path) -> None:
 def test_forked_children(path: Path, tmp_path: Path, full_size: bool) -> None:
     """Children forked from a process that has issued nonces, and whose thread still does, get different ones."""
     count = 20_000 if full_size else 5000
-    with Child(CHILDREN, "draw_in_forked_children", path, 8, count, tmp_path) as child:
+    with Child(CHILDREN, "request_in_forked_children", path, 8, count, tmp_path) as child:
         child.read_to_end()
     names = [*(f"fork{number}" for number in range(8)), "main", "thread"]
     sequences = [[int(line) for line in (tmp_path / name).read_text().split()] for name in names]

@@ -27,10 +27,10 @@ def path(tmp_path: Path) -> str:
 
 def reads_until_full(rate_limiter: RateLimiter, now: float) -> int:
     """Acquire reads until one has to wait; return how many were acquired."""
-    booked = 0
+    acquired = 0
     while not rate_limiter.try_acquire_rest("BalanceEx", now):
-        booked += 1
-    return booked
+        acquired += 1
+    return acquired
 
 
 def test_two_rate_limiters_of_a_key_share_counters(path: str) -> None:
@@ -56,11 +56,11 @@ def test_a_delayed_call_is_not_booked(path: str) -> None:
 
 def test_a_crash_loop_does_not_overspend(path: str) -> None:
     """A process that is killed once it has spent the allowance leaves nothing of it to the next one."""
-    booked = []
+    acquired = []
     for _ in range(3):
         with Child(CHILDREN, "crash_after_exhausting_reads", path, NOW) as child:
-            booked.append(child.read_line())
-    assert booked == [f"{STARTER_READS}", "0", "0"]
+            acquired.append(child.read_line())
+    assert acquired == [f"{STARTER_READS}", "0", "0"]
 
 
 def test_a_rate_limit_refusal_is_shared(path: str) -> None:

@@ -65,20 +65,20 @@ def test_an_address_that_cannot_be_used_is_refused_unseen(url: str) -> None:
 
 def test_a_server_with_a_trusted_certificate_is_used_by_tls(redis_server: RedisServer, tmp_path: Path) -> None:
     """rediss:// works with a server whose certificate the named authority has signed."""
-    with FaultProxy(redis_server, tls_folder=tmp_path) as gateway:
-        assert gateway.url.startswith("rediss://")
-        store = RedisStore(gateway.url, "name")
+    with FaultProxy(redis_server, tls_folder=tmp_path) as proxy:
+        assert proxy.url.startswith("rediss://")
+        store = RedisStore(proxy.url, "name")
         assert granted_nonce(store.next_nonce(make_request())) > 0
         store.close()
 
 
 def test_a_server_with_another_certificate_gets_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
     """rediss:// without that authority fails at the certificate, with its own message, before the password is sent."""
-    with FaultProxy(redis_server, tls_folder=tmp_path) as gateway:
-        store = RedisStore(gateway.url.partition("?")[0], "name")
+    with FaultProxy(redis_server, tls_folder=tmp_path) as proxy:
+        store = RedisStore(proxy.url.partition("?")[0], "name")
         with pytest.raises(StoreUnavailableError, match=r"(?i)certificate.verify.failed"):
             store.next_nonce(make_request())
-        assert gateway.requests == 0
+        assert proxy.requests == 0
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])

@@ -302,22 +302,22 @@ class TestConnections:
 
     def test_a_lost_reply_is_retried_once(self, redis_server: RedisServer) -> None:
         """A connection that ends before the answer is replaced once; the lost nonce is a gap."""
-        with FaultProxy(redis_server) as gateway:
-            store = RedisStore(gateway.url, "own")
+        with FaultProxy(redis_server) as proxy:
+            store = RedisStore(proxy.url, "own")
             first = granted_nonce(store.next_nonce(make_request()))
-            gateway.cut("answer")
+            proxy.cut("answer")
             grant = store.next_nonce(make_request())
             assert first < grant.previous_nonce < grant.nonce
             store.close()
 
     def test_a_hung_server_times_out(self, redis_server: RedisServer) -> None:
         """An unanswered step is sent once and times out; its late answer is not taken for the next step's."""
-        with FaultProxy(redis_server) as gateway:
-            store = RedisStore(gateway.url, "own")
-            before, requests = granted_nonce(store.next_nonce(make_request())), gateway.requests
+        with FaultProxy(redis_server) as proxy:
+            store = RedisStore(proxy.url, "own")
+            before, requests = granted_nonce(store.next_nonce(make_request())), proxy.requests
             redis_server.pause()
             assert "did not answer within 2 s" in refusal_message(store)
-            assert gateway.requests == requests + 1
+            assert proxy.requests == requests + 1
             redis_server.resume()
             record = store.read_record()
             assert record is not None
@@ -345,23 +345,23 @@ class TestConnections:
         """Two threads of one store get different nonces, each in rising order."""
         count = 5000 if full_size else 150
 
-        def draw_many(_thread: int) -> list[int]:
+        def request_nonces(_thread: int) -> list[int]:
             return [granted_nonce(store.next_nonce(make_request())) for _ in range(count)]
 
         with ThreadPoolExecutor(2) as threads:
-            one, other = threads.map(draw_many, range(2))
+            one, other = threads.map(request_nonces, range(2))
         assert one == sorted(one)
         assert other == sorted(other)
         assert len({*one, *other}) == 2 * count
 
     def test_acquire_and_release_cost_two_round_trips(self, redis_server: RedisServer) -> None:
         """Acquiring the lock with its nonce and releasing it takes two requests and two answers."""
-        with FaultProxy(redis_server) as gateway:
-            store = RedisStore(gateway.url, "own")
+        with FaultProxy(redis_server) as proxy:
+            store = RedisStore(proxy.url, "own")
             for _warm in range(2):
-                before = gateway.requests, gateway.responses
+                before = proxy.requests, proxy.responses
                 store.release_lock(granted_nonce(store.acquire_lock(make_request(), "a", 1.0)))
-            assert (gateway.requests - before[0], gateway.responses - before[1]) == (2, 2)
+            assert (proxy.requests - before[0], proxy.responses - before[1]) == (2, 2)
             store.close()
 
     def test_forked_children_have_connections_of_their_own(self, redis_server: RedisServer) -> None:

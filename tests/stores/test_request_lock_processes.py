@@ -91,8 +91,8 @@ def test_waiters_time_out_while_the_holder_is_stopped(lock_path: Path) -> None:
             waiter.expect_line("waiting")
             waiter.expect_line("RequestLockTimeout")
         holder.signal(signal.SIGCONT)
-        holder.write_line("give back")
-        holder.expect_line("given back")
+        holder.write_line("release")
+        holder.expect_line("released")
         with lock.hold(Priority.READ, LIMIT_SECONDS):
             assert lock_path.exists()
         with Child(CHILDREN, "hold_lock", lock_path) as other:
@@ -132,7 +132,7 @@ def test_a_waiting_main_thread_handles_signals(lock_path: Path) -> None:
             wait_for_waiter(lock_path)
             waiter.signal(signal.SIGTERM)
             waiter.expect_line("SIGTERM")
-            holder.write_line("give back")
+            holder.write_line("release")
             waiter.expect_line("held")
 
 
@@ -151,13 +151,13 @@ def test_a_killed_waiter_leaves_nothing_locked(lock_path: Path) -> None:
 @needs_list_of_locks
 def test_a_forked_child_neither_holds_nor_releases_the_lock(lock_path: Path) -> None:
     """A child forked under the lock does not release it by leaving the block, and acquires it only after the parent."""
-    with Child(CHILDREN, "fork_while_holding_lock", lock_path, "gives back") as parent:
+    with Child(CHILDREN, "fork_while_holding_lock", lock_path, "released") as parent:
         parent.expect_line("child left the block")
         with lock_path.open("rb") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         wait_for_waiter(lock_path)
         parent.write_line("go on")
-        assert parent.read_to_end() == ["parent gives back", "child has the turn"]
+        assert parent.read_to_end() == ["parent releases", "child holds the lock"]
 
 
 def test_a_forked_child_keeps_its_own_lock(lock_path: Path) -> None:
@@ -171,6 +171,6 @@ def test_a_forked_child_does_not_hold_the_lock_of_a_dead_parent(lock_path: Path)
     with Child(CHILDREN, "fork_while_holding_lock", lock_path, "killed") as parent:
         parent.expect_line("child left the block")
         parent.write_line("go on")
-        parent.expect_line("child has the turn")
+        parent.expect_line("child holds the lock")
         with RequestLock(str(lock_path)).hold(Priority.READ, LIMIT_SECONDS):
             assert lock_path.exists()

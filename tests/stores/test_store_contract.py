@@ -95,11 +95,11 @@ def test_threads(hosts: Hosts, full_size: bool) -> None:
     stores = {host: hosts.open(host) for host in ("one", "other")}
     of_thread = ["one", "other", "one", "other"]
 
-    def draw_many(host: str) -> list[int]:
+    def request_nonces(host: str) -> list[int]:
         return [stores[host].next_nonce() for _ in range(count)]
 
     with ThreadPoolExecutor(4) as pool:
-        sequences = list(pool.map(draw_many, of_thread))
+        sequences = list(pool.map(request_nonces, of_thread))
     highest = check(sequences)
     assert stores["one"].peek() == stores["other"].peek() == highest
     host = next(host for host, sequence in zip(of_thread, sequences, strict=True) if highest in sequence)
@@ -211,10 +211,10 @@ def test_killed_clients(machines: Hosts, full_size: bool) -> None:
     for number in range(40 if full_size else 2):
         ahead_us = number % 2 * (number + 1) * HOUR_US // 4
         with machines.child("print_nonces_forever", f"host{number}", ahead_us) as child:
-            handed_out = [int(child.read_line()) for _ in range(random_source.randrange(1, 200))]
+            issued = [int(child.read_line()) for _ in range(random_source.randrange(1, 200))]
             child.kill()
             # The kill may cut the last line.
-            handed_out += [int(line) for line in child.drain() if len(line) == 16]
-        assert handed_out == sorted(set(handed_out)), f"seed {SEED}, kill {number}"
-        assert store.next_nonce() > handed_out[-1], f"seed {SEED}, kill {number}"
-        assert machines.open("new").next_nonce() > handed_out[-1] + 1, f"seed {SEED}, kill {number}"
+            issued += [int(line) for line in child.drain() if len(line) == 16]
+        assert issued == sorted(set(issued)), f"seed {SEED}, kill {number}"
+        assert store.next_nonce() > issued[-1], f"seed {SEED}, kill {number}"
+        assert machines.open("new").next_nonce() > issued[-1] + 1, f"seed {SEED}, kill {number}"

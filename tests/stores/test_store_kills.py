@@ -57,7 +57,7 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
                 child_nonces += [int(child.read_line()) for _ in range(random_source.randrange(1, 50))]
             server.kill()
             server.start()
-            record = wait_for_row(backend)
+            record = wait_for_record(backend)
             assert record.last_nonce >= max(*nonces[0], *nonces[1])
             assert (record.lock_owner, record.lease.owner, record.lease.fencing_token) == ("script", "a", fencing_token)
         for child, child_nonces in zip(children, nonces, strict=True):
@@ -69,18 +69,18 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, full_size: bool, kind: st
         assert granted_nonce(backend.next_nonce(make_request(fencing_token=fencing_token))) > max(together)
 
 
-def wait_for_row(backend: NonceStore) -> KeyRecord:
+def wait_for_record(backend: NonceStore) -> KeyRecord:
     """Return the record as soon as the server accepts connections."""
     found: list[KeyRecord | None] = []
 
-    def look() -> bool:
+    def try_read() -> bool:
         try:
             found.append(backend.read_record())
         except StoreUnavailableError:
             return False
         return True
 
-    wait_until(look)
+    wait_until(try_read)
     assert found[-1] is not None
     return found[-1]
 
@@ -96,41 +96,41 @@ def test_a_killed_redis_without_persistence(tmp_path: Path, caplog: pytest.LogCa
             stack.callback(backend.close)
             return SharedStore(backend, FileStore(str(tmp_path / host)))
 
-        def lose_all() -> None:
+        def wipe_by_kill() -> None:
             server.kill()
             server.start()
 
         store, other = open_store("one"), open_store("other")
-        within_the_clock = other.next_nonce()
-        lose_all()
-        assert open_store("new host").next_nonce() > within_the_clock
+        first_nonce = other.next_nonce()
+        wipe_by_kill()
+        assert open_store("new host").next_nonce() > first_nonce
         highest = store.next_nonce(clock.wall_us() + HOUR_US)
-        lose_all()
+        wipe_by_kill()
         assert store.peek() is None
         caplog.clear()
         assert store.next_nonce() == highest + 1
         assert store.next_nonce() == highest + 2
         assert [record.levelname for record in caplog.records if "went back" in record.message] == ["WARNING"]
-        lose_all()
+        wipe_by_kill()
         assert open_store("one").next_nonce() == highest + 3
 
 
 @dataclass(frozen=True)
-class GatewayClients:
+class ProxiedClients:
     """A fault proxy before a server, and two clients of one key: one behind the proxy, one connected directly."""
 
-    gateway: FaultProxy
+    proxy: FaultProxy
     cut_off: NonceStore
     safe: NonceStore
 
-    def without_answer(self, step: Callable[[], object], way: Direction, keep_bytes: int) -> None:
+    def lose_message(self, step: Callable[[], object], direction: Direction, forwarded_bytes: int) -> None:
         """Run a step whose next request or answer is lost; whether the store retries by itself is left to it."""
         self.cut_off.read_record()
-        cuts = self.gateway.cuts
-        self.gateway.cut(way, forwarded_bytes=keep_bytes)
+        cuts = self.proxy.cuts
+        self.proxy.cut(direction, forwarded_bytes=forwarded_bytes)
         with suppress(StoreUnavailableError):
             step()
-        assert self.gateway.cuts == cuts + 1
+        assert self.proxy.cuts == cuts + 1
 
 
 LOST = [("request", 0), ("request", 9), ("answer", 0), ("answer", 3)]
@@ -144,23 +144,19 @@ def lost(request: pytest.FixtureRequest) -> tuple[Direction, int]:
 
 
 @pytest.fixture
-def gateway_clients(any_server: Server) -> Iterator[GatewayClients]:
+def clients(any_server: Server) -> Iterator[ProxiedClients]:
     """Return a fault proxy that only this test uses, and clients of a new key."""
     api_key = secrets.token_hex(8)
-    with FaultProxy(any_server) as gateway:
-        gateway_clients = GatewayClients(
-            gateway, open_nonce_store(gateway.url, api_key), open_nonce_store(any_server.url, api_key)
-        )
+    with FaultProxy(any_server) as proxy:
+        clients = ProxiedClients(proxy, open_nonce_store(proxy.url, api_key), open_nonce_store(any_server.url, api_key))
         # Do once what is done only once, such as creating the table.
-        lease = acquire_lease(gateway_clients.safe, "warm up")
-        assert gateway_clients.safe.renew_lease(lease.fencing_token, HOUR_SECONDS)
-        gateway_clients.safe.release_lock(
-            granted_nonce(gateway_clients.safe.acquire_lock(make_request(), "warm up", HOUR_SECONDS))
-        )
-        gateway_clients.safe.release_lease(lease.fencing_token, is_reconciled=False)
-        yield gateway_clients
-        gateway_clients.cut_off.close()
-        gateway_clients.safe.close()
+        lease = acquire_lease(clients.safe, "warm up")
+        assert clients.safe.renew_lease(lease.fencing_token, HOUR_SECONDS)
+        clients.safe.release_lock(granted_nonce(clients.safe.acquire_lock(make_request(), "warm up", HOUR_SECONDS)))
+        clients.safe.release_lease(lease.fencing_token, is_reconciled=False)
+        yield clients
+        clients.cut_off.close()
+        clients.safe.close()
 
 
 def read_record(backend: NonceStore) -> KeyRecord:
@@ -170,76 +166,74 @@ def read_record(backend: NonceStore) -> KeyRecord:
     return record
 
 
-def test_a_lost_next_nonce_leaves_a_gap(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
+def test_a_lost_next_nonce_leaves_a_gap(clients: ProxiedClients, lost: tuple[Direction, int]) -> None:
     """A lost and repeated `next_nonce` returns a nonce above all earlier ones: the lost one is a gap."""
-    before = granted_nonce(gateway_clients.cut_off.next_nonce(make_request()))
-    gateway_clients.without_answer(lambda: gateway_clients.cut_off.next_nonce(make_request()), *lost)
-    gap = read_record(gateway_clients.safe).last_nonce
+    before = granted_nonce(clients.cut_off.next_nonce(make_request()))
+    clients.lose_message(lambda: clients.cut_off.next_nonce(make_request()), *lost)
+    gap = read_record(clients.safe).last_nonce
     assert gap >= before
-    assert granted_nonce(gateway_clients.cut_off.next_nonce(make_request())) > gap
+    assert granted_nonce(clients.cut_off.next_nonce(make_request())) > gap
 
 
-def test_a_lost_acquire_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
+def test_a_lost_acquire_is_repeatable(clients: ProxiedClients, lost: tuple[Direction, int]) -> None:
     """A lost acquisition that its owner repeats holds the lock, and one release frees it."""
-    gateway_clients.without_answer(
-        lambda: gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS), *lost
-    )
-    between = read_record(gateway_clients.safe).last_nonce
-    nonce = granted_nonce(gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
+    clients.lose_message(lambda: clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS), *lost)
+    between = read_record(clients.safe).last_nonce
+    nonce = granted_nonce(clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
     assert nonce > between
-    assert read_record(gateway_clients.safe).lock_owner == "a"
-    gateway_clients.cut_off.release_lock(nonce)
-    granted_nonce(gateway_clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS))
+    assert read_record(clients.safe).lock_owner == "a"
+    clients.cut_off.release_lock(nonce)
+    granted_nonce(clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
 
-def test_a_lost_release_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
+def test_a_lost_release_is_repeatable(clients: ProxiedClients, lost: tuple[Direction, int]) -> None:
     """A lost and repeated release frees the lock, and never a lock that another owner has acquired in between."""
-    nonce = granted_nonce(gateway_clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
-    gateway_clients.without_answer(lambda: gateway_clients.cut_off.release_lock(nonce), *lost)
-    taken = gateway_clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.GRANTED
-    gateway_clients.cut_off.release_lock(nonce)
-    assert read_record(gateway_clients.safe).lock_owner == ("b" if taken else "")
+    nonce = granted_nonce(clients.cut_off.acquire_lock(make_request(), "a", HOUR_SECONDS))
+    clients.lose_message(lambda: clients.cut_off.release_lock(nonce), *lost)
+    is_acquired = clients.safe.acquire_lock(make_request(), "b", HOUR_SECONDS).status is GrantStatus.GRANTED
+    clients.cut_off.release_lock(nonce)
+    assert read_record(clients.safe).lock_owner == ("b" if is_acquired else "")
 
 
-def test_a_lost_lease_grant_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
+def test_a_lost_lease_grant_is_repeatable(clients: ProxiedClients, lost: tuple[Direction, int]) -> None:
     """A lost and repeated lease request is one grant with one fencing token, which is valid for a nonce."""
-    gateway_clients.without_answer(lambda: gateway_clients.cut_off.acquire_lease("a", HOUR_SECONDS), *lost)
-    between = read_record(gateway_clients.safe).lease
-    lease = acquire_lease(gateway_clients.cut_off, "a")
+    clients.lose_message(lambda: clients.cut_off.acquire_lease("a", HOUR_SECONDS), *lost)
+    between = read_record(clients.safe).lease
+    lease = acquire_lease(clients.cut_off, "a")
     assert between.owner in {"", "a"}
     assert (between.owner == "a") == (between.fencing_token == lease.fencing_token)
-    granted_nonce(gateway_clients.safe.next_nonce(make_request(fencing_token=lease.fencing_token)))
+    granted_nonce(clients.safe.next_nonce(make_request(fencing_token=lease.fencing_token)))
 
 
-def test_a_lost_renewal_is_repeatable(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
+def test_a_lost_renewal_is_repeatable(clients: ProxiedClients, lost: tuple[Direction, int]) -> None:
     """A lost and repeated renewal renews the same lease."""
-    fencing_token = acquire_lease(gateway_clients.cut_off, "a").fencing_token
-    gateway_clients.without_answer(lambda: gateway_clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS), *lost)
-    assert gateway_clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS)
-    lease = read_record(gateway_clients.safe).lease
+    fencing_token = acquire_lease(clients.cut_off, "a").fencing_token
+    clients.lose_message(lambda: clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS), *lost)
+    assert clients.cut_off.renew_lease(fencing_token, 2 * HOUR_SECONDS)
+    lease = read_record(clients.safe).lease
     assert (lease.owner, lease.fencing_token) == ("a", fencing_token)
     assert lease.remaining_seconds > HOUR_SECONDS
 
 
 @pytest.mark.parametrize("is_reconciled", [True, False])
 def test_a_lost_lease_release_is_repeatable(
-    gateway_clients: GatewayClients, lost: tuple[Direction, int], is_reconciled: bool
+    clients: ProxiedClients, lost: tuple[Direction, int], is_reconciled: bool
 ) -> None:
     """A lost and repeated release ends the lease, keeps whether it was clean, and never ends a successor's lease."""
-    fencing_token = acquire_lease(gateway_clients.cut_off, "a").fencing_token
-    gateway_clients.without_answer(lambda: gateway_clients.cut_off.release_lease(fencing_token, is_reconciled), *lost)
-    early = gateway_clients.safe.acquire_lease("early", HOUR_SECONDS)
-    gateway_clients.cut_off.release_lease(fencing_token, is_reconciled)
+    fencing_token = acquire_lease(clients.cut_off, "a").fencing_token
+    clients.lose_message(lambda: clients.cut_off.release_lease(fencing_token, is_reconciled), *lost)
+    early = clients.safe.acquire_lease("early", HOUR_SECONDS)
+    clients.cut_off.release_lease(fencing_token, is_reconciled)
     if early.owner == "early":
-        assert read_record(gateway_clients.safe).lease.owner == "early"
+        assert read_record(clients.safe).lease.owner == "early"
         assert early.is_clean_handover is is_reconciled
     else:
-        assert acquire_lease(gateway_clients.safe, "b").is_clean_handover is is_reconciled
+        assert acquire_lease(clients.safe, "b").is_clean_handover is is_reconciled
 
 
-def test_a_lost_read_changes_nothing(gateway_clients: GatewayClients, lost: tuple[Direction, int]) -> None:
+def test_a_lost_read_changes_nothing(clients: ProxiedClients, lost: tuple[Direction, int]) -> None:
     """A lost read changes nothing, and the next one returns the same."""
-    granted_nonce(gateway_clients.safe.next_nonce(make_request()))
-    before = gateway_clients.safe.read_record()
-    gateway_clients.without_answer(gateway_clients.cut_off.read_record, *lost)
-    assert gateway_clients.cut_off.read_record() == before
+    granted_nonce(clients.safe.next_nonce(make_request()))
+    before = clients.safe.read_record()
+    clients.lose_message(clients.cut_off.read_record, *lost)
+    assert clients.cut_off.read_record() == before

@@ -118,11 +118,11 @@ class TestNonces:
         count = 2000 if full_size else 100
         clients = [store, store_key.connect()]
 
-        def draw_many(number: int) -> list[int]:
+        def request_nonces(number: int) -> list[int]:
             return [granted_nonce(clients[number % 2].next_nonce(make_request())) for _ in range(count)]
 
         with ThreadPoolExecutor(4) as pool:
-            sequences = list(pool.map(draw_many, range(4)))
+            sequences = list(pool.map(request_nonces, range(4)))
         together = [nonce for sequence in sequences for nonce in sequence]
         assert len(set(together)) == 4 * count
         assert all(sequence == sorted(sequence) for sequence in sequences)
@@ -146,17 +146,19 @@ class TestNoncesUnderALease:
         granted_nonce(store.next_nonce(make_request()))
         granted_nonce(store.acquire_lock(make_request(), "b", HOUR_SECONDS))
 
-    @pytest.mark.parametrize("why", ["no lease", "another's", "over", "signed off", "superseded"])
+    @pytest.mark.parametrize("why", ["no lease", "another token", "expired", "released", "superseded"])
     def test_a_token_without_a_live_lease_is_stale(self, store: NonceStore, why: str) -> None:
         """With a token that is not that of a live lease nothing is written, and the last nonce is returned."""
         last = granted_nonce(store.next_nonce(make_request()))
         fencing_token = 5
         if why != "no lease":
-            lease = acquire_lease(store, "a", SHORT_LIFETIME_SECONDS if why in {"over", "superseded"} else HOUR_SECONDS)
-            fencing_token = lease.fencing_token - (why == "another's")
-        if why == "signed off":
+            lease = acquire_lease(
+                store, "a", SHORT_LIFETIME_SECONDS if why in {"expired", "superseded"} else HOUR_SECONDS
+            )
+            fencing_token = lease.fencing_token - (why == "another token")
+        if why == "released":
             store.release_lease(fencing_token, is_reconciled=True)
-        if why in {"over", "superseded"}:
+        if why in {"expired", "superseded"}:
             poll_until(lambda: is_lease_expired(store))
         if why == "superseded":
             acquire_lease(store, "b")
@@ -274,7 +276,7 @@ class TestRequestLock:
         granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
 
     def test_an_abandoned_reservation_expires(self, store: NonceStore) -> None:
-        """A reservation whose owner does not ask again expires by the store's own clock, and another acquires the lock."""
+        """A reservation whose owner does not ask again expires by the store's clock, and another acquires the lock."""
         nonce = granted_nonce(store.acquire_lock(make_request(), "a", HOUR_SECONDS))
         assert store.acquire_lock(make_request(), "gone", HOUR_SECONDS).status is GrantStatus.RESERVED
         store.release_lock(nonce)

@@ -19,13 +19,13 @@ SCHEMA = ROOT / "bot/nonce/postgres/schema.sql"
 PASSWORD = "of-its-own"
 
 
-def the_line(title: str) -> str:
+def documented_command(title: str) -> str:
     """Return the one command that the page has under a title."""
     (command_line,) = code_blocks(read_section("docs/stores.md", title))
     return command_line.strip()
 
 
-def does_every_step(store: NonceStore) -> None:
+def check_every_step(store: NonceStore) -> None:
     """Check that a store does each of its steps."""
     fencing_token = acquire_lease(store, "a").fencing_token
     nonce = granted_nonce(store.acquire_lock(make_request(fencing_token=fencing_token), "a", HOUR_SECONDS))
@@ -43,15 +43,15 @@ def does_every_step(store: NonceStore) -> None:
 
 def test_redis(redis_server: RedisServer) -> None:
     """A user of Redis with the permissions of the page's command can do every step."""
-    words = the_line("Redis or Valkey").replace("PASSWORD", PASSWORD).split()
+    arguments = documented_command("Redis or Valkey").replace("PASSWORD", PASSWORD).split()
     with redis.Redis.from_url(redis_server.url) as admin:
-        admin.execute_command(*words)
-    does_every_step(RedisStore(f"redis://{words[2]}:{PASSWORD}@127.0.0.1:{redis_server.port}/0", "own"))
+        admin.execute_command(*arguments)
+    check_every_step(RedisStore(f"redis://{arguments[2]}:{PASSWORD}@127.0.0.1:{redis_server.port}/0", "own"))
 
 
 def test_postgres(postgres_server: PostgresServer) -> None:
     """A user of PostgreSQL with the permissions of the page's command, on a table of the owner's, can do every step."""
-    line = the_line("PostgreSQL")
+    line = documented_command("PostgreSQL")
     with psycopg.connect(postgres_server.admin_url, autocommit=True) as admin:
         database = admin.info.dbname
         admin.execute("REVOKE CREATE ON SCHEMA public FROM public")
@@ -59,4 +59,4 @@ def test_postgres(postgres_server: PostgresServer) -> None:
         admin.execute(SCHEMA.read_bytes())
         admin.execute(line.encode())
     address = f"kraken_bot:{quote(PASSWORD)}@127.0.0.1:{postgres_server.port}/{database}"
-    does_every_step(PostgresStore(f"postgresql://{address}", "own"))
+    check_every_step(PostgresStore(f"postgresql://{address}", "own"))

@@ -127,7 +127,7 @@ def test_a_long_outage(any_server: Server) -> None:
 
 
 def test_paused(any_server: Server) -> None:
-    """While the server is paused every step times out, with open connections and with new ones; afterwards both work."""
+    """While the server is paused every step times out, on open connections and on new ones; afterwards both work."""
     with opened(any_server.url) as client:
         unconnected = open_nonce_store(any_server.url, secrets.token_hex(8))
         any_server.pause()
@@ -144,10 +144,10 @@ def test_paused(any_server: Server) -> None:
 def test_partition(any_server: Server, is_silent: bool) -> None:
     """While nothing reaches the server every step fails, whether connections are refused or dropped; afterwards the
     next one works."""
-    with FaultProxy(any_server) as gateway, opened(gateway.url) as client:
-        gateway.start_partition(blackhole=is_silent)
+    with FaultProxy(any_server) as proxy, opened(proxy.url) as client:
+        proxy.start_partition(blackhole=is_silent)
         client.assert_refused()
-        gateway.end_partition()
+        proxy.end_partition()
         client.assert_continues()
 
 
@@ -262,7 +262,7 @@ def test_a_floor_is_no_step_back(store: SharedStore, caplog: pytest.LogCaptureFi
     ids=lambda grant: f"{grant.status.value} {grant.nonce}"[:12],
 )
 def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, grant: NonceGrant) -> None:
-    """A store that grants a nonce outside the request's bounds is refused: the nonce is neither returned nor recorded."""
+    """A store that grants a nonce outside the request's bounds is refused: the nonce is not returned nor recorded."""
 
     class LyingStore(MemoryStore):
         is_lying = False
@@ -282,7 +282,7 @@ def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, grant: Nonce
 
 
 def test_a_locked_replica_costs_no_request(store: SharedStore, tmp_path: Path) -> None:
-    """While another process locks the nonce file each lock still gets its nonce in time; later the file has the nonces."""
+    """While another process locks the nonce file each lock gets its nonce in time; later the file has the nonces."""
     store.next_nonce()
     path = tmp_path / "nonce.txt"
     with path.open() as file:
@@ -297,7 +297,7 @@ def test_a_locked_replica_costs_no_request(store: SharedStore, tmp_path: Path) -
 def test_an_interrupted_acquire_does_not_affect_the_next_lock(
     store: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a Ctrl-C right after the store's answer a thread acquires its next lock and a nonce, however late it asks."""
+    """After a Ctrl-C right after the store's answer a thread acquires its next lock and nonce, however late it asks."""
     store.acquire_lock()
     now = clock.boottime_seconds
     monkeypatch.setattr(clock, "boottime_seconds", lambda: now() + 3.5)

@@ -43,7 +43,7 @@ STATES = {
 }
 
 
-def named(number: int) -> str:
+def order_id(number: int) -> str:
     """Return the client order id of an order."""
     return f"mybot{number:013d}"
 
@@ -58,22 +58,22 @@ def fill_journal(path: Path) -> None:
     half = {"executed": Decimal("0.00500000"), "cost": Decimal("250.00000"), "fee": Decimal("0.62500")}
     journal = Journal(str(path))
     for number in STATES:
-        journal.record_intent(make_intent(named(number), symbol=f"C{number}/USD", intended_seconds=100.0 + number))
+        journal.record_intent(make_intent(order_id(number), symbol=f"C{number}/USD", intended_seconds=100.0 + number))
     for number in range(2, 11):
-        journal.mark_sent(named(number), f"17900000000000{number:02d}", 103.25 + number, 111.25 + number)
-    journal.set_state(named(3), OrderState.UNKNOWN, "no answer")
-    journal.set_state(named(9), OrderState.REFUSED, "EOrder:Insufficient funds")
-    journal.set_state(named(10), OrderState.NOT_PLACED, "it was looked for in vain")
+        journal.mark_sent(order_id(number), f"17900000000000{number:02d}", 103.25 + number, 111.25 + number)
+    journal.set_state(order_id(3), OrderState.UNKNOWN, "no answer")
+    journal.set_state(order_id(9), OrderState.REFUSED, "EOrder:Insufficient funds")
+    journal.set_state(order_id(10), OrderState.NOT_PLACED, "it was looked for in vain")
     journal.record_orders(
         [
-            make_open_kraken_order(named(4), txid(4), symbol="C4/USD", expires_seconds=900.5),
-            make_open_kraken_order(named(5), txid(5), symbol="C5/USD", **half, average_price=Decimal("50000.0")),
-            make_kraken_order(named(6), txid(6), symbol="C6/USD"),
+            make_open_kraken_order(order_id(4), txid(4), symbol="C4/USD", expires_seconds=900.5),
+            make_open_kraken_order(order_id(5), txid(5), symbol="C5/USD", **half, average_price=Decimal("50000.0")),
+            make_kraken_order(order_id(6), txid(6), symbol="C6/USD"),
             make_kraken_order(
-                named(7), txid(7), symbol="C7/USD", status=OrderStatus.CANCELED, reason="User requested", **half
+                order_id(7), txid(7), symbol="C7/USD", status=OrderStatus.CANCELED, reason="User requested", **half
             ),
             make_open_kraken_order(
-                named(8), txid(8), symbol="C8/USD", status=OrderStatus.EXPIRED, closed_seconds=130.5
+                order_id(8), txid(8), symbol="C8/USD", status=OrderStatus.EXPIRED, closed_seconds=130.5
             ),
             make_open_kraken_order(
                 "other0000000000001",
@@ -121,14 +121,14 @@ def test_the_journal_is_written_as_it_was(tmp_path: Path) -> None:
 def test_every_stored_order_is_read_in_its_state(old_journal: Journal) -> None:
     """Each order of a stored journal is read in the state in which it was written; there is one in every state."""
     states = {one.cl_ord_id: one.state for one in old_journal.intents()}
-    assert states == {named(number): state for number, state in STATES.items()} | {
+    assert states == {order_id(number): state for number, state in STATES.items()} | {
         "other0000000000001": OrderState.OPEN
     }
     assert set(states.values()) == set(OrderState)
 
 
-def test_everything_stored_is_read_as_what_was_written_today(old_journal: Journal, tmp_path: Path) -> None:
-    """Intents, orders, fills and equity of the stored journal equal those of a new one; `complete_until` is as written."""
+def test_a_stored_journal_reads_like_a_new_one(old_journal: Journal, tmp_path: Path) -> None:
+    """Intents, orders, fills and equity of the stored journal equal those of a new one; `complete_until` is kept."""
     fill_journal(tmp_path / "today")
     with closing(Journal(str(tmp_path / "today"))) as today:
         assert old_journal.intents() == today.intents()
@@ -139,31 +139,31 @@ def test_everything_stored_is_read_as_what_was_written_today(old_journal: Journa
     assert [old_journal.complete_until(bot_id) for bot_id in ("mybot", "other", "third")] == [200.5, 50.25, 0.0]
 
 
-def test_what_is_open_in_a_stored_journal_is_followed(old_journal: Journal) -> None:
+def test_unresolved_and_working_stored_orders_are_found(old_journal: Journal) -> None:
     """Sent and unknown orders of a stored journal are unresolved; open and partly filled ones are working."""
-    assert [one.cl_ord_id for one in old_journal.unresolved_intents()] == [named(2), named(3)]
-    assert [one.cl_ord_id for one in old_journal.working_intents()] == ["other0000000000001", named(4), named(5)]
+    assert [one.cl_ord_id for one in old_journal.unresolved_intents()] == [order_id(2), order_id(3)]
+    assert [one.cl_ord_id for one in old_journal.working_intents()] == ["other0000000000001", order_id(4), order_id(5)]
 
 
 @pytest.mark.parametrize("number", [number for number in STATES if number != 1])
 def test_no_stored_order_is_sent_again(old_journal: Journal, number: int) -> None:
     """No order of a stored journal can be intended again under its client order id, whatever became of it."""
     with pytest.raises(OrderBlockedError):
-        old_journal.record_intent(make_intent(named(number)))
+        old_journal.record_intent(make_intent(order_id(number)))
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_an_unsettled_stored_order_keeps_its_pair(old_journal: Journal, number: int) -> None:
+def test_an_unknown_stored_order_blocks_its_pair(old_journal: Journal, number: int) -> None:
     """An unknown order of a stored journal blocks a new order in its pair until it is resolved."""
-    new = make_intent(named(99), symbol=f"C{number}/USD")
+    new = make_intent(order_id(99), symbol=f"C{number}/USD")
     old_journal.record_intent(new)
     with pytest.raises(OrderBlockedError):
         old_journal.mark_sent(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
-    old_journal.set_state(named(number), OrderState.NOT_PLACED)
+    old_journal.set_state(order_id(number), OrderState.NOT_PLACED)
     old_journal.mark_sent(new.cl_ord_id, "1790000000000099", 103.0, 111.0)
 
 
-def test_a_stored_journal_stays_as_it_is_where_it_is_only_read(old_journal: Journal, tmp_path: Path) -> None:
+def test_reading_a_stored_journal_changes_nothing(old_journal: Journal, tmp_path: Path) -> None:
     """Opening and reading a stored journal changes nothing in it, so the previous version can still read it."""
     restore("journal.sql", tmp_path / "stored")
     old_journal.intents()
@@ -173,21 +173,21 @@ def test_a_stored_journal_stays_as_it_is_where_it_is_only_read(old_journal: Jour
 
 # The simulated account
 
-WORLD = "synthetic prices, seed 1"
+PRICE_SOURCE = "synthetic prices, seed 1"
 
 
 def fill_account(path: Path) -> None:
     """Write an account with filled, resting, canceled and stop orders, and an armed dead man's switch."""
     exchange = make_exchange((0, "50000"), (100, "50000"))
-    place_order(exchange, ordertype="market", cl_ord_id=named(1))
-    place_order(exchange, price="1000", cl_ord_id=named(2), timeinforce="GTD", expiretm=str(int(START) + 900))
-    cancelled = place_order(exchange, price="2000", userref="7", oflags="fciq,post")
+    place_order(exchange, ordertype="market", cl_ord_id=order_id(1))
+    place_order(exchange, price="1000", cl_ord_id=order_id(2), timeinforce="GTD", expiretm=str(int(START) + 900))
+    canceled = place_order(exchange, price="2000", userref="7", oflags="fciq,post")
     exchange.advance(START + 10.5)
-    exchange.cancel({"txid": cancelled})
-    place_order(exchange, type="sell", ordertype="stop-loss", price="40000", volume="0.005", cl_ord_id=named(3))
+    exchange.cancel({"txid": canceled})
+    place_order(exchange, type="sell", ordertype="stop-loss", price="40000", volume="0.005", cl_ord_id=order_id(3))
     exchange.arm_dead_man_switch(600)
     keys = [ApiKey(API_KEY, API_SECRET, "simulator", ("query-funds", "modify-trades"), 0, 1790000000000007, START, 1.5)]
-    storage = Storage(path, WORLD)
+    storage = Storage(path, PRICE_SOURCE)
     storage.save(exchange.account, keys, exchange.now, exchange.dead_man_switch_at)
     storage.close()
 
@@ -199,7 +199,7 @@ def test_the_simulated_account_is_written_as_it_was(tmp_path: Path) -> None:
     assert contents(tmp_path / "today") == contents(tmp_path / "stored")
 
 
-def test_a_stored_simulated_account_goes_on(tmp_path: Path) -> None:
+def test_a_simulator_opens_a_stored_account(tmp_path: Path) -> None:
     """A simulator opens the stored file with its key, nonce floor, orders and trade."""
     restore("account.sql", tmp_path / "account.db")
     options = SimulatorOptions(state_path=tmp_path / "account.db")

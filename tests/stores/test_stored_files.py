@@ -64,15 +64,15 @@ def test_a_key_has_its_files_under_their_names(nonce_file: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["lock", "gate"])
-def test_the_turn_of_another_program_is_waited_for(tmp_path: Path, ending: str) -> None:
+def test_the_lock_of_another_program_is_respected(tmp_path: Path, ending: str) -> None:
     """The request lock waits for another program's lock on the lock file or the queue lock file, and holds its own."""
-    turns, path = RequestLock(str(tmp_path / "kraken_nonce.lock")), tmp_path / f"kraken_nonce.{ending}"
+    lock, path = RequestLock(str(tmp_path / "kraken_nonce.lock")), tmp_path / f"kraken_nonce.{ending}"
     path.touch()
-    with locked(path), pytest.raises(RequestLockTimeout), turns.hold(Priority.ORDER, 0.05):
+    with locked(path), pytest.raises(RequestLockTimeout), lock.hold(Priority.ORDER, 0.05):
         pass
-    with turns.hold(Priority.ORDER), pytest.raises(BlockingIOError), locked(tmp_path / "kraken_nonce.lock"):
+    with lock.hold(Priority.ORDER), pytest.raises(BlockingIOError), locked(tmp_path / "kraken_nonce.lock"):
         pass
-    turns.close()
+    lock.close()
 
 
 def test_the_nonce_file_is_written_as_it_was(nonce_file: Path, frozen_clock: FrozenClock) -> None:
@@ -85,7 +85,7 @@ def test_the_nonce_file_is_written_as_it_was(nonce_file: Path, frozen_clock: Fro
     assert [path.read_bytes() for path in (nonce_file, fine)] == [b"1790000001000000", b"1790000001000000000"]
 
 
-def test_a_stored_nonce_is_gone_on_from(nonce_file: Path, frozen_clock: FrozenClock) -> None:
+def test_nonces_continue_above_the_stored_ones(nonce_file: Path, frozen_clock: FrozenClock) -> None:
     """Where the stored nonces are ahead of the clock, the next ones are above them, in either unit."""
     names = json.loads(stored("file_names.json"))
     fine = next(nonce_file.with_name(name) for name in names if name.endswith(".txt") and name != nonce_file.name)
@@ -95,94 +95,101 @@ def test_a_stored_nonce_is_gone_on_from(nonce_file: Path, frozen_clock: FrozenCl
     assert get_kraken_nonce(api_key=API_KEY, unit="ns") > 1790000120000000000
 
 
-def fill_budget(path: Path) -> None:
+def write_counters(path: Path) -> None:
     """Count calls and orders, and set a pause."""
-    budget = RateLimiter(str(path), PRO)
+    rate_limiter = RateLimiter(str(path), PRO)
     for method in ("BalanceEx", "ClosedOrders"):
-        budget.try_acquire_rest(method, NOW)
-    budget.try_acquire_engine("BTC/USD", Action.ADD, NOW)
-    budget.try_acquire_engine("ETH/USD", Action.CANCEL, NOW, 1.0)
-    budget.pause(NOW + 30.0, "EService:Throttled")
-    budget.close()
+        rate_limiter.try_acquire_rest(method, NOW)
+    rate_limiter.try_acquire_engine("BTC/USD", Action.ADD, NOW)
+    rate_limiter.try_acquire_engine("ETH/USD", Action.CANCEL, NOW, 1.0)
+    rate_limiter.pause(NOW + 30.0, "EService:Throttled")
+    rate_limiter.close()
 
 
-def fill_refusals(path: Path) -> None:
+def write_refusals(path: Path) -> None:
     """Record an accepted nonce and two refusals; needs a frozen clock."""
-    guard = CircuitBreaker(str(path.with_suffix(".silence")), str(path))
-    guard.record_accepted(1790000000000000)
+    breaker = CircuitBreaker(str(path.with_suffix(".silence")), str(path))
+    breaker.record_accepted(1790000000000000)
     for nonce in (1790000000000001, 1790000000000002):
-        guard.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), nonce, "us", is_repeatable=True)
-    guard.close()
+        breaker.handle_refusal(InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), nonce, "us", is_repeatable=True)
+    breaker.close()
 
 
-def fill_silence(path: Path) -> None:
+def write_breaker(path: Path) -> None:
     """Open the breaker."""
     with freezegun.freeze_time("2026-11-22 12:00:00"):
         BreakerFile(str(path)).trip(900.0, "a reason")
 
 
 @pytest.mark.usefixtures("frozen_clock")
-@pytest.mark.parametrize("fill_file", [fill_budget, fill_refusals, fill_silence])
-def test_what_programs_tell_each_other_is_written_as_it_was(tmp_path: Path, fill_file: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    ("write_file", "stored_name"),
+    [(write_counters, "budget.json"), (write_refusals, "refusals.json"), (write_breaker, "silence.json")],
+    ids=["rate counters", "refusals", "breaker"],
+)
+def test_shared_state_is_written_as_it_was(
+    tmp_path: Path, write_file: Callable[[Path], None], stored_name: str
+) -> None:
     """Rate counters, refusals and breaker state of a key are written byte for byte as in the stored files."""
-    fill_file(tmp_path / "told")
-    name = fill_file.__name__.removeprefix("fill_")
-    assert (tmp_path / "told").read_text("ascii") == stored(f"{name}.json").rstrip("\n")
+    write_file(tmp_path / "written")
+    assert (tmp_path / "written").read_text("ascii") == stored(stored_name).rstrip("\n")
 
 
-def test_a_stored_budget_counts(tmp_path: Path) -> None:
+def test_stored_rate_counters_count(tmp_path: Path) -> None:
     """The calls and orders that another version has counted are on the key's counters, and its pause applies to every
     call."""
     (tmp_path / "budget").write_text(stored("budget.json"))
-    budget = RateLimiter(str(tmp_path / "budget"), PRO)
-    assert budget.rest_level(NOW) == (3.0, 20)
-    assert budget.engine_levels(NOW) == {"BTC/USD": 1.0, "ETH/USD": 8.0}
-    assert budget.try_acquire_rest("CancelOrder", NOW + 10.0) == 20.0
-    budget.close()
+    rate_limiter = RateLimiter(str(tmp_path / "budget"), PRO)
+    assert rate_limiter.rest_level(NOW) == (3.0, 20)
+    assert rate_limiter.engine_levels(NOW) == {"BTC/USD": 1.0, "ETH/USD": 8.0}
+    assert rate_limiter.try_acquire_rest("CancelOrder", NOW + 10.0) == 20.0
+    rate_limiter.close()
 
 
 def test_stored_refusals_count(tmp_path: Path, frozen_clock: FrozenClock) -> None:
     """After an accepted nonce and two refusals of another version, the third refusal opens the breaker."""
     (tmp_path / "refused").write_text(stored("refusals.json"))
-    guard = CircuitBreaker(str(tmp_path / "silence"), str(tmp_path / "refused"))
+    breaker = CircuitBreaker(str(tmp_path / "silence"), str(tmp_path / "refused"))
     frozen_clock.advance(10)
-    third = guard.handle_refusal(
+    third = breaker.handle_refusal(
         InvalidNonceError("Balance", ["EAPI:Invalid nonce"]), 1790000010000000, "us", is_repeatable=True
     )
-    guard.close()
+    breaker.close()
     assert not isinstance(third, NonceRefusedError)
-    assert guard.state is not None
+    assert breaker.state is not None
 
 
-def test_a_stored_silence_is_kept(tmp_path: Path) -> None:
+def test_a_stored_open_breaker_stays_open(tmp_path: Path) -> None:
     """A breaker that another version has opened stays open for its time, with its length and its reason."""
     (tmp_path / "silence").write_text(stored("silence.json"))
     with freezegun.freeze_time("2026-11-22 12:14:59") as frozen:
-        silence = BreakerFile(str(tmp_path / "silence")).read()
-        assert silence is not None
-        assert (silence.open_seconds, silence.reason, silence.is_half_open) == (900.0, "a reason", False)
+        state = BreakerFile(str(tmp_path / "silence")).read()
+        assert state is not None
+        assert (state.open_seconds, state.reason, state.is_half_open) == (900.0, "a reason", False)
         frozen.tick(1)
-        assert silence.is_half_open
+        assert state.is_half_open
 
 
 # The state folder
 
 
-def test_the_note_of_a_bot_is_as_it_was(tmp_path: Path) -> None:
+def test_the_instance_file_is_as_it_was(tmp_path: Path) -> None:
     """A running bot describes itself in bot.json under the stored field names, and reads another version's file."""
     other = json.loads(stored("note.json"))
     lock = InstanceLock(tmp_path)
     lock.publish(status_url="http://127.0.0.1:8080")
-    told = json.loads((tmp_path / "bot.json").read_text("ascii"))
-    assert {name: type(value) for name, value in told.items()} == {name: type(value) for name, value in other.items()}
+    published = json.loads((tmp_path / "bot.json").read_text("ascii"))
+    assert {name: type(value) for name, value in published.items()} == {
+        name: type(value) for name, value in other.items()
+    }
     (tmp_path / "bot.json").write_text(stored("note.json"))
     assert read_instance_file(tmp_path) == other
     lock.release()
     assert not (tmp_path / "bot.json").exists()
 
 
-def test_the_folder_of_another_bot_is_not_taken(tmp_path: Path) -> None:
-    """A folder that another program has locked belongs to a running bot and cannot be locked; nor can this bot's own."""
+def test_the_folder_of_another_bot_stays_locked(tmp_path: Path) -> None:
+    """A folder that another program has locked belongs to a running bot and cannot be locked; nor can a bot's own."""
     with locked(tmp_path):
         assert is_running(tmp_path)
         with pytest.raises(BotAlreadyRunningError):
@@ -201,12 +208,12 @@ def test_the_state_folder_is_where_it_was() -> None:
 # Client order ids
 
 
-def test_a_signal_has_the_client_order_id_that_it_had() -> None:
-    """Each signal has the stored client order id, and a key the stored bot id, so no signal is sent under another id."""
+def test_client_order_ids_are_as_they_were() -> None:
+    """Each signal has the stored client order id, and a key the stored bot id: no signal is sent under another id."""
     ids = json.loads(stored("order_ids.json"))
     assert derive_bot_id(API_KEY) == ids["bot_id"]
     for signal in ids["signals"]:
-        made = client_order_id(
+        order_id = client_order_id(
             signal["bot_id"],
             signal["pair"],
             signal["strategy"],
@@ -214,4 +221,4 @@ def test_a_signal_has_the_client_order_id_that_it_had() -> None:
             kind=signal["kind"],
             attempt=signal["attempt"],
         )
-        assert made == signal["id"], signal
+        assert order_id == signal["id"], signal

@@ -73,7 +73,7 @@ class Player:
     def play(self) -> bool:
         """Return whether both sides gave the same answers."""
         floor = make_request(floor=self._start)
-        if not self._same("draw the first", *(side.store.next_nonce(floor) for side in self._sides)):
+        if not self._same("first next_nonce", *(side.store.next_nonce(floor) for side in self._sides)):
             return False
         kinds = [self._next_nonce, self._acquire_lock, self._acquire_lock, self._release_lock, self._acquire_lease]
         kinds += [self._renew_lease, self._release_lease, self._read_record, self._move]
@@ -103,7 +103,7 @@ class Player:
         answers = [
             side.store.next_nonce(make_request(floor, ceiling, 1, one)) for side, floor, ceiling, one in requests
         ]
-        return self._same("draw", *self._remember(answers))
+        return self._same("next_nonce", *self._remember(answers))
 
     def _acquire_lock(self) -> bool:
         # The contract leaves open who has waited longest after the clock was set back, so then there is one owner.
@@ -114,34 +114,34 @@ class Player:
             side.store.acquire_lock(make_request(floor, ceiling, 1, one), owner, lifetime, waited)
             for side, floor, ceiling, one in requests
         ]
-        return self._same(f"{owner} takes for {lifetime} s after {waited} s", *self._remember(answers))
+        return self._same(f"{owner} acquires the lock for {lifetime} s after {waited} s", *self._remember(answers))
 
     def _release_lock(self) -> bool:
         nonce = self._random.choice(self._nonces[-3:])
         for side in self._sides:
             side.store.release_lock(nonce)
-        self.trace.append(f"give back {nonce}")
+        self.trace.append(f"release_lock {nonce}")
         return self._read_record()
 
     def _acquire_lease(self) -> bool:
         owner, lifetime = self._random.choice("abc"), self._lifetime()
         leases = [side.normalize_lease(side.store.acquire_lease(owner, lifetime)) for side in self._sides]
-        return self._same(f"{owner} acquires for {lifetime} s", *leases)
+        return self._same(f"{owner} acquires the lease for {lifetime} s", *leases)
 
     def _renew_lease(self) -> bool:
         back, lifetime = self._random.choice([0, 0, 1]), self._lifetime()
         renewed = [side.store.renew_lease(side.fencing_token(back), lifetime) for side in self._sides]
-        return self._same(f"renew for {lifetime} s", *renewed)
+        return self._same(f"renew_lease for {lifetime} s", *renewed)
 
     def _release_lease(self) -> bool:
         back, is_reconciled = self._random.choice([0, 0, 1]), self._random.random() < 0.5
         for side in self._sides:
             side.store.release_lease(side.fencing_token(back), is_reconciled)
-        self.trace.append(f"sign off {back} back, settled {is_reconciled}")
+        self.trace.append(f"release_lease {back} back, reconciled {is_reconciled}")
         return self._read_record()
 
     def _read_record(self) -> bool:
-        return self._same("look", *(side.normalize_record(side.store.read_record()) for side in self._sides))
+        return self._same("read_record", *(side.normalize_record(side.store.read_record()) for side in self._sides))
 
     def _move(self) -> bool:
         back = [-60, -30, -10] if self._allows_setback else []
@@ -182,16 +182,16 @@ def test_a_clock_set_back(moved_clock: MovedClock) -> None:
     assert granted_nonce(store.acquire_lock(make_request(), "b", 20.0)) == nonce + 2
 
 
-@pytest.mark.parametrize("step", ["draw", "take", "acquire", "take in vain"])
+@pytest.mark.parametrize("step", ["next_nonce", "acquire_lock", "acquire_lease", "acquire a held lock"])
 def test_a_clock_set_back_is_noticed(moved_clock: MovedClock, step: str) -> None:
     """Whichever step first notices that the server's clock was set back, the lease expires one lifetime later."""
     store = moved_clock.store
     fencing_token = acquire_lease(store, "a", 20.0).fencing_token
-    granted_nonce(store.acquire_lock(make_request(), "script" if step == "take in vain" else "a", 3600.0))
+    granted_nonce(store.acquire_lock(make_request(), "script" if step == "acquire a held lock" else "a", 3600.0))
     moved_clock.move(-3600 * MICROSECONDS_PER_SECOND)
-    if step == "draw":
+    if step == "next_nonce":
         granted_nonce(store.next_nonce(make_request(fencing_token=fencing_token)))
-    elif step == "acquire":
+    elif step == "acquire_lease":
         assert store.acquire_lease("b", 20.0).owner == "a"
     else:
         store.acquire_lock(make_request(fencing_token=fencing_token), "a", 3600.0)
@@ -225,7 +225,7 @@ def test_reading_the_record_does_not_write_the_clock_correction(moved_clock: Mov
 
 
 def test_a_clock_set_forward(moved_clock: MovedClock) -> None:
-    """After the server's clock was set forward by an hour, lock and lease have expired, and nonce and token follow it."""
+    """After the server's clock was set forward by an hour, lock and lease have expired; nonce and token follow it."""
     store = moved_clock.store
     previous_lease = acquire_lease(store, "a", 20.0)
     nonce = granted_nonce(store.acquire_lock(make_request(), "script", 20.0))

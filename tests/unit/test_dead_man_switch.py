@@ -263,11 +263,11 @@ def test_an_accelerated_market_does_not_trigger_it_between_two_cycles() -> None:
     armed: list[float] = []
     arm = broker.arm_dead_man_switch
 
-    def seen(timeout_seconds: int) -> None:
+    def recording_arm(timeout_seconds: int) -> None:
         armed.append(clock.now())
         arm(timeout_seconds)
 
-    broker.arm_dead_man_switch = seen  # type: ignore[method-assign]
+    broker.arm_dead_man_switch = recording_arm  # type: ignore[method-assign]
     run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3, dead_man_switch_seconds=60)
     # The first call is the disarming at the start, the last the one at the end.
     assert armed[1:-1] == [245.0, 265.0, 285.0]

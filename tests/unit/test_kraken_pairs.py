@@ -251,7 +251,7 @@ def test_a_written_number_reads_back_as_itself(value: Decimal) -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-def test_what_is_no_number_is_not_written(value: str) -> None:
+def test_non_finite_numbers_are_refused(value: str) -> None:
     """NaN and infinity are refused."""
     with pytest.raises(ValueError, match="not a number"):
         format_decimal(Decimal(value))

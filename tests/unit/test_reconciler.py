@@ -97,10 +97,10 @@ def test_only_own_orders_are_recorded(journal: Journal) -> None:
     """A query that finds the unknown order and one of another sender records the first only."""
     journal.record_intent(make_intent(ID))
     journal.mark_sent(ID, "1", NOW, NOW + 8)
-    rows = [make_open_kraken_order(ID, "OMINE"), make_open_kraken_order("other0000000000001", "OTHEIRS")]
-    (resolution,) = make_reconciler(journal, SteppedClock(NOW), lambda: rows).reconcile()
-    assert resolution.order == rows[0]
-    assert journal.orders() == rows[:1]
+    found_orders = [make_open_kraken_order(ID, "OMINE"), make_open_kraken_order("other0000000000001", "OTHEIRS")]
+    (resolution,) = make_reconciler(journal, SteppedClock(NOW), lambda: found_orders).reconcile()
+    assert resolution.order == found_orders[0]
+    assert journal.orders() == found_orders[:1]
 
 
 @pytest.mark.parametrize(("clean", "seconds"), [(True, 8.0), (False, 16.0)])

@@ -224,13 +224,13 @@ def test_an_order_past_its_deadline_is_not_queued() -> None:
         assert [row.error for row in harness.simulator.request_log] == ["EService:Deadline elapsed"]
 
 
-@pytest.mark.parametrize(("deadline_at", "orders"), [("engine", []), ("gateway", [9])])
+@pytest.mark.parametrize(("checked_at", "orders"), [("engine", []), ("gateway", [9])])
 def test_a_deadline_that_passes_in_the_queue_is_enforced_at_the_engine_only(
-    deadline_at: str, orders: list[float]
+    checked_at: str, orders: list[float]
 ) -> None:
     """With a queue of 9 s and a deadline of 8 s, there is no order if the engine checks it, and one if only the gateway
     does."""
-    with open_harness(queue_seconds=9, deadline_checked_at=deadline_at) as harness:
+    with open_harness(queue_seconds=9, deadline_checked_at=checked_at) as harness:
         harness.call_with_fault("queued", "AddOrder", deadline=format_rfc3339(START + 8), **RESTING_ORDER)
         harness.advance_time(9)
         assert harness.order_times() == orders

@@ -301,7 +301,7 @@ def test_stale_live_prices_are_not_extrapolated() -> None:
 
 
 def test_krakens_system_status_is_passed_through() -> None:
-    """If Kraken is in maintenance, the paper market is in maintenance."""
+    """The status of the paper market is the one that Kraken reports."""
     with Simulator(SimulatorOptions(pairs=("BTC/USD", "SOL/USD"))) as kraken:
         source = LivePricesHarness(kraken)
         kraken.exchange.set_status("post_only")

@@ -196,7 +196,7 @@ def test_entries_stay_open_at_the_end_when_configured() -> None:
     broker, clock = replay_market()
     broker.fills_limits = False
     run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), cancel_entries_on_stop=False)
-    assert [row.status for row in broker.orders.values()] == [OrderStatus.OPEN]
+    assert [order.status for order in broker.orders.values()] == [OrderStatus.OPEN]
 
 
 def test_each_partial_fill_is_logged() -> None:

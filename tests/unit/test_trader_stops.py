@@ -126,7 +126,7 @@ def test_coins_the_stop_sells_before_its_cancel_are_not_sold_again() -> None:
     before_each_cancel(broker, lambda txid: broker.execute(txid, Decimal("0.3")))
     broker.totals["BTC"] = Decimal(5)
     run_trader(broker, clock, ScriptedStrategy({360: sell_all}), stop_loss_percent=TEN, max_cycles=10)
-    assert [(row.side, row.executed) for row in broker.orders.values()][1:] == [
+    assert [(order.side, order.executed) for order in broker.orders.values()][1:] == [
         (Side.SELL, Decimal("0.3")),
         (Side.SELL, Decimal("0.7")),
     ]
@@ -156,7 +156,7 @@ def test_an_exit_waits_for_the_final_record_of_its_stop() -> None:
 
     def without_the_hidden(since_seconds: float = 0) -> list[Order]:
         late = clock.now() < 370
-        return [row for row in closed(since_seconds) if not (late and row in hidden)]
+        return [order for order in closed(since_seconds) if not (late and order in hidden)]
 
     broker.cancel_order, broker.get_closed_orders = cancel_and_hide, without_the_hidden  # type: ignore[method-assign]
     times: list[float] = []
@@ -173,16 +173,16 @@ def test_an_exit_waits_for_the_final_record_of_its_stop() -> None:
 
 
 def limit_fills(broker: FakeBroker, max_quantity: str) -> None:
-    """Let max slippage leave the quantity above `fills` of each sale unfilled."""
+    """Let max slippage leave the quantity of each sale above `max_quantity` unfilled."""
     place = broker.place_market_order
 
     def partly(*args: object, **kwargs: object) -> PlacedOrder:
         before = broker.totals["BTC"]
         placed = place(*args, **kwargs)  # type: ignore[arg-type]
-        row = broker.orders[placed.txid]
-        filled = min(row.volume, Decimal(max_quantity))
-        status = OrderStatus.CLOSED if filled == row.volume else OrderStatus.CANCELED
-        broker.orders[placed.txid] = replace(row, executed=filled, cost=filled * row.price, status=status)
+        order = broker.orders[placed.txid]
+        filled = min(order.volume, Decimal(max_quantity))
+        status = OrderStatus.CLOSED if filled == order.volume else OrderStatus.CANCELED
+        broker.orders[placed.txid] = replace(order, executed=filled, cost=filled * order.price, status=status)
         broker.totals["BTC"] = before - filled
         return placed
 
@@ -194,9 +194,9 @@ def test_the_quantity_unfilled_within_max_slippage_is_sold_in_the_next_cycles() 
     broker, clock = holding_one()
     limit_fills(broker, "0.4")
     run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=6)
-    assert [f"{row.volume:f}" for row in broker.orders.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
+    assert [f"{order.volume:f}" for order in broker.orders.values()][1:] == ["1.00000000", "0.60000000", "0.20000000"]
     assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
-    assert [row.opened_seconds for row in broker.orders.values()][1:] == [361.0, 364.0, 367.0]
+    assert [order.opened_seconds for order in broker.orders.values()][1:] == [361.0, 364.0, 367.0]
     assert broker.totals["BTC"] == ZERO
 
 
@@ -209,7 +209,7 @@ def test_a_partial_exit_unfilled_within_max_slippage_is_completed_and_the_rest_k
         return [replace(order, quantity=order.quantity / 2) for order in sell_all(context)]
 
     run_trader(broker, clock, ScriptedStrategy({300: sell_half}), max_cycles=6)
-    assert [f"{row.volume:f}" for row in broker.orders.values()][1:] == ["0.50000000", "0.20000000"]
+    assert [f"{order.volume:f}" for order in broker.orders.values()][1:] == ["0.50000000", "0.20000000"]
     assert broker.totals["BTC"] == Decimal("0.5")
 
 
@@ -234,7 +234,7 @@ def test_another_entry_that_fills_moves_the_stop() -> None:
 
     run_trader(broker, clock, ScriptedStrategy({300: buy_more, 360: buy_more}), stop_loss_percent=TEN, max_cycles=12)
     assert open_stops(broker) == [("2", "81.0")]
-    assert [row.status for row in stops(broker)] == [OrderStatus.CANCELED, OrderStatus.OPEN]
+    assert [order.status for order in stops(broker)] == [OrderStatus.CANCELED, OrderStatus.OPEN]
 
 
 def test_under_the_kill_switch_no_stop_is_placed_or_canceled() -> None:

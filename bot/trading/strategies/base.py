@@ -1,4 +1,4 @@
-"""What a strategy is: a pure function from a view of one market to wanted orders."""
+"""The protocol of a strategy: a pure function from the context of one market to order requests."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Protocol
 
 from bot.base.models import Candle, OrderRequest, Pair
 
-# Kept back for the fee of a buy, which Kraken takes on top of the cost (0.8 % at most, July 2026 schedule).
+# Reserved for the fee of a buy, which Kraken takes on top of the cost (0.8 % at most, July 2026 schedule).
 _FEE_RESERVE = Decimal("1.01")
 
 
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
-    """Everything a strategy may look at, for one pair at one closed candle.
+    """Everything that a strategy may see, for one pair at one closed candle.
 
-    `candles` are closed, oldest first. `position_quantity` is what the bot itself holds, zero when
-    that is too little to sell; `entry_seconds` is when it was bought. `has_open_entry`: a buy of
-    ours is still working. `order_value` is the size of an entry and `quote_available` what could be
-    spent, both in the quote currency.
+    `candles` are closed, oldest first. `position_quantity` is the bot's own position, zero when that is too little to
+    sell; `entry_seconds` is the time of its purchase. `has_open_entry`: an own buy is still working. `order_value` is
+    the size of an entry and `quote_available` the amount that could be spent, both in the quote currency.
     """
 
     pair: Pair
@@ -36,7 +35,7 @@ class StrategyContext:
 class Strategy(Protocol):
     """One file in this package, and one line in its registry.
 
-    `name` becomes part of every order's identity: to rename a strategy is to make it another one.
+    `name` becomes part of every order's client order id: a renamed strategy is another strategy.
     """
 
     @property
@@ -44,12 +43,15 @@ class Strategy(Protocol):
         """The name in the registry."""
 
     def decide(self, context: StrategyContext) -> list[OrderRequest]:
-        """Return the orders wanted now. Called once for each closed candle, and again with the same
-        view after a restart: the same view must give the same orders."""
+        """Return the orders wanted now.
+
+        Called once for each closed candle, and again with the same context after a restart: the same context must give
+        the same orders.
+        """
 
 
 def entry_quantity(context: StrategyContext, price: Decimal) -> Decimal:
-    """Return how many coins `order_value` buys at `price`, within what can be spent, on the pair's lot grid."""
+    """Return the quantity that `order_value` buys at `price`, within the available amount, on the pair's lot grid."""
     value = min(context.order_value, context.quote_available / _FEE_RESERVE)
     lot = Decimal(1).scaleb(-context.pair.lot_decimals)
     return max(Decimal(0), value / price).quantize(lot, rounding=ROUND_DOWN)

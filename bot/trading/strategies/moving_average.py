@@ -13,10 +13,9 @@ from bot.trading.strategies.base import StrategyContext, buy_price, entry_quanti
 class MovingAverage:
     """A crossover of simple moving averages of closes.
 
-    Entry: a limit order at the last close, in the candle of the crossing and no other. Exit: a
-    market order while the fast average is below the slow one (a state, not a crossing, so that no
-    missed candle can miss it), or when the last close is more than `stop_ranges` average true
-    ranges under the highest close since the entry.
+    Entry: a limit order at the last close, in the candle of the crossing and no other. Exit: a market order while the
+    fast average is below the slow one (a state, not a crossing, so that a missed candle does no harm), or when the last
+    close is more than `stop_ranges` average true ranges below the highest close since the entry.
     """
 
     name = "moving_average"
