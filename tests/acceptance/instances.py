@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -32,7 +32,7 @@ from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
 from tests.acceptance.local_kraken import START, LocalKraken, ScriptedCandles, SkippableClock
 from tests.acceptance.processes import isolated_settings
-from tests.conftest import ROOT
+from tests.acceptance.versions import HERE, Version
 from tests.server_processes import LIBC
 
 # For loaded machines; only a failure takes the whole time.
@@ -143,7 +143,14 @@ class Instance:
     """One process of an instance. Its output goes into a file: a line is there before the request that follows it."""
 
     def __init__(
-        self, name: str, kraken: LocalKraken, settings: dict[str, str], output: Path, log: list[ObservedRequest]
+        self,
+        name: str,
+        kraken: LocalKraken,
+        settings: dict[str, str],
+        output: Path,
+        log: list[ObservedRequest],
+        arguments: Sequence[str],
+        version: Version,
     ) -> None:
         self.name = name
         # Everything done to it that may delay its requests.
@@ -158,12 +165,12 @@ class Instance:
         self._secrets = [settings["KRAKEN_API_KEY"], settings["KRAKEN_API_SECRET"]]
         with output.open("wb") as output_file:
             self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / "main.py")],
+                [sys.executable, str(version.folder / "main.py"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output_file,
                 stderr=output_file,
                 cwd="/",
-                env={**os.environ, **settings},
+                env={**os.environ, **version.rename_settings(settings)},
                 # A stopped process must not outlive its test either.
                 preexec_fn=lambda: LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),  # noqa: PLW1509 - one call
             )
@@ -265,10 +272,20 @@ class Fleet:
 
     def start(self, name: str, **settings: str) -> Instance:
         """Start one more process of an instance, on the disk of that instance's earlier processes."""
+        return self.start_version(HERE, name, **settings)
+
+    def start_version(self, version: Version, name: str, *arguments: str, **settings: str) -> Instance:
+        """Start a process of another version of the program, or one with arguments."""
         defaults = {"STATE_DIR": str(self._folder / name), "BOT_ID": BOT_ID, "PAIRS": ",".join(PAIRS)}
         output = self._folder / f"process-{len(self.instances)}.txt"
         instance = Instance(
-            name, self.kraken, self.kraken.settings(**(defaults | settings)), output, self.observed_requests
+            name,
+            self.kraken,
+            self.kraken.settings(**(defaults | settings)),
+            output,
+            self.observed_requests,
+            arguments,
+            version,
         )
         self.instances.append(instance)
         return instance
