@@ -6,9 +6,8 @@ import argparse
 
 from bot.cli.nonce_commands import FILE_TARGET
 
-EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program,
-2 a wrong setting, an old Python or a missing package, 3 the key may not be used,
-4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses,
+EPILOG = """exit codes: 0 done or stopped, 1 a fault in the program, 2 a wrong setting, an old Python or a missing
+package, 3 the key may not be used, 4 trouble with nonces or a lockout, 5 Kraken cannot be reached or refuses,
 6 another bot runs on this state folder or leads this account, or the folder was taken away,
 7 journal and Kraken disagree (journal check), 8 no running bot answers (status)"""
 
