@@ -7,10 +7,13 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.event_log import EventLog
 
 # By name: child processes import this file too, and need no servers.
 pytest_plugins = ["tests.server_fixtures"]
@@ -77,6 +80,28 @@ def nonce_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kind = type(bot.broker_manager.NONCE_FILE)
     monkeypatch.setattr(bot.broker_manager, "NONCE_FILE", kind(path))
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strict_events() -> Iterator[None]:
+    """Let an event that lacks a field, or has one that nobody has documented, be an error here."""
+    from bot.base import events  # not at the top: child processes import this file, and begin with modules of their own
+
+    def fail(mistake: str) -> None:
+        raise AssertionError(mistake)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "_report_mistake", fail)
+        yield
+
+
+@pytest.fixture
+def event_log() -> Iterator[EventLog]:
+    """Return the events that are emitted from now on."""
+    from tests.event_log import capture_events  # not at the top, as above
+
+    with capture_events() as log:
+        yield log
 
 
 class OutsideError(AssertionError):

@@ -32,6 +32,7 @@ from bot.trading.controls import Controls
 from bot.trading.risk import RiskLimits
 from bot.trading.strategies.base import Strategy, StrategyContext
 from bot.trading.trader import Summary, Trader, TraderSettings
+from tests.event_log import EventLog, capture_events
 
 BOT_ID = "bot01"
 
@@ -391,16 +392,15 @@ def run_trader(
     entries_stopped: Callable[[], bool] = lambda: False,
     check_state: Callable[[], None] = lambda: None,
     **settings: object,
-) -> tuple[Summary, list[str]]:
-    """Run a trader of BTC/USD at one minute to its end; return the summary and the logged lines."""
-    lines: list[str] = []
+) -> tuple[Summary, EventLog]:
+    """Run a trader of BTC/USD at one minute to its end; return the summary and the emitted events."""
     trader = Trader(
         broker,
         strategy,
         replace(DEFAULT_SETTINGS, **settings),  # type: ignore[arg-type]  # the test names the settings
         clock=clock,
         stop=stop or InstantEvent(),
-        print_line=lines.append,
         controls=Controls(is_halted, entries_stopped, check_state),
     )
-    return trader.run(), lines
+    with capture_events() as event_log:
+        return trader.run(), event_log

@@ -1,4 +1,4 @@
-"""Alerts that wait to be sent: one message for each kind of event. No clock and no network of its own."""
+"""What waits to be told to a person: one message for each kind of alert. No clock and no network of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bot.base.clock import format_utc
-from bot.base.events import Event
+from bot.base.event_catalog import Alert
 
 # At most one message a minute of each kind: chats allow 20 to 30 a minute (Telegram: Bots FAQ; Discord: rate limits).
 EVENT_INTERVAL_SECONDS = 60.0
@@ -26,7 +26,7 @@ class Message:
     """Combined events of one kind: their number, the time of the first (Unix seconds), and the newest different
     texts."""
 
-    event: Event
+    alert: Alert
     texts: tuple[str, ...]
     count: int
     first_seconds: float
@@ -34,7 +34,7 @@ class Message:
     def merged_with(self, later: Message) -> Message:
         """Return both messages in one."""
         texts = (*self.texts, *(text for text in later.texts if text not in self.texts))[-TEXTS_MAX:]
-        return Message(self.event, texts, self.count + later.count, self.first_seconds)
+        return Message(self.alert, texts, self.count + later.count, self.first_seconds)
 
     @property
     def time(self) -> str:
@@ -42,11 +42,10 @@ class Message:
         return format_utc(self.first_seconds)
 
     def render(self, sender: str) -> str:
-        """Return the text for people: the sender, the kind of event, and as many texts as a chat takes, the newest
-        last."""
-        event_name = self.event.replace("_", " ")
+        """Return what a person reads: who speaks, what it is, and as many texts as a chat takes, the newest last."""
+        alert_name = self.alert.replace("_", " ")
         when = f" at {self.time}" if self.count == 1 else f", {self.count} times since {self.time}"
-        header = f"[{sender[:NAME_LENGTH_MAX]}] {event_name}{when}"
+        header = f"[{sender[:NAME_LENGTH_MAX]}] {alert_name}{when}"
         lines: list[str] = []
         remaining_characters = MESSAGE_LENGTH_MAX - len(header)
         for text in reversed(self.texts):
@@ -58,15 +57,15 @@ class Message:
 
 
 class AlertQueue:
-    """A message for each kind of event, so that a burst of one kind pushes no other kind out. Not thread-safe.
+    """A message for each kind of alert, so that no burst of one kind pushes another one out. Not thread-safe.
 
     Times are arguments, in seconds of a clock that cannot be set; those of events are Unix seconds.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Event, Message] = {}
+        self._waiting: dict[Alert, Message] = {}
         self._in_flight: Message | None = None
-        self._due_seconds: dict[Event, float] = {}
+        self._due_seconds: dict[Alert, float] = {}
         self._blocked_until_seconds = -math.inf
         self._failures = 0
 
@@ -76,11 +75,11 @@ class AlertQueue:
         in_flight = self._in_flight.count if self._in_flight else 0
         return in_flight + sum(message.count for message in self._waiting.values())
 
-    def put(self, event: Event, text: str, event_seconds: float) -> None:
-        """Add an event that happened at this Unix time."""
-        message = Message(event, (text[:TEXT_LENGTH_MAX],), 1, event_seconds)
-        waiting = self._waiting.get(event)
-        self._waiting[event] = waiting.merged_with(message) if waiting else message
+    def put(self, alert: Alert, text: str, event_seconds: float) -> None:
+        """Add an event, which happened at this Unix time."""
+        message = Message(alert, (text[:TEXT_LENGTH_MAX],), 1, event_seconds)
+        waiting = self._waiting.get(alert)
+        self._waiting[alert] = waiting.merged_with(message) if waiting else message
 
     def due_seconds(self) -> float:
         """Return the time at which a message is due: infinity where none waits."""
@@ -96,7 +95,7 @@ class AlertQueue:
     def mark_sent(self, now_seconds: float) -> None:
         """Remove the taken message: it has arrived, or was finally refused."""
         if self._in_flight is not None:
-            self._due_seconds[self._in_flight.event] = now_seconds + EVENT_INTERVAL_SECONDS
+            self._due_seconds[self._in_flight.alert] = now_seconds + EVENT_INTERVAL_SECONDS
         self._in_flight = None
         self._failures = 0
 
@@ -111,11 +110,11 @@ class AlertQueue:
             backoff_seconds, min(retry_after_seconds, RETRY_AFTER_SECONDS_MAX)
         )
         if self._in_flight is not None:
-            event = self._in_flight.event
-            later = self._waiting.get(event)
-            self._waiting[event] = self._in_flight.merged_with(later) if later else self._in_flight
-            self._due_seconds[event] = self._blocked_until_seconds
+            alert = self._in_flight.alert
+            later = self._waiting.get(alert)
+            self._waiting[alert] = self._in_flight.merged_with(later) if later else self._in_flight
+            self._due_seconds[alert] = self._blocked_until_seconds
         self._in_flight = None
 
-    def _due_seconds_of(self, event: Event) -> float:
-        return self._due_seconds.get(event, -math.inf)
+    def _due_seconds_of(self, alert: Alert) -> float:
+        return self._due_seconds.get(alert, -math.inf)

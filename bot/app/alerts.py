@@ -4,7 +4,6 @@ for them."""
 from __future__ import annotations
 
 import http.client
-import logging
 import re
 import threading
 from collections.abc import Callable
@@ -14,13 +13,12 @@ from urllib.parse import parse_qsl, urlsplit
 import requests
 
 from bot.app.alert_queue import AlertQueue, Message
-from bot.base import clock, events
+from bot.base import clock
 from bot.base.errors import BotError
-from bot.base.events import Event
+from bot.base.event_catalog import Event
+from bot.base.events import Fields, emit, subscribe
 from bot.base.redaction import hide, redact
 from bot.kraken import transport
-
-log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_SECONDS = 60.0
 DAY_SECONDS = 86_400
@@ -30,7 +28,7 @@ RESPONSE_LENGTH_MAX = 10_000
 
 
 class Alerts:
-    """Posts every event to one webhook. `name` identifies the sender: the bot's id, its host and its mode.
+    """Posts the events that people are alerted of to one webhook. `name` says who speaks, such as the bot's id, its host and its mode.
 
     The address of Telegram's sendMessage gets Telegram's format; any other one gets JSON with `event`, `text`, `bot`,
     `time` and `count`, of which Slack shows `text`.
@@ -50,7 +48,7 @@ class Alerts:
     def start(self) -> None:
         """Subscribe to events."""
         self._worker.start()
-        self._unsubscribe = events.subscribe(self._enqueue)
+        self._unsubscribe = subscribe(self._enqueue)
 
     def close(self, timeout_seconds: float) -> None:
         """Unsubscribe; wait up to `timeout_seconds` for pending alerts to leave."""
@@ -64,12 +62,14 @@ class Alerts:
         with self._queue_changed:
             unsent_count = self._queue.count
         if unsent_count:
-            log.warning("Not sent to the address in ALERT_WEBHOOK_URL: %s alerts.", unsent_count)
+            emit(Event.ALERTS_DROPPED, setting="ALERT_WEBHOOK_URL", count=unsent_count)
 
-    def _enqueue(self, event: Event, text: str) -> None:
+    def _enqueue(self, event: Event, _fields: Fields, text: str) -> None:
+        if event.alert is None:
+            return
         text = redact(text)
         with self._queue_changed:
-            self._queue.put(event, text, clock.wall_seconds())
+            self._queue.put(event.alert, text, clock.wall_seconds())
             self._queue_changed.notify()
 
     def _run(self) -> None:
@@ -99,7 +99,7 @@ class Alerts:
         if self._telegram_fields is not None:
             return {**self._telegram_fields, "text": text}
         return {
-            "event": message.event.value,
+            "event": message.alert.value,
             "text": text,
             "bot": self._name,
             "time": message.time,
@@ -179,10 +179,11 @@ class DailySummary(_PeriodicTask):
 
     def _emit_summary(self) -> None:
         try:
-            text = self._make_summary()
+            summary = self._make_summary()
         except BotError as error:
-            text = f"The day could not be summed up: {error}"
-        events.emit(Event.DAILY_SUMMARY, text)
+            emit(Event.DAY_SUMMARY_FAILED, error=error)
+        else:
+            emit(Event.DAY_SUMMARIZED, summary=summary)
 
 
 class StallAlert(_PeriodicTask):
@@ -202,10 +203,10 @@ class StallAlert(_PeriodicTask):
         previous_stall, self._last_stall = self._last_stall, self._find_stall()
         if self._last_stall and previous_stall and not self._is_alerted:
             self._is_alerted = True
-            events.emit(Event.TRADING_INTERRUPTED, f"it has not got through for a minute: {self._last_stall}")
+            emit(Event.TRADING_STALLED, reason=self._last_stall)
         elif self._is_alerted and not self._last_stall:
             self._is_alerted = False
-            events.emit(Event.TRADING_INTERRUPTED, "it gets through again")
+            emit(Event.TRADING_RESUMED)
 
 
 class _HttpChannel:
@@ -239,14 +240,14 @@ class _HttpChannel:
     def log_problem(self, problem: str) -> None:
         """Log a problem, unless it is known already."""
         if problem != self._logged_problem:
-            log.warning("The address in %s: %s.", self._setting, problem)
+            emit(Event.NOTIFICATION_FAILED, setting=self._setting, reason=problem)
         self._logged_problem = problem
 
     def _handle_response(self, response: requests.Response) -> float | None:
         status = response.status_code
         if 200 <= status < 300:
             if self._logged_problem:
-                log.warning("The address in %s answers again.", self._setting)
+                emit(Event.NOTIFICATION_RECOVERED, setting=self._setting)
             self._logged_problem = ""
             return None
         self.log_problem(f"HTTP {status}")

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import logging
 import os
 import socket
 import stat
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bot.base.errors import BotAlreadyRunningError, SettingsError, StateLostError
-
-log = logging.getLogger(__name__)
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 
 STOP_ADVICE = "Stop it first."
 
@@ -53,11 +52,7 @@ class InstanceLock:
         except OSError as error:
             if error.errno in _DISK_ERRNOS and any(self._folder.glob("journal.*.sqlite")):
                 # Orders that an earlier run has sent are followed all the same.
-                log.warning(
-                    "Nothing can be written in %s (%s): no new order is sent until it can.",
-                    self._folder,
-                    error.strerror,
-                )
+                emit(Event.STATE_FOLDER_UNWRITABLE, path=self._folder, error=error.strerror)
                 return
             problem = f"where nothing can be written: {error.strerror}. Free it or name another."
             raise SettingsError([f"STATE_DIR is {self._folder}, {problem}"]) from error
@@ -83,7 +78,7 @@ class InstanceLock:
         try:
             self._write_instance_file(fields)
         except OSError as error:
-            log.warning("%s could not be written in %s (%s).", INSTANCE_FILE_NAME, self._folder, error.strerror)
+            emit(Event.INSTANCE_FILE_UNWRITABLE, path=self._folder / INSTANCE_FILE_NAME, error=error.strerror)
 
     def _write_instance_file(self, fields: dict[str, Any]) -> None:
         # Everything within the locked folder, whatever its path names by now.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from bot.app.instance_lock import InstanceLock
 from bot.base.clock import boottime_seconds
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.broker_manager import KrakenBroker
 from bot.nonce.leader_election import LeaderElection
 from bot.trading.trader import Trader
@@ -45,8 +47,7 @@ class Lifecycle:
     as soon as they exist: `broker`, then `trader`.
     """
 
-    def __init__(self, print_line: Callable[[str], None]) -> None:
-        self._print_line = print_line
+    def __init__(self) -> None:
         self.stop = threading.Event()
         self.broker: KrakenBroker | None = None
         # Closed or not: its status comes from memory and from its key's files.
@@ -79,6 +80,11 @@ class Lifecycle:
         if not self.stop.is_set():
             self.status = state, reason
             self._state_since_seconds = boottime_seconds()
+
+    def enter_standby(self, reason: str) -> None:
+        """Wait for another instance, or for what this one needs to trade."""
+        emit(Event.STANDBY_ENTERED, reason=reason)
+        self.set_state(LifecycleState.STANDBY, reason)
 
     def is_alive(self) -> bool:
         """Tell whether the bot makes progress: while it trades, a cycle has ended within the last five minutes."""
@@ -123,7 +129,7 @@ class Lifecycle:
                 return self._wake_ups.get(timeout=SIGNAL_POLL_SECONDS)
 
     def _stop_within_grace_period(self, future: Future[int], signal_name: str) -> bool:
-        self._print_line(f"{signal_name}: stopping; the call in flight has {GRACE_PERIOD_SECONDS:g} s.")
+        emit(Event.SHUTDOWN_STARTED, signal=signal_name, grace_seconds=GRACE_PERIOD_SECONDS)
         self.set_state(LifecycleState.STOPPING, signal_name)
         self.stop.set()
         if self.broker is not None and self.trader is None:
@@ -137,19 +143,21 @@ class Lifecycle:
         return future.done()
 
     def _abandon_request(self, signal_name: str) -> None:
-        self._print_line("A request is still unanswered and is left behind.")
+        emit(Event.REQUEST_ABANDONED)
         for order in self.broker.unknown_orders() if self.broker else ():
-            self._print_line(
-                f"{order.symbol}  unknown: {order.side} {order.volume:f} ({order.cl_ord_id}), never sent again;"
+            emit(
+                Event.ORDER_ABANDONED,
+                symbol=order.symbol,
+                side=order.side,
+                volume=order.volume,
+                cl_ord_id=order.cl_ord_id,
             )
-            self._print_line("         the next start finds it at Kraken if it was placed.")
         if self.trader is not None:
             _run_with_timeout(CANCEL_SECONDS, self.trader.shutdown)
         if self.leadership is not None:
             _run_with_timeout(LEASE_RELEASE_SECONDS, partial(self.leadership.release, is_reconciled=False))
-        self._print_line(f"Ended: {signal_name}, with a request unanswered; the account was not read again.")
-        if self.broker is not None:
-            self._print_line(f"refused nonces: {self.broker.refused_nonces}")
+        refused_nonces = self.broker.refused_nonces if self.broker else 0
+        emit(Event.RUN_ABANDONED, signal=signal_name, refused_nonces=refused_nonces)
 
 
 def _run_with_timeout(seconds: float, action: Callable[[], object]) -> None:

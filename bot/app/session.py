@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import format_nonce_line
 from bot.app.venue import TradingVenue
-from bot.base import events
 from bot.base.errors import (
     LeaseLostError,
     RequestLockExpiredError,
@@ -17,7 +16,8 @@ from bot.base.errors import (
     StoreUnavailableError,
     TransportError,
 )
-from bot.base.events import Event
+from bot.base.event_catalog import Event
+from bot.base.events import edge_trigger, emit
 from bot.base.models import Balance, common_quote
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
@@ -33,36 +33,31 @@ RETRY_SECONDS = 10.0
 HALT_FILE_NAME = "halt"
 ENTRIES_STOPPED_FILE_NAME = "entries_stopped"
 
-PrintLine = Callable[[str], None]
-
 
 def trade_when_leading(
-    settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None, print_line: PrintLine
+    settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None
 ) -> Summary | None:
     """Trade whenever this instance leads, until something ends the run; return None where it was stopped before."""
     while True:
         try:
-            with _hold_leadership(settings, venue.broker, lifecycle, print_line):
-                return _trade(settings, venue, lifecycle, max_cycles, print_line)
+            with _hold_leadership(settings, venue.broker, lifecycle):
+                return _trade(settings, venue, lifecycle, max_cycles)
         except (LeaseLostError, StoreUnavailableError, RequestLockExpiredError) as lease_error:
             if lifecycle.leadership is None or not lifecycle.leadership.fencing_token:
                 raise
-            print_line(f"standby  {lease_error}")
+            lifecycle.enter_standby(str(lease_error))
         except (TransportError, ServiceError) as error:
             # The account could not be read. Instances that are standbys for each other do not end for that.
             if lifecycle.leadership is None:
                 raise
-            print_line(f"standby  {error}")
-            lifecycle.set_state(LifecycleState.STANDBY, str(error))
+            lifecycle.enter_standby(str(error))
             lifecycle.stop.wait(RETRY_SECONDS)
         except StoppingError:
             return None
 
 
 @contextlib.contextmanager
-def _hold_leadership(
-    settings: Settings, broker: KrakenBroker, lifecycle: Lifecycle, print_line: PrintLine
-) -> Iterator[None]:
+def _hold_leadership(settings: Settings, broker: KrakenBroker, lifecycle: Lifecycle) -> Iterator[None]:
     """Wait until this instance leads, where hosts share a store; release the lease at the end."""
     if broker.shared_store is None:
         yield
@@ -71,9 +66,7 @@ def _hold_leadership(
     is_reconciled = False
     try:
         lifecycle.set_state(LifecycleState.STANDBY, "it asks who leads")
-        previous = lifecycle.leadership.wait_for_leadership(
-            lifecycle.stop, lambda text: _report_standby(text, lifecycle, print_line)
-        )
+        previous = lifecycle.leadership.wait_for_leadership(lifecycle.stop, lifecycle.enter_standby)
         broker.begin_takeover(
             is_clean=previous is PreviousLeader.CLEAN, is_first_leader=previous is PreviousLeader.NONE
         )
@@ -81,21 +74,18 @@ def _hold_leadership(
         is_reconciled = broker.is_reconciled()
     finally:
         if lifecycle.leadership.release(is_reconciled):
-            order_summary = "every order settled" if is_reconciled else "not every order known to be settled"
-            print_line(f"leader   generation {lifecycle.leadership.fencing_token} has signed off, {order_summary}")
+            emit(
+                Event.LEADERSHIP_RELEASED,
+                fencing_token=lifecycle.leadership.fencing_token,
+                reconciled=is_reconciled,
+                reason=f"the outcome of {'every' if is_reconciled else 'not every'} order is known",
+            )
 
 
-def _report_standby(text: str, lifecycle: Lifecycle, print_line: PrintLine) -> None:
-    print_line(text)
-    lifecycle.set_state(LifecycleState.STANDBY, text.removeprefix("standby  "))
-
-
-def _trade(
-    settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None, print_line: PrintLine
-) -> Summary:
+def _trade(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None) -> Summary:
     lifecycle.set_state(LifecycleState.STARTING)
-    _print_account(settings, venue, venue.broker.connect(), print_line)
-    lifecycle.trader = open_trader(settings, venue, lifecycle, max_cycles, print_line)
+    _emit_start(settings, venue, venue.broker.connect())
+    lifecycle.trader = open_trader(settings, venue, lifecycle, max_cycles)
     lifecycle.set_state(LifecycleState.TRADING)
     try:
         summary = lifecycle.trader.run()
@@ -107,17 +97,14 @@ def _trade(
     return summary
 
 
-def open_trader(
-    settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None, print_line: PrintLine
-) -> Trader:
+def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None) -> Trader:
     """Return the trader for these settings. Raises SymbolError or SettingsError before the account is summed up."""
     pairs = [venue.broker.pair(name) for name in settings.pairs]
     common_quote(pairs)
-    is_kill_switch_on = events.edge_trigger(
+    is_kill_switch_on = edge_trigger(
         (settings.state_dir / HALT_FILE_NAME).exists,
-        Event.KILL_SWITCH,
-        "the kill switch is on: no order is sent",
-        "the kill switch is off: orders are sent again",
+        Event.KILL_SWITCH_TURNED_ON,
+        Event.KILL_SWITCH_TURNED_OFF,
     )
     is_trading = settings.trading_mode != "halt"
     limits = RiskLimits(
@@ -144,7 +131,6 @@ def open_trader(
         trader_settings,
         clock=venue.clock,
         stop=lifecycle.stop,
-        print_line=print_line,
         controls=Controls(
             is_halted=lambda: not is_trading or is_kill_switch_on(),
             entries_stopped=(settings.state_dir / ENTRIES_STOPPED_FILE_NAME).exists,
@@ -153,12 +139,17 @@ def open_trader(
     )
 
 
-def _print_account(
-    settings: Settings, venue: TradingVenue, balances: dict[str, Balance], print_line: PrintLine
-) -> None:
-    """Print the first lines: nonce, pairs, prices, account."""
-    print_line(f"nonce    {format_nonce_line(venue.broker.shared_store)}")
-    print_line(f"pairs    {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}")
-    print_line(f"prices   {venue.price_source}")
-    holdings = [f"{balance.total.normalize():f} {asset}" for asset, balance in balances.items() if balance.total > 0]
-    print_line(f"account  {', '.join(holdings) or 'empty'}; bot id {venue.broker.bot_id}")
+def _emit_start(settings: Settings, venue: TradingVenue, balances: dict[str, Balance]) -> None:
+    emit(Event.NONCE_READ, nonce_state=format_nonce_line(venue.broker.shared_store))
+    emit(
+        Event.ACCOUNT_READ,
+        balances={asset: balance.total.normalize() for asset, balance in balances.items() if balance.total > 0},
+        bot_id=venue.broker.bot_id,
+    )
+    emit(
+        Event.TRADING_STARTED,
+        pairs=settings.pairs,
+        timeframe=settings.timeframe,
+        strategy=settings.strategy,
+        price_source=venue.price_source,
+    )

@@ -20,7 +20,8 @@ from bot.base.errors import (
     StoppingError,
     SymbolError,
 )
-from bot.base.events import Event, emit
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 
 # The delays between attempts double from the first to the last of these.
 MIN_RETRY_SECONDS = 10.0
@@ -32,15 +33,14 @@ STABLE_RUN_SECONDS = 600.0
 # How soon the end of another bot on the state folder is noticed.
 STANDBY_POLL_SECONDS = 1.0
 
-PrintLine = Callable[[str], None]
+# Why a run ends that is stopped before it trades.
+STOPPED_REASON = "stopped while not trading"
 
 # Problems that need a person or a fresh start: the program ends, with its exit code.
 _FATAL_ERRORS = (JournalVersionError, SettingsError, StateLostError, SymbolError)
 
 
-def run_forever(
-    work: Callable[[], int], lifecycle: Lifecycle, print_line: PrintLine, transient_errors: tuple[type[Exception], ...]
-) -> int:
+def run_forever(work: Callable[[], int], lifecycle: Lifecycle, transient_errors: tuple[type[Exception], ...]) -> int:
     """Return the result of `work`, and repeat it when it raises one of `transient_errors`, except for problems that
     need a person or a fresh start.
 
@@ -54,9 +54,10 @@ def run_forever(
             return work()
         except BotAlreadyRunningError as lock_error:
             reason = f"{str(lock_error).removesuffix(STOP_ADVICE)}This one takes over when it ends."
-            lifecycle.set_state(LifecycleState.STANDBY, reason)
-            if not is_standby:
-                print_line(f"standby  {reason}")
+            if is_standby:
+                lifecycle.set_state(LifecycleState.STANDBY, reason)
+            else:
+                lifecycle.enter_standby(reason)
             is_standby = True
             lifecycle.stop.wait(STANDBY_POLL_SECONDS)
             continue
@@ -67,12 +68,11 @@ def run_forever(
         except transient_errors as error:
             delay_seconds = retry_delays.next_delay(error, boottime_seconds() - started_seconds)
             lifecycle.set_state(LifecycleState.WAITING, str(error))
-            print_line(f"waiting  {error}")
-            print_line(f"         It is tried again in {delay_seconds:.0f} s.")
-            emit(Event.TRADING_INTERRUPTED, str(error))
+            emit(Event.TRADING_INTERRUPTED, error=error)
+            emit(Event.RETRY_SCHEDULED, retry_seconds=delay_seconds)
         is_standby = False
         lifecycle.stop.wait(delay_seconds)
-    print_line("Ended: stopped while not trading.")
+    emit(Event.RUN_ENDED, reason=STOPPED_REASON)
     return 0
 
 

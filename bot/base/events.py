@@ -1,58 +1,60 @@
-"""Events that a person should know: passed from their source to every listener."""
+"""Events: `emit` logs them and passes them to every listener.
+
+`emit(Event.ORDER_FILLED, symbol="BTC/USD", ...)` writes a log record under the name of the calling module. Its text is
+rendered from the fields by the template in `bot/base/event_catalog.py`; `bot/base/logging_setup.py` writes the record
+as text or as JSON.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from enum import StrEnum
+import re
+import string
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Any, ParamSpec, TypeVar
+
+from bot.base.event_catalog import FIELDS, Event
 
 log = logging.getLogger(__name__)
 
+Fields = Mapping[str, Any]
+Listener = Callable[[Event, Fields, str], None]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
-class Event(StrEnum):
-    """The kinds of events."""
-
-    # Kraken has refused a nonce.
-    REFUSED_NONCE = "refused_nonce"
-    # Another program is using the key.
-    EXTERNAL_SENDER = "foreign_sender"
-    # The circuit breaker of the key opens, after refusals or a lockout.
-    CIRCUIT_BREAKER = "breaker"
-    # It is unknown whether an order was placed.
-    UNKNOWN_OUTCOME = "unknown_outcome"
-    # The kill switch is on, or off again.
-    KILL_SWITCH = "kill_switch"
-    # This instance leads the account, or no longer leads it.
-    LEADER_CHANGE = "leader_change"
-    DAILY_SUMMARY = "daily_summary"
-    # Entries are stopped, or allowed again.
-    ENTRIES_STOPPED = "entries_stopped"
-    # A service does not trade, for the reason in the text.
-    TRADING_INTERRUPTED = "trouble"
-
-
-Listener = Callable[[Event, str], None]
+_OPTIONAL_PART = re.compile(r"\[([^\]]*)\]")
 
 _listeners: list[Listener] = []
 
 
-def emit(event: Event, text: str) -> None:
-    """Call every listener in this thread. A failing listener does not affect the caller."""
+def emit(event: Event, /, *, exc_info: BaseException | None = None, **fields: Any) -> None:
+    """Log an event and call every listener in this thread. No failure of either affects the caller.
+
+    An unknown value is None. With `exc_info` the log record has the traceback of that exception.
+    """
+    if mistake := find_mistake(event, fields):
+        _report_mistake(mistake)
+    text = _attempt(event, render, event, fields)
+    if text is None:
+        text = event.template
+    # The logger of the calling module.
+    caller = logging.getLogger(sys._getframe(1).f_globals.get("__name__", __name__))
+    caller.log(event.level, text, exc_info=exc_info, stacklevel=2, extra={"event": event, "fields": fields})
     for listener in tuple(_listeners):
-        try:
-            listener(event, text)
-        except Exception:  # the caller is between two steps of an order, or holds a request lock
-            log.exception("A listener failed at the event %s.", event)
+        _attempt(event, listener, event, fields, text)
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
     """Call `listener` for every event from now on, in the thread of the event: the listener must not block.
 
-    Return a function that ends the subscription.
+    It receives the event, its fields and its text. Return a function that ends the subscription.
     """
 
-    def forward(event: Event, text: str) -> None:
-        listener(event, text)
+    def forward(event: Event, fields: Fields, text: str) -> None:
+        listener(event, fields, text)
 
     def unsubscribe() -> None:
         if forward in _listeners:
@@ -62,15 +64,88 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     return unsubscribe
 
 
-def edge_trigger(is_on: Callable[[], bool], event: Event, on_text: str, off_text: str) -> Callable[[], bool]:
-    """Return a function that polls `is_on`, returns it, and emits the event when it changes."""
+def edge_trigger(is_on: Callable[[], bool], on_event: Event, off_event: Event) -> Callable[[], bool]:
+    """Return a function that polls `is_on`, returns it, and emits an event when it changes."""
     was_on = False
 
     def poll() -> bool:
         nonlocal was_on
         previous, was_on = was_on, is_on()
         if was_on != previous:
-            emit(event, on_text if was_on else off_text)
+            emit(on_event if was_on else off_event)
         return was_on
 
     return poll
+
+
+def render(event: Event, fields: Fields) -> str:
+    """Return the text of an event with these fields; a value that is None or missing is "-"."""
+    return "".join(
+        _formatter.vformat(text, (), fields)
+        for text, names, is_optional in _template_parts(event.template)
+        if not is_optional or all(fields.get(name) is not None for name in names)
+    )
+
+
+def find_mistake(event: Event, fields: Fields) -> str:
+    """Return a sentence about missing and undocumented fields of an event; "" if there are none."""
+    missing = [name for name in required_fields(event) if name not in fields]
+    unknown = [name for name in fields if name not in FIELDS]
+    if not missing and not unknown:
+        return ""
+    return f"The event {event.key} lacks the fields {missing}; its fields {unknown} are not documented."
+
+
+def required_fields(event: Event) -> list[str]:
+    """Return the fields that the text of an event needs."""
+    return [name for _text, names, is_optional in _template_parts(event.template) if not is_optional for name in names]
+
+
+@cache
+def _template_parts(template: str) -> list[tuple[str, list[str], bool]]:
+    """Return the parts of a template, each with its fields and whether it is optional."""
+    # Splitting by a group returns the parts outside and inside the brackets in turn.
+    texts = _OPTIONAL_PART.split(template)
+    return [
+        (text, [name for _literal, name, _spec, _conversion in string.Formatter().parse(text) if name], index % 2 == 1)
+        for index, text in enumerate(texts)
+    ]
+
+
+class _FieldFormatter(string.Formatter):
+    """Formats the values of fields for people."""
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        del args
+        return kwargs.get(str(key))
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            return "-"
+        if isinstance(value, Decimal):
+            # Never with an exponent.
+            return format(value, format_spec or "f")
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key} {self.format_field(item, '')}" for key, item in value.items()) or "none"
+        if isinstance(value, list | tuple):
+            return ", ".join(self.format_field(item, "") for item in value) or "none"
+        return format(value, format_spec) if isinstance(value, int | float) else str(value)
+
+
+_formatter = _FieldFormatter()
+
+
+def _report_mistake(mistake: str) -> None:
+    """Log a mistake of the caller. In a test it is an error."""
+    log.error(mistake)
+
+
+def _attempt(
+    event: Event, action: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result | None:
+    """Return the result of an action, or None if it fails."""
+    try:
+        return action(*args, **kwargs)
+    except Exception:  # the caller is between two steps of an order, or holds a request lock
+        log.exception("The event %s could not be handled.", event.key)
+        return None

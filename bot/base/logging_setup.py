@@ -1,8 +1,9 @@
-"""The output of a run: printed lines and the log of its modules, as text on a terminal, as JSON elsewhere.
+"""The log: one line of text or JSON for each event and for each record of a library.
 
-Every line goes through `bot.base.redaction` first. JSON goes to standard output, each line with its level: Railway
-treats everything on standard error as an error, and reads `level` and `message` of a JSON line (Railway: Logs,
-"Structured logs"); Render maps its `level` to the priority in a log stream (Render: Log Streams).
+Both forms come from the same fields and the same clock, UTC; redaction is the last step of every line. The log of a run
+goes to standard output: Railway treats everything on standard error as an error, and reads `level` and `message` of a
+JSON line (Railway: Logs, "Structured logs"); Render maps its `level` to the priority in a log stream (Render: Log
+Streams). A command that prints a result logs to standard error.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping
+from decimal import Decimal
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from bot.base import redaction
 from bot.base.clock import format_rfc3339
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 
 RECENT_LINES_MAX = 200
 # The limit for each line: an answer that an error quotes may be of any length.
@@ -29,7 +35,6 @@ RECENT_LINE_LENGTH_MAX = 2000
 _PRINT_LOGGER = "bot"
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"), (0, "debug"))
 
-log = logging.getLogger(__name__)
 _formatter = logging.Formatter()
 
 
@@ -46,30 +51,30 @@ class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.is_json = False
+        self.logs_to_stdout = False
         self.recent_lines: deque[str] = deque(maxlen=RECENT_LINES_MAX)
         self._last_problem = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         # Looked up for each line, as `print` does: a stream may be replaced.
-        to_stdout = self.is_json or record.name == _PRINT_LOGGER
+        to_stdout = self.logs_to_stdout or record.name == _PRINT_LOGGER
         self.stream = (sys.stdout if to_stdout else sys.stderr) or _NullStream()
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         message = redaction.redact(record.getMessage())
         traceback_text = redaction.redact(_format_traceback(record))
-        self.remember(record, f"{message}\n{traceback_text}" if traceback_text else message)
+        text = f"{_replay_mark(record)}{message}"
+        text = f"{text}\n{traceback_text}" if traceback_text else text
+        self.remember(record, text)
         if self.is_json:
             return _format_json(record, message, traceback_text)
-        if record.name == _PRINT_LOGGER:
-            return _escape_unprintable(message)
-        line = f"{_formatter.formatTime(record)} {record.levelname} {message}"
-        return _escape_unprintable(f"{line}\n{traceback_text}" if traceback_text else line)
+        return _escape_unprintable(text if record.name == _PRINT_LOGGER else f"{_prefix(record)}{text}")
 
     def remember(self, record: logging.LogRecord, text: str) -> None:
         """Keep a line for the dashboard."""
         truncated = text if len(text) <= RECENT_LINE_LENGTH_MAX else f"{text[:RECENT_LINE_LENGTH_MAX]} ..."
-        self.recent_lines.append(f"{format_rfc3339(record.created)} {record.levelname} {truncated}")
+        self.recent_lines.append(f"{_prefix(record)}{truncated}")
 
     def flush(self) -> None:
         super().flush()
@@ -94,13 +99,15 @@ class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
 _output_handler = _OutputHandler()
 
 
-def configure(output_format: str) -> None:
+def configure(output_format: str, *, logs_to_stdout: bool = False) -> None:
     """Write lines as "text" or "json" from now on; "auto" is text where standard output is a terminal, else JSON.
 
-    As text, printed lines go to standard output, and log records to the error stream. May be called again.
+    A JSON log goes to standard output, a text log to standard error, or with `logs_to_stdout` to standard output.
+    May be called again.
     """
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     _output_handler.is_json = output_format == "json" or (output_format == "auto" and not is_terminal)
+    _output_handler.logs_to_stdout = logs_to_stdout or _output_handler.is_json
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # The name of a folder may have bytes that are not text.
@@ -118,7 +125,7 @@ def configure(output_format: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line of the run. When its reader has gone away (`| head`), the run ends cleanly."""
+    """Print one line of a command's result. When its reader has gone away (`| head`), the run ends cleanly."""
     _output_handler.handle(logging.LogRecord(_PRINT_LOGGER, logging.INFO, __file__, 0, text, None, None))
 
 
@@ -148,15 +155,50 @@ def _escape_unprintable(line: str) -> str:
     )
 
 
+def _prefix(record: logging.LogRecord) -> str:
+    return f"{format_rfc3339(record.created)} {record.levelname:<7} "
+
+
+def _event_fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    """Return the fields of an event; none for the record of a library."""
+    if not isinstance(getattr(record, "event", None), Event):
+        return {}
+    fields: Mapping[str, Any] = vars(record)["fields"]
+    return fields
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value for JSON, redacted; decimal numbers are text, so that no digit is lost."""
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, Mapping):
+        return {redaction.redact(str(key)): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    return redaction.redact(str(value))
+
+
+def _replay_mark(record: logging.LogRecord) -> str:
+    """Return the mark of a line about the past, with the time of the market."""
+    fields = _event_fields(record)
+    return f"[replay {fields.get('market_time')}] " if fields.get("replay") else ""
+
+
 def _format_json(record: logging.LogRecord, message: str, traceback_text: str) -> str:
-    fields = {
+    event = getattr(record, "event", None)
+    line = {
         "time": format_rfc3339(record.created),
         "level": next(name for minimum_level, name in _LEVELS if record.levelno >= minimum_level),
         "logger": record.name,
+        **({"event": event.key} if isinstance(event, Event) else {}),
         "message": message,
+        **{name: _json_value(value) for name, value in _event_fields(record).items()},
+        **({"exception": traceback_text} if traceback_text else {}),
     }
     # ASCII, so that no reader finds a line end in it.
-    return json.dumps(fields | {"exception": traceback_text} if traceback_text else fields)
+    return json.dumps(line)
 
 
 def _redirect_stdout_to_null() -> None:
@@ -167,17 +209,17 @@ def _redirect_stdout_to_null() -> None:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    log.error("A fault in the program has ended it.", exc_info=(kind, error, traceback))
+    del kind
+    emit(Event.PROGRAM_FAILED, exc_info=error.with_traceback(traceback))
 
 
 def _log_uncaught_in_thread(hook_args: threading.ExceptHookArgs) -> None:
     if hook_args.exc_value is not None and not isinstance(hook_args.exc_value, SystemExit):
         name = hook_args.thread.name if hook_args.thread else "without a name"
-        error = (hook_args.exc_type, hook_args.exc_value, hook_args.exc_traceback)
-        log.error("A fault in the program has ended its thread %s.", name, exc_info=error)
+        emit(Event.THREAD_FAILED, thread=name, exc_info=hook_args.exc_value)
 
 
 def _log_unraisable(hook_args: sys.UnraisableHookArgs) -> None:
     if hook_args.exc_value is not None:
-        error = (hook_args.exc_type, hook_args.exc_value, hook_args.exc_traceback)
-        log.error("%s %r", hook_args.err_msg or "An exception was passed over in", hook_args.object, exc_info=error)
+        reason = hook_args.err_msg or "An exception was passed over in"
+        emit(Event.EXCEPTION_IGNORED, reason=reason, source=repr(hook_args.object), exc_info=hook_args.exc_value)

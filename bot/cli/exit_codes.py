@@ -20,6 +20,8 @@ from bot.base.errors import (
     StateLostError,
     SymbolError,
 )
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.logging_setup import print_line
 from bot.simulator.errors import SimulatorError
 from bot.simulator.prices_live import LivePricesError
@@ -48,4 +50,10 @@ def exit_code_for(error: Exception) -> int:
 def print_failure(error: Exception) -> int:
     """Say what is wrong; return the exit code for it."""
     print_line(f"Stopped: {error}")
+    return exit_code_for(error)
+
+
+def log_failure(error: Exception) -> int:
+    """Log the error that ended a run; return its exit code."""
+    emit(Event.RUN_FAILED, error=error)
     return exit_code_for(error)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from bot.app.alerts import Alerts, DailySummary, Heartbeat, StallAlert
 from bot.app.lifecycle import Lifecycle
-from bot.base.logging_setup import print_line
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.config import Settings
 from bot.dashboard import client
 from bot.dashboard.snapshot import SnapshotReader
@@ -45,7 +46,7 @@ def monitoring(settings: Settings, lifecycle: Lifecycle) -> Iterator[str]:
             return
         server = _open_dashboard(settings, lifecycle)
         stack.callback(server.close)
-        print_line(f"page     {server.location}")
+        emit(Event.DASHBOARD_STARTED, url=server.location)
         yield server.url
 
 

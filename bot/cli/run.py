@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from decimal import Decimal
 
 from bot.app.lifecycle import Lifecycle
 from bot.app.session import trade_when_leading
-from bot.app.supervisor import run_forever
+from bot.app.supervisor import STOPPED_REASON, run_forever
 from bot.app.venue import open_venue
 from bot.base import logging_setup
 from bot.base.errors import BotError
-from bot.base.logging_setup import print_line
-from bot.cli.exit_codes import print_failure
+from bot.base.event_catalog import Event
+from bot.base.events import emit
+from bot.cli.exit_codes import log_failure
 from bot.cli.monitoring import monitoring
 from bot.config import Settings
+from bot.simulator.errors import SimulatorError
 from bot.simulator.prices_live import LivePricesError
 from bot.trading.trader import Summary
 
 
 def run_bot(settings: Settings, options: argparse.Namespace) -> int:
     """Trade until the end, a signal or an error; as a service, whatever passes."""
-    logging_setup.configure(settings.log_format)
-    lifecycle = Lifecycle(print_line)
-    print_line(mode_banner(settings))
+    logging_setup.configure(settings.log_format, logs_to_stdout=True)
+    try:
+        return _run_monitored(settings, options)
+    except (BotError, SimulatorError) as error:
+        return log_failure(error)
+
+
+def _run_monitored(settings: Settings, options: argparse.Namespace) -> int:
+    """Trade with dashboard, alerts and heartbeat; return the exit code, or raise the error that ended the run."""
+    lifecycle = Lifecycle()
+    emit(Event.RUN_STARTED, banner=mode_banner(settings), mode=settings.trading_mode)
     with monitoring(settings, lifecycle) as dashboard_url:
         bot_run = _BotRun(settings, lifecycle, dashboard_url, max_cycles=options.ticks, is_service=options.stay)
         return lifecycle.run(bot_run.run_to_end)
@@ -52,9 +61,7 @@ class _BotRun:
     def run_to_end(self) -> int:
         try:
             if self._is_service:
-                return run_forever(
-                    self._run_once, self._lifecycle, print_line, transient_errors=(BotError, LivePricesError)
-                )
+                return run_forever(self._run_once, self._lifecycle, transient_errors=(BotError, LivePricesError))
             return self._run_once()
         finally:
             # Here, where it has ended: a request that is left behind keeps the folder until the process is gone.
@@ -73,11 +80,11 @@ def trade(settings: Settings, lifecycle: Lifecycle, max_cycles: int | None) -> i
         stack.callback(lifecycle.clear_broker)
         lifecycle.broker = lifecycle.last_broker = venue.broker
         lifecycle.price_source = venue.price_source
-        summary = trade_when_leading(settings, venue, lifecycle, max_cycles, print_line)
+        summary = trade_when_leading(settings, venue, lifecycle, max_cycles)
         if summary is None:
-            print_line("Ended: stopped while not trading.")
+            emit(Event.RUN_ENDED, reason=STOPPED_REASON)
             return 0
-        return print_summary(summary)
+        return log_summary(summary)
 
 
 def mode_banner(settings: Settings) -> str:
@@ -89,20 +96,23 @@ def mode_banner(settings: Settings) -> str:
     }[settings.trading_mode]
 
 
-def print_summary(summary: Summary) -> int:
-    """Write how the run went; return the exit code, or raise what ended it."""
+def log_summary(summary: Summary) -> int:
+    """Log how the run went; return the exit code, or raise what ended it."""
     counts = summary.orders
     if summary.error is None:
-        print_line(f"Ended: {summary.reason}.")
-    print_line(f"equity   {_format_money(summary.equity_start)} -> {_format_money(summary.equity_end)} {summary.quote}")
-    outcomes = f"{counts.placed} placed, {counts.refused} refused by Kraken, {counts.unknown} unknown"
-    print_line(f"orders   {outcomes}; fills {counts.fills}")
-    print_line(f"realised {summary.realised:.2f} {summary.quote}")
-    print_line(f"refused nonces: {summary.refused_nonces}")
+        emit(Event.RUN_ENDED, reason=summary.reason)
+    emit(
+        Event.RUN_SUMMARIZED,
+        equity_start=summary.equity_start,
+        equity_end=summary.equity_end,
+        quote=summary.quote,
+        realised=summary.realised,
+        orders_placed=counts.placed,
+        orders_refused=counts.refused,
+        orders_unknown=counts.unknown,
+        fills=counts.fills,
+        refused_nonces=summary.refused_nonces,
+    )
     if isinstance(summary.error, BotError):
         raise summary.error
-    return 0 if summary.error is None else print_failure(summary.error)
-
-
-def _format_money(value: Decimal | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
+    return 0 if summary.error is None else log_failure(summary.error)

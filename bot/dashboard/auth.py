@@ -10,12 +10,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 
 SESSION_SECONDS = 30 * 86_400
 # A corrected clock must not end sessions, and a clock that was years ahead must not have made a session for years.
@@ -68,9 +68,7 @@ class FailedAttempts:
             self._warned_seconds is None or now - self._warned_seconds >= WINDOW_SECONDS
         ):
             self._warned_seconds = now
-            log.warning(
-                "Status page: too many wrong tokens, the last from %s; for a minute no more are looked at", peer
-            )
+            emit(Event.LOGIN_ATTEMPTS_LIMITED, peer=peer)
 
 
 class Authenticator:

@@ -31,7 +31,8 @@ from bot.app.session import ENTRIES_STOPPED_FILE_NAME
 from bot.base import metrics
 from bot.base.clock import boottime_seconds, wall_seconds
 from bot.base.errors import SettingsError
-from bot.base.events import Event, emit
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.private_files import open_file
 from bot.config import Settings
 from bot.dashboard import connections, page
@@ -155,7 +156,7 @@ def stop_entries(folder: Path) -> None:
     written."""
     # It never blocks, whatever lies there in place of a file: the same thread answers the health check.
     os.close(open_file(str(folder / ENTRIES_STOPPED_FILE_NAME), os.O_WRONLY | os.O_CREAT))
-    emit(Event.ENTRIES_STOPPED, "entries were stopped from the page; `python main.py resume` lets them go on")
+    emit(Event.ENTRIES_STOPPED)
 
 
 def _bind(port: int | None) -> socket.socket:

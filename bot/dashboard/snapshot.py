@@ -15,6 +15,7 @@ from bot.app.table import Row, format_exact
 from bot.base import events, logging_setup, metrics
 from bot.base.clock import boottime_seconds, format_utc, nonce_clock, wall_seconds
 from bot.base.errors import JournalError
+from bot.base.event_catalog import Event
 from bot.base.models import Fill
 from bot.base.redaction import redact
 from bot.broker_manager import KrakenBroker
@@ -190,8 +191,8 @@ class _DailyCounter:
     def __init__(self) -> None:
         self._day, self._count = "", 0
 
-    def on_event(self, event: events.Event, _text: str) -> None:
-        if event is events.Event.REFUSED_NONCE:
+    def on_event(self, event: Event, _fields: events.Fields, _text: str) -> None:
+        if event is Event.NONCE_REFUSED:
             today = format_utc(wall_seconds())[:10]
             self._day, self._count = today, self._count + 1 if self._day == today else 1
 

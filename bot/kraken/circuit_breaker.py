@@ -8,7 +8,8 @@ from typing import Any
 
 from bot.base import clock, metrics
 from bot.base.errors import CircuitOpenError, InvalidNonceError, LockoutError
-from bot.base.events import Event, emit
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.shared_json import Fields, SharedJson
 from bot.kraken import nonce_recovery
 from bot.kraken.breaker_file import BreakerFile, BreakerState
@@ -74,20 +75,19 @@ class CircuitBreaker:
             self._accepted_since_refusal = False
         decision = self._shared_refusals.update(partial(self._count_refusal, nonce))
         sent_nonce = f"nonce {nonce} ({unit})"
-        log.warning("Kraken refused %s of %s (refusal %s).", sent_nonce, error.method, self.refused_total)
-        emit(Event.REFUSED_NONCE, f"Kraken refused {sent_nonce} of {error.method} (refusal {self.refused_total}).")
+        emit(Event.NONCE_REFUSED, nonce=str(nonce), unit=unit, method=error.method, refused_nonces=self.refused_total)
         if isinstance(decision, nonce_recovery.Retry):
             return NonceRefusedError(error, decision if is_repeatable else None)
         advice = _format_advice(decision, sent_nonce)
         is_external_sender = decision.reason == nonce_recovery.EXTERNAL_SENDER
         if is_external_sender:
-            emit(Event.EXTERNAL_SENDER, advice)
+            emit(Event.EXTERNAL_SENDER_DETECTED, advice=advice)
         self._trip(decision.open_seconds, decision.reason, "" if is_external_sender else advice)
         return InvalidNonceError(error.method, error.error_strings, advice)
 
     def _trip(self, open_seconds: float, reason: str, advice: str = "") -> None:
         self._breaker_file.trip(open_seconds, reason)
-        emit(Event.CIRCUIT_BREAKER, advice or f"Nothing is sent on this key for {open_seconds:.0f} s: {reason}.")
+        emit(Event.CIRCUIT_BREAKER_OPENED, wait_seconds=open_seconds, reason=reason, advice=advice or None)
 
     def _count_refusal(self, nonce: int, fields: Fields) -> nonce_recovery.Retry | nonce_recovery.OpenBreaker:
         now = clock.boottime_seconds()
@@ -135,9 +135,7 @@ class CircuitBreaker:
         self._breaker_file.reset()
         reported_nonce = _parse_reported_nonce(key_info)
         if previous_nonce < reported_nonce < probe_nonce:
-            text = f"Kraken reports nonce {reported_nonce}, above our {previous_nonce}: another sender is on this key."
-            log.warning(text)
-            emit(Event.EXTERNAL_SENDER, text)
+            emit(Event.EXTERNAL_NONCE_REPORTED, reported_nonce=str(reported_nonce), nonce=str(previous_nonce))
         log.warning("The probe was accepted; the silence is over (%s).", state.reason)
 
     def extend(self, state: BreakerState, error: InvalidNonceError | LockoutError) -> CircuitOpenError:

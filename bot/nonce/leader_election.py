@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from enum import Enum
 
 from bot.base import clock, fork_safety
 from bot.base.errors import LeaseLostError, StoppingError, StoreUnavailableError
-from bot.base.events import Event, emit
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.nonce.shared_store import SharedStore, lease_expired_message
 from bot.nonce.store_protocol import Lease
-
-log = logging.getLogger(__name__)
 
 # How soon a standby notices that the leader has released its lease.
 STANDBY_POLL_SECONDS = 0.25
@@ -56,8 +54,10 @@ class LeaderElection:
         """The parent leads, and renews the lease."""
         self._loss_reason = "the process that this one was forked from leads; nothing was sent"
 
-    def wait_for_leadership(self, stop: threading.Event, print_line: Callable[[str], None]) -> PreviousLeader:
+    def wait_for_leadership(self, stop: threading.Event, on_standby: Callable[[str], None]) -> PreviousLeader:
         """Wait until this process leads; return how the previous leader ended.
+
+        `on_standby` receives the reason when the wait begins, and when the reason changes.
 
         Raises StoppingError when `stop` is set first, and StoreUnavailableError where the store has never worked; a
         later outage is waited out.
@@ -73,18 +73,22 @@ class LeaderElection:
                     )
                 lease = self._try_acquire()
                 if lease.owner == self._store.owner:
-                    print_line(f"leader   generation {lease.fencing_token}, by {self._store.location}")
-                    emit(Event.LEADER_CHANGE, f"{lease.owner} leads, generation {lease.fencing_token}.")
+                    emit(
+                        Event.LEADERSHIP_ACQUIRED,
+                        owner=lease.owner,
+                        fencing_token=lease.fencing_token,
+                        location=self._store.location,
+                    )
                     return PreviousLeader.CLEAN if lease.is_clean_handover else previous_leader
                 previous_leader = PreviousLeader.UNCLEAN
-                state, message = lease.owner, f"standby  {lease.owner} leads; silent until it ends"
+                state, reason = lease.owner, f"{lease.owner} leads; nothing is sent until it ends"
             except StoreUnavailableError as error:
                 if not last_reported and not self.fencing_token:
                     raise
                 # One outage is logged once, even if its messages differ.
-                state, message = "away", f"standby  {error}"
+                state, reason = "away", str(error)
             if state != last_reported:
-                print_line(message)
+                on_standby(reason)
                 last_reported = state
             if stop.wait(STANDBY_POLL_SECONDS):
                 raise StoppingError("the program is stopping; nothing was sent")
@@ -155,7 +159,12 @@ class LeaderElection:
             # is not affected.
             if not stopped.is_set():
                 self._loss_reason = lease_expired_message(self._store.location)
-                emit(Event.LEADER_CHANGE, f"{self._store.owner} does not lead any more: {self._loss_reason}")
+                emit(
+                    Event.LEADERSHIP_LOST,
+                    owner=self._store.owner,
+                    fencing_token=self.fencing_token,
+                    reason=self._loss_reason,
+                )
 
     def _renew_until(self, stopped: threading.Event) -> None:
         wait_seconds = self._lifetime_seconds * RENEW_FRACTION
@@ -171,7 +180,6 @@ class LeaderElection:
             if stopped.is_set():
                 return
             if not is_renewed:
-                log.warning("The lease of generation %s is over: another instance may lead.", self.fencing_token)
                 return
             self._extend_validity(started_seconds)
             wait_seconds = self._lifetime_seconds * RENEW_FRACTION

@@ -28,7 +28,8 @@ from bot.base.errors import (
     StoppingError,
     StoreUnavailableError,
 )
-from bot.base.events import Event, emit
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.models import Pair, PlacedOrder, Side
 from bot.kraken import error_table, order_requests, responses
 from bot.kraken.client import KrakenCalls
@@ -226,9 +227,15 @@ class OrderGateway:
                 self._record_rate_limit(intent.symbol, error)
                 raise OrderRefusedError("AddOrder", error.error_strings) from error
             self._reconciler.record_state(intent.cl_ord_id, OrderState.UNKNOWN, str(error))
-            unknown = self._unknown_error(intent, error)
-            emit(Event.UNKNOWN_OUTCOME, str(unknown))
-            raise unknown from error
+            emit(
+                Event.ORDER_UNKNOWN,
+                cl_ord_id=intent.cl_ord_id,
+                symbol=intent.symbol,
+                side=intent.side,
+                volume=intent.volume,
+                reason=str(error).rstrip("."),
+            )
+            raise self._unknown_error(intent, error) from error
         self._record_outcome(intent, OrderState.OPEN, txid=txid)
         self._placed_seconds[txid] = self._server_time.now()
         if len(self._placed_seconds) > MAX_TRACKED_ORDERS:

@@ -10,7 +10,8 @@ from typing import Protocol
 from bot.base import metrics
 from bot.base.clock import ServerTime
 from bot.base.errors import BotError, JournalError
-from bot.base.events import Event, emit
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.models import Order
 from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
 from bot.orders.journal import Journal
@@ -300,11 +301,12 @@ class Reconciler:
             # Before its deadline another process may still be waiting for the answer.
             if is_first_load or now > intent.deadline_seconds:
                 if intent.cl_ord_id not in self.unknown:
-                    emit(Event.UNKNOWN_OUTCOME, _describe_unknown(intent))
+                    emit(
+                        Event.UNKNOWN_ORDER_FOUND,
+                        cl_ord_id=intent.cl_ord_id,
+                        symbol=intent.symbol,
+                        side=intent.side,
+                        volume=intent.volume,
+                    )
                 self.unknown.add_intent(intent)
         self._is_loaded = True
-
-
-def _describe_unknown(intent: Intent) -> str:
-    description = f"{intent.cl_ord_id} ({intent.side} {intent.volume:f} {intent.symbol})"
-    return f"An earlier run, or another process, has left the order {description} unsettled; it is looked up at Kraken."

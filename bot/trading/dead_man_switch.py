@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from bot.base.errors import BotError
+from bot.base.event_catalog import Event
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 
@@ -55,7 +56,7 @@ class DeadManSwitch:
         if reason:
             if self._may_be_armed:
                 self._disarm()
-            self._decision_log.record_once(_TOPIC, reason, f"the dead man's switch is off: {reason}")
+            self._decision_log.record_once(_TOPIC, reason, Event.DEAD_MAN_SWITCH_DISARMED, reason=reason)
         elif not self._is_stopped:
             self._arm()
         self.due_seconds = now + self._timeout_seconds / REARMS_PER_TIMEOUT
@@ -68,8 +69,9 @@ class DeadManSwitch:
         try:
             self._disarm()
         except BotError as problem:
-            text = f"Kraken may cancel every order of the account within {self._timeout_seconds} s"
-            self._decision_log.record(f"the dead man's switch could not be disarmed ({problem}): {text}")
+            self._decision_log.record(
+                Event.DEAD_MAN_SWITCH_DISARM_FAILED, error=problem, timeout_seconds=self._timeout_seconds
+            )
 
     def _reason_not_to_arm(self) -> str:
         """Return the open order that must not be canceled, as a reason; empty if there is none."""
@@ -85,8 +87,9 @@ class DeadManSwitch:
         # Set before the answer, which may be lost.
         self._may_be_armed = True
         self._broker.arm_dead_man_switch(self._timeout_seconds)
-        text = f"after {self._timeout_seconds} s without a word from the bot, Kraken cancels every order of the account"
-        self._decision_log.record_once(_TOPIC, "armed", f"the dead man's switch is armed: {text}")
+        self._decision_log.record_once(
+            _TOPIC, "armed", Event.DEAD_MAN_SWITCH_ARMED, timeout_seconds=self._timeout_seconds
+        )
 
     def _disarm(self) -> None:
         self._broker.arm_dead_man_switch(0)

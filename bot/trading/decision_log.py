@@ -1,14 +1,15 @@
-"""The decision log: one line for each event, without repetitions."""
+"""The decision log: the events of the trader, with the market's time and without repetitions."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from bot.base.clock import MarketClock, format_utc
-from bot.base.models import Order, OrderRequest, PlacedOrder
-from bot.orders.order_state import state_from_order
+from bot.base.event_catalog import Event
+from bot.base.events import emit
+from bot.base.models import Order, OrderRequest, OrderStatus, PlacedOrder
 from bot.trading.broker import Broker
 from bot.trading.order_tracker import FillDelta, OrderTracker
 from bot.trading.risk import Refusal
@@ -17,94 +18,145 @@ MAX_REFUSALS = 20
 
 
 class DecisionLog:
-    """Writes lines for a person: the market's time, the pair, the price, the decision and its reason.
+    """Records decisions with their reasons, and what happens to orders.
 
-    During a fast replay it leaves out decisions without an order and refusals by the same rule as before; its lines are
-    marked "replay".
+    During a fast replay it leaves out decisions without an order and refusals by the same rule as before; its events
+    are marked as a replay.
     """
 
-    def __init__(self, print_line: Callable[[str], None], clock: MarketClock, now: Callable[[], float]) -> None:
-        self._print_line = print_line
+    def __init__(self, broker: Broker, clock: MarketClock) -> None:
+        self._broker = broker
         self._clock = clock
-        self._now = now
         self._last_keys: dict[str, str] = {}
         # With the market's time of each, the newest last.
         self.refusals: deque[tuple[float, Refusal]] = deque(maxlen=MAX_REFUSALS)
 
-    def record(self, text: str) -> None:
-        """Write one line under the market's time."""
-        replay_marker = " replay" if self._clock.is_replaying else ""
-        self._print_line(f"{format_utc(self._now())}{replay_marker}  {text}")
+    def record(self, event: Event, /, **fields: Any) -> None:
+        """Emit an event with the market's time."""
+        if self._clock.is_replaying:
+            fields["replay"] = True
+        emit(event, **fields, market_time=format_utc(self._broker.now()))
 
-    def record_once(self, topic: str, key: str, text: str) -> bool:
-        """Write a line, unless the last one about the topic had the same key; return whether it was written."""
+    def record_once(self, topic: str, key: str, event: Event, /, **fields: Any) -> bool:
+        """Record an event, unless the last one of the topic had the same key; return whether it was recorded."""
         if self._last_keys.get(topic) == key:
             return False
         self._last_keys[topic] = key
-        self.record(text)
+        self.record(event, **fields)
         return True
 
-    def record_resolved(self, topic: str, text: str) -> None:
-        """End a topic: write the line only if something had been written about it."""
+    def record_resolved(self, topic: str, event: Event, /, **fields: Any) -> None:
+        """Close a topic; record the event only if the topic had one."""
         if self._last_keys.pop(topic, None) is not None:
-            self.record(text)
+            self.record(event, **fields)
 
-    def record_hold(self, symbol: str, price: Decimal) -> None:
+    def record_hold(self, symbol: str, close: Decimal) -> None:
         """Record a decision to do nothing."""
         self._last_keys.pop(f"refusal {symbol}", None)
         if not self._clock.is_replaying:
-            self.record(f"{symbol} {price}  nothing to do: no signal")
+            self.record(Event.HOLD_DECIDED, symbol=symbol, close=close)
 
-    def record_refusal(self, price: Decimal, refusal: Refusal) -> None:
-        """Record an order that risk did not allow: once for each candle, in a replay once for each rule."""
+    def record_refusal(self, close: Decimal, refusal: Refusal) -> None:
+        """Record an order that risk refused: once for each candle, in a replay once for each rule."""
         order = refusal.order
         candle_key = "" if self._clock.is_replaying else f" {order.candle_seconds}"
-        text = f"{order.symbol} {price}  {order.kind} refused ({refusal.rule}): {refusal.reason}"
-        if self.record_once(f"refusal {order.symbol}", f"{order.kind} {refusal.rule}{candle_key}", text):
-            self.refusals.append((self._now(), refusal))
+        if self.record_once(
+            f"refusal {order.symbol}",
+            f"{order.kind} {refusal.rule}{candle_key}",
+            Event.STOP_REFUSED_BY_RISK if order.kind == "stop" else Event.ORDER_REFUSED_BY_RISK,
+            close=close,
+            rule=refusal.rule,
+            reason=refusal.reason,
+            **_request_fields(order),
+        ):
+            self.refusals.append((self._broker.now(), refusal))
 
-    def record_not_placed(self, order: OrderRequest, text: str) -> None:
-        """Record an allowed order that was not placed."""
-        self.record(f"{order.symbol}  {order.kind} {order.side} {order.quantity:f}: {text}")
+    def record_not_placed(
+        self, event: Event, order: OrderRequest, cl_ord_id: str, error: Exception | None = None
+    ) -> None:
+        """Record an allowed order that was not placed, or whose outcome is unknown."""
+        self.record(event, cl_ord_id=cl_ord_id, error=error, **_request_fields(order))
 
-    def record_placed(self, price: Decimal, order: OrderRequest, placed: PlacedOrder) -> None:
+    def record_placed(self, close: Decimal, order: OrderRequest, placed: PlacedOrder) -> None:
         """Record an order that Kraken accepted, which is not yet a fill."""
         self._last_keys.pop(f"refusal {order.symbol}", None)
-        price_label = "at" if order.price is not None else "no worse than"
         self.record(
-            f"{order.symbol} {price}  {order.kind}: {placed.side} {placed.volume:f} {price_label} {placed.price:f}"
-            f" accepted as {placed.txid}, because {order.reason}"
+            Event.ORDER_PLACED,
+            symbol=order.symbol,
+            close=close,
+            kind=order.kind,
+            side=placed.side,
+            volume=placed.volume,
+            txid=placed.txid,
+            cl_ord_id=placed.cl_ord_id,
+            reason=order.reason,
+            **{"worst_price" if order.price is None else "price": placed.price},
         )
 
     def record_fill(self, fill: FillDelta, quote: str) -> None:
         """Record a fill of an order."""
         order = fill.order
-        price = (fill.cost / fill.quantity).quantize(order.price)
         self.record(
-            f"{order.symbol} {price:f}  filled: {order.side} {fill.quantity:f} for {fill.cost:.2f}"
-            f" {quote}, fee {fill.fee:.2f} ({order.txid})"
+            Event.ORDER_FILLED,
+            symbol=order.symbol,
+            price=(fill.cost / fill.quantity).quantize(order.price),
+            side=order.side,
+            volume=fill.quantity,
+            cost=fill.cost,
+            quote=quote,
+            fee=fill.fee,
+            txid=order.txid,
+            cl_ord_id=order.cl_ord_id,
         )
 
-    def record_ended(self, order: Order, quote: str, circumstance: str = "") -> None:
+    def record_ended(self, order: Order, quote: str, circumstance: str | None = None) -> None:
         """Record an order that has ended, and everything that it executed."""
-        traded = f"{order.side} {order.executed:f} of {order.volume:f}"
-        if order.executed:
-            traded += f" for {order.cost:.2f} {quote}, fee {order.fee:.2f}"
         price = order.average_price if order.executed else order.price
-        price = price.quantize(order.price)
-        self.record(f"{order.symbol} {price:f}  {state_from_order(order)}{circumstance}: {traded} ({order.txid})")
+        self.record(
+            Event.ORDER_ENDED,
+            symbol=order.symbol,
+            price=price.quantize(order.price),
+            state="filled" if order.status is OrderStatus.CLOSED else order.status,
+            circumstance=circumstance,
+            side=order.side,
+            executed=order.executed,
+            volume=order.volume,
+            cost=order.cost if order.executed else None,
+            quote=quote,
+            fee=order.fee if order.executed else None,
+            txid=order.txid,
+            cl_ord_id=order.cl_ord_id,
+        )
 
-    def record_open_order(self, description: str, order: Order) -> None:
-        """Record an order that was found open."""
-        remaining = order.volume - order.executed
-        self.record(f"{order.symbol}  {description}: {order.side} {remaining:f} at {order.price:f} ({order.txid})")
+    def record_open_order(self, event: Event, order: Order, error: Exception | None = None) -> None:
+        """Record an event of an open order, with the volume that is not executed yet."""
+        self.record(
+            event,
+            symbol=order.symbol,
+            side=order.side,
+            volume=order.volume - order.executed,
+            price=order.price,
+            txid=order.txid,
+            cl_ord_id=order.cl_ord_id,
+            error=error,
+        )
+
+
+def _request_fields(order: OrderRequest) -> dict[str, object]:
+    return {
+        "symbol": order.symbol,
+        "kind": order.kind,
+        "side": order.side,
+        "volume": order.quantity,
+        "price": order.price,
+    }
 
 
 STATUS_LINE_SECONDS = 60.0
 
 
 class StatusLine:
-    """Writes a status line at most once a minute of real time, and never in a replay."""
+    """Records the status at most once a minute of real time, and never in a replay."""
 
     def __init__(
         self, broker: Broker, clock: MarketClock, decision_log: DecisionLog, order_tracker: OrderTracker
@@ -116,16 +168,14 @@ class StatusLine:
         self._last_seconds = broker.now()
 
     def record_if_due(self, symbols: tuple[str, ...]) -> None:
-        """Write the line, if it is due."""
+        """Record the status if it is due."""
         now = self._broker.now()
         if self._clock.is_replaying or now - self._last_seconds < STATUS_LINE_SECONDS * self._clock.speed:
             return
         self._last_seconds = now
-        book = self._order_tracker.book
-        pairs = [
-            f"{symbol} {self._broker.get_current_price(symbol)}, holding {book.holding(symbol).quantity:f}"
-            for symbol in symbols
-        ]
         self._decision_log.record(
-            f"watching: {'; '.join(pairs)}; open orders: {len(self._order_tracker.open_orders())}"
+            Event.STATUS_REPORTED,
+            prices={symbol: self._broker.get_current_price(symbol) for symbol in symbols},
+            holdings={symbol: self._order_tracker.book.holding(symbol).quantity for symbol in symbols},
+            open_orders=len(self._order_tracker.open_orders()),
         )

@@ -16,6 +16,7 @@ from bot.base.errors import (
     RequestError,
     TransportError,
 )
+from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side
 from bot.orders.order_state import OrderState
 from bot.trading.broker import Broker
@@ -65,13 +66,13 @@ class Executor:
         self.order_tracker.rebuild()
         self._fill_fetcher.load_missing()
         for order in self.order_tracker.open_orders():
-            self._decision_log.record_open_order("own order adopted", order)
+            self._decision_log.record_open_order(Event.ORDER_ADOPTED, order)
         self._record_external_orders()
 
     def record_ended(self, txids: Iterable[str]) -> None:
         """Record how these orders ended, if they ended while no bot was running."""
         for order in self.order_tracker.final_orders(txids):
-            self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote, " while the bot was away")
+            self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote, "while the bot was away")
 
     def reconcile(self) -> set[str]:
         """Query unknown orders and track the working ones.
@@ -83,12 +84,17 @@ class Executor:
             if resolution.order is None:
                 self.order_tracker.not_placed_ids.add(unknown.cl_ord_id)
                 self._retryable_symbols.add(unknown.symbol)
-                self._decision_log.record(f"{unknown.symbol}  settled: order {unknown.cl_ord_id} was not placed")
-            else:
-                text = (
-                    f"order {unknown.cl_ord_id} was placed as {resolution.order.txid} and is {resolution.order.status}"
+                self._decision_log.record(
+                    Event.ORDER_FOUND_NOT_PLACED, symbol=unknown.symbol, cl_ord_id=unknown.cl_ord_id
                 )
-                self._decision_log.record(f"{unknown.symbol}  settled: {text}")
+            else:
+                self._decision_log.record(
+                    Event.ORDER_FOUND_PLACED,
+                    symbol=unknown.symbol,
+                    cl_ord_id=unknown.cl_ord_id,
+                    txid=resolution.order.txid,
+                    state=resolution.order.status,
+                )
                 self._count_fills(self.order_tracker.adopt(resolution.order))
         self.poll_working_orders()
         # Cleared last: a query that fails in between would lose the signals.
@@ -102,19 +108,21 @@ class Executor:
         self._fetch_fills()
         self._record_external_orders()
         if self.order_tracker.journal_error:
-            self._decision_log.record_once("journal", "", self.order_tracker.journal_error)
+            self._decision_log.record_once(
+                "journal", "", Event.JOURNAL_WRITE_FAILED, error=self.order_tracker.journal_error
+            )
         else:
-            self._decision_log.record_resolved("journal", "the journal can be written again")
+            self._decision_log.record_resolved("journal", Event.JOURNAL_WRITE_RECOVERED)
 
     def _fetch_fills(self) -> None:
         try:
             has_fetched = self._fill_fetcher.fetch_page()
         except (KrakenError, TransportError) as problem:
-            # The fills are for the books only, and must not keep the bot in a position.
-            self._decision_log.record_once("fills", type(problem).__name__, f"the fills are fetched later: {problem}")
+            # They are for the books only, and must not keep the bot in a position.
+            self._decision_log.record_once("fills", type(problem).__name__, Event.FILLS_FETCH_FAILED, error=problem)
         else:
             if has_fetched:
-                self._decision_log.record_resolved("fills", "the fills can be fetched again")
+                self._decision_log.record_resolved("fills", Event.FILLS_FETCH_RECOVERED)
 
     def balances(self) -> dict[str, Balance]:
         """Return the balances after the last own fill, or later ones."""
@@ -172,11 +180,9 @@ class Executor:
     def apply_controls(self, controls: Controls) -> None:
         """While entries are stopped, cancel the bot's resting entries too; recorded once."""
         if not controls.entries_stopped():
-            self._decision_log.record_resolved("entries", "entries go on")
+            self._decision_log.record_resolved("entries", Event.ENTRIES_RESUMED)
             return
-        self._decision_log.record_once(
-            "entries", "", "entries are stopped: nothing is opened until `python main.py resume`"
-        )
+        self._decision_log.record_once("entries", "", Event.ENTRIES_STOP_APPLIED)
         if not controls.is_halted() and any(order.side is Side.BUY for order in self.order_tracker.open_orders()):
             self.cancel_entries()
             self.poll_working_orders()
@@ -189,9 +195,9 @@ class Executor:
                 try:
                     self._broker.cancel_order(order.txid, order.symbol)
                 except BotError as problem:
-                    self._decision_log.record_open_order(f"not canceled ({problem})", order)
+                    self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
                 else:
-                    self._decision_log.record_open_order("canceled", order)
+                    self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
 
     def sold_by_exits(self, symbol: str, candle_seconds: int) -> Decimal:
         """Return what the exits of a candle have sold so far."""
@@ -206,20 +212,19 @@ class Executor:
         elif kind == "stop":
             kind = self._next_stop_kind(order)
         elif previous_id := self._find_placed_id(order.symbol, order.candle_seconds, kind):
-            self._decision_log.record_not_placed(order, f"this signal was placed before, as {previous_id}")
+            self._decision_log.record_not_placed(Event.SIGNAL_ALREADY_PLACED, order, previous_id)
             return True
         cl_ord_id = self._new_client_order_id(order, kind)
         try:
             placed = self._send(order, cl_ord_id)
         except OrderOutcomeUnknownError as problem:
             self.counts.unknown += 1
-            self._decision_log.record_not_placed(
-                order, f"unknown, no new order for this pair until it is settled: {problem}"
-            )
+            self._decision_log.record_not_placed(Event.SIGNAL_OUTCOME_UNKNOWN, order, cl_ord_id, problem)
             return False
         except _FINAL_REFUSALS as problem:
             self.counts.refused += 1
-            self._decision_log.record_not_placed(order, f"refused: {problem}")
+            event = Event.STOP_REFUSED if order.kind == "stop" else Event.ORDER_REFUSED
+            self._decision_log.record_not_placed(event, order, cl_ord_id, problem)
             return False
         self.counts.placed += 1
         self.order_tracker.add_accepted(placed)
@@ -303,7 +308,7 @@ class Executor:
         for txid, order in self.order_tracker.external_orders.items():
             if txid not in self._recorded_external_txids:
                 self._recorded_external_txids.add(txid)
-                self._decision_log.record_open_order("an order of another sender, left alone", order)
+                self._decision_log.record_open_order(Event.EXTERNAL_ORDER_FOUND, order)
 
 
 def _numbered_kind(kind: str, number: int) -> str:

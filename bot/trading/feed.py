@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Candle, SystemStatus
 from bot.base.timeframes import parse_timeframe
 from bot.kraken import trading_status
@@ -62,10 +63,15 @@ class Feed:
     def _record_status(self, source: str, status: str) -> None:
         topic = f"status of {source}"
         if status == trading_status.ONLINE:
-            self._decision_log.record_resolved(topic, f"trading goes on: {source}'s status is online again")
+            self._decision_log.record_resolved(topic, Event.MARKET_STATUS_RESTORED, source=source, status=status)
         else:
             self._decision_log.record_once(
-                topic, status, f"trading is held up: {trading_status.describe_status(source, status)}"
+                topic,
+                status,
+                Event.MARKET_STATUS_RESTRICTED,
+                reason=trading_status.describe_status(source, status),
+                source=source,
+                status=status,
             )
 
     def refresh_candles(self, symbol: str) -> None:

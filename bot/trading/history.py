@@ -6,15 +6,12 @@ import threading
 from collections.abc import Iterable
 
 from bot.base.clock import MarketClock
+from bot.base.event_catalog import Event
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor
 
 LONG_WAIT_SECONDS = 60.0
-LONG_WAIT_REASON = (
-    "because STATE_DIR has no journal of this key, an instance elsewhere may still trade; "
-    "where there is none, SINGLE_INSTANCE=1 skips this"
-)
 
 
 class StartupReconciliation:
@@ -45,8 +42,12 @@ class StartupReconciliation:
         self._executor.rebuild()
         self._executor.record_ended(self._working_txids)
         for symbol, holding in sorted(self._executor.order_tracker.book.holdings.items()):
-            suffix = "" if symbol in symbols else ", a pair that is not traded now: left alone"
-            self._decision_log.record(f"{symbol}  holding {holding.quantity:f} at {holding.average_price:.8g}{suffix}")
+            self._decision_log.record(
+                Event.POSITION_FOUND if symbol in symbols else Event.UNTRADED_POSITION_FOUND,
+                symbol=symbol,
+                volume=holding.quantity,
+                price=holding.average_price,
+            )
 
     def _wait_for_history(self, stop: threading.Event) -> bool:
         """Wait until orders of an earlier run that the journal does not know have appeared; return whether it was
@@ -54,10 +55,9 @@ class StartupReconciliation:
         while not self._broker.history_is_complete():
             if not self._clock.is_replaying:
                 seconds = self._broker.history_wait_seconds()
-                text = "orders that this journal does not know may still turn up, so none is sent for another"
-                self._decision_log.record_once("past", "", f"{text} {seconds:.0f} s")
+                self._decision_log.record_once("history wait", "", Event.HISTORY_AWAITED, wait_seconds=seconds)
                 if seconds > LONG_WAIT_SECONDS:
-                    self._decision_log.record_once("past is long", "", LONG_WAIT_REASON)
+                    self._decision_log.record_once("long history wait", "", Event.HISTORY_WAIT_EXPLAINED)
             self._executor.reconcile()
             if self._clock.wait(self._broker.next_query_seconds() or 0.0, stop):
                 return True

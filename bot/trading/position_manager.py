@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
 
+from bot.base.event_catalog import Event
 from bot.base.models import ZERO, OrderRequest, Pair, Side
 from bot.kraken.pairs import round_price
 from bot.trading.broker import Broker
@@ -85,7 +86,9 @@ class PositionManager:
             step = next_step(self._context_builder.build_pair_state(state, state.price, self._limits), goal)
             if isinstance(step, Wait):
                 key = f"{exits[0].candle_seconds} {step.reason}"
-                self._decision_log.record_once(f"wait {symbol}", key, f"{symbol}  the exit waits: {step.reason}")
+                self._decision_log.record_once(
+                    f"wait {symbol}", key, Event.EXIT_DELAYED, symbol=symbol, reason=step.reason
+                )
                 return False
             if isinstance(step, Sell) and not any(isinstance(step_taken, Sell) for step_taken in steps_taken):
                 parts = split_exit(replace(exits[0], quantity=step.quantity), state, self._limits)

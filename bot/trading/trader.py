@@ -6,7 +6,6 @@ the bot comes from Kraken's records of its orders, so it may stop or die anywher
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +30,8 @@ from bot.base.errors import (
     StoreUnavailableError,
     SymbolError,
 )
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.models import ZERO, Candle, OrderRequest, common_quote
 from bot.base.timeframes import parse_timeframe
 from bot.trading.broker import Broker
@@ -71,8 +72,6 @@ _FATAL_ERRORS = (
 # The transient ones among those.
 _TRANSIENT_ERRORS = (StoreUnavailableError, RequestLockTimeout)
 STOPPED = "stopped"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +124,15 @@ class Trader:
         *,
         clock: MarketClock,
         stop: threading.Event,
-        print_line: Callable[[str], None],
         controls: Controls,
     ) -> None:
-        """`print_line` prints lines for a person."""
         self._broker = broker
         self._strategy = strategy
         self._settings = settings
         self._clock = clock
         self._stop = stop
         self._controls = controls
-        self._decision_log = DecisionLog(print_line, clock, broker.now)
+        self._decision_log = DecisionLog(broker, clock)
         self._timeframe_seconds = parse_timeframe(settings.timeframe)
         self._feed = Feed(broker, settings.timeframe, self._decision_log)
         entry_ttl_seconds = settings.entry_ttl_seconds or self._timeframe_seconds + ENTRY_TTL_MARGIN_SECONDS
@@ -175,7 +172,7 @@ class Trader:
         except BotError as problem:
             reason, error = str(problem), problem
         except Exception as problem:  # whatever it is: do not trade on in an unforeseen state
-            logger.exception("the trader stopped on an error in the program")
+            emit(Event.TRADER_FAILED, exc_info=problem)
             reason, error = f"an error in the program: {problem!r}", problem
         return self._finish(reason, error)
 
@@ -187,9 +184,7 @@ class Trader:
 
     def _loop(self) -> str:
         if self._clock.is_catching_up:
-            self._decision_log.record_once(
-                "replay", "", "recent candles first, as fast as they go: these lines are of the past"
-            )
+            self._decision_log.record_once("warm-up", "", Event.WARM_UP_STARTED)
         while not (reason := self._end_reason()):
             error = self._try_cycle()
             if self._end_reason():
@@ -211,7 +206,7 @@ class Trader:
             return problem
         self._back_off_seconds = 1.0
         self.last_error = ""
-        self._decision_log.record_resolved("trouble", "going on")
+        self._decision_log.record_resolved("cycle", Event.CYCLE_RECOVERED)
         return None
 
     def _end_reason(self) -> str:
@@ -229,7 +224,7 @@ class Trader:
         self._has_pending_step = False
         if not self._clock.is_catching_up:
             self._live_cycle_count += 1
-            self._decision_log.record_resolved("replay", "the replay is over: from here on at current prices")
+            self._decision_log.record_resolved("warm-up", Event.WARM_UP_ENDED)
         errors = [] if self._clock.is_replaying else [_catch_transient_error(self._dead_man_switch.disarm_previous)]
         # This may take minutes: a status would be outdated by then, and an armed switch would fire.
         self._reconcile_startup()
@@ -282,11 +277,12 @@ class Trader:
             except BotError as problem:
                 if _is_fatal(problem):
                     raise
-                text = f"the bot's own history could not be read, so it opens nothing: {problem}"
-                self._decision_log.record_once("history", type(problem).__name__, text)
+                self._decision_log.record_once(
+                    "history", type(problem).__name__, Event.HISTORY_READ_FAILED, error=problem
+                )
             if not self._startup_reconciliation.is_complete:
                 return
-            self._decision_log.record_resolved("history", "the bot's own history has been read")
+            self._decision_log.record_resolved("history", Event.HISTORY_READ)
             self._realised_at_start = self._executor.order_tracker.book.realised_total()
         if self._equity_start is None:
             self._equity_start = self._equity_tracker.current_equity(self._symbols, self._quote)
@@ -339,7 +335,7 @@ class Trader:
 
     def _back_off(self, problem: BotError) -> None:
         self.last_error = str(problem)
-        self._decision_log.record_once("trouble", type(problem).__name__, f"waiting: {problem}")
+        self._decision_log.record_once("cycle", type(problem).__name__, Event.CYCLE_FAILED, error=problem)
         # An order with an unknown outcome is queried soon after Kraken answers again.
         max_seconds = POLL_SECONDS if _may_have_unknown_orders(self._broker) else MAX_BACK_OFF_SECONDS
         if isinstance(problem, StoreUnavailableError):
@@ -370,7 +366,7 @@ class Trader:
                 self._executor.invalidate_balances()
                 equity_end = self._equity_tracker.current_equity(self._symbols, self._quote)
             except BotError as problem:
-                self._decision_log.record(f"the account could not be read at the end: {problem}")
+                self._decision_log.record(Event.FINAL_ACCOUNT_READ_FAILED, error=problem)
         return Summary(
             reason=reason,
             error=error,

@@ -22,6 +22,7 @@ from pathlib import Path
 from bot import broker_manager
 from bot.base.clock import MarketClock, sleep
 from bot.base.errors import BotError, CircuitOpenError
+from bot.base.events import subscribe
 from bot.base.models import OrderRequest, Side
 from bot.broker_manager import KrakenBroker
 from bot.kraken import nonce_recovery
@@ -145,7 +146,8 @@ class BotRun:
             plan.key, plan.secret, api_url=plan.url, tier=TIER, market_clock=self._clock, bot_id=BOT_ID
         )
         KillPoints(plan.step, plan.kill_at_visit).install(self._broker)
-        trade_log = DecisionLog(self._output_lines.append, self._clock, self._broker.now)
+        subscribe(lambda _event, _fields, text: self._output_lines.append(text))
+        trade_log = DecisionLog(self._broker, self._clock)
         self._executor = Executor(self._broker, STRATEGY, ENTRY_TTL_SECONDS, trade_log)
 
     def run(self) -> None:

@@ -129,7 +129,6 @@ def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *,
         SETTINGS,
         clock=clock,
         stop=InstantEvent(),
-        print_line=lambda _line: None,
         controls=Controls(),
     )
     try:

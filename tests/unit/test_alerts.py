@@ -15,7 +15,8 @@ from bot.app import alert_queue, alerts
 from bot.app.alerts import Alerts, DailySummary, Heartbeat
 from bot.base import clock
 from bot.base.errors import JournalError
-from bot.base.events import Event, emit, subscribe
+from bot.base.event_catalog import Alert, Event
+from bot.base.events import emit, subscribe
 from bot.base.redaction import redact
 from bot.config import Secret
 from bot.kraken import transport
@@ -23,6 +24,12 @@ from tests.server_processes import free_port
 from tests.webhook import LIMIT_SECONDS, TOKEN, ScriptedResponse, Webhook
 
 DAY_SECONDS = 86_400
+
+
+@pytest.fixture(autouse=True)
+def info_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Capture all that a run logs."""
+    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +59,33 @@ def open_alerts(url: str) -> Iterator[Alerts]:
         opened.close(LIMIT_SECONDS)
 
 
+def refuse_nonce(nonce: int = 1) -> None:
+    """Emit that Kraken has refused a nonce."""
+    emit(Event.NONCE_REFUSED, nonce=str(nonce), unit="us", method="Balance", refused_nonces=1)
+
+
+def open_breaker(reason: str = "test") -> None:
+    """Emit that the circuit breaker is open."""
+    emit(Event.CIRCUIT_BREAKER_OPENED, wait_seconds=100.0, reason=reason)
+
+
+def interrupt_trading(error: str = "trouble") -> None:
+    """Emit that the bot does not trade."""
+    emit(Event.TRADING_INTERRUPTED, error=error)
+
+
+def lose_order() -> None:
+    """Emit that the outcome of an order is not known."""
+    emit(Event.UNKNOWN_ORDER_FOUND, cl_ord_id="id", symbol="BTC/USD", side="buy", volume=1)
+
+
 # What is sent
 
 
 def test_webhook_receives_json_payload() -> None:
-    """A webhook receives the event, a complete text, the sender, the time and the number of events."""
+    """A webhook gets the kind of the alert, a text that says all, who speaks, when, and how many events it was."""
     with Webhook() as hook, open_alerts(hook.url):
-        emit(Event.REFUSED_NONCE, "Kraken refused nonce 1 of Balance.")
+        refuse_nonce()
         request = hook.next_request()
     assert (request.method, request.path) == ("POST", f"/hook/{TOKEN}")
     assert request.headers["Content-Type"] == "application/json"
@@ -66,7 +93,8 @@ def test_webhook_receives_json_payload() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
     assert request.body == {
         "event": "refused_nonce",
-        "text": f"[bot 3muyt on host, paper] refused nonce at {time}\nKraken refused nonce 1 of Balance.",
+        "text": f"[bot 3muyt on host, paper] refused nonce at {time}\n"
+        "Kraken refused nonce 1 (us) of Balance (refusal 1).",
         "bot": "bot 3muyt on host, paper",
         "time": time,
         "count": 1,
@@ -76,12 +104,12 @@ def test_webhook_receives_json_payload() -> None:
 def test_telegram_receives_its_own_payload() -> None:
     """Telegram's sendMessage receives the chat id of the URL, despite other query parameters, and the text."""
     with Webhook() as hook, open_alerts(f"{hook.telegram_url}&message_thread_id=5"):
-        emit(Event.CIRCUIT_BREAKER, "Nothing is sent.")
+        open_breaker()
         request = hook.next_request()
     assert request.path == f"/bot123456:{TOKEN}/sendMessage"
     text = request.body.pop("text")
     assert text.startswith("[bot 3muyt on host, paper] breaker at ")
-    assert text.endswith("\nNothing is sent.")
+    assert text.endswith("\nNothing is sent on this key for 100 s: test.")
     assert request.body == {"chat_id": "-1001", "message_thread_id": "5"}
 
 
@@ -103,7 +131,7 @@ def test_telegram_is_detected_by_host_or_path(url: str, is_telegram: bool) -> No
 def test_alert_text_is_redacted() -> None:
     """Text that looks like a secret is redacted before it is sent."""
     with Webhook() as hook, open_alerts(hook.url):
-        emit(Event.TRADING_INTERRUPTED, "no connection to redis://bot:hunter2hunter2@store.example:6379/0")
+        interrupt_trading("no connection to redis://bot:hunter2hunter2@store.example:6379/0")
         text = hook.next_request().body["text"]
     assert "hunter2" not in text
     assert "store.example" in text
@@ -112,7 +140,7 @@ def test_alert_text_is_redacted() -> None:
 def test_url_given_as_secret_is_used() -> None:
     """A URL given as a secret, as the settings do, receives alerts."""
     with Webhook() as hook, open_alerts(Secret(hook.url)):
-        emit(Event.TRADING_INTERRUPTED, "trouble")
+        interrupt_trading()
         assert hook.next_request().path == f"/hook/{TOKEN}"
 
 
@@ -120,7 +148,7 @@ def test_environment_proxy_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Alerts are sent directly, whatever proxy the environment names."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     with Webhook() as hook, open_alerts(hook.url):
-        emit(Event.TRADING_INTERRUPTED, "trouble")
+        interrupt_trading()
         hook.next_request()
 
 
@@ -148,7 +176,7 @@ def test_alert_is_retried_until_delivered(failure: str, caplog: pytest.LogCaptur
     with Webhook() as hook:
         hook.responses = [FAILURES[failure](hook) for _ in range(2)]
         with open_alerts(hook.url):
-            emit(Event.UNKNOWN_OUTCOME, "an order")
+            lose_order()
             assert len({hook.next_request().body["text"] for _ in range(3)}) == 1
         assert hook.requests.empty()
     messages = [record.getMessage() for record in caplog.records if record.name == "bot.app.alerts"]
@@ -169,11 +197,11 @@ def test_alert_waits_for_unreachable_server() -> None:
         was_logged.set()
         return True
 
-    alerts.log.addFilter(on_record)
+    logging.getLogger("bot.app.alerts").addFilter(on_record)
     with open_alerts(f"http://127.0.0.1:{port}/hook/{TOKEN}"):
-        emit(Event.UNKNOWN_OUTCOME, "an order")
+        lose_order()
         assert was_logged.wait(LIMIT_SECONDS)
-        alerts.log.removeFilter(on_record)
+        logging.getLogger("bot.app.alerts").removeFilter(on_record)
         with Webhook(port) as hook:
             assert hook.next_request().body["event"] == "unknown_outcome"
 
@@ -193,9 +221,13 @@ def test_rejected_alert_is_not_retried(
     next alert is sent."""
     with Webhook(responses=[response, response]) as hook:
         with open_alerts(hook.url):
-            for event in (Event.CIRCUIT_BREAKER, Event.TRADING_INTERRUPTED, Event.KILL_SWITCH):
-                emit(event, "text")
-                assert (request := hook.next_request()).body["event"] == event
+            for alert, send in (
+                ("breaker", open_breaker),
+                ("trouble", interrupt_trading),
+                ("refused_nonce", refuse_nonce),
+            ):
+                send()
+                assert (request := hook.next_request()).body["event"] == alert
                 assert request.path == f"/hook/{TOKEN}"
         assert hook.requests.empty()
     messages = [record.getMessage() for record in caplog.records if record.name == "bot.app.alerts"]
@@ -225,10 +257,10 @@ def test_burst_of_events_does_not_block_callers() -> None:
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url):
-            emit(Event.KILL_SWITCH, "on")
+            emit(Event.KILL_SWITCH_TURNED_ON)
             hook.next_request()
             for number in range(10_000):
-                emit(Event.REFUSED_NONCE, f"refusal {number}")
+                refuse_nonce(number)
             assert hook.requests.empty()
             hook.released.set()
             body = hook.next_request().body
@@ -241,11 +273,11 @@ def test_burst_does_not_displace_other_events() -> None:
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url):
-            emit(Event.TRADING_INTERRUPTED, "store away")
+            interrupt_trading("store away")
             hook.next_request()
-            emit(Event.UNKNOWN_OUTCOME, "an order")
+            lose_order()
             for number in range(1000):
-                emit(Event.REFUSED_NONCE, f"refusal {number}")
+                refuse_nonce(number)
             hook.released.set()
             received = {(body["event"], body["count"]) for body in (hook.next_request().body for _ in range(3))}
     assert received >= {("unknown_outcome", 1), ("refused_nonce", 1000)}
@@ -259,11 +291,11 @@ def test_queued_alert_is_sent_at_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alert_queue, "EVENT_INTERVAL_SECONDS", 60.0)
     with Webhook() as hook:
         with open_alerts(hook.url) as opened:
-            emit(Event.CIRCUIT_BREAKER, "first")
+            open_breaker("first")
             hook.next_request()
-            emit(Event.CIRCUIT_BREAKER, "second")
-        emit(Event.CIRCUIT_BREAKER, "third")
-        assert hook.next_request().body["text"].endswith("\nsecond")
+            open_breaker("second")
+        open_breaker("third")
+        assert hook.next_request().body["text"].endswith(": second.")
         assert opened._queue.count == 0
 
 
@@ -273,10 +305,10 @@ def test_close_does_not_wait_for_hanging_server(caplog: pytest.LogCaptureFixture
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url) as opened:
-            emit(Event.CIRCUIT_BREAKER, "first")
+            open_breaker("first")
             hook.next_request()
-            emit(Event.CIRCUIT_BREAKER, "second")
-            emit(Event.TRADING_INTERRUPTED, "third")
+            open_breaker("second")
+            interrupt_trading("third")
             opened.close(0.05)
             assert opened._worker.is_alive()
             assert "3 alerts" in caplog.text
@@ -343,7 +375,9 @@ def test_failing_heartbeat_is_logged_once(caplog: pytest.LogCaptureFixture) -> N
 def daily_summaries() -> Iterator[queue.Queue[str]]:
     """Collect the daily summaries that are emitted."""
     summary_queue: queue.Queue[str] = queue.Queue()
-    unsubscribe = subscribe(lambda event, text: summary_queue.put(text) if event is Event.DAILY_SUMMARY else None)
+    unsubscribe = subscribe(
+        lambda event, _fields, text: summary_queue.put(text) if event.alert is Alert.DAILY_SUMMARY else None
+    )
     try:
         yield summary_queue
     finally:

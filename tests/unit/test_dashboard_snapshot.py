@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bot.app.lifecycle import Lifecycle, LifecycleState
-from bot.base import events
-from bot.base.events import Event
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.config import load_settings
 from bot.dashboard import snapshot
 from bot.dashboard.snapshot import READY_CYCLE_AGE_SECONDS_MAX, SnapshotReader
@@ -69,7 +69,7 @@ def test_refused_nonces_are_counted_per_utc_day(reader: SnapshotReader, clock: S
 
     def refuse_and_count(times: int) -> int:
         for _ in range(times):
-            events.emit(Event.REFUSED_NONCE, "refused")
+            emit(Event.NONCE_REFUSED, nonce="1", unit="us", method="Balance", refused_nonces=1)
         return int(reader.read()["nonce"]["refused_today"])
 
     assert refuse_and_count(2) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -9,9 +10,11 @@ import pytest
 
 from bot.base.clock import ReplayClock
 from bot.base.errors import NoAnswerError, PermissionDeniedError, ServiceError
+from bot.base.event_catalog import Event
 from bot.base.models import OrderStatus, Side
 from bot.trading.dead_man_switch import DeadManSwitch
 from bot.trading.decision_log import DecisionLog
+from tests.event_log import EventLog
 from tests.trading_fakes import (
     FakeBroker,
     InstantEvent,
@@ -36,12 +39,11 @@ NOT_TO_BE_CANCELED = {
 
 @dataclass
 class SwitchSetup:
-    """A switch of 60 s with its broker, clock and log lines."""
+    """A switch of 60 s with its broker and clock."""
 
     switch: DeadManSwitch
     broker: FakeBroker
     clock: SteppedClock
-    lines: list[str]
 
     def refresh_at(self, seconds: float, blocked_reason: str = "") -> list[str]:
         """Set the time, refresh the switch, and return the calls that this made."""
@@ -50,27 +52,20 @@ class SwitchSetup:
         self.switch.refresh(blocked_reason)
         return list(self.broker.calls)
 
-    def messages(self) -> list[str]:
-        """Return the lines without their times."""
-        return [line.split("  ", 1)[1] for line in self.lines]
-
 
 def set_up_switch(timeout_seconds: int = 60) -> SwitchSetup:
     """Return a switch at second 0."""
     clock = SteppedClock(0.0)
     broker = FakeBroker(clock, {"BTC/USD": make_candles([100] * 10)})
-    lines: list[str] = []
-    return SwitchSetup(
-        DeadManSwitch(broker, timeout_seconds, DecisionLog(lines.append, clock, broker.now)), broker, clock, lines
-    )
+    return SwitchSetup(DeadManSwitch(broker, timeout_seconds, DecisionLog(broker, clock)), broker, clock)
 
 
-def test_a_disabled_switch_sends_nothing() -> None:
+def test_a_disabled_switch_sends_nothing(event_log: EventLog) -> None:
     """With a time-out of 0 neither refresh nor stop makes a call."""
     setup = set_up_switch(0)
     assert setup.refresh_at(0) == []
     setup.switch.stop()
-    assert (setup.broker.calls, setup.lines) == ([], [])
+    assert (setup.broker.calls, event_log) == ([], [])
 
 
 def test_a_switch_left_armed_by_a_previous_run_is_disarmed_first() -> None:
@@ -78,15 +73,17 @@ def test_a_switch_left_armed_by_a_previous_run_is_disarmed_first() -> None:
     assert set_up_switch().refresh_at(0) == ["switch 0", "get_open_orders", "switch 60"]
 
 
-def test_it_is_rearmed_after_each_third_of_its_timeout() -> None:
+def test_it_is_rearmed_after_each_third_of_its_timeout(event_log: EventLog) -> None:
     """Refreshed every second for a minute, a switch of 60 s is armed at 0, 20, 40 and 60 s, each after a read of the
     open orders, and this is logged once."""
     setup = set_up_switch()
     setup.refresh_at(0)
     calls_by_second = {second: calls for second in range(1, 61) if (calls := setup.refresh_at(second))}
     assert calls_by_second == {second: ["get_open_orders", "switch 60"] for second in (20, 40, 60)}
-    after = "after 60 s without a word from the bot, Kraken cancels every order of the account"
-    assert setup.messages() == [f"the dead man's switch is armed: {after}"]
+    assert event_log.texts == [
+        "The dead man's switch is armed: if the bot is silent for 60 s, Kraken cancels all orders of the account."
+    ]
+    assert event_log[0]["timeout_seconds"] == 60
 
 
 def test_own_entries_and_exits_do_not_prevent_arming() -> None:
@@ -97,27 +94,27 @@ def test_own_entries_and_exits_do_not_prevent_arming() -> None:
 
 
 @pytest.mark.parametrize("name", NOT_TO_BE_CANCELED)
-def test_it_is_never_armed_while_a_stop_or_an_external_order_is_open(name: str) -> None:
+def test_it_is_never_armed_while_a_stop_or_an_external_order_is_open(name: str, event_log: EventLog) -> None:
     """With such an order open it is disarmed once, stays off and names the order once; then it is armed again."""
     setup = set_up_switch()
     setup.refresh_at(0)
     order = NOT_TO_BE_CANCELED[name]
     setup.broker.orders = {"E": ENTRY, order.txid: order}
     assert [setup.refresh_at(20), setup.refresh_at(40)] == [["get_open_orders", "switch 0"], ["get_open_orders"]]
-    assert len(setup.lines) == 2
-    assert "is off: it would cancel " in setup.messages()[1]
-    assert f"(BTC/USD {order.kind} {order.txid})" in setup.messages()[1]
+    assert event_log.events == [Event.DEAD_MAN_SWITCH_ARMED, Event.DEAD_MAN_SWITCH_DISARMED]
+    assert event_log[1]["reason"].startswith("it would cancel ")
+    assert event_log[1]["reason"].endswith(f"(BTC/USD {order.kind} {order.txid})")
     setup.broker.orders = {"E": ENTRY}
     assert setup.refresh_at(60) == ["get_open_orders", "switch 60"]
 
 
-def test_it_is_off_while_the_exchange_is_not_online() -> None:
+def test_it_is_off_while_the_exchange_is_not_online(event_log: EventLog) -> None:
     """While trading is blocked it is disarmed once without a read of the open orders; afterwards it is armed again."""
     setup = set_up_switch()
     setup.refresh_at(0)
     assert [setup.refresh_at(20, "maintenance"), setup.refresh_at(40, "maintenance")] == [["switch 0"], []]
     assert setup.refresh_at(60) == ["get_open_orders", "switch 60"]
-    assert setup.messages()[1] == "the dead man's switch is off: maintenance"
+    assert event_log[1].text == "The dead man's switch is off: maintenance"
 
 
 def test_a_failed_arming_is_retried_at_once_and_counts_as_armed() -> None:
@@ -154,14 +151,15 @@ def test_it_is_disarmed_on_shutdown_and_not_armed_afterwards() -> None:
     assert setup.refresh_at(20) == ["switch 0", "get_open_orders"]
 
 
-def test_a_failed_disarming_on_shutdown_is_logged() -> None:
-    """If the last disarming is refused, a line says what may happen."""
+def test_a_failed_disarming_on_shutdown_is_logged(event_log: EventLog) -> None:
+    """If the last disarming is refused, an error in the log says what may happen."""
     setup = set_up_switch()
     setup.broker.fail("switch 0", BUSY)
     setup.switch.stop()
-    (line,) = setup.messages()
-    assert line.startswith("the dead man's switch could not be disarmed (Kraken refused CancelAllOrdersAfter")
-    assert line.endswith("Kraken may cancel every order of the account within 60 s")
+    (failure,) = event_log
+    assert (failure.event.level, failure["error"]) == (logging.ERROR, BUSY)
+    assert failure.text.startswith("The dead man's switch could not be disarmed (Kraken refused CancelAllOrdersAfter")
+    assert failure.text.endswith("Kraken may cancel every order of the account within 60 s.")
 
 
 # In the trader
@@ -241,10 +239,12 @@ def test_an_error_of_the_switch_does_not_block_trading() -> None:
     """If arming fails, the error is logged, the next cycle tries again, and the entry of the same cycle is placed."""
     broker, clock = live_market()
     broker.fail("switch 60", BUSY)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=2, dead_man_switch_seconds=60)
+    _, event_log = run_trader(
+        broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=2, dead_man_switch_seconds=60
+    )
     steps = [call for call in broker.calls if call.startswith(("switch", "place"))]
     assert steps == ["switch 0", "switch 60", "place_buy", "switch 60", "switch 0"]
-    assert [line for line in lines if "waiting: Kraken refused CancelAllOrdersAfter: EService:Busy" in line]
+    assert event_log.of(Event.CYCLE_FAILED).values("error") == [BUSY]
 
 
 def test_a_key_without_the_permission_to_arm_it_ends_the_run() -> None:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from http.client import HTTPConnection
 from typing import Any
 
@@ -22,6 +23,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bot.base import logging_setup
+from bot.base.event_catalog import Event
+from bot.base.events import emit
+from bot.base.models import Side
+from bot.config import Secret
 from tests.conftest import ROOT
 
 SECRET = "kQH5HW0mVbF6zP+q3nXyT/8dRwJ2sLcA"  # registered as secrets, and without a recognizable shape
@@ -66,13 +71,14 @@ def test_text_output_escapes_control_characters(capsys: pytest.CaptureFixture[st
 
 
 def test_text_output_prints_lines_verbatim(capsys: pytest.CaptureFixture[str]) -> None:
-    """Text output prints lines unchanged on standard output, and log records with time and level on standard error."""
+    """As text, a command's result stands on standard output as it is, and what is logged on the other stream, with the
+    time in UTC and the level."""
     configure_logs("text")
     logging_setup.print_line("BTC/USD 86500.1  bought 100% of it\nand more")
     log.warning("The disk has %s bytes left.", 7)
     captured = capsys.readouterr()
     assert captured.out == "BTC/USD 86500.1  bought 100% of it\nand more\n"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING The disk has 7 bytes left\.\n", captured.err)
+    assert re.fullmatch(rf"{RFC3339} WARNING The disk has 7 bytes left\.\n", captured.err)
 
 
 def test_json_output_is_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,9 +115,113 @@ def test_json_traceback_is_a_field_of_its_record(capsys: pytest.CaptureFixture[s
     assert line["exception"].endswith("ValueError: second")
 
 
+def emit_fill(*, replay: bool = False) -> None:
+    """Emit the fill of an order."""
+    emit(
+        Event.ORDER_FILLED,
+        symbol="BTC/USD",
+        side=Side.BUY,
+        volume=Decimal("1E-7"),
+        price=Decimal("86500.10"),
+        cost=Decimal("0.00865001"),
+        quote="USD",
+        fee=Decimal("0E-8"),
+        txid="OABC",
+        cl_ord_id=None,
+        market_time="2020-01-02T03:04:05Z",
+        replay=replay,
+    )
+
+
+def test_json_line_of_an_event_has_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """A JSON line has the name of the event, its text and each field as a key: decimals as text with every digit,
+    numbers as numbers, None as null, lists and mappings as such, and errors as text."""
+    configure_logs("json")
+    emit_fill()
+    emit(
+        Event.STATUS_REPORTED,
+        prices={"BTC/USD": Decimal(7)},
+        holdings={},
+        open_orders=3,
+        pairs=["BTC/USD"],
+        error=OSError("full"),
+        wait_seconds=1.5,
+        equity_end=float("nan"),
+    )
+    fill, status = parse_json_lines(capsys.readouterr().out)
+    assert re.fullmatch(RFC3339, fill.pop("time"))
+    assert fill == {
+        "level": "info",
+        "logger": __name__,
+        "event": "order_filled",
+        "message": "BTC/USD 86500.10  filled: buy 0.0000001 for 0.01 USD, fee 0.00 (OABC)",
+        "symbol": "BTC/USD",
+        "side": "buy",
+        "volume": "0.0000001",
+        "price": "86500.10",
+        "cost": "0.00865001",
+        "quote": "USD",
+        "fee": "0.00000000",
+        "txid": "OABC",
+        "cl_ord_id": None,
+        "market_time": "2020-01-02T03:04:05Z",
+        "replay": False,
+    }
+    assert status["prices"] == {"BTC/USD": "7"}
+    assert (status["holdings"], status["open_orders"], status["pairs"]) == ({}, 3, ["BTC/USD"])
+    assert (status["error"], status["wait_seconds"], status["equity_end"]) == ("full", 1.5, "nan")
+
+
+def test_text_and_json_line_of_an_event_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text line of an event is the time, the level and the message of its JSON line, also on the dashboard."""
+    configure_logs("text")
+    emit_fill()
+    text = capsys.readouterr().err.rstrip("\n")
+    assert logging_setup.recent_lines()[-1] == text
+    logging_setup.configure("json")
+    emit_fill()
+    (line,) = parse_json_lines(capsys.readouterr().out)
+    assert re.fullmatch(rf"{RFC3339} INFO    {re.escape(line['message'])}", text)
+
+
+def test_line_of_a_replay_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a replay the text line has a mark with the market's time. The message of the JSON line has none, but its
+    fields have it."""
+    configure_logs("text")
+    emit_fill(replay=True)
+    assert re.match(
+        rf"{RFC3339} INFO    \[replay 2020-01-02T03:04:05Z\] BTC/USD 86500.10  filled", capsys.readouterr().err
+    )
+    logging_setup.configure("json")
+    emit_fill(replay=True)
+    (line,) = parse_json_lines(capsys.readouterr().out)
+    assert line["message"].startswith("BTC/USD 86500.10  filled")
+    assert (line["market_time"], line["replay"]) == ("2020-01-02T03:04:05Z", True)
+
+
+def test_log_of_a_run_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text log of a run goes to standard output, in order with printed lines."""
+    configure_logs("text")
+    logging_setup.configure("text", logs_to_stdout=True)
+    emit_fill()
+    logging_setup.print_line("the end")
+    log.warning("of a library")
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, second, third = captured.out.splitlines()
+    assert (" filled: buy " in first, second, third.endswith("WARNING of a library")) == (True, "the end", True)
+
+
 def log_secrets() -> None:
     """Log and print a secret in every part of a line."""
     logging_setup.print_line(f"said {SECRET} and {TOKEN_PATTERN}")
+    emit(
+        Event.STANDBY_ENTERED,
+        reason=f"emitted {SECRET}",
+        error=OSError(f"emitted {TOKEN_PATTERN}"),
+        pairs=[SECRET, {TOKEN_PATTERN: Secret("held")}],
+        balances={SECRET: TOKEN_PATTERN},
+    )
     log.warning("%s and %s", {"API-Sign": SECRET}, TOKEN_PATTERN, stack_info=True)
     try:
         raise ValueError(f"could not sign with {SECRET!r}, {TOKEN_PATTERN}")
@@ -122,16 +232,17 @@ def log_secrets() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_secrets_are_redacted_in_every_output(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither stream nor the recent lines contain a secret of a message, its arguments, a stack, an exception or its
-    notes."""
+    """Neither stream nor the kept lines have a secret of a message, its arguments or fields, a stack, an exception or
+    its notes."""
     configure_logs(form)
     log_secrets()
     captured = capsys.readouterr()
-    for text in (captured.out + captured.err, "\n".join(logging_setup.recent_lines()[-3:])):
-        assert text.count("[hidden]") >= 8
+    for text in (captured.out + captured.err, "\n".join(logging_setup.recent_lines()[-4:])):
+        assert text.count("[hidden]") >= 9
         assert "Stack (most recent call last)" in text
         assert SECRET not in text
         assert "hunter2" not in text
+        assert "held" not in text
 
 
 def test_recent_lines_holds_the_last_200(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +253,7 @@ def test_recent_lines_holds_the_last_200(capsys: pytest.CaptureFixture[str]) -> 
         log.warning("line %s", 2 * number + 1)
     recent_lines = logging_setup.recent_lines()
     assert [line.rpartition(" ")[2] for line in recent_lines] == [str(number) for number in range(100, 300)]
-    assert re.fullmatch(rf"{RFC3339} INFO line 298", recent_lines[-2])
+    assert re.fullmatch(rf"{RFC3339} INFO    line 298", recent_lines[-2])
     assert re.fullmatch(rf"{RFC3339} WARNING line 299", recent_lines[-1])
     assert len(capsys.readouterr().out.splitlines()) == 150
 
@@ -211,7 +322,7 @@ def test_lines_are_remembered_without_streams(
     log.error("%d", "nor is that a number")
     monkeypatch.undo()
     recent_lines = [line.split(" ", 1)[1] for line in logging_setup.recent_lines()[-3:]]
-    assert recent_lines[:2] == ["INFO nobody hears this", "ERROR nor this"]
+    assert recent_lines[:2] == ["INFO    nobody hears this", "ERROR   nor this"]
     assert capsys.readouterr() == ("", "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -10,30 +9,24 @@ import pytest
 from bot.app.alerts import StallAlert
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.base.clock import boottime_seconds
-from bot.base.events import Event, subscribe
+from bot.base.event_catalog import Alert, Event
 from bot.config import load_settings
 from bot.dashboard.snapshot import SnapshotReader
+from tests.event_log import EventLog
 
 
-@pytest.fixture
-def alert_texts() -> Iterator[list[str]]:
-    """Collect the texts of trading interruptions."""
-    texts: list[str] = []
-    end = subscribe(lambda event, text: texts.append(text) if event is Event.TRADING_INTERRUPTED else None)
-    yield texts
-    end()
-
-
-def test_stall_alert_is_sent_at_second_check_and_at_recovery(alert_texts: list[str]) -> None:
-    """A problem at one check emits nothing; at a second check in a row it emits once; its end emits too."""
+def test_stall_alert_is_sent_at_second_check_and_at_recovery(event_log: EventLog) -> None:
+    """One look at trouble tells nothing; a second in a row tells it, once; the end of it is told, too."""
     reasons = iter(["no answer", "", "no answer", "no answer", "no answer", "", ""])
     stall_alert = StallAlert(lambda: next(reasons))
     alert_counts = []
     for _ in range(7):
         stall_alert.check()
-        alert_counts.append(len(alert_texts))
+        alert_counts.append(len(event_log))
     assert alert_counts == [0, 0, 0, 1, 1, 2, 2]
-    assert alert_texts == ["it has not got through for a minute: no answer", "it gets through again"]
+    assert event_log.events == [Event.TRADING_STALLED, Event.TRADING_RESUMED]
+    assert event_log[0]["reason"] == "no answer"
+    assert {event.alert for event in event_log.events} == {Alert.TRADING_INTERRUPTED}
 
 
 @pytest.mark.parametrize(

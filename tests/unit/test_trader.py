@@ -24,6 +24,7 @@ from bot.base.errors import (
     StoppingError,
     StoreUnavailableError,
 )
+from bot.base.event_catalog import Event
 from bot.base.models import Side
 from bot.trading.strategies.moving_average import MovingAverage
 from tests.trading_fakes import (
@@ -105,32 +106,56 @@ def test_between_candles_only_due_data_is_requested() -> None:
 def test_a_candle_is_decided_once() -> None:
     """Of three cycles within one candle the first decides, and logs its decision once."""
     broker, clock = live_market(FLAT)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3)
-    assert [line for line in lines if "nothing to do" in line] == [
-        "1970-01-01T00:08:01Z  BTC/USD 100  nothing to do: no signal"
-    ]
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3)
+    (hold,) = event_log.of(Event.HOLD_DECIDED)
+    assert hold.fields == {"symbol": "BTC/USD", "close": 100, "market_time": "1970-01-01T00:08:01Z"}
+    assert hold.text == "BTC/USD 100  nothing to do: no signal"
 
 
 def test_a_replay_logs_only_orders_and_fills_and_marks_them() -> None:
-    """Over ten candles only two lines of orders and two of fills are logged, all marked as replayed."""
+    """Over ten candles only two orders and two fills are logged, all marked as a replay and with the market's time."""
     broker, clock = replay_market(HILL)
-    _, lines = run_trader(broker, clock, MovingAverage(2, 3, 2, Decimal(3)))
-    assert len(lines) == 4
-    assert lines[0] == (
-        "1970-01-01T00:04:01Z replay  BTC/USD 13  entry: buy 7.69230769 at 13 accepted as O1,"
-        " because the 2 average crossed above the 3 average"
+    _, event_log = run_trader(broker, clock, MovingAverage(2, 3, 2, Decimal(3)))
+    assert event_log.events == [Event.ORDER_PLACED, Event.ORDER_FILLED] * 2
+    assert (
+        event_log.values("market_time", "replay")
+        == [("1970-01-01T00:04:01Z", True)] * 2 + [("1970-01-01T00:08:01Z", True)] * 2
     )
-    assert lines[1] == "1970-01-01T00:04:01Z replay  BTC/USD 13  filled: buy 7.69230769 for 100.00 USD, fee 0.00 (O1)"
+    assert event_log.texts[:2] == [
+        "BTC/USD 13  entry: buy 7.69230769 at 13 accepted as O1, because the 2 average crossed above the 3 average",
+        "BTC/USD 13  filled: buy 7.69230769 for 100.00 USD, fee 0.00 (O1)",
+    ]
+    placed, filled = event_log[:2]
+    cl_ord_id = broker.sent_ids[0]
+    assert placed.fields.items() >= {
+        ("symbol", "BTC/USD"),
+        ("kind", "entry"),
+        ("side", Side.BUY),
+        ("volume", Decimal("7.69230769")),
+        ("price", Decimal(13)),
+        ("txid", "O1"),
+        ("cl_ord_id", cl_ord_id),
+    }
+    assert filled.fields.items() >= {
+        ("symbol", "BTC/USD"),
+        ("side", Side.BUY),
+        ("volume", Decimal("7.69230769")),
+        ("cost", Decimal("99.99999997")),
+        ("quote", "USD"),
+        ("fee", Decimal(0)),
+        ("txid", "O1"),
+        ("cl_ord_id", cl_ord_id),
+    }
 
 
 def test_a_repeated_refusal_is_logged_once_in_a_replay() -> None:
-    """Entries in three candles of a replay that one rule refuses are logged as one line."""
+    """Entries in three candles of a replay that one rule refuses are logged once."""
     broker, clock = replay_market(FLAT)
     decisions = {60 * index: buy("1") for index in (3, 4, 5)}
-    _, lines = run_trader(broker, clock, ScriptedStrategy(decisions), is_halted=lambda: True)
-    assert [line for line in lines if "refused (kill switch)" in line] == [
-        "1970-01-01T00:04:01Z replay  BTC/USD 100  entry refused (kill switch): the kill switch is on: no order is sent"
-    ]
+    _, event_log = run_trader(broker, clock, ScriptedStrategy(decisions), is_halted=lambda: True)
+    (refusal,) = event_log.of(Event.ORDER_REFUSED_BY_RISK)
+    assert (refusal["rule"], refusal["replay"]) == ("kill switch", True)
+    assert refusal.text == "BTC/USD 100  entry refused (kill switch): the kill switch is on: no order is sent"
 
 
 def test_an_entry_expires_after_one_candle_and_a_minute() -> None:
@@ -173,15 +198,14 @@ def test_warm_up_cycles_do_not_count_towards_max_cycles() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_a_transient_error_is_logged_once_and_retried_with_back_off(error: BotError) -> None:
-    """Three failures in a row are one line and waits of 1, 2 and 4 s; then one line reports the recovery."""
+    """Three failures in a row are one warning and waits of 1, 2 and 4 s; then one event reports the recovery."""
     broker, clock = live_market(FLAT)
     broker.fail("system_status", error, error, error)
     stop = InstantEvent()
-    summary, lines = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_cycles=4)
-    assert [line.split("  ")[1] for line in lines if "waiting" in line or "going on" in line] == [
-        f"waiting: {error}",
-        "going on",
-    ]
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, max_cycles=4)
+    cycles = event_log.of(Event.CYCLE_FAILED, Event.CYCLE_RECOVERED)
+    assert cycles.texts == [f"Waiting: {error}", "Trading continues."]
+    assert cycles.values("error") == [error, None]
     assert stop.waits_seconds == [1.0, 2.0, 4.0]
     assert summary.error is None
 
@@ -285,9 +309,9 @@ def test_pairs_of_two_quote_currencies_are_refused() -> None:
 
 
 def test_a_status_line_is_written_once_a_minute() -> None:
-    """Two minutes of cycles at current prices log two status lines."""
+    """Two minutes of cycles at current prices log the status twice."""
     broker, clock = live_market([100] * 12)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=15)
-    assert [line.split("  ")[1] for line in lines if "watching" in line] == [
-        "watching: BTC/USD 100, holding 0; open orders: 0"
-    ] * 2
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=15)
+    statuses = event_log.of(Event.STATUS_REPORTED)
+    assert statuses.texts == ["Watching BTC/USD 100; holding BTC/USD 0; open orders: 0"] * 2
+    assert statuses.values("prices", "holdings", "open_orders") == [({"BTC/USD": 100}, {"BTC/USD": 0}, 0)] * 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from bot.base.clock import ReplayClock
 from bot.base.errors import CircuitOpenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError
+from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, Side
 from bot.orders.reconciliation import Resolution
 from bot.trading.strategies.base import StrategyContext
@@ -50,11 +52,6 @@ def hold_one(broker: FakeBroker) -> None:
     broker.totals["BTC"] = Decimal(1)
 
 
-def lines_with(lines: list[str], part: str) -> list[str]:
-    """Return the text after the time of each line that contains a part."""
-    return [line.split("  ", 1)[1] for line in lines if part in line]
-
-
 def test_a_restart_within_the_candle_does_not_place_the_signal_again() -> None:
     """A second trader over the same account decides the entry of the same candle, and sends nothing."""
     broker, clock = live_market()
@@ -62,20 +59,21 @@ def test_a_restart_within_the_candle_does_not_place_the_signal_again() -> None:
     strategy = ScriptedStrategy({180: buy("1")})
     run_trader(broker, clock, strategy, max_cycles=1, cancel_entries_on_stop=True)
     clock.time_seconds = 245.0
-    _, lines = run_trader(broker, clock, strategy, max_cycles=1)
+    _, event_log = run_trader(broker, clock, strategy, max_cycles=1)
     assert broker.sent_ids == [ENTRY_ID]
-    assert lines_with(lines, "placed before") == [f"BTC/USD  entry buy 1: this signal was placed before, as {ENTRY_ID}"]
+    repeated = event_log.of(Event.SIGNAL_ALREADY_PLACED)
+    assert repeated.values("kind", "side", "volume", "cl_ord_id") == [("entry", Side.BUY, 1, ENTRY_ID)]
 
 
 def test_a_refused_order_is_logged_with_its_reason_and_the_run_continues() -> None:
-    """An entry that Kraken refuses is one line and one refused order; the next entry is placed."""
+    """An entry that Kraken refuses is one warning and one refused order; the next entry is placed."""
     broker, clock = replay_market()
     broker.fail("place_buy", REFUSED)
-    summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1")}))
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1")}))
     assert (summary.orders.refused, summary.orders.placed, summary.error) == (1, 1, None)
-    assert lines_with(lines, "refused") == [
-        "BTC/USD  entry buy 1: refused: Kraken refused AddOrder: EOrder:Insufficient funds"
-    ]
+    (refusal,) = event_log.of(Event.ORDER_REFUSED)
+    assert (refusal.event.level, refusal["cl_ord_id"], refusal["error"]) == (logging.WARNING, ENTRY_ID, REFUSED)
+    assert refusal.text == "BTC/USD  entry buy 1: refused: Kraken refused AddOrder: EOrder:Insufficient funds"
 
 
 def test_an_unsent_order_is_retried_under_the_same_client_order_id() -> None:
@@ -93,11 +91,13 @@ def test_an_unknown_order_blocks_its_pair() -> None:
     broker, clock = replay_market()
     broker.fail("place_buy", UNKNOWN)
     decisions = {60 * index: buy("1") for index in (3, 4, 5)}
-    summary, lines = run_trader(broker, clock, ScriptedStrategy(decisions))
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy(decisions))
     assert broker.sent_ids == [ENTRY_ID]
     assert (summary.orders.unknown, summary.orders.placed) == (1, 0)
     reason = f"the fate of an order of this pair is not known: {ENTRY_ID}, sent 60 s ago, was not answered"
-    assert lines_with(lines, "unsettled order") == [f"BTC/USD 100  entry refused (unsettled order): {reason}"]
+    refusals = event_log.of(Event.ORDER_REFUSED_BY_RISK)
+    assert refusals.values("close", "kind", "rule", "reason") == [(100, "entry", "unsettled order", reason)]
+    assert event_log.of(Event.SIGNAL_OUTCOME_UNKNOWN).values("cl_ord_id", "error") == [(ENTRY_ID, UNKNOWN)]
 
 
 def test_money_in_an_unknown_buy_counts_as_spent() -> None:
@@ -126,9 +126,10 @@ def test_a_signal_is_retried_only_after_it_was_proved_not_placed() -> None:
         return reconcile()
 
     broker.reconcile_unknown_orders = reconcile_later  # type: ignore[method-assign]
-    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=4)
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=4)
     assert broker.sent_ids == [ENTRY_ID, "bot01|BTC/USD|script|180|entry|1"]
-    assert lines_with(lines, "  settled:") == [f"BTC/USD  settled: order {ENTRY_ID} was not placed"]
+    assert event_log.of(Event.ORDER_FOUND_NOT_PLACED).values("symbol", "cl_ord_id") == [("BTC/USD", ENTRY_ID)]
+    assert event_log.of(Event.ORDER_FOUND_PLACED) == []
 
 
 def test_an_order_reconciled_as_placed_is_tracked_and_not_sent_again() -> None:
@@ -152,9 +153,10 @@ def test_without_its_history_the_bot_opens_nothing() -> None:
     """While closed orders cannot be read entries are refused; once they can be read, entries are placed."""
     broker, clock = replay_market()
     broker.fail("get_closed_orders", *[NoAnswerError("half an answer")] * 4)
-    summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: buy("1")}))
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: buy("1")}))
     assert broker.sent_ids == ["bot01|BTC/USD|script|240|entry|0"]
-    assert len(lines_with(lines, "entry refused (history)")) == 1
+    assert len(event_log.of(Event.ORDER_REFUSED_BY_RISK).about(kind="entry", rule="history")) == 1
+    assert len(event_log.of(Event.HISTORY_READ_FAILED)) == len(event_log.of(Event.HISTORY_READ)) == 1
     assert summary.equity_start == 1000
 
 
@@ -169,11 +171,14 @@ def test_own_open_orders_are_adopted_and_external_orders_logged_and_left_open() 
     }
     broker.orders["OWN"] = make_order("OWN", Side.BUY, **resting)
     broker.orders["OTHER"] = make_order("OTHER", Side.BUY, cl_ord_id="", **resting)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3)
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({}), max_cycles=3)
     assert broker.orders["OWN"].status is OrderStatus.CANCELED
     assert broker.orders["OTHER"].status is OrderStatus.OPEN
-    assert lines_with(lines, "adopted") == ["BTC/USD  own order adopted: buy 1 at 90 (OWN)"]
-    assert lines_with(lines, "another") == ["BTC/USD  an order of another sender, left alone: buy 1 at 90 (OTHER)"]
+    assert event_log.of(Event.ORDER_ADOPTED).texts == ["BTC/USD  own order adopted: buy 1 at 90 (OWN)"]
+    assert event_log.of(Event.EXTERNAL_ORDER_FOUND).texts == [
+        "BTC/USD  an order of another sender, left alone: buy 1 at 90 (OTHER)"
+    ]
+    assert event_log.of(Event.ORDER_CANCELED).values("txid") == ["OWN"]
 
 
 def test_an_entry_that_expires_unfilled_is_logged() -> None:
@@ -184,11 +189,14 @@ def test_an_entry_that_expires_unfilled_is_logged() -> None:
     def expire(_market: StrategyContext) -> None:
         broker.orders["O1"] = replace(broker.orders["O1"], status=OrderStatus.EXPIRED, closed_seconds=broker.now())
 
-    _, lines = run_trader(
+    _, event_log = run_trader(
         broker, clock, ScriptedStrategy({180: buy("1"), 240: observe_context(expire), 360: buy("1")}), max_cycles=60
     )
-    assert lines_with(lines, "expired") == ["BTC/USD 100  expired: buy 0 of 1 (O1)"]
-    assert lines_with(lines, "(O2)") == ["BTC/USD  canceled: buy 1 at 100 (O2)"]
+    (ended,) = event_log.of(Event.ORDER_ENDED)
+    assert ended.text == "BTC/USD 100  expired: buy 0 of 1 (O1)"
+    assert (ended["state"], ended["executed"], ended["volume"]) == ("expired", 0, 1)
+    second = event_log.about(txid="O2").of(Event.ORDER_ENDED, Event.ORDER_CANCELED)
+    assert second.texts == ["BTC/USD  canceled: buy 1 at 100 (O2)"]
 
 
 def test_entries_stay_open_at_the_end_when_configured() -> None:
@@ -200,13 +208,13 @@ def test_entries_stay_open_at_the_end_when_configured() -> None:
 
 
 def test_each_partial_fill_is_logged() -> None:
-    """An entry of 1 that fills 0.4 and then 0.6 makes two lines of fills and a position of 1."""
+    """An entry of 1 that fills 0.4 and then 0.6 makes two fills and a position of 1."""
     broker, clock = replay_market()
     broker.fills_limits = False
     first = observe_context(lambda _context: broker.execute("O1", Decimal("0.4")))
     second = observe_context(lambda _context: broker.execute("O1", Decimal("0.6")))
-    summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: first, 360: second}))
-    assert lines_with(lines, "filled") == [
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: first, 360: second}))
+    assert event_log.of(Event.ORDER_FILLED).texts == [
         "BTC/USD 100  filled: buy 0.4 for 40.00 USD, fee 0.00 (O1)",
         "BTC/USD 100  filled: buy 0.6 for 60.00 USD, fee 0.00 (O1)",
     ]
@@ -236,11 +244,11 @@ def test_an_exit_blocked_by_the_kill_switch_is_sent_in_its_candle_once_the_switc
     broker, clock = live_market(361.0)
     hold_one(broker)
     answers = iter([True, True])
-    _, lines = run_trader(
+    _, event_log = run_trader(
         broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=4, is_halted=lambda: next(answers, False)
     )
     assert broker.sent_ids == [EXIT_ID]
-    assert len(lines_with(lines, "kill switch")) == 1
+    assert event_log.of(Event.ORDER_REFUSED_BY_RISK).values("kind", "rule") == [("exit", "kill switch")]
 
 
 def test_a_position_above_max_order_value_is_sold_in_parts() -> None:
@@ -269,8 +277,9 @@ def test_an_own_exit_that_is_still_open_blocks_another_and_is_left_open_at_the_e
     broker, clock = replay_market()
     hold_one(broker)
     broker.orders["S"] = make_order("S", Side.SELL, status=OrderStatus.OPEN, volume=Decimal(1), price=Decimal(200))
-    _, lines = run_trader(broker, clock, ScriptedStrategy({300: sell_all}))
-    assert len(lines_with(lines, "an exit is still open")) == 1
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({300: sell_all}))
+    reasons = event_log.of(Event.ORDER_REFUSED_BY_RISK).values("reason")
+    assert len([reason for reason in reasons if "an exit is still open" in reason]) == 1
     assert (broker.sent_ids, broker.orders["S"].status) == ([], OrderStatus.OPEN)
 
 
@@ -285,9 +294,9 @@ def test_a_resting_entry_counts_in_the_context_and_in_the_position() -> None:
         return buy("1")(replace(context, has_open_entry=False))
 
     limits = replace(WIDE_LIMITS, max_position_value=Decimal(150))
-    _, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy_more}), limits=limits)
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy_more}), limits=limits)
     assert set(seen) == {True}
-    assert len(lines_with(lines, "entry refused (position value)")) == 1
+    assert len(event_log.of(Event.ORDER_REFUSED_BY_RISK).about(kind="entry", rule="position value")) == 1
 
 
 def test_a_fill_during_shutdown_is_counted() -> None:
@@ -367,8 +376,8 @@ def test_the_loss_today_and_the_cooldown_are_rebuilt_from_order_records_at_the_s
         hold_one(broker)
         broker.orders["S"] = make_order("S", Side.SELL, "1", "40", opened_seconds=3.0, closed_seconds=4.0)
         broker.totals["BTC"] = ZERO
-        summary, lines = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), limits=limits)
-        assert len(lines_with(lines, f"entry refused ({rule})")) == 1
+        summary, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), limits=limits)
+        assert len(event_log.of(Event.ORDER_REFUSED_BY_RISK).about(kind="entry", rule=rule)) == 1
         assert broker.sent_ids == []
         assert summary.realised == 0
 
@@ -387,9 +396,10 @@ def test_an_accepted_order_in_neither_list_stays_working() -> None:
     reveal = observe_context(lambda _context: broker.orders.update({hidden[0].txid: hidden[0]}))
     broker.place_limit_order = place_and_hide  # type: ignore[method-assign,assignment]
     script = ScriptedStrategy({180: buy("1"), 240: buy("1"), 300: reveal})
-    summary, lines = run_trader(broker, clock, script)
+    summary, event_log = run_trader(broker, clock, script)
     assert broker.sent_ids == [ENTRY_ID]
-    assert len(lines_with(lines, "an accepted order is neither open nor closed yet")) == 1
+    reasons = event_log.of(Event.ORDER_REFUSED_BY_RISK).values("reason")
+    assert len([reason for reason in reasons if "an accepted order is neither open nor closed yet" in reason]) == 1
     assert summary.orders.fills == 1
 
 

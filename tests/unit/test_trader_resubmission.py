@@ -6,6 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from bot.base.errors import NoAnswerError, NotSentError, OrderBlockedError, OrderOutcomeUnknownError
+from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Order, OrderRequest, OrderStatus, Side, SystemStatus
 from bot.orders.reconciliation import Resolution, UnknownOrder
 from bot.trading.strategies.base import StrategyContext
@@ -180,9 +181,9 @@ def test_a_failed_trade_history_query_does_not_block_an_exit() -> None:
     """However often the trade history fails, the exit is sent; the error is logged once."""
     broker, clock = holding_one()
     broker.fail("get_trades_page", *[NoAnswerError("half an answer")] * 100)
-    _, lines = run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=6)
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=6)
     assert broker.sent_ids == [EXIT_ID]
-    assert sum("the fills are fetched later: half an answer" in line for line in lines) == 1
+    assert event_log.of(Event.FILLS_FETCH_FAILED).texts == ["The fills are fetched later: half an answer"]
 
 
 def test_the_rest_of_an_exit_is_sent_after_any_number_of_attempts() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
 from bot.base.errors import OrderOutcomeUnknownError, OrderRefusedError
+from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Order, OrderRequest, OrderStatus, PlacedOrder, Side
 from bot.orders.reconciliation import Resolution
 from bot.trading.strategies.base import StrategyContext
@@ -64,11 +66,6 @@ def before_each_cancel(broker: FakeBroker, action: Callable[[str], object]) -> N
     broker.cancel_order = late_cancel  # type: ignore[method-assign]
 
 
-def lines_with(lines: list[str], part: str) -> list[str]:
-    """Return the text after the time of each line that contains a part."""
-    return [line.split("  ", 1)[1] for line in lines if part in line]
-
-
 def test_an_entry_that_fills_gets_a_stop_and_keeps_it_after_the_run() -> None:
     """A coin bought at 100 with STOP_PERCENT 10 has one stop at 90, still open after the run."""
     broker, clock = live_market()
@@ -98,8 +95,8 @@ def test_a_stop_filled_while_the_bot_was_away_is_logged_by_the_next_start() -> N
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2)
     broker.execute("O2", Decimal(1))
     for expected in (["BTC/USD 90.0  filled while the bot was away: sell 1 of 1 for 90.00 USD, fee 0.00 (O2)"], []):
-        _, lines = run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2)
-        assert [line.split("  ", 1)[1] for line in lines if "(O2)" in line] == expected
+        _, event_log = run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=2)
+        assert event_log.of(Event.ORDER_ENDED).about(txid="O2").texts == expected
 
 
 def test_a_changed_stop_loss_percent_replaces_the_stop() -> None:
@@ -240,19 +237,24 @@ def test_another_entry_that_fills_moves_the_stop() -> None:
 def test_under_the_kill_switch_no_stop_is_placed_or_canceled() -> None:
     """With the kill switch on, no stop is placed, and one at another percentage stays."""
     broker, clock = holding_one()
-    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3, is_halted=lambda: True)
+    _, event_log = run_trader(
+        broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3, is_halted=lambda: True
+    )
     assert broker.sent_ids == []
+    assert event_log.of(Event.STOP_REFUSED_BY_RISK).values("rule") == ["kill switch"]
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=Decimal(20), max_cycles=3, is_halted=lambda: True)
     assert open_stops(broker) == [("1", "90.0")]
 
 
 def test_a_refused_stop_is_retried_after_a_minute() -> None:
-    """A stop that Kraken refuses is sent again 60 s later, not in each cycle."""
+    """A stop that Kraken refuses is an error in the log, and is sent again 60 s later, not in each cycle."""
     broker, clock = holding_one()
     broker.fail("place_sell", REFUSED)
-    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=6)
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=6)
     assert len(broker.sent_ids) == 1
+    (refusal,) = event_log.of(Event.STOP_REFUSED)
+    assert (refusal.event.level, refusal["kind"], refusal["price"]) == (logging.ERROR, "stop", 90)
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=4)
     assert len(open_stops(broker)) == 1
 
@@ -287,20 +289,20 @@ def test_a_large_position_has_stops_in_parts() -> None:
 
 
 def test_a_stop_fill_is_logged_and_counted() -> None:
-    """A stop that sells its coin at 90 makes a line, a fill, a loss of 10, and no remaining position."""
+    """A stop that sells its coin at 90 makes an event, a fill, a loss of 10, and no remaining position."""
     broker, clock = holding_one()
     seen: list[Decimal] = []
     observe = observe_context(lambda context: seen.append(context.position_quantity))
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
     (stop,) = stops(broker)
-    summary, lines = run_trader(
+    summary, event_log = run_trader(
         broker,
         clock,
         ScriptedStrategy({300: observe_context(lambda _view: broker.execute(stop.txid, Decimal(1))), 360: observe}),
         stop_loss_percent=TEN,
         max_cycles=9,
     )
-    assert len(lines_with(lines, "filled: sell 1")) == 1
+    assert event_log.of(Event.ORDER_FILLED).values("side", "volume", "price") == [(Side.SELL, 1, 90)]
     assert (summary.orders.fills, summary.realised, seen[-1]) == (1, Decimal(-10), ZERO)
     assert broker.sent_ids == [STOP_ID]
 

@@ -12,6 +12,7 @@ from bot.base.models import OrderStatus, PlacedOrder, Side
 from bot.trading.decision_log import DecisionLog
 from bot.trading.feed import MAX_CANDLES, Feed
 from bot.trading.order_tracker import OrderTracker
+from tests.event_log import EventLog
 from tests.trading_fakes import BOT_ID, FakeBroker, SteppedClock, make_candles, make_order
 
 
@@ -21,16 +22,15 @@ def broker_at(seconds: float, candles: int = 10) -> tuple[FakeBroker, SteppedClo
     return FakeBroker(clock, {"BTC/USD": make_candles([100] * candles)}), clock
 
 
-def make_feed(broker: FakeBroker, clock: SteppedClock) -> tuple[Feed, list[str]]:
-    """Return a feed of one-minute candles, and the lines that it logs."""
-    lines: list[str] = []
-    return Feed(broker, "1m", DecisionLog(lines.append, clock, broker.now)), lines
+def make_feed(broker: FakeBroker, clock: SteppedClock) -> Feed:
+    """Return a feed of one-minute candles."""
+    return Feed(broker, "1m", DecisionLog(broker, clock))
 
 
 def test_repeated_candles_in_a_response_are_not_duplicated() -> None:
     """A response that contains a known candle adds only the new one."""
     broker, clock = broker_at(121)
-    feed = make_feed(broker, clock)[0]
+    feed = make_feed(broker, clock)
     feed.refresh_candles("BTC/USD")
     clock.time_seconds = 181
     get_candles = broker.get_candles
@@ -42,7 +42,7 @@ def test_repeated_candles_in_a_response_are_not_duplicated() -> None:
 def test_a_gap_in_the_candles_is_filled_from_a_full_response() -> None:
     """If a response leaves a gap to the known candles, all candles are requested, and none is missing afterwards."""
     broker, clock = broker_at(121)
-    feed = make_feed(broker, clock)[0]
+    feed = make_feed(broker, clock)
     feed.refresh_candles("BTC/USD")
     clock.time_seconds = 361
     get_candles, counts = broker.get_candles, []
@@ -60,7 +60,7 @@ def test_a_gap_in_the_candles_is_filled_from_a_full_response() -> None:
 def test_at_most_as_many_candles_are_kept_as_kraken_serves() -> None:
     """After 750 candles, one by one, the last 719 are stored."""
     broker, clock = broker_at(61, 750)
-    feed = make_feed(broker, clock)[0]
+    feed = make_feed(broker, clock)
     for minute in range(1, 751):
         clock.time_seconds = minute * 60 + 1
         feed.refresh_candles("BTC/USD")
@@ -72,7 +72,7 @@ def test_statuses_are_refreshed_only_when_stale() -> None:
     """In 300 s of refreshes every second, the exchange is requested every 30 s and the pair at the start and at the
     end."""
     broker, clock = broker_at(1000)
-    feed, _ = make_feed(broker, clock)
+    feed = make_feed(broker, clock)
     requests: list[tuple[str, float]] = []
     for second in range(301):
         clock.time_seconds = 1000.0 + second
@@ -87,7 +87,7 @@ def test_statuses_are_refreshed_only_when_stale() -> None:
 def test_a_failed_pair_status_request_is_retried_at_once() -> None:
     """A failed request leaves the status unknown and is due again at once."""
     broker, clock = broker_at(1000)
-    feed, _ = make_feed(broker, clock)
+    feed = make_feed(broker, clock)
     broker.fail("pair_status", NoAnswerError("half an answer"))
     with pytest.raises(NoAnswerError):
         feed.refresh_pair_status("BTC/USD")
@@ -96,21 +96,27 @@ def test_a_failed_pair_status_request_is_retried_at_once() -> None:
     assert feed.pair_status("BTC/USD") == "online"
 
 
-def test_a_status_that_blocks_trading_and_its_end_are_each_logged_once() -> None:
+def test_a_status_that_blocks_trading_and_its_end_are_each_logged_once(event_log: EventLog) -> None:
     """Over six refreshes, three in each of two statuses, exchange and pair log one line each, and one when trading
     resumes."""
     broker, clock = broker_at(0)
-    feed, lines = make_feed(broker, clock)
+    feed = make_feed(broker, clock)
     for system, pair in [("maintenance", "post_only")] * 3 + [("online", "online")] * 3:
         broker.status, broker.pair_statuses = system, {"BTC/USD": pair}
         clock.time_seconds += 300
         feed.refresh_status()
         feed.refresh_pair_status("BTC/USD")
-    assert [line.split("  ", 1)[1] for line in lines] == [
-        "trading is held up: the exchange's status is maintenance: nothing is sent",
-        "trading is held up: BTC/USD's status is post_only: cancels, post-only limit orders and nothing else",
-        "trading goes on: the exchange's status is online again",
-        "trading goes on: BTC/USD's status is online again",
+    assert event_log.texts == [
+        "Trading is restricted: the exchange's status is maintenance: nothing is sent",
+        "Trading is restricted: BTC/USD's status is post_only: cancels, post-only limit orders and nothing else",
+        "Trading continues: the status of the exchange is online again.",
+        "Trading continues: the status of BTC/USD is online again.",
+    ]
+    assert event_log.values("source", "status") == [
+        ("the exchange", "maintenance"),
+        ("BTC/USD", "post_only"),
+        ("the exchange", "online"),
+        ("BTC/USD", "online"),
     ]
 
 
