@@ -6,7 +6,6 @@ sign, send, read the answer, release the lock.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -30,6 +29,8 @@ from bot.base.errors import (
     StoppingError,
     UnknownKrakenError,
 )
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.models import (
     Balance,
     Candle,
@@ -61,8 +62,6 @@ from bot.orders.gateway import OrderGateway
 from bot.orders.journal import Journal
 from bot.orders.reconciler import Reconciler
 from bot.orders.reconciliation import Resolution, UnknownOrder
-
-log = logging.getLogger(__name__)
 
 NONCE_FILE: str = config.default_nonce_file()
 # The address of a store that hosts share; "" for the file alone.
@@ -335,7 +334,7 @@ class KrakenBroker:
             if priority is not Priority.CANCEL:
                 raise
         # At worst its nonce is refused; an order that stays open is the greater harm.
-        log.warning("%s goes without the key's turn, which another sender is holding.", request.method)
+        emit(Event.REQUEST_LOCK_SKIPPED, method=request.method)
         with closing(self._open_private_api()) as api:
             _, result = self._client.try_send(api, request, must_send=True)
             return result
@@ -357,7 +356,7 @@ class KrakenBroker:
         try:
             self.key_info = responses.read_key_info(self.private_call("GetApiKeyInfo"))
         except (RequestError, UnknownKrakenError) as error:
-            log.warning("The key could not be checked (%s): its permissions and nonce window are unknown.", error)
+            emit(Event.KEY_NOT_CHECKED, error=error)
         else:
             check_key(self.key_info, self._allow_withdraw_key)
         return self.get_account_balance()

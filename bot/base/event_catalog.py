@@ -232,8 +232,6 @@ class Event(Enum):
     FILLS_FETCH_RECOVERED = _info("The fills can be fetched again.")
 
     # Orders on their way to Kraken.
-    ORDER_SENT = _info("Order {cl_ord_id} sent: {side} {volume} {symbol}, nonce {nonce}")
-    ORDER_ACCEPTED = _info("Order {cl_ord_id} accepted as {txid}")
     ORDER_ALREADY_PLACED = _warning("The order {cl_ord_id} was placed before ({txid}); it is not sent again.")
     ORDER_UNKNOWN = _warning(
         "The outcome of the order {cl_ord_id} ({side} {volume} {symbol}) is unknown: {reason}. It is not sent again;"

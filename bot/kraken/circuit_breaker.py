@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -13,8 +12,6 @@ from bot.base.events import emit
 from bot.base.shared_json import Fields, SharedJson
 from bot.kraken import nonce_recovery
 from bot.kraken.breaker_file import BreakerFile, BreakerState
-
-log = logging.getLogger(__name__)
 
 # How often the other processes are told that nonces are accepted: often enough for REFUSAL_WINDOW_SECONDS.
 PUBLISH_INTERVAL_SECONDS = 20.0
@@ -136,7 +133,7 @@ class CircuitBreaker:
         reported_nonce = _parse_reported_nonce(key_info)
         if previous_nonce < reported_nonce < probe_nonce:
             emit(Event.EXTERNAL_NONCE_REPORTED, reported_nonce=str(reported_nonce), nonce=str(previous_nonce))
-        log.warning("The probe was accepted; the silence is over (%s).", state.reason)
+        emit(Event.CIRCUIT_BREAKER_CLOSED, reason=state.reason)
 
     def extend(self, state: BreakerState, error: InvalidNonceError | LockoutError) -> CircuitOpenError:
         """Keep the breaker open for longer after Kraken refused the probe; return the error to raise."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from decimal import Decimal
 from functools import cached_property
 
 from bot.base.clock import MarketClock, ServerTime, nonce_clock
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.models import Candle, Pair, SystemStatus
 from bot.base.timeframes import parse_timeframe
 from bot.kraken import responses, trading_status
 from bot.kraken.client import KrakenCalls
 from bot.kraken.pairs import PairTable
 from bot.kraken.trading_status import OrderClass
-
-log = logging.getLogger(__name__)
 
 TIME_SYNC_INTERVAL_SECONDS = 3600.0
 SYSTEM_STATUS_MAX_AGE_SECONDS = 60.0
@@ -45,10 +44,10 @@ class MarketData:
         kraken_seconds = responses.read_time(self._calls.public_call("Time"))
         ahead_seconds = self._server_time.sync(kraken_seconds, self._market_clock.elapsed() - started_seconds)
         if abs(ahead_seconds) > ServerTime.CORRECTION_THRESHOLD_SECONDS:
-            log.warning(
-                "The clock of this machine is %.0f s %s Kraken's: nonces follow Kraken's time. Set the clock.",
-                abs(ahead_seconds),
-                "ahead of" if ahead_seconds > 0 else "behind",
+            emit(
+                Event.CLOCK_FOUND_WRONG,
+                ahead_seconds=ahead_seconds if ahead_seconds > 0 else None,
+                behind_seconds=-ahead_seconds if ahead_seconds < 0 else None,
             )
             nonce_clock.follow_kraken(kraken_seconds)
         else:

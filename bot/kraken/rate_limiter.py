@@ -6,16 +6,15 @@ spend the whole allowance; counted in memory, a program that is started again an
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
 from bot.base.errors import RateLimitError
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.shared_json import Fields, SharedJson
 from bot.kraken import error_table
 from bot.kraken.rate_counters import Action, CounterState, EngineCounter, RestCounter, Tier, rest_points
-
-log = logging.getLogger(__name__)
 
 MAX_PAUSE_SECONDS = 60.0
 
@@ -145,7 +144,7 @@ class RateLimiter:
         # What is further away was said by another clock, or before this one was set back.
         until_seconds = min(until_seconds, now + MAX_PAUSE_SECONDS)
         if self._pause != (until_seconds, reason):
-            log.warning("Nothing is sent on this key for %.0f s: %s", until_seconds - now, reason)
+            emit(Event.RATE_LIMIT_REACHED, wait_seconds=until_seconds - now, reason=reason)
         self._pause = (until_seconds, reason)
         fields["pause"] = self._pause
         return until_seconds - now

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from collections import OrderedDict
@@ -42,8 +41,6 @@ from bot.kraken.trading_status import OrderClass
 from bot.orders.journal import Journal
 from bot.orders.order_state import PLACED_STATES, Intent, OrderState
 from bot.orders.reconciler import Reconciler
-
-log = logging.getLogger(__name__)
 
 # How many orders are remembered with the time when they were placed.
 MAX_TRACKED_ORDERS = 200
@@ -351,7 +348,7 @@ def _count_outcome() -> Iterator[None]:
 def _previous_result(intent: Intent) -> tuple[str, dict[str, Any]]:
     """Return the result of an order that was sent before, in this run or an earlier one: it is not sent again."""
     if intent.state in PLACED_STATES:
-        log.warning("The order %s was placed before (%s); it is not sent again.", intent.cl_ord_id, intent.txid)
+        emit(Event.ORDER_ALREADY_PLACED, cl_ord_id=intent.cl_ord_id, txid=intent.txid)
         return intent.txid, {"txid": [intent.txid], "descr": {"order": "placed before"}}
     if intent.state is OrderState.REFUSED:
         raise OrderRefusedError("AddOrder", [intent.reason])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import replace
 from typing import Protocol
@@ -28,8 +27,6 @@ from bot.orders.reconciliation import (
     history_gap,
     next_step,
 )
-
-log = logging.getLogger(__name__)
 
 # A journal that was current so recently has all orders of this bot: no other host can have taken over and gone again
 # in between.
@@ -170,7 +167,7 @@ class Reconciler:
         try:
             self._journal.set_state(cl_ord_id, state, reason, txid, sent_seconds)
         except JournalError as error:
-            log.error("The order %s is %s, which could not be written down: %s", cl_ord_id, state, error)
+            emit(Event.ORDER_STATE_NOT_SAVED, cl_ord_id=cl_ord_id, state=state, error=error)
 
     def unknown_orders(self) -> list[UnknownOrder]:
         """Return the orders whose outcome is unknown: of this run, of an earlier one, and of other processes."""
@@ -260,7 +257,7 @@ class Reconciler:
             if closes_gap:
                 self._journal.set_complete_until(self._bot_id, queried_seconds)
         except JournalError as error:
-            log.error("Orders that were found could not be written down; they will be looked up again: %s", error)
+            emit(Event.FOUND_ORDERS_NOT_SAVED, error=error)
             if closes_gap:
                 self._add_history_gap(ORDER_DEADLINE_SECONDS)
         for resolution in resolutions:

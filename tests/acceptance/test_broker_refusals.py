@@ -14,10 +14,12 @@ import pytest
 from bot import broker_manager
 from bot.base.clock import wall_seconds, wall_us
 from bot.base.errors import BotError, CircuitOpenError, InvalidNonceError, LockoutError, OrderOutcomeUnknownError
+from bot.base.event_catalog import Event
 from bot.base.paths import key_file_path
 from bot.simulator import private
 from bot.simulator.serializers import serialize_key
 from tests.acceptance.broker_tools import ORDER, BrokerSetup, open_broker_setup, start_broker_child
+from tests.event_log import EventLog
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -291,12 +293,9 @@ def cancel_after_next_nonce(setup: BrokerSetup, monkeypatch: pytest.MonkeyPatch)
     return nonces
 
 
-def test_the_refused_nonce_is_reported_not_the_newest(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_refused_nonce_is_reported_not_the_newest(monkeypatch: pytest.MonkeyPatch, event_log: EventLog) -> None:
     """A read that a cancel without the request lock overtakes is refused; the report names the read's nonce, and the
     read is repeated."""
-    caplog.set_level(logging.WARNING)
     with open_broker_setup() as setup:
         nonces = cancel_after_next_nonce(setup, monkeypatch)
         setup.broker.private_call("BalanceEx")
@@ -305,17 +304,13 @@ def test_the_refused_nonce_is_reported_not_the_newest(
             ("BalanceEx", NONCE_REFUSED),
             ("BalanceEx", ""),
         ]
-        (refusal,) = [record.getMessage() for record in caplog.records if "Kraken refused nonce" in record.message]
-        assert f"nonce {nonces[0]} " in refusal
+        assert event_log.of(Event.NONCE_REFUSED).values("nonce") == [str(nonces[0])]
         assert nonces[0] < nonces[1]
 
 
-def test_a_cancel_beside_the_probe_is_no_external_sender(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cancel_beside_the_probe_is_no_external_sender(monkeypatch: pytest.MonkeyPatch, event_log: EventLog) -> None:
     """Kraken reports the nonce of our own cancel, which went without the request lock just before the probe: nobody
     else is suspected."""
-    caplog.set_level(logging.WARNING)
     with open_broker_setup() as setup:
         broker = setup.broker
         txid = broker.private_call("AddOrder", ORDER)["txid"][0]
@@ -334,4 +329,5 @@ def test_a_cancel_beside_the_probe_is_no_external_sender(
         monkeypatch.setattr(broker, "_next_nonce", preceded)
         broker.private_call("BalanceEx")
         assert setup.request_methods()[1:] == ["CancelOrder", "GetApiKeyInfo", "BalanceEx"]
-        assert "another sender" not in caplog.text
+        assert event_log.of(Event.CIRCUIT_BREAKER_CLOSED) != []
+        assert event_log.of(Event.EXTERNAL_NONCE_REPORTED) == []
