@@ -17,7 +17,7 @@ TIME_WORDS = frozenset(
     " minutes ms opentm probability second seconds speed time timeout times timestamp tm".split()
 )
 # Further words for a converted number that is a time.
-TIMESTAMP_WORDS = frozenset("at expires moment now since start until when".split())
+TIMESTAMP_WORDS = frozenset("at expires now since start until when".split())
 # Synthetic noise alone is made in floats; prices leave these modules as Decimal on the tick grid.
 NOISE_MODULES = re.compile(r"bot\.simulator\.prices(_\w+)?$")
 

@@ -375,7 +375,7 @@ def test_every_module_that_the_pages_import_is_there() -> None:
 
 def test_every_status_field_is_documented() -> None:
     """docs/operating.md has a row for each field of /api/status."""
-    reader = SnapshotReader(load_settings({}), Lifecycle(print))
+    reader = SnapshotReader(load_settings({}), Lifecycle())
     status = reader.read()
     reader.close()
     documented = {

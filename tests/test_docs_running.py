@@ -146,7 +146,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     terminal_settings = {"STATE_DIR": str(folder), "PRICES": "synthetic", "PORT": "", "LOG_FORMAT": "text"}
     with Child("main", environment={**settings, **terminal_settings}) as child:
         lines = [child.read_line()]
-        while lines[-1] and "watching:" not in lines[-1]:
+        while lines[-1] and "Watching" not in lines[-1]:
             lines.append(child.read_line())
         child.signal(signal.SIGINT)
         return [*lines, *child.read_to_end()], folder

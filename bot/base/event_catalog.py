@@ -206,8 +206,7 @@ class Event(Enum):
     STOP_REFUSED_BY_RISK = _warning("{symbol} {close}  {kind} refused ({rule}), so no stop is placed: {reason}")
     SIGNAL_ALREADY_PLACED = _info("{symbol}  {kind} {side} {volume}: this signal was placed before, as {cl_ord_id}")
     ORDER_PLACED = _info(
-        "{symbol} {close}  {kind}: {side} {volume}[ at {price}][ no worse than {worst_price}] accepted as {txid},"
-        " because {reason}"
+        "{symbol} {close}  {kind}: {side} {volume}[ at {price}][ at worst {worst_price}] accepted as {txid}: {reason}"
     )
     ORDER_REFUSED = _warning("{symbol}  {kind} {side} {volume}: refused: {error}")
     STOP_REFUSED = _error("{symbol}  {kind} {side} {volume}: refused, so no stop is placed: {error}")

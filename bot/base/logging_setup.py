@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from bot.base import redaction
-from bot.base.clock import format_rfc3339
+from bot.base.clock import format_rfc3339, format_utc
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 
@@ -156,7 +156,7 @@ def _escape_unprintable(line: str) -> str:
 
 
 def _prefix(record: logging.LogRecord) -> str:
-    return f"{format_rfc3339(record.created)} {record.levelname:<7} "
+    return f"{format_utc(record.created)} {record.levelname:<7} "
 
 
 def _event_fields(record: logging.LogRecord) -> Mapping[str, Any]:

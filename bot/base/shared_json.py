@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from fcntl import LOCK_UN, flock
 from typing import Any, TypeVar
 
 from bot.base import fork_safety
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.locked_file import LOCK_NONBLOCKING, LockedFile
-
-log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 1.0
 _MAX_BYTES = 65_536
@@ -110,7 +109,7 @@ class SharedJson(LockedFile):
         if isinstance(fields, dict):
             return fields
         if not self._is_damage_logged:
-            log.warning("The file %s is damaged (%r): going on with what this process knows.", self.path, raw[:40])
+            emit(Event.SHARED_FILE_DAMAGED, path=self.path, content=repr(raw[:40]))
         self._is_damage_logged = True
         return self._fields
 
@@ -126,10 +125,10 @@ class SharedJson(LockedFile):
             return
         self._last_seen = data
         if self.problem is not None:
-            log.info("The file %s can be used again.", self.path)
+            emit(Event.SHARED_FILE_RECOVERED, path=self.path)
             self.problem = None
 
     def _report_unavailable(self, error: OSError) -> None:
         if self.problem is None:
             self.problem = f"The file {self.path} cannot be used ({error.strerror or error})"
-            log.warning("%s: what it counts is counted by each process for itself.", self.problem)
+            emit(Event.SHARED_FILE_UNUSABLE, path=self.path, error=error.strerror or error)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import dataclass
 
 from bot.base import clock
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.private_files import open_file
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class BreakerFile:
         except OSError as error:
             self._unsaved_state = state
             # A restart, and the other processes, would send what Kraken has locked out.
-            log.error("The silence cannot be kept in %s (%s): this process alone is silent.", self.path, error.strerror)
+            emit(Event.CIRCUIT_BREAKER_NOT_SAVED, path=self.path, error=error.strerror)
         return state
 
     def reset(self) -> None:
@@ -88,4 +87,4 @@ class BreakerFile:
             return
         except OSError as error:
             self._ignored_state = self._read_file()
-            log.error("The silence is over, but %s cannot be removed (%s): remove it.", self.path, error.strerror)
+            emit(Event.CIRCUIT_BREAKER_NOT_REMOVED, path=self.path, error=error.strerror)

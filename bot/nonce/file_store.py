@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import os
 import threading
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from fcntl import LOCK_UN, flock
 from bot.base import clock, fork_safety
 from bot.base.clock import nonce_clock
 from bot.base.errors import NonceAheadError, NonceError, NonceStoreError
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.locked_file import LOCK_NONBLOCKING, LockedFile
 from bot.base.private_files import open_file
-
-log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 5.0
 # For a local replica, which must not delay a request for longer.
@@ -191,7 +190,7 @@ class FileStore(LockedFile):
         if self._was_created:
             self._sync_folder()
         if self.problem is not None:
-            log.info("The nonce file %s can be written again.", self.path)
+            emit(Event.NONCE_FILE_RECOVERED, path=self.path)
             self.problem = None
 
     def _compute_next(self, last: int, now: int, at_least: int) -> int:
@@ -208,12 +207,12 @@ class FileStore(LockedFile):
     def _parse_or_recover(self, raw: bytes) -> int:
         parsed = self._parse(raw)
         if parsed is None and self.problem is None and not (self._was_created and raw == b""):
-            log.warning("The nonce file %s is damaged (%r): starting from the clock.", self.path, raw[:40])
+            emit(Event.NONCE_FILE_DAMAGED, path=self.path, content=repr(raw[:40]))
         last = parsed or 0
         if last < self._floor:
             # While it cannot be written it stays behind, which is already logged.
             if not self._was_created and self.problem is None:
-                log.warning("The nonce file %s went back to %s; going on above %s.", self.path, last, self._floor)
+                emit(Event.NONCE_FILE_WENT_BACK, path=self.path, nonce=str(last), floor=str(self._floor))
             last = self._floor
         return last
 
@@ -235,7 +234,7 @@ class FileStore(LockedFile):
     def _report_unwritable(self, error: OSError) -> str:
         problem = f"The nonce file {self.path} cannot be written ({error.strerror or error})"
         if self.problem is None:
-            log.error("%s. Nonces up to the clock go on; it is tried again with every nonce.", problem)
+            emit(Event.NONCE_FILE_UNWRITABLE, path=self.path, error=error.strerror or error)
         self.problem = problem
         self._close()
         return problem

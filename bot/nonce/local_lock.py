@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import heapq
 import itertools
-import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from enum import IntEnum
 
 from bot.base import clock, fork_safety
 from bot.base.errors import RequestLockTimeout, StoppingError
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.private_files import make_folder, open_file
-
-log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 20.0
 
@@ -241,7 +240,7 @@ class RequestLock:
             self._report_process_local(error)
             return True
         if self._is_process_local:
-            log.info("The turn file %s can be used again.", self.path)
+            emit(Event.REQUEST_LOCK_RECOVERED, path=self.path)
             self._is_process_local = False
         return is_locked
 
@@ -252,7 +251,7 @@ class RequestLock:
             threading.Thread(target=self._lock_files, args=arguments, name="kraken-request-lock", daemon=True).start()
         except RuntimeError as error:
             # The waiters get RequestLockTimeout at the latest; the next request tries again.
-            log.error("Cannot wait for the turn file %s: %s.", self.path, error)
+            emit(Event.REQUEST_LOCK_WAIT_FAILED, path=self.path, error=error)
             self._is_busy = False
 
     def _lock_files(self, fork_count: int, lock_file: _LockFile, queue_lock_file: _LockFile) -> None:
@@ -278,9 +277,5 @@ class RequestLock:
 
     def _report_process_local(self, error: OSError) -> None:
         if not self._is_process_local:
-            log.error(
-                "The turn file %s cannot be used (%s): requests are put in order within this process only.",
-                self.path,
-                error.strerror or error,
-            )
+            emit(Event.REQUEST_LOCK_UNUSABLE, path=self.path, error=error.strerror or error)
         self._is_process_local = True

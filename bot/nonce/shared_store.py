@@ -8,7 +8,6 @@ server's.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import secrets
 import socket
@@ -18,12 +17,12 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from bot.base import clock, fork_safety, metrics
 from bot.base.errors import LeaseLostError, NonceAheadError, NonceError, RequestLockExpiredError, StoreUnavailableError
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.paths import key_file_path
 from bot.nonce.file_store import MICROSECONDS, FileStore, NonceUnit, nonce_ceiling, open_file_store
 from bot.nonce.open_store import open_nonce_store
 from bot.nonce.store_protocol import GrantStatus, NonceGrant, NonceRequest, NonceStore
-
-log = logging.getLogger(__name__)
 
 # A request that begins in time has left long before its lock expires: its connection takes 3 s at most. Its answer may
 # come later.
@@ -149,11 +148,11 @@ class SharedStore:
             result = operation()
         except StoreUnavailableError as error:
             if self.problem is None:
-                log.error("No private request is sent until the nonce store is back: %s.", error)
+                emit(Event.NONCE_STORE_UNAVAILABLE, location=self.location, error=error)
             self.problem = str(error)
             raise
         if self.problem is not None:
-            log.info("The nonce store %s is back.", self.location)
+            emit(Event.NONCE_STORE_RECOVERED, location=self.location)
             self.problem = None
         return result
 
@@ -201,18 +200,17 @@ class SharedStore:
         if grant.status is not GrantStatus.GRANTED:
             return
         if grant.previous_nonce < self._highest_nonce:
-            log.warning(
-                "The nonce store %s went back to %s (wiped, restored, failed over?); going on above %s.",
-                self.location,
-                grant.previous_nonce,
-                self._highest_nonce,
+            emit(
+                Event.NONCE_STORE_WENT_BACK,
+                location=self.location,
+                nonce=str(grant.previous_nonce),
+                floor=str(self._highest_nonce),
             )
         elif not self._highest_nonce and grant.previous_nonce < self._replica.highest_nonce():
-            log.warning(
-                "The nonce store %s holds %s, below this folder's nonce file (a new or restored store, or the file was "
-                "written for another key): going on above the file.",
-                self.location,
-                grant.previous_nonce or "nothing",
+            emit(
+                Event.NONCE_STORE_BEHIND,
+                location=self.location,
+                nonce=str(grant.previous_nonce or "nothing"),
             )
         self._highest_nonce = grant.nonce
         self._replica.record_nonce(grant.nonce)

@@ -15,7 +15,6 @@ What befalls the file, and the answer:
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sqlite3
 import threading
@@ -26,10 +25,10 @@ from pathlib import Path
 from bot.base import fork_safety
 from bot.base.clock import boottime_seconds, sleep, wall_seconds
 from bot.base.errors import JournalError, JournalVersionError
+from bot.base.event_catalog import Event
+from bot.base.events import emit
 from bot.base.private_files import prepare_file, refuse_link
 from bot.orders.journal_schema import MIGRATIONS, TABLES, has_current_transitions, write_transitions
-
-log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 5.0
 # SQLite's own would grow with the file up to 2 MB a connection, beside the system's.
@@ -159,7 +158,7 @@ class JournalDatabase:
 
     def _copy_rows(self, previous: sqlite3.Connection, connection: sqlite3.Connection) -> None:
         is_complete = True
-        log.warning("The journal %s was deleted or replaced while it was in use: its rows are written anew.", self.path)
+        emit(Event.JOURNAL_REPLACED, path=self.path)
         with _transaction(connection, durable=True):
             for table in TABLES:
                 if table == "known" and not is_complete:
@@ -167,7 +166,7 @@ class JournalDatabase:
                 try:
                     rows = previous.execute(f"SELECT * FROM {table}").fetchall()  # nosec B608 # noqa: S608 - a name of our own
                 except (sqlite3.DatabaseError, *_UNREADABLE_ERRORS) as error:
-                    log.warning("Its %s cannot be read any more (%s).", table, error)
+                    emit(Event.JOURNAL_TABLE_UNREADABLE, table=table, error=error)
                     is_complete = False
                     continue
                 for row in rows:
@@ -235,12 +234,7 @@ class JournalDatabase:
         for ending in _FILE_SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.path + ending, damaged_path + ending)
-        log.warning(
-            "The journal %s is damaged (%s): moved to %s. A new one is made from Kraken's rows of this bot's orders.",
-            self.path,
-            error,
-            damaged_path,
-        )
+        emit(Event.JOURNAL_DAMAGED, path=self.path, error=error, damaged_path=damaged_path)
 
 
 def _connect(address: str) -> sqlite3.Connection:

@@ -38,7 +38,7 @@ from tests.server_processes import LIBC
 # For loaded machines; only a failure takes the whole time.
 TIMEOUT_SECONDS = 60.0
 INVALID_NONCE = "EAPI:Invalid nonce"
-LEADER = re.compile(r"^leader +generation (\d+)", re.MULTILINE)
+LEADER = re.compile(r" leads, generation (\d+), by ")
 BOT_ID = "fleet"
 PAIRS = ("BTC/USD", "ETH/USD", "SOL/USD")
 CANDLE_SECONDS = 60

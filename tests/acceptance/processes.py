@@ -25,6 +25,8 @@ from tests.conftest import ROOT
 # For a run on a loaded machine; longer runs pass a timeout of their own.
 TIMEOUT_SECONDS = 45.0
 MAX_LINE_LENGTH = 200
+# Time and level of an event.
+LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO   |WARNING|ERROR  ) ")
 # The bot promises five; the rest is for a loaded machine.
 STOP_TIMEOUT_SECONDS = 8.0
 
@@ -63,6 +65,8 @@ class BotProcess:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self.settings = isolated_settings(settings)
+        # As printed, and without time and level.
+        self.raw_lines: list[str] = []
         self.lines: list[str] = []
         self._timeout_seconds = timeout_seconds
         self._output_changed = threading.Condition()
@@ -96,7 +100,8 @@ class BotProcess:
         with self._process.stdout as stream:
             for line in stream:
                 with self._output_changed:
-                    self.lines.append(line.rstrip("\n"))
+                    self.raw_lines.append(line.rstrip("\n"))
+                    self.lines.append(LOG_PREFIX.sub("", self.raw_lines[-1], count=1))
                     self._output_changed.notify_all()
         with self._output_changed:
             self._output_changed.notify_all()
@@ -148,7 +153,14 @@ class BotProcess:
         self._reader.join()
         self.check_output()
         # The description of a problem may need a longer sentence.
-        longest = max((len(line) for line in self.lines if not re.search("^waiting | is unknown: ", line)), default=0)
+        longest = max(
+            (
+                len(line)
+                for line in self.raw_lines
+                if not re.search(r" WARNING (Waiting: |Nothing is sent on this key )| is unknown: ", line)
+            ),
+            default=0,
+        )
         assert exit_code or longest <= MAX_LINE_LENGTH, f"a line of {longest} characters in\n{self.text}"
         return exit_code
 

@@ -16,7 +16,8 @@ from bot import broker_manager
 from bot.app import alert_queue
 from bot.app.alerts import Alerts
 from bot.base.errors import BotError, OrderOutcomeUnknownError
-from bot.base.events import Event, subscribe
+from bot.base.event_catalog import Event
+from bot.base.events import Fields, subscribe
 from bot.dashboard.server import stop_entries
 from bot.kraken import nonce_recovery
 from bot.nonce import leader_election
@@ -26,22 +27,28 @@ from tests.acceptance.broker_tools import ORDER, BrokerSetup, open_broker_setup
 from tests.acceptance.local_kraken import local_kraken
 from tests.acceptance.processes import running
 from tests.acceptance.test_broker_refusals import expire_breaker, make_key_with_higher_floor
+from tests.event_log import Emitted
 from tests.webhook import LIMIT_SECONDS, TOKEN, Webhook
 
-EmittedEvents = queue.Queue[tuple[Event, str]]
+EmittedEvents = queue.Queue[Emitted]
 
 
 @pytest.fixture
 def event_queue() -> Iterator[EmittedEvents]:
-    """Return a queue of the events emitted from now on."""
+    """Return a queue of the alerts emitted from now on."""
     emitted: EmittedEvents = queue.Queue()
-    unsubscribe = subscribe(lambda event, text: emitted.put((event, text)))
+
+    def listener(event: Event, fields: Fields, text: str) -> None:
+        if event.alert:
+            emitted.put(Emitted(event, fields, text))
+
+    unsubscribe = subscribe(listener)
     yield emitted
     unsubscribe()
 
 
-def drain_events(event_queue: EmittedEvents) -> list[tuple[Event, str]]:
-    """Remove and return the events emitted so far."""
+def drain_events(event_queue: EmittedEvents) -> list[Emitted]:
+    """Remove and return the alerts emitted so far."""
     return [event_queue.get_nowait() for _ in range(event_queue.qsize())]
 
 
@@ -96,9 +103,10 @@ def test_external_sender_is_reported_by_a_probe(event_queue: EmittedEvents, monk
         expire_breaker(setup.simulator.key)
         drain_events(event_queue)
         setup.broker.private_call("BalanceEx")
-    ((event, text),) = drain_events(event_queue)
-    assert event is Event.EXTERNAL_SENDER
-    assert "another sender is on this key" in text
+    (emitted,) = drain_events(event_queue)
+    assert emitted.event is Event.EXTERNAL_NONCE_REPORTED
+    assert int(emitted["nonce"]) < int(emitted["reported_nonce"])
+    assert "another sender is on this key" in emitted.text
 
 
 @pytest.mark.usefixtures("nonce_file")
@@ -108,7 +116,9 @@ def test_lockout_emits_circuit_breaker_event(event_queue: EmittedEvents) -> None
         setup.simulator.faults.raise_next("BalanceEx", "EGeneral:Temporary lockout")
         expect_bot_error(lambda: setup.broker.private_call("BalanceEx"))
     expected = f"Nothing is sent on this key for 900 s: {nonce_recovery.LOCKED_OUT}."
-    assert drain_events(event_queue) == [(Event.CIRCUIT_BREAKER, expected)]
+    assert [(emitted.event, emitted.text) for emitted in drain_events(event_queue)] == [
+        (Event.CIRCUIT_BREAKER_OPENED, expected)
+    ]
 
 
 @pytest.mark.usefixtures("nonce_file")
@@ -119,8 +129,9 @@ def test_key_with_higher_nonce_floor_is_reported_with_advice(event_queue: Emitte
         expect_bot_error(lambda: broker.private_call("BalanceEx"))
         broker.close()
     emitted = drain_events(event_queue)
-    assert [event for event, _text in emitted] == [Event.REFUSED_NONCE] * 5 + [Event.CIRCUIT_BREAKER]
-    assert "The way out is a new API key" in emitted[-1][1]
+    assert [one.event for one in emitted] == [Event.NONCE_REFUSED] * 5 + [Event.CIRCUIT_BREAKER_OPENED]
+    assert [one["refused_nonces"] for one in emitted[:5]] == [1, 2, 3, 4, 5]
+    assert "The way out is a new API key" in emitted[-1].text
 
 
 # Orders
@@ -141,15 +152,17 @@ def test_unknown_order_is_reported_once_per_run(event_queue: EmittedEvents) -> N
     with open_broker_setup() as setup:
         lost_cl_ord_id = lose_order(setup)
         setup.broker.unknown_orders()
-        ((event, text),) = drain_events(event_queue)
-        assert (event, lost_cl_ord_id in text) == (Event.UNKNOWN_OUTCOME, True)
-        assert "It is not sent again" in text
+        (emitted,) = drain_events(event_queue)
+        assert (emitted.event, emitted["cl_ord_id"]) == (Event.ORDER_UNKNOWN, lost_cl_ord_id)
+        assert lost_cl_ord_id in emitted.text
+        assert "It is not sent again" in emitted.text
         restarted_broker = setup.open_broker()
         for _ in range(2):
             assert len(restarted_broker.unknown_orders()) == 1
-        ((event, text),) = drain_events(event_queue)
-        assert (event, lost_cl_ord_id in text) == (Event.UNKNOWN_OUTCOME, True)
-        assert text.startswith("An earlier run, or another process, has left the order")
+        (emitted,) = drain_events(event_queue)
+        assert (emitted.event, emitted["cl_ord_id"]) == (Event.UNKNOWN_ORDER_FOUND, lost_cl_ord_id)
+        assert lost_cl_ord_id in emitted.text
+        assert emitted.text.startswith("An earlier run, or another process, has left the order")
         restarted_broker.close()
 
 
@@ -167,15 +180,15 @@ def test_leader_change_is_reported(
         assert isinstance(store, SharedStore)
         election = LeaderElection(store, 300.0)
         election.wait_for_leadership(threading.Event(), print)
-        assert event_queue.get(timeout=LIMIT_SECONDS) == (
-            Event.LEADER_CHANGE,
-            f"{store.owner} leads, generation {election.fencing_token}.",
-        )
+        acquired = event_queue.get(timeout=LIMIT_SECONDS)
+        assert acquired.event is Event.LEADERSHIP_ACQUIRED
+        assert (acquired["owner"], acquired["fencing_token"]) == (store.owner, election.fencing_token)
+        assert acquired.text.startswith(f"{store.owner} leads, generation {election.fencing_token}, by ")
         # As another instance would do if it considered this one dead.
         store.backend.release_lease(election.fencing_token, False)
-        event, text = event_queue.get(timeout=LIMIT_SECONDS)
-        assert event is Event.LEADER_CHANGE
-        assert text.startswith(f"{store.owner} does not lead any more: ")
+        lost = event_queue.get(timeout=LIMIT_SECONDS)
+        assert lost.event is Event.LEADERSHIP_LOST
+        assert lost.text.startswith(f"{store.owner} no longer leads: ")
         election.wait_for_leadership(threading.Event(), print)
         drain_events(event_queue)
         election.release(is_reconciled=True)
@@ -194,7 +207,7 @@ def test_running_bot_sends_alerts_and_heartbeats(state: Path) -> None:
         settings = kraken.settings(ALERT_WEBHOOK_URL=hook.telegram_url, HEARTBEAT_URL=heartbeat_hook.url)
         with running(settings=settings, until="nothing to do") as bot:
             text = hook.next_request().body["text"]
-            assert re.match(r"\[live bot .*\] kill switch at .*\nthe kill switch is on: no order is sent$", text)
+            assert re.match(r"\[live bot .*\] kill switch at .*\nThe kill switch is on: no order is sent\.$", text)
             assert heartbeat_hook.next_request().method == "GET"
             hook.responses = [hook.hang]
             kraken.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
@@ -207,7 +220,7 @@ def test_supervised_bot_reports_why_it_does_not_trade(state: Path) -> None:
     """A service whose key Kraken does not know reports that to its webhook."""
     with Webhook() as hook, local_kraken(state) as kraken:
         settings = kraken.settings(ALERT_WEBHOOK_URL=hook.url, KRAKEN_API_KEY="c29tZWtleQ==")
-        with running("run", "--stay", settings=settings, until="^waiting "):
+        with running("run", "--stay", settings=settings, until="^Waiting: "):
             body = hook.next_request().body
     assert body["event"] == "trouble"
     assert "EAPI:Invalid key" in body["text"]
@@ -216,6 +229,6 @@ def test_supervised_bot_reports_why_it_does_not_trade(state: Path) -> None:
 def test_stopped_entries_are_reported(event_queue: EmittedEvents, tmp_path: Path) -> None:
     """Stopping entries from the dashboard emits ENTRIES_STOPPED."""
     stop_entries(tmp_path)
-    ((event, text),) = drain_events(event_queue)
-    assert event is Event.ENTRIES_STOPPED
-    assert "python main.py resume" in text
+    (emitted,) = drain_events(event_queue)
+    assert emitted.event is Event.ENTRIES_STOPPED
+    assert "python main.py resume" in emitted.text

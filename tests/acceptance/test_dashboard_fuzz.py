@@ -190,7 +190,7 @@ def test_server_survives_malformed_slow_and_many_clients(state: Path, full_size:
     port, count = free_port(), 40_000 if full_size else 500
     settings = {"STATE_DIR": str(state), "PORT": str(port), "STATUS_TOKEN": TOKEN}
     with BotProcess(settings=settings, timeout_seconds=1800 if full_size else 100) as bot:
-        bot.wait_for("the replay is over")
+        bot.wait_for("The warm-up is over")
         cookie = Client(port).log_in().cookie
         assert Client(port).get("/", Cookie=cookie).status == 200
         asyncio.run(attack_twice(bot, port, cookie, count))

@@ -123,10 +123,10 @@ def test_it_is_disarmed_while_the_exchange_restricts_trading(tmp_path: Path, sta
     with local_kraken(tmp_path) as kraken, BotProcess(settings=kraken.settings(**SWITCH_ON)) as bot:
         wait_until(kraken, lambda: is_armed(kraken))
         kraken.simulator.exchange.set_status(status)
-        bot.wait_for(f"trading is held up: the exchange's status is {status}")
+        bot.wait_for(f"Trading is restricted: the exchange's status is {status}")
         wait_until(kraken, lambda: not is_armed(kraken))
         kraken.simulator.exchange.set_status("online")
-        bot.wait_for("trading goes on: the exchange's status is online again")
+        bot.wait_for("Trading continues: the status of the exchange is online again")
         wait_until(kraken, lambda: is_armed(kraken))
         assert bot.stop() == 0
 

@@ -14,7 +14,7 @@ from bot.simulator.keys import TRADING_PERMISSIONS
 from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, trading_kraken
 from tests.acceptance.processes import BotProcess, run, running, stored_nonce
 
-ACCOUNT_LINE = r"^account "
+ACCOUNT_LINE = r"^Account: "
 # Any Base64: no Kraken knows it.
 SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
 
@@ -53,7 +53,7 @@ def test_a_start_waits_for_a_journal_that_cannot_be_opened(state: Path) -> None:
     with local_kraken(state, FILLING) as kraken:
         journal_path = Path(journal_file_path(state / "kraken_nonce.txt", kraken.simulator.key))
         journal_path.mkdir(parents=True)
-        with running(settings=kraken.settings(), until="waiting: the journal") as bot:
+        with running(settings=kraken.settings(), until="Waiting: the journal") as bot:
             bot.send(signal.SIGTERM)
             bot.wait_for(r"^Ended: stopped\.$")
         assert "AddOrder" not in kraken.request_methods
@@ -170,7 +170,7 @@ def test_pairs_of_two_quote_currencies_are_a_bad_setting(state: Path) -> None:
         bot = run(settings=kraken.settings(PAIRS="BTC/USD,BTC/EUR"), exit_code=2)
         assert stop_message(bot) == bot.lines[-1]
         assert bot.text.count("one quote currency") == 1
-        assert "equity" not in bot.text
+        assert "Equity" not in bot.text
         assert "AddOrder" not in kraken.request_methods
 
 

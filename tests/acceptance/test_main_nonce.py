@@ -211,6 +211,6 @@ def test_a_run_that_lost_leadership_ends_on_standby(kraken: LocalKraken, url: st
     with running(settings=kraken.settings(NONCE_STORE=url), until="nothing to do") as bot:
         nonce_store.release_lease(stored_record(nonce_store).lease.fencing_token, is_reconciled=True)
         nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
-        bot.wait_for("^standby  alpha:1:aa leads")
+        bot.wait_for("^Standby:  alpha:1:aa leads")
         assert bot.stop() == 0
     assert bot.lines[-1] == "Ended: stopped while not trading."

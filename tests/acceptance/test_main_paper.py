@@ -33,7 +33,7 @@ def first(state: Path) -> BotProcess:
 
 def read_equity(bot: BotProcess) -> tuple[str, str]:
     """Return the equity at the start and at the end of a run."""
-    found = re.search(r"^equity   (\S+) -> (\S+) USD$", bot.text, re.MULTILINE)
+    found = re.search(r"^Equity (\S+) -> (\S+) USD;", bot.text, re.MULTILINE)
     assert found, bot.text
     return found[1], found[2]
 
@@ -56,39 +56,40 @@ def account_problems(state: Path) -> list[str]:
     return account.audit() + [f"{cl_ord_id} twice" for cl_ord_id in set(ids) if ids.count(cl_ord_id) > 1]
 
 
-def test_the_banner_shows_mode_nonce_pairs_prices_and_account(state: Path, first: BotProcess) -> None:
-    """The first lines are: paper trading; nonce with its offset and file; pairs; prices; account."""
+def test_the_banner_shows_mode_nonce_account_pairs_and_prices(state: Path, first: BotProcess) -> None:
+    """The first lines are: paper trading; nonce with its offset and file; account; pairs and prices."""
     assert first.lines[0] == "PAPER TRADING: a local Kraken, no real money."
     nonce_file = re.escape(str(state / "kraken_nonce.txt"))
-    assert re.fullmatch(rf"nonce    \d{{16}}, not ahead of the clock, in {nonce_file}", first.lines[1])
-    assert first.lines[2] == "pairs    BTC/USD at 1h, strategy moving_average"
-    assert first.lines[3].startswith("prices   synthetic prices (made up")
-    assert first.lines[4].startswith("account  10000 USD; bot id ")
+    assert re.fullmatch(rf"Nonce: \d{{16}}, not ahead of the clock, in {nonce_file}", first.lines[1])
+    assert first.lines[2].startswith("Account: USD 10000; bot id ")
+    beginning = "Trading BTC/USD at 1h with moving_average; prices: synthetic prices (made up"
+    assert first.lines[3].startswith(beginning)
 
 
 def test_the_warm_up_has_fills_and_is_marked(first: BotProcess) -> None:
     """The warm-up over past candles has at least one fill, and every line of it is marked as replay."""
-    first.wait_for("the replay is over")
-    end_line = next(number for number, line in enumerate(first.lines) if "the replay is over" in line)
+    first.wait_for("The warm-up is over")
+    end_line = next(number for number, line in enumerate(first.lines) if "The warm-up is over" in line)
     # An entry that still rests when the warm-up ends may fill afterwards.
-    log_lines = [line for line in first.lines[:end_line] if re.match(r"\d{4}-\d\d-\d\dT", line)]
+    log_lines = first.lines[4:end_line]
     assert any("filled: " in line for line in log_lines)
-    assert all("Z replay  " in line for line in log_lines)
+    assert all(re.match(r"\[replay \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\] ", line) for line in log_lines)
 
 
 def test_after_the_warm_up_the_log_is_unmarked(first: BotProcess) -> None:
     """After the lines of the warm-up follows at least one at current prices."""
-    log_lines = first.wait_for(r"^\d{4}-\d\d-\d\dT")
-    assert "replay" not in log_lines[-1]
+    end_line = next(number for number, line in enumerate(first.lines) if "The warm-up is over" in line)
+    assert not [line for line in first.lines[end_line:] if "replay" in line]
 
 
 def test_the_summary_reports_equity_orders_and_refused_nonces(first: BotProcess) -> None:
     """The last lines report equity, orders, fills and that no nonce was refused."""
     fills = len(first.wait_for("filled: (buy|sell)"))
     start, end = read_equity(first)
-    assert (start, first.lines[-1]) == ("10000.00", "refused nonces: 0")
+    assert start == "10000.00"
     assert Decimal(end) > 0
-    assert first.wait_for(rf"^orders   \d+ placed, 0 refused by Kraken, 0 unknown; fills {fills}$")
+    orders = rf"orders: \d+ placed, 0 refused by Kraken, 0 unknown; fills {fills}; refused nonces: 0"
+    assert re.fullmatch(rf"Equity 10000.00 -> \S+ USD; realised -?\d+\.\d\d USD; {orders}", first.lines[-1])
 
 
 def test_the_account_is_consistent_after_the_first_run(state: Path, first: BotProcess) -> None:
@@ -103,8 +104,8 @@ def test_a_second_start_resumes_without_a_warm_up(state: Path, first: BotProcess
     second = run("--ticks", "1", settings={"STATE_DIR": str(state)})
     assert "replay" not in second.text
     usd, btc = account.balances["ZUSD"], account.balances["XXBT"]
-    holdings = f"{usd.normalize():f} USD" + (f", {btc.normalize():f} BTC" if btc else "")
-    assert second.lines[4].startswith(f"account  {holdings}; bot id ")
+    holdings = f"USD {usd.normalize():f}" + (f", BTC {btc.normalize():f}" if btc else "")
+    assert second.lines[2].startswith(f"Account: {holdings}; bot id ")
     assert int(second.lines[1].split()[1].rstrip(",")) > nonce
     assert read_equity(first)[1] == read_equity(second)[0] or btc
     assert account_problems(state) == []
@@ -138,7 +139,7 @@ def test_auto_uses_live_prices_when_kraken_is_reachable(tmp_path: Path) -> None:
     with local_kraken(tmp_path, speed=1.0) as kraken:
         url = kraken.simulator.url
         settings = {"STATE_DIR": str(tmp_path / "state"), "PRICES": "auto", "KRAKEN_API_URL": url}
-        with running(settings=settings, until="^account") as bot:
+        with running(settings=settings, until="^Account: ") as bot:
             assert bot.stop() == 0
         assert bot.lines[0].startswith("PAPER TRADING")
         assert f"live prices from {url}" in bot.lines[3]
@@ -181,8 +182,8 @@ def test_the_account_of_a_killed_bot_resumes(tmp_path: Path) -> None:
     (state / "halt").touch()  # an exit at current prices would take long
     # Start-up reconciliation waits in market time for orders of the first run.
     second = run("--ticks", "1", settings={"STATE_DIR": str(state), "MARKET_SPEED": "20"})
-    assert "account  10000 USD" not in second.text
-    assert second.lines[-1] == "refused nonces: 0"
+    assert "Account: USD 10000" not in second.text
+    assert second.lines[-1].endswith("; refused nonces: 0")
     assert account_problems(state) == []
     with closing(sqlite3.connect(state / "paper_synthetic.db")) as account, account:
         assert account.execute("PRAGMA integrity_check").fetchone() == ("ok",)

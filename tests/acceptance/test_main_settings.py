@@ -122,7 +122,7 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         DEAD_MAN_SWITCH_SECONDS="61",
     )
     venue = TradingVenue(open_live_broker(settings, simulator.clock), simulator.clock, "")
-    assert open_trader(settings, venue, Lifecycle(print), 17, print)._settings == TraderSettings(
+    assert open_trader(settings, venue, Lifecycle(), 17)._settings == TraderSettings(
         symbols=("BTC/USD", "ETH/USD"),
         timeframe="5m",
         order_value=Decimal(11),

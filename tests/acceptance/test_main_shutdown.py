@@ -36,7 +36,7 @@ def test_a_signal_ends_a_quiet_bot_with_a_summary(state: Path, signal_number: si
         assert bot.stop(signal_number) == 0
         assert f"{signal_number.name}: stopping" in bot.text
         assert "Ended: stopped." in bot.text
-        assert "equity   10000.00 -> " in bot.text
+        assert "Equity 10000.00 -> " in bot.text
         assert "refused nonces: 0" in bot.text
         kraken.check_account()
 
@@ -126,12 +126,12 @@ def test_a_signal_during_the_warm_up_ends_it_with_a_summary(state: Path) -> None
     with running(settings=settings, until="replay .*filled: buy") as bot:
         assert bot.stop() == 0
         assert "Ended: stopped." in bot.text
-        assert re.search(r"^equity   10000.00 -> \d+\.\d\d USD$", bot.text, re.MULTILINE)
+        assert re.search(r"^Equity 10000.00 -> \d+\.\d\d USD;", bot.text, re.MULTILINE)
     (state / "halt").touch()  # an exit at current prices would take long
     # Start-up reconciliation waits in market time for orders of the first run.
     second_run = run("--ticks", "1", settings={**settings, "MARKET_SPEED": "20"})
-    assert "account  10000 USD" not in second_run.text
-    assert second_run.lines[-1] == "refused nonces: 0"
+    assert "Account: USD 10000" not in second_run.text
+    assert second_run.lines[-1].endswith("; refused nonces: 0")
 
 
 def test_a_signal_while_kraken_is_unreachable_ends_the_bot(state: Path) -> None:
@@ -141,8 +141,8 @@ def test_a_signal_while_kraken_is_unreachable_ends_the_bot(state: Path) -> None:
         bot = stack.enter_context(running(settings=kraken.settings(), until="nothing to do"))
         kraken.simulator.__exit__(None, None, None)
         assert bot.stop() == 0
-        assert "the account could not be read at the end" in bot.text
-        assert "equity   10000.00 -> unknown USD" in bot.text
+        assert "The account could not be read at the end" in bot.text
+        assert "Equity 10000.00 -> - USD" in bot.text
 
 
 def test_a_second_signal_changes_nothing(state: Path) -> None:

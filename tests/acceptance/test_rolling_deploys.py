@@ -65,7 +65,7 @@ def test_with_a_shared_store(tmp_path: Path, store: str, full_size: bool) -> Non
         for number, take_down in enumerate(take_downs * (3 if full_size else 1), start=1):
             old.wait_for_request("AddOrder")
             new = fleet.start(f"release{number}", **settings)
-            new.wait_for("^standby .* leads")
+            new.wait_for("^Standby: .* leads")
             take_down(old, *times)
             print_handover_time(take_down.__name__, old, new)
             old = new
@@ -92,8 +92,8 @@ def test_restarts_on_the_same_disk(tmp_path: Path, store: str) -> None:
             instance.send(signal_number)
             instance.wait_and_check()
         first, after_stop, after_kill = fleet.instances
-        first.wait_for("^leader .* has signed off, (not )?every order settled")
-        assert "standby" not in after_stop.text
+        first.wait_for("has released the leadership: the outcome of (not )?every order is known")
+        assert "Standby" not in after_stop.text
         assert after_stop.exit_code == -signal.SIGKILL
         assert after_kill.exit_code == 0
         fleet.check_leaders()
@@ -107,7 +107,7 @@ def test_sigterm_ends_a_suspended_instance_once_it_continues(tmp_path: Path) -> 
     with trading_fleet(tmp_path, speed=FAST) as fleet:
         instances = [fleet.start(f"host{number}", TRADING_MODE="paper", MARKET_SPEED="1") for number in range(6)]
         for instance in instances:
-            instance.wait_for("^account")
+            instance.wait_for("^Account: ")
             stop_processes([instance.pid])
             instance.send(signal.SIGTERM)
             instance.send(signal.SIGCONT)
@@ -126,7 +126,7 @@ def test_without_a_store(tmp_path: Path, signal_number: signal.Signals, full_siz
         old = fleet.start("old", SINGLE_INSTANCE="1")
         old.wait_for_request("AddOrder", timeout_seconds=limit_seconds)
         new = fleet.start("new", **settings)
-        new.wait_for("because STATE_DIR has no journal of this key, an instance elsewhere may still trade")
+        new.wait_for("STATE_DIR has no journal of this key, so another instance may still trade")
         sleep(MINUTE / speed)
         old.send(signal_number)
         old.wait_and_check()

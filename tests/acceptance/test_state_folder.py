@@ -88,7 +88,7 @@ def test_bot_files_are_private(state: Path) -> None:
 
 def test_paper_account_files_are_private(state: Path) -> None:
     """With any umask the files of a paper account are private to the owner."""
-    with umask(0), running(settings={"STATE_DIR": str(state)}, until="^account "):
+    with umask(0), running(settings={"STATE_DIR": str(state)}, until="^Account: "):
         assert_private(state, "paper_synthetic.db", "paper_synthetic.db-wal")
 
 
@@ -151,9 +151,9 @@ def test_symlinks_are_not_followed(state: Path, tmp_path: Path) -> None:
         for name in names:
             (outside / name).write_text("mine")
             (state / name).symlink_to(outside / name)
-        with running(settings=kraken.settings(), until="waiting: the journal") as bot:
+        with running(settings=kraken.settings(), until="Waiting: the journal") as bot:
             bot.wait_for(r"The nonce file .* cannot be written \(it is a symbolic link\)")
-            bot.wait_for(r"waiting: the journal .* \(it is a symbolic link\)")
+            bot.wait_for(r"Waiting: the journal .* \(it is a symbolic link\)")
             bot.send(signal.SIGTERM)
             bot.wait_for(r"^Ended: stopped\.$")
         assert "AddOrder" not in kraken.request_methods

@@ -22,14 +22,14 @@ from tests.acceptance.nonce_tools import raise_nonce_floor
 from tests.acceptance.processes import BotProcess, run, running
 from tests.server_processes import free_port
 
-WAITING = r"^waiting  "
+WAITING = r"^Waiting: "
 
 
 class DashboardClient:
     """A client of the dashboard of a bot, found by the URL that the bot prints."""
 
     def __init__(self, bot: BotProcess) -> None:
-        match = re.search(r"http://127\.0\.0\.1:(\d+)", bot.wait_for("^page ")[0])
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", bot.wait_for("^Dashboard: ")[0])
         assert match, bot.text
         self.port = int(match[1])
 
@@ -96,7 +96,7 @@ def test_a_waiting_service_is_healthy_and_sends_nothing(
     with local_kraken(state) as kraken, running_service(set_up_failure(kraken), WAITING) as (bot, dashboard):
         waiting_line = bot.wait_for(WAITING)[0]
         assert message in waiting_line
-        bot.wait_for(r"^ +It is tried again in \d+ s\.$")
+        bot.wait_for(r"^The next attempt is in \d+ s\.$")
         request_count = len(kraken.request_methods)
         assert dashboard.get("/healthz")[0] == 200
         assert dashboard.get("/readyz") == (503, "waiting\n")
@@ -116,7 +116,7 @@ def test_a_quoted_response_is_shown_without_secrets_or_control_characters(state:
     with local_kraken(state) as kraken:
         quoted = f"EAPI:Invalid key {kraken.simulator.key} {kraken.simulator.secret} \x1b[2J\x9b1m\u202e\r\nforged "
         kraken.simulator.faults.raise_next("GetApiKeyInfo", quoted + "x" * 100_000)
-        with running_service(kraken.settings(), "It is tried again") as (bot, dashboard):
+        with running_service(kraken.settings(), "The next attempt") as (bot, dashboard):
             shown = dashboard.get("/api/status")[1] + dashboard.get("/")[1]
             assert "EAPI:Invalid key" in dashboard.snapshot()["reason"]
             for secret in (kraken.simulator.key, kraken.simulator.secret):
@@ -169,8 +169,8 @@ def test_a_service_trades_once_kraken_is_reachable(state: Path) -> None:
 def test_a_second_service_on_the_state_folder_is_standby_and_takes_over(state: Path) -> None:
     """A second service on a state folder is a healthy standby and reports that role; it takes over when the first has
     ended."""
-    with local_kraken(state) as kraken, running_service(kraken.settings(), "^account ") as (first, _):
-        with running_service(kraken.settings(), "^standby ") as (second, dashboard):
+    with local_kraken(state) as kraken, running_service(kraken.settings(), "^Account: ") as (first, _):
+        with running_service(kraken.settings(), "^Standby: ") as (second, dashboard):
             assert f"process {first.pid} " in dashboard.snapshot()["reason"]
             assert dashboard.get("/healthz")[0] == 200
             assert dashboard.get("/readyz") == (503, "standby\n")
@@ -178,7 +178,7 @@ def test_a_second_service_on_the_state_folder_is_standby_and_takes_over(state: P
             assert "\nkraken_bot_leader 0.0\n" in dashboard.get("/metrics")[1]
             assert not any("account" in line for line in second.lines)
             assert first.stop() == 0
-            second.wait_for("^account ")
+            second.wait_for("^Account: ")
             assert second.stop() == 0
         assert kraken.refused_nonces == 0
 
@@ -204,8 +204,8 @@ def test_status_reports_what_the_dashboard_reports(state: Path) -> None:
     after it is killed it ends with exit code 8."""
     settings = {"STATE_DIR": str(state)}
     assert f"no bot is running on {state}" in run("status", settings=settings, exit_code=8).text
-    with local_kraken(state) as kraken, running_service(kraken.settings(), "^account ") as (bot, dashboard):
-        bot.wait_for("watching|nothing to do")
+    with local_kraken(state) as kraken, running_service(kraken.settings(), "^Account: ") as (bot, dashboard):
+        bot.wait_for("Watching|nothing to do")
         status_text = run("status", settings=settings).text
         snapshot, status_json = dashboard.snapshot(), json.loads(run("status", "--json", settings=settings).text)
         assert snapshot["nonce"]["place"] in status_text
@@ -258,7 +258,7 @@ def answer_once(server: socket.socket, body: bytes) -> None:
 def test_status_reports_a_disabled_dashboard(state: Path) -> None:
     """With PORT=0 there is no dashboard, and `status` says so."""
     settings = {"STATE_DIR": str(state), "PORT": "0"}
-    with running(settings=settings, until="^account ") as bot:
+    with running(settings=settings, until="^Account: ") as bot:
         assert not any(line.startswith("page ") for line in bot.lines)
         assert "without a page" in run("status", settings=settings, exit_code=8).text
         assert bot.stop() == 0
@@ -269,7 +269,7 @@ def test_status_reports_a_missing_status_token(state: Path) -> None:
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
     settings = {"STATE_DIR": str(state), "PORT": str(port)}
-    with running(settings=settings, until="^account ") as bot:
+    with running(settings=settings, until="^Account: ") as bot:
         assert "it has no STATUS_TOKEN" in run("status", settings=settings, exit_code=8).text
         assert bot.stop() == 0
 
@@ -297,15 +297,15 @@ def test_the_dashboard_stop_blocks_entries_until_resume(state: Path) -> None:
             assert post_stop_entries(dashboard, confirm="") == 400
             assert dashboard.snapshot()["entries"] == "open"
             assert post_stop_entries(dashboard) == 303
-            bot.wait_for("entries are stopped")
+            bot.wait_for("Entries are stopped")
             bot.wait_for("canceled: buy")
             assert dashboard.snapshot()["entries"] == "stopped"
             assert kraken.open_orders() == []
             assert bot.stop() == 0
-        with running_service(kraken.settings(), "entries are stopped") as (bot, dashboard):
+        with running_service(kraken.settings(), "Entries are stopped") as (bot, dashboard):
             assert dashboard.snapshot()["entries"] == "stopped"
             assert run("resume", settings=kraken.settings()).lines == ["Entries go on."]
-            bot.wait_for("entries go on")
+            bot.wait_for("Entries are allowed again")
             assert bot.stop() == 0
         assert run("resume", settings=kraken.settings()).lines == [f"Entries were not stopped in {state}."]
         assert kraken.request_methods.count("AddOrder") == 1

@@ -194,7 +194,7 @@ class FailoverPair:
     def measure_handover(self, number: signal.Signals) -> float:
         """Send the leader a signal; return the seconds until the first accepted request of the next leader."""
         leader, self._leader = self._leader, self._start()
-        self._leader.wait_for("^standby ")
+        self._leader.wait_for("^Standby: ")
         clock = self._kraken.simulator.clock
         start_seconds = clock.now()
         leader.send(number)
@@ -203,7 +203,7 @@ class FailoverPair:
         rows = [row for row in list(self._kraken.simulator.request_log) if row.method == "GetApiKeyInfo"]
         assert rows[-1].is_nonce_accepted
         # The new leader has reconciled what it took over before the next instance starts.
-        self._leader.wait_for("^account ")
+        self._leader.wait_for("^Account: ")
         return (rows[-1].time - start_seconds) / clock.speed
 
 

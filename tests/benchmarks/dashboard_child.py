@@ -79,7 +79,7 @@ def main() -> None:
     # The tier "unlimited" lets calls follow each other without a wait.
     settings = replace(load_settings(strategies=STRATEGIES), tier=UNLIMITED)
     logging_setup.configure("text")
-    lifecycle = Lifecycle(logging_setup.print_line)
+    lifecycle = Lifecycle()
     with monitoring(settings, lifecycle):
         trading = threading.Thread(target=trade, args=(settings, lifecycle, None), daemon=True)
         trading.start()

@@ -27,12 +27,12 @@ class Host:
     def __init__(self, backend: MemoryStore, folder: Path) -> None:
         self.store = SharedStore(backend, FileStore(str(folder / "kraken_nonce.txt")))
         self.election = LeaderElection(self.store, LIFETIME_SECONDS)
-        self.printed_lines: list[str] = []
+        self.standby_reasons: list[str] = []
         self.stop = threading.Event()
 
     def lead(self) -> PreviousLeader:
         """Wait for leadership until the test stops it."""
-        return self.election.wait_for_leadership(self.stop, self.printed_lines.append)
+        return self.election.wait_for_leadership(self.stop, self.standby_reasons.append)
 
     def try_once(self) -> None:
         """Poll once, and find that another host leads."""
@@ -108,7 +108,7 @@ def test_a_standby_reports_the_leader_once(hosts: tuple[Host, Host]) -> None:
     threading.Timer(0.7, second.stop.set).start()
     with pytest.raises(StoppingError):
         second.lead()
-    assert second.printed_lines == [f"standby  {first.store.owner} leads; silent until it ends"]
+    assert second.standby_reasons == [f"{first.store.owner} leads; nothing is sent until it ends"]
 
 
 @pytest.mark.parametrize("is_reconciled", [True, False])
@@ -336,10 +336,10 @@ def test_a_standby_waits_for_its_store(hosts: tuple[Host, Host], backend: Unavai
     leaders: list[PreviousLeader] = []
     standby = threading.Thread(target=lambda: leaders.append(second.lead()))
     standby.start()
-    wait_until(lambda: len(second.printed_lines) == 1)
+    wait_until(lambda: len(second.standby_reasons) == 1)
     backend.is_unavailable = True
-    wait_until(lambda: len(second.printed_lines) == 2)
-    assert second.printed_lines[1] == "standby  the store is out of reach"
+    wait_until(lambda: len(second.standby_reasons) == 2)
+    assert second.standby_reasons[1] == "the store is out of reach"
     backend.is_unavailable = False
     first.election.release(is_reconciled=True)
     standby.join()
@@ -365,7 +365,7 @@ def test_an_outage_is_reported_once(
     monkeypatch.setattr(leader_election, "STANDBY_POLL_SECONDS", 0.001)
     with pytest.raises(StoppingError):
         second.lead()
-    assert second.printed_lines[1:] == ["standby  reason 1"]
+    assert second.standby_reasons[1:] == ["reason 1"]
 
 
 def test_release_returns_whether_it_was_done(hosts: tuple[Host, Host], backend: UnavailableStore) -> None:

@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def lifecycle() -> Lifecycle:
     """Return the lifecycle of a trading bot that has not completed a cycle."""
-    lifecycle = Lifecycle(print)
+    lifecycle = Lifecycle()
     lifecycle.set_state(LifecycleState.TRADING)
     lifecycle.trader = trader_stub(None)
     return lifecycle

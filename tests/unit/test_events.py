@@ -75,9 +75,9 @@ def test_optional_part_is_left_out_without_its_fields() -> None:
         "reason": "test",
     }
     limit, market = {**fields, "price": Decimal(3), "worst_price": None}, {**fields, "worst_price": Decimal(4)}
-    assert render(Event.ORDER_PLACED, limit) == "A/B 1  exit: sell 2 at 3 accepted as O1, because test"
-    assert render(Event.ORDER_PLACED, market) == "A/B 1  exit: sell 2 no worse than 4 accepted as O1, because test"
-    assert render(Event.ORDER_PLACED, fields) == "A/B 1  exit: sell 2 accepted as O1, because test"
+    assert render(Event.ORDER_PLACED, limit) == "A/B 1  exit: sell 2 at 3 accepted as O1: test"
+    assert render(Event.ORDER_PLACED, market) == "A/B 1  exit: sell 2 at worst 4 accepted as O1: test"
+    assert render(Event.ORDER_PLACED, fields) == "A/B 1  exit: sell 2 accepted as O1: test"
 
 
 # The catalogue

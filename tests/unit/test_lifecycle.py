@@ -30,7 +30,7 @@ def test_a_run_whose_cycles_have_stopped_is_not_alive(
     clock: SimpleNamespace, cycle_ended_seconds: float | None
 ) -> None:
     """While trading, a run is alive for five minutes after its last cycle, or after its start before the first."""
-    lifecycle = Lifecycle(print)
+    lifecycle = Lifecycle()
     lifecycle.set_state(LifecycleState.TRADING)
     lifecycle.trader = make_trader(cycle_ended_seconds)
     clock.seconds += HANG_TIMEOUT_SECONDS - 1
@@ -42,7 +42,7 @@ def test_a_run_whose_cycles_have_stopped_is_not_alive(
 @pytest.mark.parametrize("state", [LifecycleState.STARTING, LifecycleState.STANDBY, LifecycleState.WAITING])
 def test_a_run_that_does_not_trade_is_alive(clock: SimpleNamespace, state: LifecycleState) -> None:
     """A run that starts, waits or is standby has no cycles and is alive."""
-    lifecycle = Lifecycle(print)
+    lifecycle = Lifecycle()
     lifecycle.set_state(state)
     clock.seconds += 10 * HANG_TIMEOUT_SECONDS
     assert lifecycle.is_alive()

@@ -43,7 +43,7 @@ def test_only_a_trading_bot_can_stall(
     state: LifecycleState, problem: str, age_seconds: float, stall_reason: str
 ) -> None:
     """A bot is stalled if it trades and its cycles fail or stop; a standby or waiting bot is not."""
-    lifecycle = Lifecycle(print)
+    lifecycle = Lifecycle()
     snapshot = SimpleNamespace(boot_seconds=boottime_seconds() - age_seconds)
     lifecycle.trader = SimpleNamespace(last_error=problem, snapshot_publisher=SimpleNamespace(latest=snapshot))  # type: ignore[assignment]
     lifecycle.set_state(state)

@@ -55,11 +55,11 @@ def run_and_record_delays(*errors: BotError, run_seconds: tuple[float, ...] = ()
             raise error
         return 0
 
-    lifecycle = Lifecycle(print)
+    lifecycle = Lifecycle()
     lifecycle.stop = stop_event = RecordingStopEvent()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervisor, "boottime_seconds", lambda: now)
-        assert run_forever(work, lifecycle, print, transient_errors=(BotError,)) == 0
+        assert run_forever(work, lifecycle, transient_errors=(BotError,)) == 0
     return stop_event.delays_seconds
 
 

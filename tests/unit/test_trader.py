@@ -122,7 +122,7 @@ def test_a_replay_logs_only_orders_and_fills_and_marks_them() -> None:
         == [("1970-01-01T00:04:01Z", True)] * 2 + [("1970-01-01T00:08:01Z", True)] * 2
     )
     assert event_log.texts[:2] == [
-        "BTC/USD 13  entry: buy 7.69230769 at 13 accepted as O1, because the 2 average crossed above the 3 average",
+        "BTC/USD 13  entry: buy 7.69230769 at 13 accepted as O1: the 2 average crossed above the 3 average",
         "BTC/USD 13  filled: buy 7.69230769 for 100.00 USD, fee 0.00 (O1)",
     ]
     placed, filled = event_log[:2]
