@@ -169,8 +169,8 @@ DEFAULTS: dict[str, str] = {
     "NONCE_UNIT": "us",
     "NONCE_STORE": "",
     "LEASE_SECONDS": "10",
-    "SINGLE_INSTANCE": "0",
-    "PRICES": "auto",
+    "SKIP_OVERLAP_WAIT": "0",
+    "PRICE_SOURCE": "auto",
     "MARKET_SPEED": "1",
     "PAIRS": "BTC/USD",
     "TIMEFRAME": "1h",
@@ -179,10 +179,10 @@ DEFAULTS: dict[str, str] = {
     "MAX_ORDER_VALUE": "250",
     "MAX_POSITION_VALUE": "500",
     "MAX_DAILY_LOSS": "50",
-    "LOSS_PAUSE_SECONDS": "3600",
-    "MARKET_COLLAR_PERCENT": "1",
-    "STOP_PERCENT": "0",
-    "ENTRY_LIFETIME_SECONDS": "0",
+    "COOLDOWN_SECONDS": "3600",
+    "MAX_SLIPPAGE_PERCENT": "1",
+    "STOP_LOSS_PERCENT": "0",
+    "ENTRY_TTL_SECONDS": "0",
     "CANCEL_ENTRIES_ON_STOP": "1",
     "DEAD_MAN_SWITCH_SECONDS": "0",
     "ALLOW_WITHDRAW_KEY": "0",
@@ -193,6 +193,17 @@ DEFAULTS: dict[str, str] = {
     "LOG_FORMAT": "auto",
     "ALERT_WEBHOOK_URL": "",
     "HEARTBEAT_URL": "",
+}
+
+# Former names of settings, with what they are called now. A former name is refused, because a limit under a name that
+# nothing reads would silently have its default.
+RENAMED_SETTINGS: dict[str, str] = {
+    "ENTRY_LIFETIME_SECONDS": "ENTRY_TTL_SECONDS",
+    "LOSS_PAUSE_SECONDS": "COOLDOWN_SECONDS",
+    "MARKET_COLLAR_PERCENT": "MAX_SLIPPAGE_PERCENT",
+    "PRICES": "PRICE_SOURCE",
+    "SINGLE_INSTANCE": "SKIP_OVERLAP_WAIT",
+    "STOP_PERCENT": "STOP_LOSS_PERCENT",
 }
 
 
@@ -258,7 +269,18 @@ def load_settings(values: Mapping[str, str] | None = None, strategies: Iterable[
     `values` stands in for the environment. `strategies` are the names that STRATEGY can be (none: any).
     """
     environment = read_environment() if values is None else values
-    return _SettingsParser(environment, _dotenv_problems() if values is None else [], tuple(strategies)).parse()
+    problems = _renamed_problems(os.environ if values is None else values, "the environment")
+    if values is None:
+        problems = _dotenv_problems() + problems
+    return _SettingsParser(environment, problems, tuple(strategies)).parse()
+
+
+def _renamed_problems(values: Mapping[str, str], source: str) -> list[str]:
+    return [
+        f"{former} in {source} is now called {name}; use the new name."
+        for former, name in RENAMED_SETTINGS.items()
+        if values.get(former, "").strip()
+    ]
 
 
 def _dotenv_problems() -> list[str]:
@@ -269,9 +291,11 @@ def _dotenv_problems() -> list[str]:
         for line in _parse_dotenv()
         if line.error or (line.key in DEFAULTS and line.value is None)
     ]
-    for name in _read_dotenv():
+    values = _read_dotenv()
+    problems += _renamed_problems(values, ".env")
+    for name in values:
         matches = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.85)
-        if matches and name not in DEFAULTS:
+        if matches and name not in DEFAULTS and name not in RENAMED_SETTINGS:
             problems.append(f"{name} in .env is no setting; {matches[0]} is meant, perhaps.")
     return problems
 
@@ -301,7 +325,7 @@ class _SettingsParser:
             nonce_unit=self._choice("NONCE_UNIT", UNITS),
             nonce_store=self._nonce_store(),
             lease_seconds=float(self._decimal("LEASE_SECONDS", Decimal(3), Decimal(300))),
-            skip_overlap_wait=self._bool("SINGLE_INSTANCE"),
+            skip_overlap_wait=self._bool("SKIP_OVERLAP_WAIT"),
             price_source=self._price_source(),
             market_speed=float(self._decimal("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
             pairs=self._pairs(),
@@ -311,10 +335,10 @@ class _SettingsParser:
             max_order_value=self._decimal("MAX_ORDER_VALUE"),
             max_position_value=self._decimal("MAX_POSITION_VALUE"),
             max_daily_loss=self._decimal("MAX_DAILY_LOSS"),
-            cooldown_seconds=float(self._decimal("LOSS_PAUSE_SECONDS", Decimal(0))),
-            max_slippage_percent=self._decimal("MARKET_COLLAR_PERCENT", Decimal("0.01"), Decimal(20)),
-            stop_loss_percent=self._decimal("STOP_PERCENT", Decimal(0), Decimal(90)),
-            entry_ttl_seconds=int(self._decimal("ENTRY_LIFETIME_SECONDS", Decimal(0), Decimal(2_592_000))),
+            cooldown_seconds=float(self._decimal("COOLDOWN_SECONDS", Decimal(0))),
+            max_slippage_percent=self._decimal("MAX_SLIPPAGE_PERCENT", Decimal("0.01"), Decimal(20)),
+            stop_loss_percent=self._decimal("STOP_LOSS_PERCENT", Decimal(0), Decimal(90)),
+            entry_ttl_seconds=int(self._decimal("ENTRY_TTL_SECONDS", Decimal(0), Decimal(2_592_000))),
             cancel_entries_on_stop=self._bool("CANCEL_ENTRIES_ON_STOP"),
             dead_man_switch_seconds=self._dead_man_switch_seconds(),
             allow_withdraw_key=self._bool("ALLOW_WITHDRAW_KEY"),
@@ -400,15 +424,15 @@ class _SettingsParser:
         return Secret(text)
 
     def _price_source(self) -> str:
-        value = self._text("PRICES")
+        value = self._text("PRICE_SOURCE")
         if value.lower() in ("auto", "live", "synthetic"):
             return value.lower()
         if not value.startswith("replay:"):
-            self._problems.append(f"PRICES is {value!r}; it can be auto, live, synthetic or replay:FILE.")
+            self._problems.append(f"PRICE_SOURCE is {value!r}; it can be auto, live, synthetic or replay:FILE.")
             return value
         path = Path(value.removeprefix("replay:")).expanduser().resolve()
         if not path.is_file():
-            self._problems.append(f"PRICES names {path}, where there is no file.")
+            self._problems.append(f"PRICE_SOURCE names {path}, where there is no file.")
         return f"replay:{path}"
 
     def _pairs(self) -> tuple[str, ...]:
@@ -471,7 +495,7 @@ class _SettingsParser:
             )
         if settings.stop_loss_percent and settings.dead_man_switch_seconds:
             self._problems.append(
-                "STOP_PERCENT and DEAD_MAN_SWITCH_SECONDS are both set; the switch would cancel the stops. Keep one."
+                "STOP_LOSS_PERCENT and DEAD_MAN_SWITCH_SECONDS are both set, but the switch cancels stops. Keep one."
             )
         if settings.trading_mode != "paper" and settings.market_speed != 1 and not is_loopback(settings.api_url):
             self._problems.append("MARKET_SPEED is for paper trading, and for a simulator on this machine.")

@@ -9,7 +9,8 @@ from tests.code_rules import FunctionNode, Source
 
 MONEY_WORDS = frozenset(
     "amount ask balance balances bid budget cash close collar cost costs equity fee fees funds gain held high loss low"
-    " margin money notional open price prices profit quantity spread stop turnover value volume volumes worth".split()
+    " margin money notional open pnl price prices profit quantity slippage spread stop turnover value volume volumes"
+    " worth".split()
 )
 # A name with one of these words is not money, whatever else it says: `open_seconds`, `loss_probability`.
 TIME_WORDS = frozenset(

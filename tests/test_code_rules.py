@@ -214,4 +214,5 @@ def test_no_setting_of_the_user_reaches_the_tests() -> None:
 
 def test_every_setting_is_kept_from_the_tests() -> None:
     """The tests remove every setting of the program from the environment."""
-    assert [name for name in config.DEFAULTS if not name.startswith(OUR_VARIABLES)] == []
+    names = (*config.DEFAULTS, *config.RENAMED_SETTINGS)
+    assert [name for name in names if not name.startswith(OUR_VARIABLES)] == []

@@ -283,7 +283,7 @@ def test_systemd_unit_runs_main() -> None:
     python, program, *words = unit["ExecStart"].split()
     assert python == f"{unit['WorkingDirectory']}/.venv/bin/python"
     assert (ROOT / program).is_file()
-    assert parse_arguments(words).stay
+    assert parse_arguments(words).forever
     assert environment["STATE_DIR"] == f"/var/lib/{unit['StateDirectory']}"
     assert unit["TimeoutStopSec"] == str(GRACE_SECONDS)
     assert unit["User"] != "root"

@@ -68,7 +68,7 @@ def test_documented_choices_match_the_code() -> None:
         "LOG_FORMAT": LOG_FORMATS,
     }
     lists = {name: backquoted(line[2]) for name, line in settings_rows().items() if backquoted(line[2])}
-    del lists["PRICES"]
+    del lists["PRICE_SOURCE"]
     assert {name: allowed for name, allowed in lists.items() if allowed != ["0", "1"]} == {
         name: list(words) for name, words in known.items()
     }
@@ -143,7 +143,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     folder = tmp_path_factory.mktemp("state")
     # The defaults are set explicitly, because the program also reads a .env of the person who runs the tests.
     settings = {name: value for name, value in DEFAULTS.items() if value}
-    terminal_settings = {"STATE_DIR": str(folder), "PRICES": "synthetic", "PORT": "", "LOG_FORMAT": "text"}
+    terminal_settings = {"STATE_DIR": str(folder), "PRICE_SOURCE": "synthetic", "PORT": "", "LOG_FORMAT": "text"}
     with Child("main", environment={**settings, **terminal_settings}) as child:
         lines = [child.read_line()]
         while lines[-1] and "Watching" not in lines[-1]:

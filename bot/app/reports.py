@@ -194,10 +194,10 @@ def check_journal(
 def _format_differences(differences: list[str], orders: int, fills: int, output_format: str) -> str:
     if output_format == "json":
         return json.dumps(
-            {"equal": not differences, "orders": orders, "fills": fills, "findings": differences}, indent=1
+            {"equal": not differences, "orders": orders, "fills": fills, "differences": differences}, indent=1
         )
     if output_format == "csv":
-        return render_rows([{"finding": one} for one in differences], ["finding"], output_format)
+        return render_rows([{"difference": one} for one in differences], ["difference"], output_format)
     if not differences:
         return f"ok: {orders} orders, {fills} fills, all equal"
     advice = "What is only newer at Kraken, the next run takes over; then check again"

@@ -17,9 +17,9 @@ class Alert(StrEnum):
     # Kraken has refused a nonce.
     REFUSED_NONCE = "refused_nonce"
     # Another program is using the key.
-    EXTERNAL_SENDER = "foreign_sender"
+    EXTERNAL_SENDER = "external_sender"
     # The circuit breaker of the key opens, after refusals or a lockout.
-    CIRCUIT_BREAKER = "breaker"
+    CIRCUIT_BREAKER = "circuit_breaker"
     # It is unknown whether an order was placed.
     UNKNOWN_OUTCOME = "unknown_outcome"
     # The kill switch is on, or off again.
@@ -30,7 +30,7 @@ class Alert(StrEnum):
     # Entries are stopped, or allowed again.
     ENTRIES_STOPPED = "entries_stopped"
     # A service does not trade, for the reason in the text.
-    TRADING_INTERRUPTED = "trouble"
+    TRADING_INTERRUPTED = "trading_interrupted"
 
 
 # The meaning of each field. In JSON, decimals are text, so that no digit is lost, and times are RFC 3339 text in UTC.
@@ -164,8 +164,8 @@ class Event(Enum):
         " {wait_seconds:.0f} s."
     )
     HISTORY_WAIT_EXPLAINED = _info(
-        "STATE_DIR has no journal of this key, so another instance may still trade. If there is none, SINGLE_INSTANCE=1"
-        " skips this wait."
+        "STATE_DIR has no journal of this key, so another instance may still trade. If there is none,"
+        " SKIP_OVERLAP_WAIT=1 skips this wait."
     )
     HISTORY_READ = _info("The order history has been read.")
     HISTORY_READ_FAILED = _warning("The order history could not be read, so no position is opened: {error}")

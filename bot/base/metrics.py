@@ -61,28 +61,31 @@ class _Metrics:
         self.issued = Counter("kraken_bot_nonces_issued_total", "Nonces drawn for requests.", registry=registry)
         self.refused = Counter("kraken_bot_nonces_refused_total", "Nonces that Kraken refused.", registry=registry)
         self.request_lock_wait = Histogram(
-            "kraken_bot_turn_wait_seconds",
-            "From asking for the key's turn to having it.",
+            "kraken_bot_request_lock_wait_seconds",
+            "Time from requesting the key's request lock to holding it.",
             buckets=_LOCK_WAIT_BUCKETS,
             registry=registry,
         )
         self.request_duration = Histogram(
-            "kraken_bot_call_seconds",
-            "From drawing the nonce to having read Kraken's answer.",
+            "kraken_bot_request_duration_seconds",
+            "Time from drawing the nonce to having read Kraken's response.",
             ("method", "outcome"),
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
         self.store_duration = Histogram(
-            "kraken_bot_store_seconds",
-            "How long a step takes of what holds the nonces: the file or the shared store.",
-            ("step",),
+            "kraken_bot_nonce_store_duration_seconds",
+            "Duration of an operation on the nonce store: the file or a shared store.",
+            ("operation",),
             buckets=_STORE_BUCKETS,
             registry=registry,
         )
         self.orders = Counter("kraken_bot_orders_total", "Orders by outcome.", ("outcome",), registry=registry)
         self.reconciled = Counter(
-            "kraken_bot_orders_settled_total", "Unknown orders by what became of them.", ("fate",), registry=registry
+            "kraken_bot_orders_reconciled_total",
+            "Unknown orders by their outcome after reconciliation.",
+            ("outcome",),
+            registry=registry,
         )
         # Without this, a series that does not exist yet looks like a lost one.
         for outcome in OUTCOMES:
@@ -115,7 +118,7 @@ def record_request_lock_wait(wait_seconds: float) -> None:
 
 
 def record_request(method: str, outcome: str, duration_seconds: float) -> None:
-    """Record a call to Kraken: "ok", "error" where Kraken answered with one, "no_answer" for everything else."""
+    """Record a call to Kraken: "ok", "error" where Kraken answered with one, "no_response" for everything else."""
     _metrics.request_duration.labels(method if method in METHODS else "other", outcome).observe(duration_seconds)
 
 
@@ -186,23 +189,27 @@ def _gauges(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("info", "The program, and whether it trades for real.", [(build, 1)], "version", "mode")
     state_samples = [([state], state == status["state"]) for state in STATES]
     yield _gauge("state", "What the bot is doing: 1 for the state that it is in.", state_samples, "state")
-    yield from _unlabelled_gauge("ready", "Whether its passes go through.", status["ready"])
-    yield from _unlabelled_gauge("leader", "Whether this instance may trade: it is alone, or leads.", role != "standby")
-    yield from _unlabelled_gauge("up_seconds", "How long it has been running.", status["uptime_seconds"])
+    yield from _unlabelled_gauge("ready", "Whether its cycles complete.", status["ready"])
     yield from _unlabelled_gauge(
-        "last_pass_age_seconds", "How long ago its last pass ended.", status["last_tick_seconds"]
+        "leader", "Whether this instance may trade: it is standalone, or the leader.", role != "standby"
+    )
+    yield from _unlabelled_gauge("uptime_seconds", "How long it has been running.", status["uptime_seconds"])
+    yield from _unlabelled_gauge(
+        "last_cycle_age_seconds", "How long ago its last cycle ended.", status["last_cycle_age_seconds"]
     )
     yield from _unlabelled_gauge(
-        "nonce_lead_seconds", "How far the last nonce is ahead of the clock.", nonce["lead_seconds"]
+        "nonce_ahead_seconds", "How far the last nonce is ahead of the clock.", nonce["ahead_seconds"]
     )
-    is_open = None if nonce["breaker"] is None else nonce["breaker"] == "open"
-    yield from _unlabelled_gauge("breaker_open", "Whether the key is silent after refusals.", is_open)
+    is_open = None if nonce["circuit_breaker"] is None else nonce["circuit_breaker"] == "open"
+    yield from _unlabelled_gauge("circuit_breaker_open", "Whether the circuit breaker of the key is open.", is_open)
     yield from _unlabelled_gauge("rest_counter_points", "Points on the key's REST counter.", rest_counter.get("level"))
     yield from _unlabelled_gauge(
         "rest_counter_maximum_points", "Kraken's limit for the REST counter.", rest_counter.get("maximum")
     )
-    points_by_pair = [([pair], level) for pair, level in (rate_limits.get("engine") or {}).items()]
-    yield _gauge("engine_counter_points", "Points on the matching engine's counter of a pair.", points_by_pair, "pair")
+    points_by_pair = [([pair], level) for pair, level in (rate_limits.get("matching_engine") or {}).items()]
+    yield _gauge(
+        "matching_engine_counter_points", "Points on the matching engine's counter of a pair.", points_by_pair, "pair"
+    )
     equity = account.get("equity")
     equity_samples = [] if equity is None else [([account["quote"]], Decimal(equity))]
     yield _gauge("equity", "What the account is worth.", equity_samples, "quote")

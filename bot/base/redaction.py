@@ -149,13 +149,14 @@ def _redact_base64(text: str, fragment: str) -> str:
 
 # A name, and the separator between it and its value. Common words count as names only before `=`, or in quotes: "key:
 # may trade" is prose.
+# A fencing token is a number and no secret.
 _SECRET_NAME = re.compile(
     r"""
     (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=%[0-9a-f][0-9a-f])
       | (?<=api) | (?<=auth) | (?<=access) | (?<=refresh) | (?<=client) )
     (?: (?P<whole_line> cookie | authorization )
       | x-(?:[a-z0-9]{1,20}-){0,4}(?:auth|apikey|key|sign|signature|secret|token)
-      | api[-_ ]?(?:key|sign) | secret | token | password | passwd | passphrase | otp
+      | api[-_ ]?(?:key|sign) | secret | (?<!fencing[-_ ])token | password | passwd | passphrase | otp
       | (?P<word> key | sign | signature | pwd | pass | auth ) )
     (?P<quoted> \\*+["'] )?
     [ \t]*+ (?P<between> => | ==? | [:,] | %3[AD] ) [ \t]*+

@@ -50,12 +50,12 @@ NANOSECONDS_REFUSED_MESSAGE = (
 
 def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
     """Run the `nonce` command; return the exit code."""
-    if options.what == "migrate":
+    if options.action == "migrate":
         # An address with a password should not appear in the list of processes.
         target = sys.stdin.readline().strip() if options.to == "-" else options.to
         logging_setup.hide(target)
         return migrate(settings, target)
-    if options.what == "adopt":
+    if options.action == "adopt":
         return adopt(settings, options.yes)
     return print_nonce_report(settings, print_line)
 

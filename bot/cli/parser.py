@@ -11,20 +11,23 @@ package, 3 the key may not be used, 4 trouble with nonces or a lockout, 5 Kraken
 6 another bot runs on this state folder or leads this account, or the folder was taken away,
 7 journal and Kraken disagree (journal check), 8 no running bot answers (status)"""
 
+# Former options, with what they are called now. argparse would only say that it does not know them.
+RENAMED_OPTIONS = {"--stay": "--forever", "--ticks": "--cycles"}
+
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Return the command and its options."""
     parser = argparse.ArgumentParser(prog="main.py", description="A Kraken trading bot.", epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(stay=False)
-    parser.add_argument("--ticks", type=cycle_count, metavar="N", help="stop after N ticks at current prices")
+    parser.set_defaults(forever=False)
+    parser.add_argument("--cycles", type=cycle_count, metavar="N", help="stop after N cycles at current prices")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run_command = commands.add_parser("run", help="trade (also without any word)")
     run_command.add_argument(
-        "--ticks", type=cycle_count, metavar="N", default=argparse.SUPPRESS, help="stop after N ticks"
+        "--cycles", type=cycle_count, metavar="N", default=argparse.SUPPRESS, help="stop after N cycles"
     )
     run_command.add_argument(
-        "--stay", action="store_true", help="stay up and try again, whatever passes; with PORT, too"
+        "--forever", action="store_true", help="keep running and try again after transient errors; implied by PORT"
     )
     status = commands.add_parser("status", help="what the running bot tells of itself, as its page does")
     status.add_argument("--watch", action="store_true", help="again every two seconds")
@@ -35,13 +38,17 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add_report_commands(commands)
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
     simulator.add_argument("options", nargs=argparse.REMAINDER)
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option in RENAMED_OPTIONS:
+            parser.error(f"{option} is now called {RENAMED_OPTIONS[option]}")
     return parser.parse_args(arguments)
 
 
 def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the nonce commands."""
     nonce = commands.add_parser("nonce", help="about the nonce")
-    nonce_commands = nonce.add_subparsers(dest="what", metavar="WORD", required=True)
+    nonce_commands = nonce.add_subparsers(dest="action", metavar="COMMAND", required=True)
     nonce_commands.add_parser(
         "show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads"
     )
@@ -64,11 +71,13 @@ def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     orders.add_argument("--open", action="store_true", help="only those that may still fill, or whose fate is unknown")
     fills = commands.add_parser("fills", help="the bot's fills, newest last, with their sums")
     journal = commands.add_parser("journal", help="about the journal")
-    journal.add_argument("what", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")
+    journal.add_argument("action", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")
     for command in (orders, fills, journal):
         format_options = command.add_mutually_exclusive_group()
         for name in ("json", "csv"):
-            format_options.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table")
+            format_options.add_argument(
+                f"--{name}", dest="output_format", action="store_const", const=name, default="table"
+            )
 
 
 def cycle_count(text: str) -> int:

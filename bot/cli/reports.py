@@ -26,14 +26,14 @@ NO_JOURNAL_MESSAGE = "No journal yet in {folder}: the next run begins one, with 
 def print_orders(settings: Settings, options: argparse.Namespace) -> int:
     """Write the orders of the journal; a bot may be running."""
     with _open_journal(settings) as journal:
-        print_line(orders_report(journal, options.form, options.open))
+        print_line(orders_report(journal, options.output_format, options.open))
     return 0
 
 
 def print_fills(settings: Settings, options: argparse.Namespace) -> int:
     """Write the fills of the journal; a bot may be running."""
     with _open_journal(settings) as journal:
-        print_line(fills_report(journal, options.form))
+        print_line(fills_report(journal, options.output_format))
     return 0
 
 
@@ -72,7 +72,7 @@ def check_journal_against_kraken(settings: Settings, options: argparse.Namespace
         broker = stack.enter_context(open_venue(settings)).broker
         stack.callback(broker.close)
         _print_stderr(f"# {broker.journal.path}")
-        report, is_equal = check_journal(broker.journal, partial(_fetch_kraken_records, broker), options.form)
+        report, is_equal = check_journal(broker.journal, partial(_fetch_kraken_records, broker), options.output_format)
     print_line(report)
     return 0 if is_equal else JOURNAL_DIFFERS
 
@@ -80,7 +80,9 @@ def check_journal_against_kraken(settings: Settings, options: argparse.Namespace
 def _reject_recorded_market(settings: Settings) -> None:
     """Raise SettingsError for a recorded market: opening one that has ended begins its account anew."""
     if settings.price_source.startswith("replay:"):
-        raise SettingsError(["PRICES names a recorded market, whose account ends with it: there is nothing to check."])
+        raise SettingsError(
+            ["PRICE_SOURCE names a recorded market, whose account ends with it: there is nothing to check."]
+        )
 
 
 def _fetch_kraken_records(broker: KrakenBroker) -> tuple[list[Order], list[Fill]]:

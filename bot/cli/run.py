@@ -35,7 +35,7 @@ def _run_monitored(settings: Settings, options: argparse.Namespace) -> int:
     lifecycle = Lifecycle()
     emit(Event.RUN_STARTED, banner=mode_banner(settings), mode=settings.trading_mode)
     with monitoring(settings, lifecycle) as dashboard_url:
-        bot_run = _BotRun(settings, lifecycle, dashboard_url, max_cycles=options.ticks, is_service=options.stay)
+        bot_run = _BotRun(settings, lifecycle, dashboard_url, max_cycles=options.cycles, is_service=options.forever)
         return lifecycle.run(bot_run.run_to_end)
 
 

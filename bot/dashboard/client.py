@@ -84,11 +84,14 @@ def format_summary(status: dict[str, Any]) -> str:
     nonce, account = status["nonce"], status["account"] or {}
     # As on the page: an unknown value is not "none".
     is_known = status["account"] is not None and "journal_problem" not in status
-    pnl = f"realised {_format_money(account.get('realised'))}, lost today {_format_money(account.get('day_loss'))}"
+    last_cycle_age = _format_age(status["last_cycle_age_seconds"])
+    realised_loss = _format_money(account.get("realised_loss_today"))
+    circuit_breaker = f"{_format_known(nonce['circuit_breaker'])}{_format_reason(nonce['circuit_breaker_reason'])}"
+    pnl = f"realised P&L {_format_money(account.get('realised_pnl'))}, realised loss today {realised_loss}"
     order_counts = f"{len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown"
     lines = [
         f"mode     {status['mode'].upper()}, {status['state']}{_format_reason(status['reason'])}",
-        f"up       {_format_duration(status['uptime_seconds'])}; last tick {_format_age(status['last_tick_seconds'])}",
+        f"up       {_format_duration(status['uptime_seconds'])}; last cycle {last_cycle_age}",
         f"entries  {status['entries']}",
         f"account  {_format_money(account.get('equity'))} {account.get('quote', '')}".rstrip(),
         f"         {pnl}",
@@ -96,9 +99,9 @@ def format_summary(status: dict[str, Any]) -> str:
         f"orders   {order_counts if is_known else 'not known'}",
         *(f"         unknown: {_format_order(row)}" for row in status["unknown_orders"]),
         *(f"         open: {_format_order(row)}" for row in status["open_orders"]),
-        f"nonce    {_format_known(nonce['last'])} ({nonce['unit']}), in {nonce['place']}",
+        f"nonce    {_format_known(nonce['last'])} ({nonce['unit']}), in {nonce['location']}",
         f"         {nonce['issued']} issued, {nonce['refused']} refused, {nonce['refused_today']} of them today",
-        f"breaker  {_format_known(nonce['breaker'])}{_format_reason(nonce['breaker_reason'])}",
+        f"         circuit breaker {circuit_breaker}",
         f"lease    {status['lease']['role']}{_format_reason(status['lease']['leader'] or '')}",
     ]
     return "\n".join(

@@ -36,12 +36,12 @@ def _create_environment() -> Environment:
     environment.filters |= {
         "money": formatting.format_money,
         "number": formatting.format_number,
-        "known": formatting.format_known,
-        "moment": formatting.format_timestamp,
-        "span": formatting.format_duration,
+        "or_unknown": formatting.format_known,
+        "timestamp": formatting.format_timestamp,
+        "duration": formatting.format_duration,
     }
     environment.tests["zero"] = formatting.is_zero
-    environment.globals |= {"equity_curve": charts.equity_chart, "candles": charts.candle_chart}
+    environment.globals |= {"equity_chart": charts.equity_chart, "candle_chart": charts.candle_chart}
     return environment
 
 
@@ -66,9 +66,9 @@ def render_live(status: Mapping[str, Any]) -> str:
     return _LIVE.render(
         status=status,
         title=_title(status),
-        word=label,
-        meaning=description,
-        account=status["account"] or dict.fromkeys(("quote", "equity", "realised", "day_loss")),
+        label=label,
+        description=description,
+        account=status["account"] or dict.fromkeys(("quote", "equity", "realised_pnl", "realised_loss_today")),
     )
 
 

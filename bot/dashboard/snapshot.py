@@ -79,7 +79,7 @@ class SnapshotReader:
         state, reason, is_ready = self.status()
         if state is not LifecycleState.TRADING or is_ready or self.last_cycle_age_seconds is None:
             return ""
-        return reason or f"its last pass ended {self.last_cycle_age_seconds:.0f} s ago"
+        return reason or f"its last cycle ended {self.last_cycle_age_seconds:.0f} s ago"
 
     def read(self) -> JsonObject:
         """Return everything that is known now. An unknown value is None, never 0."""
@@ -97,9 +97,9 @@ class SnapshotReader:
             "bot_id": broker.bot_id if broker else None,
             "strategy": settings.strategy,
             "timeframe": settings.timeframe,
-            "prices": lifecycle.price_source,
+            "price_source": lifecycle.price_source,
             "uptime_seconds": int(boottime_seconds() - self._started_seconds),
-            "last_tick_seconds": self.last_cycle_age_seconds,
+            "last_cycle_age_seconds": self.last_cycle_age_seconds,
             "entries": self._entries_state(),
             "account": _account_status(snapshot),
             "balances": _balance_rows(snapshot),
@@ -107,7 +107,7 @@ class SnapshotReader:
             "refusals": _refusal_rows(snapshot),
             "nonce": self._nonce_status(broker),
             "lease": self._lease_status(),
-            "rate_limits": {"rest": _rest_counter(broker), "engine": broker.engine_levels if broker else {}},
+            "rate_limits": {"rest": _rest_counter(broker), "matching_engine": broker.engine_levels if broker else {}},
             "log": logging_setup.recent_lines(),
             **self._journal_status(broker, snapshot),
         }
@@ -130,17 +130,17 @@ class SnapshotReader:
         return {
             "last": None if last_nonce is None else str(last_nonce),
             "unit": unit.name,
-            "lead_seconds": None
+            "ahead_seconds": None
             if last_nonce is None
             else last_nonce / (1e6 * unit.units_per_microsecond) - nonce_clock.now_us() / 1e6,
-            "place": _nonce_location(broker),
+            "location": _nonce_location(broker),
             "issued": metrics.issued_total(),
             "refused": metrics.refused_total(),
             "refused_today": self._refused_nonces.count(wall_seconds()),
-            "turn_wait_seconds": metrics.mean_request_lock_wait_seconds(),
-            "breaker": None if broker is None else "open" if open_breaker else "closed",
-            "breaker_reason": redact(open_breaker.reason) if open_breaker else "",
-            "breaker_until": format_utc(open_breaker.until_seconds)
+            "request_lock_wait_seconds": metrics.mean_request_lock_wait_seconds(),
+            "circuit_breaker": None if broker is None else "open" if open_breaker else "closed",
+            "circuit_breaker_reason": redact(open_breaker.reason) if open_breaker else "",
+            "circuit_breaker_until": format_utc(open_breaker.until_seconds)
             if open_breaker and open_breaker.until_seconds
             else None,
         }
@@ -149,11 +149,11 @@ class SnapshotReader:
         election = self._lifecycle.leadership
         if election is None:
             # A standby by the lock on the state folder, which has no leader.
-            role = "standby" if self._lifecycle.status[0] is LifecycleState.STANDBY else "alone"
-            return {"role": role, "leader": None, "generation": None}
+            role = "standby" if self._lifecycle.status[0] is LifecycleState.STANDBY else "standalone"
+            return {"role": role, "leader": None, "fencing_token": None}
         leader, fencing_token = election.leader
         role = "leader" if election.is_leader else "standby"
-        return {"role": role, "leader": leader or None, "generation": fencing_token or None}
+        return {"role": role, "leader": leader or None, "fencing_token": fencing_token or None}
 
     def _journal_status(self, broker: KrakenBroker | None, snapshot: Snapshot | None) -> JsonObject:
         empty: JsonObject = {"equity_curve": [], "open_orders": [], "unknown_orders": [], "fills": []}
@@ -211,8 +211,8 @@ def _account_status(snapshot: Snapshot | None) -> JsonObject | None:
     return {
         "quote": snapshot.quote,
         "equity": _exact_text(snapshot.equity),
-        "realised": _exact_text(snapshot.realised),
-        "day_loss": _exact_text(snapshot.realised_loss_today),
+        "realised_pnl": _exact_text(snapshot.realised),
+        "realised_loss_today": _exact_text(snapshot.realised_loss_today),
     }
 
 
@@ -231,9 +231,9 @@ def _limit_settings(settings: Settings) -> JsonObject:
         "max_order_value": _exact_text(settings.max_order_value),
         "max_position_value": _exact_text(settings.max_position_value),
         "max_daily_loss": _exact_text(settings.max_daily_loss),
-        "loss_pause_seconds": settings.cooldown_seconds,
-        "market_collar_percent": _exact_text(settings.max_slippage_percent),
-        "stop_percent": _exact_text(settings.stop_loss_percent),
+        "cooldown_seconds": settings.cooldown_seconds,
+        "max_slippage_percent": _exact_text(settings.max_slippage_percent),
+        "stop_loss_percent": _exact_text(settings.stop_loss_percent),
     }
 
 
@@ -271,7 +271,7 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
         "symbol": pair.symbol,
         "price": _exact_text(candles[-1].close) if candles else None,
         "quantity": _exact_text(position.quantity),
-        "average_price": _exact_text(position.average_price) if position.quantity else None,
+        "average_entry": _exact_text(position.average_price) if position.quantity else None,
         "candles": [
             [candle.time_seconds, f"{candle.open:f}", f"{candle.high:f}", f"{candle.low:f}", f"{candle.close:f}"]
             for candle in candles

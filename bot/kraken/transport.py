@@ -121,7 +121,7 @@ def request(query: Callable[..., Any], method: str, params: dict[str, Any]) -> d
     Raises NotSentError where no connection was made, NoAnswerError for everything else that is not a
     readable answer: time-outs, 5xx, redirects, HTML, half a body.
     """
-    started_seconds, outcome = clock.boottime_seconds(), "no_answer"
+    started_seconds, outcome = clock.boottime_seconds(), "no_response"
     try:
         envelope = query(method, params, timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
         if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):

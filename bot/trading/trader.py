@@ -215,7 +215,7 @@ class Trader:
         if self._clock.has_ended:
             return "the market's prices have ended"
         if self._settings.max_cycles is not None and self._live_cycle_count >= self._settings.max_cycles:
-            return f"{self._live_cycle_count} ticks done"
+            return f"{self._live_cycle_count} cycles done"
         return ""
 
     def _run_cycle(self) -> None:

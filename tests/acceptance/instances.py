@@ -38,7 +38,8 @@ from tests.server_processes import LIBC
 # For loaded machines; only a failure takes the whole time.
 TIMEOUT_SECONDS = 60.0
 INVALID_NONCE = "EAPI:Invalid nonce"
-LEADER = re.compile(r" leads, generation (\d+), by ")
+# The second form is that of the version in `versions.py`.
+LEADER = re.compile(r" leads, generation (\d+), by |^leader   generation (\d+), by ", re.MULTILINE)
 BOT_ID = "fleet"
 PAIRS = ("BTC/USD", "ETH/USD", "SOL/USD")
 CANDLE_SECONDS = 60
@@ -178,7 +179,7 @@ class Instance:
     def _current_fencing_token(self) -> int:
         """Return the fencing token of the lease that it last printed, or 0."""
         # Lines are written in one piece.
-        tokens = LEADER.findall(self.text)
+        tokens = [new or old for new, old in LEADER.findall(self.text)]
         return int(tokens[-1]) if tokens else 0
 
     def _record_request(self, fencing_token: int, request: LoggedRequest) -> None:

@@ -115,10 +115,10 @@ class LocalKraken:
             "KRAKEN_API_SECRET": self.simulator.secret,
             "KRAKEN_TIER": "pro",
             "STATE_DIR": str(self.state),
-            "SINGLE_INSTANCE": "1",
+            "SKIP_OVERLAP_WAIT": "1",
             "MARKET_SPEED": f"{self._speed:g}",
             "TIMEFRAME": self._timeframe,
-            "LOSS_PAUSE_SECONDS": "0",
+            "COOLDOWN_SECONDS": "0",
             "MAX_DAILY_LOSS": "100000",
         }
         return defaults | overrides

@@ -46,7 +46,13 @@ def isolated_settings(settings: Mapping[str, str]) -> dict[str, str]:
     By default there is no dashboard, and the log is text.
     """
     unset = dict.fromkeys((*DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"), "")
-    defaults = {"TRADING_MODE": "paper", "PRICES": "synthetic", "KRAKEN_TIER": "pro", "PORT": "0", "LOG_FORMAT": "text"}
+    defaults = {
+        "TRADING_MODE": "paper",
+        "PRICE_SOURCE": "synthetic",
+        "KRAKEN_TIER": "pro",
+        "PORT": "0",
+        "LOG_FORMAT": "text",
+    }
     return {**unset, **defaults, **settings}
 
 

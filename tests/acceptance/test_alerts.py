@@ -77,10 +77,12 @@ def test_external_sender_reaches_the_webhook(monkeypatch: pytest.MonkeyPatch) ->
     counts: dict[str, int] = {}
     for body in bodies:
         counts[body["event"]] = counts.get(body["event"], 0) + body["count"]
-    assert counts == {"refused_nonce": 3, "foreign_sender": 1, "breaker": 1}
+    assert counts == {"refused_nonce": 3, "external_sender": 1, "circuit_breaker": 1}
     texts = {body["event"]: body["text"] for body in bodies}
-    assert "Give every program a key of its own" in texts["foreign_sender"]
-    assert texts["breaker"].endswith("\nNothing is sent on this key for 100 s: another sender is using this key.")
+    assert "Give every program a key of its own" in texts["external_sender"]
+    assert texts["circuit_breaker"].endswith(
+        "\nNothing is sent on this key for 100 s: another sender is using this key."
+    )
 
 
 @pytest.mark.usefixtures("nonce_file")
@@ -220,9 +222,9 @@ def test_supervised_bot_reports_why_it_does_not_trade(state: Path) -> None:
     """A service whose key Kraken does not know reports that to its webhook."""
     with Webhook() as hook, local_kraken(state) as kraken:
         settings = kraken.settings(ALERT_WEBHOOK_URL=hook.url, KRAKEN_API_KEY="c29tZWtleQ==")
-        with running("run", "--stay", settings=settings, until="^Waiting: "):
+        with running("run", "--forever", settings=settings, until="^Waiting: "):
             body = hook.next_request().body
-    assert body["event"] == "trouble"
+    assert body["event"] == "trading_interrupted"
     assert "EAPI:Invalid key" in body["text"]
 
 

@@ -47,7 +47,7 @@ def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call_counts() -> dict[tuple[str, ...], float]:
     """Return the number of calls by method and outcome."""
-    return metric_values("call_seconds", "_count")
+    return metric_values("request_duration_seconds", "_count")
 
 
 def test_nonce_and_call_metrics_match_the_exchange() -> None:
@@ -65,7 +65,7 @@ def test_nonce_and_call_metrics_match_the_exchange() -> None:
     assert (len(requests), expected["AddOrder", "error"], expected["OpenOrders", "error"]) == (24, 1, 1)
     expected["other", "ok"] = expected.pop(("TradeBalance", "ok"))
     assert {labels: count for labels, count in call_counts().items() if labels in expected} == expected
-    lock_waits = metric_values("turn_wait_seconds", "_count")[()]
+    lock_waits = metric_values("request_lock_wait_seconds", "_count")[()]
     assert metric_values("nonces_issued", "_total")[()] == lock_waits == len(requests)
     assert metric_values("nonces_refused", "_total")[()] == metrics.refused_total() == refused == 1
     assert metrics.issued_total() == len(requests)
@@ -80,8 +80,10 @@ def test_unanswered_call_is_neither_ok_nor_error() -> None:
         setup.broker.public_call("Time")
         with pytest.raises(KrakenError):
             setup.broker.public_call("Nonsense")
-    assert call_counts() == {("BalanceEx", "no_answer"): 1, ("Time", "ok"): 1, ("other", "error"): 1}
-    assert {seconds >= LATENCY_SECONDS for seconds in metric_values("call_seconds", "_sum").values()} == {True}
+    assert call_counts() == {("BalanceEx", "no_response"): 1, ("Time", "ok"): 1, ("other", "error"): 1}
+    assert {seconds >= LATENCY_SECONDS for seconds in metric_values("request_duration_seconds", "_sum").values()} == {
+        True
+    }
 
 
 def test_wait_for_the_request_lock_is_timed() -> None:
@@ -93,8 +95,12 @@ def test_wait_for_the_request_lock_is_timed() -> None:
             seen_seconds = boottime_seconds()
             wait_for(lambda: boottime_seconds() > seen_seconds + LATENCY_SECONDS)
         call.result()
-    assert metric_values("turn_wait_seconds", "_count")[()] == 1
-    assert LATENCY_SECONDS < metric_values("turn_wait_seconds", "_sum")[()] == metrics.mean_request_lock_wait_seconds()
+    assert metric_values("request_lock_wait_seconds", "_count")[()] == 1
+    assert (
+        LATENCY_SECONDS
+        < metric_values("request_lock_wait_seconds", "_sum")[()]
+        == metrics.mean_request_lock_wait_seconds()
+    )
 
 
 def test_orders_are_counted_by_outcome() -> None:
@@ -120,7 +126,7 @@ def test_orders_are_counted_by_outcome() -> None:
                 broker.reconcile_unknown_orders()
                 advance_time(setup.clock, 1)
         placed = setup.placed_order_count()
-    orders, reconciled = metric_values("orders", "_total"), metric_values("orders_settled", "_total")
+    orders, reconciled = metric_values("orders", "_total"), metric_values("orders_reconciled", "_total")
     assert orders == {("accepted",): 1, ("refused",): 1, ("unknown",): 2, ("not_sent",): 1}
     assert reconciled == {("placed",): 1, ("not_placed",): 1}
     assert orders["accepted",] + reconciled["placed",] == placed
@@ -138,7 +144,9 @@ def test_store_step_metrics_match_the_steps_made(redis_server: RedisServer, monk
             setup.broker.private_call("BalanceEx")
         setup.broker._immediate_nonce_jump()
         leadership.release(is_reconciled=True)
-    operations = {operation: count for (operation,), count in metric_values("store_seconds", "_count").items()}
+    operations = {
+        operation: count for (operation,), count in metric_values("nonce_store_duration_seconds", "_count").items()
+    }
     assert operations == {
         "acquire_lease": 1,
         "acquire_lock": 5,
@@ -159,7 +167,7 @@ def test_nonce_file_write_is_timed_per_nonce() -> None:
     with open_broker_setup() as setup:
         for _ in range(3):
             setup.broker.private_call("BalanceEx")
-    assert metric_values("store_seconds", "_count") == {("next_nonce",): 3}
+    assert metric_values("nonce_store_duration_seconds", "_count") == {("next_nonce",): 3}
 
 
 def test_broker_status_shows_last_nonce_and_rate_counters() -> None:

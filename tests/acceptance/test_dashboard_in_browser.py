@@ -97,8 +97,9 @@ def sample_pages() -> dict[str, str]:
         open_orders=[order_row(txid=LONG, volume="123456789.12345678", price="98765432.1234")],
         refusals=[{"time": "2026-11-23T06:00:00Z", "pair": "BTC/USD", "kind": "entry", "rule": LONG, "reason": LONG}],
         balances=[{"asset": LONG, "total": "123456789.12345678", "free": "123456789.12345678"}],
-        nonce=full_status()["nonce"] | {"breaker": "open", "breaker_reason": LONG, "place": LONG, "last": "9" * 19},
-        lease={"role": "standby", "leader": LONG, "generation": 12},
+        nonce=full_status()["nonce"]
+        | {"circuit_breaker": "open", "circuit_breaker_reason": LONG, "location": LONG, "last": "9" * 19},
+        lease={"role": "standby", "leader": LONG, "fencing_token": 12},
         log=[LONG, "short", f"with <markup> & {LONG}"],
     )
     halted = full_status(mode="halt", entries="halted")
@@ -199,7 +200,7 @@ def test_updates_preserve_user_interaction(browser: Browser, url: str) -> None:
         page.evaluate(
             "said = ''; new MutationObserver(() => { said += link.textContent }).observe(link, { childList: true })"
         )
-        page.wait_for_function("() => said.split('paused while text is marked').length > 3")
+        page.wait_for_function("() => said.split('paused while text is selected').length > 3")
         assert page.evaluate("String(getSelection())") == "1795414800123456"
         page.evaluate("getSelection().removeAllRanges()")
         wait_for_updates(page, 1)

@@ -88,7 +88,7 @@ def start(image: Image, tmp_path: Path, volume: Path) -> Start:
             *arguments,
             python=image.python,
             packages=image.packages,
-            variables={"PRICES": "synthetic", "KRAKEN_TIER": "pro", **variables},
+            variables={"PRICE_SOURCE": "synthetic", "KRAKEN_TIER": "pro", **variables},
             user=user,
         )
 

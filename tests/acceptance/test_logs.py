@@ -141,7 +141,7 @@ def test_json_run_prints_json_only(state: Path) -> None:
     """A trading bot with LOG_FORMAT=json prints JSON objects only, none with its key or secret."""
     with local_kraken(state, FILLING) as kraken:
         json_settings = kraken.settings(LOG_FORMAT="json")
-        with running("--ticks", "1", settings=json_settings, until="refused nonces: 0") as bot:
+        with running("--cycles", "1", settings=json_settings, until="refused nonces: 0") as bot:
             lines = parse_json_lines(bot.text)
         messages = [line["message"] for line in lines]
         assert messages[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"

@@ -35,7 +35,7 @@ def test_a_bot_killed_at_random_moments_loses_nothing(tmp_path: Path, full_size:
             assert kraken.refused_nonces == 0, context
             kraken.check_account()
         # In halt mode it places nothing, but reconciles and follows orders until the last entry has filled or expired.
-        run("--ticks", "12", settings=settings | {"TRADING_MODE": "halt"})
+        run("--cycles", "12", settings=settings | {"TRADING_MODE": "halt"})
         assert kraken.refused_nonces == 0
         check_journal_against_exchange(kraken.simulator, tmp_path)
         sides = {order.side for order in kraken.orders if order.executed}
@@ -51,7 +51,7 @@ def test_an_order_whose_response_was_lost_to_a_kill_is_not_repeated(tmp_path: Pa
         with BotProcess(settings=kraken.settings()) as bot:
             kraken.wait_for("AddOrder")
             bot.kill()
-        second_run = run("--ticks", "1", settings=kraken.settings())
+        second_run = run("--cycles", "1", settings=kraken.settings())
         assert "holding 0.08333333" in second_run.text
         assert kraken.request_methods.count("AddOrder") == 1
         assert kraken.refused_nonces == 0

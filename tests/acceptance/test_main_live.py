@@ -29,7 +29,7 @@ def stop_message(bot: BotProcess) -> str:
 def test_a_live_bot_announces_live_mode_and_trades(state: Path) -> None:
     """Live mode is announced in capitals, the order of a signal is placed once, and its fill is reported."""
     with local_kraken(state, FILLING) as kraken:
-        bot = run("--ticks", "1", settings=kraken.settings())
+        bot = run("--cycles", "1", settings=kraken.settings())
         assert bot.lines[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
         assert "1 placed, 0 refused by Kraken, 0 unknown; fills 1" in bot.text
         assert "refused nonces: 0" in bot.text
@@ -42,8 +42,8 @@ def test_a_live_bot_announces_live_mode_and_trades(state: Path) -> None:
 def test_a_second_start_within_the_same_candle_does_not_repeat_the_order(state: Path) -> None:
     """A signal whose entry was placed, and canceled at the stop, is not placed again by the next start."""
     with local_kraken(state, RESTING) as kraken:
-        run("--ticks", "1", settings=kraken.settings())
-        second_run = run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
+        second_run = run("--cycles", "1", settings=kraken.settings())
         assert "this signal was placed before" in second_run.text
         assert kraken.request_methods.count("AddOrder") == 1
 
@@ -58,7 +58,7 @@ def test_a_start_waits_for_a_journal_that_cannot_be_opened(state: Path) -> None:
             bot.wait_for(r"^Ended: stopped\.$")
         assert "AddOrder" not in kraken.request_methods
         journal_path.rmdir()
-        assert "1 placed" in run("--ticks", "1", settings=kraken.settings()).text
+        assert "1 placed" in run("--cycles", "1", settings=kraken.settings()).text
         kraken.check_account()
 
 
@@ -73,7 +73,7 @@ def test_a_stopped_bot_leaves_its_journal_in_one_file(state: Path) -> None:
 def test_the_state_folder_is_made_for_its_owner_alone(state: Path) -> None:
     """A missing state folder is created with mode 0700, and its nonce file with mode 0600."""
     with local_kraken(state / "deeper") as kraken:
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
     assert (state / "deeper").stat().st_mode & 0o777 == 0o700
     assert (state / "deeper" / "kraken_nonce.txt").stat().st_mode & 0o777 == 0o600
 
@@ -130,7 +130,7 @@ BAD_SETTINGS = {
     "KRAKEN_API_URL": "http://example.com",
     "KRAKEN_TIER": "gold",
     "NONCE_UNIT": "weeks",
-    "PRICES": "guessed",
+    "PRICE_SOURCE": "guessed",
     "MARKET_SPEED": "fast",
     "PAIRS": ",",
     "TIMEFRAME": "7m",
@@ -139,9 +139,9 @@ BAD_SETTINGS = {
     "MAX_ORDER_VALUE": "1e5",
     "MAX_POSITION_VALUE": "-3",
     "MAX_DAILY_LOSS": "none",
-    "LOSS_PAUSE_SECONDS": "x",
-    "MARKET_COLLAR_PERCENT": "90",
-    "ENTRY_LIFETIME_SECONDS": "soon",
+    "COOLDOWN_SECONDS": "x",
+    "MAX_SLIPPAGE_PERCENT": "90",
+    "ENTRY_TTL_SECONDS": "soon",
     "CANCEL_ENTRIES_ON_STOP": "perhaps",
     "ALLOW_WITHDRAW_KEY": "2",
     "BOT_ID": "toolong",
@@ -153,6 +153,14 @@ def test_every_bad_setting_is_named_at_once(state: Path) -> None:
     bot = run(settings={**BAD_SETTINGS, "STATE_DIR": str(state)}, exit_code=2)
     assert stop_message(bot)
     assert [name for name in BAD_SETTINGS if name not in bot.text] == []
+    assert not state.exists()
+
+
+def test_a_former_setting_name_is_refused_with_the_new_one(state: Path) -> None:
+    """A setting under its former name ends with exit code 2 and the new name, and nothing is made or sent."""
+    former, name = "STOP_PERCENT", "STOP_LOSS_PERCENT"
+    bot = run(settings={former: "5", "STATE_DIR": str(state)}, exit_code=2)
+    assert f"{former} in the environment is now called {name}" in bot.text
     assert not state.exists()
 
 
@@ -214,7 +222,7 @@ def test_a_nonce_file_far_ahead_stops_the_start(state: Path) -> None:
 def test_halt_mode_sends_no_order(state: Path) -> None:
     """In halt mode a signal is refused by the kill switch, and no order is sent."""
     with local_kraken(state, FILLING) as kraken:
-        bot = run("--ticks", "1", settings=kraken.settings(TRADING_MODE="halt"))
+        bot = run("--cycles", "1", settings=kraken.settings(TRADING_MODE="halt"))
         assert bot.lines[0].startswith("HALTED")
         assert "entry refused (kill switch)" in bot.text
         assert "AddOrder" not in kraken.request_methods
@@ -225,9 +233,9 @@ def test_halt_mode_does_not_cancel_resting_entries(state: Path) -> None:
     with local_kraken(state, RESTING) as kraken:
         with running(settings=kraken.settings(), until="accepted as") as bot:
             bot.kill()
-        run("--ticks", "1", settings=kraken.settings(TRADING_MODE="halt"))
+        run("--cycles", "1", settings=kraken.settings(TRADING_MODE="halt"))
         assert "CancelOrder" not in kraken.request_methods
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         assert "CancelOrder" in kraken.request_methods
 
 
@@ -236,11 +244,11 @@ def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
     state.mkdir()
     (state / "halt").touch()
     with local_kraken(state, RESTING) as kraken:
-        bot = run("--ticks", "1", settings=kraken.settings())
+        bot = run("--cycles", "1", settings=kraken.settings())
         assert "entry refused (kill switch)" in bot.text
         assert "AddOrder" not in kraken.request_methods
         (state / "halt").unlink()
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         assert kraken.request_methods.count("AddOrder") == 1
 
 
@@ -272,6 +280,6 @@ def test_the_folder_of_a_killed_bot_is_free_at_once(state: Path) -> None:
         with running(settings=kraken.settings(), until=r"nothing to do") as first:
             first.kill()
         floor = kraken.nonce_floor
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         assert stored_nonce(state) > floor
         assert kraken.refused_nonces == 0

@@ -200,7 +200,7 @@ def test_check_names_a_local_replica_that_cannot_be_written(kraken: LocalKraken,
 @BOTH_STORES
 def test_a_run_prints_the_store(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """The nonce line of a leading run has the store's nonce and location."""
-    bot = run("--ticks", "1", settings=kraken.settings(NONCE_STORE=url))
+    bot = run("--cycles", "1", settings=kraken.settings(NONCE_STORE=url))
     (line,) = bot.wait_for("^nonce ")
     assert line.endswith(f" (16 digits, us), not ahead of the clock, in {store_location(url)}")
     assert int(line.split()[1]) < stored_record(nonce_store).last_nonce

@@ -28,7 +28,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(state: Path) -> BotProcess:
     """Return the first run on a folder, which ends after one cycle at current prices."""
-    return run("--ticks", "1", settings={"STATE_DIR": str(state)})
+    return run("--cycles", "1", settings={"STATE_DIR": str(state)})
 
 
 def read_equity(bot: BotProcess) -> tuple[str, str]:
@@ -101,7 +101,7 @@ def test_the_account_is_consistent_after_the_first_run(state: Path, first: BotPr
 def test_a_second_start_resumes_without_a_warm_up(state: Path, first: BotProcess) -> None:
     """The next start begins with the balances of the first one and a higher nonce, without a warm-up."""
     account, nonce = load_account(state), stored_nonce(state)
-    second = run("--ticks", "1", settings={"STATE_DIR": str(state)})
+    second = run("--cycles", "1", settings={"STATE_DIR": str(state)})
     assert "replay" not in second.text
     usd, btc = account.balances["ZUSD"], account.balances["XXBT"]
     holdings = f"USD {usd.normalize():f}" + (f", BTC {btc.normalize():f}" if btc else "")
@@ -112,12 +112,12 @@ def test_a_second_start_resumes_without_a_warm_up(state: Path, first: BotProcess
 
 
 def test_auto_without_internet_falls_back_to_synthetic_prices(tmp_path: Path) -> None:
-    """With PRICES=auto and no response from Kraken synthetic prices are used, and the prices line says why."""
+    """With PRICE_SOURCE=auto and no response from Kraken synthetic prices are used, and the prices line says why."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         with running(
-            settings={"STATE_DIR": str(tmp_path / "state"), "PRICES": "auto", "KRAKEN_API_URL": url},
+            settings={"STATE_DIR": str(tmp_path / "state"), "PRICE_SOURCE": "auto", "KRAKEN_API_URL": url},
             until="filled: (buy|sell)",
         ) as bot:
             assert bot.stop() == 0
@@ -125,20 +125,20 @@ def test_auto_without_internet_falls_back_to_synthetic_prices(tmp_path: Path) ->
 
 
 def test_unreachable_live_prices_stop_the_start(tmp_path: Path) -> None:
-    """With PRICES=live and no response from Kraken the start ends with one message and exit code 5."""
+    """With PRICE_SOURCE=live and no response from Kraken the start ends with one message and exit code 5."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        settings = {"STATE_DIR": str(tmp_path / "state"), "PRICES": "live", "KRAKEN_API_URL": url}
+        settings = {"STATE_DIR": str(tmp_path / "state"), "PRICE_SOURCE": "live", "KRAKEN_API_URL": url}
         bot = run(settings=settings, exit_code=5)
     assert "Kraken's public API does not answer" in bot.lines[-1]
 
 
 def test_auto_uses_live_prices_when_kraken_is_reachable(tmp_path: Path) -> None:
-    """With PRICES=auto the paper bot uses the prices of the Kraken that answers, which gets no private request."""
+    """With PRICE_SOURCE=auto the paper bot uses the prices of the answering Kraken, which gets no private request."""
     with local_kraken(tmp_path, speed=1.0) as kraken:
         url = kraken.simulator.url
-        settings = {"STATE_DIR": str(tmp_path / "state"), "PRICES": "auto", "KRAKEN_API_URL": url}
+        settings = {"STATE_DIR": str(tmp_path / "state"), "PRICE_SOURCE": "auto", "KRAKEN_API_URL": url}
         with running(settings=settings, until="^Account: ") as bot:
             assert bot.stop() == 0
         assert bot.lines[0].startswith("PAPER TRADING")
@@ -181,7 +181,7 @@ def test_the_account_of_a_killed_bot_resumes(tmp_path: Path) -> None:
         bot.kill()
     (state / "halt").touch()  # an exit at current prices would take long
     # Start-up reconciliation waits in market time for orders of the first run.
-    second = run("--ticks", "1", settings={"STATE_DIR": str(state), "MARKET_SPEED": "20"})
+    second = run("--cycles", "1", settings={"STATE_DIR": str(state), "MARKET_SPEED": "20"})
     assert "Account: USD 10000" not in second.text
     assert second.lines[-1].endswith("; refused nonces: 0")
     assert account_problems(state) == []

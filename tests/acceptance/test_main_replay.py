@@ -1,4 +1,4 @@
-"""`PRICES=replay:FILE python main.py`: recorded prices from start to end, also if the bot is killed in between."""
+"""`PRICE_SOURCE=replay:FILE python main.py`: recorded prices from start to end, also if the bot is killed midway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recording(shared: Path, full_size: bool, tmp_path_factory: pytest.TempPathFa
 def settings_for(recording: Path, state: Path) -> dict[str, str]:
     """Return the settings of a bot that replays a recording minute by minute."""
     # With a fixed bot id the orders of the same signals have the same ids on every account.
-    return {"PRICES": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state), "BOT_ID": "tests"}
+    return {"PRICE_SOURCE": f"replay:{recording}", "TIMEFRAME": "1m", "STATE_DIR": str(state), "BOT_ID": "tests"}
 
 
 def filled_client_order_ids(recording: Path, state: Path) -> list[str]:

@@ -31,7 +31,7 @@ SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3Jl
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the state folder of a paper bot that was stopped after its warm-up."""
     folder = tmp_path_factory.mktemp("paper") / "state"
-    run("--ticks", "1", settings={"STATE_DIR": str(folder)})
+    run("--cycles", "1", settings={"STATE_DIR": str(folder)})
     return folder
 
 
@@ -193,7 +193,7 @@ def test_journal_check_finds_changed_and_missing_records(copy: Path, statement: 
     assert finding in run_command("journal", "check", settings={"STATE_DIR": str(copy)}, code=7)
     report = json.loads(run_command("journal", "check", "--json", settings={"STATE_DIR": str(copy)}, code=7))
     assert not report["equal"]
-    assert any(finding in listed_finding for listed_finding in report["findings"])
+    assert any(finding in listed_finding for listed_finding in report["differences"])
 
 
 def test_journal_check_on_paper_needs_exclusive_access(state: Path) -> None:
@@ -209,7 +209,7 @@ def test_journal_check_of_a_live_account(state: Path) -> None:
     """For a live account only this bot's orders are compared; one that the journal lacks is found."""
     with local_kraken(state, FILLING) as kraken:
         kraken.place_external_order()
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         placed = kraken.request_methods.count("AddOrder")
         assert run_command("journal", "check", settings=kraken.settings()).startswith("ok: 1 orders, ")
         txid = add_order(kraken, state, "0000000000001")
@@ -222,7 +222,7 @@ def test_journal_check_of_a_live_account(state: Path) -> None:
 def test_journal_check_finds_an_order_placed_twice(state: Path) -> None:
     """Two orders with one client order id at Kraken are reported as doubled."""
     with local_kraken(state, FILLING) as kraken:
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         (order,) = kraken.orders
         with kraken.simulator.api.lock:
             params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.01", "price": "100"}
@@ -244,5 +244,7 @@ def test_journal_check_of_recorded_prices(copy: Path, tmp_path: Path) -> None:
     """A recorded market, whose account would start again, is not opened for a check: exit code 2."""
     prices = tmp_path / "prices.csv"
     prices.touch()
-    output = run_command("journal", "check", settings={"STATE_DIR": str(copy), "PRICES": f"replay:{prices}"}, code=2)
-    assert output.startswith("Stopped: PRICES names a recorded market")
+    output = run_command(
+        "journal", "check", settings={"STATE_DIR": str(copy), "PRICE_SOURCE": f"replay:{prices}"}, code=2
+    )
+    assert output.startswith("Stopped: PRICE_SOURCE names a recorded market")

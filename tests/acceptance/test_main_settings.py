@@ -81,8 +81,8 @@ def test_max_order_value_reaches_the_broker(simulator: Simulator) -> None:
 
 
 def test_max_slippage_reaches_the_orders(simulator: Simulator) -> None:
-    """With MARKET_COLLAR_PERCENT=3 a market buy is limited to three percent above the current price."""
-    broker = broker_for(simulator, MARKET_COLLAR_PERCENT="3")
+    """With MAX_SLIPPAGE_PERCENT=3 a market buy is limited to three percent above the current price."""
+    broker = broker_for(simulator, MAX_SLIPPAGE_PERCENT="3")
     placed = broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
     assert abs(placed.price - broker.get_current_price("BTC/USD") * Decimal("1.03")) <= Decimal("0.1")
 
@@ -116,8 +116,8 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
         MAX_ORDER_VALUE="12",
         MAX_POSITION_VALUE="13",
         MAX_DAILY_LOSS="14",
-        LOSS_PAUSE_SECONDS="15",
-        ENTRY_LIFETIME_SECONDS="160",
+        COOLDOWN_SECONDS="15",
+        ENTRY_TTL_SECONDS="160",
         CANCEL_ENTRIES_ON_STOP="0",
         DEAD_MAN_SWITCH_SECONDS="61",
     )
@@ -143,7 +143,7 @@ def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:
     ("extra_settings", "seconds"),
     [
         ({}, 120.0),
-        ({"SINGLE_INSTANCE": "1"}, 0.0),
+        ({"SKIP_OVERLAP_WAIT": "1"}, 0.0),
         ({"TRADING_MODE": "halt"}, 0.0),
         ({"TRADING_MODE": "paper"}, 0.0),
     ],

@@ -61,7 +61,7 @@ def test_resting_entries_stay_open_when_configured(state: Path) -> None:
             assert bot.stop() == 0
         assert len(kraken.open_orders()) == 1
         assert "CancelOrder" not in kraken.request_methods
-        second_run = run("--ticks", "1", settings=settings)
+        second_run = run("--cycles", "1", settings=settings)
         assert "own order adopted" in second_run.text
         assert kraken.request_methods.count("AddOrder") == 1
 
@@ -85,7 +85,7 @@ def test_a_hanging_read_does_not_delay_shutdown(state: Path) -> None:
 def test_an_order_in_flight_does_not_delay_shutdown_and_is_never_sent_twice(state: Path) -> None:
     """On SIGTERM while a third order hangs it is reported as unknown, two entries are canceled, none is repeated."""
     with local_kraken(state, RESTING, options=HANGING_OPTIONS) as kraken:
-        run("--ticks", "1", settings=kraken.settings(PAIRS="BTC/USD,ETH/USD", CANCEL_ENTRIES_ON_STOP="0"))
+        run("--cycles", "1", settings=kraken.settings(PAIRS="BTC/USD,ETH/USD", CANCEL_ENTRIES_ON_STOP="0"))
         settings = kraken.settings(PAIRS="BTC/USD,ETH/USD,SOL/USD")
         kraken.simulator.faults.fire_next("slow", "AddOrder")
         with BotProcess(settings=settings) as bot:
@@ -94,7 +94,7 @@ def test_an_order_in_flight_does_not_delay_shutdown_and_is_never_sent_twice(stat
         (order,) = kraken.open_orders()
         assert bot.wait_for(f"SOL/USD  unknown: buy .*{order.cl_ord_id}")
         assert kraken.request_methods.count("CancelOrder") == 2
-        second_run = run("--ticks", "1", settings=settings)
+        second_run = run("--cycles", "1", settings=settings)
         assert second_run.wait_for(f"SOL/USD  own order adopted: .*{order.txid}")
         assert kraken.request_methods.count("AddOrder") == 3
         assert kraken.refused_nonces == 0
@@ -129,7 +129,7 @@ def test_a_signal_during_the_warm_up_ends_it_with_a_summary(state: Path) -> None
         assert re.search(r"^Equity 10000.00 -> \d+\.\d\d USD;", bot.text, re.MULTILINE)
     (state / "halt").touch()  # an exit at current prices would take long
     # Start-up reconciliation waits in market time for orders of the first run.
-    second_run = run("--ticks", "1", settings={**settings, "MARKET_SPEED": "20"})
+    second_run = run("--cycles", "1", settings={**settings, "MARKET_SPEED": "20"})
     assert "Account: USD 10000" not in second_run.text
     assert second_run.lines[-1].endswith("; refused nonces: 0")
 

@@ -116,12 +116,12 @@ def run_monitored(folder: Path, cycles: int) -> MemoryMonitor:
     write_recording(recording, cycles + WARM_UP_CANDLES)
     settings = {
         "STATE_DIR": str(folder / "state"),
-        "PRICES": f"replay:{recording}",
+        "PRICE_SOURCE": f"replay:{recording}",
         "TIMEFRAME": "1m",
         "PORT": str(port),
         "STATUS_TOKEN": TOKEN,
     }
-    with BotProcess("--ticks", str(cycles), settings=settings, timeout_seconds=LIMIT_SECONDS) as bot:
+    with BotProcess("--cycles", str(cycles), settings=settings, timeout_seconds=LIMIT_SECONDS) as bot:
         bot.wait_for("filled")
         monitor = MemoryMonitor(port, bot.pid)
         with open_event_stream(port):

@@ -15,7 +15,7 @@ TEN_MINUTES_US = 600_000_000
 
 def trade(kraken: LocalKraken, host: Path) -> BotProcess:
     """Run the bot on a host for one cycle."""
-    return run("--ticks", "1", settings=kraken.settings(STATE_DIR=str(host)))
+    return run("--cycles", "1", settings=kraken.settings(STATE_DIR=str(host)))
 
 
 def test_with_its_state_an_account_moves_without_a_refused_nonce(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_entry_stop_and_exit_have_their_names(state: Path) -> None:
     the candle (for the stop, when the entry was opened) and the words entry, stop and exit.
     """
     with local_kraken(state, CLOSES) as kraken:
-        settings = kraken.settings(BOT_ID="fleet", STOP_PERCENT="20", PAIRS="BTC/USD")
+        settings = kraken.settings(BOT_ID="fleet", STOP_LOSS_PERCENT="20", PAIRS="BTC/USD")
         with running(settings=settings, until="stop: sell .* accepted") as bot:
             assert bot.stop() == 0
         kraken.advance_time((len(CLOSES) - len(CROSSING) - 2) * HOUR)
@@ -37,9 +37,9 @@ def test_the_file_that_stops_entries_has_its_name(state: Path) -> None:
     with local_kraken(state, FILLING) as kraken:
         state.mkdir()
         (state / "entries_stopped").touch()
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         assert "AddOrder" not in kraken.request_methods
         run("resume", settings=kraken.settings())
         assert not (state / "entries_stopped").exists()
-        run("--ticks", "1", settings=kraken.settings())
+        run("--cycles", "1", settings=kraken.settings())
         assert kraken.request_methods.count("AddOrder") == 1

@@ -1,4 +1,4 @@
-"""The other commands: check, nonce show, simulator, --help, --ticks, and unknown arguments."""
+"""The other commands: check, nonce show, simulator, --help, --cycles, and unknown arguments."""
 
 from __future__ import annotations
 
@@ -160,14 +160,14 @@ def test_nonce_show_distinguishes_a_damaged_file_from_a_missing_one(state: Path)
 
 
 def test_help_lists_every_command_and_exit_code(state: Path) -> None:
-    """`--help` names the commands, --ticks and the exit codes."""
+    """`--help` names the commands, --cycles and the exit codes."""
     text = run("--help", settings={"STATE_DIR": str(state)}).text
-    assert all(name in text for name in ("run", "check", "nonce", "simulator", "--ticks", "exit codes"))
+    assert all(name in text for name in ("run", "check", "nonce", "simulator", "--cycles", "exit codes"))
     assert [code for code in range(7) if not re.search(rf"\b{code} ", text)] == []
     assert not state.exists()
 
 
-@pytest.mark.parametrize("arguments", [("trade",), ("nonce",), ("nonce", "lower"), ("--ticks", "0")], ids=str)
+@pytest.mark.parametrize("arguments", [("trade",), ("nonce",), ("nonce", "lower"), ("--cycles", "0")], ids=str)
 def test_unknown_arguments_end_with_2(state: Path, arguments: tuple[str, ...]) -> None:
     """An unknown argument ends with exit code 2 and the usage, and nothing is started."""
     bot = run(*arguments, settings={"STATE_DIR": str(state)}, exit_code=2)
@@ -175,10 +175,27 @@ def test_unknown_arguments_end_with_2(state: Path, arguments: tuple[str, ...]) -
     assert not state.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ticks", "1"), "--ticks is now called --cycles"),
+        (("run", "--ticks=1"), "--ticks is now called --cycles"),
+        (("run", "--stay"), "--stay is now called --forever"),
+    ],
+    ids=str,
+)
+def test_former_option_is_refused_with_the_new_one(state: Path, arguments: tuple[str, ...], message: str) -> None:
+    """An option under its former name ends with exit code 2, the usage and the new name, and nothing is started."""
+    bot = run(*arguments, settings={"STATE_DIR": str(state)}, exit_code=2)
+    assert bot.lines[0].startswith("usage: main.py")
+    assert message in bot.text
+    assert not state.exists()
+
+
 def test_cycles_may_follow_run(state: Path) -> None:
-    """`run --ticks 1` is `--ticks 1`."""
+    """`run --cycles 1` is `--cycles 1`."""
     with local_kraken(state) as kraken:
-        assert "Ended: 1 ticks done." in run("run", "--ticks", "1", settings=kraken.settings()).text
+        assert "Ended: 1 cycles done." in run("run", "--cycles", "1", settings=kraken.settings()).text
 
 
 def test_the_simulator_runs_alone_until_a_signal(state: Path) -> None:
@@ -195,7 +212,7 @@ def test_a_bot_trades_on_the_simulator_command(state: Path) -> None:
     with running(*arguments, settings={"STATE_DIR": str(state)}, until="^secret ") as simulator:
         url, key, secret = (line.split()[-1] for line in simulator.lines[:3])
         keys = {"KRAKEN_API_URL": url, "KRAKEN_API_KEY": key, "KRAKEN_API_SECRET": secret}
-        settings = {"TRADING_MODE": "live", "STATE_DIR": str(state), "MARKET_SPEED": "20", "SINGLE_INSTANCE": "1"}
-        bot = run("--ticks", "1", settings=settings | keys)
+        settings = {"TRADING_MODE": "live", "STATE_DIR": str(state), "MARKET_SPEED": "20", "SKIP_OVERLAP_WAIT": "1"}
+        bot = run("--cycles", "1", settings=settings | keys)
         assert bot.lines[-1].endswith("; refused nonces: 0")
         simulator.kill()

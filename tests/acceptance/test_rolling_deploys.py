@@ -120,10 +120,10 @@ def test_without_a_store(tmp_path: Path, signal_number: signal.Signals, full_siz
     within a minute of the old one's, no signal is traded twice, and each has at most three refused nonces a minute."""
     # Refusals follow the wall clock, in which the short test sends requests far more often than a real market does.
     speed = 1.0 if full_size else MODERATE
-    settings, limit_seconds = {"SINGLE_INSTANCE": "0"}, 10 * MINUTE
+    settings, limit_seconds = {"SKIP_OVERLAP_WAIT": "0"}, 10 * MINUTE
     with trading_fleet(tmp_path, speed=speed, latency_seconds=(0.01, 0.03)) as fleet:
         # There is no instance before the first one.
-        old = fleet.start("old", SINGLE_INSTANCE="1")
+        old = fleet.start("old", SKIP_OVERLAP_WAIT="1")
         old.wait_for_request("AddOrder", timeout_seconds=limit_seconds)
         new = fleet.start("new", **settings)
         new.wait_for("STATE_DIR has no journal of this key, so another instance may still trade")

@@ -73,7 +73,7 @@ def test_versions_alternate_on_one_state_folder(fleet: Fleet, versions: Versions
     write_future_nonce(state)
 
     def start(name: str) -> Instance:
-        return fleet.start_version(versions[name], name, "run", "--stay", STATE_DIR=str(state))
+        return fleet.start_version(versions[name], name, "run", versions[name].forever, STATE_DIR=str(state))
 
     alternate_versions(
         fleet, start, lambda: run_scripts_of_both(fleet, versions, tmp_path, dict.fromkeys(versions, state))
@@ -113,7 +113,7 @@ def alternate_versions(fleet: Fleet, start: Start, run_scripts: Callable[[], Non
     for number, (_, name) in enumerate(pairwise(names)):
         current.wait_for_request("AddOrder")
         following = start(name)
-        following.wait_for("^standby ")
+        following.wait_for("^standby |Standby: ")
         seen = len(current.requests("AddOrder"))
         run_scripts()
         current.wait_for_request("AddOrder", times=seen + ORDERS)

@@ -53,7 +53,7 @@ class DashboardClient:
 @contextmanager
 def running_service(settings: dict[str, str], until: str) -> Iterator[tuple[BotProcess, DashboardClient]]:
     """Run a service and continue once it has printed a line that matches `until`."""
-    with running("run", "--stay", settings={**settings, "PORT": ""}, until=until) as bot:
+    with running("run", "--forever", settings={**settings, "PORT": ""}, until=until) as bot:
         yield bot, DashboardClient(bot)
 
 
@@ -104,7 +104,7 @@ def test_a_waiting_service_is_healthy_and_sends_nothing(
         snapshot = dashboard.snapshot()
         assert (snapshot["state"], snapshot["ready"]) == ("waiting", False)
         assert message in snapshot["reason"]
-        assert snapshot["nonce"]["breaker"] == breaker
+        assert snapshot["nonce"]["circuit_breaker"] == breaker
         assert message in dashboard.get("/")[1]
         assert len(kraken.request_methods) == request_count
         assert bot.stop() == 0
@@ -152,7 +152,7 @@ def test_a_service_trades_once_kraken_is_reachable(state: Path) -> None:
         "KRAKEN_API_KEY": options.key,
         "KRAKEN_API_SECRET": options.secret,
         "STATE_DIR": str(state),
-        "SINGLE_INSTANCE": "1",
+        "SKIP_OVERLAP_WAIT": "1",
         "MARKET_SPEED": f"{SPEED:g}",
     }
     with (
@@ -186,7 +186,7 @@ def test_a_second_service_on_the_state_folder_is_standby_and_takes_over(state: P
 def test_a_wrong_setting_ends_the_service(state: Path) -> None:
     """A service with wrong settings ends with exit code 2."""
     with local_kraken(state) as kraken:
-        run("run", "--stay", settings=kraken.settings(PAIRS="NO/PAIR", PORT=""), exit_code=2)
+        run("run", "--forever", settings=kraken.settings(PAIRS="NO/PAIR", PORT=""), exit_code=2)
 
 
 def test_a_port_in_use_is_named(state: Path) -> None:
@@ -208,7 +208,7 @@ def test_status_reports_what_the_dashboard_reports(state: Path) -> None:
         bot.wait_for("Watching|nothing to do")
         status_text = run("status", settings=settings).text
         snapshot, status_json = dashboard.snapshot(), json.loads(run("status", "--json", settings=settings).text)
-        assert snapshot["nonce"]["place"] in status_text
+        assert snapshot["nonce"]["location"] in status_text
         assert "LIVE, trading" in status_text
         assert status_json.keys() == snapshot.keys()
         assert status_json["limits"] == snapshot["limits"]
@@ -293,7 +293,7 @@ def test_the_dashboard_stop_blocks_entries_until_resume(state: Path) -> None:
     # Short candles: the bot runs a cycle after each, and not only every ten seconds.
     closes = (*RESTING, *(RESTING[-1:] * 300))
     with local_kraken(state, closes, candle_seconds=60, timeframe="1m") as kraken:
-        with running_service(kraken.settings(ENTRY_LIFETIME_SECONDS="86400"), "accepted as") as (bot, dashboard):
+        with running_service(kraken.settings(ENTRY_TTL_SECONDS="86400"), "accepted as") as (bot, dashboard):
             assert post_stop_entries(dashboard, confirm="") == 400
             assert dashboard.snapshot()["entries"] == "open"
             assert post_stop_entries(dashboard) == 303

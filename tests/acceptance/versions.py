@@ -16,7 +16,14 @@ from tests.conftest import ROOT
 # The last commit before the modules moved.
 OLD_COMMIT = "c70f41a"
 # The settings that have another name there, by their name here.
-OLD_NAMES: dict[str, str] = {}
+OLD_NAMES = {
+    "COOLDOWN_SECONDS": "LOSS_PAUSE_SECONDS",
+    "ENTRY_TTL_SECONDS": "ENTRY_LIFETIME_SECONDS",
+    "MAX_SLIPPAGE_PERCENT": "MARKET_COLLAR_PERCENT",
+    "PRICE_SOURCE": "PRICES",
+    "SKIP_OVERLAP_WAIT": "SINGLE_INSTANCE",
+    "STOP_LOSS_PERCENT": "STOP_PERCENT",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class Version:
 
     folder: Path = ROOT
     names: Mapping[str, str] = field(default_factory=dict)
+    # The option of `run` that keeps the bot running through transient errors.
+    forever: str = "--forever"
 
     def rename_settings(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Return settings under the names that this version knows."""
@@ -46,4 +55,4 @@ def extract_old_version(folder: Path) -> Version:
         )
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
-    return Version(folder, OLD_NAMES)
+    return Version(folder, OLD_NAMES, forever="--stay")

@@ -43,7 +43,7 @@ def pair_status(symbol: str, seed: int, start: str, quantity: str = "0.00000000"
         }
         for index in (7, 30, 55, 80, 111)
     ]
-    position = {"quantity": quantity, "average_price": rows[111][1] if Decimal(quantity) else None}
+    position = {"quantity": quantity, "average_entry": rows[111][1] if Decimal(quantity) else None}
     return {"symbol": symbol, "price": rows[-1][4], **position, "candles": rows, "fills": fills}
 
 
@@ -95,11 +95,11 @@ def full_status(**changes: Any) -> dict[str, Any]:
         "bot_id": "b7d31f2a",
         "strategy": "moving_average",
         "timeframe": "1h",
-        "prices": "Kraken's public prices",
+        "price_source": "Kraken's public prices",
         "uptime_seconds": 93784.2,
-        "last_tick_seconds": 3.4,
+        "last_cycle_age_seconds": 3.4,
         "entries": "open",
-        "account": {"quote": "USD", "equity": "10012.34567", "realised": "12.3456", "day_loss": "0"},
+        "account": {"quote": "USD", "equity": "10012.34567", "realised_pnl": "12.3456", "realised_loss_today": "0"},
         "equity_curve": [[NOW - (300 - at) * STEP_SECONDS, str(value)] for at, value in enumerate(equity)],
         "pairs": [pair_status("BTC/USD", 1, "64000", "0.00388"), pair_status("ETH/USD", 2, "3120")],
         "balances": [
@@ -117,9 +117,9 @@ def full_status(**changes: Any) -> dict[str, Any]:
             "max_order_value": "250",
             "max_position_value": "500",
             "max_daily_loss": "50",
-            "loss_pause_seconds": 3600,
-            "market_collar_percent": "1",
-            "stop_percent": "0",
+            "cooldown_seconds": 3600,
+            "max_slippage_percent": "1",
+            "stop_loss_percent": "0",
         },
         "refusals": [
             {
@@ -134,17 +134,17 @@ def full_status(**changes: Any) -> dict[str, Any]:
         "nonce": {
             "last": "1795414800123456",
             "unit": "microseconds",
-            "lead_seconds": -0.4,
-            "place": "/state/kraken_nonce.txt",
+            "ahead_seconds": -0.4,
+            "location": "/state/kraken_nonce.txt",
             "issued": 4711,
             "refused": 2,
             "refused_today": 0,
-            "turn_wait_seconds": 0.0012,
-            "breaker": "closed",
-            "breaker_reason": "",
-            "breaker_until": None,
+            "request_lock_wait_seconds": 0.0012,
+            "circuit_breaker": "closed",
+            "circuit_breaker_reason": "",
+            "circuit_breaker_until": None,
         },
-        "lease": {"role": "alone", "leader": None, "generation": None},
+        "lease": {"role": "standalone", "leader": None, "fencing_token": None},
         "rate_limits": {"rest": {"level": 3.4, "maximum": 20}},
         "log": [
             f"2026-11-23T06:{at // 60:02}:{at % 60:02}Z  BTC/USD  64321.1: the average of 10 is above the average of"
@@ -168,7 +168,7 @@ def starting_status(**changes: Any) -> dict[str, Any]:
         "symbol": "BTC/USD",
         "price": None,
         "quantity": "0",
-        "average_price": None,
+        "average_entry": None,
         "candles": [],
         "fills": [],
     }
@@ -180,9 +180,9 @@ def starting_status(**changes: Any) -> dict[str, Any]:
     }
     return (
         full_status(
-            state="starting", ready=False, uptime_seconds=0.8, last_tick_seconds=None, account=None, pairs=[pair]
+            state="starting", ready=False, uptime_seconds=0.8, last_cycle_age_seconds=None, account=None, pairs=[pair]
         )
         | unknown
-        | {"nonce": nonce | {"breaker": "closed"}, "rate_limits": {"rest": None}}
+        | {"nonce": nonce | {"circuit_breaker": "closed"}, "rate_limits": {"rest": None}}
         | changes
     )

@@ -48,7 +48,7 @@ def main() -> None:
     metrics.record_nonce_issued()
     metrics.record_request_lock_wait(1.0)
     lines = metrics.render().decode().splitlines()
-    (waited,) = [line for line in lines if line.startswith("kraken_bot_turn_wait_seconds_sum")]
+    (waited,) = [line for line in lines if line.startswith("kraken_bot_request_lock_wait_seconds_sum")]
     print_line(f"in the child: {metrics.issued_total()} nonces; {waited}")
     os._exit(0)
 

@@ -108,7 +108,7 @@ def test_telegram_receives_its_own_payload() -> None:
         request = hook.next_request()
     assert request.path == f"/bot123456:{TOKEN}/sendMessage"
     text = request.body.pop("text")
-    assert text.startswith("[bot 3muyt on host, paper] breaker at ")
+    assert text.startswith("[bot 3muyt on host, paper] circuit breaker at ")
     assert text.endswith("\nNothing is sent on this key for 100 s: test.")
     assert request.body == {"chat_id": "-1001", "message_thread_id": "5"}
 

@@ -54,8 +54,8 @@ INVALID_VALUES = {
     "NONCE_UNIT": "ms",
     "NONCE_STORE": "sqlite:///nonces",
     "LEASE_SECONDS": "2.9",
-    "SINGLE_INSTANCE": "maybe",
-    "PRICES": "replay:/no/such/file.csv",
+    "SKIP_OVERLAP_WAIT": "maybe",
+    "PRICE_SOURCE": "replay:/no/such/file.csv",
     "MARKET_SPEED": "fast",
     "PAIRS": ",",
     "TIMEFRAME": "7m",
@@ -63,10 +63,10 @@ INVALID_VALUES = {
     "MAX_ORDER_VALUE": "-1",
     "MAX_POSITION_VALUE": "NaN",
     "MAX_DAILY_LOSS": "0",
-    "LOSS_PAUSE_SECONDS": "-5",
-    "MARKET_COLLAR_PERCENT": "50",
-    "STOP_PERCENT": "100",
-    "ENTRY_LIFETIME_SECONDS": "1 hour",
+    "COOLDOWN_SECONDS": "-5",
+    "MAX_SLIPPAGE_PERCENT": "50",
+    "STOP_LOSS_PERCENT": "100",
+    "ENTRY_TTL_SECONDS": "1 hour",
     "CANCEL_ENTRIES_ON_STOP": "maybe",
     "DEAD_MAN_SWITCH_SECONDS": "29",
     "ALLOW_WITHDRAW_KEY": "2",
@@ -104,8 +104,8 @@ def test_unknown_strategy_is_reported() -> None:
 
 
 def test_stop_loss_with_dead_man_switch_is_reported() -> None:
-    """STOP_PERCENT together with DEAD_MAN_SWITCH_SECONDS is one problem that names both; each alone is valid."""
-    both = {"STOP_PERCENT": "5", "DEAD_MAN_SWITCH_SECONDS": "60"}
+    """STOP_LOSS_PERCENT together with DEAD_MAN_SWITCH_SECONDS is one problem that names both; each alone is valid."""
+    both = {"STOP_LOSS_PERCENT": "5", "DEAD_MAN_SWITCH_SECONDS": "60"}
     (problem,) = problems_of(both)
     assert all(name in problem for name in both)
     for name, value in both.items():
@@ -173,6 +173,53 @@ def test_misspelled_setting_is_reported(home: Path) -> None:
     (home / ".env").write_text("MAX_ORDER_VALU=10\n")
     with pytest.raises(SettingsError, match="MAX_ORDER_VALUE is meant"):
         config.load_settings()
+
+
+FORMER_NAMES = {
+    "ENTRY_LIFETIME_SECONDS": "ENTRY_TTL_SECONDS",
+    "LOSS_PAUSE_SECONDS": "COOLDOWN_SECONDS",
+    "MARKET_COLLAR_PERCENT": "MAX_SLIPPAGE_PERCENT",
+    "PRICES": "PRICE_SOURCE",
+    "SINGLE_INSTANCE": "SKIP_OVERLAP_WAIT",
+    "STOP_PERCENT": "STOP_LOSS_PERCENT",
+}
+
+
+@pytest.mark.parametrize("source", [".env", "the environment"])
+@pytest.mark.parametrize("former", FORMER_NAMES)
+def test_former_setting_name_is_refused(former: str, source: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting under its former name is one problem that names the source and the new name; an empty one is none."""
+    for value in ("", "1"):
+        if source == ".env":
+            (home / ".env").write_text(f"{former}={value}\n")
+        else:
+            monkeypatch.setenv(former, value)
+        if not value:
+            config.load_settings()
+    with pytest.raises(SettingsError) as caught:
+        config.load_settings()
+    assert caught.value.problems == [f"{former} in {source} is now called {FORMER_NAMES[former]}; use the new name."]
+
+
+def test_former_setting_names_are_reported_with_all_other_problems(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Former names of both sources, a slip and a wrong value are reported together."""
+    (home / ".env").write_text("".join(f"{name}=1\n" for name in FORMER_NAMES) + "MAX_ORDER_VALU=10\n")
+    for name in FORMER_NAMES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TIMEFRAME", "7m")
+    with pytest.raises(SettingsError) as caught:
+        config.load_settings()
+    named = [problem.partition(" is ")[0] for problem in caught.value.problems]
+    sources = (".env", "the environment")
+    expected = [f"{name} in {source}" for source in sources for name in FORMER_NAMES]
+    assert sorted(named) == sorted([*expected, "MAX_ORDER_VALU in .env", "TIMEFRAME"])
+
+
+def test_every_former_setting_name_has_a_setting() -> None:
+    """The former names are those that the program refuses; none is a setting, and each leads to one."""
+    assert config.RENAMED_SETTINGS == FORMER_NAMES
+    assert not FORMER_NAMES.keys() & config.DEFAULTS.keys()
+    assert set(FORMER_NAMES.values()) <= config.DEFAULTS.keys()
 
 
 @pytest.mark.parametrize(
@@ -358,9 +405,9 @@ def test_lease_seconds_range(text: str, allowed: bool) -> None:
 
 
 def test_skip_overlap_wait_is_a_boolean() -> None:
-    """SINGLE_INSTANCE is off by default and on with 1."""
+    """SKIP_OVERLAP_WAIT is off by default and on with 1."""
     assert not config.load_settings({}).skip_overlap_wait
-    assert config.load_settings({"SINGLE_INSTANCE": "1"}).skip_overlap_wait
+    assert config.load_settings({"SKIP_OVERLAP_WAIT": "1"}).skip_overlap_wait
 
 
 def test_scripts_use_the_configured_store(home: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from bot.base.redaction import redact
 from bot.dashboard.client import format_summary
 from tests.unit.dashboard_samples import full_status, starting_status
 
@@ -25,6 +28,13 @@ def test_order_counts_are_unknown_until_read(status: dict[str, object], expected
 def test_unknown_circuit_breaker_is_reported_as_unknown() -> None:
     """The circuit breaker is unknown as long as the status does not contain it."""
     assert (
-        "breaker  unknown"
-        in format_summary(starting_status(nonce=full_status()["nonce"] | {"breaker": None})).splitlines()
+        "         circuit breaker unknown"
+        in format_summary(starting_status(nonce=full_status()["nonce"] | {"circuit_breaker": None})).splitlines()
     )
+
+
+@pytest.mark.parametrize("fencing_token", [None, 4])
+def test_redaction_leaves_the_status_unchanged(fencing_token: int | None) -> None:
+    """`status --json` is printed through the redactor, which must leave every key and value of a status unchanged."""
+    status = full_status(lease={"role": "leader", "leader": "host:17", "fencing_token": fencing_token})
+    assert json.loads(redact(json.dumps(status, indent=1))) == status

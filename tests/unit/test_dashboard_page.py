@@ -16,9 +16,9 @@ from tests.unit.dashboard_samples import fill_row, full_status, order_row, start
 HOSTILE = "</title></script><script>alert(1)</script>\"' onload='alert(2)' style=\"x\"&amp;\u2028\x00{{7*7}}-->"
 # The page reads these as numbers or times, or compares them with a few fixed values.
 PARSED_KEYS = frozenset(
-    "mode entries breaker side time time_seconds equity realised day_loss price quantity average_price volume executed"
-    " average fee cost total free order_value max_order_value max_position_value max_daily_loss"
-    " market_collar_percent stop_percent breaker_until candles equity_curve".split()
+    "mode entries circuit_breaker side time time_seconds equity realised_pnl realised_loss_today price quantity"
+    " average_entry volume executed average fee cost total free order_value max_order_value max_position_value"
+    " max_daily_loss max_slippage_percent stop_loss_percent circuit_breaker_until candles equity_curve".split()
 )
 
 
@@ -59,14 +59,18 @@ def replace_texts(value: Any, text: str, name: str = "") -> Any:
 
 def failing_status(**changes: Any) -> dict[str, Any]:
     """Return the status of a live leader with an unknown order and an open circuit breaker."""
-    nonce = full_status()["nonce"] | {"breaker": "open", "breaker_reason": "three refused", "breaker_until": None}
+    nonce = full_status()["nonce"] | {
+        "circuit_breaker": "open",
+        "circuit_breaker_reason": "three refused",
+        "circuit_breaker_until": None,
+    }
     return full_status(
         mode="live",
         state="waiting",
         reason="Kraken does not answer",
         unknown_orders=[order_row(state="unknown", txid="", unknown_seconds=75, reason="no answer")],
         nonce=nonce,
-        lease={"role": "leader", "leader": "host:17", "generation": 4},
+        lease={"role": "leader", "leader": "host:17", "fencing_token": 4},
         journal_problem="the journal cannot be read",
     ) | dict(changes)
 
@@ -102,7 +106,7 @@ def test_page_has_no_inline_script_or_style(make: Callable[..., dict[str, Any]])
 def test_unknown_values_are_shown_as_unknown() -> None:
     """Just after the start the page shows "unknown" for each unknown value, and 0 only for counters."""
     page_text = ParsedPage(page.render_page(starting_status(), csrf="x")).text
-    names = ("Account", "Earned", "Lost today", "Nonce corner", "Ahead of the clock", "Kept in")
+    names = ("Account", "Realised P&L", "Realised loss today", "Nonces", "Ahead of the clock", "Location")
     for name in (*names, "Balances", "Open orders", "Last fills"):
         assert f"{name} unknown" in page_text
     assert re.findall(r"(\w+) 0\b(?!\.\d)", page_text) == ["Issued", "Refused", "today"]
@@ -150,25 +154,24 @@ def test_unknown_order_is_shown_with_age_and_id() -> None:
 def test_nonce_section_shows_every_nonce_value() -> None:
     """The nonce section shows last nonce, unit, offset to the clock, location, counts, wait and breaker, and why and
     until when the breaker is open."""
-    section = (
-        ParsedPage(page.render_live(failing_status())).text.partition("Nonce corner")[2].partition("Open orders")[0]
-    )
+    section = ParsedPage(page.render_live(failing_status())).text.partition("Nonces")[2].partition("Open orders")[0]
     assert section.split() == (
-        "1795414800123456 Unit microseconds Ahead of the clock no Kept in /state/kraken_nonce.txt Issued 4711"
-        " Refused 2 Refused today 0 Wait for the turn 1.2 ms Breaker open Why three refused Until (UTC) unknown".split()
+        "1795414800123456 Unit microseconds Ahead of the clock no Location /state/kraken_nonce.txt Issued 4711"
+        " Refused 2 Refused today 0 Request lock wait 1.2 ms Circuit breaker open Reason three refused"
+        " Until (UTC) unknown".split()
     )
 
 
 def test_nonce_ahead_of_the_clock_is_shown() -> None:
     """A last nonce ahead of the clock is shown with the difference."""
-    nonce = full_status()["nonce"] | {"lead_seconds": 12.6}
+    nonce = full_status()["nonce"] | {"ahead_seconds": 12.6}
     assert "Ahead of the clock 12 s" in ParsedPage(page.render_live(full_status(nonce=nonce))).text
 
 
 def test_reason_and_leader_are_shown() -> None:
     """State, reason, leader, fencing token and an unreadable journal are shown."""
     page_text = ParsedPage(page.render_live(failing_status())).text
-    for expected in ("waiting", "Kraken does not answer", "host:17", "Generation 4", "the journal cannot be read"):
+    for expected in ("waiting", "Kraken does not answer", "host:17", "Fencing token 4", "the journal cannot be read"):
         assert expected in page_text
 
 

@@ -19,11 +19,11 @@ STATUS: dict[str, Any] = {
     "state": "trading",
     "ready": True,
     "uptime_seconds": 86_400,
-    "last_tick_seconds": 4.5,
+    "last_cycle_age_seconds": 4.5,
     "account": {"quote": "EUR", "equity": "10250.75"},
-    "nonce": {"lead_seconds": 60.25, "breaker": "open"},
+    "nonce": {"ahead_seconds": 60.25, "circuit_breaker": "open"},
     "lease": {"role": "leader"},
-    "rate_limits": {"rest": {"level": 7.5, "maximum": 20}, "engine": {"BTC/USD": 12, "ETH/USD": 1}},
+    "rate_limits": {"rest": {"level": 7.5, "maximum": 20}, "matching_engine": {"BTC/USD": 12, "ETH/USD": 1}},
 }
 UNKNOWN_STATUS: dict[str, Any] = {
     "version": "1.2.3",
@@ -31,9 +31,9 @@ UNKNOWN_STATUS: dict[str, Any] = {
     "state": "starting",
     "ready": False,
     "uptime_seconds": 0,
-    "last_tick_seconds": None,
+    "last_cycle_age_seconds": None,
     "account": None,
-    "nonce": {"lead_seconds": None, "breaker": None},
+    "nonce": {"ahead_seconds": None, "circuit_breaker": None},
     "lease": {"role": "standby"},
     "rate_limits": {"rest": None},
 }
@@ -104,11 +104,11 @@ def test_status_becomes_gauges() -> None:
     assert metric_values("info") == {("live", "1.2.3"): 1}
     assert metric_values("equity") == {("EUR",): 10250.75}
     assert {name for (name,), value in metric_values("state").items() if value} == {"trading"}
-    assert metric_values("engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
-    single = {name: metric_values(name)[()] for name in ("ready", "leader", "breaker_open", "up_seconds")}
-    assert single == {"ready": 1, "leader": 1, "breaker_open": 1, "up_seconds": 86_400}
-    assert metric_values("nonce_lead_seconds")[()] == 60.25
-    assert metric_values("last_pass_age_seconds")[()] == 4.5
+    assert metric_values("matching_engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
+    single = {name: metric_values(name)[()] for name in ("ready", "leader", "circuit_breaker_open", "uptime_seconds")}
+    assert single == {"ready": 1, "leader": 1, "circuit_breaker_open": 1, "uptime_seconds": 86_400}
+    assert metric_values("nonce_ahead_seconds")[()] == 60.25
+    assert metric_values("last_cycle_age_seconds")[()] == 4.5
     assert metric_values("rest_counter_points")[()] == 7.5
     assert metric_values("rest_counter_maximum_points")[()] == 20
 
@@ -119,10 +119,12 @@ def test_unknown_values_have_no_series() -> None:
     lines = metrics.render().decode().splitlines()
     exported = {line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")}
     unknown_gauges = (
-        "equity nonce_lead_seconds last_pass_age_seconds rest_counter_points rest_counter_maximum_points".split()
+        "equity nonce_ahead_seconds last_cycle_age_seconds rest_counter_points rest_counter_maximum_points".split()
     )
-    assert not exported & {f"kraken_bot_{name}" for name in [*unknown_gauges, "engine_counter_points", "breaker_open"]}
-    assert [metric_values(name)[()] for name in ("ready", "leader", "up_seconds")] == [0] * 3
+    assert not exported & {
+        f"kraken_bot_{name}" for name in [*unknown_gauges, "matching_engine_counter_points", "circuit_breaker_open"]
+    }
+    assert [metric_values(name)[()] for name in ("ready", "leader", "uptime_seconds")] == [0] * 3
 
 
 def test_only_counters_exist_before_the_first_status() -> None:
@@ -137,16 +139,16 @@ def test_unknown_methods_share_a_series() -> None:
     """A thousand unknown methods share one series named other."""
     for number in range(1000):
         metrics.record_request(f"Method{number}", "ok", 0.1)
-    assert metric_values("call_seconds", "_count") == {("other", "ok"): 1000}
+    assert metric_values("request_duration_seconds", "_count") == {("other", "ok"): 1000}
 
 
 def test_histogram_buckets_are_cumulative() -> None:
     """Of waits of 0.5, 1 and 30 s none is within 0.25 s, one within 0.5 s and two within 20 s; the sum is 31.5 s."""
     for seconds in (0.5, 1.0, 30.0):
         metrics.record_request_lock_wait(seconds)
-    buckets = metric_values("turn_wait_seconds", "_bucket")
+    buckets = metric_values("request_lock_wait_seconds", "_bucket")
     assert [buckets[bound,] for bound in ("0.25", "0.5", "20.0", "+Inf")] == [0, 1, 2, 3]
-    assert metric_values("turn_wait_seconds", "_sum") == {(): 31.5}
+    assert metric_values("request_lock_wait_seconds", "_sum") == {(): 31.5}
 
 
 def test_mean_wait_covers_the_last_hundred() -> None:
@@ -179,6 +181,6 @@ def test_forked_child_counts_while_parent_holds_a_lock() -> None:
     """A child that is forked while another thread counts starts from zero and does not hang."""
     with Child("tests.unit.metrics_child", limit_seconds=20) as process:
         assert process.read_to_end() == [
-            "in the child: 1 nonces; kraken_bot_turn_wait_seconds_sum 1.0",
+            "in the child: 1 nonces; kraken_bot_request_lock_wait_seconds_sum 1.0",
             "in the parent: 2 nonces",
         ]

@@ -188,6 +188,7 @@ UNCHANGED_LINES = [
     "https://a.example:8080/path@v1 and mail to bot@example.org",
     "2026-11-23T06:20:00Z  BTC/USD 86500.1  nothing to do: no signal; keys: 3, tokens 5, design=2",
     "Take the permission away, or set ALLOW_WITHDRAW_KEY=1; KRAKEN_API_SECRET is empty",
+    '{"leader": "host:17", "fencing_token": 4} fencing_token=4, fencing token: 4',
 ]
 
 

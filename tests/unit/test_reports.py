@@ -227,7 +227,7 @@ def test_changes_during_the_check_are_not_differences(tmp_path: Path) -> None:
 
     text, is_equal = check_journal(journal, fetch_kraken_records, "json")  # type: ignore[arg-type]
     assert not is_equal
-    findings = json.loads(text)["findings"]
+    findings = json.loads(text)["differences"]
     assert findings
     assert all("OBBBBB" in one or "TBBBBB" in one or "mybot0000000000002" in one for one in findings)
 
@@ -247,10 +247,10 @@ def test_check_report_in_every_format(tmp_path: Path, output_format: str) -> Non
             "ok: 1 orders, 1 fills, all equal",
             f"{finding}\n1 differences; 1 orders and 1 fills in the journal. {NEWER_ADVICE}",
         ),
-        "csv": ("finding", f"finding\n{finding}"),
+        "csv": ("difference", f"difference\n{finding}"),
     }
     if output_format == "json":
-        assert json.loads(good) == {"equal": True, "orders": 1, "fills": 1, "findings": []}
-        assert json.loads(bad) == {"equal": False, "orders": 1, "fills": 1, "findings": [finding]}
+        assert json.loads(good) == {"equal": True, "orders": 1, "fills": 1, "differences": []}
+        assert json.loads(bad) == {"equal": False, "orders": 1, "fills": 1, "differences": [finding]}
     else:
         assert (good, bad) == expected[output_format]

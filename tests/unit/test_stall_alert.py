@@ -34,7 +34,7 @@ def test_stall_alert_is_sent_at_second_check_and_at_recovery(event_log: EventLog
     [
         (LifecycleState.TRADING, "", 5.0, ""),
         (LifecycleState.TRADING, "no answer", 5.0, "no answer"),
-        (LifecycleState.TRADING, "", 75.0, "its last pass ended 75 s ago"),
+        (LifecycleState.TRADING, "", 75.0, "its last cycle ended 75 s ago"),
         (LifecycleState.STANDBY, "no answer", 75.0, ""),
         (LifecycleState.WAITING, "no answer", 75.0, ""),
     ],

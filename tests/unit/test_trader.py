@@ -181,7 +181,7 @@ def test_warm_up_cycles_do_not_count_towards_max_cycles() -> None:
     broker.get_current_price = lambda symbol: candles[-1].close  # type: ignore[method-assign]
     stop = InstantEvent()
     summary, _ = run_trader(broker, clock, ScriptedStrategy({}), stop=stop, timeframe="1h", max_cycles=1)
-    assert summary.reason == "1 ticks done"
+    assert summary.reason == "1 cycles done"
     assert summary.cycles in {5, 6}
     assert not clock.is_replaying
     assert all(seconds <= 1.0 for seconds in stop.waits_seconds)

@@ -67,7 +67,7 @@ def before_each_cancel(broker: FakeBroker, action: Callable[[str], object]) -> N
 
 
 def test_an_entry_that_fills_gets_a_stop_and_keeps_it_after_the_run() -> None:
-    """A coin bought at 100 with STOP_PERCENT 10 has one stop at 90, still open after the run."""
+    """A coin bought at 100 with STOP_LOSS_PERCENT 10 has one stop at 90, still open after the run."""
     broker, clock = live_market()
     run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), stop_loss_percent=TEN, max_cycles=4)
     assert open_stops(broker) == [("1", "90.0")]
@@ -75,7 +75,7 @@ def test_an_entry_that_fills_gets_a_stop_and_keeps_it_after_the_run() -> None:
 
 
 def test_without_the_setting_there_is_no_stop() -> None:
-    """With STOP_PERCENT 0 only the entry is sent."""
+    """With STOP_LOSS_PERCENT 0 only the entry is sent."""
     broker, clock = live_market()
     run_trader(broker, clock, ScriptedStrategy({300: buy("1")}), max_cycles=4)
     assert len(broker.sent_ids) == 1
@@ -100,8 +100,8 @@ def test_a_stop_filled_while_the_bot_was_away_is_logged_by_the_next_start() -> N
 
 
 def test_a_changed_stop_loss_percent_replaces_the_stop() -> None:
-    """After a restart with STOP_PERCENT 20 the stop at 90 is canceled and one at 80 rests, under the next client order
-    id."""
+    """After a restart with STOP_LOSS_PERCENT 20 the stop at 90 is canceled and one at 80 rests, under the next client
+    order id."""
     broker, clock = holding_one()
     for percent in (TEN, Decimal(20)):
         run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=percent, max_cycles=1)
@@ -308,7 +308,7 @@ def test_a_stop_fill_is_logged_and_counted() -> None:
 
 
 def test_with_stop_loss_disabled_an_existing_stop_stays_until_an_exit() -> None:
-    """A stop of an earlier run stays with STOP_PERCENT 0, and an exit cancels it before it sells."""
+    """A stop of an earlier run stays with STOP_LOSS_PERCENT 0, and an exit cancels it before it sells."""
     broker, clock = holding_one()
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
     run_trader(broker, clock, ScriptedStrategy({}), max_cycles=1)
