@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import Any
@@ -12,12 +12,12 @@ import krakenex
 import requests
 
 from bot.base.clock import MarketClock, ReplayClock
-from bot.simulator.account import Account, SimOrder
+from bot.simulator.account import Account
+from bot.simulator.behavior import FAITHFUL, ExchangeBehavior
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.instruments import PairRules, known_instruments
 from bot.simulator.limits import find_tier
-from bot.simulator.matching import full_fill
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PricePoint, SimCandle
 from bot.simulator.prices_recorded import CandlePath
@@ -69,14 +69,12 @@ def make_exchange(
     *points: Point,
     starting_balances: Mapping[str, str] | None = None,
     tier: str = "unlimited",
-    fill_volume: Callable[[SimOrder], Decimal] = full_fill,
+    behavior: ExchangeBehavior = FAITHFUL,
 ) -> Exchange:
     """Return an exchange at START whose price follows the points."""
     start = {asset: Decimal(amount) for asset, amount in (starting_balances or {"ZUSD": "10000"}).items()}
     pairs = known_instruments(["BTC/USD", "ETH/USD"])
-    return Exchange(
-        Account(start, "salt"), pairs, ScriptedPrices(*points), find_tier(tier), START, fill_volume=fill_volume
-    )
+    return Exchange(Account(start, "salt"), pairs, ScriptedPrices(*points), find_tier(tier), START, behavior)
 
 
 def place_order(exchange: Exchange, **params: str) -> str:

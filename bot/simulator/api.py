@@ -14,16 +14,14 @@ from urllib.parse import parse_qsl
 
 from bot.simulator.errors import Refusal, StateFileError
 from bot.simulator.exchange import Exchange
-from bot.simulator.faults import CANCEL_RACE, EXTERNAL_NONCE, NO_FAULT, QUEUED, Fault
-from bot.simulator.keys import ApiKey, Credentials, KeyRing
+from bot.simulator.faults import NO_FAULT, DelayedRequest, Fault, PendingEvents
+from bot.simulator.keys import Credentials, KeyRing
 from bot.simulator.market import PublicEndpoints
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.private import PrivateEndpoints
-from bot.simulator.query_lag import QueryLag
 
 PUBLIC_PATH = "/0/public/"
 PRIVATE_PATH = "/0/private/"
-THROTTLED_SECONDS = 3
 
 log = logging.getLogger(__name__)
 
@@ -39,25 +37,6 @@ class LoggedRequest:
     is_nonce_accepted: bool
     error: str
     time: float
-
-
-@dataclass(frozen=True, slots=True)
-class _DelayedRequest:
-    """A copy of a request that is still in flight. `due_at` is market time."""
-
-    due_at: float
-    http_method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(slots=True)
-class _NonceCheck:
-    """The state of a private request while it is being answered."""
-
-    nonce: str = ""
-    is_accepted: bool = False
 
 
 class Api:
@@ -78,14 +57,13 @@ class Api:
         self.accepted_nonces = 0
         self.failure = ""
         self._is_closed = False
-        self._delayed_requests: list[_DelayedRequest] = []
-        self._queue_seconds = options.queue_seconds
-        self._exchange = exchange
-        self._keys = keys
+        self.exchange = exchange
+        self.keys = keys
+        self.private_endpoints = PrivateEndpoints(exchange)
+        self.pending_events = PendingEvents(options)
         self._clock = clock
         self._save_changes = save_changes
         self._public_endpoints = PublicEndpoints(exchange)
-        self._private_endpoints = PrivateEndpoints(exchange, QueryLag(options))
         self.lock = threading.RLock()
 
     def handle(
@@ -95,14 +73,13 @@ class Api:
 
         Raises ConnectionAbortedError after `close`: a closed exchange does nothing more.
         """
-        path, _, query = target.partition("?")
         with self.lock:
             if self._is_closed:
                 raise ConnectionAbortedError("the exchange is closed")
-            if path == "/simulator/state":
+            if target.partition("?")[0] == "/simulator/state":
                 return 200, json.dumps(self.state()).encode()
             try:
-                result = self._process(http_method, path, query, headers, body, fault or NO_FAULT)
+                result = self._process(http_method, target, headers, body, fault or NO_FAULT)
             except Refusal as refusal:
                 return 200, json.dumps({"error": [refusal.error]}).encode()
         return 200, json.dumps({"error": [], "result": result}, separators=(",", ":")).encode()
@@ -110,16 +87,9 @@ class Api:
     def schedule_request(
         self, delay_seconds: float, http_method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> None:
-        """Let a copy of a request arrive so many market seconds from now; its answer is dropped.
-
-        It is processed just before the first request that comes after it, at its own time: nobody can see the
-        difference, and no timer has to be stopped.
-        """
+        """Let a copy of a request arrive so many market seconds from now; its answer is dropped."""
         with self.lock:
-            self._delayed_requests.append(
-                _DelayedRequest(self._clock() + delay_seconds, http_method, target, headers, body)
-            )
-            self._delayed_requests.sort(key=lambda request: request.due_at)
+            self.pending_events.add(DelayedRequest(self._clock() + delay_seconds, http_method, target, headers, body))
 
     def advance_to_now(self) -> None:
         """Process everything that is due by now, as the next request would."""
@@ -133,28 +103,23 @@ class Api:
         with self.lock:
             self.advance_to_now()
             self._is_closed = True
-            self._delayed_requests.clear()
+            self.pending_events.clear()
 
-    def _process(
-        self, http_method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, fault: Fault
-    ) -> Any:
+    def _process(self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault) -> Any:
         if self.failure:
             raise Refusal("EService:Unavailable")
         try:
             self._advance()
-            return self._dispatch(http_method, path, query, headers, body, fault)
+            return self.dispatch(http_method, target, headers, body, fault)
         finally:
             self._save_or_fail()
 
     def _advance(self) -> None:
         now = self._clock()
-        while self._delayed_requests and self._delayed_requests[0].due_at <= now:
-            delayed = self._delayed_requests.pop(0)
-            self._exchange.advance(delayed.due_at)
-            path, _, query = delayed.target.partition("?")
-            with suppress(Refusal):
-                self._dispatch(delayed.http_method, path, query, delayed.headers, delayed.body, NO_FAULT)
-        self._exchange.advance(now)
+        while event := self.pending_events.pop_due(now):
+            self.exchange.advance(event.due_at)
+            event.run(self)
+        self.exchange.advance(now)
 
     def _save_or_fail(self) -> None:
         try:
@@ -168,11 +133,11 @@ class Api:
         """Return the state that a test outside this process needs."""
         with self.lock:
             self.advance_to_now()
-            account = self._exchange.account
+            account = self.exchange.account
             return {
                 "accepted": self.accepted_nonces,
-                "refused_nonces": sum(self._keys.refused_nonces.values()),
-                "floors": {key.key: str(key.floor) for key in self._keys.keys.values()},
+                "refused_nonces": sum(self.keys.refused_nonces.values()),
+                "floors": {key.key: str(key.floor) for key in self.keys.keys.values()},
                 "balances": {asset: f"{amount:f}" for asset, amount in account.balances.items()},
                 "orders": len(account.orders),
                 "open_orders": len(account.open_orders),
@@ -183,12 +148,11 @@ class Api:
                 "failure": self.failure,
             }
 
-    def _dispatch(
-        self, http_method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, fault: Fault
-    ) -> Any:
+    def dispatch(self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault) -> Any:
+        """Process one request, with the lock held. Raises Refusal."""
+        path, _, query = target.partition("?")
         if path.startswith(PUBLIC_PATH) and http_method == "GET":
-            if fault.error:
-                raise self._build_refusal(fault)
+            fault.before_public_call(self.exchange)
             return self._call_public(path.removeprefix(PUBLIC_PATH), query)
         if path.startswith(PRIVATE_PATH) and http_method == "POST":
             return self._call_private(path, headers, body, fault)
@@ -197,52 +161,25 @@ class Api:
     def _call_public(self, method: str, query: str) -> Any:
         if method not in self._public_endpoints.methods:
             raise Refusal("EGeneral:Unknown method")
-        return self._public_endpoints.methods[method](dict(parse_qsl(query)), self._exchange.now)
+        return self._public_endpoints.methods[method](dict(parse_qsl(query)), self.exchange.now)
 
     def _call_private(self, path: str, headers: Mapping[str, str], body: bytes, fault: Fault) -> Any:
-        method, key, nonce_check = path.removeprefix(PRIVATE_PATH), headers.get("API-Key") or "", _NonceCheck()
-        error = ""
+        method, key = path.removeprefix(PRIVATE_PATH), headers.get("API-Key") or ""
+        nonce, is_nonce_accepted, error = "", False, ""
         try:
-            return self._authenticate_and_execute(path, key, headers.get("API-Sign") or "", body, fault, nonce_check)
+            params = _read_params(body)
+            nonce = params.get("nonce", "")
+            fault.before_authentication(self, key, nonce)
+            credentials = Credentials(key, headers.get("API-Sign") or "", path, nonce, body.decode())
+            api_key = self.keys.authenticate(credentials, self.exchange.now)
+            is_nonce_accepted = True
+            return fault.execute(self, method, params, api_key)
         except Refusal as refusal:
             error = refusal.error
-            raise self._build_refusal(fault) if fault.is_gateway_error else refusal from None
+            raise fault.replace_refusal(self.exchange, refusal) from None
         finally:
-            self.accepted_nonces += nonce_check.is_accepted
-            self.request_log.append(
-                LoggedRequest(method, key, nonce_check.nonce, nonce_check.is_accepted, error, self._exchange.now)
-            )
-
-    def _authenticate_and_execute(
-        self, path: str, key: str, signature: str, body: bytes, fault: Fault, nonce_check: _NonceCheck
-    ) -> Any:
-        params = _read_params(body)
-        nonce_check.nonce = params.get("nonce", "")
-        if fault.is_gateway_error and not fault.is_executed:
-            raise self._build_refusal(fault)
-        if fault.name == EXTERNAL_NONCE and key in self._keys.keys and nonce_check.nonce.isdigit():
-            self._keys.raise_nonce_floor(key, int(nonce_check.nonce))
-        credentials = Credentials(key, signature, path, nonce_check.nonce, body.decode())
-        api_key = self._keys.authenticate(credentials, self._exchange.now)
-        nonce_check.is_accepted = True
-        method = path.removeprefix(PRIVATE_PATH)
-        if not fault.error:
-            return self._execute(method, params, api_key, fault)
-        if fault.is_executed:
-            with suppress(Refusal):
-                self._execute(method, params, api_key, fault)
-        raise self._build_refusal(fault)
-
-    def _execute(self, method: str, params: dict[str, str], key: ApiKey, fault: Fault) -> Any:
-        self._private_endpoints.authorize(method, key)
-        if fault.name == QUEUED:
-            return self._exchange.queue_order(params, self._queue_seconds)
-        if fault.name == CANCEL_RACE:
-            self._exchange.fill_matching_orders(params)
-        return self._private_endpoints.methods[method](params, key)
-
-    def _build_refusal(self, fault: Fault) -> Refusal:
-        return Refusal(fault.error.replace("{until}", str(int(self._exchange.server_time) + THROTTLED_SECONDS)))
+            self.accepted_nonces += is_nonce_accepted
+            self.request_log.append(LoggedRequest(method, key, nonce, is_nonce_accepted, error, self.exchange.now))
 
 
 def _read_params(body: bytes) -> dict[str, str]:

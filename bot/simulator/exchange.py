@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from bot.simulator.account import ZERO, Account, SimOrder
+from bot.simulator.behavior import FAITHFUL, ExchangeBehavior
 from bot.simulator.errors import Refusal, SimulatorError
 from bot.simulator.instruments import Instruments, PairRules
 from bot.simulator.limits import RateLimits, SimTier, cancel_penalty
-from bot.simulator.matching import MatchingEngine, full_fill
-from bot.simulator.orders import (
-    OrderRequest,
-    Params,
-    check_deadline,
-    find_pair,
-    invalid_argument,
-    parse_bool,
-    parse_order,
-)
+from bot.simulator.matching import MatchingEngine
+from bot.simulator.orders import OrderRequest, Params, find_pair, invalid_argument, parse_bool, parse_order
 from bot.simulator.prices import PriceSource
 from bot.simulator.serializers import describe_order
 
 SYSTEM_STATUSES = ("online", "maintenance", "cancel_only", "post_only")
 PAIR_STATUSES = ("online", "cancel_only", "post_only", "limit_only", "reduce_only")
 DEAD_MAN_SWITCH_SECONDS_MAX = 86400
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlinePolicy:
-    """Whether orders are refused after their deadline, and whether the engine checks it again after its queue.
-
-    `clock_offset_seconds`: how far the clock of deadlines and of Time is ahead of the market's.
-    """
-
-    is_enforced: bool = True
-    is_checked_at_engine: bool = True
-    clock_offset_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _QueuedOrder:
-    """An order that the gateway has accepted, with the market time at which the engine processes it."""
-
-    due_at: float
-    request: OrderRequest
-    params: Params
 
 
 class Exchange:
@@ -61,45 +30,35 @@ class Exchange:
         prices: PriceSource,
         tier: SimTier,
         now: float,
-        fill_volume: Callable[[SimOrder], Decimal] = full_fill,
-        deadline_policy: DeadlinePolicy | None = None,
+        behavior: ExchangeBehavior = FAITHFUL,
     ) -> None:
         self.account = account
         self.instruments = instruments
         self.prices = prices
         self.limits = RateLimits(tier)
-        self._matching = MatchingEngine(account, instruments, prices, now, fill_volume)
-        self._deadline_policy = deadline_policy or DeadlinePolicy()
-        self._queue: list[_QueuedOrder] = []
+        self.behavior = behavior
+        self.matching = MatchingEngine(account, instruments, prices, now, behavior)
         self._status = "online"
         self._pair_statuses: dict[str, str] = {}
 
     @property
     def now(self) -> float:
         """The market time up to which everything has been matched."""
-        return self._matching.now
+        return self.matching.now
 
     @property
     def dead_man_switch_at(self) -> float | None:
         """The time at which the dead man's switch fires, if it is armed."""
-        return self._matching.dead_man_switch_at
+        return self.matching.dead_man_switch_at
 
     @property
     def server_time(self) -> float:
         """The time of the exchange's own clock."""
-        return self.now + self._deadline_policy.clock_offset_seconds
+        return self.behavior.server_time(self.now)
 
     def advance(self, now: float) -> None:
-        """Move along the price path to `now`, match everything on the way and place the orders that were queued
-        until then."""
-        while self._queue and self._queue[0].due_at <= now:
-            queued = self._queue.pop(0)
-            self._matching.advance(queued.due_at)
-            with suppress(Refusal):
-                if self._deadline_policy.is_checked_at_engine:
-                    self._check_deadline(queued.params)
-                self._place_order(queued.request)
-        self._matching.advance(now)
+        """Move along the price path to `now` and match everything on the way."""
+        self.matching.advance(now)
 
     def status(self, now: float) -> str:
         """Return the system status: the one that was set, or the one that the prices allow."""
@@ -128,45 +87,40 @@ class Exchange:
         """Cancel everything after so many seconds unless armed again; 0 disarms. Return the time at which it fires."""
         if seconds > DEAD_MAN_SWITCH_SECONDS_MAX:
             raise Refusal("EGeneral:Invalid timeout argument:above max")
-        self._matching.dead_man_switch_at = self.now + seconds if seconds else None
-        return self._matching.dead_man_switch_at
+        self.matching.dead_man_switch_at = self.now + seconds if seconds else None
+        return self.matching.dead_man_switch_at
 
     def restore_dead_man_switch(self, fires_at: float | None) -> None:
         """Take over the dead man's switch of a saved account."""
-        self._matching.dead_man_switch_at = fires_at
+        self.matching.dead_man_switch_at = fires_at
 
     def add_order(self, params: Params) -> dict[str, Any]:
         """Answer AddOrder. Raises Refusal."""
-        request = self._validate_at_gateway(params)
+        request = self.validate_order(params)
         if not request.validate:
-            return self._place_order(request)
+            return self.place_order(request)
         return {"descr": {"order": describe_order(self._build_order(request), request.pair)}}
 
-    def queue_order(self, params: Params, seconds: float) -> dict[str, Any]:
-        """Accept an AddOrder that the engine processes so much later. Raises Refusal where the gateway refuses it."""
-        request = self._validate_at_gateway(params)
-        if not request.validate:
-            self._queue.append(_QueuedOrder(self.now + seconds, request, params))
-        return {}
-
-    def _validate_at_gateway(self, params: Params) -> OrderRequest:
+    def validate_order(self, params: Params) -> OrderRequest:
+        """Check an AddOrder as the gateway does, before it reaches the engine. Raises Refusal."""
         pair = find_pair(self.instruments, params.get("pair", ""))
         if not parse_bool(params.get("validate", "")):
             # The fixed part is charged even if the order is refused (Kraken: matching-engine limits page).
             self.limits.spend_engine(pair.pair_id, 1, self.now)
         request = parse_order(pair, params, self.now)
-        self._check_deadline(params)
+        self.check_deadline(params)
         return request
 
-    def _check_deadline(self, params: Params) -> None:
-        if self._deadline_policy.is_enforced:
-            check_deadline(params, self.server_time)
+    def check_deadline(self, params: Params) -> None:
+        """Raise Refusal when the order's deadline has passed or is invalid."""
+        self.behavior.check_deadline(params, self.server_time)
 
-    def _place_order(self, request: OrderRequest) -> dict[str, Any]:
+    def place_order(self, request: OrderRequest) -> dict[str, Any]:
+        """Place a valid order at the engine and answer it. Raises Refusal."""
         order = self._build_order(request)
         self._check_status(request)
         self._check_open_order_rules(request)
-        self._matching.submit(order)
+        self.matching.submit(order)
         return {"descr": {"order": describe_order(order, request.pair)}, "txid": [order.txid]}
 
     def _build_order(self, request: OrderRequest) -> SimOrder:
@@ -217,19 +171,15 @@ class Exchange:
             raise invalid_argument("txid")
         if self.status(self.now) == "maintenance":
             raise Refusal("EService:Unavailable")
-        orders = self._find_open_orders(params)
+        orders = self.find_open_orders(params)
         if not orders:
             raise Refusal("EOrder:Invalid order")
         for order in orders:
             self.limits.spend_engine(order.pair_id, cancel_penalty(self.now - order.opened), self.now)
         return self._close_as_canceled(orders)
 
-    def fill_matching_orders(self, params: Params) -> None:
-        """Fill the open orders that a CancelOrder names."""
-        for order in self._find_open_orders(params):
-            self._matching.fill_now(order)
-
-    def _find_open_orders(self, params: Params) -> list[SimOrder]:
+    def find_open_orders(self, params: Params) -> list[SimOrder]:
+        """Return the open orders that a CancelOrder names."""
         name, client_id = params.get("txid", ""), params.get("cl_ord_id", "")
         return [
             order

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from bot.base.clock import MarketClock, sleep
 from bot.simulator.api import PRIVATE_PATH, Api
-from bot.simulator.faults import NO_FAULT, Fault, FaultInjector, RequestDelivery, ResponseMode
+from bot.simulator.faults import NO_FAULT, FaultInjector, FaultyNetwork, ResponseMode
 from bot.simulator.options import SimulatorOptions
 
 BODY_BYTES_MAX = 1_000_000
@@ -49,26 +49,9 @@ class _RequestHandler(BaseHTTPRequestHandler):
             sleep(latency)
         path = self.path.partition("?")[0]
         fault = faults.next_fault(path.rpartition("/")[2], path.startswith(PRIVATE_PATH)) or NO_FAULT
-        status, response_body = self._deliver(body, fault)
-        self._respond(status, response_body, fault.response)
-
-    def _deliver(self, body: bytes, fault: Fault) -> tuple[int, bytes]:
-        """Pass the request to the exchange as the fault requires; return status and body."""
-        server = self.server
         headers = {name: self.headers.get(name) or "" for name in ("API-Key", "API-Sign")}
-        if fault.delivery in (RequestDelivery.IMMEDIATE, RequestDelivery.DUPLICATED):
-            response = server.api.handle(self.command, self.path, headers, body, fault)
-        else:
-            response = 200, b""
-        if fault.delivery not in (RequestDelivery.DELAYED, RequestDelivery.DUPLICATED):
-            return response
-        delay = server.faults.copy_delay(fault, server.options.delay_seconds)
-        if fault.response is not ResponseMode.SECOND_RESPONSE:
-            server.api.schedule_request(delay, self.command, self.path, headers, body)
-            return response
-        if server.clock.wait(delay, server.stopped):
-            raise ConnectionAbortedError("stopped before the second copy arrived")
-        return server.api.handle(self.command, self.path, headers, body)
+        status, response_body = self.server.network.deliver(self.command, self.path, headers, body, fault)
+        self._respond(status, response_body, fault.response)
 
     def _respond(self, status: int, body: bytes, mode: ResponseMode) -> None:
         """Send the answer, or what the fault leaves of it."""
@@ -118,11 +101,10 @@ class SimulatorHttpServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, api: Api, faults: FaultInjector, options: SimulatorOptions, clock: MarketClock) -> None:
-        self.api = api
         self.faults = faults
         self.options = options
-        self.clock = clock
-        self.stopped = threading.Event()
+        self._stopped = threading.Event()
+        self.network = FaultyNetwork(api, faults, options.delay_seconds, clock, self._stopped)
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
         super().__init__(("127.0.0.1", options.port), _RequestHandler)
@@ -146,7 +128,7 @@ class SimulatorHttpServer(ThreadingHTTPServer):
 
     def close_connections(self) -> None:
         """Close the connections that clients keep alive; each connection's thread then closes its socket."""
-        self.stopped.set()
+        self._stopped.set()
         with self._connections_lock:
             for connection in self._connections:
                 with suppress(OSError):

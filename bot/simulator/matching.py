@@ -8,10 +8,10 @@ stop or take-profit that the path touches becomes a market order.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from decimal import ROUND_HALF_UP, ROUND_UP, Decimal
 
 from bot.simulator.account import ZERO, Account, SimOrder, SimTrade
+from bot.simulator.behavior import FAITHFUL, ExchangeBehavior
 from bot.simulator.errors import Refusal
 from bot.simulator.fees import fee_tier_at
 from bot.simulator.instruments import Instruments, PairRules
@@ -21,14 +21,8 @@ MAX_STEP_SECONDS = 86400.0
 PERCENT = Decimal(100)
 
 
-def full_fill(order: SimOrder) -> Decimal:
-    """Fill the whole rest of an order."""
-    return order.remaining
-
-
 class MatchingEngine:
-    """Moves along the price path and fills the orders it meets. `fill_volume` returns how much of an order is filled
-    at a time."""
+    """Moves along the price path and fills the orders it meets."""
 
     def __init__(
         self,
@@ -36,14 +30,14 @@ class MatchingEngine:
         instruments: Instruments,
         prices: PriceSource,
         now: float,
-        fill_volume: Callable[[SimOrder], Decimal] = full_fill,
+        behavior: ExchangeBehavior = FAITHFUL,
     ) -> None:
         self.account = account
         self.instruments = instruments
         self.prices = prices
         self.now = now
         self.dead_man_switch_at: float | None = None
-        self._fill_volume = fill_volume
+        self._behavior = behavior
 
     def advance(self, now: float) -> None:
         """Move to `now` and process everything on the way. Time never goes back."""
@@ -109,7 +103,7 @@ class MatchingEngine:
             self._check_funds(order, self.required_hold(order, pair))
         self._check_funds(order, self._required_funds(order, pair, price, ROUND_HALF_UP))
         is_full_fill = order.kind == "market" or order.time_in_force == "FOK"
-        volume = order.remaining if is_full_fill else self._fill_volume(order)
+        volume = order.remaining if is_full_fill else self._behavior.fill_volume(order)
         self.account.open_order(order, ZERO)
         self._fill(order, pair, price, volume, self.now, maker=False)
         if order.remaining and order.time_in_force == "IOC":
@@ -177,7 +171,7 @@ class MatchingEngine:
             fraction = (crossing_price - start_price) / (end_price - start_price) if end_price != start_price else ZERO
             timestamp = start_time + (end_time - start_time) * float(fraction)
             if order.kind == "limit":
-                self._fill(order, pair, order.price, self._fill_volume(order), timestamp, maker=True)
+                self._fill(order, pair, order.price, self._behavior.fill_volume(order), timestamp, maker=True)
             else:
                 self._trigger(order, pair, crossing_price, timestamp)
 

@@ -14,7 +14,6 @@ from bot.simulator.exchange import Exchange
 from bot.simulator.fees import FEE_TIERS, fee_tier_at, next_fee_tier
 from bot.simulator.keys import ApiKey
 from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool
-from bot.simulator.query_lag import QueryLag
 from bot.simulator.serializers import format_decimal, serialize_key, serialize_order, serialize_trade
 
 PAGE_SIZE = 50
@@ -44,9 +43,9 @@ PERMISSIONS: dict[str, frozenset[str]] = {
 class PrivateEndpoints:
     """Answers requests that need a key."""
 
-    def __init__(self, exchange: Exchange, query_lag: QueryLag) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._query_lag = query_lag
+        self._behavior = exchange.behavior
         self._account = exchange.account
         self.methods: dict[str, Callable[[Params, ApiKey], Result]] = {
             "Balance": self._balance,
@@ -63,6 +62,11 @@ class PrivateEndpoints:
             "CancelAllOrdersAfter": self._cancel_all_after,
             "GetApiKeyInfo": lambda params, key: serialize_key(key),
         }
+
+    def execute(self, method: str, params: Params, key: ApiKey) -> Result:
+        """Authorize a request and answer it. Raises Refusal."""
+        self.authorize(method, key)
+        return self.methods[method](params, key)
 
     def authorize(self, method: str, key: ApiKey) -> None:
         """Check that the method exists, and the key's permission and rate limit. Raises Refusal."""
@@ -105,7 +109,7 @@ class PrivateEndpoints:
     def _open_orders(self, params: Params, key: ApiKey) -> Result:
         now, newest_first = self._exchange.now, reversed(list(self._account.open_orders.values()))
         chosen = _filter_by_reference(
-            (order for order in newest_first if not self._query_lag.hides_open(order, now)), params
+            (order for order in newest_first if self._behavior.is_open_order_visible(order, now)), params
         )
         return {"open": {order.txid: self._serialize_order(order, params) for order in chosen}}
 
@@ -123,7 +127,7 @@ class PrivateEndpoints:
                 (closetime != "close" and _is_within(order.opened, start, end))
                 or (closetime != "open" and _is_within(order.closed, start, end))
             )
-            and not self._query_lag.hides_closed(order, self._exchange.now)
+            and self._behavior.is_closed_order_visible(order, self._exchange.now)
         ]
         page = _paginate(found, params)
         entries = {order.txid: self._serialize_order(order, params) for order in page}

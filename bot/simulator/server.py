@@ -13,8 +13,8 @@ from bot.base.clock import MarketClock
 from bot.simulator.account import Account
 from bot.simulator.api import Api, LoggedRequest
 from bot.simulator.errors import SimulatorError
-from bot.simulator.exchange import DeadlinePolicy, Exchange
-from bot.simulator.faults import FaultInjector
+from bot.simulator.exchange import Exchange
+from bot.simulator.faults import ConfiguredBehavior, FaultInjector
 from bot.simulator.http_server import SimulatorHttpServer
 from bot.simulator.instruments import Instruments, known_instruments
 from bot.simulator.keys import TRADING_PERMISSIONS, ApiKey, KeyRing, new_key
@@ -55,9 +55,8 @@ class Simulator:
             self.is_new = saved_state is None
             account = saved_state.account if saved_state else Account(starting_balances, token_hex(8))
             now = saved_state.now if saved_state else self.clock.now()
-            self.exchange = Exchange(
-                account, instruments, prices, tier, now, self.faults.fill_volume, _deadline_policy(self.options)
-            )
+            behavior = ConfiguredBehavior(self.options, self.faults)
+            self.exchange = Exchange(account, instruments, prices, tier, now, behavior)
             self._restore(saved_state)
             self.api = Api(self.exchange, self.keys, self.clock.now, self._save_changes, self.options)
             self._account_key = self._find_or_create_account_key()
@@ -171,14 +170,6 @@ class Simulator:
     def _close_storage(self) -> None:
         if self._storage is not None:
             self._storage.close()
-
-
-def _deadline_policy(options: SimulatorOptions) -> DeadlinePolicy:
-    if options.deadline_checked_at not in ("engine", "gateway"):
-        raise SimulatorError(f"Deadlines are kept at the engine or the gateway, not at {options.deadline_checked_at}.")
-    return DeadlinePolicy(
-        options.enforce_deadline, options.deadline_checked_at == "engine", options.clock_offset_seconds
-    )
 
 
 def _parse_balances(options: SimulatorOptions) -> dict[str, Decimal]:

@@ -6,6 +6,8 @@ from decimal import Decimal
 
 import pytest
 
+from bot.simulator.account import SimOrder
+from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import Refusal
 from tests.simulator_parts import START, make_exchange, order_error, place_order, read_balances
 
@@ -239,10 +241,18 @@ def test_a_viqc_market_buy_spends_the_quote_volume() -> None:
     assert exchange.account.trades[0].volume == D("0.01999996")
 
 
+class SmallFills(ExchangeBehavior):
+    """Fills 0.01 at a time."""
+
+    def fill_volume(self, order: SimOrder) -> Decimal:
+        """Return the rest of the order, at most 0.01."""
+        return min(order.remaining, D("0.01"))
+
+
 def test_a_partly_filled_order_keeps_holding_for_the_rest_and_fills_it_at_its_own_price() -> None:
     """Half of 0.02 fills on the first touch; the rest, held with the taker's fee, fills at 49000 below 49000."""
     points = ((0.0, "50000"), (100.0, "48000"), (200.0, "47000"))
-    exchange = make_exchange(*points, fill_volume=lambda order: min(order.remaining, D("0.01")))
+    exchange = make_exchange(*points, behavior=SmallFills())
     order = exchange.account.orders[place_order(exchange, price="49000", volume="0.02")]
     exchange.advance(START + 100)
     assert (order.executed, order.status, exchange.account.held["ZUSD"]) == (D("0.01"), "open", D("493.92"))

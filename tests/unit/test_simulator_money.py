@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.simulator.account import Account, SimOrder
+from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.instruments import known_instruments
@@ -26,6 +27,18 @@ CHOICES = {
 }
 
 
+class RandomFills(ExchangeBehavior):
+    """Fills random parts of orders."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._random = rng
+
+    def fill_volume(self, order: SimOrder) -> Decimal:
+        """Fill everything, or a part with many decimals."""
+        part = (order.remaining * Decimal(self._random.randint(1, 9)) / 13).quantize(Decimal("0.00000001"))
+        return order.remaining if self._random.random() < 0.5 or not part else part
+
+
 class OrderFuzzer:
     """A seeded stream of orders, cancels and time steps on one exchange."""
 
@@ -38,14 +51,9 @@ class OrderFuzzer:
             SyntheticPrices(seed, 60),
             find_tier("unlimited"),
             START,
-            fill_volume=self.fill_volume,
+            RandomFills(self.random),
         )
         self.placed = 0
-
-    def fill_volume(self, order: SimOrder) -> Decimal:
-        """Fill everything, or a part with many decimals."""
-        part = (order.remaining * Decimal(self.random.randint(1, 9)) / 13).quantize(Decimal("0.00000001"))
-        return order.remaining if self.random.random() < 0.5 or not part else part
 
     def step(self) -> None:
         """Perform one random action."""
