@@ -77,7 +77,7 @@ RECENT_NONCES = 32
 
 
 def get_kraken_nonce(at_least: int = 0, *, api_key: str | None = None, unit: str = MICROSECONDS.name) -> int:
-    """Return the next nonce: max(clock in microseconds, last + 1, at_least), written down first.
+    """Return the next nonce: max(clock in microseconds, last + 1, at_least), saved first.
 
     The only source of nonces, for every thread, process and account that shares NONCE_FILE; where NONCE_STORE names a
     store that hosts share, for every host that uses this key there. `api_key` is the settings' by default. `unit` is
@@ -265,7 +265,7 @@ class KrakenBroker:
         return str(self._next_nonce())
 
     def _immediate_nonce_jump(self) -> int:
-        """Move the nonce to max(clock, last) + 60 s, written down; return it."""
+        """Move the nonce to max(clock, last) + 60 s, save it and return it."""
         store = self.shared_store or open_file_store(NONCE_FILE)
         stored_us = (store.peek() or 0) // (self._nonce_unit.units_per_microsecond if self.shared_store else 1)
         return self._next_nonce(max(clock.nonce_clock.now_us(), stored_us) + NONCE_JUMP_SECONDS * 1_000_000)
@@ -297,7 +297,7 @@ class KrakenBroker:
     ) -> Any:
         """Call a private endpoint; return its `result`. `params` is not changed.
 
-        AddOrder goes through the order gateway, which is what passes `before_send`; it is sent once and never again.
+        AddOrder goes through the order gateway, which gives `before_send`; it is sent once and never again.
         Reads and cancels are repeated after a refused nonce, by the rules in `bot/kraken/nonce_recovery.py`; anything
         else is sent once. Raises a KrakenError, NotSentError, NoAnswerError, CircuitOpenError, RequestLockTimeout or
         StoppingError.
@@ -525,7 +525,7 @@ class KrakenBroker:
         return self._reconciler.history_is_complete()
 
     def history_wait_seconds(self) -> float:
-        """Return for how long at least orders of an earlier run may still turn up; 0.0 where none can."""
+        """Return the minimum time for which orders of an earlier run may still appear; 0.0 where none can."""
         return self._reconciler.history_wait_seconds()
 
     def begin_takeover(self, *, is_clean: bool, is_first_leader: bool) -> None:

@@ -1,7 +1,7 @@
 """Settings: the only reader of the environment.
 
-The environment comes first, then the `.env` beside main.py, never one in the working directory: so that a
-script in another folder draws from the running bot's nonces. docs/configuration.md says what each means.
+The environment comes first, then the `.env` beside main.py, never one in the working directory, so that a
+script in another folder shares the nonces of the running bot. docs/configuration.md describes each setting.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bot.kraken.rate_counters import TIERS, Tier
 from bot.nonce.file_store import UNITS
 from bot.nonce.open_store import url_problem
 
-# Where containers are given their secrets, readable for everybody in them: by Docker and Podman, and by Render.
+# Where containers get their secrets, readable for everybody in them: by Docker and Podman, and by Render.
 _SECRET_MOUNTS = ("/run/secrets/", "/etc/secrets/")
 
 
@@ -107,7 +107,7 @@ def is_loopback(url: str) -> bool:
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRADING_MODES = ("paper", "live", "halt")
 LOG_FORMATS = ("auto", "text", "json")
-# So many characters at least, which nobody guesses.
+# So many characters at least, so that a token cannot be guessed.
 STATUS_TOKEN_LENGTH_MIN = 16
 
 
@@ -143,7 +143,7 @@ class Settings:
     allow_withdraw_key: bool
     bot_id: str
     tier: Tier
-    # None: not given; 0: no page.
+    # None: not set; 0: no page.
     port: int | None
     status_token: Secret
     log_format: str
@@ -195,8 +195,8 @@ DEFAULTS: dict[str, str] = {
     "HEARTBEAT_URL": "",
 }
 
-# Former names of settings, with what they are called now. A former name is refused, because a limit under a name that
-# nothing reads would silently have its default.
+# Old names of settings and the new ones. An old name is refused: a limit under a name that nothing reads would have
+# its default without notice.
 RENAMED_SETTINGS: dict[str, str] = {
     "ENTRY_LIFETIME_SECONDS": "ENTRY_TTL_SECONDS",
     "LOSS_PAUSE_SECONDS": "COOLDOWN_SECONDS",
@@ -223,7 +223,7 @@ def _parse_dotenv() -> list[Binding]:
     if not path.is_file():
         return []
     try:
-        # The mark that some editors put first is no part of the first name.
+        # The byte order mark that some editors put first is no part of the first name.
         with path.open(encoding="utf-8-sig") as stream:
             return list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as error:
@@ -251,7 +251,9 @@ def default_api_key() -> Secret:
     problems: list[str] = []
     key = _SettingsParser(read_environment(), problems, ()).secret("KRAKEN_API_KEY")
     if not key:
-        raise SettingsError([*problems, "KRAKEN_API_KEY is not set, and turns and shared nonces belong to a key."])
+        raise SettingsError(
+            [*problems, "KRAKEN_API_KEY is not set, and request locks and shared nonces belong to a key."]
+        )
     return key
 
 
@@ -259,7 +261,7 @@ def _environment_on_import() -> dict[str, str]:
     try:
         return read_environment()
     except SettingsError:
-        # Asked for on import, where nobody could tell the user; `load_settings` will.
+        # Called on import, where an error could not be reported; `load_settings` reports it.
         return dict(os.environ)
 
 
@@ -296,12 +298,12 @@ def _dotenv_problems() -> list[str]:
     for name in values:
         matches = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.85)
         if matches and name not in DEFAULTS and name not in RENAMED_SETTINGS:
-            problems.append(f"{name} in .env is no setting; {matches[0]} is meant, perhaps.")
+            problems.append(f"Unknown setting {name} in .env. Did you mean {matches[0]}?")
     return problems
 
 
 class _SettingsParser:
-    """Reads values one by one and gathers what is wrong with them."""
+    """Parses values one by one and collects their problems."""
 
     def __init__(self, values: Mapping[str, str], problems: list[str], strategies: tuple[str, ...]) -> None:
         self._values = values

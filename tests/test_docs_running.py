@@ -154,7 +154,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
 
 def line_pattern(line: str) -> str:
     """Return a line without its variable parts: numbers, ids, reasons and the location of the nonce file."""
-    line = re.sub(r"O[0-9A-Z]{5}-[0-9A-Z]{5}-[0-9A-Z]{6}", "ID", line.partition(", because")[0])
+    line = re.sub(r"O[0-9A-Z]{5}-[0-9A-Z]{5}-[0-9A-Z]{6}", "ID", line)
+    line = re.sub(r"(?<=accepted as ID): .*", "", line)
     line = re.sub(r"(?<=bot id )\w+", "ID", re.sub(r" in \S+kraken_nonce.txt", "", line))
     return re.sub(r"-?\d+(\.\d+)?", "0", line)
 

@@ -157,7 +157,7 @@ class Heartbeat(_PeriodicTask):
         if self._is_alive():
             self._channel.send("GET")
         else:
-            self._channel.log_problem("it is not asked for, because the bot makes no progress")
+            self._channel.log_problem("no heartbeat is sent, because the bot makes no progress")
 
 
 class DailySummary(_PeriodicTask):
@@ -230,7 +230,7 @@ class _HttpChannel:
                 with session.request(method, self._url, json=body, timeout=timeouts, stream=True) as response:
                     return self._handle_response(response)
         except requests.TooManyRedirects:
-            self.log_problem("it sends us elsewhere, where nothing is sent")
+            self.log_problem("it redirects to another address, and redirects are not followed")
             return None
         except (requests.RequestException, OSError, http.client.HTTPException, ValueError) as error:
             # Without the error's text, which contains the address.

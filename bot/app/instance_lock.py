@@ -24,7 +24,7 @@ _INSTANCE_FILE_BYTES_MAX = 65_536
 
 
 class InstanceLock:
-    """The lock of the running bot, held as long as its process lives. Other programs may still share its nonces."""
+    """The lock of the running bot, held as long as its process runs. Other programs may still share its nonces."""
 
     def __init__(self, folder: Path) -> None:
         """Create the folder if necessary and lock it. Raises SettingsError or BotAlreadyRunningError; may be called

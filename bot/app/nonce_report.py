@@ -63,7 +63,7 @@ def print_nonce_report(settings: Settings, print_line: PrintLine) -> int:
         if settings.trading_mode == "paper":
             print_line(f"paper    {PAPER_KEY_NOTE}")
     finally:
-        print_line(f"copy     {format_file_line(file_store_for_settings(settings))}")
+        print_line(f"replica  {format_file_line(file_store_for_settings(settings))}")
     return 0
 
 
@@ -93,10 +93,11 @@ def format_lease(lease: Lease) -> str:
     if not lease.fencing_token:
         return "nobody has led yet"
     if not lease.owner:
-        return f"nobody leads: generation {lease.fencing_token} has signed off"
+        return f"nobody leads: the holder of fencing token {lease.fencing_token} released the lease"
     if not lease.remaining_seconds:
-        return f"nobody leads: the lease of {lease.owner}, generation {lease.fencing_token}, has run out"
-    return f"{lease.owner} leads, generation {lease.fencing_token}, with {lease.remaining_seconds:.1f} s to renew it"
+        return f"nobody leads: the lease of {lease.owner} with fencing token {lease.fencing_token} has expired"
+    remaining_seconds = f"{lease.remaining_seconds:.1f} s"
+    return f"{lease.owner} leads with fencing token {lease.fencing_token}; the lease ends in {remaining_seconds}"
 
 
 def check_store(settings: Settings) -> str:
@@ -108,27 +109,31 @@ def check_store(settings: Settings) -> str:
     record, location = read_key_record(settings)
     if settings.trading_mode == "paper":
         _check_replica(open_file_store(broker_manager.NONCE_FILE))
-        return f"{location} answers; {PAPER_KEY_NOTE}; its second copy can be written"
+        return f"{location} answers; {PAPER_KEY_NOTE}; the local replica can be written"
     last_nonce, file = record.last_nonce if record else 0, file_store_for_settings(settings)
     if last_nonce > nonce_ceiling(file.unit):
         raise nonce_ahead_error(location, last_nonce)
     _check_replica(file, last_nonce)
-    return f"{_format_store_nonce(last_nonce, location)}; its second copy can be written"
+    return f"{_format_store_nonce(last_nonce, location)}; the local replica can be written"
 
 
 def _check_replica(file: FileStore, last_nonce: int = 0) -> None:
     file.record_nonce(last_nonce or nonce_clock.now_us() * file.unit.units_per_microsecond)
     if file.problem:
-        raise NonceStoreError(f"{file.problem}. It is the second copy of the shared store's. Free it or its disk.")
+        raise NonceStoreError(
+            f"{file.problem}. It is the local replica of the shared store. Free the file or its disk."
+        )
 
 
 def _print_record(settings: Settings, record: KeyRecord | None, location: str, print_line: PrintLine) -> None:
     nonce = record.last_nonce if record else 0
     print_line(f"nonce    {_format_store_nonce(nonce, location)}")
     if _unit_by_digits(nonce).units_per_microsecond > UNITS[settings.nonce_unit].units_per_microsecond:
-        print_line(f"         With NONCE_UNIT={settings.nonce_unit} nothing can be drawn above it: set NONCE_UNIT=ns.")
-    print_line(f"turn     {record.lock_owner if record and record.lock_owner else 'nobody'} has it")
-    print_line(f"lead     {format_lease(record.lease if record else Lease())}")
+        print_line(
+            f"         With NONCE_UNIT={settings.nonce_unit} no nonce above it can be issued: set NONCE_UNIT=ns."
+        )
+    print_line(f"lock     held by {record.lock_owner if record and record.lock_owner else 'nobody'}")
+    print_line(f"leader   {format_lease(record.lease if record else Lease())}")
 
 
 def _format_store_nonce(nonce: int, location: str) -> str:

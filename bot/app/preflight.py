@@ -98,7 +98,7 @@ def _check_nonce(settings: Settings) -> str:
     get_kraken_nonce()
     problem = open_file_store(broker_manager.NONCE_FILE).problem
     if problem:
-        raise NonceStoreError(f"{problem}. Free it or its disk, or name another STATE_DIR.")
+        raise NonceStoreError(f"{problem}. Free the file or its disk, or name another STATE_DIR.")
     return format_nonce_line()
 
 
@@ -118,7 +118,7 @@ def _check_pairs(settings: Settings) -> str:
 def _check_key(settings: Settings) -> str:
     if settings.nonce_store and (leader_text := format_leader(settings)):
         # An instance that does not lead sends no private request.
-        return f"not asked: {leader_text}"
+        return f"not checked: {leader_text}"
     broker = _open_broker(settings)
     broker.connect()
     info = broker.key_info

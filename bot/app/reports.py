@@ -200,6 +200,6 @@ def _format_differences(differences: list[str], orders: int, fills: int, output_
         return render_rows([{"difference": one} for one in differences], ["difference"], output_format)
     if not differences:
         return f"ok: {orders} orders, {fills} fills, all equal"
-    advice = "What is only newer at Kraken, the next run takes over; then check again"
+    advice = "The next run records what is newer at Kraken; then check again"
     summary = f"{len(differences)} differences; {orders} orders and {fills} fills in the journal. {advice}"
     return "\n".join([*differences, summary])

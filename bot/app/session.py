@@ -65,7 +65,7 @@ def _hold_leadership(settings: Settings, broker: KrakenBroker, lifecycle: Lifecy
     lifecycle.leadership = lifecycle.leadership or LeaderElection(broker.shared_store, settings.lease_seconds)
     is_reconciled = False
     try:
-        lifecycle.set_state(LifecycleState.STANDBY, "it asks who leads")
+        lifecycle.set_state(LifecycleState.STANDBY, "it reads from the store which instance leads")
         previous = lifecycle.leadership.wait_for_leadership(lifecycle.stop, lifecycle.enter_standby)
         broker.begin_takeover(
             is_clean=previous is PreviousLeader.CLEAN, is_first_leader=previous is PreviousLeader.NONE
@@ -120,7 +120,7 @@ def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, m
         limits=limits,
         entry_ttl_seconds=settings.entry_ttl_seconds or None,
         cancel_entries_on_stop=settings.cancel_entries_on_stop and is_trading,
-        # Where the account is only watched, the switch is not even disarmed: it may belong to somebody else.
+        # Where the account is only watched, the switch is not even disarmed: it may belong to another program.
         dead_man_switch_seconds=settings.dead_man_switch_seconds if is_trading else 0,
         stop_loss_percent=settings.stop_loss_percent,
         max_cycles=max_cycles,

@@ -13,7 +13,7 @@ from bot.config import Settings
 from bot.kraken import responses, transport
 from bot.simulator.paper import open_paper_account
 
-# Render lets the old instance live beside the new one for 60 s, and then for up to 30 s more (zero-downtime deploys).
+# Render keeps the old instance running beside the new one for 60 s, then for up to 30 s more (zero-downtime deploys).
 OVERLAP_SECONDS = 120.0
 
 

@@ -130,9 +130,11 @@ class Event(Enum):
     ACCOUNT_READ = _info("Account: {balances}; bot id {bot_id}")
     TRADING_STARTED = _info("Trading {pairs} at {timeframe} with {strategy}; prices: {price_source}")
     STANDBY_ENTERED = _info("Standby: {reason}")
-    LEADERSHIP_ACQUIRED = _info("{owner} leads, generation {fencing_token}, by {location}", alert=Alert.LEADER_CHANGE)
+    LEADERSHIP_ACQUIRED = _info(
+        "{owner} leads with fencing token {fencing_token} in {location}", alert=Alert.LEADER_CHANGE
+    )
     LEADERSHIP_LOST = _warning("{owner} no longer leads: {reason}", alert=Alert.LEADER_CHANGE)
-    LEADERSHIP_RELEASED = _info("Generation {fencing_token} has released the leadership: {reason}")
+    LEADERSHIP_RELEASED = _info("The lease with fencing token {fencing_token} is released: {reason}")
     TRADING_INTERRUPTED = _warning("Waiting: {error}", alert=Alert.TRADING_INTERRUPTED)
     RETRY_SCHEDULED = _info("The next attempt is in {retry_seconds:.0f} s.")
     TRADING_STALLED = _warning("No trading cycle has succeeded for a minute: {reason}", alert=Alert.TRADING_INTERRUPTED)
@@ -140,7 +142,7 @@ class Event(Enum):
     DAY_SUMMARIZED = _info("{summary}", alert=Alert.DAILY_SUMMARY)
     DAY_SUMMARY_FAILED = _warning("The day could not be summed up: {error}", alert=Alert.DAILY_SUMMARY)
     SHUTDOWN_STARTED = _info("{signal}: stopping; the call in flight has {grace_seconds:g} s.")
-    REQUEST_ABANDONED = _warning("A request is still unanswered and is left behind.")
+    REQUEST_ABANDONED = _warning("A request is still unanswered; the program ends without waiting for it.")
     ORDER_ABANDONED = _warning(
         "{symbol}  unknown: {side} {volume} ({cl_ord_id}), never sent again;"
         " the next start finds it at Kraken if it was placed"
@@ -157,7 +159,7 @@ class Event(Enum):
     RUN_FAILED = _error("Stopped: {error}")
 
     # The trading cycle.
-    WARM_UP_STARTED = _info("Warm-up: recent candles are replayed first; these lines are of the past.")
+    WARM_UP_STARTED = _info("Warm-up: recent candles are replayed first; these lines have earlier market times.")
     WARM_UP_ENDED = _info("The warm-up is over: trading continues at current prices.")
     HISTORY_AWAITED = _info(
         "An earlier run may have sent orders that this journal does not have: no order is sent for another"
@@ -191,7 +193,7 @@ class Event(Enum):
     ENTRIES_STOP_APPLIED = _info("Entries are stopped: no position is opened until `python main.py resume`.")
     ENTRIES_RESUMED = _info("Entries are allowed again.")
     DEAD_MAN_SWITCH_ARMED = _info(
-        "The dead man's switch is armed: if the bot is silent for {timeout_seconds} s, Kraken cancels all orders of the"
+        "The dead man's switch is armed: if it is not renewed for {timeout_seconds} s, Kraken cancels all orders of the"
         " account."
     )
     DEAD_MAN_SWITCH_DISARMED = _info("The dead man's switch is off: {reason}")
@@ -239,12 +241,14 @@ class Event(Enum):
     )
     UNKNOWN_ORDER_FOUND = _warning(
         "An earlier run, or another process, has left the order {cl_ord_id} ({side} {volume} {symbol}) unresolved;"
-        " it is looked up at Kraken.",
+        " it is queried at Kraken.",
         alert=Alert.UNKNOWN_OUTCOME,
     )
-    ORDER_STATE_NOT_SAVED = _error("The order {cl_ord_id} is {state}, which could not be written down: {error}")
+    ORDER_STATE_NOT_SAVED = _error(
+        "The order {cl_ord_id} is {state}, which could not be written to the journal: {error}"
+    )
     FOUND_ORDERS_NOT_SAVED = _error(
-        "Orders that were found could not be written down; they will be looked up again: {error}"
+        "Orders that were found could not be written to the journal; they will be queried again: {error}"
     )
 
     # The key, its nonces and its limits.
@@ -305,7 +309,7 @@ class Event(Enum):
         "The journal {path} is damaged ({error}): moved to {damaged_path}. A new one is built from Kraken's records of"
         " this bot's orders."
     )
-    JOURNAL_WRITE_FAILED = _warning("Orders are not written down: {error}")
+    JOURNAL_WRITE_FAILED = _warning("Orders are not written to the journal: {error}")
     JOURNAL_WRITE_RECOVERED = _info("The journal can be written again.")
     SHARED_FILE_DAMAGED = _warning("The file {path} is damaged ({content}): this process continues with what it knows.")
     SHARED_FILE_UNUSABLE = _warning("The file {path} cannot be used ({error}): each process counts for itself.")

@@ -56,7 +56,7 @@ class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
         self._last_problem = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Looked up for each line, as `print` does: a stream may be replaced.
+        # Read for each line, as `print` does: a stream may be replaced.
         to_stdout = self.logs_to_stdout or record.name == _PRINT_LOGGER
         self.stream = (sys.stdout if to_stdout else sys.stderr) or _NullStream()
         super().emit(record)
@@ -181,7 +181,7 @@ def _json_value(value: Any) -> Any:
 
 
 def _replay_mark(record: logging.LogRecord) -> str:
-    """Return the mark of a line about the past, with the time of the market."""
+    """Return the mark of a line of a replay, with the time of the market."""
     fields = _event_fields(record)
     return f"[replay {fields.get('market_time')}] " if fields.get("replay") else ""
 

@@ -58,7 +58,7 @@ class _Metrics:
         self.registry = registry = CollectorRegistry()
         self.status: Mapping[str, Any] = {}
         self.request_lock_waits: deque[float] = deque(maxlen=_RECENT_WAITS_MAX)
-        self.issued = Counter("kraken_bot_nonces_issued_total", "Nonces drawn for requests.", registry=registry)
+        self.issued = Counter("kraken_bot_nonces_issued_total", "Nonces issued for requests.", registry=registry)
         self.refused = Counter("kraken_bot_nonces_refused_total", "Nonces that Kraken refused.", registry=registry)
         self.request_lock_wait = Histogram(
             "kraken_bot_request_lock_wait_seconds",
@@ -68,7 +68,7 @@ class _Metrics:
         )
         self.request_duration = Histogram(
             "kraken_bot_request_duration_seconds",
-            "Time from drawing the nonce to having read Kraken's response.",
+            "Time from issuing the nonce to having read Kraken's response.",
             ("method", "outcome"),
             buckets=_REQUEST_BUCKETS,
             registry=registry,

@@ -1,6 +1,6 @@
 """Files and folders of the state: private to their owner, whatever the umask, and never a link to another file.
 
-A link in the place of a state file is refused and left alone: its target belongs to somebody else.
+A symbolic link instead of a state file is refused and left alone: its target may belong to another user.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two filters, because each has gaps. The first finds a known value everywhere, also percent-encoded, escaped or in
 Base64, but the value must have been registered. The second finds the form of a secret in text that nobody has
-registered: a header in a library's error, an address in a foreign answer.
+registered: a header in a library's error, an address in another server's response.
 
 Each step reads a text once, from left to right, so the cost of a line grows with its length only.
 """

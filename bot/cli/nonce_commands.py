@@ -40,8 +40,9 @@ For a key that another program has used with nonces in nanoseconds (19 digits): 
 One GetApiKeyInfo with a nonce in nanoseconds is sent to {url}, and nothing else.
 If Kraken accepts it, this key works with NONCE_UNIT=ns and nothing else, for ever: there is no way back.
 {common} is not touched."""
-SHARED_STORE_WARNING = """The row of this key in {place} holds one nonce. From now on it is one in nanoseconds, and
-every program that draws microseconds for this key there fails with NonceAheadError, whatever Kraken answers."""
+SHARED_STORE_WARNING = """The row of this key in {location} holds one nonce. From now on it is one in nanoseconds, and
+every program that takes nonces in microseconds for this key there fails with NonceAheadError, whatever Kraken
+answers."""
 NANOSECONDS_REFUSED_MESSAGE = (
     "A nonce in nanoseconds is too low as well: the key has seen one in a finer unit, or from a clock that was wrong. "
     "The other tools' units are all lower (.NET ticks too), so no setting reaches above it: make a new API key"
@@ -83,13 +84,15 @@ class _FileLocation:
     def highest_nonce(self) -> int:
         stored = self._file.peek()
         if stored is None and os.path.lexists(self.name):
-            raise NonceStoreError(f"the nonce file {self.name} cannot be read, so nobody knows what was drawn there")
+            raise NonceStoreError(
+                f"the nonce file {self.name} cannot be read, so the last nonce issued from it is not known"
+            )
         return stored or 0
 
     def raise_floor(self, floor: int) -> None:
         self._file.record_nonce(floor)
         if self._file.problem:
-            raise NonceStoreError(f"{self._file.problem}. Free it or its disk; nothing was moved")
+            raise NonceStoreError(f"{self._file.problem}. Free the file or its disk; nothing was moved")
 
 
 class _StoreLocation:
@@ -157,7 +160,7 @@ def _print_migration(floor: int, source: str, destination: str) -> None:
         print_line(f"floor    {floor} in {source}, which is left as it is")
         print_line(f"moved    the next nonce in {destination} is above it")
     else:
-        print_line(f"floor    none: no nonce was drawn yet in {source}, which is left as it is")
+        print_line(f"floor    none: no nonce was issued yet in {source}, which is left as it is")
 
 
 def check_not_far_ahead(location: str, last_nonce: int, unit: NonceUnit) -> None:
@@ -205,7 +208,7 @@ def adopt(settings: Settings, assume_yes: bool) -> int:
         _check_breaker_closed(breaker)
         print_line(ADOPT_WARNING.format(url=settings.api_url, common=broker_manager.NONCE_FILE))
         for store in stores:
-            print_line(SHARED_STORE_WARNING.format(place=store.location))
+            print_line(SHARED_STORE_WARNING.format(location=store.location))
         if not assume_yes and not _confirm():
             print_line("Nothing was sent.")
             return 0
@@ -219,7 +222,7 @@ def adopt(settings: Settings, assume_yes: bool) -> int:
 
 def _confirm() -> bool:
     if not sys.stdin.isatty():
-        raise SettingsError(["Nobody can be asked here, which is no terminal: give --yes. Nothing was sent."])
+        raise SettingsError(["The input is not a terminal, so there is no confirmation: give --yes. Nothing was sent."])
     try:
         return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

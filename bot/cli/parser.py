@@ -11,7 +11,7 @@ package, 3 the key may not be used, 4 trouble with nonces or a lockout, 5 Kraken
 6 another bot runs on this state folder or leads this account, or the folder was taken away,
 7 journal and Kraken disagree (journal check), 8 no running bot answers (status)"""
 
-# Former options, with what they are called now. argparse would only say that it does not know them.
+# Renamed options. argparse alone would call the old name unknown.
 RENAMED_OPTIONS = {"--stay": "--forever", "--ticks": "--cycles"}
 
 
@@ -22,18 +22,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.set_defaults(forever=False)
     parser.add_argument("--cycles", type=cycle_count, metavar="N", help="stop after N cycles at current prices")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    run_command = commands.add_parser("run", help="trade (also without any word)")
+    run_command = commands.add_parser("run", help="trade; the default command")
     run_command.add_argument(
         "--cycles", type=cycle_count, metavar="N", default=argparse.SUPPRESS, help="stop after N cycles"
     )
     run_command.add_argument(
         "--forever", action="store_true", help="keep running and try again after transient errors; implied by PORT"
     )
-    status = commands.add_parser("status", help="what the running bot tells of itself, as its page does")
-    status.add_argument("--watch", action="store_true", help="again every two seconds")
-    status.add_argument("--json", action="store_true", help="all of it, for programs")
-    commands.add_parser("resume", help="let entries go on that were stopped from the page")
-    commands.add_parser("check", help="look at settings, clock, nonce store, pairs and key, without trading")
+    status = commands.add_parser("status", help="print the status of the running bot, as its page shows it")
+    status.add_argument("--watch", action="store_true", help="repeat every two seconds")
+    status.add_argument("--json", action="store_true", help="print the full status as JSON")
+    commands.add_parser("resume", help="allow entries again after they were stopped on the page")
+    commands.add_parser("check", help="check settings, clock, nonce store, pairs and key, without trading")
     add_nonce_commands(commands)
     add_report_commands(commands)
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
@@ -47,13 +47,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the nonce commands."""
-    nonce = commands.add_parser("nonce", help="about the nonce")
+    nonce = commands.add_parser("nonce", help="show and move nonces")
     nonce_commands = nonce.add_subparsers(dest="action", metavar="COMMAND", required=True)
     nonce_commands.add_parser(
-        "show", help="the last nonce, its lead over the clock and its place; who has the turn, who leads"
+        "show",
+        help="print the last nonce, its distance from the clock, its file or store, the request lock and the leader",
     )
     migrate_command = nonce_commands.add_parser(
-        "migrate", help="go on in another store, above every nonce drawn before"
+        "migrate", help="continue in another store, above every nonce issued before"
     )
     migrate_command.add_argument(
         "--to",
@@ -61,16 +62,20 @@ def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
         metavar="URL",
         help=f"the store's address, - for standard input, or {FILE_TARGET}",
     )
-    adopt_command = nonce_commands.add_parser("adopt", help="find out whether a burnt key works with nanoseconds")
-    adopt_command.add_argument("--yes", action="store_true", help="do not ask")
+    adopt_command = nonce_commands.add_parser(
+        "adopt", help="test whether a key with a higher nonce floor works with nanoseconds"
+    )
+    adopt_command.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands that report on the journal."""
     orders = commands.add_parser("orders", help="the bot's orders, newest last")
-    orders.add_argument("--open", action="store_true", help="only those that may still fill, or whose fate is unknown")
+    orders.add_argument(
+        "--open", action="store_true", help="only those that may still fill, or whose outcome is unknown"
+    )
     fills = commands.add_parser("fills", help="the bot's fills, newest last, with their sums")
-    journal = commands.add_parser("journal", help="about the journal")
+    journal = commands.add_parser("journal", help="check the journal")
     journal.add_argument("action", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")
     for command in (orders, fills, journal):
         format_options = command.add_mutually_exclusive_group()

@@ -1,4 +1,4 @@
-"""`run`: trades until the end, a signal or an error; as a service, also through errors that pass."""
+"""`run`: trades until the end, a signal or an error; as a service, also through transient errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bot.trading.trader import Summary
 
 
 def run_bot(settings: Settings, options: argparse.Namespace) -> int:
-    """Trade until the end, a signal or an error; as a service, whatever passes."""
+    """Trade until the end, a signal or an error; as a service, also through transient errors."""
     logging_setup.configure(settings.log_format, logs_to_stdout=True)
     try:
         return _run_monitored(settings, options)

@@ -55,7 +55,7 @@ class AuthMiddleware:
 
     def _reject_malformed(self, request: Request) -> Response | None:
         """Refuse a request that is not for this server, whoever sends it."""
-        # A name that leads to loopback by somebody else's DNS would give their page the same origin.
+        # A host name of others whose DNS record points to loopback would give its page the same origin.
         if not self._authenticator.is_public and not _is_loopback_host(request.headers.get("host", "")):
             return _error_response(HTTPStatus.MISDIRECTED_REQUEST, "This page answers on this machine only.")
         path = request.scope["path"]

@@ -54,7 +54,7 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.is_serving:
             self._stop_head_timer()
-            # Requests behind the current one, which no browser sends: they would be kept until their turn.
+            # Requests behind the current one, which no browser sends: they would be kept until it is answered.
             if len(self.conn.trailing_data[0]) > HEAD_BYTES_MAX:
                 self.abort()
 

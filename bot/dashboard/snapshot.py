@@ -290,7 +290,7 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
 
 
 def _json_rows(rows: list[Row]) -> list[JsonObject]:
-    # The reason why an order ended may be a foreign text.
+    # The reason why an order ended may be text from Kraken.
     reasons = [{"reason": redact(str(row["reason"]))} if row.get("reason") else {} for row in rows]
     return [
         {name: format_exact(value) for name, value in row.items()} | redacted_reason

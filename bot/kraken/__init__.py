@@ -1,6 +1,6 @@
-"""Everything about Kraken's Spot REST API: the transport, one private call, and how its answers are read.
+"""Kraken's Spot REST API: the transport, the private call and the parsing of responses.
 
-`transport` sends, `error_table` says what each error string means and whether the request may be repeated, `pairs`
-knows names, precision and minima, `responses` reads answers into `bot.base.models`, `order_requests` writes orders.
-`rate_limiter` and `circuit_breaker` say when a key may send; `nonce_recovery` says what follows a refused nonce.
+`transport` sends. `error_table` maps each error string to its meaning and to whether the request may be repeated.
+`pairs` has names, precision and minima, `responses` parses responses into `bot.base.models`, `order_requests` builds
+orders. `rate_limiter` and `circuit_breaker` decide when a key may send, `nonce_recovery` what follows a refused nonce.
 """

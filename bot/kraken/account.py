@@ -1,4 +1,4 @@
-"""What the account holds and has done: balances, positions, orders and fills, read with the key."""
+"""The account's balances, positions, orders and fills, read with the API key."""
 
 from __future__ import annotations
 

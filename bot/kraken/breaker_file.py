@@ -1,4 +1,4 @@
-"""A key's silence, kept beside its nonce: it outlives a restart and holds for every process of the machine."""
+"""The open circuit breaker of a key, stored beside its nonce: it survives a restart and holds for every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot.base.private_files import open_file
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """No private request until `until_seconds` (Unix time), then one probe; `seconds` is its whole length."""
+    """An open breaker: no private request until `until_seconds` (Unix time), `open_seconds` in all; then one probe."""
 
     until_seconds: float
     open_seconds: float
@@ -23,14 +23,14 @@ class BreakerState:
     @property
     def is_half_open(self) -> bool:
         """Whether a probe may be sent."""
-        # A clock that was set back must not prolong the silence by more than its length.
+        # A clock that was set back must not keep the breaker open for longer than `open_seconds`.
         remaining_seconds = self.until_seconds - clock.wall_seconds()
-        # Said this way round, a damaged file that holds "not a number" is over, too.
+        # Written this way round, a damaged file that holds "not a number" is half open, too.
         return not 0 < remaining_seconds <= self.open_seconds + 1
 
 
 class BreakerFile:
-    """`kraken_nonce.<key>.silence`: present while the key stands by."""
+    """`kraken_nonce.<key>.silence`: present while the key's circuit breaker is open."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class BreakerFile:
         self._ignored_state: BreakerState | None = None
 
     def read(self) -> BreakerState | None:
-        """Return the silence of the key, or None. A damaged file counts as a full silence that is over."""
+        """Return the state of the open breaker, or None. A damaged file counts as a half-open breaker."""
         if self._unsaved_state is None and not os.path.lexists(self.path):
             return None
         # A state that could not be written is newer than what the file holds.
@@ -54,12 +54,12 @@ class BreakerFile:
             fields = json.loads(os.read(descriptor, 4096))
             return BreakerState(float(fields["until_seconds"]), float(fields["seconds"]), str(fields["reason"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            return BreakerState(0.0, 900.0, "the silence file is damaged")
+            return BreakerState(0.0, 900.0, "the circuit breaker file is damaged")
         finally:
             os.close(descriptor)
 
     def trip(self, open_seconds: float, reason: str) -> BreakerState:
-        """Stand by from now on. Where the file cannot be written, this process remembers."""
+        """Open the breaker. Where the file cannot be written, this process keeps the state in memory."""
         state = BreakerState(clock.wall_seconds() + open_seconds, open_seconds, reason)
         text = json.dumps({"until_seconds": state.until_seconds, "seconds": open_seconds, "reason": reason})
         temporary_path = f"{self.path}.{os.getpid()}"
@@ -74,12 +74,12 @@ class BreakerFile:
             self._unsaved_state = None
         except OSError as error:
             self._unsaved_state = state
-            # A restart, and the other processes, would send what Kraken has locked out.
+            # A restarted process, and the other processes, would send on a key that Kraken has locked out.
             emit(Event.CIRCUIT_BREAKER_NOT_SAVED, path=self.path, error=error.strerror)
         return state
 
     def reset(self) -> None:
-        """The probe was accepted. Where the file cannot be removed, it is over for this process."""
+        """Close the breaker: the probe was accepted. Where the file cannot be removed, this process ignores it."""
         self._unsaved_state = None
         try:
             os.unlink(self.path)

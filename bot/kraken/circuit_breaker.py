@@ -13,7 +13,7 @@ from bot.base.shared_json import Fields, SharedJson
 from bot.kraken import nonce_recovery
 from bot.kraken.breaker_file import BreakerFile, BreakerState
 
-# How often the other processes are told that nonces are accepted: often enough for REFUSAL_WINDOW_SECONDS.
+# How often accepted nonces are recorded for the other processes: often enough for REFUSAL_WINDOW_SECONDS.
 PUBLISH_INTERVAL_SECONDS = 20.0
 
 
@@ -50,7 +50,7 @@ class CircuitBreaker:
         return self._breaker_file.read()
 
     def record_accepted(self, nonce: int) -> None:
-        """Record that Kraken accepted a nonce; tell the other processes every 20 s."""
+        """Record that Kraken accepted a nonce, every 20 s also for the other processes."""
         self._accepted_since_refusal = True
         now = clock.boottime_seconds()
         if self._published_seconds is None or now - self._published_seconds >= PUBLISH_INTERVAL_SECONDS:
@@ -92,7 +92,7 @@ class CircuitBreaker:
             case [float(accepted_seconds), str(accepted_nonce)] if (
                 nonce_recovery.is_recent(accepted_seconds, now) and _parse_nonce(accepted_nonce) < nonce
             ):
-                # Only a lower one: a higher one means that the nonce file was lost, not that another sender is there.
+                # Only a lower one: a higher one means that the nonce file was lost, not that there is another sender.
                 self._recovery.is_in_sync = True
         match fields.get("refused"):
             case [*refusal_times]:

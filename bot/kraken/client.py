@@ -1,4 +1,4 @@
-"""One attempt at a request: circuit breaker, rate limiter, nonce, send, and what Kraken's answer means for the key."""
+"""One attempt of a request: circuit breaker, rate limiter, nonce, sending, and what the response means for the key."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class BeforeSend(Protocol):
 
 
 class KrakenCalls(Protocol):
-    """The two calls that everything above the wire is built on. `KrakenBroker` provides them."""
+    """The two calls that everything above the transport is built on. `KrakenBroker` provides them."""
 
     def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a public endpoint; return its `result`."""
@@ -78,7 +78,7 @@ class PrivateRequest:
         """Whether it places an order. Raises OrderRuleError for a method whose outcome could not be reconciled."""
         if self.method in _UNSUPPORTED_METHODS:
             raise OrderRuleError(
-                f"{self.method} is not offered: its outcome could not be settled. Use AddOrder", "method"
+                f"{self.method} is not supported: its outcome could not be reconciled. Use AddOrder", "method"
             )
         return self.method == "AddOrder" and str(self.params.get("validate", "")).lower() not in ("true", "1")
 
@@ -122,7 +122,7 @@ class _RequestNonce:
 class KrakenClient:
     """Sends requests over a given krakenex.API, each once; tells circuit breaker and rate limiter the result.
 
-    The API's `_nonce` makes the nonces.
+    The API's `_nonce` issues the nonces.
     """
 
     def __init__(

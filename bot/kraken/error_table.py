@@ -1,12 +1,12 @@
-"""Every error string of Kraken's Spot API, as data, and what follows from one.
+"""Every error string of Kraken's Spot API, as data, and what each of them implies.
 
-The strings come from Kraken's errors guide, its support articles, its Rust SDK, and reports of users where those are
-silent. They are matched by prefix, case-sensitively, after trimming blanks around the colons
+The strings come from Kraken's errors guide, its support articles, its Rust SDK, and reports of users where those have
+nothing. They are matched by prefix, case-sensitively, after trimming blanks around the colons
 (seen: `EService: Throttled: 1741500000`); the longest prefix wins.
 
 Two questions are kept apart. `ran` is about the copy of a request that Kraken answered. `is_final_for_order` is about
-the order: a gateway that refuses one copy says nothing about another copy of it, so only the engine's own no and an
-error that follows from the request's content alone settle an order. Everything else leaves it unknown.
+the order: Kraken's gateway may refuse one copy and accept another, so only a refusal by the matching engine, or an
+error that depends on the request's content alone, is final for an order. Any other error leaves its outcome unknown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_THROTTLE_SECONDS = 60.0
 
 
 class Category(Enum):
-    """What kind of trouble a string means, the most severe first."""
+    """The category of an error string, the most severe first."""
 
     LOCKOUT = "lockout"
     CREDENTIALS = "credentials"
@@ -54,7 +54,7 @@ class Executed(Enum):
 
 
 class RetryPolicy(Enum):
-    """How a read or a cancel may be sent again. An order is never sent again, whatever stands here."""
+    """How a read or a cancel may be sent again. An order is never sent again, whatever the policy."""
 
     NEVER = "never"
     NEW_NONCE = "fresh nonce"
@@ -146,7 +146,7 @@ _ACCOUNT_RULES = (
     _permission_error("EBM:limit exceeded:CAL", "the Canadian purchase limit is reached"),
 )
 
-# Limits. The engine's own (EOrder) are final for an order and have nothing to do with the REST counter.
+# Limits. Those of the matching engine (EOrder) are final for an order and independent of the REST counter.
 _LIMIT_RULES = (
     _rate_limit("EAPI:Rate limit exceeded", "the key's REST counter is over its maximum", 5.0),
     _rate_limit("EGeneral:Too many requests", "too many requests from this key or address", 5.0),
@@ -162,7 +162,7 @@ _SERVICE_RULES = (
     _possibly_executed("EService:Unavailable", "the engine or the API is offline"),
     _possibly_executed("EService:Busy", "Kraken is overloaded"),
     _possibly_executed("EService:Timeout", "Kraken's own backend timed out"),
-    # Meant to be a no, but Kraken's page does not promise it; the order is looked up.
+    # A refusal in intent, but Kraken's page does not guarantee it, so the order is queried.
     ErrorRule("EService:Deadline elapsed", Category.SERVICE, "the order's deadline had passed", Executed.MAYBE),
     _possibly_executed("EGeneral:Internal error", "Kraken had an internal fault"),
     _possibly_executed("EDatabase:Internal error", "Kraken had an internal fault"),
@@ -207,7 +207,7 @@ _ORDER_RULES = (
     _order_refusal("EOrder:Cancel pending", "the order is being cancelled already"),
     _order_refusal("EOrder:Unknown order action", "there is no such action"),
     _order_refusal("EOrder:Reduce only:No position exists", "there is no position to reduce"),
-    # The one refusal of the engine that may come with a fill (Kraken: errors guide).
+    # The only refusal by the matching engine that may come with a fill (Kraken: errors guide).
     ErrorRule(
         "EOrder:Reduce only:Position is closed",
         Category.UNKNOWN,
@@ -231,7 +231,7 @@ ERROR_TABLE = _ACCOUNT_RULES + _LIMIT_RULES + _SERVICE_RULES + _REQUEST_RULES + 
 
 # Kraken documents no text for a cl_ord_id that is in use, so any mention of it counts: an order with it may stand.
 _DUPLICATE_ORDER_ID = ErrorRule(
-    "", Category.UNKNOWN, "an order with this client order id may already stand at Kraken", Executed.MAYBE
+    "", Category.UNKNOWN, "an order with this client order id may already exist at Kraken", Executed.MAYBE
 )
 _UNLISTED = ErrorRule("", Category.UNKNOWN, "this string is not in the table, so nothing is assumed", Executed.MAYBE)
 
@@ -257,9 +257,9 @@ _ADVICE = {
     Category.LOCKOUT: "Send nothing for 15 minutes; each call may prolong it",
     Category.CREDENTIALS: "Repeating it brings a lockout: check the key, its secret and the account on kraken.com",
     Category.PERMISSION: "Change the key's permissions or the account on kraken.com",
-    Category.UNKNOWN: "Look at open and closed orders before doing anything else",
+    Category.UNKNOWN: "Check open and closed orders before doing anything else",
     Category.NONCE: "Another program may use this key: give each program a key of its own",
-    Category.SERVICE: "Wait; an order sent meanwhile has to be looked up",
+    Category.SERVICE: "Wait; query every order that was sent meanwhile",
     Category.RATE_LIMIT: "Wait until the counter has decayed",
     Category.REQUEST: "Do not repeat it unchanged",
     Category.ORDER: "Do not repeat it unchanged",
@@ -295,7 +295,7 @@ def make_error(method: str, strings: list[str]) -> KrakenError:
 def is_final_for_order(strings: list[str]) -> bool:
     """Return whether these strings prove that the order was not placed.
 
-    False means that its fate is unknown, never that it was placed.
+    False means that its outcome is unknown, never that it was placed.
     """
     rules = [find_rule(string) for string in filter_errors(strings)]
     return bool(rules) and all(rule is not None and rule.is_final_for_order for rule in rules)
@@ -304,7 +304,7 @@ def is_final_for_order(strings: list[str]) -> bool:
 def retry_after_seconds(strings: list[str], now: float) -> float:
     """Return how long to wait, from `now` (Unix seconds), before anything of the kind is sent again.
 
-    `EService:Throttled` names the moment itself (Kraken: REST rate limits page); a minute is the most we believe.
+    `EService:Throttled` contains that time (Kraken: REST rate limits page); the wait is capped at a minute.
     """
     return max((_retry_after(string, now) for string in filter_errors(strings)), default=0.0)
 

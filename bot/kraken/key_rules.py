@@ -1,4 +1,4 @@
-"""Which keys may trade. Pure."""
+"""The requirements that an API key must meet before it may trade. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Kraken tells without a key: time, statuses, pairs, candles, prices."""
+"""Public data of Kraken: time, statuses, pairs, candles, prices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_CANDLES = 719
 
 
 class MarketData:
-    """The public endpoints, and what sets the pace of the private ones: Kraken's time and the exchange's status."""
+    """The public endpoints, with Kraken's time and the exchange's status that the private ones depend on."""
 
     def __init__(self, calls: KrakenCalls, server_time: ServerTime, market_clock: MarketClock) -> None:
         self._calls = calls

@@ -1,9 +1,9 @@
 """What to do when Kraken refuses a nonce: pure, counted in refusals, with the time passed in.
 
-Out of sync (nothing was accepted since the start) the key's floor is above us: climb a little, twice, then
-be silent. In sync another sender is on the key: never climb, because two instances that jump chase each
-other for ever. Simulated for an hour with two senders on one key: a bot that jumps 60 s on every refusal,
-3,378 refusals and a floor 5 h ahead; these rules, 29 refusals and a floor that stays on the clock.
+Out of sync (no nonce was accepted since the start) the key's nonce floor is above our nonces: make two small nonce
+jumps, then open the circuit breaker. In sync another sender is using the key: never jump, because two instances that
+jump outbid each other for ever. Simulated for an hour with two senders on one key: a bot that jumps 60 s on every
+refusal had 3,378 refusals and a floor 5 h ahead; these rules had 29 refusals and a floor that stayed on the clock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-# What does no harm when it is done twice: reads, cancels and the dead man's switch. Anything else is sent once.
+# Methods that are safe to repeat: reads, cancels and the dead man's switch. Any other is sent once.
 RETRYABLE_METHODS = frozenset(
     {
         "Balance",
@@ -44,7 +44,7 @@ MAX_OPEN_SECONDS = 900.0
 
 
 class NonceJump(Enum):
-    """How to raise the nonce before the next attempt."""
+    """A nonce jump: how to raise the nonce before the next attempt."""
 
     NONE = "none"
     SMALL = "60 s ahead of the clock"
@@ -53,7 +53,7 @@ class NonceJump(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try again: wait, climb, draw a fresh nonce."""
+    """Repeat the request: wait, make a nonce jump, take a fresh nonce."""
 
     wait_seconds: float
     jump: NonceJump
@@ -73,10 +73,10 @@ LOCKED_OUT = "Kraken has locked this key or address out"
 
 
 class NonceRecovery:
-    """The refusals of one key. Not thread-safe: used inside the key's turn.
+    """The refusals of one key. Not thread-safe: used while the request lock is held.
 
-    How to climb is counted by this process alone: processes that start together on a burnt key each have to try.
-    `is_in_sync` and `recent`, the moments of the last refusals, may also be told by others.
+    Each process counts its nonce jumps for itself: processes that start together on a key with a higher nonce floor
+    each have to try. `is_in_sync` and `recent`, the times of the last refusals, may come from other processes too.
     """
 
     def __init__(self) -> None:
@@ -124,5 +124,5 @@ def is_recent(event_seconds: float, now_seconds: float) -> bool:
 
 
 def next_open_seconds(open_seconds: float) -> float:
-    """Return the next silence after a probe was refused: doubled, up to 15 minutes."""
+    """Return how long the breaker stays open after a refused probe: twice as long as before, up to 15 minutes."""
     return min(open_seconds * 2, MAX_OPEN_SECONDS)

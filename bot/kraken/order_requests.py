@@ -1,4 +1,4 @@
-"""Orders as Kraken reads them, and their client order ids. Pure."""
+"""AddOrder parameters and client order ids. Pure."""
 
 from __future__ import annotations
 
@@ -94,14 +94,15 @@ def parse_order(pair: Pair, params: Mapping[str, Any], cl_ord_id: str) -> NewOrd
 
 
 def check_fields(params: Mapping[str, Any]) -> None:
-    """Raise OrderRuleError for an AddOrder that could not be valued or settled, TypeError for a float in it."""
+    """Raise OrderRuleError for an AddOrder that could not be valued or reconciled, TypeError for a float in it."""
     present = {name: value for name, value in params.items() if value not in (None, "", False)}
     unsupported = sorted(present.keys() - _ALLOWED_FIELDS)
     if "viqc" in str(present.get("oflags")):
         unsupported.append("viqc")
     if unsupported:
         raise OrderRuleError(
-            f"AddOrder takes no {', '.join(unsupported)} here: such an order could not be valued or settled", "AddOrder"
+            f"AddOrder takes no {', '.join(unsupported)} here: such an order could not be valued or reconciled",
+            "AddOrder",
         )
     if present.get("ordertype") not in _ORDER_TYPES or present.get("type") not in tuple(Side):
         raise OrderRuleError(f"AddOrder needs type (buy, sell) and ordertype ({', '.join(_ORDER_TYPES)})", "AddOrder")
@@ -116,7 +117,7 @@ def check_fields(params: Mapping[str, Any]) -> None:
 
 
 def max_slippage_price(pair: Pair, side: Side, price: Decimal, max_slippage_percent: Decimal) -> Decimal:
-    """Return the worst price that a market order may get: `max_slippage_percent` from `price`, on the tick grid."""
+    """Return the worst price of a market order: `max_slippage_percent` from `price`, rounded to the tick size."""
     ratio = max_slippage_percent / 100
     return round_price(pair, side, price * (1 + ratio if side is Side.BUY else 1 - ratio))
 

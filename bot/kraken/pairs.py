@@ -1,6 +1,6 @@
 """Names of pairs and assets, and the rules an order must keep, from AssetPairs and Assets.
 
-Names are looked up, never made by stripping letters: XTZ, XRP and ZEC begin with an X or a Z of their own.
+Names come from these tables. Stripping letters would be wrong: XTZ, XRP and ZEC begin with an X or a Z of their own.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _minimum_volume(pair: Pair, price: Decimal) -> Decimal:
 
 
 def _price_increment(pair: Pair) -> Decimal:
-    # A price must keep both rules: so many decimals, and whole ticks.
+    # A price must keep both rules: the number of decimals, and a multiple of the tick size.
     exponent = pair.tick_size.normalize().as_tuple().exponent
     decimals = max(pair.price_decimals, -int(exponent), 0)
     ticks = int(pair.tick_size.scaleb(decimals))

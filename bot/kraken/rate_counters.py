@@ -20,7 +20,7 @@ REST_STEP_SECONDS = 3.0
 # Room that orders leave for cancels: two cancels of orders younger than five seconds.
 CANCEL_RESERVE_POINTS = 16
 
-# How far the clocks of two processes that count together may be apart. Each follows Kraken's time, whose seconds are
+# How far the clocks of two processes that share a counter may be apart. Each follows Kraken's time, whose seconds are
 # whole (Kraken: Time page); the rest is room for a market that runs faster than the wall.
 MAX_CLOCK_SKEW_SECONDS = 60.0
 
@@ -65,7 +65,7 @@ def rest_points(method: str) -> int:
 
 
 class Action(Enum):
-    """What the engine counter of a pair counts."""
+    """The actions that the matching engine's counter of a pair counts."""
 
     ADD = "add"
     CANCEL = "cancel"
@@ -79,7 +79,7 @@ _AGE_POINTS: dict[Action, tuple[tuple[float, int], ...]] = {
 
 
 def engine_points(action: Action, age_seconds: float = 0.0) -> int:
-    """Return what an action adds to the engine counter of its pair.
+    """Return the points that an action adds to the matching engine's counter of its pair.
 
     `age_seconds` is the time since the order was placed; an order of unknown age counts as new.
     """
@@ -89,7 +89,7 @@ def engine_points(action: Action, age_seconds: float = 0.0) -> int:
 
 
 class CounterState(NamedTuple):
-    """What a counter stood at, and when (Unix seconds). The greater one has more points."""
+    """The points of a counter at a time (Unix seconds). The greater state has more points."""
 
     points: float = 0.0
     at_seconds: float = 0.0
@@ -115,7 +115,7 @@ class DecayingCounter:
         self.state = CounterState()
 
     def state_at(self, now: float) -> CounterState:
-        """Return what the counter stands at."""
+        """Return the counter's current state."""
         if self.state.at_seconds != now:
             self.state = self._decay_to(self.state, now)
         return self.state
@@ -131,7 +131,7 @@ class DecayingCounter:
         return CounterState(max(0.0, points - max(0.0, -ahead_seconds) * self._decay_per_second), now)
 
     def merge(self, other: CounterState, now: float) -> None:
-        """Take over what somebody else has counted, where that is more."""
+        """Adopt the state of another process, where it is higher."""
         if other != self.state:
             self.state = max(self.state_at(now), self._decay_to(other, now))
 
@@ -193,7 +193,7 @@ class EngineCounter:
         self._counters: dict[str, DecayingCounter] = {}
 
     def points(self, symbol: str, now: float) -> float:
-        """Return what the counter of the pair stands at."""
+        """Return the points on the counter of the pair."""
         return self._counter(symbol).state_at(now).points
 
     def wait_seconds(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> float:
@@ -214,7 +214,7 @@ class EngineCounter:
         self._counter(symbol).raise_to(self._threshold, now)
 
     def states_at(self, now: float) -> dict[str, CounterState]:
-        """Return what the counters stand at that have any points left."""
+        """Return the states of the counters that have any points left."""
         states: dict[str, CounterState] = {}
         for symbol, counter in self._counters.items():
             if (state := counter.state_at(now)).points:
@@ -222,7 +222,7 @@ class EngineCounter:
         return states
 
     def merge(self, others: Mapping[str, CounterState], now: float) -> None:
-        """Take over what somebody else on the same account has counted."""
+        """Adopt the states of another process on the same account, where they are higher."""
         for symbol, state in others.items():
             self._counter(symbol).merge(state, now)
 

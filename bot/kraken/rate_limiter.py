@@ -20,11 +20,11 @@ MAX_PAUSE_SECONDS = 60.0
 
 
 class RateLimiter:
-    """What a key may still send, and when.
+    """Decides when a key may send a request.
 
     `path` is a file of the key, beside its nonce. Times are Kraken's, in Unix seconds. Thread-safe, and never an error:
-    where the file cannot be used each process counts for itself. The engine's counters belong to an account and are
-    shared here by key: two keys of one account do not see each other.
+    where the file cannot be used each process counts for itself. The matching engine's counters belong to an account
+    and are shared here by key: two keys of one account do not see each other.
     """
 
     def __init__(self, path: str, tier: Tier) -> None:
@@ -57,11 +57,11 @@ class RateLimiter:
         self._update_rest(lambda: self._rest.spend(method, now), now)
 
     def saturate_rest(self, now: float) -> None:
-        """Kraken said `EAPI:Rate limit exceeded`: whatever was counted, its counter is at the maximum."""
+        """Raise the REST counter to its maximum: Kraken said `EAPI:Rate limit exceeded`, whatever was counted here."""
         self._update_rest(lambda: self._rest.saturate(now), now)
 
     def record_rate_limit_error(self, error: RateLimitError, now: float) -> None:
-        """Kraken has refused a call for a limit: count it as reached, or leave Kraken alone for a while."""
+        """Handle a call that Kraken refused for a limit: count the limit as reached, or pause all calls for a while."""
         entries = [error_table.find_rule(string) for string in error.error_strings]
         if any(entry is not None and entry.prefix == "EAPI:Rate limit exceeded" for entry in entries):
             self.saturate_rest(now)
@@ -86,15 +86,15 @@ class RateLimiter:
         return self._shared.update(acquire)
 
     def spend_engine(self, symbol: str, action: Action, now: float, age_seconds: float = 0.0) -> None:
-        """Book an order or a cancel that goes whether there is room or not."""
+        """Count an order or a cancel that is sent whether there is room or not."""
         self._update_engine(lambda: self._engine.spend(symbol, action, now, age_seconds), now)
 
     def saturate_engine(self, symbol: str, now: float) -> None:
-        """Kraken said `EOrder:Rate limit exceeded`: the pair's counter is at its threshold."""
+        """Raise the pair's counter to its threshold: Kraken said `EOrder:Rate limit exceeded`."""
         self._update_engine(lambda: self._engine.saturate(symbol, now), now)
 
     def pause(self, until_seconds: float, reason: str) -> None:
-        """Kraken wants to be left alone: nothing is given to anybody until then, a minute at most."""
+        """Pause all calls of the key until then, a minute at most, because Kraken asked for it."""
 
         def set_pause(fields: Fields) -> None:
             fields["pause"] = max(_parse_pause(fields.get("pause")), (until_seconds, reason))
@@ -102,14 +102,14 @@ class RateLimiter:
         self._shared.update(set_pause)
 
     def rest_level(self, now: float) -> tuple[float, float]:
-        """Return the points on the REST counter now, and Kraken's maximum. Books nothing and waits for nobody."""
-        # A counter of its own: those that are booked on belong to whoever has the file's lock.
+        """Return the points on the REST counter now, and Kraken's maximum. Counts nothing and takes no lock."""
+        # A counter of its own: the counters that are written belong to the holder of the file's lock.
         counter = RestCounter(self._tier)
         counter.merge(CounterState.parse(self._shared.peek().get("rest")), now)
         return counter.state_at(now).points, self._tier.rest_maximum
 
     def engine_levels(self, now: float) -> dict[str, float]:
-        """Return the points on the engine's counter of each pair that has any now, as `rest_level` does."""
+        """Return the points on the matching engine's counter of each pair that has any now, as `rest_level` does."""
         counter = EngineCounter(self._tier)
         counter.merge(_parse_counter_states(self._shared.peek().get("engine")), now)
         return {symbol: state.points for symbol, state in counter.states_at(now).items()}
@@ -141,7 +141,7 @@ class RateLimiter:
         if until_seconds <= now:
             fields.pop("pause", None)
             return 0.0
-        # What is further away was said by another clock, or before this one was set back.
+        # A time further away comes from another clock, or from before this one was set back.
         until_seconds = min(until_seconds, now + MAX_PAUSE_SECONDS)
         if self._pause != (until_seconds, reason):
             emit(Event.RATE_LIMIT_REACHED, wait_seconds=until_seconds - now, reason=reason)

@@ -192,7 +192,7 @@ def _read_order(txid: str, row: _JsonObject, pair_table: PairTable) -> Order:
         cl_ord_id=row.text_or_empty("cl_ord_id"),
         symbol=pair_table.symbol_of(description.text("pair")),
         side=description.side(),
-        # The word of all orders: the trader keeps every row of its own.
+        # One string object for all orders: the trader keeps every record of its own.
         kind=intern(description.text("ordertype")),
         status=OrderStatus(status),
         price=_read_order_price(description),

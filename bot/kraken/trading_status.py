@@ -1,7 +1,7 @@
-"""What may be sent while the exchange or a pair is not wholly open. Pure.
+"""Which orders the status of the exchange and of a pair allows. Pure.
 
 The words and what they allow: Kraken's SystemStatus page, and `status` in AssetPairs. `limit_only` and `reduce_only`
-are said of pairs alone, but mean the same wherever they stand.
+occur for pairs alone, but have the same meaning for the exchange.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ ONLINE = "online"
 
 
 class OrderClass(StrEnum):
-    """What somebody would like to send.
+    """The class of an order that a status allows or forbids.
 
     LIMIT is a limit order of any time in force, a market order of ours (a limit, immediate or cancel) too.
     CLOSING_SELL is such an order that sells what is held. OTHER is whatever has no limit: a plain market order, a stop.

@@ -24,7 +24,7 @@ from bot.kraken import error_table
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = 10.0
-# With the connection's 3 s this bounds a whole turn to 15 s.
+# With the connection's 3 s this bounds a request, and so the request lock, to 15 s.
 RESPONSE_TIMEOUT_SECONDS = 12.0
 # Kraken's own are shorter than a line.
 MAX_ERROR_LENGTH = 500
@@ -139,7 +139,7 @@ def request(query: Callable[..., Any], method: str, params: dict[str, Any]) -> d
 
 
 def _sanitize_error(string: str) -> str:
-    """Return an error as it may stand in a line, in the journal and on the page: it may quote what was sent."""
+    """Return an error's text for the log, the journal and the page without secrets: it may quote what was sent."""
     # Cut once more at the end, because half a secret is not known as one.
     text = redact(string[: 20 * MAX_ERROR_LENGTH])[:MAX_ERROR_LENGTH]
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
@@ -155,5 +155,5 @@ def _to_transport_error(method: str, error: requests.RequestException) -> Transp
         cause = cause.reason
     if isinstance(cause, NewConnectionError | ConnectTimeoutError):
         host = urlsplit(error.request.url or "").netloc if error.request is not None else "the server"
-        return NotSentError(f"{method}: no connection to {host} ({type(cause).__name__}). Look at the network")
+        return NotSentError(f"{method}: no connection to {host} ({type(cause).__name__}). Check the network")
     return NoAnswerError(f"{method}: no readable answer ({type(error).__name__})")

@@ -65,7 +65,8 @@ class DistributedRequestLock:
         while not (grant := self._store.acquire_lock(clock.boottime_seconds() - started_seconds)).nonce:
             if clock.boottime_seconds() >= deadline:
                 raise RequestLockTimeout(
-                    f"no turn from {self._store.location} in time: another host holds it; nothing was sent"
+                    f"the request lock at {self._store.location} was not acquired in time: another host holds it; "
+                    "nothing was sent"
                 )
             self._local.check_stopping(priority)
             pause_seconds = RESERVED_POLL_SECONDS if grant.status is GrantStatus.RESERVED else BUSY_POLL_SECONDS

@@ -94,7 +94,7 @@ class FileStore(LockedFile):
         """
         with self._lock:
             if self._is_drawing:
-                raise NonceError("a nonce was asked for in the middle of drawing one (from a signal handler?)")
+                raise NonceError("a nonce was requested while another one was being issued (from a signal handler?)")
             self._is_drawing = True
             try:
                 nonce = self._next_from_file(at_least)
@@ -195,7 +195,7 @@ class FileStore(LockedFile):
 
     def _compute_next(self, last: int, now: int, at_least: int) -> int:
         if at_least and at_least > now + self._day_units:
-            raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
+            raise NonceAheadError(f"a nonce of at least {at_least} was requested, more than a day ahead of the clock")
         if not self._floor and last >= now:
             last += RESTART_STEP_US * self._units_per_microsecond
         nonce = now if last < now else last + 1

@@ -40,7 +40,7 @@ class LeaderElection:
     def __init__(self, store: SharedStore, lifetime_seconds: float) -> None:
         self._store = store
         self._lifetime_seconds = lifetime_seconds
-        self._loss_reason = "this instance stands by; nothing was sent"
+        self._loss_reason = "this instance is a standby; nothing was sent"
         self._valid_until_seconds = 0.0
         self.fencing_token = 0
         # The owner and the fencing token of the lease at the last request.
@@ -124,7 +124,7 @@ class LeaderElection:
         if self._thread is not None:
             self._thread.join(JOIN_TIMEOUT_SECONDS)
             self._thread = None
-        was_leading, self._loss_reason = not self._loss_reason, "this instance has signed off; nothing was sent"
+        was_leading, self._loss_reason = not self._loss_reason, "this instance has released the lease; nothing was sent"
         if was_leading:
             try:
                 self._store.call(self._store.backend.release_lease, self.fencing_token, is_reconciled)

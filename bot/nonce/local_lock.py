@@ -3,7 +3,7 @@
 Nonces must reach Kraken in order, so the request lock is held from taking the nonce until the answer is read. Across
 processes it is a `flock` on a file that is never deleted or renamed. Linux does not hand a `flock` to the longest
 waiter, and a process that asks again at once would take it for ever. So the first waiter holds a second lock, the queue
-lock, and every process passes the queue lock before it locks.
+lock, and every process takes the queue lock before the lock itself.
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ class RequestLock:
             remaining_seconds = deadline - clock.boottime_seconds()
             if remaining_seconds <= 0:
                 raise RequestLockTimeout(
-                    f"no turn on {os.path.basename(self.path)} within {timeout_seconds:g} s: another thread or "
-                    "process is holding it; nothing was sent"
+                    f"the request lock {os.path.basename(self.path)} was not acquired within {timeout_seconds:g} s: "
+                    "another thread or process holds it; nothing was sent"
                 )
             waiter.condition.wait(remaining_seconds)
 

@@ -130,7 +130,9 @@ class SharedStore:
         more."""
         send_until_seconds = self._held_lock.send_until_seconds
         if send_until_seconds is not None and clock.boottime_seconds() > send_until_seconds:
-            raise RequestLockExpiredError("the request was held up until its turn was nearly over; nothing was sent")
+            raise RequestLockExpiredError(
+                "the request was delayed until its request lock was nearly over; nothing was sent"
+            )
         if self.lease_guard is not None:
             self.lease_guard.check()
 
@@ -160,7 +162,7 @@ class SharedStore:
         # One at a time; otherwise a later nonce might be processed first, as if the store had gone back.
         with self._lock:
             if self._is_drawing:
-                raise NonceError("a nonce was asked for in the middle of drawing one (from a signal handler?)")
+                raise NonceError("a nonce was requested while another one was being issued (from a signal handler?)")
             self._is_drawing = True
             try:
                 self.check()
@@ -179,7 +181,7 @@ class SharedStore:
         if not is_within_bounds:
             # Too high a nonce would lock the bot out of the key for ever.
             raise StoreUnavailableError(
-                f"the nonce store {self.location} gave a nonce that was not asked for; not used"
+                f"the nonce store {self.location} returned a nonce that was not requested; it was not used"
             )
         return grant
 
@@ -187,7 +189,7 @@ class SharedStore:
         unit = self._replica.unit
         max_nonce = nonce_ceiling(unit)
         if at_least > max_nonce:
-            raise NonceAheadError(f"a nonce of at least {at_least} was asked for, more than a day ahead of the clock")
+            raise NonceAheadError(f"a nonce of at least {at_least} was requested, more than a day ahead of the clock")
         floor = max(self._highest_nonce, self._replica.highest_nonce()) + 1
         fencing_token = self.lease_guard.fencing_token if self.lease_guard else 0
         return NonceRequest(max(floor, at_least), max_nonce, unit.units_per_microsecond, fencing_token)

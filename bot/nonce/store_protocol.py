@@ -11,9 +11,9 @@ is the server's):
 - A nonce is max(now * units_per_microsecond, last + 1, floor). Above `ceiling` nothing is written: ABOVE_CEILING. With
   a `fencing_token`, only while the lease has this token and has not expired; otherwise nothing is written: STALE.
 - The request lock is free when it has no holder, its lifetime is over, or its owner asks again. It is granted to the
-  owner of the reservation while the reservation lives. An owner that is refused gets the reservation, unless one that
+  owner of the reservation while the reservation lasts. An owner that is refused gets the reservation, unless one that
   has waited longer has it, and the answer RESERVED; all others get BUSY. So every owner gets the lock, however busy the
-  others are. An owner that acquires its own lock again gets it whoever has the reservation. A reservation lives for
+  others are. An owner that acquires its own lock again gets it whoever has the reservation. A reservation lasts for
   RESERVATION_SECONDS; a request in its second half renews it, so that frequent requests write little.
 - A lease is granted when its owner has released it or its lifetime is over. Each grant has a new fencing token,
   max(fencing_token + 1, now), so that a token that was lost with the store's data is never reused. A grant also frees

@@ -1,6 +1,6 @@
-"""Placing, canceling and reconciling orders, and the journal that keeps them.
+"""Placing, canceling and reconciling orders, and the journal that records them.
 
-`gateway.OrderGateway` is the only place that sends AddOrder and CancelOrder. `reconciler.Reconciler` finds out what
-became of an order whose outcome is unknown, by the rules in `reconciliation`. `journal.Journal` writes every order to
+`gateway.OrderGateway` is the only place that sends AddOrder and CancelOrder. `reconciler.Reconciler` finds the
+outcomes of unknown orders, by the rules in `reconciliation`. `journal.Journal` writes every order to
 SQLite before its first byte leaves; `order_state` says which state may follow which.
 """

@@ -48,7 +48,7 @@ MAX_TRACKED_ORDERS = 200
 
 @dataclass(frozen=True, slots=True)
 class _Departure:
-    """Writes an order down at the moment it is sent. `bot_id` is "" for an order with a generated id."""
+    """Writes an order to the journal when it is sent. `bot_id` is "" for an order with a generated id."""
 
     intent: Intent
     bot_id: str
@@ -248,7 +248,7 @@ class OrderGateway:
         reason = str(cause).rstrip(".")
         return OrderOutcomeUnknownError(
             f"the outcome of the order {order.cl_ord_id} ({order.side} {format_decimal(order.volume)} {order.symbol}) "
-            f"is unknown: {reason}. It is not sent again; {order.symbol} gets no new order until it is settled",
+            f"is unknown: {reason}. It is not sent again; {order.symbol} gets no new order until it is reconciled",
             order.cl_ord_id,
         )
 
@@ -257,7 +257,7 @@ class OrderGateway:
         if blocking_orders:
             raise OrderBlockedError(
                 f"{pair.symbol} has an order whose outcome is unknown ({blocking_orders[0].cl_ord_id}); no new order is"
-                " sent for it until that is settled"
+                " sent for it until that is reconciled"
             )
 
     def _check_status(self, order: NewOrder) -> None:

@@ -1,7 +1,6 @@
-"""The journal: every order that this bot means to place, written down before its first byte leaves, and what became
-of it.
+"""The journal: every order that this bot intends to place, written before its first byte leaves, and its outcome.
 
-One fsync an order, for the intent. Everything else is Kraken's to tell again: an outcome that is lost costs a look-up.
+One fsync an order, for the intent. Kraken has everything else: an outcome that is lost costs another query.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _column_getters = {kind: attrgetter(*(field.name for field in fields(kind))) for
 
 @dataclass(frozen=True, slots=True)
 class EquityPoint:
-    """What the account's money and coins were worth, in `quote`, at a moment (Unix seconds of the market)."""
+    """The value of the account's money and coins, in `quote`, at a time (Unix seconds of the market)."""
 
     time_seconds: float
     quote: str
@@ -45,7 +44,7 @@ class EquityPoint:
 
 
 class Journal:
-    """The orders of one API key on this disk. Every method raises JournalError where the disk does not let it."""
+    """The orders of one API key on this disk. Every method raises JournalError where the disk or the file fails."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -58,9 +57,9 @@ class Journal:
     # Intents
 
     def record_intent(self, intent: Intent) -> None:
-        """Write an order down that is going to be sent. Raises OrderBlockedError where the same one was sent before."""
+        """Write an order that is going to be sent. Raises OrderBlockedError where the same one was sent before."""
         with self._database.write() as connection:
-            # Intended and not sent, for want of a connection or a turn: it is intended anew.
+            # An intent that was not sent, for lack of a connection or the request lock, is replaced.
             connection.execute(
                 "DELETE FROM intents WHERE cl_ord_id = ? AND state = ?", (intent.cl_ord_id, OrderState.INTENDED)
             )
@@ -74,14 +73,14 @@ class Journal:
     ) -> None:
         """Commit an intent to the disk, with its nonce and deadline: from here on its first byte may leave.
 
-        Raises OrderBlockedError where another order of the pair, by this process or another, has no known fate.
-        `bot_id` is given for an order that another life may have sent under the same id: raises JournalError where
-        the journal has been lost since it was read, and knows nothing of that bot.
+        Raises OrderBlockedError where another order of the pair, by this process or another, has an unknown
+        outcome. `bot_id` is given for an order that an earlier run may have sent under the same id: raises JournalError
+        where the journal was lost after it was read, and has nothing of that bot.
         """
         with self._database.write(durable=True) as connection:
             if bot_id and not _fetch_rows(connection, "SELECT 1 FROM known WHERE bot_id = ?", (bot_id,)):
                 raise JournalError(
-                    f"the journal {self.path} is new: what it lacks is looked for first; nothing was sent"
+                    f"the journal {self.path} is new: start-up reconciliation has to fill it first; nothing was sent"
                 )
             other = connection.execute(
                 "SELECT other.cl_ord_id FROM intents AS other JOIN intents AS own USING (symbol) "
@@ -102,8 +101,8 @@ class Journal:
     def set_state(
         self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "", sent_seconds: float | None = None
     ) -> None:
-        """Write down what became of an intent. What is no lawful step of its life changes nothing: another process
-        has found out more. With `sent_seconds` it is only said of what left then and has no known fate.
+        """Write the new state of an intent. A transition that is not allowed changes nothing: another process has
+        found out more. With `sent_seconds` only an intent sent then, whose outcome is unknown, changes.
         """
         with self._database.write() as connection:
             connection.execute(
@@ -122,11 +121,11 @@ class Journal:
         return self._select_intents("ORDER BY intended_seconds, cl_ord_id")
 
     def unresolved_intents(self) -> list[Intent]:
-        """Return the intents that were sent and whose fate is not known."""
+        """Return the intents that were sent and whose outcome is unknown."""
         return self._select_intents(f"WHERE state IN ({_UNRESOLVED_SQL}) ORDER BY sent_seconds")
 
     def working_intents(self) -> list[Intent]:
-        """Return the intents that were accepted and whose last row has not been seen."""
+        """Return the intents that were accepted and whose final order record has not been seen."""
         return self._select_intents(f"WHERE state IN ({_WORKING_SQL}) ORDER BY sent_seconds")
 
     def _select_intents(self, where: str, *values: object) -> list[Intent]:
@@ -134,12 +133,12 @@ class Journal:
             statement = f"SELECT {_INTENT_COLUMNS} FROM intents {where}"  # nosec B608 # names of our own
             return [_intent_from_row(row) for row in _fetch_rows(connection, statement, values)]
 
-    # Kraken's rows
+    # Kraken's order records
 
     def record_orders(self, orders: Iterable[Order]) -> None:
-        """Write Kraken's rows of own orders down. An order that the journal did not know is adopted.
+        """Write Kraken's records of own orders. An order that the journal did not know is adopted.
 
-        One without a `cl_ord_id` is somebody else's, and is left out.
+        One without a `cl_ord_id` is an external order and is left out.
         """
         with self._database.write() as connection:
             for order in orders:
@@ -151,7 +150,7 @@ class Journal:
                 if stored is not None and (
                     Decimal(stored[1]) > order.executed or (order.is_open and stored[0] not in OPEN_STATUSES)
                 ):
-                    continue  # an answer from before; a final row stays final
+                    continue  # an older response; a final record stays final
                 connection.execute(
                     f"INSERT OR REPLACE INTO orders ({_ORDER_COLUMNS}) VALUES ({_ORDER_PLACEHOLDERS})",
                     _to_sql_values(order),
@@ -177,22 +176,22 @@ class Journal:
             f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_INTENT_PLACEHOLDERS}) "
             "ON CONFLICT (cl_ord_id) DO UPDATE SET "
             "state = excluded.state, txid = excluded.txid, reason = excluded.reason "
-            # A second order of the same id is for `journal check` to find; it changes nothing of the first one's life.
+            # A second order of the same id is for `journal check` to find; the state of the first one stays.
             f"WHERE intents.state NOT IN ({_FINAL_SQL}) AND intents.txid IN ('', excluded.txid)",  # nosec B608 # as above
             _to_sql_values(adopted),
         )
 
     def orders(self) -> list[Order]:
-        """Return Kraken's last rows of the own orders, oldest first."""
+        """Return Kraken's last records of the own orders, oldest first."""
         with self._database.read() as connection:
             statement = f"SELECT {_ORDER_COLUMNS} FROM orders ORDER BY opened_seconds"  # nosec B608 # names of our own
             return [_order_from_row(row) for row in _fetch_rows(connection, statement)]
 
     def complete_until(self, bot_id: str) -> float:
-        """Return up to when the journal has every order of a bot and every row of those that ended; 0.0: nothing.
+        """Return up to when the journal has every order of a bot and every record of those that ended; 0.0: nothing.
 
-        It knows nothing either if it has fewer intents than when that was written: it was put together from an older
-        file and a newer log.
+        It is 0.0 also if there are fewer intents than when the time was written: the database then consists of an
+        older file and a newer log.
         """
         with self._database.read() as connection:
             if not _fetch_rows(connection, "SELECT 1 FROM sqlite_master WHERE name = 'known'"):
@@ -202,7 +201,7 @@ class Journal:
             return float(rows[0][0]) if rows else 0.0
 
     def extend_complete_until(self, bot_id: str, until_seconds: float) -> None:
-        """Move that moment on. A journal that knows nothing of the bot goes on knowing nothing."""
+        """Move that time forward. A journal without an entry for the bot stays without one."""
         with self._database.write() as connection:
             connection.execute(
                 "UPDATE known SET until_seconds = ?, intents = (SELECT count(*) FROM intents) WHERE bot_id = ?",
@@ -210,7 +209,7 @@ class Journal:
             )
 
     def set_complete_until(self, bot_id: str, until_seconds: float) -> None:
-        """Write down that nothing of a bot is missing up to a moment, after a look at all of its past."""
+        """Record that nothing of a bot is missing up to a time, after its whole history was queried."""
         with self._database.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO known SELECT ?, ?, count(*) FROM intents", (bot_id, until_seconds)
@@ -219,7 +218,7 @@ class Journal:
     # Fills and equity
 
     def add_fills(self, fills: Iterable[Fill]) -> None:
-        """Write fills down; those that are there already stay as they are."""
+        """Write fills; those that are there already stay as they are."""
         with self._database.write() as connection:
             statement = f"INSERT OR IGNORE INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_PLACEHOLDERS})"
             connection.executemany(statement, [_to_sql_values(fill) for fill in fills])
@@ -256,17 +255,17 @@ class Journal:
         return [order for order in self.orders() if order.executed != volumes.get(order.txid, Decimal(0))]
 
     def add_equity(self, point: EquityPoint) -> None:
-        """Write down what the account was worth."""
+        """Write the account's value."""
         with self._database.write() as connection:
             values = (point.time_seconds, point.quote, f"{point.value:f}")
             connection.execute("INSERT OR REPLACE INTO equity VALUES (?, ?, ?)", values)
 
     def equity_points(self) -> list[EquityPoint]:
-        """Return what the account was worth, oldest first."""
+        """Return the account's values, oldest first."""
         return self._select_equity("SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
 
     def equity_curve(self, points: int) -> list[EquityPoint]:
-        """Return what the account was worth, oldest first, the last point too: at most so many, evenly far apart."""
+        """Return at most so many values of the account, oldest first, evenly spaced and with the last one."""
         newest_first = "SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds DESC LIMIT ?"
         newest = self._select_equity(newest_first, points + 1)
         if len(newest) <= points:

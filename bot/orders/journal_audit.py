@@ -36,7 +36,7 @@ def find_differences(
 ) -> list[str]:
     """Return what differs between the journal's orders, intents and fills and Kraken's own of the same bot.
 
-    One sentence a difference; none where all is equal. An intent without a known fate is a difference.
+    One sentence a difference; none where all is equal. An intent with an unknown outcome is a difference.
     """
     journal_by_txid = {order.txid: order for order in orders}
     # An order may close between the readings of the two lists, and then be in both: the later one is the last word.
@@ -101,7 +101,7 @@ def _check_intents(intents: Iterable[Intent], kraken_by_txid: dict[str, Order]) 
 
 
 def _check_intent(intent: Intent, kraken_orders: list[Order]) -> str:
-    """Return what is wrong with an intent, given Kraken's rows of its id; "" where nothing is."""
+    """Return what is wrong with an intent, given Kraken's records of its id; "" where nothing is."""
     states = {state_from_order(order) for order in kraken_orders if intent.txid in ("", order.txid)}
     prefix = f"{intent.cl_ord_id} is {intent.state} in the journal"
     if states and states != {intent.state}:

@@ -1,9 +1,9 @@
-"""The journal's file: an SQLite database that is opened late, brought up to date, and never trusted to be whole.
+"""The journal's file: an SQLite database that is opened late, brought up to date, and never trusted to be complete.
 
 Write-ahead log: a commit costs one fsync where it must survive a power failure, and none where it need only survive
 the death of the process.
 
-What befalls the file, and the answer:
+Faults of the file, and how each is handled:
 
 - the disk is full or read-only: nothing is written (JournalError), what is there is still read; heals by itself;
 - damaged: moved aside, and a new one is begun, also while the bot runs; a digit that was changed and still reads as
@@ -33,7 +33,7 @@ from bot.orders.journal_schema import MIGRATIONS, TABLES, has_current_transition
 BUSY_TIMEOUT_SECONDS = 5.0
 # SQLite's own would grow with the file up to 2 MB a connection, beside the system's.
 CACHE_KIB = 256
-# What a text that is not what it should be raises where it is read.
+# What malformed text raises where it is read.
 _UNREADABLE_ERRORS = (ValueError, ArithmeticError)
 _FILE_SUFFIXES = ("", "-wal", "-shm")
 
@@ -58,11 +58,11 @@ class JournalDatabase:
         self._lock = threading.RLock()
 
     def acquire(self) -> None:
-        """Wait until no other thread is at work in the file, and let none begin."""
+        """Wait until no other thread uses the file, and keep others from it."""
         self._lock.acquire()
 
     def release(self) -> None:
-        """Let others work in the file again."""
+        """Let other threads use the file again."""
         self._lock.release()
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from bot.orders.order_state import ALLOWED_TRANSITIONS
 TABLES = ("intents", "orders", "fills", "equity", "known")
 MIGRATIONS: list[tuple[str, ...]] = [
     (
-        # What we meant to do, and the state of it.
+        # What the bot intended to do, and its state.
         """
         CREATE TABLE intents (
             cl_ord_id TEXT PRIMARY KEY,
@@ -32,7 +32,7 @@ MIGRATIONS: list[tuple[str, ...]] = [
         ) WITHOUT ROWID
         """,
         "CREATE INDEX intents_by_state ON intents (state)",
-        # Kraken's last row of each own order. Two rows of one cl_ord_id would be an order placed twice.
+        # Kraken's last record of each own order. Two records of one cl_ord_id would be an order placed twice.
         """
         CREATE TABLE orders (
             txid TEXT PRIMARY KEY,
@@ -97,11 +97,11 @@ _TRANSITIONS = {(str(before), str(after)) for before, follows in ALLOWED_TRANSIT
 
 
 def has_current_transitions(connection: sqlite3.Connection) -> bool:
-    """Whether the table of lawful steps is that of this program."""
+    """Whether the table of allowed transitions is that of this program."""
     return set(connection.execute("SELECT before, after FROM steps")) == _TRANSITIONS
 
 
 def write_transitions(connection: sqlite3.Connection) -> None:
-    """Write down which state of an order may follow which."""
+    """Write the table of allowed transitions between the states of an order."""
     connection.execute("DELETE FROM steps")
     connection.executemany("INSERT INTO steps VALUES (?, ?)", sorted(_TRANSITIONS))

@@ -1,13 +1,13 @@
-"""The life of an order: its states, and which may follow which. Pure.
+"""The order state machine: the states of an order and the allowed transitions. Pure.
 
     intended ----> sent ----> open ----> partly filled ----> filled, cancelled, expired
         ^           | |
         | nothing   | +-----> refused
         +-- left ---+ +-----> unknown --> placed after all, or not placed
 
-`intended`: no byte can have left. `sent`: written down before the first byte leaves, so it may have. An order that is
-sent or unknown has no known fate, and keeps new orders away from its pair. Kraken's rows are the last word: should
-they ever show an order that was taken to be refused or not placed, then the row is written.
+`intended`: no byte can have left. `sent`: written to the journal before the first byte leaves, so it may have left. An
+order that is sent or unknown has an unknown outcome and blocks new orders of its pair. Kraken's records decide: a
+record of an order that counted as refused or not placed is still written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bot.base.models import Order, OrderStatus, Side
 
 
 class OrderState(StrEnum):
-    """Where an order is in its life."""
+    """The state of an order."""
 
     INTENDED = "intended"
     SENT = "sent"
@@ -56,7 +56,7 @@ ALLOWED_TRANSITIONS: Mapping[OrderState, frozenset[OrderState]] = {
 
 
 def state_from_order(order: Order) -> OrderState:
-    """Return the state that a row of Kraken's shows."""
+    """Return the state that a record of Kraken's shows."""
     if order.is_open:
         return OrderState.PARTLY_FILLED if order.executed else OrderState.OPEN
     return {
@@ -68,7 +68,7 @@ def state_from_order(order: Order) -> OrderState:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """An order as we meant it, and what is known of its fate.
+    """An order as the bot intended it, and what is known of its outcome.
 
     `kind` is Kraken's ordertype and `price` the limit or trigger price, zero where it has none. Times are Kraken's, in
     Unix seconds, zero where there is none yet. `nonce` and `txid` are "" until there is one.

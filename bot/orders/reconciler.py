@@ -1,4 +1,4 @@
-"""Finds out what became of the orders whose outcome is unknown, by the queries that `reconciliation.py` asks for."""
+"""Finds the outcomes of unknown orders, by the queries that `reconciliation.py` asks for."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class UnknownOrders:
     def apply_query_result(
         self, step: QueryStep, kraken_orders: list[Order], queried_seconds: float, answered_seconds: float
     ) -> list[Resolution]:
-        """Take over what a query proves; return the orders that it resolves, which are unknown no more."""
+        """Apply what a query proves; return the orders that it resolves, which are unknown no more."""
         resolutions, advanced = apply_query_result(self.all(), step, kraken_orders, queried_seconds, answered_seconds)
         for order in advanced:
             self._update(order)
@@ -163,7 +163,7 @@ class Reconciler:
     def record_state(
         self, cl_ord_id: str, state: OrderState, reason: str = "", txid: str = "", sent_seconds: float | None = None
     ) -> None:
-        """Write what became of an order to the journal. Where that fails nothing is lost: Kraken is queried again."""
+        """Write the outcome of an order to the journal. Where that fails nothing is lost: Kraken is queried again."""
         try:
             self._journal.set_state(cl_ord_id, state, reason, txid, sent_seconds)
         except JournalError as error:
@@ -195,7 +195,7 @@ class Reconciler:
         self._is_loaded = False
 
     def history_wait_seconds(self) -> float:
-        """Return for how long at least orders of an earlier run may still turn up; 0.0 where none can."""
+        """Return the minimum time for which orders of an earlier run may still appear; 0.0 where none can."""
         gap = next((order for order in self.unknown.all() if order.cl_ord_id == HISTORY_GAP_ID), None)
         if gap is None:
             return 0.0
@@ -271,7 +271,7 @@ class Reconciler:
                 self.record_state(order.cl_ord_id, OrderState.NOT_PLACED, reason, sent_seconds=order.sent_seconds)
 
     def _load_journal(self) -> None:
-        """Take over the unresolved orders of the journal, and whether the journal is complete."""
+        """Read the unresolved orders of the journal, and whether the journal is complete."""
         now = self._server_time.now()
         is_first_load = not self._is_loaded
         try:

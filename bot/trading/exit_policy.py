@@ -62,7 +62,7 @@ class PairState:
 
 @dataclass(frozen=True, slots=True)
 class ProtectPosition:
-    """Keep stops on the managed position, at a trigger price on the tick grid. Entries stay open."""
+    """Keep stops on the managed position, at a trigger price that is a multiple of the tick. Entries stay open."""
 
     stop_price: Decimal
 
@@ -129,7 +129,7 @@ def _cancel_entries(state: PairState) -> CancelOrders | None:
 def _wait_if_unresolved(state: PairState) -> Wait | None:
     """Return what has to be known first: until then no order is sent, and no stop is canceled."""
     if state.has_unknown_order:
-        return Wait("the fate of an order is not known")
+        return Wait("the outcome of an order is not known")
     for order in state.working_orders:
         if not order.is_open:
             return Wait(f"the {order.role.value} {order.txid} was accepted and is neither open nor closed yet")

@@ -131,7 +131,7 @@ class PositionManager:
         return round_price(pair, Side.SELL, holding.average_price * (1 - self._stop_loss_percent / 100))
 
     def _stop_request(self, holding: Holding, quantity: Decimal, price: Decimal) -> OrderRequest:
-        reason = f"what is held was bought at {holding.average_price:.8g} on average"
+        reason = f"the average entry price is {holding.average_price:.8g}"
         # Kraken's record of the entry is the same on every host, so the stop has the same client order id everywhere.
         entry_seconds = int(holding.entry_seconds)
         return OrderRequest(holding.symbol, Side.SELL, quantity, price, "stop", entry_seconds, reason)

@@ -167,7 +167,9 @@ def _check_price_age(_order: OrderRequest, state: RiskState, _limits: RiskLimits
 
 
 def _check_unresolved_order(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
-    return f"the fate of an order of this pair is not known: {state.unresolved_order}" if state.unresolved_order else ""
+    return (
+        f"the outcome of an order of this pair is not known: {state.unresolved_order}" if state.unresolved_order else ""
+    )
 
 
 def _check_minimum(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
@@ -183,7 +185,7 @@ def _check_managed_position(order: OrderRequest, state: RiskState, _limits: Risk
     if order.side is not Side.SELL:
         return "an exit has to sell"
     if order.quantity > state.held_quantity:
-        return f"it sells {order.quantity:f}, but the bot holds {state.held_quantity:f} that are free"
+        return f"it sells {order.quantity:f}, but only {state.held_quantity:f} of the managed position are free"
     return ""
 
 
@@ -227,12 +229,12 @@ def _check_cooldown(_order: OrderRequest, state: RiskState, limits: RiskLimits) 
     if state.last_loss_seconds is None:
         return ""
     remaining_seconds = state.last_loss_seconds + limits.cooldown_seconds - state.now_seconds
-    return f"it cools down after a loss, {remaining_seconds:.0f} s to go" if remaining_seconds > 0 else ""
+    return f"the cooldown after a loss lasts {remaining_seconds:.0f} s more" if remaining_seconds > 0 else ""
 
 
 # A refusal that may be over in the next cycle, and not only at the next candle.
 _STATUS_RULE = "trading status"
-_TRANSIENT_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unsettled order"})
+_TRANSIENT_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unresolved order"})
 
 Rule = Callable[[OrderRequest, RiskState, RiskLimits], str]
 
@@ -241,14 +243,14 @@ _COMMON_RULES: dict[str, Rule] = {
     "kill switch": _check_kill_switch,
     _STATUS_RULE: _check_trading_status,
     "stale prices": _check_price_age,
-    "unsettled order": _check_unresolved_order,
+    "unresolved order": _check_unresolved_order,
 }
-EXIT_RULES: dict[str, Rule] = {**_COMMON_RULES, "own coins": _check_managed_position, "minimum": _check_minimum}
+EXIT_RULES: dict[str, Rule] = {**_COMMON_RULES, "managed position": _check_managed_position, "minimum": _check_minimum}
 # A stop sells at a future price, so the last price does not matter. `exit_policy.py` checks open and unknown orders.
 STOP_RULES: dict[str, Rule] = {
     "kill switch": _check_kill_switch,
     _STATUS_RULE: _check_trading_status,
-    "own coins": _check_managed_position,
+    "managed position": _check_managed_position,
 }
 ENTRY_RULES: dict[str, Rule] = {
     **_COMMON_RULES,
@@ -259,6 +261,6 @@ ENTRY_RULES: dict[str, Rule] = {
     "order value": _check_order_value,
     "position value": _check_position_value,
     "daily loss": _check_daily_loss,
-    "cool-down": _check_cooldown,
+    "cooldown": _check_cooldown,
     "minimum": _check_minimum,
 }

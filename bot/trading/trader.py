@@ -54,7 +54,7 @@ PENDING_STEP_POLL_SECONDS = 3.0
 MAX_BACK_OFF_SECONDS = 60.0
 # A candle that has just ended is requested a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
-# An entry lives one candle and a little longer, so that the next decision still finds it or finds its fill.
+# An entry stays open for one candle and a little longer, so that the next decision still finds it or finds its fill.
 ENTRY_TTL_MARGIN_SECONDS = 60
 
 _FATAL_ERRORS = (

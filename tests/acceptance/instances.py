@@ -39,7 +39,7 @@ from tests.server_processes import LIBC
 TIMEOUT_SECONDS = 60.0
 INVALID_NONCE = "EAPI:Invalid nonce"
 # The second form is that of the version in `versions.py`.
-LEADER = re.compile(r" leads, generation (\d+), by |^leader   generation (\d+), by ", re.MULTILINE)
+LEADER = re.compile(r" leads with fencing token (\d+) in |^leader   generation (\d+), by ", re.MULTILINE)
 BOT_ID = "fleet"
 PAIRS = ("BTC/USD", "ETH/USD", "SOL/USD")
 CANDLE_SECONDS = 60

@@ -185,7 +185,7 @@ def test_leader_change_is_reported(
         acquired = event_queue.get(timeout=LIMIT_SECONDS)
         assert acquired.event is Event.LEADERSHIP_ACQUIRED
         assert (acquired["owner"], acquired["fencing_token"]) == (store.owner, election.fencing_token)
-        assert acquired.text.startswith(f"{store.owner} leads, generation {election.fencing_token}, by ")
+        assert acquired.text.startswith(f"{store.owner} leads with fencing token {election.fencing_token} in ")
         # As another instance would do if it considered this one dead.
         store.backend.release_lease(election.fencing_token, False)
         lost = event_queue.get(timeout=LIMIT_SECONDS)

@@ -104,7 +104,7 @@ def test_raw_order_cannot_bypass_max_order_value(fields: dict[str, str]) -> None
 def test_batch_and_amend_methods_are_rejected(method: str) -> None:
     """Methods whose outcome could not be reconciled raise OrderRuleError and are not sent."""
     with open_broker_setup() as setup:
-        with pytest.raises(OrderRuleError, match="not offered"):
+        with pytest.raises(OrderRuleError, match="is not supported"):
             setup.broker.private_call(method, ORDER)
         assert setup.request_methods() == []
 

@@ -31,9 +31,9 @@ def test_show_of_a_new_store_writes_nothing(kraken: LocalKraken, url: str, nonce
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url))
     assert bot.lines == [
         f"nonce    none yet in {store_location(url)}",
-        "turn     nobody has it",
-        "lead     nobody has led yet",
-        f"copy     none yet in {kraken.state / 'kraken_nonce.txt'}",
+        "lock     held by nobody",
+        "leader   nobody has led yet",
+        f"replica  none yet in {kraken.state / 'kraken_nonce.txt'}",
     ]
     assert nonce_store.read_record() is None
     assert not kraken.state.exists()
@@ -50,9 +50,11 @@ def test_show_prints_the_record_and_does_not_change_it(kraken: LocalKraken, url:
     (nonce,) = bot.wait_for("^nonce ")
     assert nonce.startswith(f"nonce    {ahead} (16 digits, us), 3")
     assert nonce.endswith(f" s ahead of the clock, in {store_location(url)}")
-    assert bot.wait_for("^turn ") == ["turn     beta:2:bb has it"]
-    assert bot.wait_for(rf"^lead     alpha:1:aa leads, generation {lease.fencing_token}, with \d\d\.\d s to renew it$")
-    assert bot.wait_for(rf"^copy     {ahead - 1}, .* s ahead of the clock, in {kraken.state}/kraken_nonce\.txt$")
+    assert bot.wait_for("^lock ") == ["lock     held by beta:2:bb"]
+    assert bot.wait_for(
+        rf"^leader   alpha:1:aa leads with fencing token {lease.fencing_token}; the lease ends in \d\d\.\d s$"
+    )
+    assert bot.wait_for(rf"^replica  {ahead - 1}, .* s ahead of the clock, in {kraken.state}/kraken_nonce\.txt$")
     record = stored_record(nonce_store)
     assert (record.last_nonce, record.lock_owner, record.lease.owner) == (ahead, "beta:2:bb", "alpha:1:aa")
 
@@ -63,12 +65,14 @@ def test_show_distinguishes_a_released_lease_from_an_expired_one(
     """`nonce show` reports whether the lease was released or has expired."""
     settings = kraken.settings(NONCE_STORE=url)
     expired_token = nonce_store.acquire_lease("alpha:1:aa", 0.0).fencing_token
-    lead_lines = run("nonce", "show", settings=settings).wait_for("^lead ")
-    assert lead_lines == [f"lead     nobody leads: the lease of alpha:1:aa, generation {expired_token}, has run out"]
+    leader_lines = run("nonce", "show", settings=settings).wait_for("^leader ")
+    assert leader_lines == [
+        f"leader   nobody leads: the lease of alpha:1:aa with fencing token {expired_token} has expired"
+    ]
     released_token = nonce_store.acquire_lease("beta:2:bb", LEASE_SECONDS).fencing_token
     nonce_store.release_lease(released_token, is_reconciled=True)
-    lead_lines = run("nonce", "show", settings=settings).wait_for("^lead ")
-    assert lead_lines == [f"lead     nobody leads: generation {released_token} has signed off"]
+    leader_lines = run("nonce", "show", settings=settings).wait_for("^leader ")
+    assert leader_lines == [f"leader   nobody leads: the holder of fencing token {released_token} released the lease"]
 
 
 def test_show_prints_a_nanosecond_nonce(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
@@ -78,10 +82,10 @@ def test_show_prints_a_nanosecond_nonce(kraken: LocalKraken, url: str, nonce_sto
     assert bot.wait_for("^nonce ") == [
         f"nonce    {nonce} (19 digits, ns), not ahead of the clock, in {store_location(url)}"
     ]
-    assert bot.wait_for("With NONCE_UNIT=us nothing can be drawn")
+    assert bot.wait_for("With NONCE_UNIT=us no nonce above it can be issued")
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url, NONCE_UNIT="ns"))
     assert "NONCE_UNIT" not in bot.text
-    assert bot.wait_for("^copy ") == [f"copy     none yet in {key_state_file(kraken)}"]
+    assert bot.wait_for("^replica ") == [f"replica  none yet in {key_state_file(kraken)}"]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql"])
@@ -91,7 +95,7 @@ def test_show_prints_the_file_when_the_store_is_unavailable(kraken: LocalKraken,
     location = f"{scheme}://127.0.0.1:{closed_port()}/0"
     url = location.replace("//", "//bot:hunter2@")
     bot = run("nonce", "show", settings=kraken.settings(NONCE_STORE=url), exit_code=4)
-    assert bot.wait_for("^copy     1700000000000000, not ahead of the clock")
+    assert bot.wait_for("^replica  1700000000000000, not ahead of the clock")
     assert f"Stopped: the nonce store {location} " in bot.lines[-1]
     assert "hunter2" not in bot.text
 
@@ -102,7 +106,7 @@ def test_show_in_paper_mode_prints_no_record(state: Path, url: str) -> None:
     bot = run("nonce", "show", settings={"STATE_DIR": str(state), "NONCE_STORE": url})
     assert bot.wait_for("^nonce    not known: .*KRAKEN_API_KEY is not set$")
     assert bot.wait_for("^paper    the paper account has a key of its own there, which only its run knows$")
-    assert bot.wait_for("^copy     none yet")
+    assert bot.wait_for("^replica  none yet")
 
 
 def test_show_of_a_nanosecond_key_prints_its_own_file(kraken: LocalKraken) -> None:
@@ -123,7 +127,7 @@ def test_check_reports_the_store(kraken: LocalKraken, url: str, nonce_store: Non
     bot = run("check", settings=kraken.settings(NONCE_STORE=url))
     (line,) = bot.wait_for("^ok       nonce: ")
     assert line.startswith(f"ok       nonce: {last_nonce} (16 digits, us), ")
-    assert line.endswith(f"in {store_location(url)}; its second copy can be written")
+    assert line.endswith(f"in {store_location(url)}; the local replica can be written")
     assert bot.wait_for("^ok       key: works")
     assert stored_record(nonce_store).lease.fencing_token == 0
 
@@ -135,7 +139,7 @@ def test_check_sends_nothing_while_another_instance_leads(
     nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
     last_nonce = next_nonce(nonce_store)
     bot = run("check", settings=kraken.settings(NONCE_STORE=url))
-    assert bot.wait_for("^ok       key: not asked: alpha:1:aa leads")
+    assert bot.wait_for("^ok       key: not checked: alpha:1:aa leads")
     assert kraken.request_methods == []
     assert (stored_record(nonce_store).last_nonce, stored_record(nonce_store).lease.owner) == (last_nonce, "alpha:1:aa")
 
@@ -194,7 +198,7 @@ def test_check_names_a_local_replica_that_cannot_be_written(kraken: LocalKraken,
     bot = run("check", settings=kraken.settings(NONCE_STORE=redis_url), exit_code=4)
     (line,) = bot.wait_for("^PROBLEM  nonce")
     assert f"{kraken.state}/kraken_nonce.txt cannot be written" in line
-    assert "second copy" in line
+    assert "local replica" in line
 
 
 @BOTH_STORES

@@ -122,7 +122,7 @@ def test_migrate_uses_the_local_replica_of_a_wiped_store(kraken: LocalKraken, re
 def test_migrate_without_a_nonce_reports_it(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """If no nonce was issued yet, migrate says so, names the setting, creates no record, and ends with 0."""
     bot = run("nonce", "migrate", "--to", url, settings=kraken.settings())
-    assert bot.lines[0].startswith("floor    none: no nonce was drawn yet in ")
+    assert bot.lines[0].startswith("floor    none: no nonce was issued yet in ")
     assert bot.lines[1].startswith("setting  set NONCE_STORE")
     assert nonce_store.read_record() is None
 
@@ -166,14 +166,14 @@ def test_a_leader_on_another_host_is_reported_and_not_disturbed(
     other_settings = kraken.settings(NONCE_STORE=redis_url, STATE_DIR=str(tmp_path / "here"))
     with running(settings=kraken.settings(NONCE_STORE=redis_url), until="nothing to do") as bot:
         assert run("nonce", "show", settings=other_settings).wait_for(
-            rf"^lead     \S+:{bot.pid}:\w+ leads, generation \d+, with "
+            rf"^leader   \S+:{bot.pid}:\w+ leads with fencing token \d+; "
         )
-        assert run("check", settings=other_settings).wait_for(rf"^ok       key: not asked: \S+:{bot.pid}:\w+ leads")
+        assert run("check", settings=other_settings).wait_for(rf"^ok       key: not checked: \S+:{bot.pid}:\w+ leads")
         for arguments in (("migrate", "--to", "file"), ("adopt", "--yes")):
             assert f":{bot.pid}:" in run("nonce", *arguments, settings=other_settings, exit_code=6).lines[-1]
         assert bot.stop() == 0
     assert run("nonce", "show", settings=other_settings).wait_for(
-        "^lead     nobody leads: generation .* has signed off"
+        "^leader   nobody leads: the holder of fencing token .* released the lease"
     )
     assert kraken.refused_nonces == 0
     assert kraken.nonce_floor < 10**MICROSECONDS.digits

@@ -74,7 +74,7 @@ def test_a_hanging_read_does_not_delay_shutdown(state: Path) -> None:
         with BotProcess(settings=kraken.settings()) as bot:
             kraken.wait_for("OpenOrders")
             assert bot.stop(signal.SIGINT) == 0
-            assert "left behind" in bot.text
+            assert "ends without waiting for it" in bot.text
             assert "unknown:" not in bot.text
             assert "refused nonces: 0" in bot.text
         # Releasing the folder would remove the contents of the instance file; the end of a process does not.

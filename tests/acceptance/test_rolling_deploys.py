@@ -92,7 +92,7 @@ def test_restarts_on_the_same_disk(tmp_path: Path, store: str) -> None:
             instance.send(signal_number)
             instance.wait_and_check()
         first, after_stop, after_kill = fleet.instances
-        first.wait_for("has released the leadership: the outcome of (not )?every order is known")
+        first.wait_for("is released: the outcome of (not )?every order is known")
         assert "Standby" not in after_stop.text
         assert after_stop.exit_code == -signal.SIGKILL
         assert after_kill.exit_code == 0

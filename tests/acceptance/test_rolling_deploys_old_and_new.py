@@ -89,8 +89,8 @@ def test_versions_alternate_on_one_state_folder(fleet: Fleet, versions: Versions
 def test_versions_alternate_on_one_store(
     fleet: Fleet, versions: Versions, address: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """On one store, each with a disk of its own, each version stands by while the other leads, while scripts of both
-    send on the key: no nonce is refused, no signal is traded twice, and each lease is of a later generation.
+    """On one store, each with a disk of its own, each version is a standby while the other leads, while scripts of both
+    send on the key: no nonce is refused, no signal is traded twice, and each lease has a higher fencing token.
     """
     store = str(request.getfixturevalue(address))
     states = {name: tmp_path / f"scripts of {name}" for name in versions}

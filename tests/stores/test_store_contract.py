@@ -137,7 +137,7 @@ def test_a_day_ahead(hosts: Hosts) -> None:
     """A nonce of more than a day ahead is refused, and nothing is written."""
     store = hosts.open("one")
     last = store.next_nonce()
-    with pytest.raises(NonceAheadError, match="was asked for"):
+    with pytest.raises(NonceAheadError, match="was requested"):
         store.next_nonce(clock.wall_us() + 25 * HOUR_US)
     assert store.peek() == last
 
@@ -149,7 +149,7 @@ def test_next_nonce_within_next_nonce_raises(tmp_path: Path) -> None:
     next_nonce = backend.next_nonce
 
     def request_within(request: NonceRequest) -> NonceGrant:
-        with pytest.raises(NonceError, match="in the middle of drawing one"):
+        with pytest.raises(NonceError, match="while another one was being issued"):
             store.next_nonce()
         return next_nonce(request)
 

@@ -274,7 +274,7 @@ def test_a_nonce_that_was_not_asked_for_is_not_used(tmp_path: Path, grant: Nonce
     store = SharedStore(backend, FileStore(str(tmp_path / "nonce.txt")))
     last = store.next_nonce()
     backend.is_lying = True
-    with pytest.raises(StoreUnavailableError, match="not asked for"):
+    with pytest.raises(StoreUnavailableError, match="that was not requested"):
         store.next_nonce()
     assert (tmp_path / "nonce.txt").read_text() == str(last)
     backend.is_lying = False

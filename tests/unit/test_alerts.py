@@ -211,7 +211,11 @@ REDIRECT_RESPONSE = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\
 
 @pytest.mark.parametrize(
     ("response", "problem"),
-    [(400, "HTTP 400"), (404, "HTTP 404"), (REDIRECT_RESPONSE, "it sends us elsewhere, where nothing is sent")],
+    [
+        (400, "HTTP 400"),
+        (404, "HTTP 404"),
+        (REDIRECT_RESPONSE, "it redirects to another address, and redirects are not followed"),
+    ],
     ids=["400", "404", "moved"],
 )
 def test_rejected_alert_is_not_retried(
@@ -350,7 +354,7 @@ def test_no_heartbeat_while_the_bot_is_stalled(caplog: pytest.LogCaptureFixture)
             heartbeat.ping()
         assert hook.requests.qsize() == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "The address in HEARTBEAT_URL: it is not asked for, because the bot makes no progress.",
+        "The address in HEARTBEAT_URL: no heartbeat is sent, because the bot makes no progress.",
         "The address in HEARTBEAT_URL answers again.",
     ]
 

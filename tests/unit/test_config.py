@@ -171,7 +171,7 @@ def test_environment_overrides_dotenv(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_misspelled_setting_is_reported(home: Path) -> None:
     """A name in .env that is similar to a setting is a problem that names the setting."""
     (home / ".env").write_text("MAX_ORDER_VALU=10\n")
-    with pytest.raises(SettingsError, match="MAX_ORDER_VALUE is meant"):
+    with pytest.raises(SettingsError, match="Did you mean MAX_ORDER_VALUE"):
         config.load_settings()
 
 
@@ -212,7 +212,9 @@ def test_former_setting_names_are_reported_with_all_other_problems(home: Path, m
     named = [problem.partition(" is ")[0] for problem in caught.value.problems]
     sources = (".env", "the environment")
     expected = [f"{name} in {source}" for source in sources for name in FORMER_NAMES]
-    assert sorted(named) == sorted([*expected, "MAX_ORDER_VALU in .env", "TIMEFRAME"])
+    assert sorted(named) == sorted(
+        [*expected, "Unknown setting MAX_ORDER_VALU in .env. Did you mean MAX_ORDER_VALUE?", "TIMEFRAME"]
+    )
 
 
 def test_every_former_setting_name_has_a_setting() -> None:

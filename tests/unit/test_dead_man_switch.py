@@ -81,7 +81,7 @@ def test_it_is_rearmed_after_each_third_of_its_timeout(event_log: EventLog) -> N
     calls_by_second = {second: calls for second in range(1, 61) if (calls := setup.refresh_at(second))}
     assert calls_by_second == {second: ["get_open_orders", "switch 60"] for second in (20, 40, 60)}
     assert event_log.texts == [
-        "The dead man's switch is armed: if the bot is silent for 60 s, Kraken cancels all orders of the account."
+        "The dead man's switch is armed: if it is not renewed for 60 s, Kraken cancels all orders of the account."
     ]
     assert event_log[0]["timeout_seconds"] == 60
 

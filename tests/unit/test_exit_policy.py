@@ -88,7 +88,7 @@ def test_an_unlisted_order_blocks_every_step_except_canceling_an_entry() -> None
 def test_a_stop_is_kept_while_an_order_outcome_is_unknown() -> None:
     """With an unknown order no order is sent and no stop is canceled, whatever the goal is."""
     state = replace(PROTECTED, has_unknown_order=True)
-    wait = Wait("the fate of an order is not known")
+    wait = Wait("the outcome of an order is not known")
     assert (next_step(state, EXIT_ALL), next_step(state, ProtectPosition(Decimal(95)))) == (wait, wait)
 
 

@@ -37,7 +37,7 @@ def journal(tmp_path: Path) -> Journal:
     return opened
 
 
-NEWER_ADVICE = "What is only newer at Kraken, the next run takes over; then check again"
+NEWER_ADVICE = "The next run records what is newer at Kraken; then check again"
 
 
 def states(journal: Journal, *, only_open: bool = False) -> list[object]:

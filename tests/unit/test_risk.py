@@ -41,7 +41,7 @@ BLOCKS_ALL_ORDERS: dict[str, dict[str, object]] = {
     "kill switch": {"is_halted": True},
     "trading status": {"status": SystemStatus("maintenance", 9_990.0)},
     "stale prices": {"closed_seconds": 9_879.0},
-    "unsettled order": {"unresolved_order": "X, sent 3 s ago, was not answered"},
+    "unresolved order": {"unresolved_order": "X, sent 3 s ago, was not answered"},
 }
 BLOCKS_ENTRIES: dict[str, dict[str, object]] = {
     "entries stopped": {"entries_stopped": True},
@@ -49,7 +49,7 @@ BLOCKS_ENTRIES: dict[str, dict[str, object]] = {
     "history": {"is_history_loaded": False},
     "position value": {"committed_quantity": Decimal("10.01")},
     "daily loss": {"realised_loss_today": Decimal(50)},
-    "cool-down": {"last_loss_seconds": 9_401.0},
+    "cooldown": {"last_loss_seconds": 9_401.0},
 }
 
 
@@ -110,7 +110,7 @@ def test_a_stop_is_refused_when_it_could_not_rest() -> None:
     assert refusing_rules(stop, is_halted=True) == ["kill switch"]
     for status in ("maintenance", "cancel_only", "post_only", "limit_only", "reduce_only"):
         assert refusing_rules(stop, pair_status=status) == ["trading status"]
-    assert refusing_rules(stop, held_quantity=Decimal("4.9")) == ["own coins"]
+    assert refusing_rules(stop, held_quantity=Decimal("4.9")) == ["managed position"]
     others: dict[str, object] = {"closed_seconds": 0.0, "unresolved_order": "X"}
     for fields in (others, *BLOCKS_ENTRIES.values()):
         assert refusing_rules(stop, **fields) == []
@@ -148,13 +148,13 @@ def test_the_cooldown_ends_on_time() -> None:
 def test_coins_outside_the_managed_position_are_never_sold() -> None:
     """An entry that sells, an exit that buys and an exit of more than is held are all refused."""
     assert refusing_rules(replace(ENTRY, side=Side.SELL)) == ["long only"]
-    assert refusing_rules(replace(EXIT, side=Side.BUY)) == ["own coins"]
-    assert refusing_rules(replace(EXIT, quantity=Decimal("5.00000001"))) == ["own coins"]
+    assert refusing_rules(replace(EXIT, side=Side.BUY)) == ["managed position"]
+    assert refusing_rules(replace(EXIT, quantity=Decimal("5.00000001"))) == ["managed position"]
 
 
 def test_an_order_of_an_unknown_kind_is_not_an_entry() -> None:
     """A buy that calls itself neither entry nor exit is refused."""
-    assert refusing_rules(replace(ENTRY, kind="rebalance")) == ["own coins"]
+    assert refusing_rules(replace(ENTRY, kind="rebalance")) == ["managed position"]
 
 
 @pytest.mark.parametrize("quantity", ["0.009", "0"])
@@ -175,7 +175,7 @@ def test_orders_of_one_decision_are_checked_cumulatively() -> None:
     both = check_orders([ENTRY, ENTRY], NORMAL_STATE, LIMITS)
     assert (len(both.allowed), [refusal.rule for refusal in both.refusals]) == (1, ["position value"])
     exits = check_orders([EXIT, EXIT], NORMAL_STATE, LIMITS)
-    assert (len(exits.allowed), [refusal.rule for refusal in exits.refusals]) == (1, ["own coins"])
+    assert (len(exits.allowed), [refusal.rule for refusal in exits.refusals]) == (1, ["managed position"])
 
 
 def test_an_exit_above_max_order_value_is_split_into_equal_parts() -> None:

@@ -94,9 +94,9 @@ def test_an_unknown_order_blocks_its_pair() -> None:
     summary, event_log = run_trader(broker, clock, ScriptedStrategy(decisions))
     assert broker.sent_ids == [ENTRY_ID]
     assert (summary.orders.unknown, summary.orders.placed) == (1, 0)
-    reason = f"the fate of an order of this pair is not known: {ENTRY_ID}, sent 60 s ago, was not answered"
+    reason = f"the outcome of an order of this pair is not known: {ENTRY_ID}, sent 60 s ago, was not answered"
     refusals = event_log.of(Event.ORDER_REFUSED_BY_RISK)
-    assert refusals.values("close", "kind", "rule", "reason") == [(100, "entry", "unsettled order", reason)]
+    assert refusals.values("close", "kind", "rule", "reason") == [(100, "entry", "unresolved order", reason)]
     assert event_log.of(Event.SIGNAL_OUTCOME_UNKNOWN).values("cl_ord_id", "error") == [(ENTRY_ID, UNKNOWN)]
 
 
@@ -370,7 +370,7 @@ def test_the_loss_today_and_the_cooldown_are_rebuilt_from_order_records_at_the_s
     """With a sale at a loss of 60 in the order records, entries are refused for the daily loss or for the cooldown."""
     for limits, rule in (
         (replace(WIDE_LIMITS, max_daily_loss=Decimal(60)), "daily loss"),
-        (replace(WIDE_LIMITS, cooldown_seconds=3600.0), "cool-down"),
+        (replace(WIDE_LIMITS, cooldown_seconds=3600.0), "cooldown"),
     ):
         broker, clock = replay_market()
         hold_one(broker)
