@@ -31,7 +31,7 @@ from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices_recorded import CandlePath
 from bot.simulator.server import Simulator
 from tests.acceptance.local_kraken import START, LocalKraken, ScriptedCandles, SkippableClock
-from tests.acceptance.processes import isolated_settings
+from tests.acceptance.processes import LOG_PREFIX, isolated_settings
 from tests.acceptance.versions import HERE, Version
 from tests.server_processes import LIBC
 
@@ -188,7 +188,7 @@ class Instance:
     @property
     def text(self) -> str:
         """Everything that it has printed so far."""
-        return self._output.read_text("utf-8")
+        return LOG_PREFIX.sub("", self._output.read_text("utf-8"))
 
     @property
     def pid(self) -> int:

@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 TIMEOUT_SECONDS = 45.0
 MAX_LINE_LENGTH = 200
 # Time and level of an event.
-LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO   |WARNING|ERROR  ) ")
+LOG_PREFIX = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO   |WARNING|ERROR  ) ", re.MULTILINE)
 # The bot promises five; the rest is for a loaded machine.
 STOP_TIMEOUT_SECONDS = 8.0
 
@@ -107,7 +107,7 @@ class BotProcess:
             for line in stream:
                 with self._output_changed:
                     self.raw_lines.append(line.rstrip("\n"))
-                    self.lines.append(LOG_PREFIX.sub("", self.raw_lines[-1], count=1))
+                    self.lines.append(LOG_PREFIX.sub("", self.raw_lines[-1]))
                     self._output_changed.notify_all()
         with self._output_changed:
             self._output_changed.notify_all()

@@ -205,7 +205,7 @@ def test_check_names_a_local_replica_that_cannot_be_written(kraken: LocalKraken,
 def test_a_run_prints_the_store(kraken: LocalKraken, url: str, nonce_store: NonceStore) -> None:
     """The nonce line of a leading run has the store's nonce and location."""
     bot = run("--cycles", "1", settings=kraken.settings(NONCE_STORE=url))
-    (line,) = bot.wait_for("^nonce ")
+    (line,) = bot.wait_for("^Nonce: ")
     assert line.endswith(f" (16 digits, us), not ahead of the clock, in {store_location(url)}")
     assert int(line.split()[1]) < stored_record(nonce_store).last_nonce
 
@@ -215,6 +215,6 @@ def test_a_run_that_lost_leadership_ends_on_standby(kraken: LocalKraken, url: st
     with running(settings=kraken.settings(NONCE_STORE=url), until="nothing to do") as bot:
         nonce_store.release_lease(stored_record(nonce_store).lease.fencing_token, is_reconciled=True)
         nonce_store.acquire_lease("alpha:1:aa", LEASE_SECONDS)
-        bot.wait_for("^Standby:  alpha:1:aa leads")
+        bot.wait_for("^Standby: alpha:1:aa leads")
         assert bot.stop() == 0
     assert bot.lines[-1] == "Ended: stopped while not trading."

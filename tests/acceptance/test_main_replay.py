@@ -69,7 +69,7 @@ def test_a_recording_is_replayed_from_start_to_end(
     reported_fills = len(bot.wait_for("filled: (buy|sell)"))
     assert reported_fills >= len(fills)
     assert "Ended: the market's prices have ended." in bot.text
-    assert bot.wait_for(rf"^orders   \d+ placed, 0 refused by Kraken, 0 unknown; fills {reported_fills}$")
+    assert bot.wait_for(rf"; orders: \d+ placed, 0 refused by Kraken, 0 unknown; fills {reported_fills};")
     assert bot.lines[-1].endswith("; refused nonces: 0")
 
 

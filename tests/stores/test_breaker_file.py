@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import freezegun
 import pytest
 
+from bot.base.event_catalog import Event
 from bot.kraken.breaker_file import BreakerFile
+from tests.event_log import EventLog
 
 DAMAGED = {
     "empty": "",
@@ -100,16 +103,17 @@ def test_an_open_breaker_is_remembered_whatever_obstructs_its_file(path: Path, o
     assert not path.with_name("elsewhere").exists()
 
 
-def test_an_unwritable_breaker_is_remembered_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_breaker_is_remembered_in_memory(tmp_path: Path, event_log: EventLog) -> None:
     """Without a writable folder the process keeps the open breaker in memory until it is reset, and logs that once."""
     breaker_file = BreakerFile(str(tmp_path / "nowhere" / "key.silence"))
     tripped_state = breaker_file.trip(900, "")
     assert breaker_file.read() == tripped_state
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "this process alone is silent" in caplog.text
+    (problem,) = event_log
+    assert (problem.event, problem.event.level) == (Event.CIRCUIT_BREAKER_NOT_SAVED, logging.ERROR)
+    assert "this process alone sends nothing" in problem.text
     breaker_file.reset()
     assert breaker_file.read() is None
-    assert len(caplog.records) == 1
+    assert len(event_log) == 1
 
 
 def test_a_breaker_file_that_cannot_be_removed_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bot.base.event_catalog import Event
 from bot.kraken.rate_counters import PRO, STARTER, Action
 from bot.kraken.rate_limiter import RateLimiter
 from tests.child_process import Child
+from tests.event_log import EventLog
 
 NOW = 1_790_000_000.0
 CHILDREN = "tests.stores.shared_children"
@@ -175,11 +177,12 @@ def test_a_closed_rate_limiter_reopens(path: str) -> None:
     assert reads_until_full(rate_limiter, NOW) == STARTER_READS - 1
 
 
-def test_a_stopped_process_does_not_stop_the_others(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stopped_process_does_not_stop_the_others(path: str, event_log: EventLog) -> None:
     """While a stopped process holds the file's lock, a call is counted locally, with a WARNING."""
     rate_limiter = RateLimiter(path, STARTER)
     with Child(CHILDREN, "hold", path) as holder:
         holder.expect_line("held")
         holder.signal(signal.SIGSTOP)
         assert reads_until_full(rate_limiter, NOW) == STARTER_READS
-        assert "counted by each process for itself" in caplog.text
+        (problem,) = event_log.of(Event.SHARED_FILE_UNUSABLE)
+        assert (problem.event.level, problem["path"]) == (logging.WARNING, path)
