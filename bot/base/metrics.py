@@ -188,14 +188,14 @@ def _gauges(status: Mapping[str, Any]) -> Iterator[Metric]:
     role = status["lease"]["role"]
     yield _gauge("info", "The program, and whether it trades for real.", [(build, 1)], "version", "mode")
     state_samples = [([state], state == status["state"]) for state in STATES]
-    yield _gauge("state", "What the bot is doing: 1 for the state that it is in.", state_samples, "state")
-    yield from _unlabelled_gauge("ready", "Whether its cycles complete.", status["ready"])
+    yield _gauge("state", "State of the bot: 1 for the current state.", state_samples, "state")
+    yield from _unlabelled_gauge("ready", "Whether trading cycles complete.", status["ready"])
     yield from _unlabelled_gauge(
         "leader", "Whether this instance may trade: it is standalone, or the leader.", role != "standby"
     )
-    yield from _unlabelled_gauge("uptime_seconds", "How long it has been running.", status["uptime_seconds"])
+    yield from _unlabelled_gauge("uptime_seconds", "Time since the program started.", status["uptime_seconds"])
     yield from _unlabelled_gauge(
-        "last_cycle_age_seconds", "How long ago its last cycle ended.", status["last_cycle_age_seconds"]
+        "last_cycle_age_seconds", "Time since the last cycle ended.", status["last_cycle_age_seconds"]
     )
     yield from _unlabelled_gauge(
         "nonce_ahead_seconds", "How far the last nonce is ahead of the clock.", nonce["ahead_seconds"]
@@ -212,7 +212,7 @@ def _gauges(status: Mapping[str, Any]) -> Iterator[Metric]:
     )
     equity = account.get("equity")
     equity_samples = [] if equity is None else [([account["quote"]], Decimal(equity))]
-    yield _gauge("equity", "What the account is worth.", equity_samples, "quote")
+    yield _gauge("equity", "Value of the account.", equity_samples, "quote")
 
 
 def _unlabelled_gauge(name: str, documentation: str, value: Any) -> Iterator[Metric]:

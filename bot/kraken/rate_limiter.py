@@ -102,7 +102,7 @@ class RateLimiter:
         self._shared.update(set_pause)
 
     def rest_level(self, now: float) -> tuple[float, float]:
-        """Return the points on the REST counter now, and Kraken's maximum. Counts nothing and takes no lock."""
+        """Return the points on the REST counter now, and Kraken's maximum. Counts nothing and waits for no lock."""
         # A counter of its own: the counters that are written belong to the holder of the file's lock.
         counter = RestCounter(self._tier)
         counter.merge(CounterState.parse(self._shared.peek().get("rest")), now)

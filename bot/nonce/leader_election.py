@@ -25,9 +25,9 @@ JOIN_TIMEOUT_SECONDS = 1.0
 class PreviousLeader(Enum):
     """How the previous leader ended: none in this store, released with every order reconciled, or any other way."""
 
-    NONE = "nobody"
-    CLEAN = "settled"
-    UNCLEAN = "vanished"
+    NONE = "none"
+    CLEAN = "clean"
+    UNCLEAN = "unclean"
 
 
 class LeaderElection:

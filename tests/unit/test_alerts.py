@@ -226,8 +226,8 @@ def test_rejected_alert_is_not_retried(
     with Webhook(responses=[response, response]) as hook:
         with open_alerts(hook.url):
             for alert, send in (
-                ("breaker", open_breaker),
-                ("trouble", interrupt_trading),
+                ("circuit_breaker", open_breaker),
+                ("trading_interrupted", interrupt_trading),
                 ("refused_nonce", refuse_nonce),
             ):
                 send()
