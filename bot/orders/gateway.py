@@ -64,6 +64,15 @@ class _Departure:
         self.reconciler.unknown.add_intent(replace(self.intent, sent_seconds=now, deadline_seconds=deadline_seconds))
 
 
+@dataclass(frozen=True, slots=True)
+class _SentOrder:
+    """An order that Kraken accepted, and Kraken's result."""
+
+    txid: str
+    cl_ord_id: str
+    result: dict[str, Any]
+
+
 class OrderGateway:
     """The only place that sends AddOrder and CancelOrder."""
 
@@ -167,15 +176,14 @@ class OrderGateway:
         """
         order_requests.check_fields(params)
         pair = self._market_data.pair(str(params.get("pair")))
-        _, result = self._send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or "")))
-        return result
+        return self._send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or ""))).result
 
     def _place(self, order: NewOrder) -> PlacedOrder:
-        txid, _ = self._send(order)
-        return PlacedOrder(txid, order.cl_ord_id, order.pair.symbol, order.side, order.volume, order.price)
+        sent = self._send(order)
+        return PlacedOrder(sent.txid, sent.cl_ord_id, order.pair.symbol, order.side, order.volume, order.price)
 
-    def _send(self, order: NewOrder) -> tuple[str, dict[str, Any]]:
-        """Send an order; return its txid and Kraken's result."""
+    def _send(self, order: NewOrder) -> _SentOrder:
+        """Send an order, with a client order id of its own where it has none."""
         # The deadline of an order is in Kraken's time.
         self._market_data.sync_time()
         has_generated_id = not order.cl_ord_id
@@ -206,7 +214,7 @@ class OrderGateway:
                 self._wait_for_rate_limit(order.pair.symbol, Action.ADD)
                 return self._send_once(order, intent, "" if has_generated_id else self._bot_id)
 
-    def _send_once(self, order: NewOrder, intent: Intent, bot_id: str) -> tuple[str, dict[str, Any]]:
+    def _send_once(self, order: NewOrder, intent: Intent, bot_id: str) -> _SentOrder:
         departure = _Departure(intent, bot_id, self._journal, self._reconciler, self._server_time)
         try:
             result: dict[str, Any] = self._calls.private_call("AddOrder", order.to_params(), before_send=departure)
@@ -237,7 +245,7 @@ class OrderGateway:
         self._placed_seconds[txid] = self._server_time.now()
         if len(self._placed_seconds) > MAX_TRACKED_ORDERS:
             self._placed_seconds.popitem(last=False)
-        return txid, result
+        return _SentOrder(txid, intent.cl_ord_id, result)
 
     def _record_outcome(self, intent: Intent, state: OrderState, reason: str = "", txid: str = "") -> None:
         self._reconciler.record_state(intent.cl_ord_id, state, reason, txid)
@@ -345,11 +353,12 @@ def _count_outcome() -> Iterator[None]:
     metrics.record_order("accepted")
 
 
-def _previous_result(intent: Intent) -> tuple[str, dict[str, Any]]:
+def _previous_result(intent: Intent) -> _SentOrder:
     """Return the result of an order that was sent before, in this run or an earlier one: it is not sent again."""
     if intent.state in PLACED_STATES:
         emit(Event.ORDER_ALREADY_PLACED, cl_ord_id=intent.cl_ord_id, txid=intent.txid)
-        return intent.txid, {"txid": [intent.txid], "descr": {"order": "placed before"}}
+        result = {"txid": [intent.txid], "descr": {"order": "placed before"}}
+        return _SentOrder(intent.txid, intent.cl_ord_id, result)
     if intent.state is OrderState.REFUSED:
         raise OrderRefusedError("AddOrder", [intent.reason])
     raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before and is {intent.state}; it is not sent again")

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     now = float(start) + (boottime_seconds() - float(boot)) * float(speed)
     broker = KrakenBroker(key, secret, api_url=url, tier=STARTER, market_clock=MarketClock(now, float(speed)))
     if limiter_path != "shared":
-        broker._rate_limiter = RateLimiter(limiter_path, STARTER)
+        broker._client._rate_limiter = RateLimiter(limiter_path, STARTER)
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(int(count)):

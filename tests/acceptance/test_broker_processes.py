@@ -83,7 +83,7 @@ def test_suspended_lock_holder_bounds_other_waits(
             assert broker.cancel_order(txid, "BTC/USD")
             # A thread that holds the lock reads its response from this attribute.
             assert broker.api.response is previous_response
-            assert "goes without the key's turn" in caplog.text
+            assert "goes without the key's request lock" in caplog.text
             assert setup.request_methods()[-2:] == ["BalanceEx", "CancelOrder"]
             holder.signal(signal.SIGCONT)
 

@@ -325,7 +325,10 @@ def test_a_nested_request_lock_is_an_error_at_once() -> None:
             timed_out.append(error)
 
     with kraken_request_lock(api_key="one"):
-        with pytest.raises(NonceError, match="has the key's turn already"), kraken_request_lock(api_key="one"):
+        with (
+            pytest.raises(NonceError, match="holds the key's request lock already"),
+            kraken_request_lock(api_key="one"),
+        ):
             raise AssertionError("acquired")
         with kraken_request_lock(0.0, api_key="two"):
             pass
