@@ -181,7 +181,7 @@ def _exclude_running_bots(settings: Settings, stores: list[NonceStore]) -> Itera
         for store in stores:
             record = store.read_record()
             if record and record.lease.remaining_seconds:
-                raise BotAlreadyRunningError(f"{format_lease(record.lease)}, says {store.location}. Stop it first.")
+                raise BotAlreadyRunningError(f"{format_lease(record.lease)} ({store.location}). Stop it first.")
         yield
     finally:
         lock.release()

@@ -225,7 +225,7 @@ def _call_timed(step: Callable[Parameters, Result], *args: Parameters.args, **kw
 
 def lease_expired_message(location: str) -> str:
     """Return the message for a lease that was not renewed in time; whether another one was granted is unknown."""
-    return f"this instance's lease is over, says {location}, so another one may lead by now; nothing was sent"
+    return f"this instance's lease at {location} is over, so another one may lead by now; nothing was sent"
 
 
 def nonce_ahead_error(location: str, last_nonce: int) -> NonceAheadError:

@@ -153,7 +153,7 @@ def test_migrate_is_refused_while_another_instance_leads(
         for source, target in ((redis_url, postgres_url), (postgres_url, redis_url)):
             settings = kraken.settings(NONCE_STORE=source)
             bot = run("nonce", "migrate", "--to", target, settings=settings, exit_code=6)
-            assert bot.wait_for("^Stopped: alpha:1:aa leads, .* Stop it first")
+            assert bot.wait_for("^Stopped: alpha:1:aa leads with fencing token .* Stop it first")
         assert (stored_record(led_store).last_nonce, other_store.read_record()) == (last_nonce, None)
 
 

@@ -201,7 +201,7 @@ def test_a_suspended_leader_is_refused_by_its_fencing_token(
     frozen_clock.us += int(LIFETIME_SECONDS * 1_000_000)
     second.lead()
     first.election.check()
-    with pytest.raises(LeaseLostError, match="lease is over"):
+    with pytest.raises(LeaseLostError, match="is over, so another one may lead"):
         first.store.next_nonce()
 
 
