@@ -49,7 +49,7 @@ from bot.kraken import nonce_recovery, order_requests, responses, transport
 from bot.kraken.account import Account
 from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
-from bot.kraken.client import BeforeSend, KrakenClient, PrivateRequest
+from bot.kraken.client import ORDER_METHODS, KrakenClient, PrivateRequest, is_validation
 from bot.kraken.key_rules import check_key
 from bot.kraken.market_data import MarketData
 from bot.kraken.rate_counters import STARTER, Tier
@@ -160,8 +160,9 @@ def check_nonce_file() -> None:
 class KrakenBroker:
     """One account at Kraken, by one API key. Safe to share between threads.
 
-    The broker makes nonces, holds the request lock, repeats a request after a refused nonce, and offers the two calls
-    that everything else is built on: `market_data`, `account` and `orders` (the gateway). Its verbs delegate to them.
+    The broker takes nonces, holds the request lock, repeats a request after a refused nonce, and provides the two calls
+    `public_call` and `private_call`. `market_data`, `account` and `orders` (the gateway) are built on these, and the
+    broker's verbs delegate to them.
 
     `max_order_value` is in quote currency, `max_slippage_percent` how far from the current price a market order may
     fill. `market_clock` also paces waits. `tier` is the account's verification level, which decides Kraken's rate
@@ -280,10 +281,13 @@ class KrakenBroker:
         """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where nothing may be sent any more."""
         self._request_lock.check()
 
-    def newest_nonce_before(self, nonce: int) -> int:
-        """Return the highest nonce below `nonce` that this object has issued, as far as it remembers."""
+    def newest_nonce_before(self, nonce: int) -> int | None:
+        """Return the highest nonce below `nonce` that this object has issued, or None where it remembers none.
+
+        The clock at the start counts as one: no nonce that this object issues is below it.
+        """
         with self._nonce_lock:
-            return max((recent for recent in self._recent_nonces if recent < nonce), default=0)
+            return max((recent for recent in self._recent_nonces if recent < nonce), default=None)
 
     # The two calls
 
@@ -292,19 +296,23 @@ class KrakenBroker:
         with self._public_lock:
             return self._client.send_public(self._public_api, method, params or {})
 
-    def private_call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, before_send: BeforeSend | None = None
-    ) -> Any:
+    def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a private endpoint; return its `result`. `params` is not changed.
 
-        AddOrder goes through the order gateway, which gives `before_send`; it is sent once and never again.
+        AddOrder goes through the order gateway, and raises what `OrderGateway.send_params` raises; it is sent once and
+        never again. For other methods see `send_request`.
+        """
+        if method in ORDER_METHODS and not is_validation(method, params or {}):
+            return self.orders.send_params(method, params or {})
+        return self.send_request(PrivateRequest(method, dict(params or {})))
+
+    def send_request(self, request: PrivateRequest) -> Any:
+        """Send a private request; return its `result`. Scripts use `private_call`, which does not bypass the gateway.
+
         Reads and cancels are repeated after a refused nonce, by the rules in `bot/kraken/nonce_recovery.py`; anything
         else is sent once. Raises a KrakenError, NotSentError, NoAnswerError, CircuitOpenError, RequestLockTimeout or
         StoppingError.
         """
-        request = PrivateRequest(method, params or {}, before_send)
-        if before_send is None and request.is_order:
-            return self.orders.send_params(request.params)
         while True:
             try:
                 return self._attempt(request)

@@ -28,7 +28,9 @@ RESPONSE_LENGTH_MAX = 10_000
 
 
 class Alerts:
-    """Posts the events that people are alerted of to one webhook. `name` says who speaks: the bot's id, host and mode.
+    """Posts the events that people are alerted of to one webhook.
+
+    `name` identifies the sender, such as the bot's id, its host and its mode.
 
     The address of Telegram's sendMessage gets Telegram's format; any other one gets JSON with `event`, `text`, `bot`,
     `time` and `count`, of which Slack shows `text`.

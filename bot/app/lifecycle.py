@@ -82,7 +82,7 @@ class Lifecycle:
             self._state_since_seconds = boottime_seconds()
 
     def enter_standby(self, reason: str) -> None:
-        """Wait for another instance, or for what this one needs to trade."""
+        """Log why this instance does not trade, and set the state."""
         emit(Event.STANDBY_ENTERED, reason=reason)
         self.set_state(LifecycleState.STANDBY, reason)
 

@@ -260,15 +260,15 @@ class Event(Enum):
     NONCE_REFUSED = _warning(
         "Kraken refused nonce {nonce} ({unit}) of {method} (refusal {refused_nonces}).", alert=Alert.REFUSED_NONCE
     )
-    EXTERNAL_SENDER_DETECTED = _warning("{advice}", alert=Alert.EXTERNAL_SENDER)
+    EXTERNAL_SENDER_DETECTED = _warning("{advice}.", alert=Alert.EXTERNAL_SENDER)
     EXTERNAL_NONCE_REPORTED = _warning(
         "Kraken reports nonce {reported_nonce}, above our {nonce}: another sender is on this key.",
         alert=Alert.EXTERNAL_SENDER,
     )
     CIRCUIT_BREAKER_OPENED = _warning(
-        "Nothing is sent on this key for {wait_seconds:.0f} s: {reason}.[ {advice}]", alert=Alert.CIRCUIT_BREAKER
+        "Nothing is sent on this key for {wait_seconds:.0f} s: {reason}.[ {advice}.]", alert=Alert.CIRCUIT_BREAKER
     )
-    CIRCUIT_BREAKER_CLOSED = _info("The probe was accepted; the circuit breaker is closed ({reason}).")
+    CIRCUIT_BREAKER_CLOSED = _warning("The probe was accepted; the circuit breaker is closed ({reason}).")
     CIRCUIT_BREAKER_NOT_SAVED = _error(
         "The open circuit breaker cannot be kept in {path} ({error}): this process alone sends nothing."
     )

@@ -42,7 +42,8 @@ def emit(event: Event, /, *, exc_info: BaseException | None = None, **fields: An
         text = event.template
     # The logger of the calling module.
     caller = logging.getLogger(sys._getframe(1).f_globals.get("__name__", __name__))
-    caller.log(event.level, text, exc_info=exc_info, stacklevel=2, extra={"event": event, "fields": fields})
+    extra = {"event": event, "fields": fields}
+    _attempt(event, caller.log, event.level, text, exc_info=exc_info, stacklevel=3, extra=extra)
     for listener in tuple(_listeners):
         _attempt(event, listener, event, fields, text)
 

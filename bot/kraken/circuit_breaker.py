@@ -80,7 +80,8 @@ class CircuitBreaker:
         if is_external_sender:
             emit(Event.EXTERNAL_SENDER_DETECTED, advice=advice)
         self._trip(decision.open_seconds, decision.reason, "" if is_external_sender else advice)
-        return InvalidNonceError(error.method, error.error_strings, advice)
+        duration = f"Nothing is sent on this key for {decision.open_seconds:.0f} s"
+        return InvalidNonceError(error.method, error.error_strings, f"{advice}. {duration}")
 
     def _trip(self, open_seconds: float, reason: str, advice: str = "") -> None:
         self._breaker_file.trip(open_seconds, reason)
@@ -123,7 +124,9 @@ class CircuitBreaker:
             )
         return state
 
-    def close_after_probe(self, state: BreakerState, key_info: Any, previous_nonce: int, probe_nonce: int) -> None:
+    def close_after_probe(
+        self, state: BreakerState, key_info: Any, previous_nonce: int | None, probe_nonce: int
+    ) -> None:
         """Close the breaker: Kraken answered the probe, whose nonce was `probe_nonce`.
 
         `key_info` is what GetApiKeyInfo returned, and `previous_nonce` the nonce that this process issued before it: a
@@ -131,7 +134,7 @@ class CircuitBreaker:
         """
         self._breaker_file.reset()
         reported_nonce = _parse_reported_nonce(key_info)
-        if previous_nonce < reported_nonce < probe_nonce:
+        if previous_nonce is not None and previous_nonce < reported_nonce < probe_nonce:
             emit(Event.EXTERNAL_NONCE_REPORTED, reported_nonce=str(reported_nonce), nonce=str(previous_nonce))
         emit(Event.CIRCUIT_BREAKER_CLOSED, reason=state.reason)
 
@@ -156,13 +159,12 @@ def _parse_nonce(text: str) -> int:
 def _format_advice(decision: nonce_recovery.OpenBreaker, sent_nonce: str) -> str:
     if decision.reason == nonce_recovery.EXTERNAL_SENDER:
         return (
-            f"The last one sent was {sent_nonce}. Nonces of ours were accepted before, so another program is using this"
-            f" key with higher ones: nothing is sent for {decision.open_seconds:.0f} s. Give every program a key of its"
-            " own"
+            f"The last one sent was {sent_nonce}. Kraken accepted nonces of this program before, so another program is"
+            " using this key with higher ones. Give every program a key of its own"
         )
     return (
         f"The last one sent was {sent_nonce}, 10 minutes ahead of the clock, and the key has already seen a higher one:"
         " most often from a tool that sends nanoseconds (19 digits: kraken-cli, nautilus) or 18 digits"
-        f" (python-kraken-sdk, Kraken.Net). Nothing is sent for {decision.open_seconds:.0f} s. The way out is a new API"
-        " key for this bot; or, where it was nanoseconds, NONCE_UNIT=ns"
+        " (python-kraken-sdk, Kraken.Net). Make a new API key for this bot; or, where it was nanoseconds, set"
+        " NONCE_UNIT=ns"
     )

@@ -16,7 +16,6 @@ from bot.base.errors import (
     InvalidNonceError,
     LockoutError,
     OrderRefusedError,
-    OrderRuleError,
     RateLimitError,
     RequestError,
 )
@@ -27,7 +26,8 @@ from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
 from bot.kraken.rate_limiter import RateLimiter
 from bot.nonce.local_lock import Priority
 
-_UNSUPPORTED_METHODS = ("AddOrderBatch", "AmendOrder", "EditOrder")
+# What places or changes an order; `OrderGateway` says which of them it offers.
+ORDER_METHODS = frozenset({"AddOrder", "AddOrderBatch", "AmendOrder", "EditOrder"})
 _PRIORITY_BY_METHOD = {
     "CancelOrder": Priority.CANCEL,
     "CancelAll": Priority.CANCEL,
@@ -44,15 +44,13 @@ class BeforeSend(Protocol):
 
 
 class KrakenCalls(Protocol):
-    """The two calls that everything above the transport is built on. `KrakenBroker` provides them."""
+    """The two calls that market data and account are built on. `KrakenBroker` provides them."""
 
     def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a public endpoint; return its `result`."""
 
-    def private_call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, before_send: BeforeSend | None = None
-    ) -> Any:
-        """Call a private endpoint; return its `result`. An AddOrder with `before_send` comes from the order gateway."""
+    def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Call a private endpoint; return its `result`."""
 
 
 class Sender(Protocol):
@@ -61,8 +59,8 @@ class Sender(Protocol):
     def check_request_lock(self) -> None:
         """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where nothing may be sent any more."""
 
-    def newest_nonce_before(self, nonce: int) -> int:
-        """Return the highest nonce below `nonce` that this process has issued."""
+    def newest_nonce_before(self, nonce: int) -> int | None:
+        """Return the highest nonce below `nonce` that this process has issued, or None where it knows none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +70,6 @@ class PrivateRequest:
     method: str
     params: Mapping[str, Any]
     before_send: BeforeSend | None = None
-
-    @property
-    def is_order(self) -> bool:
-        """Whether it places an order. Raises OrderRuleError for a method whose outcome could not be reconciled."""
-        if self.method in _UNSUPPORTED_METHODS:
-            raise OrderRuleError(
-                f"{self.method} is not supported: its outcome could not be reconciled. Use AddOrder", "method"
-            )
-        return self.method == "AddOrder" and str(self.params.get("validate", "")).lower() not in ("true", "1")
 
     @property
     def priority(self) -> Priority:
@@ -93,6 +82,11 @@ class PrivateRequest:
         return self.method in nonce_recovery.RETRYABLE_METHODS or (
             self.method == "AddOrder" and self.before_send is None
         )
+
+
+def is_validation(method: str, params: Mapping[str, Any]) -> bool:
+    """Whether Kraken only checks the order and places none (Kraken: AddOrder page, `validate`)."""
+    return method == "AddOrder" and str(params.get("validate", "")).lower() in ("true", "1")
 
 
 PROBE = PrivateRequest("GetApiKeyInfo", {})

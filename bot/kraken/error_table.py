@@ -4,9 +4,9 @@ The strings come from Kraken's errors guide, its support articles, its Rust SDK,
 nothing. They are matched by prefix, case-sensitively, after trimming blanks around the colons
 (seen: `EService: Throttled: 1741500000`); the longest prefix wins.
 
-Two questions are kept apart. `ran` is about the copy of a request that Kraken answered. `is_final_for_order` is about
-the order: Kraken's gateway may refuse one copy and accept another, so only a refusal by the matching engine, or an
-error that depends on the request's content alone, is final for an order. Any other error leaves its outcome unknown.
+Two questions are kept apart. `executed` is about the copy of a request that Kraken answered. `is_final_for_order` is
+about the order: Kraken's gateway may refuse one copy and accept another, so only a refusal by the matching engine, or
+an error that depends on the request's content alone, is final for an order. Any other error leaves its outcome unknown.
 """
 
 from __future__ import annotations

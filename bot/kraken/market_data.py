@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
-from functools import cached_property
+from typing import Any
 
 from bot.base.clock import MarketClock, ServerTime, nonce_clock
 from bot.base.event_catalog import Event
@@ -20,6 +21,19 @@ SYSTEM_STATUS_MAX_AGE_SECONDS = 60.0
 PAIR_STATUS_MAX_AGE_SECONDS = 600.0
 # Kraken serves 720 rows, the last of which is still running (Kraken: OHLC page).
 MAX_CANDLES = 719
+
+
+class _ReadOnce:
+    """A property that is read once. functools.cached_property would hold a lock while it reads, on Python 3.11: a child
+    that is forked in that moment would wait for it for ever."""
+
+    def __init__(self, read: Callable[[Any], PairTable]) -> None:
+        self._read = read
+
+    def __get__(self, instance: Any, _owner: type) -> PairTable:
+        # The attribute of the instance hides this descriptor from then on.
+        instance.__dict__[self._read.__name__] = value = self._read(instance)
+        return value
 
 
 class MarketData:
@@ -88,7 +102,7 @@ class MarketData:
         """Return a pair by any of its names: BTC/USD, XBTUSD, XXBTZUSD. Raises SymbolError."""
         return self.pair_table.find(symbol)
 
-    @cached_property
+    @_ReadOnce
     def pair_table(self) -> PairTable:
         """The pairs and assets of Kraken, read once."""
         return PairTable(self._calls.public_call("AssetPairs"), self._calls.public_call("Assets"))

@@ -1,9 +1,10 @@
 """What to do when Kraken refuses a nonce: pure, counted in refusals, with the time passed in.
 
-Out of sync (no nonce was accepted since the start) the key's nonce floor is above our nonces: make two small nonce
-jumps, then open the circuit breaker. In sync another sender is using the key: never jump, because two instances that
-jump outbid each other for ever. Simulated for an hour with two senders on one key: a bot that jumps 60 s on every
-refusal had 3,378 refusals and a floor 5 h ahead; these rules had 29 refusals and a floor that stayed on the clock.
+Out of sync (no nonce was accepted since the start) the key's nonce floor is above our nonces: repeat twice, make two
+nonce jumps, then open the circuit breaker. In sync another sender is using the key: never jump, because two instances
+that jump overtake each other for ever. Simulated for an hour with two senders on one key: a bot that jumps 60 s on
+every refusal had 3,378 refusals and a floor 5 h ahead; these rules had 29 refusals and a floor that stayed on the
+clock.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class NonceRecovery:
     """The refusals of one key. Not thread-safe: used while the request lock is held.
 
     Each process counts its nonce jumps for itself: processes that start together on a key with a higher nonce floor
-    each have to try. `is_in_sync` and `recent`, the times of the last refusals, may come from other processes too.
+    each have to try. `is_in_sync` and `recent_refusals`, the times of the last refusals, may come from other processes
+    too.
     """
 
     def __init__(self) -> None:

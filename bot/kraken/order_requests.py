@@ -87,7 +87,7 @@ def parse_order(pair: Pair, params: Mapping[str, Any], cl_ord_id: str) -> NewOrd
         volume=Decimal(str(params["volume"])),
         price=ZERO if kind == "market" else Decimal(str(params["price"])),
         cl_ord_id=cl_ord_id,
-        flags=tuple(str(params["oflags"]).split(",")) if params.get("oflags") else (),
+        flags=tuple(flag.strip() for flag in str(params.get("oflags") or "").split(",") if flag.strip()),
         time_in_force=str(params.get("timeinforce") or ""),
         expires=str(params.get("expiretm") or ""),
     )

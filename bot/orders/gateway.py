@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from bot.base import metrics
 from bot.base.clock import MarketClock, ServerTime
@@ -31,7 +31,7 @@ from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Pair, PlacedOrder, Side
 from bot.kraken import error_table, order_requests, responses
-from bot.kraken.client import KrakenCalls
+from bot.kraken.client import PrivateRequest
 from bot.kraken.market_data import MarketData
 from bot.kraken.order_requests import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH, NewOrder
 from bot.kraken.pairs import check_order, format_decimal, round_volume
@@ -47,7 +47,7 @@ MAX_TRACKED_ORDERS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class _Departure:
+class _SendRecord:
     """Writes an order to the journal when it is sent. `bot_id` is "" for an order with a generated id."""
 
     intent: Intent
@@ -64,6 +64,13 @@ class _Departure:
         self.reconciler.unknown.add_intent(replace(self.intent, sent_seconds=now, deadline_seconds=deadline_seconds))
 
 
+class RequestSender(Protocol):
+    """Sends private requests that are checked already. `KrakenBroker` provides it."""
+
+    def send_request(self, request: PrivateRequest) -> Any:
+        """Send a private request; return its `result`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _SentOrder:
     """An order that Kraken accepted, and Kraken's result."""
@@ -74,11 +81,11 @@ class _SentOrder:
 
 
 class OrderGateway:
-    """The only place that sends AddOrder and CancelOrder."""
+    """Sends every order of the program: what scripts pass to `KrakenBroker.private_call` too."""
 
     def __init__(
         self,
-        calls: KrakenCalls,
+        sender: RequestSender,
         market_data: MarketData,
         journal: Journal,
         reconciler: Reconciler,
@@ -92,7 +99,7 @@ class OrderGateway:
         stopping: threading.Event,
     ) -> None:
         """`market_clock` paces waits, which `stopping` ends."""
-        self._calls = calls
+        self._sender = sender
         self._market_data = market_data
         self._journal = journal
         self._reconciler = reconciler
@@ -103,7 +110,7 @@ class OrderGateway:
         self._market_clock = market_clock
         self._stopping = stopping
         self._rate_limiter = rate_limiter
-        # Of the last orders; an older one counts as new when it is canceled.
+        # When the last orders were placed. The rate counter takes an order that is not among them for a new one.
         self._placed_seconds: OrderedDict[str, float] = OrderedDict()
         self.after_fork_in_child()
 
@@ -166,7 +173,7 @@ class OrderGateway:
         check_order(pair, side, quantity, stop_price)
         return self._place(NewOrder(pair, side, "stop-loss", quantity, stop_price, cl_ord_id))
 
-    def send_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def send_params(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Send an AddOrder that a script gives as Kraken's parameters; return Kraken's result.
 
         Raises OrderRefusedError where Kraken's refusal is final, OrderOutcomeUnknownError where the outcome is not
@@ -174,6 +181,10 @@ class OrderGateway:
         over MAX_ORDER_VALUE, and MarketStatusError, JournalError, NotSentError, CircuitOpenError, RequestLockTimeout,
         LeaseLostError, StoreUnavailableError or StoppingError where nothing was sent.
         """
+        if method != "AddOrder":
+            raise OrderRuleError(
+                f"{method} is not offered: its outcome could not be reconciled. Use AddOrder", "method"
+            )
         order_requests.check_fields(params)
         pair = self._market_data.pair(str(params.get("pair")))
         return self._send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or ""))).result
@@ -215,9 +226,9 @@ class OrderGateway:
                 return self._send_once(order, intent, "" if has_generated_id else self._bot_id)
 
     def _send_once(self, order: NewOrder, intent: Intent, bot_id: str) -> _SentOrder:
-        departure = _Departure(intent, bot_id, self._journal, self._reconciler, self._server_time)
+        record = _SendRecord(intent, bot_id, self._journal, self._reconciler, self._server_time)
         try:
-            result: dict[str, Any] = self._calls.private_call("AddOrder", order.to_params(), before_send=departure)
+            result: dict[str, Any] = self._sender.send_request(PrivateRequest("AddOrder", order.to_params(), record))
             txid = responses.read_add_order_txid(result)
         except BotError as error:
             if intent.cl_ord_id not in self._reconciler.unknown:
@@ -303,7 +314,7 @@ class OrderGateway:
             age_seconds = self._server_time.now() - self._placed_seconds.get(txid, self._server_time.now())
             self._wait_for_rate_limit(symbol, Action.CANCEL, age_seconds)
         try:
-            result = self._calls.private_call("CancelOrder", {"txid": txid})
+            result = self._sender.send_request(PrivateRequest("CancelOrder", {"txid": txid}))
         except OrderRefusedError as error:
             if any("Unknown order" in string or "Invalid order" in string for string in error.error_strings):
                 return False

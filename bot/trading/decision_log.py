@@ -75,7 +75,7 @@ class DecisionLog:
         self, event: Event, order: OrderRequest, cl_ord_id: str, error: Exception | None = None
     ) -> None:
         """Record an allowed order that was not placed, or whose outcome is unknown."""
-        self.record(event, cl_ord_id=cl_ord_id, error=error, **_request_fields(order))
+        self.record(event, cl_ord_id=cl_ord_id, **_request_fields(order), **_error_fields(error))
 
     def record_placed(self, close: Decimal, order: OrderRequest, placed: PlacedOrder) -> None:
         """Record an order that Kraken accepted, which is not yet a fill."""
@@ -138,7 +138,7 @@ class DecisionLog:
             price=order.price,
             txid=order.txid,
             cl_ord_id=order.cl_ord_id,
-            error=error,
+            **_error_fields(error),
         )
 
 
@@ -150,6 +150,10 @@ def _request_fields(order: OrderRequest) -> dict[str, object]:
         "volume": order.quantity,
         "price": order.price,
     }
+
+
+def _error_fields(error: Exception | None) -> dict[str, object]:
+    return {"error": error} if error else {}
 
 
 STATUS_LINE_SECONDS = 60.0

@@ -187,7 +187,7 @@ def test_breaker_can_close_without_getapikeyinfo() -> None:
 def test_external_sender_opens_breaker_without_nonce_jump(nonce_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """After an accepted nonce three refusals open the breaker for 100 s without a nonce jump, and after the probe the
     log names the other sender."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("BalanceEx")

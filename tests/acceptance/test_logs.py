@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,8 @@ def test_format_is_text_on_a_terminal_and_json_elsewhere() -> None:
 
 
 def test_json_run_prints_json_only(state: Path) -> None:
-    """A trading bot with LOG_FORMAT=json prints JSON objects only, none with its key or secret."""
+    """A trading bot with LOG_FORMAT=json prints events as JSON objects only, with their fields, and none with its key
+    or secret."""
     with local_kraken(state, FILLING) as kraken:
         json_settings = kraken.settings(LOG_FORMAT="json")
         with running("--cycles", "1", settings=json_settings, until="refused nonces: 0") as bot:
@@ -146,7 +149,14 @@ def test_json_run_prints_json_only(state: Path) -> None:
         messages = [line["message"] for line in lines]
         assert messages[0] == "*** LIVE TRADING: REAL ORDERS WITH REAL MONEY ***"
         assert messages[-1].endswith("; refused nonces: 0")
-        assert any("filled: buy" in message for message in messages)
+        events = {line["event"]: line for line in lines}
+        assert list(events)[:2] == ["run_started", "nonce_read"]
+        fill = events["order_filled"]
+        assert f"filled: buy {fill['volume']} for " in fill["message"]
+        assert (fill["symbol"], fill["side"], fill["quote"]) == ("BTC/USD", "buy", "USD")
+        assert fill["txid"] == events["order_placed"]["txid"]
+        assert Decimal(fill["price"]) > 0
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", fill["market_time"])
         assert {line["level"] for line in lines} == {"info"}
         for secret in (kraken.simulator.key, kraken.simulator.secret):
             assert_no_part_of(secret, bot.text)

@@ -7,23 +7,22 @@ from typing import Any
 
 from bot.kraken.pairs import PairTable
 
-PAIR_TABLE = PairTable(
-    {
-        "XXBTZEUR": {
-            "altname": "XBTEUR",
-            "wsname": "XBT/EUR",
-            "base": "XXBT",
-            "quote": "ZEUR",
-            "pair_decimals": 1,
-            "lot_decimals": 8,
-            "cost_decimals": 5,
-            "ordermin": "0.00005",
-            "costmin": "0.5",
-            "tick_size": "0.1",
-        }
-    },
-    {"XXBT": {"altname": "XBT"}, "ZEUR": {"altname": "EUR"}, "SOL": {"altname": "SOL"}},
-)
+ASSET_PAIRS: dict[str, Any] = {
+    "XXBTZEUR": {
+        "altname": "XBTEUR",
+        "wsname": "XBT/EUR",
+        "base": "XXBT",
+        "quote": "ZEUR",
+        "pair_decimals": 1,
+        "lot_decimals": 8,
+        "cost_decimals": 5,
+        "ordermin": "0.00005",
+        "costmin": "0.5",
+        "tick_size": "0.1",
+    }
+}
+ASSETS: dict[str, Any] = {"XXBT": {"altname": "XBT"}, "ZEUR": {"altname": "EUR"}, "SOL": {"altname": "SOL"}}
+PAIR_TABLE = PairTable(ASSET_PAIRS, ASSETS)
 
 ORDER: dict[str, Any] = {
     "refid": None,

@@ -196,6 +196,22 @@ def test_traceback_is_logged_with_the_event(caplog: pytest.LogCaptureFixture) ->
     assert "ZeroDivisionError: a bug" in caplog.text
 
 
+def test_failing_log_handler_does_not_affect_the_caller(event_log: EventLog) -> None:
+    """An exception in a log handler affects neither the caller nor the listeners."""
+
+    class FailingHandler(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise ZeroDivisionError(record)
+
+    handler = FailingHandler()
+    logging.getLogger(__name__).addHandler(handler)
+    try:
+        emit_reason("an order")
+    finally:
+        logging.getLogger(__name__).removeHandler(handler)
+    assert event_log.values("reason") == ["an order"]
+
+
 # Listeners
 
 

@@ -170,21 +170,24 @@ class FakeApi:
 
 
 class FakeSender:
-    """A sender whose last nonce before the probe was 100."""
+    """A sender whose last nonce before the probe is given; None where it knows none."""
+
+    def __init__(self, last_nonce: int | None) -> None:
+        self._last_nonce = last_nonce
 
     def check_request_lock(self) -> None:
         """Allow everything."""
 
-    def newest_nonce_before(self, nonce: int) -> int:
-        """Return 100."""
-        return 100
+    def newest_nonce_before(self, nonce: int) -> int | None:
+        """Return the given nonce."""
+        return self._last_nonce
 
 
-def check_with_probe(breaker: CircuitBreaker, api: FakeApi) -> None:
+def check_with_probe(breaker: CircuitBreaker, api: FakeApi, last_nonce: int | None = 100) -> None:
     """Send a request, which a probe precedes where the breaker is half open."""
     market_clock = MarketClock()
     limiter = RateLimiter(os.devnull, UNLIMITED)
-    client = KrakenClient(FakeSender(), breaker, limiter, ServerTime(market_clock), "us")
+    client = KrakenClient(FakeSender(last_nonce), breaker, limiter, ServerTime(market_clock), "us")
     client.try_send(cast(Any, api), PrivateRequest("Balance", {}), must_send=False)
 
 
@@ -317,14 +320,16 @@ def test_unanswered_probe_leaves_the_breaker_unchanged(tmp_path: Path) -> None:
             check_with_probe(breaker, FakeApi(ValueError("nothing came back")))
 
 
-@pytest.mark.parametrize(("reported", "named"), [(150, True), (90, False), (250, False)])
+@pytest.mark.parametrize(
+    ("last_nonce", "reported", "named"), [(100, 150, True), (100, 90, False), (100, 250, False), (None, 150, False)]
+)
 def test_reported_nonce_proves_an_external_sender(
-    reported: int, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    last_nonce: int | None, reported: int, named: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A reported nonce between our last one and that of the probe proves an external sender, which is logged; no other
     does."""
     caplog.set_level(logging.WARNING)
-    check_with_probe(make_breaker(1.0, tmp_path / "silence"), FakeApi(answer({"nonce": str(reported)})))
+    check_with_probe(make_breaker(1.0, tmp_path / "silence"), FakeApi(answer({"nonce": str(reported)})), last_nonce)
     assert ("another sender is on this key" in caplog.text) is named
 
 

@@ -1,0 +1,53 @@
+"""Market data without a network: the pairs are read once, and no lock is held meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bot.base.clock import MarketClock, ServerTime
+from bot.kraken.market_data import MarketData
+from tests.unit.kraken_samples import ASSET_PAIRS, ASSETS
+
+LIMIT_SECONDS = 30.0
+
+
+class SlowFirstReader:
+    """Kraken's public endpoints, of which the first reader of the pairs waits for its answer."""
+
+    def __init__(self) -> None:
+        self.first_is_reading, self.may_answer = threading.Event(), threading.Event()
+        self.pairs_read = 0
+
+    def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Return pairs and assets."""
+        if method == "AssetPairs":
+            self.pairs_read += 1
+            if self.pairs_read == 1:
+                self.first_is_reading.set()
+                assert self.may_answer.wait(LIMIT_SECONDS)
+        return {"AssetPairs": ASSET_PAIRS, "Assets": ASSETS}[method]
+
+    def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Never called."""
+        raise AssertionError(method)
+
+
+def test_no_lock_is_held_while_the_pairs_are_read() -> None:
+    """While one thread waits for the pairs another one reads them itself: a child that is forked in that moment has no
+    lock to wait for. From then on they are read no more."""
+    calls, clock = SlowFirstReader(), MarketClock()
+    market_data = MarketData(calls, ServerTime(clock), clock)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(market_data.pair, "BTC/EUR")
+        assert calls.first_is_reading.wait(LIMIT_SECONDS)
+        second = pool.submit(market_data.pair, "BTC/EUR")
+        try:
+            assert second.result(LIMIT_SECONDS).symbol == "BTC/EUR"
+        finally:
+            calls.may_answer.set()
+        assert first.result(LIMIT_SECONDS) == second.result(LIMIT_SECONDS)
+    market_data.pair("BTC/EUR")
+    assert calls.pairs_read == 2
