@@ -45,7 +45,7 @@ from bot.base.models import (
 )
 from bot.base.paths import journal_file_path, key_file_path
 from bot.config import credential_problems, url_problems
-from bot.kraken import nonce_recovery, order_requests, responses, transport
+from bot.kraken import new_order, nonce_recovery, responses, transport
 from bot.kraken.account import Account
 from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
@@ -189,7 +189,7 @@ class KrakenBroker:
         problems = credential_problems(api_key, api_secret) + url_problems("KRAKEN_API_URL", api_url)
         if problems:
             raise SettingsError(problems)
-        self.bot_id = bot_id or order_requests.derive_bot_id(api_key)
+        self.bot_id = bot_id or new_order.derive_bot_id(api_key)
         self.key_info: KeyInfo | None = None
         self._api_key, self._nonce_unit = api_key, UNITS[nonce_unit]
         self._allow_withdraw_key = allow_withdraw_key
@@ -267,6 +267,7 @@ class KrakenBroker:
 
     def _immediate_nonce_jump(self) -> int:
         """Move the nonce to max(clock, last) + 60 s, save it and return it."""
+        # The common file is in microseconds, also for a key in nanoseconds; a shared store is in the key's unit.
         store = self.shared_store or open_file_store(NONCE_FILE)
         stored_us = (store.peek() or 0) // (self._nonce_unit.units_per_microsecond if self.shared_store else 1)
         return self._next_nonce(max(clock.nonce_clock.now_us(), stored_us) + NONCE_JUMP_SECONDS * 1_000_000)
@@ -475,7 +476,7 @@ class KrakenBroker:
 
     def client_order_id(self, symbol: str, strategy: str, candle_seconds: int, kind: str, attempt: int = 0) -> str:
         """Return the `cl_ord_id` of a signal: the same on any host, after any crash."""
-        return order_requests.client_order_id(self.bot_id, symbol, strategy, candle_seconds, kind=kind, attempt=attempt)
+        return new_order.client_order_id(self.bot_id, symbol, strategy, candle_seconds, kind=kind, attempt=attempt)
 
     def place_limit_order(
         self,

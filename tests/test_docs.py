@@ -29,7 +29,7 @@ from bot.config import load_settings
 from bot.dashboard.snapshot import SnapshotReader
 from bot.kraken import transport
 from bot.kraken.error_table import ERROR_TABLE, Category, Executed, RetryPolicy, make_error
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.nonce import leader_election
 from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS
 from bot.nonce.postgres_store import MAX_CONNECTIONS, RESPONSE_TIMEOUT_SECONDS

@@ -37,7 +37,7 @@ STANDBY_POLL_SECONDS = 1.0
 STOPPED_REASON = "stopped while not trading"
 
 # Problems that need a person or a fresh start: the program ends, with its exit code.
-_FATAL_ERRORS = (JournalVersionError, SettingsError, StateLostError, SymbolError)
+_ENDS_PROCESS = (JournalVersionError, SettingsError, StateLostError, SymbolError)
 
 
 def run_forever(work: Callable[[], int], lifecycle: Lifecycle, transient_errors: tuple[type[Exception], ...]) -> int:
@@ -63,7 +63,7 @@ def run_forever(work: Callable[[], int], lifecycle: Lifecycle, transient_errors:
             continue
         except StoppingError:
             return 0
-        except _FATAL_ERRORS:
+        except _ENDS_PROCESS:
             raise
         except transient_errors as error:
             delay_seconds = retry_delays.next_delay(error, boottime_seconds() - started_seconds)

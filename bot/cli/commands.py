@@ -10,11 +10,11 @@ from bot.base import logging_setup
 from bot.base.errors import BotError
 from bot.base.logging_setup import print_line
 from bot.cli.check import check_setup
-from bot.cli.controls import resume_entries
 from bot.cli.exit_codes import print_failure
 from bot.cli.nonce_commands import run_nonce_command
 from bot.cli.parser import parse_arguments
 from bot.cli.reports import check_journal_against_kraken, print_fills, print_orders
+from bot.cli.resume import resume_entries
 from bot.cli.run import run_bot
 from bot.config import Settings, load_settings
 from bot.dashboard import client

@@ -15,6 +15,7 @@ package, 3 the key may not be used, 4 trouble with nonces or a lockout, 5 Kraken
 RENAMED_OPTIONS = {"--stay": "--forever", "--ticks": "--cycles"}
 
 
+# A new command is described here, and has a function in `COMMANDS` (commands.py).
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Return the command and its options."""
     parser = argparse.ArgumentParser(prog="main.py", description="A Kraken trading bot.", epilog=EPILOG)

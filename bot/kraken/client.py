@@ -22,7 +22,7 @@ from bot.base.errors import (
 from bot.kraken import error_table, nonce_recovery, transport
 from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.kraken.rate_limiter import RateLimiter
 from bot.nonce.local_lock import Priority
 

@@ -30,10 +30,10 @@ from bot.base.errors import (
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Pair, PlacedOrder, Side
-from bot.kraken import error_table, order_requests, responses
+from bot.kraken import error_table, new_order, responses
 from bot.kraken.client import PrivateRequest
 from bot.kraken.market_data import MarketData
-from bot.kraken.order_requests import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH, NewOrder
+from bot.kraken.new_order import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH, NewOrder
 from bot.kraken.pairs import check_order, format_decimal, round_volume
 from bot.kraken.rate_counters import Action
 from bot.kraken.rate_limiter import RateLimiter
@@ -156,7 +156,7 @@ class OrderGateway:
         if not isinstance(quantity, Decimal):
             raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
         current_price = self._market_data.get_current_price(symbol)
-        price = order_requests.max_slippage_price(pair, side, current_price, self._max_slippage_percent)
+        price = new_order.max_slippage_price(pair, side, current_price, self._max_slippage_percent)
         volume = quantity if size_type == "base" else round_volume(pair, quantity / max(price, current_price))
         check_order(pair, side, volume, price)
         return self._place(NewOrder(pair, side, "limit", volume, price, cl_ord_id, time_in_force="IOC"))
@@ -185,9 +185,9 @@ class OrderGateway:
             raise OrderRuleError(
                 f"{method} is not offered: its outcome could not be reconciled. Use AddOrder", "method"
             )
-        order_requests.check_fields(params)
+        new_order.check_fields(params)
         pair = self._market_data.pair(str(params.get("pair")))
-        return self._send(order_requests.parse_order(pair, params, str(params.get("cl_ord_id") or ""))).result
+        return self._send(new_order.parse_order(pair, params, str(params.get("cl_ord_id") or ""))).result
 
     def _place(self, order: NewOrder) -> PlacedOrder:
         sent = self._send(order)
@@ -296,7 +296,7 @@ class OrderGateway:
         if order.kind != "limit" or order.side is Side.SELL:
             # Only a limit on a buy bounds what the order can be worth.
             current_price = self._market_data.get_current_price(pair.symbol)
-            slipped = order_requests.max_slippage_price(pair, order.side, current_price, self._max_slippage_percent)
+            slipped = new_order.max_slippage_price(pair, order.side, current_price, self._max_slippage_percent)
             price = max(price, current_price, slipped)
         if price * order.volume > self._max_order_value:
             raise OrderRuleError(

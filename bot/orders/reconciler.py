@@ -12,7 +12,7 @@ from bot.base.errors import BotError, JournalError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Order
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.journal import Journal
 from bot.orders.order_state import Intent, OrderState
 from bot.orders.reconciliation import (

@@ -23,7 +23,7 @@ from bot.trading.broker import Broker
 from bot.trading.controls import Controls
 from bot.trading.decision_log import DecisionLog
 from bot.trading.exit_policy import OrderRole
-from bot.trading.fills import FillFetcher
+from bot.trading.fill_fetcher import FillFetcher
 from bot.trading.order_tracker import FillDelta, OrderTracker
 
 # How often one signal can be proved not placed and still be recognized after a restart.

@@ -205,6 +205,7 @@ def _check_history(_order: OrderRequest, state: RiskState, _limits: RiskLimits) 
     return "" if state.is_history_loaded else "the bot's own history could not be read yet"
 
 
+# `OrderGateway` checks MAX_ORDER_VALUE again, at the worst price that the order may get: scripts do not come by here.
 def _check_order_value(order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     value = _value(order, state)
     if value <= limits.max_order_value:

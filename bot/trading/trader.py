@@ -41,10 +41,10 @@ from bot.trading.dead_man_switch import DeadManSwitch
 from bot.trading.decision_log import DecisionLog, StatusLine
 from bot.trading.executor import Executor, OrderCounts
 from bot.trading.feed import Feed
-from bot.trading.history import StartupReconciliation
 from bot.trading.position_manager import PositionManager
 from bot.trading.risk import RiskLimits, RiskState, is_retryable
 from bot.trading.snapshot import SnapshotPublisher
+from bot.trading.startup_reconciliation import StartupReconciliation
 from bot.trading.strategies.base import Strategy
 
 # Of real time: a market that runs faster is not polled more often.
@@ -57,7 +57,7 @@ CANDLE_GRACE_SECONDS = 1.0
 # An entry stays open for one candle and a little longer, so that the next decision still finds it or finds its fill.
 ENTRY_TTL_MARGIN_SECONDS = 60
 
-_FATAL_ERRORS = (
+_ENDS_RUN = (
     CredentialsError,
     JournalVersionError,
     KeyRuleError,
@@ -69,7 +69,7 @@ _FATAL_ERRORS = (
     StoppingError,
     SymbolError,
 )
-# The transient ones among those.
+# Kinds of these that pass by themselves.
 _TRANSIENT_ERRORS = (StoreUnavailableError, RequestLockTimeout)
 STOPPED = "stopped"
 
@@ -399,4 +399,4 @@ def _catch_transient_error(action: Callable[[], None]) -> BotError | None:
 
 
 def _is_fatal(problem: BotError) -> bool:
-    return isinstance(problem, _FATAL_ERRORS) and not isinstance(problem, _TRANSIENT_ERRORS)
+    return isinstance(problem, _ENDS_RUN) and not isinstance(problem, _TRANSIENT_ERRORS)

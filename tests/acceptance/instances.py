@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bot.base.clock import boottime_seconds, sleep
-from bot.kraken.order_requests import client_order_id
+from bot.kraken.new_order import client_order_id
 from bot.simulator.api import PRIVATE_PATH, Api, LoggedRequest
 from bot.simulator.faults import Fault
 from bot.simulator.http_server import SimulatorHttpServer

@@ -12,7 +12,7 @@ from freezegun import freeze_time
 from bot.base.clock import MarketClock, wall_seconds
 from bot.base.errors import InvalidNonceError
 from bot.broker_manager import get_kraken_nonce
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from tests.acceptance.broker_tools import ORDER, advance_time, current_btc_price, open_broker_setup
 

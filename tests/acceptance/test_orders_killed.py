@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bot.kraken import order_requests
+from bot.kraken import new_order
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.journal_comparison import check_journal_against_exchange
@@ -103,7 +103,7 @@ def client_order_ids_of(signal: Signal) -> list[str]:
     """Return the client order id of each attempt at a signal, computed independently of the bot."""
     order_request = signal.order_request()
     return [
-        order_requests.client_order_id(
+        new_order.client_order_id(
             BOT_ID,
             order_request.symbol,
             STRATEGY,

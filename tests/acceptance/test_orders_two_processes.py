@@ -10,7 +10,7 @@ import pytest
 from bot.base.errors import NotSentError, OrderOutcomeUnknownError, OrderRefusedError
 from bot.broker_manager import KrakenBroker
 from bot.kraken import transport
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.order_state import OrderState
 from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.options import SimulatorOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.journal_comparison import check_journal_against_exchange

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bot.kraken.order_requests import client_order_id
+from bot.kraken.new_order import client_order_id
 from tests.acceptance.local_kraken import CROSSING, FILLING, HOUR, START, local_kraken
 from tests.acceptance.processes import run, running
 

@@ -21,7 +21,7 @@ from bot.base.models import Side
 from bot.base.paths import journal_file_path
 from bot.broker_manager import KrakenBroker
 from bot.kraken.account import HISTORY_PAGE_SIZE
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS, client_order_id
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS, client_order_id
 from bot.kraken.rate_counters import UNLIMITED
 from bot.orders.journal import Journal
 from bot.orders.order_state import UNRESOLVED_STATES, Intent
@@ -29,7 +29,7 @@ from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.instruments import ASSETS, KNOWN_PAIRS, AssetRules, Instruments, PairRules
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from bot.trading.fills import FillFetcher
+from bot.trading.fill_fetcher import FillFetcher
 from bot.trading.order_tracker import OrderTracker
 from tests.acceptance.local_kraken import CROSSING, HOUR, RESTING, START, LocalKraken, ScriptedCandles, SkippableClock
 from tests.acceptance.processes import BotProcess

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS
 from tests.model.lease_mutants import CLOCKS_STAND_STILL, FAILS_OVER, KNOWN_LIMITS, MUTANTS, NO_DEADLINES, NO_NONCES
 from tests.model.lease_protocol import Model

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from bot.kraken.order_requests import ORDER_DEADLINE_SECONDS
+from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from tests.model.mutants import MUTANTS
 from tests.model.protocol import Disk, Exchange, Model, Rules, Seconds, State, Violation

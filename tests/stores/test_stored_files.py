@@ -22,7 +22,7 @@ from bot.base.errors import BotAlreadyRunningError, InvalidNonceError, LockoutEr
 from bot.broker_manager import KrakenBroker, get_kraken_nonce
 from bot.kraken.breaker_file import BreakerFile
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
-from bot.kraken.order_requests import client_order_id, derive_bot_id
+from bot.kraken.new_order import client_order_id, derive_bot_id
 from bot.kraken.rate_counters import PRO, UNLIMITED, Action
 from bot.kraken.rate_limiter import RateLimiter
 from bot.nonce.local_lock import Priority, RequestLock

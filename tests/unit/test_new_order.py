@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from bot.base.models import Side
-from bot.kraken.order_requests import NewOrder, parse_order
+from bot.kraken.new_order import NewOrder, parse_order
 from tests.unit.kraken_samples import PAIR_TABLE
 
 PAIR = PAIR_TABLE.find("BTC/EUR")
