@@ -204,8 +204,8 @@ class Event(Enum):
 
     # Decisions, and the bot's own orders.
     HOLD_DECIDED = _info("{symbol} {close}  nothing to do: no signal")
-    ORDER_REFUSED_BY_RISK = _info("{symbol} {close}  {kind} refused ({rule}): {reason}")
-    STOP_REFUSED_BY_RISK = _warning("{symbol} {close}  {kind} refused ({rule}), so no stop is placed: {reason}")
+    ORDER_REFUSED_BY_RISK = _warning("{symbol} {close}  {kind} refused ({rule}): {reason}")
+    STOP_REFUSED_BY_RISK = _error("{symbol} {close}  {kind} refused ({rule}), so no stop is placed: {reason}")
     SIGNAL_ALREADY_PLACED = _info("{symbol}  {kind} {side} {volume}: this signal was placed before, as {cl_ord_id}")
     ORDER_PLACED = _info(
         "{symbol} {close}  {kind}: {side} {volume}[ at {price}][ at worst {worst_price}] accepted as {txid}: {reason}"

@@ -88,7 +88,7 @@ def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
 
 def cycle_count(text: str) -> int:
     """Read a number of cycles, at least one."""
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return number

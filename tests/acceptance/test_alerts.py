@@ -133,7 +133,7 @@ def test_key_with_higher_nonce_floor_is_reported_with_advice(event_queue: Emitte
     emitted = drain_events(event_queue)
     assert [one.event for one in emitted] == [Event.NONCE_REFUSED] * 5 + [Event.CIRCUIT_BREAKER_OPENED]
     assert [one["refused_nonces"] for one in emitted[:5]] == [1, 2, 3, 4, 5]
-    assert "The way out is a new API key" in emitted[-1].text
+    assert "NONCE_UNIT=ns" in emitted[-1]["advice"]
 
 
 # Orders

@@ -205,7 +205,7 @@ def test_never_two_leaders(
         (tmp_path / "fleet").mkdir()
         fleet = stack.enter_context(trading_fleet(tmp_path / "fleet", speed=SPEED, enforce_deadline=False))
         chaos = Chaos(fleet, server, proxies, seed)
-        fleet.instances[0].wait_for(" leads[,;]")
+        fleet.instances[0].wait_for(" leads( with|;)")
         chaos.run(200 if full_size else 4)
         print(f"seed {seed}: {', '.join(chaos.event_log)}")
         wait_for_an_order(chaos)
