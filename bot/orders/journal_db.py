@@ -243,7 +243,11 @@ def _connect(address: str) -> sqlite3.Connection:
     )
     # Bytes that are no text are damage, and are to be told from trouble of the disk: UnicodeDecodeError.
     connection.text_factory = bytes.decode
-    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+    try:
+        connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+    except BaseException:  # SQLite reads the schema here, which can be damaged
+        connection.close()
+        raise
     return connection
 
 
