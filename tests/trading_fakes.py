@@ -382,6 +382,20 @@ WIDE_LIMITS = RiskLimits(Decimal(1000), Decimal(1000), Decimal(1000), cooldown_s
 DEFAULT_SETTINGS = TraderSettings(("BTC/USD",), "1m", order_value=Decimal(100), limits=WIDE_LIMITS)
 
 
+def stop_during_reconciliation(broker: FakeBroker) -> InstantEvent:
+    """Return a stop that is set by the first check of the history, which is not complete before second 377."""
+    broker.history_complete_at_seconds = 377.0
+    stop = InstantEvent()
+    history_is_complete = broker.history_is_complete
+
+    def stop_and_check() -> bool:
+        stop.set()
+        return history_is_complete()
+
+    broker.history_is_complete = stop_and_check  # type: ignore[method-assign]
+    return stop
+
+
 def run_trader(
     broker: FakeBroker,
     clock: MarketClock,

@@ -17,13 +17,13 @@ from bot.trading.decision_log import DecisionLog
 from tests.event_log import EventLog
 from tests.trading_fakes import (
     FakeBroker,
-    InstantEvent,
     ScriptedStrategy,
     SteppedClock,
     buy,
     make_candles,
     make_order,
     run_trader,
+    stop_during_reconciliation,
 )
 
 BUSY = ServiceError("CancelAllOrdersAfter", ["EService:Busy"])
@@ -192,15 +192,7 @@ def test_a_run_that_ends_in_an_error_disarms_it_too() -> None:
 def test_a_stop_during_start_up_reconciliation_leaves_it_off() -> None:
     """A run that is stopped during start-up reconciliation never arms it."""
     broker, clock = live_market()
-    broker.history_complete_at_seconds = 377.0
-    stop = InstantEvent()
-    history_is_complete = broker.history_is_complete
-
-    def stop_and_check() -> bool:
-        stop.set()
-        return history_is_complete()
-
-    broker.history_is_complete = stop_and_check  # type: ignore[method-assign]
+    stop = stop_during_reconciliation(broker)
     run_trader(broker, clock, ScriptedStrategy({}), stop=stop, dead_man_switch_seconds=60)
     assert {call for call in broker.calls if call.startswith("switch")} == {"switch 0"}
 

@@ -13,7 +13,6 @@ from bot.trading.strategies.base import StrategyContext
 from tests.trading_fakes import (
     WIDE_LIMITS,
     FakeBroker,
-    InstantEvent,
     ScriptedStrategy,
     SteppedClock,
     buy,
@@ -22,6 +21,7 @@ from tests.trading_fakes import (
     observe_context,
     run_trader,
     sell_all,
+    stop_during_reconciliation,
 )
 
 ENTRY_ID, EXIT_ID = "bot01|BTC/USD|script|180|entry|0", "bot01|BTC/USD|script|300|exit|0"
@@ -249,15 +249,7 @@ def test_an_earlier_exit_that_arrives_after_the_start_is_not_repeated() -> None:
 def test_a_bot_stopped_during_start_up_reconciliation_sends_no_order() -> None:
     """Stopped before its history is complete, the bot sends no exit."""
     broker, clock = holding_one()
-    broker.history_complete_at_seconds = 377.0
-    stop = InstantEvent()
-    history_is_complete = broker.history_is_complete
-
-    def stop_and_check() -> bool:
-        stop.set()
-        return history_is_complete()
-
-    broker.history_is_complete = stop_and_check  # type: ignore[method-assign]
+    stop = stop_during_reconciliation(broker)
     run_trader(broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=3, stop=stop)
     assert broker.sent_ids == []
 
