@@ -13,10 +13,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from decimal import Decimal
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
-
-import krakenex
 
 from bot import config
 from bot.base import clock, fork_safety, metrics
@@ -45,7 +43,7 @@ from bot.base.models import (
 )
 from bot.base.paths import journal_file_path, key_file_path
 from bot.config import credential_problems, url_problems
-from bot.kraken import new_order, nonce_recovery, responses, transport
+from bot.kraken import new_order, nonce_recovery, responses
 from bot.kraken.account import Account
 from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
@@ -54,6 +52,7 @@ from bot.kraken.key_rules import check_key
 from bot.kraken.market_data import MarketData
 from bot.kraken.rate_counters import STARTER, Tier
 from bot.kraken.rate_limiter import RateLimiter
+from bot.kraken.transport import KrakenAPI
 from bot.nonce.distributed_lock import DistributedRequestLock
 from bot.nonce.file_store import MICROSECONDS, UNITS, open_file_store
 from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS, Priority, RequestLock
@@ -196,8 +195,9 @@ class KrakenBroker:
         self._stopping = threading.Event()
         self._market_clock = market_clock or clock.MarketClock()
         self._server_time = clock.ServerTime(self._market_clock)
-        self._open_api = partial(transport.open_api, api_key, api_secret, api_url, proxy)
-        self._open_connections()
+        self._nonce_lock = threading.Lock()
+        self._server = api_key, api_secret, api_url, proxy
+        self.api = self._open_api()
         # None where the file alone holds the nonces.
         self.shared_store = _open_shared_store(api_key, nonce_unit) if NONCE_STORE else None
         self._request_lock = _make_request_lock(NONCE_FILE, api_key, self.shared_store)
@@ -231,21 +231,14 @@ class KrakenBroker:
         self._recent_nonces = deque([self._last_nonce], maxlen=RECENT_NONCES)
         fork_safety.register_after_fork(self)
 
-    def _open_connections(self) -> None:
-        # krakenex keeps its last answer in the object: one for whoever holds the request lock, one for public calls.
-        self.api = self._open_private_api()
-        self._public_api = self._open_api()
-        self._public_lock = threading.Lock()
-        self._nonce_lock = threading.Lock()
-
-    def _open_private_api(self) -> krakenex.API:
-        api = self._open_api()
+    def _open_api(self) -> KrakenAPI:
+        api = KrakenAPI(*self._server)
         api._nonce = self._nonce_monotonic
         return api
 
     def after_fork_in_child(self) -> None:
-        """Open new connections: a forked child must not write into its parent's."""
-        self._open_connections()
+        """Replace the locks, which a thread of the parent may have held."""
+        self._nonce_lock = threading.Lock()
         self.orders.after_fork_in_child()
         self._reconciler.after_fork_in_child()
 
@@ -262,7 +255,7 @@ class KrakenBroker:
         return nonce
 
     def _nonce_monotonic(self) -> str:
-        """Return the next nonce as krakenex wants it; krakenex calls this for every private request."""
+        """Return the next nonce as text: the `_nonce` of `api`, from which every private request gets its own."""
         return str(self._next_nonce())
 
     def _immediate_nonce_jump(self) -> int:
@@ -294,8 +287,7 @@ class KrakenBroker:
 
     def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a public endpoint; return its `result`. Raises NotSentError, NoAnswerError or a KrakenError."""
-        with self._public_lock:
-            return self._client.send_public(self._public_api, method, params or {})
+        return self._client.send_public(self.api, method, params or {})
 
     def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a private endpoint; return its `result`. `params` is not changed.
@@ -344,7 +336,7 @@ class KrakenBroker:
                 raise
         # At worst its nonce is refused; an order that stays open is the greater harm.
         emit(Event.REQUEST_LOCK_SKIPPED, method=request.method)
-        with closing(self._open_private_api()) as api:
+        with closing(self._open_api()) as api:
             _, result = self._client.try_send(api, request, must_send=True)
             return result
 
@@ -387,7 +379,6 @@ class KrakenBroker:
         self._circuit_breaker.close()
         self.journal.close()
         self.api.close()
-        self._public_api.close()
 
     # State, from memory and from the key's own files: nothing is sent
 

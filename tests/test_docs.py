@@ -27,7 +27,7 @@ from bot.cli import parser
 from bot.cli.exit_codes import EXIT_CODES, JOURNAL_DIFFERS, PROGRAM_FAULT
 from bot.config import load_settings
 from bot.dashboard.snapshot import SnapshotReader
-from bot.kraken import transport
+from bot.kraken import http_connection
 from bot.kraken.error_table import ERROR_TABLE, Category, Executed, RetryPolicy, make_error
 from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.nonce import leader_election
@@ -326,12 +326,12 @@ def test_the_drawing_of_the_code_layout_has_every_module() -> None:
 
 def test_documented_request_lock_times_match_the_code() -> None:
     """docs/nonces.md gives the times of lock, connection, answer and wait as the code has them."""
-    connect, answer = transport.CONNECT_TIMEOUT_SECONDS, transport.RESPONSE_TIMEOUT_SECONDS
+    connect, answer = http_connection.CONNECT_TIMEOUT_SECONDS, http_connection.RESPONSE_TIMEOUT_SECONDS
     text = " ".join(read_section("docs/nonces.md", "The request lock").split())
     assert f"A request holds the lock for at most {connect + answer:g} s" in text
     assert f"{connect:g} s to connect, {answer:g} s for the answer" in text
     assert f"waits longer than {LOCK_TIMEOUT_SECONDS:g} s gets `RequestLockTimeout`" in text
-    assert answer > transport.READ_TIMEOUT_SECONDS
+    assert answer > http_connection.READ_TIMEOUT_SECONDS
 
 
 def test_documented_store_times_match_the_code() -> None:
@@ -349,7 +349,7 @@ def test_documented_store_times_match_the_code() -> None:
     assert "renewed three times in that" in text
     assert f"or {LOCK_LIFETIME_SECONDS:g} s after it was acquired, by the server's clock" in text
     assert f"must begin in its first {SEND_WINDOW_SECONDS:g} s" in text
-    left_seconds = LOCK_LIFETIME_SECONDS - SEND_WINDOW_SECONDS - transport.CONNECT_TIMEOUT_SECONDS
+    left_seconds = LOCK_LIFETIME_SECONDS - SEND_WINDOW_SECONDS - http_connection.CONNECT_TIMEOUT_SECONDS
     assert f"its bytes leave {left_seconds:g} s before the lock ends" in text
     assert TIMEOUT_SECONDS == RESPONSE_TIMEOUT_SECONDS
     timeout = f"{RESPONSE_TIMEOUT_SECONDS:g} s"

@@ -3,28 +3,30 @@ for them."""
 
 from __future__ import annotations
 
-import http.client
+import json
 import re
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
-
-import requests
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from bot.app.alert_queue import AlertQueue, Message
 from bot.base import clock
-from bot.base.errors import BotError
+from bot.base.errors import BotError, NoAnswerError, NotSentError
 from bot.base.event_catalog import Event
 from bot.base.events import Fields, emit, subscribe
 from bot.base.redaction import hide, redact
-from bot.kraken import transport
+from bot.kraken.http_connection import HttpConnection, HttpResponse
 
 CHECK_INTERVAL_SECONDS = 60.0
 DAY_SECONDS = 86_400
 # Before midnight UTC, while the summary of "today" still is that day's.
 BEFORE_MIDNIGHT_SECONDS = 90
-RESPONSE_LENGTH_MAX = 10_000
+ANSWER_BYTES_MAX = 1024 * 1024
+# What may stand in a path and a query as it is (RFC 3986), and the percent sign of what is encoded already.
+_TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"
 
 
 class Alerts:
@@ -217,26 +219,25 @@ class _HttpChannel:
 
     def __init__(self, url: str, setting: str) -> None:
         hide(url)
-        # A Secret hides itself from requests too; put together anew, it is plain text.
-        self._url = urlsplit(url).geturl()
+        parts = urlsplit(str.__str__(url))
+        self._url = parts.geturl()
+        # An address that a person has typed may have characters that HTTP does not allow.
+        self._target = quote(parts._replace(scheme="", netloc="", fragment="").geturl() or "/", safe=_TARGET_CHARACTERS)
         self._setting = setting
         self._logged_problem = ""
 
     def send(self, method: str, body: dict[str, Any] | None = None) -> float | None:
         """Send once. Return None when the message is done, accepted or finally refused; otherwise the minimum number
         of seconds before it may be sent again."""
-        timeouts = (transport.CONNECT_TIMEOUT_SECONDS, transport.READ_TIMEOUT_SECONDS)
+        headers, data = {}, b""
+        if body is not None:
+            headers, data = {"Content-Type": "application/json"}, json.dumps(body).encode("ascii")
         try:
-            with requests.Session() as session:
-                transport.harden_session(session)
-                with session.request(method, self._url, json=body, timeout=timeouts, stream=True) as response:
-                    return self._handle_response(response)
-        except requests.TooManyRedirects:
-            self.log_problem("it redirects to another address, and redirects are not followed")
-            return None
-        except (requests.RequestException, OSError, http.client.HTTPException, ValueError) as error:
-            # Without the error's text, which contains the address.
-            self.log_problem(f"no answer ({type(error).__name__})")
+            with closing(HttpConnection(self._url, body_bytes_max=ANSWER_BYTES_MAX)) as connection:
+                return self._handle_response(connection.request(method, self._target, headers, data))
+        except (NotSentError, NoAnswerError) as error:
+            # Without the error's text, which contains the host.
+            self.log_problem(f"no answer ({type(error.__cause__ or error).__name__})")
             return 0.0
 
     def log_problem(self, problem: str) -> None:
@@ -245,23 +246,24 @@ class _HttpChannel:
             emit(Event.NOTIFICATION_FAILED, setting=self._setting, reason=problem)
         self._logged_problem = problem
 
-    def _handle_response(self, response: requests.Response) -> float | None:
-        status = response.status_code
+    def _handle_response(self, response: HttpResponse) -> float | None:
+        status = response.status
         if 200 <= status < 300:
             if self._logged_problem:
                 emit(Event.NOTIFICATION_RECOVERED, setting=self._setting)
             self._logged_problem = ""
             return None
+        if 300 <= status < 400:
+            self.log_problem("it redirects to another address, and redirects are not followed")
+            return None
         self.log_problem(f"HTTP {status}")
-        if status == http.HTTPStatus.TOO_MANY_REQUESTS:
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             return _retry_after_seconds(response)
         return 0.0 if status >= 500 else None
 
 
-def _retry_after_seconds(response: requests.Response) -> float:
+def _retry_after_seconds(response: HttpResponse) -> float:
     """Return the wait that a 429 asks for, in its header or in Telegram's body (Bot API: ResponseParameters)."""
     header = response.headers.get("Retry-After", "").encode("ascii", "replace")
-    match = re.fullmatch(rb"(\d{1,9})", header) or re.search(
-        rb'"retry_after"\s*:\s*(\d{1,9})', next(response.iter_content(RESPONSE_LENGTH_MAX), b"")
-    )
+    match = re.fullmatch(rb"(\d{1,9})", header) or re.search(rb'"retry_after"\s*:\s*(\d{1,9})', response.body)
     return int(match[1]) if match else 0.0

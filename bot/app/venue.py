@@ -10,7 +10,8 @@ from bot.base.clock import MarketClock
 from bot.base.timeframes import parse_timeframe
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
-from bot.kraken import responses, transport
+from bot.kraken import responses
+from bot.kraken.transport import KrakenAPI
 from bot.simulator.paper import open_paper_account
 
 # Render keeps the old instance running beside the new one for 60 s, then for up to 30 s more (zero-downtime deploys).
@@ -55,8 +56,8 @@ def live_clock(settings: Settings) -> MarketClock:
 
 def fetch_kraken_time(settings: Settings) -> float:
     """Return Kraken's Time in Unix seconds. Raises a TransportError or KrakenError."""
-    api = transport.open_api("", "", settings.api_url, settings.proxy)
-    return responses.read_time(transport.request(api.query_public, "Time", {}).get("result"))
+    with contextlib.closing(KrakenAPI(url=settings.api_url, proxy=settings.proxy)) as api:
+        return responses.read_time(api.query_public("Time").get("result"))
 
 
 def open_live_broker(settings: Settings, clock: MarketClock) -> KrakenBroker:

@@ -26,8 +26,9 @@ from bot.base.logging_setup import print_line
 from bot.base.paths import key_file_path
 from bot.broker_manager import kraken_request_lock
 from bot.config import Settings, credential_problems
-from bot.kraken import error_table, nonce_recovery, transport
+from bot.kraken import error_table, nonce_recovery
 from bot.kraken.breaker_file import BreakerFile
+from bot.kraken.transport import KrakenAPI
 from bot.nonce.file_store import NANOSECONDS, UNITS, FileStore, NonceUnit, nonce_ceiling
 from bot.nonce.open_store import open_nonce_store, url_problem
 from bot.nonce.shared_store import file_store_for_key, nonce_ahead_error, open_shared_store
@@ -241,24 +242,18 @@ def _check_breaker_closed(breaker: BreakerFile) -> None:
 
 def _send_probe(settings: Settings, breaker: BreakerFile) -> int:
     """Send the one request; return its nonce, which stays used whatever the answer is."""
-    key, nonces = settings.api_key, []
-
-    def next_nonce() -> str:
+    key, nonce_file = settings.api_key, broker_manager.NONCE_FILE
+    api = KrakenAPI(key, settings.api_secret, settings.api_url, settings.proxy)
+    with closing(api), kraken_request_lock(api_key=key, unit=NANOSECONDS.name):
         # Not by get_kraken_nonce(), which would take the nonce from the common file too.
         if settings.nonce_store:
-            shared_store = open_shared_store(settings.nonce_store, key, broker_manager.NONCE_FILE, NANOSECONDS)
-            nonces.append(shared_store.next_nonce())
+            nonce = open_shared_store(settings.nonce_store, key, nonce_file, NANOSECONDS).next_nonce()
         else:
-            nonces.append(file_store_for_key(broker_manager.NONCE_FILE, key, NANOSECONDS).next_nonce())
-        return str(nonces[0])
-
-    api = transport.open_api(key, settings.api_secret, settings.api_url, settings.proxy)
-    api._nonce = next_nonce
-    with closing(api), kraken_request_lock(api_key=key, unit=NANOSECONDS.name):
-        _raise_kraken_error(transport.request(api.query_private, "GetApiKeyInfo", {}), breaker)
+            nonce = file_store_for_key(nonce_file, key, NANOSECONDS).next_nonce()
+        _raise_kraken_error(api.send_private("GetApiKeyInfo", {}, nonce), breaker)
     # This request was the probe that closes the circuit breaker.
     breaker.reset()
-    return nonces[0]
+    return nonce
 
 
 def _raise_kraken_error(envelope: dict[str, Any], breaker: BreakerFile) -> None:

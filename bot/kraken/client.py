@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-import krakenex
 
 from bot.base import clock
 from bot.base.clock import ServerTime
@@ -19,11 +17,12 @@ from bot.base.errors import (
     RateLimitError,
     RequestError,
 )
-from bot.kraken import error_table, nonce_recovery, transport
+from bot.kraken import error_table, nonce_recovery
 from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker
 from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.kraken.rate_limiter import RateLimiter
+from bot.kraken.transport import KrakenAPI
 from bot.nonce.local_lock import Priority
 
 # What places or changes an order; `OrderGateway` says which of them it offers.
@@ -92,29 +91,8 @@ def is_validation(method: str, params: Mapping[str, Any]) -> bool:
 PROBE = PrivateRequest("GetApiKeyInfo", {})
 
 
-@dataclass(slots=True)
-class _RequestNonce:
-    """The nonce of one request. krakenex asks for it while it builds the request."""
-
-    next_nonce: Callable[[], str]
-    sender: Sender
-    before_send: BeforeSend | None = None
-    deadline_seconds: float = 0.0
-    value: int = 0
-
-    def take(self) -> str:
-        """Return the nonce as krakenex sends it, once an order that goes with it is on disk."""
-        nonce = self.next_nonce()
-        self.value = int(nonce)
-        if self.before_send is not None:
-            self.before_send.record_sent(nonce, self.deadline_seconds)
-            # Writing to disk may have taken long.
-            self.sender.check_request_lock()
-        return nonce
-
-
 class KrakenClient:
-    """Sends requests over a given krakenex.API, each once; tells circuit breaker and rate limiter the result.
+    """Sends requests over a given KrakenAPI, each once; tells circuit breaker and rate limiter the result.
 
     The API's `_nonce` issues the nonces.
     """
@@ -133,12 +111,11 @@ class KrakenClient:
         self._server_time = server_time
         self._nonce_unit = nonce_unit
 
-    def send_public(self, api: krakenex.API, method: str, params: Mapping[str, Any]) -> Any:
+    def send_public(self, api: KrakenAPI, method: str, params: Mapping[str, Any]) -> Any:
         """Send a public request; return its result."""
-        envelope = transport.request(api.query_public, method, dict(params))
-        return self._read_result(method, envelope)
+        return self._read_result(method, api.query_public(method, dict(params)))
 
-    def try_send(self, api: krakenex.API, request: PrivateRequest, *, must_send: bool) -> tuple[float, Any]:
+    def try_send(self, api: KrakenAPI, request: PrivateRequest, *, must_send: bool) -> tuple[float, Any]:
         """Send a private request; return 0.0 and its result, or how many seconds the rate limit asks to wait and None.
 
         `must_send` sends it whatever the rate limit says. Raises NonceRefusedError for a refused nonce and
@@ -152,28 +129,33 @@ class KrakenClient:
             if not must_send:
                 return wait_seconds, None
             self._rate_limiter.spend_rest(request.method, self._server_time.now())
-        # krakenex adds the nonce to this dictionary. The form encoding would write True, which Kraken does not read.
-        data: dict[str, Any] = {}
+        # The form encoding would write True, which Kraken does not read.
+        params: dict[str, Any] = {}
         for name, value in request.params.items():
             if value is not None:
-                data[name] = str(value).lower() if isinstance(value, bool) else value
-        nonce = _RequestNonce(api._nonce, self._sender, request.before_send)
-        if request.method == "AddOrder":
-            nonce.deadline_seconds = self._server_time.now() + ORDER_DEADLINE_SECONDS
-            data["deadline"] = clock.format_rfc3339(nonce.deadline_seconds)
-            if request.before_send is None:
-                # It only validates. Kraken's spelling, whatever the caller wrote for yes.
-                data["validate"] = "true"
-        return 0.0, self._exchange(api, request, nonce, data)
+                params[name] = str(value).lower() if isinstance(value, bool) else value
+        if request.method != "AddOrder":
+            return 0.0, self._exchange(api, request, params, api._nonce())
+        deadline_seconds = self._server_time.now() + ORDER_DEADLINE_SECONDS
+        params["deadline"] = clock.format_rfc3339(deadline_seconds)
+        nonce = api._nonce()
+        if request.before_send is None:
+            # It only validates. Kraken's spelling, whatever the caller wrote for yes.
+            params["validate"] = "true"
+        else:
+            request.before_send.record_sent(str(nonce), deadline_seconds)
+            # Writing to disk may have taken long.
+            self._sender.check_request_lock()
+        return 0.0, self._exchange(api, request, params, nonce)
 
-    def _probe(self, api: krakenex.API, half_open: BreakerState) -> None:
+    def _probe(self, api: KrakenAPI, half_open: BreakerState) -> None:
         """Send the one request that may close the circuit breaker.
 
         Raises CircuitOpenError where Kraken refuses it or does not answer: then nothing else was sent.
         """
-        nonce = _RequestNonce(api._nonce, self._sender)
         try:
-            key_info = self._exchange(api, PROBE, nonce, {})
+            nonce = int(api._nonce())
+            key_info = self._exchange(api, PROBE, {}, nonce)
         except (InvalidNonceError, LockoutError) as error:
             raise self._circuit_breaker.extend(half_open, error) from error
         except RequestError:
@@ -183,24 +165,20 @@ class KrakenClient:
             raise CircuitOpenError(
                 f"the probe was not answered, and nothing else was sent: {error}", clock.wall_seconds()
             ) from error
-        previous_nonce = self._sender.newest_nonce_before(nonce.value)
-        self._circuit_breaker.close_after_probe(half_open, key_info, previous_nonce, nonce.value)
+        previous_nonce = self._sender.newest_nonce_before(nonce)
+        self._circuit_breaker.close_after_probe(half_open, key_info, previous_nonce, nonce)
 
-    def _exchange(self, api: krakenex.API, request: PrivateRequest, nonce: _RequestNonce, data: dict[str, Any]) -> Any:
-        default_nonce, api._nonce = api._nonce, nonce.take
-        try:
-            envelope = transport.request(api.query_private, request.method, data)
-        finally:
-            api._nonce = default_nonce
+    def _exchange(self, api: KrakenAPI, request: PrivateRequest, params: dict[str, Any], nonce: int | str) -> Any:
+        envelope = api.send_private(request.method, params, nonce)
         try:
             result = self._read_result(request.method, envelope)
         except InvalidNonceError as error:
             raise self._circuit_breaker.handle_refusal(
-                error, nonce.value, self._nonce_unit, is_repeatable=request.is_repeatable
+                error, int(nonce), self._nonce_unit, is_repeatable=request.is_repeatable
             ) from error
         except OrderRefusedError:
             # The matching engine refused the order: the nonce was accepted.
-            self._circuit_breaker.record_accepted(nonce.value)
+            self._circuit_breaker.record_accepted(int(nonce))
             raise
         except LockoutError:
             self._circuit_breaker.handle_lockout()
@@ -208,7 +186,7 @@ class KrakenClient:
         except RateLimitError as limited:
             self._rate_limiter.record_rate_limit_error(limited, self._server_time.now())
             raise
-        self._circuit_breaker.record_accepted(nonce.value)
+        self._circuit_breaker.record_accepted(int(nonce))
         return result
 
     def _read_result(self, method: str, envelope: dict[str, Any]) -> Any:

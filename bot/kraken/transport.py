@@ -1,141 +1,134 @@
-"""Bytes over HTTP by krakenex, bounded in time; "not sent" told apart from "no answer"."""
+"""krakenex's client over a connection that is bounded in time and size; "not sent" told apart from "no answer"."""
 
 from __future__ import annotations
 
-import http.client
-import io
-import socket
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Any, NoReturn
+from urllib.parse import urlencode
 
 import krakenex
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+from krakenex import version
 
 from bot.base import clock, metrics
-from bot.base.errors import NoAnswerError, NotSentError, TransportError
+from bot.base.errors import NoAnswerError, NotSentError
 from bot.base.redaction import redact
 from bot.kraken import error_table
+from bot.kraken.http_connection import HttpConnection, HttpResponse
 
-CONNECT_TIMEOUT_SECONDS = 3.0
-READ_TIMEOUT_SECONDS = 10.0
-# With the connection's 3 s this bounds a request, and so the request lock, to 15 s.
-RESPONSE_TIMEOUT_SECONDS = 12.0
+# AssetPairs, the longest answer, has about 1 MB; what an answer costs in memory is twenty times its length.
+PUBLIC_BODY_BYTES_MAX = 8 * 1024 * 1024
+PRIVATE_BODY_BYTES_MAX = 4 * 1024 * 1024
+# An order is not tried on a connection that something on its way may have forgotten.
+ORDER_IDLE_SECONDS_MAX = 30.0
 # Kraken's own are shorter than a line.
 MAX_ERROR_LENGTH = 500
+_USER_AGENT = f"krakenex/{version.__version__} (+{version.__url__})"
 
 
-class _BoundedReader(io.RawIOBase):
-    """Reads an answer until a deadline: a server that trickles bytes would renew a plain time-out for ever."""
+class KrakenAPI(krakenex.API):
+    """A `krakenex.API` that sends over two kept-alive connections of its own: one for private calls, one for public.
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._raw = connection.makefile("rb", buffering=0)
-        self._deadline_seconds = clock.boottime_seconds() + RESPONSE_TIMEOUT_SECONDS
+    `query_private`, `query_public` and `_nonce` are krakenex's. They return Kraken's envelope, numbers as `Decimal`,
+    and raise NotSentError where nothing was sent, NoAnswerError for everything that is not a readable answer: a
+    time-out, a 5xx, a redirect, HTML, half a body. Nothing is repeated, and no redirect is followed. Safe to share
+    between threads.
+    """
 
-    def readable(self) -> bool:
-        return True
+    def __init__(self, key: str = "", secret: str = "", url: str = "https://api.kraken.com", proxy: str = "") -> None:
+        # Not krakenex's own: it would open a session of requests.
+        self.key, self.secret = key, secret
+        self.uri = url.rstrip("/")
+        self.apiversion = "0"
+        self.response: HttpResponse | None = None
+        self._json_options: dict[str, Any] = {"parse_float": Decimal}
+        self._proxy = proxy
+        self._open_connections()
 
-    def readinto(self, buffer: Any) -> int | None:
-        remaining = self._deadline_seconds - clock.boottime_seconds()
-        if remaining <= 0:
-            raise TimeoutError(f"the answer took longer than {RESPONSE_TIMEOUT_SECONDS:g} s")
-        if remaining < READ_TIMEOUT_SECONDS:
-            self._socket.settimeout(remaining)
-        return self._raw.readinto(buffer)
+    def _open_connections(self) -> None:
+        self._connected_uri = self.uri
+        self._private = HttpConnection(self.uri, proxy=self._proxy, body_bytes_max=PRIVATE_BODY_BYTES_MAX)
+        self._public = HttpConnection(self.uri, proxy=self._proxy, body_bytes_max=PUBLIC_BODY_BYTES_MAX)
+
+    @property
+    def session(self) -> NoReturn:
+        """krakenex's session of requests, which nothing uses here."""
+        raise AttributeError("KrakenAPI does not use a requests session: set KRAKEN_PROXY, SSL_CERT_FILE or `uri`")
 
     def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._raw.close()
+        """Close the connections; the next request opens new ones."""
+        self._private.close()
+        self._public.close()
 
+    def send_private(self, method: str, params: Mapping[str, Any], nonce: int | str) -> Any:
+        """Call a private endpoint with a nonce that the caller has taken; return the envelope."""
+        path = f"/{self.apiversion}/private/{method}"
+        data = {**params, "nonce": nonce}
+        return self._query(path, data, {"API-Key": self.key, "API-Sign": self._sign(data, path)})
 
-class _BoundedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-        super().__init__(sock, *arguments, **options)
-        self.fp.close()
-        self.fp = io.BufferedReader(_BoundedReader(sock))
+    def _query(
+        self,
+        urlpath: str,
+        data: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        timeout: float | tuple[float, float] | None = None,
+    ) -> Any:
+        method = urlpath.rpartition("/")[2]
+        # As requests takes it: one limit for the connection and for the answer, or one for each.
+        limits_seconds = timeout if isinstance(timeout, tuple) else (timeout or math.inf, timeout or math.inf)
+        started_seconds, outcome = clock.boottime_seconds(), "no_response"
+        try:
+            envelope = self._read_envelope(self._send(urlpath, urlencode(data), headers or {}, *limits_seconds))
+            outcome = "error" if envelope["error"] and error_table.filter_errors(envelope["error"]) else "ok"
+        except (NotSentError, NoAnswerError) as error:
+            raise type(error)(f"{method}: {error}") from error
+        finally:
+            metrics.record_request(method, outcome, clock.boottime_seconds() - started_seconds)
+        return envelope
 
+    def _send(
+        self, path: str, text: str, headers: Mapping[str, str], connect_seconds_max: float, answer_seconds_max: float
+    ) -> HttpResponse:
+        if self.uri != self._connected_uri:
+            self.close()
+            self._open_connections()
+        headers = {"User-Agent": _USER_AGENT, **headers}
+        if "/public/" in path:
+            # Since 2024-01-31 Kraken's public endpoints only take GET (krakenex 2.2.2).
+            return self._public.request(
+                "GET",
+                f"{path}?{text}" if text else path,
+                headers,
+                connect_seconds_max=connect_seconds_max,
+                answer_seconds_max=answer_seconds_max,
+            )
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return self._private.request(
+            "POST",
+            path,
+            headers,
+            text.encode("ascii"),
+            connect_seconds_max=connect_seconds_max,
+            answer_seconds_max=answer_seconds_max,
+            idle_seconds_max=ORDER_IDLE_SECONDS_MAX if path.endswith("/AddOrder") else math.inf,
+        )
 
-class _BoundedHTTPConnection(HTTPConnection):
-    response_class = _BoundedResponse
-
-
-class _BoundedHTTPSConnection(HTTPSConnection):
-    response_class = _BoundedResponse
-
-
-class _BoundedHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _BoundedHTTPConnection
-
-
-class _BoundedHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _BoundedHTTPSConnection
-
-
-class _BoundedAdapter(HTTPAdapter):
-    """Connections with bounded answers, and no retries: a request leaves once."""
-
-    _pools: ClassVar[dict[str, Any]] = {"http": _BoundedHTTPPool, "https": _BoundedHTTPSPool}
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = self._pools
-        return manager
-
-
-def open_api(key: str, secret: str, url: str, proxy: str = "") -> krakenex.API:
-    """Return a krakenex.API that follows no redirect, retries nothing and reads no proxy from the environment."""
-    api = krakenex.API(key, secret)
-    api.uri = url.rstrip("/")
-    # Numbers of an answer keep every digit.
-    api.json_options(parse_float=Decimal)
-    harden_session(api.session)
-    if proxy:
-        api.session.proxies = {"http": proxy, "https": proxy}
-    return api
-
-
-def harden_session(session: requests.Session) -> None:
-    """Let a session follow no redirect, retry nothing, read nothing from the environment and wait for no answer without
-    an end."""
-    # A followed 307 would send key, signature and body to another host (measured).
-    session.max_redirects = 0
-    session.trust_env = False
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, _BoundedAdapter(max_retries=0))
-
-
-def request(query: Callable[..., Any], method: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Send one request through krakenex's `query_private` or `query_public`; return the envelope.
-
-    Raises NotSentError where no connection was made, NoAnswerError for everything else that is not a
-    readable answer: time-outs, 5xx, redirects, HTML, half a body.
-    """
-    started_seconds, outcome = clock.boottime_seconds(), "no_response"
-    try:
-        envelope = query(method, params, timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
+    def _read_envelope(self, response: HttpResponse) -> dict[str, Any]:
+        self.response = response
+        if 300 <= response.status < 400:
+            raise NoAnswerError("the server wanted to redirect us elsewhere; not followed")
+        if response.status not in (200, 201, 202):
+            raise NoAnswerError(f"HTTP {response.status} instead of an answer")
+        try:
+            envelope = json.loads(response.body, **self._json_options)
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            raise NoAnswerError(f"the answer could not be read ({error})") from error
         if not isinstance(envelope, dict) or not isinstance(envelope.get("error"), list):
-            raise NoAnswerError(f"{method}: the answer is not one of Kraken's")
-        if envelope["error"]:
-            envelope["error"] = [_sanitize_error(str(string)) for string in envelope["error"]]
-        outcome = "error" if envelope["error"] and error_table.filter_errors(envelope["error"]) else "ok"
-    except requests.RequestException as error:
-        raise _to_transport_error(method, error) from error
-    except (ValueError, ArithmeticError, RecursionError, OSError, http.client.HTTPException) as error:
-        raise NoAnswerError(f"{method}: the answer could not be read ({error})") from error
-    finally:
-        metrics.record_request(method, outcome, clock.boottime_seconds() - started_seconds)
-    return envelope
+            raise NoAnswerError("the answer is not one of Kraken's")
+        envelope["error"] = [_sanitize_error(str(string)) for string in envelope["error"]]
+        return envelope
 
 
 def _sanitize_error(string: str) -> str:
@@ -143,17 +136,3 @@ def _sanitize_error(string: str) -> str:
     # Cut once more at the end, because half a secret is not known as one.
     text = redact(string[: 20 * MAX_ERROR_LENGTH])[:MAX_ERROR_LENGTH]
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-
-
-def _to_transport_error(method: str, error: requests.RequestException) -> TransportError:
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return NoAnswerError(f"{method}: HTTP {error.response.status_code} instead of an answer")
-    if isinstance(error, requests.TooManyRedirects):
-        return NoAnswerError(f"{method}: the server wanted to redirect us elsewhere; not followed")
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
-    if isinstance(cause, NewConnectionError | ConnectTimeoutError):
-        host = urlsplit(error.request.url or "").netloc if error.request is not None else "the server"
-        return NotSentError(f"{method}: no connection to {host} ({type(cause).__name__}). Check the network")
-    return NoAnswerError(f"{method}: no readable answer ({type(error).__name__})")

@@ -11,7 +11,7 @@ import pytest
 
 from bot.base.clock import DAY_US, nonce_clock
 from bot.base.paths import key_file_path
-from bot.kraken import transport
+from bot.kraken.transport import KrakenAPI
 from bot.nonce.file_store import MICROSECONDS, NonceUnit
 from bot.nonce.store_protocol import KeyRecord, NonceRequest, NonceStore
 from tests.acceptance.local_kraken import LocalKraken
@@ -56,7 +56,7 @@ def write_nonce_file(state_folder: Path, nonce: int) -> None:
 
 def raise_nonce_floor(kraken: LocalKraken, nonce: int) -> None:
     """Have a nonce of another program accepted on the key."""
-    with closing(transport.open_api(kraken.simulator.key, kraken.simulator.secret, kraken.simulator.url)) as api:
+    with closing(KrakenAPI(kraken.simulator.key, kraken.simulator.secret, kraken.simulator.url)) as api:
         api._nonce = lambda: str(nonce)
         assert api.query_private(EXTERNAL_METHOD)["error"] == []
 

@@ -19,7 +19,7 @@ from bot.base.clock import MarketClock, nonce_clock
 from bot.base.errors import BotError, OrderBlockedError, OrderOutcomeUnknownError, OrderRefusedError, OrderRuleError
 from bot.base.models import Side
 from bot.broker_manager import KrakenBroker
-from bot.kraken import nonce_recovery, transport
+from bot.kraken import http_connection, nonce_recovery
 from bot.kraken.rate_counters import UNLIMITED
 from bot.orders.reconciliation import Resolution
 from bot.simulator.faults import FAULT_NAMES
@@ -39,7 +39,7 @@ BALANCES = {"ZUSD": "5000000", "XXBT": "100", "XETH": "2000", "SOL": "40000"}
 EXCLUDED_FAULTS = frozenset({"gateway_lockout", "redirect_307"})
 
 DEFAULT_TIMEOUTS = {
-    name: getattr(transport, name)
+    name: getattr(http_connection, name)
     for name in ("CONNECT_TIMEOUT_SECONDS", "READ_TIMEOUT_SECONDS", "RESPONSE_TIMEOUT_SECONDS")
 }
 
@@ -73,7 +73,7 @@ def speed_up_timeouts(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Scale timeouts and the time of an open circuit breaker to the market speed; keep all state in a folder."""
     patch.setattr(broker_manager, "NONCE_FILE", str(folder / "kraken_nonce.txt"))
     for name, seconds in DEFAULT_TIMEOUTS.items():
-        patch.setattr(transport, name, seconds / SPEED)
+        patch.setattr(http_connection, name, seconds / SPEED)
     patch.setattr(nonce_recovery, "EXTERNAL_SENDER_OPEN_SECONDS", 0.2)
     patch.setattr(nonce_recovery, "MAX_OPEN_SECONDS", 0.4)
 
@@ -81,7 +81,7 @@ def speed_up_timeouts(folder: Path, patch: pytest.MonkeyPatch) -> None:
 def restore_timeouts(patch: pytest.MonkeyPatch) -> None:
     """Restore the timeouts: the faults are over, and a long history takes its time."""
     for name, seconds in DEFAULT_TIMEOUTS.items():
-        patch.setattr(transport, name, seconds)
+        patch.setattr(http_connection, name, seconds)
 
 
 @dataclass

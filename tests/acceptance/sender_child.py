@@ -78,14 +78,14 @@ def open_broker(plan: SenderPlan) -> KrakenBroker:
 
 def stop_before_next_request(broker: KrakenBroker) -> None:
     """Stop this process right before the next request leaves."""
-    session, send = broker.api.session, broker.api.session.send
+    connection, send = broker.api._private, broker.api._private.request
 
     def stop_and_send(*arguments: Any, **options: Any) -> Any:
-        session.send = send
+        connection.request = send  # type: ignore[method-assign]
         os.kill(os.getpid(), signal.SIGSTOP)
         return send(*arguments, **options)
 
-    session.send = stop_and_send
+    connection.request = stop_and_send  # type: ignore[method-assign]
 
 
 def call_outcome(broker: KrakenBroker, call: Callable[[], object]) -> str:

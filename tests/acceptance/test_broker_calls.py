@@ -224,7 +224,7 @@ def test_forked_child_and_parent_can_both_continue_calling() -> None:
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("BalanceEx")
-        connections = broker.api.session
+        connection = broker.api._private._socket
 
         def work() -> None:
             for _ in range(20):
@@ -232,7 +232,7 @@ def test_forked_child_and_parent_can_both_continue_calling() -> None:
 
         def work_of_child() -> None:
             # Two processes on one connection might work over plain HTTP, but not over TLS.
-            assert broker.api.session is not connections
+            assert broker.api._private._socket is not connection
             work()
 
         parent = threading.Thread(target=work)

@@ -12,7 +12,7 @@ import pytest
 from bot import broker_manager
 from bot.base.errors import NoAnswerError, RequestLockTimeout
 from bot.base.paths import key_file_path
-from bot.kraken import transport
+from bot.kraken import http_connection
 from bot.nonce.local_lock import Priority
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import (
@@ -104,7 +104,7 @@ def test_suspended_lock_holder_resumes_after_continue(tmp_path: Path) -> None:
 
 def test_lock_holder_that_times_out_releases_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that Kraken answers too late ends with NoAnswerError, and the waiting calls are answered, none refused."""
-    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_SECONDS", 0.3)
     with open_broker_setup(SimulatorOptions(slow_seconds=1.0)) as setup:
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         raised = run_in_threads(4, lambda: [setup.broker.private_call("BalanceEx") for _ in range(3)])
@@ -114,7 +114,7 @@ def test_lock_holder_that_times_out_releases_the_lock(monkeypatch: pytest.Monkey
 
 def test_late_response_is_not_matched_to_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a read that was answered too late, the next call of another method gets its own response."""
-    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_SECONDS", 0.2)
     with open_broker_setup(SimulatorOptions(slow_seconds=0.4)) as setup:
         setup.simulator.faults.fire_next("slow", "BalanceEx")
         with pytest.raises(NoAnswerError):

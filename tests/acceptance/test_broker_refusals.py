@@ -320,7 +320,7 @@ def test_a_cancel_beside_the_probe_is_no_external_sender(monkeypatch: pytest.Mon
 
         def preceded(at_least_us: int = 0) -> int:
             monkeypatch.setattr(broker, "_next_nonce", next_nonce)
-            with closing(broker._open_private_api()) as api:
+            with closing(broker._open_api()) as api:
                 assert not api.query_private("CancelOrder", {"txid": txid})["error"]
             reported = {"nonce": str(broker._last_nonce)}
             monkeypatch.setattr(private, "serialize_key", lambda key: serialize_key(key) | reported)

@@ -14,7 +14,7 @@ from bot.base.clock import boottime_seconds
 from bot.base.errors import NoAnswerError, NotSentError, OrderOutcomeUnknownError, TransportError
 from bot.broker_manager import KrakenBroker
 from bot.config import Secret
-from bot.kraken import transport
+from bot.kraken import http_connection
 from bot.simulator.options import SimulatorOptions
 from tests.acceptance.broker_tools import ORDER, open_broker_setup
 
@@ -233,8 +233,8 @@ def test_an_endless_answer_ends(
     answer: Callable[[socket.socket, threading.Event], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response that trickles without end, in any part, raises NoAnswerError once the response timeout is over."""
-    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(http_connection, "RESPONSE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_SECONDS", 0.4)
     with raw_server(answer) as server:
         before = boottime_seconds()
         with pytest.raises(NoAnswerError):
@@ -294,7 +294,7 @@ def test_a_host_without_an_address_was_not_sent(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_server_that_does_not_accept_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is not accepted in time raises NotSentError."""
-    monkeypatch.setattr(transport, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

@@ -200,15 +200,15 @@ def test_an_interrupted_order_is_unknown(monkeypatch: pytest.MonkeyPatch) -> Non
     with open_broker_setup() as setup:
         broker = setup.broker
         broker.private_call("BalanceEx")
-        send = broker.api.session.send
+        send = broker.api._private.request
 
         def send_and_interrupt(*arguments: Any, **options: Any) -> Any:
             response = send(*arguments, **options)
-            if b"ordertype" in str(arguments[0].body).encode():
+            if b"ordertype" in arguments[3]:
                 raise KeyboardInterrupt
             return response
 
-        monkeypatch.setattr(broker.api.session, "send", send_and_interrupt)
+        monkeypatch.setattr(broker.api._private, "request", send_and_interrupt)
         with pytest.raises(KeyboardInterrupt):
             broker.private_call("AddOrder", ORDER)
         assert len(broker.unknown_orders()) == 1

@@ -101,9 +101,9 @@ def test_the_proxy_is_for_kraken_alone(simulator: Simulator) -> None:
     """KRAKEN_PROXY is used for KRAKEN_API_URL, and not for the local Kraken of a paper account."""
     settings = settings_for(simulator, KRAKEN_PROXY=PROXY)
     live_broker = open_live_broker(settings, MarketClock())
-    assert set(live_broker.api.session.proxies.values()) == {settings.proxy}
+    assert live_broker.api._proxy == settings.proxy
     paper_broker = open_broker(settings, simulator.key, simulator.secret, "http://127.0.0.1:9", MarketClock())
-    assert not paper_broker.api.session.proxies
+    assert not paper_broker.api._proxy
 
 
 def test_limits_and_sizes_reach_the_trader(simulator: Simulator) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from bot.base.errors import NotSentError, OrderOutcomeUnknownError, OrderRefusedError
 from bot.broker_manager import KrakenBroker
-from bot.kraken import transport
 from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
+from bot.kraken.transport import KrakenAPI
 from bot.orders.order_state import OrderState
 from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.options import SimulatorOptions
@@ -100,16 +100,15 @@ def test_absence_proof_ignores_orders_sent_after_it_began(
 ) -> None:
     """A proof of absence for an order that was never sent does not apply to the same order when it is sent later."""
     query_before_outcome_is_recorded(setup, other_broker, monkeypatch, ORDER_DEADLINE_SECONDS + 1)
-    send_request = transport.request
+    send_private = KrakenAPI.send_private
 
-    def fail_to_send(query: object, method: str, params: dict[str, str]) -> object:
+    def fail_to_send(api: KrakenAPI, method: str, params: dict[str, str], nonce: str) -> object:
         if method != "AddOrder":
-            return send_request(query, method, params)  # type: ignore[arg-type]  # passed through
-        setup.broker.api._nonce()
+            return send_private(api, method, params, nonce)
         raise NotSentError("no connection")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transport, "request", fail_to_send)
+        patch.setattr(KrakenAPI, "send_private", fail_to_send)
         with pytest.raises(NotSentError):
             setup.broker.private_call("AddOrder", SIGNAL)
     monkeypatch.undo()

@@ -110,7 +110,7 @@ def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *,
     broker = KrakenBroker(
         simulator.key, simulator.secret, api_url=simulator.url, tier=UNLIMITED, market_clock=clock, bot_id="bot01"
     )
-    post = broker.api.session.post
+    post = broker.api._private.request
 
     def post_and_count(*args: Any, **kwargs: Any) -> Any:
         nonlocal request_count
@@ -122,7 +122,7 @@ def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *,
             raise Killed
         return response
 
-    broker.api.session.post = post_and_count
+    broker.api._private.request = post_and_count  # type: ignore[method-assign]
     trader = Trader(
         broker,
         EntryAndExit(),

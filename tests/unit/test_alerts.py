@@ -19,7 +19,7 @@ from bot.base.event_catalog import Alert, Event
 from bot.base.events import emit, subscribe
 from bot.base.redaction import redact
 from bot.config import Secret
-from bot.kraken import transport
+from bot.kraken import http_connection
 from tests.server_processes import free_port
 from tests.webhook import LIMIT_SECONDS, TOKEN, ScriptedResponse, Webhook
 
@@ -37,15 +37,15 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the waits between alerts and shorten every time-out."""
     monkeypatch.setattr(alert_queue, "BACK_OFF_SECONDS_MAX", 0.01)
     monkeypatch.setattr(alert_queue, "EVENT_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "RESPONSE_TIMEOUT_SECONDS", 0.2)
 
 
 @pytest.fixture
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a request last as long as its test."""
-    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", LIMIT_SECONDS)
-    monkeypatch.setattr(transport, "RESPONSE_TIMEOUT_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(http_connection, "RESPONSE_TIMEOUT_SECONDS", LIMIT_SECONDS)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.base.redaction import HIDDEN, Redactor
-from bot.kraken.transport import open_api
 from tests.conftest import ROOT
 from tests.fake_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, assert_no_part_of, unused_port
 
@@ -143,7 +142,8 @@ def texts_of(error: BaseException, api: krakenex.API) -> list[str]:
 def test_failed_call_shows_no_key_or_signature(is_known: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """Errors, tracebacks with all variables, reprs and wire logs of a call that really failed contain no key, secret,
     signature or one-time password, though none of them is registered."""
-    api = open_api(KEY, SECRET, f"http://127.0.0.1:{unused_port()}")
+    api = krakenex.API(KEY, SECRET)
+    api.uri = f"http://127.0.0.1:{unused_port()}"
     redaction = Redactor()
     if is_known:
         redaction.hide(KEY, SECRET)
