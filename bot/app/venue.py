@@ -12,7 +12,6 @@ from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.kraken import responses
 from bot.kraken.transport import KrakenAPI
-from bot.simulator.paper import open_paper_account
 
 # Render keeps the old instance running beside the new one for 60 s, then for up to 30 s more (zero-downtime deploys).
 OVERLAP_SECONDS = 120.0
@@ -34,6 +33,9 @@ def open_venue(settings: Settings) -> Iterator[TradingVenue]:
         clock = live_clock(settings)
         yield TradingVenue(open_live_broker(settings, clock), clock, f"live, from {settings.api_url}")
         return
+    # Only a paper account needs the simulator, which takes a sixth of a start.
+    from bot.simulator.paper import open_paper_account
+
     timeframe_seconds = parse_timeframe(settings.timeframe)
     with open_paper_account(
         settings.pairs,

@@ -18,7 +18,6 @@ from bot.cli.resume import resume_entries
 from bot.cli.run import run_bot
 from bot.config import Settings, load_settings
 from bot.dashboard import client
-from bot.simulator.__main__ import main as run_simulator
 from bot.simulator.errors import SimulatorError
 from bot.trading.strategies import STRATEGIES
 
@@ -45,6 +44,14 @@ def main(arguments: list[str]) -> int:
 def print_status(settings: Settings, options: argparse.Namespace) -> int:
     """Write what the running bot tells of itself."""
     return client.print_status(settings, as_json=options.json, watch=options.watch, print_line=print_line)
+
+
+def run_simulator(arguments: list[str]) -> int:
+    """Run the local Kraken alone."""
+    # Every other command starts without it.
+    from bot.simulator import __main__ as simulator
+
+    return simulator.main(arguments)
 
 
 def start_simulator(_settings: Settings, options: argparse.Namespace) -> int:

@@ -23,8 +23,7 @@ from bot.base.errors import (
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.logging_setup import print_line
-from bot.simulator.errors import SimulatorError
-from bot.simulator.prices_live import LivePricesError
+from bot.simulator.errors import LivePricesError, SimulatorError
 
 PROGRAM_FAULT = 1
 JOURNAL_DIFFERS = 7

@@ -16,8 +16,7 @@ from bot.base.events import emit
 from bot.cli.exit_codes import log_failure
 from bot.cli.monitoring import monitoring
 from bot.config import Settings
-from bot.simulator.errors import SimulatorError
-from bot.simulator.prices_live import LivePricesError
+from bot.simulator.errors import LivePricesError, SimulatorError
 from bot.trading.trader import Summary
 
 

@@ -28,14 +28,13 @@ from starlette.staticfiles import StaticFiles
 
 from bot.app.lifecycle import Lifecycle
 from bot.app.session import ENTRIES_STOPPED_FILE_NAME
-from bot.base import metrics
 from bot.base.clock import boottime_seconds, wall_seconds
 from bot.base.errors import SettingsError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.private_files import open_file
 from bot.config import Settings
-from bot.dashboard import connections, page
+from bot.dashboard import connections, page, prometheus
 from bot.dashboard.auth import Authenticator
 from bot.dashboard.auth_middleware import AuthMiddleware
 from bot.dashboard.cache import cached_reader
@@ -109,8 +108,8 @@ class DashboardServer:
         return PlainTextResponse(f"{state}\n", 200 if is_ready else 503)
 
     async def _metrics(self, _request: Request) -> Response:
-        metrics.update_gauges(self._cached_snapshot().status)
-        return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
+        text = prometheus.render(self._cached_snapshot().status)
+        return Response(text, media_type=prometheus.CONTENT_TYPE)
 
     async def _api_status(self, _request: Request) -> Response:
         return Response(self._cached_snapshot().json, media_type="application/json")

@@ -15,6 +15,10 @@ class PriceFileError(SimulatorError):
     """A file of recorded prices cannot be read; the sentence names the line."""
 
 
+class LivePricesError(SimulatorError):
+    """Kraken's public API did not answer, or not as documented."""
+
+
 class Refusal(Exception):  # noqa: N818 - an answer of the exchange, not a fault of the program
     """Kraken's answer to a request that it refuses; the error array contains the string."""
 

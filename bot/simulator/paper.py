@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.base.clock import MarketClock, ReplayClock, wall_seconds
-from bot.simulator.errors import SimulatorError
+from bot.simulator.errors import LivePricesError, SimulatorError
 from bot.simulator.instruments import Instruments, known_instruments
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices
-from bot.simulator.prices_live import LivePrices, LivePricesError, is_kraken_reachable
+from bot.simulator.prices_live import LivePrices, is_kraken_reachable
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.server import Simulator
 from bot.simulator.storage import delete_state, read_state

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from bot.base.clock import MarketClock, wall_seconds
-from bot.simulator.errors import SimulatorError
+from bot.simulator.errors import LivePricesError, SimulatorError
 from bot.simulator.instruments import Instruments, PairRules, instruments_from_kraken
 from bot.simulator.prices import PricePoint, SimCandle
 from bot.simulator.prices_recorded import CandlePath
@@ -26,10 +26,6 @@ STALE_AFTER_SECONDS = 60.0
 STATUS_POLL_SECONDS = 60.0
 REQUEST_TIMEOUT_SECONDS = 5.0
 POINT_AGE_SECONDS_MAX = 2 * 86400.0
-
-
-class LivePricesError(SimulatorError):
-    """Kraken's public API did not answer, or not as documented."""
 
 
 class PublicApiClient:

@@ -20,6 +20,7 @@ from bot.base.clock import boottime_seconds
 from bot.base.errors import KrakenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError, OrderRuleError
 from bot.base.paths import key_file_path
 from bot.broker_manager import kraken_request_lock
+from bot.dashboard import prometheus
 from bot.kraken.rate_counters import STARTER
 from bot.nonce.leader_election import LeaderElection
 from bot.simulator.options import SimulatorOptions
@@ -40,9 +41,9 @@ LATENCY_SECONDS = 0.02
 
 
 @pytest.fixture(autouse=True)
-def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start with new counters, and keep those of this test process unchanged."""
-    monkeypatch.setattr(metrics, "_metrics", metrics._Metrics())
+def fresh_metrics() -> None:
+    """Start with new counters."""
+    metrics.process_metrics.reset()
 
 
 def call_counts() -> dict[tuple[str, ...], float]:
@@ -209,4 +210,4 @@ def test_reading_broker_status_has_no_side_effects(caplog: pytest.LogCaptureFixt
 
 def test_state_metrics_match_the_lifecycle_states() -> None:
     """The metrics list exactly the states of the lifecycle."""
-    assert tuple(LifecycleState) == metrics.STATES
+    assert tuple(LifecycleState) == prometheus.STATES

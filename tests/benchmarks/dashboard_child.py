@@ -16,12 +16,13 @@ from dataclasses import replace
 from functools import partial
 
 from bot.app.lifecycle import Lifecycle
-from bot.base import logging_setup, metrics
+from bot.base import logging_setup
 from bot.base.clock import boottime_seconds
 from bot.broker_manager import KrakenBroker
 from bot.cli.monitoring import monitoring
 from bot.cli.run import trade
 from bot.config import Settings, load_settings
+from bot.dashboard import prometheus
 from bot.dashboard.cache import CachedSnapshot
 from bot.dashboard.snapshot import SnapshotReader
 from bot.kraken.rate_counters import UNLIMITED
@@ -55,13 +56,12 @@ def measure_render_costs(settings: Settings, lifecycle: Lifecycle, count: int) -
     for _ in range(count):
         timed("snapshot", reader.read)
         cached = CachedSnapshot(reader.read())
-        metrics.update_gauges(cached.status)
         # Each is rendered on first access.
         timed("page", partial(cached.page, "csrf"))
         timed("cached page", partial(cached.page, "csrf"))
         timed("event", partial(getattr, cached, "event"))
         timed("JSON", partial(getattr, cached, "json"))
-        timed("metrics", metrics.render)
+        timed("metrics", partial(prometheus.render, cached.status))
     reader.close()
     return durations_ms
 

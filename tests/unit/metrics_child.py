@@ -8,6 +8,7 @@ import sys
 import threading
 
 from bot.base import metrics
+from bot.dashboard import prometheus
 
 ALARM_SECONDS = 10
 
@@ -47,7 +48,7 @@ def main() -> None:
     signal.alarm(ALARM_SECONDS)
     metrics.record_nonce_issued()
     metrics.record_request_lock_wait(1.0)
-    lines = metrics.render().decode().splitlines()
+    lines = prometheus.render({}).decode().splitlines()
     (waited,) = [line for line in lines if line.startswith("kraken_bot_request_lock_wait_seconds_sum")]
     print_line(f"in the child: {metrics.issued_total()} nonces; {waited}")
     os._exit(0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 from bot.base import metrics
+from bot.dashboard import prometheus
 from tests.child_process import Child
 from tests.metric_text import metric_families, metric_values
 from tests.pages import backquoted, read_section, rows
@@ -40,14 +42,13 @@ UNKNOWN_STATUS: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count from zero, and leave the counters of this test process unchanged."""
-    monkeypatch.setattr(metrics, "_metrics", metrics._Metrics())
+def fresh_metrics() -> None:
+    """Count from zero."""
+    metrics.process_metrics.reset()
 
 
 def record_one_of_each() -> None:
     """Record one observation in every metric."""
-    metrics.update_gauges(STATUS)
     metrics.record_nonce_issued()
     metrics.record_nonce_refused()
     metrics.record_request_lock_wait(0.02)
@@ -67,7 +68,7 @@ def test_names_follow_prometheus_conventions() -> None:
     """Names are lower case with the program's prefix; only counters end in _total, histograms are in seconds, all have
     help."""
     record_one_of_each()
-    for name, family in metric_families().items():
+    for name, family in metric_families(STATUS).items():
         assert METRIC_NAME.fullmatch(name), name
         # The parser removes _total from a counter's name, as OpenMetrics does.
         assert all(sample.name == f"{name}_total" for sample in family.samples) == (family.type == "counter"), name
@@ -81,7 +82,7 @@ def test_every_series_is_unique() -> None:
     """No two lines have the same name and labels."""
     record_one_of_each()
     series = [
-        (one.name, *sorted(one.labels.items())) for family in metric_families().values() for one in family.samples
+        (one.name, *sorted(one.labels.items())) for family in metric_families(STATUS).values() for one in family.samples
     ]
     assert len(series) == len(set(series))
 
@@ -93,30 +94,29 @@ def test_docs_list_every_metric() -> None:
     documented = {backquoted(name)[0]: (kind, set(backquoted(labels))) for name, kind, labels, _ in table}
     exported = {
         name + ("_total" if family.type == "counter" else ""): (family.type, family.samples[0].labels.keys() - {"le"})
-        for name, family in metric_families().items()
+        for name, family in metric_families(STATUS).items()
     }
     assert documented == exported
 
 
 def test_status_becomes_gauges() -> None:
     """The status snapshot is exported as numbers: money, ages, levels, and 1 for true."""
-    metrics.update_gauges(STATUS)
-    assert metric_values("info") == {("live", "1.2.3"): 1}
-    assert metric_values("equity") == {("EUR",): 10250.75}
-    assert {name for (name,), value in metric_values("state").items() if value} == {"trading"}
-    assert metric_values("matching_engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
-    single = {name: metric_values(name)[()] for name in ("ready", "leader", "circuit_breaker_open", "uptime_seconds")}
+    values = partial(metric_values, status=STATUS)
+    assert values("info") == {("live", "1.2.3"): 1}
+    assert values("equity") == {("EUR",): 10250.75}
+    assert {name for (name,), value in values("state").items() if value} == {"trading"}
+    assert values("matching_engine_counter_points") == {("BTC/USD",): 12, ("ETH/USD",): 1}
+    single = {name: values(name)[()] for name in ("ready", "leader", "circuit_breaker_open", "uptime_seconds")}
     assert single == {"ready": 1, "leader": 1, "circuit_breaker_open": 1, "uptime_seconds": 86_400}
-    assert metric_values("nonce_ahead_seconds")[()] == 60.25
-    assert metric_values("last_cycle_age_seconds")[()] == 4.5
-    assert metric_values("rest_counter_points")[()] == 7.5
-    assert metric_values("rest_counter_maximum_points")[()] == 20
+    assert values("nonce_ahead_seconds")[()] == 60.25
+    assert values("last_cycle_age_seconds")[()] == 4.5
+    assert values("rest_counter_points")[()] == 7.5
+    assert values("rest_counter_maximum_points")[()] == 20
 
 
 def test_unknown_values_have_no_series() -> None:
     """An unknown value has no line, and is never 0; false is 0."""
-    metrics.update_gauges(UNKNOWN_STATUS)
-    lines = metrics.render().decode().splitlines()
+    lines = prometheus.render(UNKNOWN_STATUS).decode().splitlines()
     exported = {line.partition(" ")[0].partition("{")[0] for line in lines if not line.startswith("#")}
     unknown_gauges = (
         "equity nonce_ahead_seconds last_cycle_age_seconds rest_counter_points rest_counter_maximum_points".split()
@@ -124,7 +124,7 @@ def test_unknown_values_have_no_series() -> None:
     assert not exported & {
         f"kraken_bot_{name}" for name in [*unknown_gauges, "matching_engine_counter_points", "circuit_breaker_open"]
     }
-    assert [metric_values(name)[()] for name in ("ready", "leader", "uptime_seconds")] == [0] * 3
+    assert [metric_values(name, status=UNKNOWN_STATUS)[()] for name in ("ready", "leader", "uptime_seconds")] == [0] * 3
 
 
 def test_only_counters_exist_before_the_first_status() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bot.base.clock import MarketClock, ReplayClock, wall_seconds
-from bot.simulator.errors import PriceFileError, SimulatorError, StateFileError
+from bot.simulator.errors import LivePricesError, PriceFileError, SimulatorError, StateFileError
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.paper import PaperAccount, open_paper_account
 from bot.simulator.prices import SyntheticPrices
-from bot.simulator.prices_live import LivePrices, LivePricesError
+from bot.simulator.prices_live import LivePrices
 from bot.simulator.server import Simulator
 from tests.simulator_parts import KrakenexClient
 
