@@ -275,6 +275,11 @@ class KrakenBroker:
         """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where nothing may be sent any more."""
         self._request_lock.check()
 
+    def check_not_stopping(self, priority: Priority) -> None:
+        """Raise StoppingError where the program stops and a request of this priority is no cancel."""
+        if self._stopping.is_set() and priority is not Priority.CANCEL:
+            raise StoppingError("the program is stopping; nothing was sent")
+
     def newest_nonce_before(self, nonce: int) -> int | None:
         """Return the highest nonce below `nonce` that this object has issued, or None where it remembers none.
 
@@ -341,8 +346,8 @@ class KrakenBroker:
             return result
 
     def _pause(self, seconds: float, priority: Priority) -> None:
-        if seconds > 0 and self._market_clock.wait(seconds, self._stopping) and priority is not Priority.CANCEL:
-            raise StoppingError("the program is stopping; nothing was sent")
+        if seconds > 0 and self._market_clock.wait(seconds, self._stopping):
+            self.check_not_stopping(priority)
 
     # Start and end
 

@@ -58,6 +58,9 @@ class Sender(Protocol):
     def check_request_lock(self) -> None:
         """Raise RequestLockExpiredError, LeaseLostError or StoreUnavailableError where nothing may be sent any more."""
 
+    def check_not_stopping(self, priority: Priority) -> None:
+        """Raise StoppingError where the program stops and a request of this priority is no cancel."""
+
     def newest_nonce_before(self, nonce: int) -> int | None:
         """Return the highest nonce below `nonce` that this process has issued, or None where it knows none."""
 
@@ -122,7 +125,7 @@ class KrakenClient:
         CircuitOpenError while the key's circuit breaker is open.
         """
         if (half_open := self._circuit_breaker.check()) is not None:
-            self._probe(api, half_open)
+            self._probe(api, half_open, request.priority)
         # Counted now, while the request lock is held: calls that are counted long before would arrive all at once.
         wait_seconds = self._rate_limiter.try_acquire_rest(request.method, self._server_time.now())
         if wait_seconds > 0:
@@ -135,10 +138,10 @@ class KrakenClient:
             if value is not None:
                 params[name] = str(value).lower() if isinstance(value, bool) else value
         if request.method != "AddOrder":
-            return 0.0, self._exchange(api, request, params, api._nonce())
+            return 0.0, self._exchange(api, request, params, self._take_nonce(api, request.priority))
         deadline_seconds = self._server_time.now() + ORDER_DEADLINE_SECONDS
         params["deadline"] = clock.format_rfc3339(deadline_seconds)
-        nonce = api._nonce()
+        nonce = self._take_nonce(api, request.priority)
         if request.before_send is None:
             # It only validates. Kraken's spelling, whatever the caller wrote for yes.
             params["validate"] = "true"
@@ -148,13 +151,20 @@ class KrakenClient:
             self._sender.check_request_lock()
         return 0.0, self._exchange(api, request, params, nonce)
 
-    def _probe(self, api: KrakenAPI, half_open: BreakerState) -> None:
+    def _take_nonce(self, api: KrakenAPI, priority: Priority) -> int | str:
+        nonce = api._nonce()
+        # A store may answer late. While the program stops, a cancel does not wait for the lock: it takes a higher nonce
+        # and may have been sent by now.
+        self._sender.check_not_stopping(priority)
+        return nonce
+
+    def _probe(self, api: KrakenAPI, half_open: BreakerState, priority: Priority) -> None:
         """Send the one request that may close the circuit breaker.
 
         Raises CircuitOpenError where Kraken refuses it or does not answer: then nothing else was sent.
         """
         try:
-            nonce = int(api._nonce())
+            nonce = int(self._take_nonce(api, priority))
             key_info = self._exchange(api, PROBE, {}, nonce)
         except (InvalidNonceError, LockoutError) as error:
             raise self._circuit_breaker.extend(half_open, error) from error

@@ -150,6 +150,40 @@ def test_stop_ends_waiting_reads_and_orders_but_not_cancels() -> None:
         assert broker.unknown_orders() == []
 
 
+def test_a_read_with_a_nonce_is_not_sent_after_a_cancel_at_the_stop() -> None:
+    """A read whose nonce came late is not sent once the broker stops, because a cancel may have gone first; no nonce is
+    refused."""
+    with open_broker_setup() as setup:
+        broker = setup.broker
+        txid = broker.private_call("AddOrder", ORDER)["txid"][0]
+        next_nonce, is_taken, may_continue = broker.api._nonce, threading.Event(), threading.Event()
+        raised: list[BaseException] = []
+
+        def take_late() -> int | str:
+            nonce = next_nonce()
+            is_taken.set()
+            may_continue.wait()
+            return nonce
+
+        def read() -> None:
+            try:
+                broker.private_call("OpenOrders")
+            except StoppingError as error:
+                raised.append(error)
+
+        broker.api._nonce = take_late
+        reading = threading.Thread(target=read)
+        reading.start()
+        is_taken.wait()
+        broker.stop()
+        assert broker.cancel_order(txid, "BTC/USD")
+        may_continue.set()
+        reading.join()
+        assert len(raised) == 1
+        assert setup.request_methods() == ["AddOrder", "CancelOrder"]
+        assert setup.refused_nonce_count() == 0
+
+
 def test_stop_ends_a_read_that_waits_for_its_rate_counter() -> None:
     """A read that waits for the rate counter ends with StoppingError when the broker stops."""
     with open_broker_setup(clock=MarketClock(wall_seconds()), tier=STARTER) as setup:

@@ -21,6 +21,7 @@ from bot.kraken.client import KrakenClient, PrivateRequest
 from bot.kraken.nonce_recovery import NonceJump, NonceRecovery, OpenBreaker, Retry, next_open_seconds
 from bot.kraken.rate_counters import UNLIMITED
 from bot.kraken.rate_limiter import RateLimiter
+from bot.nonce.local_lock import Priority
 
 REFUSED = InvalidNonceError("BalanceEx", ["EAPI:Invalid nonce"])
 
@@ -160,10 +161,10 @@ class FakeApi:
     def _nonce(self) -> str:
         return "200"
 
-    def query_private(self, method: str, data: dict[str, Any], timeout: object) -> dict[str, Any]:
-        """Ask for a nonce, then give the answer."""
+    def send_private(self, method: str, params: dict[str, Any], nonce: int | str) -> dict[str, Any]:
+        """Give the answer."""
         self.methods.append(method)
-        assert self._nonce() == "200"
+        assert int(nonce) == 200
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -176,6 +177,9 @@ class FakeSender:
         self._last_nonce = last_nonce
 
     def check_request_lock(self) -> None:
+        """Allow everything."""
+
+    def check_not_stopping(self, priority: Priority) -> None:
         """Allow everything."""
 
     def newest_nonce_before(self, nonce: int) -> int | None:
