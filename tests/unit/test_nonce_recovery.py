@@ -14,7 +14,7 @@ from freezegun import freeze_time
 
 from bot.base import clock
 from bot.base.clock import MarketClock, ServerTime, wall_seconds
-from bot.base.errors import CircuitOpenError, InvalidNonceError
+from bot.base.errors import CircuitOpenError, InvalidNonceError, NoAnswerError
 from bot.kraken.breaker_file import BreakerFile, BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
 from bot.kraken.client import KrakenClient, PrivateRequest
@@ -321,7 +321,7 @@ def test_unanswered_probe_leaves_the_breaker_unchanged(tmp_path: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(CircuitOpenError, match="nothing came back"):
-            check_with_probe(breaker, FakeApi(ValueError("nothing came back")))
+            check_with_probe(breaker, FakeApi(NoAnswerError("nothing came back")))
 
 
 @pytest.mark.parametrize(
