@@ -9,12 +9,15 @@ import os
 import re
 import select
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPResponse
 from typing import Any
 
 from bot.broker_manager import KrakenBroker
+from bot.kraken import http_connection
+from bot.nonce.local_lock import Priority
 from bot.orders.order_state import PLACED_STATES, OrderState
 from bot.orders.reconciliation import QueryStep
 
@@ -127,9 +130,7 @@ class KillPoints:
         self._hook_commits(broker)
         self._hook_http()
         self.wrap(journal, "record_intent", "before the intent", "intent recorded")
-        self.wrap(
-            broker._client, "_exchange", "lock acquired", when=lambda _, request, *rest: request.method == "AddOrder"
-        )
+        self.wrap(broker._client, "_take_nonce", "lock acquired", when=lambda _, priority: priority is Priority.ORDER)
         self.wrap(journal, "mark_sent", "nonce issued", "marked as sent")
         self.wrap(journal, "set_state")
         for before, after, states in _STATE_STEPS:
@@ -177,28 +178,27 @@ class KillPoints:
                 self.kill_if_reached("found orders being recorded")
 
     def _hook_http(self) -> None:
-        send, getresponse = HTTPConnection.send, HTTPConnection.getresponse
+        send, parse_head = http_connection._send, http_connection._parse_head
         step_prefixes = {"AddOrder": "", "CancelOrder": "cancel "}
 
-        def traced_send(connection: HTTPConnection, data: Any) -> None:
-            send(connection, data)
-            if match := re.match(rb"(?:GET|POST) /0/\w+/(\w+)", data):
-                self._http_method = match[1].decode()
-                step = "half sent"
-            else:
-                step = "sent"
-            if self._http_method in step_prefixes:
-                self.kill_if_reached(step_prefixes[self._http_method] + step)
+        def traced_send(connection: socket.socket, data: bytes, deadline_seconds: float) -> None:
+            match = re.match(rb"(?:GET|POST) /0/\w+/(\w+)", data)
+            self._http_method = match[1].decode() if match else ""
+            head, blank_line, body = data.partition(b"\r\n\r\n")
+            for part, step in ((head + blank_line, "half sent"), (body, "sent")):
+                send(connection, part, deadline_seconds)
+                if self._http_method in step_prefixes:
+                    self.kill_if_reached(step_prefixes[self._http_method] + step)
 
-        def traced_getresponse(connection: HTTPConnection) -> HTTPResponse:
+        def traced_parse_head(connection: socket.socket, method: str, deadline_seconds: float) -> HTTPResponse:
             if self._http_method in step_prefixes:
                 # Killed before it reads the response.
-                select.select([connection.sock], [], [], 10.0)
+                select.select([connection], [], [], 10.0)
                 self.kill_if_reached(step_prefixes[self._http_method] + "response received")
-            return getresponse(connection)
+            return parse_head(connection, method, deadline_seconds)
 
-        HTTPConnection.send = traced_send  # type: ignore[assignment, method-assign]
-        HTTPConnection.getresponse = traced_getresponse  # type: ignore[assignment, method-assign]
+        http_connection._send = traced_send
+        http_connection._parse_head = traced_parse_head
 
 
 def _is_step(expected: QueryStep, step: QueryStep) -> bool:
