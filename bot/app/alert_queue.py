@@ -46,14 +46,10 @@ class Message:
         alert_name = self.alert.replace("_", " ")
         when = f" at {self.time}" if self.count == 1 else f", {self.count} times since {self.time}"
         header = f"[{sender[:NAME_LENGTH_MAX]}] {alert_name}{when}"
-        lines: list[str] = []
-        remaining_characters = MESSAGE_LENGTH_MAX - len(header)
-        for text in reversed(self.texts):
-            remaining_characters -= len(text) + 1
-            if remaining_characters < 0:
-                break
-            lines.insert(0, text)
-        return "\n".join([header, *lines])
+        lines = list(self.texts)
+        while len(text := "\n".join([header, *lines])) > MESSAGE_LENGTH_MAX:
+            del lines[0]
+        return text
 
 
 class AlertQueue:
@@ -63,44 +59,40 @@ class AlertQueue:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Alert, Message] = {}
-        self._in_flight: Message | None = None
-        self._due_seconds: dict[Alert, float] = {}
+        # The number of events that are not sent yet, with those of a taken message.
+        self.count = 0
+        self._pending: dict[Alert, Message] = {}
+        self._due_seconds = dict.fromkeys(Alert, -math.inf)
         self._blocked_until_seconds = -math.inf
         self._failures = 0
-
-    @property
-    def count(self) -> int:
-        """The number of events that are not sent yet."""
-        in_flight = self._in_flight.count if self._in_flight else 0
-        return in_flight + sum(message.count for message in self._waiting.values())
 
     def put(self, alert: Alert, text: str, event_seconds: float) -> None:
         """Add an event, which happened at this Unix time."""
         message = Message(alert, (text[:TEXT_LENGTH_MAX],), 1, event_seconds)
-        waiting = self._waiting.get(alert)
-        self._waiting[alert] = waiting.merged_with(message) if waiting else message
+        earlier = self._pending.get(alert)
+        self._pending[alert] = earlier.merged_with(message) if earlier else message
+        self.count += 1
 
     def due_seconds(self) -> float:
-        """Return the time at which a message is due: infinity where none waits."""
-        return max(min(map(self._due_seconds_of, self._waiting), default=math.inf), self._blocked_until_seconds)
+        """Return the time at which a message is due: infinity where none is pending."""
+        first_due_seconds = min((self._due_seconds[alert] for alert in self._pending), default=math.inf)
+        return max(first_due_seconds, self._blocked_until_seconds)
 
     def take(self) -> Message | None:
-        """Take the message that has been due longest; `mark_sent` or `mark_failed` must follow. None where none
-        waits."""
-        if self._waiting:
-            self._in_flight = self._waiting.pop(min(self._waiting, key=self._due_seconds_of))
-        return self._in_flight
+        """Take the message that has been due longest; `mark_sent` or `mark_failed` must follow. None where none is
+        pending."""
+        if not self._pending:
+            return None
+        return self._pending.pop(min(self._pending, key=self._due_seconds.__getitem__))
 
-    def mark_sent(self, now_seconds: float) -> None:
-        """Remove the taken message: it has arrived, or was finally refused."""
-        if self._in_flight is not None:
-            self._due_seconds[self._in_flight.alert] = now_seconds + EVENT_INTERVAL_SECONDS
-        self._in_flight = None
+    def mark_sent(self, message: Message, now_seconds: float) -> None:
+        """Forget a taken message: it has arrived, or was finally refused."""
+        self._due_seconds[message.alert] = now_seconds + EVENT_INTERVAL_SECONDS
         self._failures = 0
+        self.count -= message.count
 
-    def mark_failed(self, now_seconds: float, retry_after_seconds: float) -> None:
-        """Put the taken message back; nothing is sent until the back-off and the server's Retry-After are over.
+    def mark_failed(self, message: Message, now_seconds: float, retry_after_seconds: float) -> None:
+        """Put a taken message back; nothing is sent until the back-off and the server's Retry-After are over.
 
         The message goes behind the other kinds: one that no server accepts must not delay the others.
         """
@@ -109,12 +101,6 @@ class AlertQueue:
         self._blocked_until_seconds = now_seconds + max(
             backoff_seconds, min(retry_after_seconds, RETRY_AFTER_SECONDS_MAX)
         )
-        if self._in_flight is not None:
-            alert = self._in_flight.alert
-            later = self._waiting.get(alert)
-            self._waiting[alert] = self._in_flight.merged_with(later) if later else self._in_flight
-            self._due_seconds[alert] = self._blocked_until_seconds
-        self._in_flight = None
-
-    def _due_seconds_of(self, alert: Alert) -> float:
-        return self._due_seconds.get(alert, -math.inf)
+        later = self._pending.get(message.alert)
+        self._pending[message.alert] = message.merged_with(later) if later else message
+        self._due_seconds[message.alert] = self._blocked_until_seconds

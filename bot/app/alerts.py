@@ -82,19 +82,16 @@ class Alerts:
             now = clock.boottime_seconds()
             with self._queue_changed:
                 if retry_after_seconds is None:
-                    self._queue.mark_sent(now)
-                    continue
-                self._queue.mark_failed(now, retry_after_seconds)
-                if self._closing:
-                    return
+                    self._queue.mark_sent(message, now)
+                else:
+                    self._queue.mark_failed(message, now, retry_after_seconds)
+                    if self._closing:
+                        return
 
     def _next_message(self) -> Message | None:
         """Wait for the next message that is due; at the end all messages are due, and None comes after the last."""
         with self._queue_changed:
-            while not self._closing:
-                wait_seconds = self._queue.due_seconds() - clock.boottime_seconds()
-                if wait_seconds <= 0:
-                    break
+            while not self._closing and (wait_seconds := self._queue.due_seconds() - clock.boottime_seconds()) > 0:
                 self._queue_changed.wait(min(wait_seconds, threading.TIMEOUT_MAX))
             return self._queue.take()
 

@@ -25,13 +25,16 @@ def test_each_event_is_sent_at_most_once_a_minute() -> None:
     """A second message of an event is due a minute after the first; a message of another event is due at once."""
     alert_queue = AlertQueue()
     alert_queue.put(Alert.REFUSED_NONCE, "first", NOON)
-    assert (take_message(alert_queue).texts, alert_queue.due_seconds()) == (("first",), math.inf)
-    alert_queue.mark_sent(100.0)
+    first = take_message(alert_queue)
+    assert (first.texts, alert_queue.due_seconds()) == (("first",), math.inf)
+    alert_queue.mark_sent(first, 100.0)
     alert_queue.put(Alert.REFUSED_NONCE, "second", NOON + 1)
     assert alert_queue.due_seconds() == 160.0
     alert_queue.put(Alert.KILL_SWITCH, "on", NOON + 2)
-    assert (alert_queue.due_seconds(), take_message(alert_queue).alert) == (-math.inf, Alert.KILL_SWITCH)
-    alert_queue.mark_sent(101.0)
+    assert alert_queue.due_seconds() == -math.inf
+    kill_switch = take_message(alert_queue)
+    assert kill_switch.alert is Alert.KILL_SWITCH
+    alert_queue.mark_sent(kill_switch, 101.0)
     assert (alert_queue.due_seconds(), take_message(alert_queue).texts) == (160.0, ("second",))
 
 
@@ -71,15 +74,12 @@ def test_backoff_doubles_to_a_minute_and_resets_on_success() -> None:
     alert_queue.put(Alert.CIRCUIT_BREAKER, "open", NOON)
     delays = []
     for _ in range(9):
-        take_message(alert_queue)
-        alert_queue.mark_failed(0.0, 0.0)
+        alert_queue.mark_failed(take_message(alert_queue), 0.0, 0.0)
         delays.append(alert_queue.due_seconds())
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    take_message(alert_queue)
-    alert_queue.mark_sent(0.0)
+    alert_queue.mark_sent(take_message(alert_queue), 0.0)
     alert_queue.put(Alert.TRADING_INTERRUPTED, "interrupted", NOON)
-    take_message(alert_queue)
-    alert_queue.mark_failed(0.0, 0.0)
+    alert_queue.mark_failed(take_message(alert_queue), 0.0, 0.0)
     assert alert_queue.due_seconds() == 1
 
 
@@ -88,8 +88,7 @@ def test_retry_after_is_respected() -> None:
     alert_queue = AlertQueue()
     for retry_after_seconds, wait_seconds in ((41.0, 41.0), (1_000_000.0, 3600.0)):
         alert_queue.put(Alert.CIRCUIT_BREAKER, "open", NOON)
-        take_message(alert_queue)
-        alert_queue.mark_failed(0.0, retry_after_seconds)
+        alert_queue.mark_failed(take_message(alert_queue), 0.0, retry_after_seconds)
         alert_queue.put(Alert.KILL_SWITCH, "on", NOON)
         assert alert_queue.due_seconds() == wait_seconds
 
@@ -98,12 +97,13 @@ def test_failed_message_does_not_block_other_events() -> None:
     """A failed message is queued behind those of other events and merged with newer events of its own type."""
     alert_queue = AlertQueue()
     alert_queue.put(Alert.CIRCUIT_BREAKER, "first", NOON)
-    take_message(alert_queue)
+    first = take_message(alert_queue)
     alert_queue.put(Alert.CIRCUIT_BREAKER, "second", NOON + 5)
     alert_queue.put(Alert.TRADING_INTERRUPTED, "interrupted", NOON + 6)
-    alert_queue.mark_failed(0.0, 0.0)
-    assert take_message(alert_queue).alert is Alert.TRADING_INTERRUPTED
-    alert_queue.mark_sent(1.0)
+    alert_queue.mark_failed(first, 0.0, 0.0)
+    interrupted = take_message(alert_queue)
+    assert interrupted.alert is Alert.TRADING_INTERRUPTED
+    alert_queue.mark_sent(interrupted, 1.0)
     assert take_message(alert_queue) == Message(Alert.CIRCUIT_BREAKER, ("first", "second"), 2, NOON)
 
 
@@ -138,10 +138,13 @@ def test_every_event_is_counted_in_exactly_one_message(steps: list[tuple[Alert, 
             assert len(message.texts) <= TEXTS_MAX
             assert alert_queue.count == put_count - sent_count
             if step == "fail":
-                alert_queue.mark_failed(now, 0.0)
+                alert_queue.mark_failed(message, now, 0.0)
             else:
                 assert now - last_sent_seconds.get(message.alert, -math.inf) >= EVENT_INTERVAL_SECONDS
                 last_sent_seconds[message.alert] = now
-                alert_queue.mark_sent(now)
+                alert_queue.mark_sent(message, now)
                 sent_count += message.count
         assert alert_queue.count == put_count - sent_count
+    while (message_left := alert_queue.take()) is not None:
+        sent_count += message_left.count
+    assert sent_count == put_count
