@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from bot.app.alert_queue import AlertQueue, Message
-from bot.base import clock
+from bot.base import clock, fork_safety
 from bot.base.errors import BotError, NoAnswerError, NotSentError
 from bot.base.event_catalog import Event
 from bot.base.events import Fields, emit, subscribe
@@ -48,6 +48,13 @@ class Alerts:
         self._closing = False
         self._unsubscribe: Callable[[], None] | None = None
         self._worker = threading.Thread(target=self._run, name="alerts", daemon=True)
+        fork_safety.register_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        """Unsubscribe: neither the thread that sends alerts nor one that holds the condition exists in a child."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
     def start(self) -> None:
         """Subscribe to events."""

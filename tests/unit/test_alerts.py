@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import queue
 import re
 import threading
@@ -285,6 +286,54 @@ def test_burst_does_not_displace_other_events() -> None:
             hook.released.set()
             received = {(body["event"], body["count"]) for body in (hook.next_request().body for _ in range(3))}
     assert received >= {("unknown_outcome", 1), ("refused_nonce", 1000)}
+
+
+@pytest.mark.usefixtures("long_timeouts")
+def test_hanging_webhook_does_not_delay_the_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats are sent while the webhook does not answer an alert."""
+    monkeypatch.setattr(alerts, "CHECK_INTERVAL_SECONDS", 0.001)
+    with Webhook() as hook, Webhook() as heartbeat_hook:
+        hook.responses = [hook.hang]
+        with open_alerts(hook.url):
+            lose_order()
+            hook.next_request()
+            heartbeat = Heartbeat(heartbeat_hook.url, lambda: True)
+            heartbeat.start()
+            assert {heartbeat_hook.next_request().method for _ in range(3)} == {"GET"}
+            heartbeat.close()
+            assert not hook.released.is_set()
+            hook.released.set()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_forked_child_sends_no_alerts() -> None:
+    """A child that is forked while another thread holds the alerts' lock neither waits for it nor sends alerts; its
+    parent still sends them."""
+    is_held, may_release = threading.Event(), threading.Event()
+
+    def hold_lock() -> None:
+        with opened._queue_changed:
+            is_held.set()
+            may_release.wait(LIMIT_SECONDS)
+
+    def emit_and_close() -> None:
+        open_breaker()
+        opened.close(LIMIT_SECONDS)
+
+    with Webhook() as hook, open_alerts(hook.url) as opened:
+        holder = threading.Thread(target=hold_lock)
+        holder.start()
+        assert is_held.wait(LIMIT_SECONDS)
+        child = multiprocessing.get_context("fork").Process(target=emit_and_close)
+        child.start()
+        may_release.set()
+        child.join(LIMIT_SECONDS)
+        child.kill()
+        assert child.exitcode == 0
+        holder.join()
+        lose_order()
+        assert hook.next_request().body["event"] == "unknown_outcome"
+    assert hook.requests.empty()
 
 
 # Shutdown
