@@ -68,8 +68,14 @@ def imported(source: Source) -> list[tuple[ast.stmt, str]]:
 
 def import_inside_function(source: Source) -> list[str]:
     """Imports stand at the top of a module, where the module graph can be seen; except optional drivers, what only a
-    run with a page needs, and where a missing package is reported."""
-    if source.name in {"bot.nonce.open_store", "bot.cli.monitoring", "bot.cli.start"}:
+    run with a page or a simulator needs, and where a missing package is reported."""
+    if source.name in {
+        "bot.app.venue",
+        "bot.cli.commands",
+        "bot.cli.monitoring",
+        "bot.cli.start",
+        "bot.nonce.open_store",
+    }:
         return []
     return [
         source.finding(node, "import inside a function")

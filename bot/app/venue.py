@@ -58,7 +58,7 @@ def live_clock(settings: Settings) -> MarketClock:
 
 def fetch_kraken_time(settings: Settings) -> float:
     """Return Kraken's Time in Unix seconds. Raises a TransportError or KrakenError."""
-    with contextlib.closing(KrakenAPI(url=settings.api_url, proxy=settings.proxy)) as api:
+    with contextlib.closing(KrakenAPI("", "", settings.api_url, settings.proxy)) as api:
         return responses.read_time(api.query_public("Time").get("result"))
 
 

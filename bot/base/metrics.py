@@ -46,22 +46,22 @@ _RECENT_WAITS_MAX = 100
 
 
 class Histogram:
-    """Observed values, counted by the upper bounds of their buckets."""
+    """Observed times in seconds, counted by the upper bounds of their buckets."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = (*bounds, math.inf)
         self._counts = [0] * len(self._bounds)
         self._lock = threading.Lock()
-        self.total = 0.0
+        self.total_seconds = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count a value."""
+    def observe(self, seconds: float) -> None:
+        """Count a time."""
         with self._lock:
-            self.total += value
-            self._counts[bisect_left(self._bounds, value)] += 1
+            self.total_seconds += seconds
+            self._counts[bisect_left(self._bounds, seconds)] += 1
 
     def buckets(self) -> list[tuple[float, int]]:
-        """Return each bound with the number of values up to it; the last bound is infinity."""
+        """Return each bound with the number of times up to it; the last bound is infinity."""
         return list(zip(self._bounds, accumulate(self._counts), strict=True))
 
 

@@ -70,7 +70,7 @@ def _histogram(name: str, documentation: str, histograms: Mapping[tuple[str, ...
     metric = HistogramMetricFamily(f"kraken_bot_{name}", documentation, labels=labels)
     for values, histogram in tuple(histograms.items()):
         buckets = [("+Inf" if math.isinf(bound) else str(bound), count) for bound, count in histogram.buckets()]
-        metric.add_metric(values, buckets, histogram.total)
+        metric.add_metric(values, buckets, histogram.total_seconds)
     return metric
 
 

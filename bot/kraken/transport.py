@@ -37,7 +37,7 @@ class KrakenAPI(krakenex.API):
     between threads.
     """
 
-    def __init__(self, key: str = "", secret: str = "", url: str = "https://api.kraken.com", proxy: str = "") -> None:
+    def __init__(self, key: str, secret: str, url: str, proxy: str = "") -> None:
         # Not krakenex's own: it would open a session of requests.
         self.key, self.secret = key, secret
         self.uri = url.rstrip("/")
