@@ -29,17 +29,15 @@ VERIFIED_SESSIONS_MAX = 256
 class AuthResult(enum.Enum):
     """What a request may do, by its credentials."""
 
-    LOOPBACK = "the page is open to this machine"
-    SESSION = "a session"
-    BEARER_SCHEME = "the token itself"
-    ANONYMOUS = "nothing, or a session that is over"
-    INVALID = "a token or a session that is not ours"
-    THROTTLED = "not looked at, after too many wrong ones"
+    BROWSER = "a page on this machine, or a session: its forms need a csrf token"
+    BEARER = "the token in a header"
+    DENIED = "no token and no session, or a wrong one"
+    THROTTLED = "not checked, after too many wrong ones"
 
     @property
     def is_allowed(self) -> bool:
         """Whether the request may see the page."""
-        return self in {AuthResult.LOOPBACK, AuthResult.SESSION, AuthResult.BEARER_SCHEME}
+        return self in {AuthResult.BROWSER, AuthResult.BEARER}
 
 
 class FailedAttempts:
@@ -81,12 +79,13 @@ class Authenticator:
         self, token: str, *, is_public: bool, monotonic: Callable[[], float], wall_clock: Callable[[], float]
     ) -> None:
         self.is_public = is_public
+        self.failed_attempts = FailedAttempts(monotonic)
         self._token = _to_bytes(token)
+        # On loopback there are no sessions, and the forms of a previous run are refused.
+        self._signing_key = self._token if is_public else secrets.token_bytes(32)
         self._wall_clock = wall_clock
-        self._failed_attempts = FailedAttempts(monotonic)
         # Verified sessions: they stay valid while somebody guesses tokens.
         self._verified_sessions: dict[str, None] = {}
-        self._loopback_csrf_token = secrets.token_hex(32)
 
     @property
     def is_token_missing(self) -> bool:
@@ -96,32 +95,33 @@ class Authenticator:
     def authenticate(self, peer: str, *, token: str | None, cookie: str | None) -> AuthResult:
         """Check a request of this peer (an address) by its header's token, or else by its cookie (None: not there)."""
         if not self.is_public:
-            return AuthResult.LOOPBACK
+            return AuthResult.BROWSER
         if token is not None:
             return self.log_in(peer, token)
         if cookie is None or self.is_token_missing:
-            return AuthResult.ANONYMOUS
+            return AuthResult.DENIED
+        issued, _, signature = cookie.partition(".")
         if cookie not in self._verified_sessions:
-            if self._failed_attempts.retry_after_seconds(peer):
+            if self.failed_attempts.retry_after_seconds(peer):
                 return AuthResult.THROTTLED
-            if not self._is_signed(cookie):
-                self._failed_attempts.add(peer)
-                return AuthResult.INVALID
-            self._remember_session(cookie)
-        return AuthResult.SESSION if self._is_current(cookie) else AuthResult.ANONYMOUS
+            if not self._is_signed("session", issued, signature):
+                self.failed_attempts.add(peer)
+                return AuthResult.DENIED
+            self._verified_sessions[cookie] = None
+            if len(self._verified_sessions) > VERIFIED_SESSIONS_MAX:
+                del self._verified_sessions[next(iter(self._verified_sessions))]
+        age_seconds = self._wall_clock() - int(issued)
+        is_current = -CLOCK_LEEWAY_SECONDS <= age_seconds < SESSION_SECONDS
+        return AuthResult.BROWSER if is_current else AuthResult.DENIED
 
     def log_in(self, peer: str, token: str) -> AuthResult:
-        """Check a token: BEARER, WRONG or TOO_MANY."""
-        if self._failed_attempts.retry_after_seconds(peer):
+        """Check a token: BEARER, DENIED or THROTTLED."""
+        if self.failed_attempts.retry_after_seconds(peer):
             return AuthResult.THROTTLED
         if not self.is_token_missing and hmac.compare_digest(_to_bytes(token), self._token):
-            return AuthResult.BEARER_SCHEME
-        self._failed_attempts.add(peer)
-        return AuthResult.INVALID
-
-    def retry_after_seconds(self, peer: str) -> float:
-        """Return after how many seconds a token from this peer is checked again; 0.0 for at once."""
-        return self._failed_attempts.retry_after_seconds(peer)
+            return AuthResult.BEARER
+        self.failed_attempts.add(peer)
+        return AuthResult.DENIED
 
     def new_session(self) -> str:
         """Return a session: its creation time, signed with the token, so that it ends with the token or in 30 days."""
@@ -130,30 +130,17 @@ class Authenticator:
 
     def csrf_token(self, cookie: str | None) -> str:
         """Return the value that a form of the page must send back: no other site's page can know it."""
-        if not self.is_public:
-            return self._loopback_csrf_token
-        return self._signature("csrf", cookie) if cookie else ""
+        return self._signature("csrf", cookie or "")
 
     def is_csrf_valid(self, cookie: str | None, submitted: str) -> bool:
         """Tell whether the form was rendered by this server."""
-        expected = self.csrf_token(cookie)
-        return bool(expected) and hmac.compare_digest(_to_bytes(submitted), _to_bytes(expected))
+        return self._is_signed("csrf", cookie or "", submitted)
+
+    def _is_signed(self, purpose: str, text: str, signature: str) -> bool:
+        return hmac.compare_digest(_to_bytes(signature), _to_bytes(self._signature(purpose, text)))
 
     def _signature(self, purpose: str, text: str) -> str:
-        return hmac.new(self._token, _to_bytes(f"{purpose}.{text}"), hashlib.sha256).hexdigest()
-
-    def _is_signed(self, cookie: str) -> bool:
-        issued, _, signature = cookie.partition(".")
-        return hmac.compare_digest(_to_bytes(signature), _to_bytes(self._signature("session", issued)))
-
-    def _is_current(self, cookie: str) -> bool:
-        age_seconds = self._wall_clock() - int(cookie.partition(".")[0])
-        return -CLOCK_LEEWAY_SECONDS <= age_seconds < SESSION_SECONDS
-
-    def _remember_session(self, cookie: str) -> None:
-        self._verified_sessions[cookie] = None
-        while len(self._verified_sessions) > VERIFIED_SESSIONS_MAX:
-            del self._verified_sessions[next(iter(self._verified_sessions))]
+        return hmac.new(self._signing_key, _to_bytes(f"{purpose}.{text}"), hashlib.sha256).hexdigest()
 
 
 def _to_bytes(text: str) -> bytes:

@@ -12,9 +12,10 @@ import ipaddress
 import math
 from collections.abc import Callable
 from http import HTTPStatus
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -50,23 +51,28 @@ class AuthMiddleware:
             return
         request = Request(scope, receive)
         send = with_security_headers(scope, send)
-        response = self._reject_malformed(request) or await self._authorize(request)
+        try:
+            self._check_request(request)
+            response = await self._authorize(request)
+        except HTTPException as refusal:
+            # The connection ends with it: the next bytes may be the body of the refused request.
+            headers = {"connection": "close", **(refusal.headers or {})}
+            response = PlainTextResponse(f"{refusal.detail}\n", refusal.status_code, headers)
         await (response or self._app)(scope, receive, send)
 
-    def _reject_malformed(self, request: Request) -> Response | None:
+    def _check_request(self, request: Request) -> None:
         """Refuse a request that is not for this server, whoever sends it."""
         # A host name of others whose DNS record points to loopback would give its page the same origin.
         if not self._authenticator.is_public and not _is_loopback_host(request.headers.get("host", "")):
-            return _error_response(HTTPStatus.MISDIRECTED_REQUEST, "This page answers on this machine only.")
+            raise HTTPException(HTTPStatus.MISDIRECTED_REQUEST, "This page answers on this machine only.")
         path = request.scope["path"]
         if not path.startswith("/"):
-            return _error_response(HTTPStatus.BAD_REQUEST, "Not a path.")
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "Not a path.")
         methods = ALLOWED_METHODS.get(path, READ_METHODS)
         if request.method not in methods:
-            return _error_response(HTTPStatus.METHOD_NOT_ALLOWED, "Not allowed.", {"allow": ", ".join(methods)})
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, "Not allowed.", {"allow": ", ".join(methods)})
         if request.method in READ_METHODS and _has_body(request):
-            return _error_response(HTTPStatus.BAD_REQUEST, "No body is read here.")
-        return None
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "No body is read here.")
 
     async def _authorize(self, request: Request) -> Response | None:
         """Refuse unauthorized requests; store for the app what it needs to know."""
@@ -74,46 +80,53 @@ class AuthMiddleware:
         if path in HEALTH_PATHS:
             return None
         if self._authenticator.is_token_missing:
-            return _error_response(HTTPStatus.FORBIDDEN, ACCESS_DENIED_MESSAGE)
+            raise HTTPException(HTTPStatus.FORBIDDEN, ACCESS_DENIED_MESSAGE)
+        token = _bearer_token(request) if self._authenticator.is_public else None
+        cookie = request.cookies.get(COOKIE_NAME)
+        # A browser never sends a token in a header on its own.
+        if request.method == "POST" and token is None and not _is_same_origin(request):
+            raise HTTPException(HTTPStatus.FORBIDDEN, "This form has to come from this page.")
         if path == "/login":
             return await self._login(request)
         if path.startswith("/static/"):
             return None
-        cookie = request.cookies.get(COOKIE_NAME)
-        result = self._authenticator.authenticate(_client_address(request), token=_bearer_token(request), cookie=cookie)
+        result = self._authenticator.authenticate(_client_address(request), token=token, cookie=cookie)
         if not result.is_allowed:
             return self._unauthorized(request, result)
         request.state.csrf = self._authenticator.csrf_token(cookie)
-        return await self._check_stop_form(request, result) if request.method == "POST" else None
+        if request.method == "POST":
+            form = request.state.form = await _read_form(request)
+            is_csrf_valid = self._authenticator.is_csrf_valid(cookie, form.pop("csrf", ""))
+            if result is not AuthResult.BEARER and not is_csrf_valid:
+                raise HTTPException(HTTPStatus.FORBIDDEN, "The form is out of date. Load the page again.")
+        return None
 
     def _unauthorized(self, request: Request, result: AuthResult) -> Response:
-        if result is AuthResult.THROTTLED:
-            return self._throttled(request)
+        self._check_throttled(request, result)
         if request.scope["path"] == "/":
             response: Response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         else:
-            response = _error_response(HTTPStatus.UNAUTHORIZED, "The token is needed.", {"www-authenticate": "Bearer"})
+            headers = {"connection": "close", "www-authenticate": "Bearer"}
+            response = PlainTextResponse("The token is needed.\n", HTTPStatus.UNAUTHORIZED, headers)
         if COOKIE_NAME in request.cookies:
             # Otherwise a browser would send the old session again and again, each time a wrong one.
             response.delete_cookie(COOKIE_NAME, secure=is_https(request.scope), httponly=True, samesite="strict")
         return response
 
-    def _throttled(self, request: Request) -> Response:
-        seconds = math.ceil(self._authenticator.retry_after_seconds(_client_address(request)))
-        text = f"Too many wrong tokens. Try again in {seconds} s."
-        return _error_response(HTTPStatus.TOO_MANY_REQUESTS, text, {"retry-after": str(seconds)})
+    def _check_throttled(self, request: Request, result: AuthResult) -> None:
+        if result is AuthResult.THROTTLED:
+            seconds = math.ceil(self._authenticator.failed_attempts.retry_after_seconds(_client_address(request)))
+            text = f"Too many wrong tokens. Try again in {seconds} s."
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, text, {"retry-after": str(seconds)})
 
     async def _login(self, request: Request) -> Response:
         if not self._authenticator.is_public:
             return RedirectResponse("/", HTTPStatus.SEE_OTHER)
         if request.method != "POST":
             return HTMLResponse(self._render_login_page(""))
-        form = await _read_same_origin_form(request)
-        if isinstance(form, Response):
-            return form
+        form = await _read_form(request)
         result = self._authenticator.log_in(_client_address(request), form.get("token", "").strip())
-        if result is AuthResult.THROTTLED:
-            return self._throttled(request)
+        self._check_throttled(request, result)
         if not result.is_allowed:
             return HTMLResponse(self._render_login_page("This is not the token."), HTTPStatus.UNAUTHORIZED)
         response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
@@ -121,23 +134,6 @@ class AuthMiddleware:
         cookie = self._authenticator.new_session()
         response.set_cookie(COOKIE_NAME, cookie, SESSION_SECONDS, secure=secure, httponly=True, samesite="strict")
         return response
-
-    async def _check_stop_form(self, request: Request, result: AuthResult) -> Response | None:
-        """Check a request for a change. A browser never sends a token in a header on its own."""
-        has_bearer_token = result is AuthResult.BEARER_SCHEME
-        form = await _read_form(request) if has_bearer_token else await _read_same_origin_form(request)
-        if isinstance(form, Response):
-            return form
-        submitted = form.pop("csrf", "")
-        if not has_bearer_token and not self._authenticator.is_csrf_valid(request.cookies.get(COOKIE_NAME), submitted):
-            return _error_response(HTTPStatus.FORBIDDEN, "The form is out of date. Load the page again.")
-        request.state.form = form
-        return None
-
-
-def _error_response(status: HTTPStatus, text: str, headers: dict[str, str] | None = None) -> Response:
-    # The connection ends with it: the next bytes may be the body of the refused request.
-    return PlainTextResponse(text + "\n", status, {"connection": "close", **(headers or {})})
 
 
 def _client_address(request: Request) -> str:
@@ -171,48 +167,31 @@ def _is_same_origin(request: Request) -> bool:
     """
     if site := request.headers.get("sec-fetch-site"):
         return site == "same-origin"
-    origin = request.headers.get("origin") or request.headers.get("referer") or ""
     try:
-        parts = urlsplit(origin)
-        own_origin = urlsplit(f"{parts.scheme}://{request.headers.get('host', '')}")
-        return bool(parts.hostname) and (parts.hostname, _effective_port(parts.port, parts.scheme)) == (
-            own_origin.hostname,
-            _effective_port(own_origin.port, parts.scheme),
-        )
+        sender = urlsplit(request.headers.get("origin") or request.headers.get("referer") or "")
+        server = urlsplit(f"{sender.scheme}://{request.headers.get('host', '')}")
+        return bool(sender.hostname) and _host_and_port(sender) == _host_and_port(server)
     except ValueError:
         return False
 
 
-def _effective_port(port: int | None, scheme: str) -> int | None:
-    return port if port is not None else {"http": 80, "https": 443}.get(scheme)
+def _host_and_port(url: SplitResult) -> tuple[str | None, int | None]:
+    return url.hostname, url.port if url.port is not None else {"http": 80, "https": 443}.get(url.scheme)
 
 
-async def _read_same_origin_form(request: Request) -> dict[str, str] | Response:
-    if not _is_same_origin(request):
-        return _error_response(HTTPStatus.FORBIDDEN, "This form has to come from this page.")
-    return await _read_form(request)
-
-
-async def _read_form(request: Request) -> dict[str, str] | Response:
-    """Read the fields of a form, or return what is wrong with it."""
+async def _read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form, or refuse it."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        return _error_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "A form is read here, and nothing else.")
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "A form is read here, and nothing else.")
     body = b""
     try:
         async with asyncio.timeout(FORM_TIMEOUT_SECONDS):
-            has_more = True
-            while has_more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    return _error_response(HTTPStatus.BAD_REQUEST, "The form did not come.")
-                body += message.get("body", b"")
-                has_more = message.get("more_body", False)
+            async for piece in request.stream():
+                body += piece
                 if len(body) > FORM_BYTES_MAX:
-                    return _error_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The form is too long.")
+                    raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The form is too long.")
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX))
     except TimeoutError:
-        return _error_response(HTTPStatus.REQUEST_TIMEOUT, "The form did not come.")
-    try:
-        fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=FORM_FIELDS_MAX)
-    except ValueError:
-        return _error_response(HTTPStatus.BAD_REQUEST, "Not a form.")
-    return dict(fields)
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "The form did not come.") from None
+    except (ClientDisconnect, ValueError):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "Not a form.") from None

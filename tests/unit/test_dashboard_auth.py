@@ -69,6 +69,7 @@ class TestLoopback:
         """A page of another origin, open in the same browser, cannot stop entries."""
         form = {"csrf": csrf_token_in(client.get("/")), "confirm": "stop"}
         assert client.post("/stop", form, Sec_Fetch_Site="cross-site").status == 403
+        assert client.post("/stop", form, Sec_Fetch_Site="cross-site", Authorization="Bearer x").status == 403
         assert client.post("/stop", {"csrf": "guess", "confirm": "stop"}).status == 403
         assert client.post("/stop", {"confirm": "stop"}).status == 403
         assert loopback_server.passed_paths == ["/"]
