@@ -53,7 +53,8 @@ class Connection(H11Protocol):
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self.abort)
         super().data_received(data)
         if self.is_serving:
-            self._stop_head_timer()
+            _cancel(self._head_timer)
+            self._head_timer = None
             # Requests behind the current one, which no browser sends: they would be kept until it is answered.
             if len(self.conn.trailing_data[0]) > HEAD_BYTES_MAX:
                 self.abort()
@@ -80,12 +81,12 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         """Stop to wait for the client to read."""
         super().resume_writing()
-        self._stop_unread_timer()
+        _cancel(self._unread_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection."""
-        self._stop_head_timer()
-        self._stop_unread_timer()
+        _cancel(self._head_timer)
+        _cancel(self._unread_timer)
         super().connection_lost(exc)
         # Uvicorn does so only after an orderly close; otherwise the connection would be kept, with all its input, until
         # the end of its timer.
@@ -123,15 +124,10 @@ class Connection(H11Protocol):
         """The address of the client."""
         return self.client[0] if self.client else ""
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
 
-    def _stop_unread_timer(self) -> None:
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
