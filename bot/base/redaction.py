@@ -10,7 +10,6 @@ Each step reads a text once, from left to right, so the cost of a line grows wit
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from itertools import pairwise
@@ -24,10 +23,6 @@ _LITERAL_LENGTH_MIN = 12
 _BASE64_FRAGMENT_LENGTH_MIN = 8
 # The part of a webhook's address that is long enough to be a token, and not a word of a path.
 _TOKEN_LENGTH_MIN = 16
-# A value named key may be a number or a switch.
-_VALUE_LENGTH_MIN = 4
-# Kraken's public keys have 56 characters of Base64, private keys and signatures 88.
-_KEY_LENGTH_MIN = 56
 
 
 class Redactor:
@@ -35,9 +30,8 @@ class Redactor:
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
-        self._literals: tuple[str, ...] = ()
-        self._word_patterns: tuple[re.Pattern[str], ...] = ()
-        self._base64_fragments: tuple[str, ...] = ()
+        self._encodings: list[str] = []
+        self._base64_fragments: set[str] = set()
 
     def hide(self, *secrets: str) -> None:
         """Redact these values from now on. Of an address, redact the password and the token of a webhook.
@@ -48,27 +42,23 @@ class Redactor:
             # Not `str()`: a Secret renders itself as "[hidden]" there.
             self._secrets.update(_secret_parts(str.__str__(secret)))
         self._secrets -= {"", HIDDEN}
-        secrets_in_order = sorted(self._secrets)
-        encodings = {encoding for secret in secrets_in_order for encoding in _encodings(secret)}
+        encodings = {encoding for secret in self._secrets for encoding in _encodings(secret)}
         # The longest first, because one encoding may be part of another.
-        by_length = sorted(encodings, key=lambda text: (-len(text), text))
-        self._literals = tuple(text for text in by_length if len(text) >= _LITERAL_LENGTH_MIN)
-        self._word_patterns = tuple(_word_pattern(text) for text in by_length if len(text) < _LITERAL_LENGTH_MIN)
-        self._base64_fragments = tuple(
-            {fragment for secret in secrets_in_order for fragment in _base64_fragments(secret)}
-        )
+        self._encodings = sorted(encodings, key=lambda text: (-len(text), text))
+        self._base64_fragments = {fragment for secret in self._secrets for fragment in _base64_fragments(secret)}
 
     def redact(self, text: str) -> str:
         """Return the text without secrets."""
-        for literal in self._literals:
-            if literal in text:
-                text = text.replace(literal, HIDDEN)
-        for pattern in self._word_patterns:
-            text = pattern.sub(HIDDEN, text)
-        for fragment in self._base64_fragments:
-            if fragment in text:
-                text = _redact_base64(text, fragment)
+        for encoding in self._encodings:
+            if encoding in text:
+                text = re.sub(_pattern(encoding), HIDDEN, text)
+        if self._has_known_base64(text):
+            # The characters around a fragment hold the first and last bits of the secret.
+            text = _BASE64_RUN.sub(lambda run: HIDDEN if self._has_known_base64(run[0]) else run[0], text)
         return _redact_patterns(text)
+
+    def _has_known_base64(self, text: str) -> bool:
+        return any(fragment in text for fragment in self._base64_fragments)
 
 
 def _secret_parts(secret: str) -> list[str]:
@@ -93,8 +83,7 @@ def _encodings(secret: str) -> set[str]:
     encodings = {secret}
     for _round in range(2):
         encodings |= {encoding for text in encodings for encoding in _escapes(text)}
-    decoded = _decode_base64(secret)
-    return encodings | ({repr(decoded)[2:-1], decoded.hex()} if decoded else set())
+    return encodings
 
 
 def _escapes(text: str) -> list[str]:
@@ -106,17 +95,10 @@ def _escapes(text: str) -> list[str]:
     return [*percent, *lower, *escaped, json.dumps(text, ensure_ascii=False)[1:-1], text.replace("'", "\\'")]
 
 
-def _decode_base64(secret: str) -> bytes:
-    """Return the decoded bytes of a Base64 text, such as a private key; no bytes for other texts."""
-    try:
-        decoded = base64.b64decode(secret, validate=True)
-    except (binascii.Error, ValueError):
-        return b""
-    return decoded if len(decoded) >= _LITERAL_LENGTH_MIN else b""
-
-
-def _word_pattern(text: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])){re.escape(text)}(?![A-Za-z0-9])")
+def _pattern(encoding: str) -> str:
+    if len(encoding) >= _LITERAL_LENGTH_MIN:
+        return re.escape(encoding)
+    return rf"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])){re.escape(encoding)}(?![A-Za-z0-9])"
 
 
 def _base64_fragments(secret: str) -> set[str]:
@@ -132,131 +114,76 @@ def _base64_fragments(secret: str) -> set[str]:
     return {fragment_text for fragment_text in fragments if len(fragment_text) >= _BASE64_FRAGMENT_LENGTH_MIN}
 
 
-_BASE64_RUN = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
-_BASE64_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
+_BASE64_RUN = re.compile(rf"[A-Za-z0-9+/_-]{{{_BASE64_FRAGMENT_LENGTH_MIN},}}={{0,2}}")
 
-
-def _redact_base64(text: str, fragment: str) -> str:
-    pieces = []
-    position = 0
-    while (start := text.find(fragment, position)) >= 0:
-        # The surrounding characters hold the secret's first and last bits.
-        pieces += [text[position:start].rstrip(_BASE64_CHARACTERS), HIDDEN]
-        rest = _BASE64_RUN.match(text, start)
-        position = rest.end() if rest else start + len(fragment)
-    return "".join([*pieces, text[position:]])
-
-
-# A name, and the separator between it and its value. Common words count as names only before `=`, or in quotes: "key:
-# may trade" is prose.
-# A fencing token is a number and no secret.
-_SECRET_NAME = re.compile(
-    r"""
-    (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=%[0-9a-f][0-9a-f])
-      | (?<=api) | (?<=auth) | (?<=access) | (?<=refresh) | (?<=client) )
-    (?: (?P<whole_line> cookie | authorization )
-      | x-(?:[a-z0-9]{1,20}-){0,4}(?:auth|apikey|key|sign|signature|secret|token)
-      | api[-_ ]?(?:key|sign) | secret | (?<!fencing[-_ ])token | password | passwd | passphrase | otp
-      | (?P<word> key | sign | signature | pwd | pass | auth ) )
-    (?P<quoted> \\*+["'] )?
-    [ \t]*+ (?P<between> => | ==? | [:,] | %3[AD] ) [ \t]*+
+_QUOTE = r"""\\*+["']"""
+_SCHEME = r"(?: basic | bearer | digest | token | bot ) [ \t]++"
+_BARE = r"""[^\s,;&'"\\]"""
+# A name like that of a secret, a separator, and the value, in every notation. Common words count as names only before
+# `=`, or in quotes: "key: may trade" is prose. A setting may end in KEY and be 0 or 1. A fencing token is no secret.
+_NAMED_VALUE = re.compile(
+    rf"""
+    (?P<name>
+        (?: (?<![a-z]) | (?<=\\[nrt]) | (?<=%[0-9a-f][0-9a-f])
+          | (?<=api) | (?<=auth) | (?<=access) | (?<=refresh) | (?<=client) )
+        (?: (?P<line> cookie (?!{_QUOTE}) ) | cookie | authorization
+          | x-(?:[a-z0-9]{{1,20}}-){{0,4}}(?:auth|apikey|key|sign|signature|secret|token)
+          | api[-_ ]?(?:key|sign) | secret | (?<!fencing[-_ ])token | password | passwd | passphrase | otp
+          | (?P<word> key | sign | signature | pwd | pass | auth ) )
+        (?P<quoted> {_QUOTE} )?
+        [ \t]*+ (?: = [=>]?+ | %3[AD] | (?(quoted) : | (?(word) (?!) | : ) ) | (?(quoted) (?P<pair>,) | (?!) ) ) [ \t]*+
+    )
+    (?: (?P<opening> (?P<bracket> [\[({{] )? [ \t]*+ [bu]? )
+        # The closing quote has as many backslashes as the opening one. In brackets, all values of a list.
+        (?: (?P<quote> {_QUOTE} ) (?(bracket) | (?!(?P=quote)) )
+            (?: (?!(?P=quote)) (?: \\. | [^\\] ) )*+ (?P=quote)?+
+            (?(bracket) (?: , [ \t]*+ [bu]? (?={_QUOTE}) )?+ )
+        )++
+      | (?(pair) (?!) ) (?! [bu]{_QUOTE} )
+        (?(line) (?: [^\r\n\\] | \\(?![rn]) )++
+          | (?= {_SCHEME} | (?(word) {_BARE}{{4}} | {_BARE} ) ) (?: {_SCHEME} )?+ {_BARE}*+ ) )
     """,
-    re.VERBOSE | re.IGNORECASE | re.ASCII,
+    re.VERBOSE | re.IGNORECASE | re.ASCII | re.DOTALL,
 )
-_SECRET_NAME_PARTS = ("key", "sign", "secret", "token", "pass", "pwd", "otp", "auth", "cookie")
-_VALUE_START = re.compile(r"""(?P<bracket>[\[({])?[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
-# In a list of values, the separator between two of them.
-_LIST_SEPARATOR = re.compile(r"""\\*+["'],[ \t]*+[bBuU]?(?P<quote>\\*+["'])""")
-_QUOTED_VALUE = {mark: re.compile(rf"[^{mark}\\]*+(?:\\.[^{mark}\\]*+)*+", re.DOTALL) for mark in "'\""}
-_BARE_VALUE = re.compile(r"""(?:(?:basic|bearer|digest|token|bot)[ \t]+)?[^\s,;&'"\\]*+""", re.IGNORECASE)
-_LINE_VALUE = re.compile(r"""[^\r\n\\]*+(?:\\(?![rn])[^\r\n\\]*+)*+""")
 
-
-def _redact_named_values(text: str) -> str:
-    """Redact the values of headers, parameters and fields that are named like a secret, in every notation."""
-    pieces = []
-    position = 0
-    for match in _SECRET_NAME.finditer(text):
-        if match.start() < position or (match["word"] and not match["quoted"] and match["between"] in (":", ",")):
-            continue
-        opening = _VALUE_START.match(text, match.end())
-        if match["between"] == "," and not (match["quoted"] and opening):
-            continue
-        start = opening.end() if opening else match.end()
-        end = _value_end(text, start, opening["quote"] if opening else "", match)
-        while opening and opening["bracket"] and (next_value := _LIST_SEPARATOR.match(text, end)):
-            end = _value_end(text, next_value.end(), next_value["quote"], match)
-        # A setting may end in KEY and be 0 or 1.
-        is_switch = match["word"] and not opening and end - start < _VALUE_LENGTH_MIN
-        if end > start and not is_switch:
-            pieces += [text[position:start], HIDDEN]
-            position = end
-    return "".join([*pieces, text[position:]])
-
-
-def _value_end(text: str, start: int, quote_mark: str, name: re.Match[str]) -> int:
-    if len(quote_mark) > 1:
-        # Quotes within quotes: the closing quote has as many backslashes as the opening one.
-        closing = text.find(quote_mark, start)
-        return closing if closing >= 0 else len(text)
-    is_cookie_line = name["whole_line"] and name["whole_line"].lower() == "cookie" and not name["quoted"]
-    pattern = _QUOTED_VALUE[quote_mark] if quote_mark else _LINE_VALUE if is_cookie_line else _BARE_VALUE
-    value = pattern.match(text, start)
-    return value.end() if value else start
-
-
-_ADDRESS = re.compile(r"""://([^\s'"<>]*+)""")
+_ADDRESS = re.compile(r"""(?P<web>https?)?://(?P<rest>[^\s'"<>]*+)""", re.IGNORECASE)
+# In a password that is not encoded, only what follows the last at sign is the host; but a path may have one as well.
+_PASSWORD = re.compile(r"[^/?#:]*:(?!\d*(?:[/?#]|$)).*@")
+# A user name alone may be a token in a web address.
+_WEB_USER = re.compile("[^/?#]+@")
 
 
 def _redact_userinfo(match: re.Match[str]) -> str:
-    """Redact user and password of an address, up to its last at sign where the password is not encoded."""
-    before, at, after_userinfo = match[1].rpartition("@")
-    user, has_user, host = re.split("[/?#]", match[1], maxsplit=1)[0].rpartition("@")
-    if has_user:
-        # A user name alone may be a token in a web address.
-        is_web = match.string[max(0, match.start() - 5) : match.start()].lower().endswith(("http", "https"))
-        is_secret = ":" in user or (is_web and user != "")
-    else:
-        # A path may have an at sign as well.
-        is_secret = at != "" and not (host.partition(":")[2] or "0").isdigit()
-    return f"://{HIDDEN}@{after_userinfo}" if before and is_secret else match[0]
+    has_secret = _PASSWORD.match(match["rest"]) or (match["web"] and _WEB_USER.match(match["rest"]))
+    return f"{match['web'] or ''}://{HIDDEN}@{match['rest'].rpartition('@')[2]}" if has_secret else match[0]
 
 
 # Telegram: bot<number>:<35 characters>; its Bot API has them in the path.
 _BOT_TOKEN = re.compile(r"bot[0-9]{5,20}(?::|%3[Aa])[\w-]{20,}|(?<![0-9])[0-9]{6,12}:[\w-]{35}(?![\w-])", re.ASCII)
 _BEARER = re.compile(r"(?<![A-Za-z])Bearer[ \t]+[\w.~+/-]{8,}=*", re.IGNORECASE | re.ASCII)
-_BASE64_LIKE = re.compile(rf"[A-Za-z0-9+/%]{{{_KEY_LENGTH_MIN},}}={{0,2}}")
+# Kraken's public keys have 56 characters of Base64, private keys and signatures 88.
+_KEY = re.compile("[A-Za-z0-9+/%]{56,}={0,2}")
 
 
 def _redact_key(match: re.Match[str]) -> str:
-    return HIDDEN if _looks_random(unquote(match[0])) else match[0]
-
-
-def _looks_random(text: str) -> bool:
-    """Tell whether so long a text can only be Base64: hexadecimal digests, long numbers and file paths are not."""
-    character_kinds = [
-        "A" if character.isupper() else "a" if character.islower() else "0" if character.isdigit() else "+"
-        for character in text
+    """Redact so long a text if it can only be Base64: hexadecimal digests, long numbers and file paths are not."""
+    text = unquote(match[0])
+    kinds = [
+        "A" if one.isupper() else "a" if one.islower() else "0" if one.isdigit() else "+" for one in text if one != "/"
     ]
-    if not {"A", "a", "0"} <= set(character_kinds) or text.count("/") * 10 >= len(text):
-        return False
+    is_path = text.count("/") * 10 >= len(text)
     # In random text most characters differ in kind from the one before, in words and years most do not: one of 1000
     # keys is taken for a path.
-    kinds_without_slash = [kind for kind, character in zip(character_kinds, text, strict=True) if character != "/"]
-    return sum(before != after for before, after in pairwise(kinds_without_slash)) * 100 > len(text) * 40
+    is_random = sum(before != after for before, after in pairwise(kinds)) * 100 > len(text) * 40
+    return HIDDEN if {"A", "a", "0"} <= set(kinds) and is_random and not is_path else match[0]
 
 
 def _redact_patterns(text: str) -> str:
-    if "://" in text:
-        text = _ADDRESS.sub(_redact_userinfo, text)
-    lower = text.lower()
-    if any(name in lower for name in _SECRET_NAME_PARTS):
-        text = _redact_named_values(text)
-    if "bearer" in lower:
-        text = _BEARER.sub(f"Bearer {HIDDEN}", text)
-    if len(text) >= _KEY_LENGTH_MIN:
-        text = _BASE64_LIKE.sub(_redact_key, text)
-    return _BOT_TOKEN.sub(HIDDEN, text) if ":" in text or "%3" in text else text
+    text = _ADDRESS.sub(_redact_userinfo, text)
+    text = _NAMED_VALUE.sub(rf"\g<name>\g<opening>\g<quote>{HIDDEN}\g<quote>", text)
+    text = _BEARER.sub(f"Bearer {HIDDEN}", text)
+    text = _KEY.sub(_redact_key, text)
+    return _BOT_TOKEN.sub(HIDDEN, text)
 
 
 _redactor = Redactor()
