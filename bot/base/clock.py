@@ -42,8 +42,7 @@ def sleep(seconds: float) -> None:
 
 def format_rfc3339(unix_seconds: float) -> str:
     """Format Unix seconds for Kraken's `deadline`: UTC with milliseconds."""
-    timestamp = datetime.fromtimestamp(unix_seconds, UTC)
-    return timestamp.strftime("%Y-%m-%dT%H:%M:%S.") + f"{timestamp.microsecond // 1000:03d}Z"
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def format_utc(unix_seconds: float) -> str:
@@ -55,27 +54,23 @@ class NonceClock:
     """The wall clock, or Kraken's time once the two are more than ten seconds apart."""
 
     def __init__(self) -> None:
-        self._kraken_offset_us: int | None = None
+        # To the boot clock; None while nonces follow the machine's clock.
+        self.kraken_offset_us: int | None = None
 
     def now_us(self) -> int:
         """Return the time that nonces start from, in microseconds."""
-        if self._kraken_offset_us is None:
-            return time.time_ns() // 1000
-        return int(boottime_seconds() * 1_000_000) + self._kraken_offset_us
+        if self.kraken_offset_us is None:
+            return wall_us()
+        return int(boottime_seconds() * 1_000_000) + self.kraken_offset_us
 
     def follow_kraken(self, kraken_seconds: float) -> None:
         """Use Kraken's time from here on, carried forward by the boot clock."""
         boot_us = int(boottime_seconds() * 1_000_000)
-        self._kraken_offset_us = int(kraken_seconds * 1_000_000) - boot_us
+        self.kraken_offset_us = int(kraken_seconds * 1_000_000) - boot_us
 
     def follow_wall(self) -> None:
         """Use the machine's clock (the default)."""
-        self._kraken_offset_us = None
-
-    @property
-    def is_following_kraken(self) -> bool:
-        """Whether the machine's clock was found to be wrong."""
-        return self._kraken_offset_us is not None
+        self.kraken_offset_us = None
 
 
 nonce_clock = NonceClock()
