@@ -129,11 +129,6 @@ def print_line(text: str) -> None:
     _output_handler.handle(logging.LogRecord(_PRINT_LOGGER, logging.INFO, __file__, 0, text, None, None))
 
 
-def hide(*secrets: str) -> None:
-    """Redact these values in every line: keys, tokens, addresses with a password, addresses of webhooks."""
-    redaction.hide(*secrets)
-
-
 def recent_lines() -> list[str]:
     """Return the last 200 lines, oldest first, each with time and level; a traceback belongs to its line."""
     # One atomic step: the caller must not wait behind a line that cannot be written.

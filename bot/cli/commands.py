@@ -9,6 +9,7 @@ from collections.abc import Callable
 from bot.base import logging_setup
 from bot.base.errors import BotError
 from bot.base.logging_setup import print_line
+from bot.base.redaction import hide
 from bot.cli.check import check_setup
 from bot.cli.exit_codes import print_failure
 from bot.cli.nonce_commands import run_nonce_command
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     try:
         settings = load_settings(strategies=STRATEGIES)
-        logging_setup.hide(*settings.secrets())
+        hide(*settings.secrets())
         return COMMANDS[options.command or "run"](settings, options)
     except (BotError, SimulatorError) as error:
         return print_failure(error)

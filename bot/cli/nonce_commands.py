@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock
 from bot.app.nonce_report import file_store_for_settings, format_lease, print_nonce_report
-from bot.base import clock, logging_setup
+from bot.base import clock
 from bot.base.errors import (
     BotAlreadyRunningError,
     CircuitOpenError,
@@ -24,6 +24,7 @@ from bot.base.errors import (
 )
 from bot.base.logging_setup import print_line
 from bot.base.paths import key_file_path
+from bot.base.redaction import hide
 from bot.broker_manager import kraken_request_lock
 from bot.config import Settings, credential_problems
 from bot.kraken import error_table, nonce_recovery
@@ -55,7 +56,7 @@ def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
     if options.action == "migrate":
         # An address with a password should not appear in the list of processes.
         target = sys.stdin.readline().strip() if options.to == "-" else options.to
-        logging_setup.hide(target)
+        hide(target)
         return migrate(settings, target)
     if options.action == "adopt":
         return adopt(settings, options.yes)

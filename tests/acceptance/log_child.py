@@ -14,6 +14,7 @@ import time
 from typing import NoReturn
 
 from bot.base import logging_setup
+from bot.base.redaction import hide
 
 log = logging.getLogger("child")
 
@@ -68,7 +69,7 @@ def main(ending: str, output_format: str) -> None:
     """Run as the module's docstring says."""
     known_secrets, secret_patterns = json.loads(sys.stdin.readline())
     logging_setup.configure(output_format)
-    logging_setup.hide(*known_secrets)
+    hide(*known_secrets)
     if ending == "print":
         print_until_sigterm()
     text = " ".join([*known_secrets, *secret_patterns])

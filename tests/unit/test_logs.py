@@ -26,6 +26,7 @@ from bot.base import logging_setup
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Side
+from bot.base.redaction import hide
 from bot.config import Secret
 from tests.conftest import ROOT
 
@@ -42,7 +43,7 @@ def restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
-    logging_setup.hide(SECRET)
+    hide(SECRET)
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
