@@ -16,6 +16,7 @@ from bot.app.instance_lock import describe_owner, is_running, read_instance_file
 from bot.base.clock import sleep
 from bot.base.errors import BotNotRunningError
 from bot.config import Settings
+from bot.dashboard.formatting import format_duration
 
 TIMEOUT_SECONDS = 5.0
 WATCH_INTERVAL_SECONDS = 2.0
@@ -84,14 +85,15 @@ def format_summary(status: dict[str, Any]) -> str:
     nonce, account = status["nonce"], status["account"] or {}
     # As on the page: an unknown value is not "none".
     is_known = status["account"] is not None and "journal_problem" not in status
-    last_cycle_age = _format_age(status["last_cycle_age_seconds"])
+    age_seconds = status["last_cycle_age_seconds"]
+    last_cycle_age = "none yet" if age_seconds is None else f"{format_duration(age_seconds)} ago"
     realised_loss = _format_money(account.get("realised_loss_today"))
     circuit_breaker = f"{_format_known(nonce['circuit_breaker'])}{_format_reason(nonce['circuit_breaker_reason'])}"
     pnl = f"realised P&L {_format_money(account.get('realised_pnl'))}, realised loss today {realised_loss}"
     order_counts = f"{len(status['open_orders'])} open, {len(status['unknown_orders'])} unknown"
     lines = [
         f"mode     {status['mode'].upper()}, {status['state']}{_format_reason(status['reason'])}",
-        f"up       {_format_duration(status['uptime_seconds'])}; last cycle {last_cycle_age}",
+        f"up       {format_duration(status['uptime_seconds'])}; last cycle {last_cycle_age}",
         f"entries  {status['entries']}",
         f"account  {_format_money(account.get('equity'))} {account.get('quote', '')}".rstrip(),
         f"         {pnl}",
@@ -114,7 +116,7 @@ def _format_pair(pair: dict[str, Any]) -> str:
 
 
 def _format_order(row: dict[str, Any]) -> str:
-    age = "" if row["unknown_seconds"] is None else f", for {_format_duration(row['unknown_seconds'])}"
+    age = "" if row["unknown_seconds"] is None else f", for {format_duration(row['unknown_seconds'])}"
     return f"{row['pair']} {row['side']} {row['volume']} at {row['price']} ({row['cl_ord_id']}){age}"
 
 
@@ -128,13 +130,3 @@ def _format_known(value: str | None) -> str:
 
 def _format_reason(reason: str) -> str:
     return f": {reason}" if reason else ""
-
-
-def _format_age(seconds: float | None) -> str:
-    return "none yet" if seconds is None else f"{seconds:.0f} s ago"
-
-
-def _format_duration(seconds: float) -> str:
-    minutes, remaining_seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {remaining_seconds} s"
