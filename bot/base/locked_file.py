@@ -64,9 +64,6 @@ class LockedFile:
         existed = os.path.lexists(self.path)
         self._descriptor = open_file(self.path, os.O_RDWR | os.O_CREAT)
         self._was_created = not existed
-        self._check_opened()
-
-    def _check_opened(self) -> None:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")

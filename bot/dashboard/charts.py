@@ -80,11 +80,8 @@ def candle_chart(pair: Mapping[str, Any], name: str) -> Markup:
     scale_values = [value for row in candle_rows for value in row[2:4]] + [fill[2] for fill in fills]
     scale = _Scale.of_values(scale_values if price is None else [*scale_values, price])
     slot_width = _WIDTH / (len(candle_rows) + 1)
-    shapes = (
-        _candle_paths(candle_rows, scale, slot_width)
-        + _price_line(price, scale)
-        + _fill_markers(fills, scale, slot_width)
-    )
+    price_line = "" if price is None else f'<path class="price" d="M0 {scale.y(price)}H{_WIDTH}"/>'
+    shapes = _candle_paths(candle_rows, scale, slot_width) + price_line + _fill_markers(fills, scale, slot_width)
     counts = {side: sum(1 for fill in fills if fill[1] == side) for side in ("buy", "sell")}
     desc = (
         f"{len(candle_rows)} candles, {format_day_time(starts[0])} to {format_day_time(starts[-1])} UTC,"
@@ -105,12 +102,6 @@ def _candle_paths(candle_rows: Sequence[tuple[Any, ...]], scale: _Scale, slot_wi
         body = f"M{x - half_width} {top}h{2 * half_width}V{bottom}h-{2 * half_width}z"
         (rising if close >= opened else falling).append(wicks + body)
     return f'<path class="rising" d="{"".join(rising)}"/><path class="falling" d="{"".join(falling)}"/>'
-
-
-def _price_line(price: Decimal | None, scale: _Scale) -> str:
-    if price is None:
-        return ""
-    return f'<path class="price" d="M0 {scale.y(price)}H{_WIDTH}"/>'
 
 
 def _fill_markers(fills: Sequence[tuple[int, str, Decimal]], scale: _Scale, slot_width: float) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bot.dashboard import charts, formatting
@@ -24,34 +24,26 @@ _MODE_LABELS = {
 }
 
 
-def _create_environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "money": formatting.format_money,
-        "number": formatting.format_number,
-        "or_unknown": formatting.format_known,
-        "timestamp": formatting.format_timestamp,
-        "duration": formatting.format_duration,
-    }
-    environment.tests["zero"] = formatting.is_zero
-    environment.globals |= {"equity_chart": charts.equity_chart, "candle_chart": charts.candle_chart}
-    return environment
-
-
-def _load_templates(*names: str) -> list[Template]:
-    environment = _create_environment()
-    return [environment.get_template(f"{name}.html") for name in names]
-
+_environment = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    auto_reload=False,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {
+    "money": formatting.format_money,
+    "number": formatting.format_number,
+    "or_unknown": formatting.format_known,
+    "timestamp": formatting.format_timestamp,
+    "duration": formatting.format_duration,
+}
+_environment.tests["zero"] = formatting.is_zero
+_environment.globals |= {"equity_chart": charts.equity_chart, "candle_chart": charts.candle_chart}
 
 # Compiled now and not at the first request, when the bot's threads would have to wait for it.
-_PAGE, _LIVE, _LOGIN = _load_templates("page", "live", "login")
+_PAGE, _LIVE, _LOGIN = (_environment.get_template(f"{name}.html") for name in ("page", "live", "login"))
 
 
 def render_page(status: Mapping[str, Any], *, csrf: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from decimal import Decimal
 from typing import Any
 
 from bot import __version__, broker_manager
@@ -127,13 +126,14 @@ class SnapshotReader:
         # Not requested from the store, which may be unreachable: the last nonce of this process, or of its file.
         last_nonce = (broker.last_nonce if broker else None) or file_store_for_settings(self._settings).peek()
         open_breaker = broker.breaker_state if broker else None
+        shared_store = broker.shared_store if broker else None
         return {
             "last": None if last_nonce is None else str(last_nonce),
             "unit": unit.name,
             "ahead_seconds": None
             if last_nonce is None
             else last_nonce / (1e6 * unit.units_per_microsecond) - nonce_clock.now_us() / 1e6,
-            "location": _nonce_location(broker),
+            "location": shared_store.location if shared_store else broker_manager.NONCE_FILE,
             "issued": metrics.issued_total(),
             "refused": metrics.refused_total(),
             "refused_today": self._refused_nonces.count(wall_seconds()),
@@ -200,26 +200,21 @@ class _DailyCounter:
         return self._count if self._day == format_utc(now_seconds)[:10] else 0
 
 
-def _nonce_location(broker: KrakenBroker | None) -> str:
-    shared_store = broker.shared_store if broker else None
-    return shared_store.location if shared_store else broker_manager.NONCE_FILE
-
-
 def _account_status(snapshot: Snapshot | None) -> JsonObject | None:
     if snapshot is None:
         return None
     return {
         "quote": snapshot.quote,
-        "equity": _exact_text(snapshot.equity),
-        "realised_pnl": _exact_text(snapshot.realised),
-        "realised_loss_today": _exact_text(snapshot.realised_loss_today),
+        "equity": format_exact(snapshot.equity),
+        "realised_pnl": format_exact(snapshot.realised),
+        "realised_loss_today": format_exact(snapshot.realised_loss_today),
     }
 
 
 def _balance_rows(snapshot: Snapshot | None) -> list[JsonObject]:
     balances = (snapshot.balances if snapshot else None) or {}
     return [
-        {"asset": balance.asset, "total": _exact_text(balance.total), "free": _exact_text(balance.free)}
+        {"asset": balance.asset, "total": format_exact(balance.total), "free": format_exact(balance.free)}
         for balance in balances.values()
         if balance.total
     ]
@@ -227,13 +222,13 @@ def _balance_rows(snapshot: Snapshot | None) -> list[JsonObject]:
 
 def _limit_settings(settings: Settings) -> JsonObject:
     return {
-        "order_value": _exact_text(settings.order_value),
-        "max_order_value": _exact_text(settings.max_order_value),
-        "max_position_value": _exact_text(settings.max_position_value),
-        "max_daily_loss": _exact_text(settings.max_daily_loss),
+        "order_value": format_exact(settings.order_value),
+        "max_order_value": format_exact(settings.max_order_value),
+        "max_position_value": format_exact(settings.max_position_value),
+        "max_daily_loss": format_exact(settings.max_daily_loss),
         "cooldown_seconds": settings.cooldown_seconds,
-        "max_slippage_percent": _exact_text(settings.max_slippage_percent),
-        "stop_loss_percent": _exact_text(settings.stop_loss_percent),
+        "max_slippage_percent": format_exact(settings.max_slippage_percent),
+        "stop_loss_percent": format_exact(settings.stop_loss_percent),
     }
 
 
@@ -269,9 +264,9 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
     first_candle_seconds = candles[0].time_seconds if candles else 0
     return {
         "symbol": pair.symbol,
-        "price": _exact_text(candles[-1].close) if candles else None,
-        "quantity": _exact_text(position.quantity),
-        "average_entry": _exact_text(position.average_price) if position.quantity else None,
+        "price": format_exact(candles[-1].close) if candles else None,
+        "quantity": format_exact(position.quantity),
+        "average_entry": format_exact(position.average_price) if position.quantity else None,
         "candles": [
             [candle.time_seconds, f"{candle.open:f}", f"{candle.high:f}", f"{candle.low:f}", f"{candle.close:f}"]
             for candle in candles
@@ -280,8 +275,8 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
             {
                 "time_seconds": fill.time_seconds,
                 "side": str(fill.side),
-                "price": _exact_text(fill.price),
-                "volume": _exact_text(fill.volume),
+                "price": format_exact(fill.price),
+                "volume": format_exact(fill.volume),
             }
             for fill in fills
             if fill.time_seconds >= first_candle_seconds
@@ -291,12 +286,10 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
 
 def _json_rows(rows: list[Row]) -> list[JsonObject]:
     # The reason why an order ended may be text from Kraken.
-    reasons = [{"reason": redact(str(row["reason"]))} if row.get("reason") else {} for row in rows]
     return [
-        {name: format_exact(value) for name, value in row.items()} | redacted_reason
-        for row, redacted_reason in zip(rows, reasons, strict=True)
+        {
+            name: redact(value) if name == "reason" and isinstance(value, str) else format_exact(value)
+            for name, value in row.items()
+        }
+        for row in rows
     ]
-
-
-def _exact_text(value: Decimal | None) -> str | None:
-    return None if value is None else f"{value:f}"
