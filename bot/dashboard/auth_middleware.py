@@ -44,11 +44,7 @@ class AuthMiddleware:
         self._render_login_page = render_login_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
+        """Serve one request. The server passes on HTTP only: it has neither lifespan events nor web sockets."""
         request = Request(scope, receive)
         send = with_security_headers(scope, send)
         try:
