@@ -74,13 +74,10 @@ class RedisStore:
         self._url = url
         # In braces, so that a cluster would keep all keys of one name on one node.
         self._key = f"kraken-bot:{{{name}}}"
-        self._script_texts = {script_name: _load_script(script_name) for script_name in _SCRIPT_NAMES}
-        self._command_prefixes = {
-            script_name: _pack_arguments("EVALSHA", _sha1(text), "1", self._key)
-            for script_name, text in self._script_texts.items()
-        }
+        self._scripts = {script_name: _load_script(script_name) for script_name in _SCRIPT_NAMES}
         self._pool = _make_pool(url)
-        # Taken and put back without the pool: the pool's own way costs a tenth of an operation.
+        # Not in the pool: it keeps an interrupted connection, whose late answer the next operation would take for its
+        # own, and it may lose the error of a server in protected mode.
         self._idle: list[ConnectionInterface] = []
         options = self._pool.connection_kwargs
         self._secrets = [str(options[option]) for option in ("username", "password") if options.get(option)]
@@ -144,18 +141,18 @@ class RedisStore:
         raise StoreUnavailableError(f"the nonce store {self.location} {problem}")
 
     def _evaluate(self, script_name: str, arguments: tuple[str, ...]) -> Any:
+        script, sha1 = self._scripts[script_name]
         try:
-            return self._send(self._command_prefixes[script_name], arguments)
+            return self._send("EVALSHA", sha1, "1", self._key, *arguments)
         except redis.exceptions.NoScriptError:
-            # A new server, or its scripts were flushed. The server keeps the script that this sends.
-            return self._send(_pack_arguments("EVAL", self._script_texts[script_name], "1", self._key), arguments)
+            # A new server, or its scripts were flushed. The server keeps the script that this sends. SCRIPT LOAD would
+            # need one more permission.
+            return self._send("EVAL", script, "1", self._key, *arguments)
 
-    def _send(self, prefix: bytes, arguments: tuple[str, ...]) -> Any:
-        # Packed here and not by redis.Redis: on one machine the driver's way costs half as much again as the server's
-        # answer.
-        command = b"*%d\r\n%b%b" % (4 + len(arguments), prefix, _pack_arguments(*arguments))
-        connection = self._pop_idle() or self._new_connection()
-        is_answered = False
+    def _send(self, *command: str) -> Any:
+        # Not created by the pool, which would count it for ever.
+        new_connection = self._pool.connection_class
+        connection: ConnectionInterface = self._pop_idle() or new_connection(**self._pool.connection_kwargs)
         try:
             try:
                 reply = _send_and_receive(connection, command)
@@ -164,19 +161,12 @@ class RedisStore:
                 # waiting twice would be worse. Each operation may be repeated, whatever the result of the first
                 # attempt.
                 reply = _send_and_receive(connection, command)
-            is_answered = True
-            return reply
-        finally:
-            if is_answered:
-                self._idle.append(connection)
-            else:
-                # A late answer must not be taken for the next request's.
-                connection.disconnect()  # type: ignore[no-untyped-call]
-
-    def _new_connection(self) -> ConnectionInterface:
-        # Not created by the pool, which would count it for ever.
-        connection: ConnectionInterface = self._pool.connection_class(**self._pool.connection_kwargs)
-        return connection
+        except BaseException:
+            # A late answer must not be taken for the next request's.
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        self._idle.append(connection)
+        return reply
 
     def _pop_idle(self) -> ConnectionInterface | None:
         try:
@@ -204,15 +194,16 @@ class RedisStore:
         return f"refuses the step: {text.rstrip('.')}"
 
 
-def _send_and_receive(connection: ConnectionInterface, command: bytes) -> Any:
-    connection.send_packed_command((command,))  # type: ignore[no-untyped-call]
+def _send_and_receive(connection: ConnectionInterface, command: tuple[str, ...]) -> Any:
+    connection.send_command(*command)  # type: ignore[no-untyped-call]
     return connection.read_response()
 
 
-def _load_script(script_name: str) -> str:
-    return "\n".join(
-        (_SCRIPT_FOLDER / f"{script_part}.lua").read_text(encoding="utf-8") for script_part in ("prelude", script_name)
-    )
+def _load_script(script_name: str) -> tuple[str, str]:
+    """Return the script and its SHA-1, by which the server knows it."""
+    parts = [(_SCRIPT_FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", script_name)]
+    script = "\n".join(parts)
+    return script, hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _make_pool(url: str) -> redis.ConnectionPool:
@@ -229,16 +220,6 @@ def _make_pool(url: str) -> redis.ConnectionPool:
     except (ValueError, TypeError, redis.RedisError):
         pass  # its text may contain the URL
     raise ValueError(INVALID_URL_MESSAGE)
-
-
-def _sha1(text: str) -> str:
-    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _pack_arguments(*arguments: str) -> bytes:
-    """Return the arguments as they stand in a command of Redis's protocol."""
-    encoded_arguments = [argument.encode() for argument in arguments]
-    return b"".join([b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in encoded_arguments])
 
 
 def _encode_request(request: NonceRequest) -> str:

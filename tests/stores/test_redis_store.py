@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socketserver
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
+from redis.connection import Connection
 
 from bot.base.errors import StoreUnavailableError
 from bot.nonce.redis_store import RedisStore
@@ -324,19 +327,58 @@ class TestConnections:
             assert record.last_nonce >= before
             store.close()
 
-    def test_an_interrupt_before_the_answer(self, own_store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The answer that an interrupted step did not read is not taken for the next step's."""
-        granted_nonce(own_store.next_nonce(make_request()))
-        [connection] = own_store._idle
+    def test_a_server_that_closes_is_asked_twice(self, redis_server: RedisServer) -> None:
+        """A server that closes each connection at an operation gets the operation twice, and not ten times more."""
+        operations: list[bytes] = []
 
-        def interrupt() -> None:
+        class Closing(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while data := self.request.recv(65536):
+                    if b"EVALSHA" in data:
+                        operations.append(data)
+                        return
+                    self.wfile.write(b"+OK\r\n" * max(1, data.count(b"\r\n*") + 1))
+
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Closing) as server, ThreadPoolExecutor(1) as thread:
+            thread.submit(server.serve_forever, 0.01)
+            try:
+                assert "is unreachable" in refusal_message(
+                    RedisStore(redis_server.url_at(server.server_address[1]), "own")
+                )
+            finally:
+                server.shutdown()
+        assert len(operations) == 2
+
+    def test_an_interrupt_before_the_answer(
+        self, redis_server: RedisServer, own_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The answer that an interrupted step did not read is not taken for the next step's, even when it comes after
+        that step was sent."""
+        granted_nonce(own_store.next_nonce(make_request()))
+        sent = threading.Event()
+        send = Connection.send_packed_command
+
+        def send_and_note(*arguments: Any, **options: Any) -> None:
+            send(*arguments, **options)  # type: ignore[no-untyped-call]
+            sent.set()
+
+        def interrupt(*_arguments: object, **_options: object) -> None:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(connection, "read_response", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                own_store.next_nonce(make_request())
-        nonce = granted_nonce(own_store.next_nonce(make_request()))
+        redis_server.pause()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(Connection, "read_response", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    own_store.next_nonce(make_request())
+            monkeypatch.setattr(Connection, "send_packed_command", send_and_note)
+            with ThreadPoolExecutor(1) as thread:
+                next_step = thread.submit(own_store.next_nonce, make_request())
+                assert sent.wait(2.0)
+                redis_server.resume()
+                nonce = granted_nonce(next_step.result())
+        finally:
+            redis_server.resume()
         record = own_store.read_record()
         assert record is not None
         assert record.last_nonce == nonce
