@@ -28,7 +28,7 @@ from bot.cli.exit_codes import EXIT_CODES, JOURNAL_DIFFERS, PROGRAM_FAULT
 from bot.config import load_settings
 from bot.dashboard.snapshot import SnapshotReader
 from bot.kraken import http_connection
-from bot.kraken.error_table import ERROR_TABLE, Category, Executed, RetryPolicy, make_error
+from bot.kraken.error_table import ERROR_TABLE, Category, ErrorRule, Executed, make_error
 from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.nonce import leader_election
 from bot.nonce.local_lock import LOCK_TIMEOUT_SECONDS
@@ -155,12 +155,14 @@ def test_documented_exit_codes_match_the_code() -> None:
     assert all(re.search(rf"\b{code} ", parser.EPILOG) for code in table)
 
 
-REPEAT_LABELS = {
-    RetryPolicy.NEVER: "no",
-    RetryPolicy.NEW_NONCE: "with a fresh nonce",
-    RetryPolicy.WAIT: "after the wait",
-}
 RAN_LABELS = {Executed.NO: "no", Executed.MAYBE: "maybe"}
+
+
+def repeat_label(row: ErrorRule) -> str:
+    """Return how a read that Kraken refused may be repeated."""
+    if row.category is Category.NONCE:
+        return "with a fresh nonce"
+    return "after the wait" if row.wait_seconds and row.category is not Category.LOCKOUT else "no"
 
 
 def kraken_table() -> str:
@@ -176,7 +178,7 @@ def kraken_table() -> str:
             f"`{kind}`",
             row.meaning,
             RAN_LABELS[row.executed],
-            REPEAT_LABELS[row.retry],
+            repeat_label(row),
             wait,
             final,
         )

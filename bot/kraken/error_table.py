@@ -53,14 +53,6 @@ class Executed(Enum):
     MAYBE = "maybe"
 
 
-class RetryPolicy(Enum):
-    """How a read or a cancel may be sent again. An order is never sent again, whatever the policy."""
-
-    NEVER = "never"
-    NEW_NONCE = "fresh nonce"
-    WAIT = "wait"
-
-
 @dataclass(frozen=True, slots=True)
 class ErrorRule:
     """One error string.
@@ -73,7 +65,6 @@ class ErrorRule:
     category: Category
     meaning: str
     executed: Executed = Executed.NO
-    retry: RetryPolicy = RetryPolicy.NEVER
     wait_seconds: float = 0.0
     is_final_for_order: bool = False
 
@@ -87,21 +78,19 @@ def _permission_error(prefix: str, meaning: str) -> ErrorRule:
 
 
 def _rate_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRule:
-    return ErrorRule(prefix, Category.RATE_LIMIT, meaning, Executed.NO, RetryPolicy.WAIT, wait_seconds)
+    return ErrorRule(prefix, Category.RATE_LIMIT, meaning, wait_seconds=wait_seconds)
 
 
 def _engine_rate_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRule:
-    return ErrorRule(
-        prefix, Category.ORDER, meaning, Executed.NO, RetryPolicy.WAIT, wait_seconds, is_final_for_order=True
-    )
+    return ErrorRule(prefix, Category.ORDER, meaning, wait_seconds=wait_seconds, is_final_for_order=True)
 
 
 def _possibly_executed(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.SERVICE, meaning, Executed.MAYBE, RetryPolicy.WAIT, 1.0)
+    return ErrorRule(prefix, Category.SERVICE, meaning, Executed.MAYBE, wait_seconds=1.0)
 
 
 def _market_mode(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.SERVICE, meaning, Executed.NO, RetryPolicy.WAIT, 30.0)
+    return ErrorRule(prefix, Category.SERVICE, meaning, wait_seconds=30.0)
 
 
 def _request_error(prefix: str, meaning: str, is_final: bool = True) -> ErrorRule:
@@ -117,10 +106,7 @@ _ACCOUNT_RULES = (
     _credentials_error("EAPI:Invalid key", "the API key is unknown, deleted or malformed"),
     _credentials_error("EAPI:Invalid signature", "the API secret does not belong to the key"),
     ErrorRule(
-        "EAPI:Invalid nonce",
-        Category.NONCE,
-        "Kraken had already accepted this nonce or a higher one for the key",
-        retry=RetryPolicy.NEW_NONCE,
+        "EAPI:Invalid nonce", Category.NONCE, "Kraken had already accepted this nonce or a higher one for the key"
     ),
     _request_error("EAPI:Bad request", "the body was not understood", is_final=False),
     _request_error("EAPI:Feature disabled", "the feature is switched off", is_final=False),

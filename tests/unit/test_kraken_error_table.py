@@ -24,7 +24,6 @@ from bot.kraken.error_table import (
     Category,
     ErrorRule,
     Executed,
-    RetryPolicy,
     filter_errors,
     find_rule,
     is_final_for_order,
@@ -293,4 +292,4 @@ def test_the_longest_wait_of_several_counts() -> None:
 
 def test_only_invalid_nonce_retries_with_a_new_nonce() -> None:
     """Only a refused nonce is retried at once with a new nonce."""
-    assert [row.prefix for row in ERROR_TABLE if row.retry is RetryPolicy.NEW_NONCE] == ["EAPI:Invalid nonce"]
+    assert [row.prefix for row in ERROR_TABLE if row.category is Category.NONCE] == ["EAPI:Invalid nonce"]
