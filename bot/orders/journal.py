@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from bot.base.errors import JournalError, OrderBlockedError
-from bot.base.models import OPEN_STATUSES, Fill, Order, OrderStatus, Side
+from bot.base.models import OPEN_STATUSES, Fill, Order
 from bot.orders.journal_db import JournalDatabase
 from bot.orders.order_state import (
     PLACED_STATES,
@@ -24,15 +24,6 @@ from bot.orders.order_state import (
     state_from_order,
 )
 
-_INTENT_COLUMNS = ", ".join(field.name for field in fields(Intent))
-_ORDER_COLUMNS = ", ".join(field.name for field in fields(Order))
-_FILL_COLUMNS = ", ".join(field.name for field in fields(Fill))
-_INTENT_PLACEHOLDERS, _ORDER_PLACEHOLDERS, _FILL_PLACEHOLDERS = (
-    ", ".join("?" * len(fields(record_type))) for record_type in (Intent, Order, Fill)
-)
-# `astuple` copies what it finds, which takes much longer than to read it.
-_column_getters = {kind: attrgetter(*(field.name for field in fields(kind))) for kind in (Intent, Order, Fill)}
-
 
 @dataclass(frozen=True, slots=True)
 class EquityPoint:
@@ -41,6 +32,23 @@ class EquityPoint:
     time_seconds: float
     quote: str
     value: Decimal
+
+
+Record = TypeVar("Record", Intent, Order, Fill, EquityPoint)
+
+_TABLES = {Intent: "intents", Order: "orders", Fill: "fills", EquityPoint: "equity"}
+_COLUMNS = {kind: [field.name for field in fields(kind)] for kind in _TABLES}
+_COLUMN_TYPES = {kind: list(get_type_hints(kind).values()) for kind in _TABLES}
+# `astuple` copies what it finds, which takes much longer than to read it.
+_COLUMN_GETTERS = {kind: attrgetter(*columns) for kind, columns in _COLUMNS.items()}
+_SELECT = {
+    kind: f"SELECT {', '.join(_COLUMNS[kind])} FROM {table}"  # nosec B608 # names of our own
+    for kind, table in _TABLES.items()
+}
+_INTO = {
+    kind: f"INTO {table} ({', '.join(_COLUMNS[kind])}) VALUES ({', '.join('?' * len(_COLUMNS[kind]))})"
+    for kind, table in _TABLES.items()
+}
 
 
 class Journal:
@@ -65,8 +73,7 @@ class Journal:
             )
             if _fetch_rows(connection, "SELECT 1 FROM intents WHERE cl_ord_id = ?", (intent.cl_ord_id,)):
                 raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before; it is not sent again")
-            statement = f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_INTENT_PLACEHOLDERS})"  # nosec B608 # names of our own
-            connection.execute(statement, _to_sql_values(intent))
+            connection.execute(f"INSERT {_INTO[Intent]}", _to_sql_values(intent))
 
     def mark_sent(
         self, cl_ord_id: str, nonce: str, sent_seconds: float, deadline_seconds: float, *, bot_id: str = ""
@@ -114,24 +121,19 @@ class Journal:
 
     def get_intent(self, cl_ord_id: str) -> Intent | None:
         """Return an intent by its id."""
-        return next(iter(self._select_intents("WHERE cl_ord_id = ?", cl_ord_id)), None)
+        return next(iter(self._read(Intent, "WHERE cl_ord_id = ?", cl_ord_id)), None)
 
     def intents(self) -> list[Intent]:
         """Return all intents, oldest first."""
-        return self._select_intents("ORDER BY intended_seconds, cl_ord_id")
+        return self._read(Intent, "ORDER BY intended_seconds, cl_ord_id")
 
     def unresolved_intents(self) -> list[Intent]:
         """Return the intents that were sent and whose outcome is unknown."""
-        return self._select_intents(f"WHERE state IN ({_UNRESOLVED_SQL}) ORDER BY sent_seconds")
+        return self._read(Intent, f"WHERE state IN ({_UNRESOLVED_SQL}) ORDER BY sent_seconds")
 
     def working_intents(self) -> list[Intent]:
         """Return the intents that were accepted and whose final order record has not been seen."""
-        return self._select_intents(f"WHERE state IN ({_WORKING_SQL}) ORDER BY sent_seconds")
-
-    def _select_intents(self, where: str, *values: object) -> list[Intent]:
-        with self._database.read() as connection:
-            statement = f"SELECT {_INTENT_COLUMNS} FROM intents {where}"  # nosec B608 # names of our own
-            return [_intent_from_row(row) for row in _fetch_rows(connection, statement, values)]
+        return self._read(Intent, f"WHERE state IN ({_WORKING_SQL}) ORDER BY sent_seconds")
 
     # Kraken's order records
 
@@ -151,10 +153,7 @@ class Journal:
                     Decimal(stored[1]) > order.executed or (order.is_open and stored[0] not in OPEN_STATUSES)
                 ):
                     continue  # an older response; a final record stays final
-                connection.execute(
-                    f"INSERT OR REPLACE INTO orders ({_ORDER_COLUMNS}) VALUES ({_ORDER_PLACEHOLDERS})",
-                    _to_sql_values(order),
-                )
+                connection.execute(f"INSERT OR REPLACE {_INTO[Order]}", _to_sql_values(order))
                 self._record_order_state(connection, order)
 
     @staticmethod
@@ -173,8 +172,7 @@ class Journal:
             reason=order.reason,
         )
         connection.execute(
-            f"INSERT INTO intents ({_INTENT_COLUMNS}) VALUES ({_INTENT_PLACEHOLDERS}) "
-            "ON CONFLICT (cl_ord_id) DO UPDATE SET "
+            f"INSERT {_INTO[Intent]} ON CONFLICT (cl_ord_id) DO UPDATE SET "
             "state = excluded.state, txid = excluded.txid, reason = excluded.reason "
             # A second order of the same id is for `journal check` to find; the state of the first one stays.
             f"WHERE intents.state NOT IN ({_FINAL_SQL}) AND intents.txid IN ('', excluded.txid)",  # nosec B608 # as above
@@ -183,9 +181,7 @@ class Journal:
 
     def orders(self) -> list[Order]:
         """Return Kraken's last records of the own orders, oldest first."""
-        with self._database.read() as connection:
-            statement = f"SELECT {_ORDER_COLUMNS} FROM orders ORDER BY opened_seconds"  # nosec B608 # names of our own
-            return [_order_from_row(row) for row in _fetch_rows(connection, statement)]
+        return self._read(Order, "ORDER BY opened_seconds")
 
     def complete_until(self, bot_id: str) -> float:
         """Return up to when the journal has every order of a bot and every record of those that ended; 0.0: nothing.
@@ -220,21 +216,15 @@ class Journal:
     def add_fills(self, fills: Iterable[Fill]) -> None:
         """Write fills; those that are there already stay as they are."""
         with self._database.write() as connection:
-            statement = f"INSERT OR IGNORE INTO fills ({_FILL_COLUMNS}) VALUES ({_FILL_PLACEHOLDERS})"
-            connection.executemany(statement, [_to_sql_values(fill) for fill in fills])
+            connection.executemany(f"INSERT OR IGNORE {_INTO[Fill]}", [_to_sql_values(fill) for fill in fills])
 
     def fills(self) -> list[Fill]:
         """Return all fills, oldest first."""
-        with self._database.read() as connection:
-            statement = f"SELECT {_FILL_COLUMNS} FROM fills ORDER BY time_seconds, trade_id"  # nosec B608 # names of our own
-            return [_fill_from_row(row) for row in _fetch_rows(connection, statement)]
+        return self._read(Fill, "ORDER BY time_seconds, trade_id")
 
     def latest_fills(self, count: int) -> list[Fill]:
         """Return so many fills, newest first."""
-        with self._database.read() as connection:
-            newest_first = "ORDER BY time_seconds DESC, trade_id DESC LIMIT ?"
-            statement = f"SELECT {_FILL_COLUMNS} FROM fills {newest_first}"  # nosec B608 # names of our own
-            return [_fill_from_row(row) for row in _fetch_rows(connection, statement, (count,))]
+        return self._read(Fill, "ORDER BY time_seconds DESC, trade_id DESC LIMIT ?", count)
 
     def filled_volumes(self, txids: Iterable[str] | None = None) -> dict[str, Decimal]:
         """Return what the fills of these orders sum up to, in base units; of all orders where none are named."""
@@ -257,34 +247,33 @@ class Journal:
     def add_equity(self, point: EquityPoint) -> None:
         """Write the account's value."""
         with self._database.write() as connection:
-            values = (point.time_seconds, point.quote, f"{point.value:f}")
-            connection.execute("INSERT OR REPLACE INTO equity VALUES (?, ?, ?)", values)
+            connection.execute(f"INSERT OR REPLACE {_INTO[EquityPoint]}", _to_sql_values(point))
 
     def equity_points(self) -> list[EquityPoint]:
         """Return the account's values, oldest first."""
-        return self._select_equity("SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds")
+        return self._read(EquityPoint, "ORDER BY time_seconds")
 
     def equity_curve(self, points: int) -> list[EquityPoint]:
         """Return at most so many values of the account, oldest first, evenly spaced and with the last one."""
-        newest_first = "SELECT time_seconds, quote, value FROM equity ORDER BY time_seconds DESC LIMIT ?"
-        newest = self._select_equity(newest_first, points + 1)
+        newest = self._read(EquityPoint, "ORDER BY time_seconds DESC LIMIT ?", points + 1)
         if len(newest) <= points:
             return newest[::-1]
         # From each to the next that is old enough, by the index: the whole table would be read once a second.
-        return self._select_equity(
-            "WITH RECURSIVE step(seconds) AS "
+        return self._read(
+            EquityPoint,
+            "JOIN (WITH RECURSIVE step(seconds) AS "
             "(SELECT (max(time_seconds) - (SELECT min(time_seconds) FROM equity)) / (? - 1) FROM equity), "
             "chosen(moment) AS (SELECT max(time_seconds) FROM equity UNION ALL "
             "SELECT (SELECT max(time_seconds) FROM equity WHERE time_seconds <= moment - seconds) FROM chosen, step "
-            "WHERE moment IS NOT NULL) "
-            "SELECT time_seconds, quote, value FROM equity JOIN chosen ON time_seconds = moment ORDER BY time_seconds",
+            "WHERE moment IS NOT NULL) SELECT moment FROM chosen) ON time_seconds = moment ORDER BY time_seconds",
             points,
         )
 
-    def _select_equity(self, statement: str, *values: object) -> list[EquityPoint]:
+    def _read(self, record_type: type[Record], condition: str, *values: object) -> list[Record]:
+        """Return the records of a table; `condition` is what follows its name in the statement."""
         with self._database.read() as connection:
-            rows = _fetch_rows(connection, statement, values)
-            return [EquityPoint(time_seconds, quote, Decimal(value)) for time_seconds, quote, value in rows]
+            rows = _fetch_rows(connection, f"{_SELECT[record_type]} {condition}", values)
+            return [_record_from_row(record_type, row) for row in rows]
 
 
 _UNRESOLVED_SQL = ", ".join(f"'{state}'" for state in sorted(UNRESOLVED_STATES))
@@ -299,41 +288,16 @@ def _fetch_rows(connection: sqlite3.Connection, statement: str, values: Iterable
     return rows
 
 
-def _to_sql_values(record: Intent | Order | Fill) -> list[object]:
+def _to_sql_values(record: Record) -> list[object]:
     return [
         f"{field_value:f}" if isinstance(field_value, Decimal) else field_value
-        for field_value in _column_getters[type(record)](record)
+        for field_value in _COLUMN_GETTERS[type(record)](record)
     ]
 
 
-def _intent_from_row(row: tuple[Any, ...]) -> Intent:
-    cl_ord_id, symbol, side, kind, volume, price, intended, state, *rest = row
-    return Intent(
-        cl_ord_id, symbol, Side(side), kind, Decimal(volume), Decimal(price), intended, OrderState(state), *rest
-    )
-
-
-def _order_from_row(row: tuple[Any, ...]) -> Order:
-    txid, cl_ord_id, symbol, side, kind, status, price, volume, executed, cost, fee, average, *rest = row
-    return Order(
-        txid,
-        cl_ord_id,
-        symbol,
-        Side(side),
-        kind,
-        OrderStatus(status),
-        Decimal(price),
-        Decimal(volume),
-        Decimal(executed),
-        Decimal(cost),
-        Decimal(fee),
-        Decimal(average),
-        *rest,
-    )
-
-
-def _fill_from_row(row: tuple[Any, ...]) -> Fill:
-    trade_id, txid, symbol, side, price, volume, cost, fee, time_seconds = row
-    return Fill(
-        trade_id, txid, symbol, Side(side), Decimal(price), Decimal(volume), Decimal(cost), Decimal(fee), time_seconds
-    )
+def _record_from_row(record_type: type[Record], row: tuple[Any, ...]) -> Record:
+    values = [
+        value if column_type in (str, float) else column_type(value)
+        for column_type, value in zip(_COLUMN_TYPES[record_type], row, strict=True)
+    ]
+    return record_type(*values)
