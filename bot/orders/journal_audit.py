@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from decimal import Decimal
 
 from bot.base.models import ZERO, Fill, Order
 from bot.orders.order_state import PLACED_STATES, UNRESOLVED_STATES, Intent, state_from_order
 
-_ORDER_FIELDS = [
-    "cl_ord_id",
-    "symbol",
-    "side",
-    "kind",
-    "status",
-    "price",
-    "volume",
-    "executed",
-    "cost",
-    "fee",
-    "average_price",
-    "opened_seconds",
-    "closed_seconds",
-]
-_FILL_FIELDS = ["order_txid", "symbol", "side", "price", "volume", "cost", "fee", "time_seconds"]
+_ORDER_FIELDS = [field.name for field in fields(Order) if field.name not in ("txid", "expires_seconds", "reason")]
+_FILL_FIELDS = [field.name for field in fields(Fill) if field.name != "trade_id"]
 
 
 def find_differences(
