@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from bot.base.errors import (
     CredentialsError,
@@ -62,68 +63,44 @@ class ErrorRule:
     """
 
     prefix: str
-    category: Category
     meaning: str
+    category: Category
     executed: Executed = Executed.NO
     wait_seconds: float = 0.0
     is_final_for_order: bool = False
 
 
-def _credentials_error(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.CREDENTIALS, meaning)
-
-
-def _permission_error(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.PERMISSION, meaning)
-
-
-def _rate_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRule:
-    return ErrorRule(prefix, Category.RATE_LIMIT, meaning, wait_seconds=wait_seconds)
-
-
-def _engine_rate_limit(prefix: str, meaning: str, wait_seconds: float) -> ErrorRule:
-    return ErrorRule(prefix, Category.ORDER, meaning, wait_seconds=wait_seconds, is_final_for_order=True)
-
-
-def _possibly_executed(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.SERVICE, meaning, Executed.MAYBE, wait_seconds=1.0)
-
-
-def _market_mode(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.SERVICE, meaning, wait_seconds=30.0)
-
-
-def _request_error(prefix: str, meaning: str, is_final: bool = True) -> ErrorRule:
-    return ErrorRule(prefix, Category.REQUEST, meaning, is_final_for_order=is_final)
-
-
-def _order_refusal(prefix: str, meaning: str) -> ErrorRule:
-    return ErrorRule(prefix, Category.ORDER, meaning, is_final_for_order=True)
-
+_credentials_error = partial(ErrorRule, category=Category.CREDENTIALS)
+_permission_error = partial(ErrorRule, category=Category.PERMISSION)
+_rate_limit = partial(ErrorRule, category=Category.RATE_LIMIT)
+_possibly_executed = partial(ErrorRule, category=Category.SERVICE, executed=Executed.MAYBE, wait_seconds=1.0)
+_market_mode = partial(ErrorRule, category=Category.SERVICE, wait_seconds=30.0)
+_request_error = partial(ErrorRule, category=Category.REQUEST, is_final_for_order=True)
+_order_refusal = partial(ErrorRule, category=Category.ORDER, is_final_for_order=True)
 
 # Key, signature and account. None is final for an order: each depends on more than the request's content.
 _ACCOUNT_RULES = (
     _credentials_error("EAPI:Invalid key", "the API key is unknown, deleted or malformed"),
     _credentials_error("EAPI:Invalid signature", "the API secret does not belong to the key"),
     ErrorRule(
-        "EAPI:Invalid nonce", Category.NONCE, "Kraken had already accepted this nonce or a higher one for the key"
+        "EAPI:Invalid nonce", "Kraken had already accepted this nonce or a higher one for the key", Category.NONCE
     ),
-    _request_error("EAPI:Bad request", "the body was not understood", is_final=False),
-    _request_error("EAPI:Feature disabled", "the feature is switched off", is_final=False),
+    _request_error("EAPI:Bad request", "the body was not understood", is_final_for_order=False),
+    _request_error("EAPI:Feature disabled", "the feature is switched off", is_final_for_order=False),
     _permission_error("EGeneral:Permission denied", "the key lacks a permission for this"),
     _permission_error("EAPI:Permission denied", "the key lacks a permission for this"),
     ErrorRule(
         "EGeneral:Temporary lockout",
-        Category.LOCKOUT,
         "the key or this address is locked out after too many failed calls",
+        Category.LOCKOUT,
         wait_seconds=900.0,
     ),
     _request_error("EGeneral:Unknown method", "there is no such endpoint"),
     _credentials_error("EAuth:Account temporary disabled", "the account is disabled for now"),
     _credentials_error("EAuth:Account unconfirmed", "the account is not confirmed"),
     _credentials_error("EAuth:Failed", "authentication failed"),
-    _rate_limit("EAuth:Rate limit exceeded", "too many authentications", 30.0),
-    _rate_limit("EAuth:Too many requests", "too many authentications", 30.0),
+    _rate_limit("EAuth:Rate limit exceeded", "too many authentications", wait_seconds=30.0),
+    _rate_limit("EAuth:Too many requests", "too many authentications", wait_seconds=30.0),
     _permission_error("EAccount:Invalid permissions", "the account may not trade this product or in this region"),
     _credentials_error("ETrade:Locked", "the account is locked for trading"),
     _credentials_error("ETrade:User Locked", "the account is locked for trading"),
@@ -134,11 +111,15 @@ _ACCOUNT_RULES = (
 
 # Limits. Those of the matching engine (EOrder) are final for an order and independent of the REST counter.
 _LIMIT_RULES = (
-    _rate_limit("EAPI:Rate limit exceeded", "the key's REST counter is over its maximum", 5.0),
-    _rate_limit("EGeneral:Too many requests", "too many requests from this key or address", 5.0),
-    _rate_limit("EService:Throttled", "too many requests at the same time", 1.0),
-    _engine_rate_limit("EOrder:Rate limit exceeded", "the engine counter of this pair is over its threshold", 5.0),
-    _engine_rate_limit("EOrder:Domain rate limit exceeded", "the engine counter of the whole account is over", 30.0),
+    _rate_limit("EAPI:Rate limit exceeded", "the key's REST counter is over its maximum", wait_seconds=5.0),
+    _rate_limit("EGeneral:Too many requests", "too many requests from this key or address", wait_seconds=5.0),
+    _rate_limit("EService:Throttled", "too many requests at the same time", wait_seconds=1.0),
+    _order_refusal(
+        "EOrder:Rate limit exceeded", "the engine counter of this pair is over its threshold", wait_seconds=5.0
+    ),
+    _order_refusal(
+        "EOrder:Domain rate limit exceeded", "the engine counter of the whole account is over", wait_seconds=30.0
+    ),
     _order_refusal("EOrder:Orders limit exceeded", "the pair has as many open orders as it may have"),
     _order_refusal("EOrder:Scheduled orders limit exceeded", "there are too many trigger or scheduled orders"),
     _order_refusal("EOrder:Positions limit exceeded", "there are too many margin positions"),
@@ -149,7 +130,7 @@ _SERVICE_RULES = (
     _possibly_executed("EService:Busy", "Kraken is overloaded"),
     _possibly_executed("EService:Timeout", "Kraken's own backend timed out"),
     # A refusal in intent, but Kraken's page does not guarantee it, so the order is queried.
-    ErrorRule("EService:Deadline elapsed", Category.SERVICE, "the order's deadline had passed", Executed.MAYBE),
+    ErrorRule("EService:Deadline elapsed", "the order's deadline had passed", Category.SERVICE, Executed.MAYBE),
     _possibly_executed("EGeneral:Internal error", "Kraken had an internal fault"),
     _possibly_executed("EDatabase:Internal error", "Kraken had an internal fault"),
     _market_mode("EService:Market in cancel_only mode", "the market takes cancels only"),
@@ -162,7 +143,9 @@ _REQUEST_RULES = (
     _request_error("EGeneral:Invalid arguments:volume minimum not met", "the volume is below the pair's ordermin"),
     # Whether the index is there depends on the moment, not on the request.
     _request_error(
-        "EGeneral:Invalid arguments:Index unavailable", "there is no index price for this pair", is_final=False
+        "EGeneral:Invalid arguments:Index unavailable",
+        "there is no index price for this pair",
+        is_final_for_order=False,
     ),
     _request_error("EGeneral:Invalid timeout argument", "the dead man's switch takes at most a day"),
     _request_error("EQuery:Unknown asset pair", "there is no such pair"),
@@ -170,10 +153,10 @@ _REQUEST_RULES = (
     _request_error("EQuery:Unknown asset", "there is no such asset"),
     _request_error("ETrade:Invalid request", "the request has the wrong structure"),
     # These carry no prefix, and Kraken is known to say one of them of a request that works.
-    _request_error("Limit_price(s) not found", "a limit price was not found", is_final=False),
-    _request_error("Price(s) not found", "a price was not found", is_final=False),
-    _request_error("Symbol(s) not found", "a symbol was not found", is_final=False),
-    _request_error("EFunding:", "a deposit or withdrawal was refused", is_final=False),
+    _request_error("Limit_price(s) not found", "a limit price was not found", is_final_for_order=False),
+    _request_error("Price(s) not found", "a price was not found", is_final_for_order=False),
+    _request_error("Symbol(s) not found", "a symbol was not found", is_final_for_order=False),
+    _request_error("EFunding:", "a deposit or withdrawal was refused", is_final_for_order=False),
 )
 
 _ORDER_RULES = (
@@ -196,8 +179,8 @@ _ORDER_RULES = (
     # The only refusal by the matching engine that may come with a fill (Kraken: errors guide).
     ErrorRule(
         "EOrder:Reduce only:Position is closed",
-        Category.UNKNOWN,
         "the position was closed on the way; part may have filled",
+        Category.UNKNOWN,
         Executed.MAYBE,
     ),
     _order_refusal("EOrder:Reduce only:Non-PC", "this client may not place reduce-only orders of this kind"),
@@ -217,9 +200,9 @@ ERROR_TABLE = _ACCOUNT_RULES + _LIMIT_RULES + _SERVICE_RULES + _REQUEST_RULES + 
 
 # Kraken documents no text for a cl_ord_id that is in use, so any mention of it counts: an order with it may stand.
 _DUPLICATE_ORDER_ID = ErrorRule(
-    "", Category.UNKNOWN, "an order with this client order id may already exist at Kraken", Executed.MAYBE
+    "", "an order with this client order id may already exist at Kraken", Category.UNKNOWN, Executed.MAYBE
 )
-_UNLISTED = ErrorRule("", Category.UNKNOWN, "this string is not in the table, so nothing is assumed", Executed.MAYBE)
+_UNLISTED = ErrorRule("", "this string is not in the table, so nothing is assumed", Category.UNKNOWN, Executed.MAYBE)
 
 _RULES_LONGEST_PREFIX_FIRST = sorted(ERROR_TABLE, key=lambda row: len(row.prefix), reverse=True)
 _SEVERITY = list(Category)
@@ -227,28 +210,20 @@ _ORDER_ID_PATTERN = re.compile(r"duplicate|cl_?ord_?id|client order id", re.IGNO
 _WARNING_PATTERN = re.compile(r"W[A-Z]\w*:")
 _THROTTLED_UNTIL_PATTERN = re.compile(r"EService:Throttled:(\d{1,13})")
 
-_EXCEPTION_TYPES: dict[Category, type[KrakenError]] = {
-    Category.LOCKOUT: LockoutError,
-    Category.CREDENTIALS: CredentialsError,
-    Category.PERMISSION: PermissionDeniedError,
-    Category.UNKNOWN: UnknownKrakenError,
-    Category.NONCE: InvalidNonceError,
-    Category.SERVICE: ServiceError,
-    Category.RATE_LIMIT: RateLimitError,
-    Category.REQUEST: RequestError,
-    Category.ORDER: OrderRefusedError,
-}
-
-_ADVICE = {
-    Category.LOCKOUT: "Send nothing for 15 minutes; each call may prolong it",
-    Category.CREDENTIALS: "Repeating it brings a lockout: check the key, its secret and the account on kraken.com",
-    Category.PERMISSION: "Change the key's permissions or the account on kraken.com",
-    Category.UNKNOWN: "Check open and closed orders before doing anything else",
-    Category.NONCE: "Another program may use this key: give each program a key of its own",
-    Category.SERVICE: "Wait; query every order that was sent meanwhile",
-    Category.RATE_LIMIT: "Wait until the counter has decayed",
-    Category.REQUEST: "Do not repeat it unchanged",
-    Category.ORDER: "Do not repeat it unchanged",
+# The exception of each category, and what to do.
+_CONSEQUENCES: dict[Category, tuple[type[KrakenError], str]] = {
+    Category.LOCKOUT: (LockoutError, "Send nothing for 15 minutes; each call may prolong it"),
+    Category.CREDENTIALS: (
+        CredentialsError,
+        "Repeating it brings a lockout: check the key, its secret and the account on kraken.com",
+    ),
+    Category.PERMISSION: (PermissionDeniedError, "Change the key's permissions or the account on kraken.com"),
+    Category.UNKNOWN: (UnknownKrakenError, "Check open and closed orders before doing anything else"),
+    Category.NONCE: (InvalidNonceError, "Another program may use this key: give each program a key of its own"),
+    Category.SERVICE: (ServiceError, "Wait; query every order that was sent meanwhile"),
+    Category.RATE_LIMIT: (RateLimitError, "Wait until the counter has decayed"),
+    Category.REQUEST: (RequestError, "Do not repeat it unchanged"),
+    Category.ORDER: (OrderRefusedError, "Do not repeat it unchanged"),
 }
 
 
@@ -274,8 +249,8 @@ def make_error(method: str, strings: list[str]) -> KrakenError:
     if not rules:
         raise ValueError(f"the answer to {method} has no error in it")
     most_severe = min(rules, key=lambda row: _SEVERITY.index(row.category))
-    advice = f"This means: {most_severe.meaning}. {_ADVICE[most_severe.category]}."
-    return _EXCEPTION_TYPES[most_severe.category](method, strings, advice)
+    exception_type, advice = _CONSEQUENCES[most_severe.category]
+    return exception_type(method, strings, f"This means: {most_severe.meaning}. {advice}.")
 
 
 def is_final_for_order(strings: list[str]) -> bool:
