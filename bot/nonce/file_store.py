@@ -58,12 +58,7 @@ class FileStore(LockedFile):
     def __init__(self, path: str, unit: NonceUnit = MICROSECONDS) -> None:
         super().__init__(path)
         self.unit = unit
-        self._units_per_microsecond, self._digits, self._nonce_limit = (
-            unit.units_per_microsecond,
-            unit.digits,
-            min(int(10**unit.digits), 2**63),
-        )
-        self._day_units = clock.DAY_US * unit.units_per_microsecond
+        self._nonce_limit = min(int(10**unit.digits), 2**63)
         self.problem: str | None = None
         self._floor = 0
         # The content of the file unless another process has written since: then it is the floor, and need not be
@@ -122,7 +117,7 @@ class FileStore(LockedFile):
         """Keep at least this nonce, which a shared store has issued. A failed write is logged."""
         with self._lock:
             try:
-                now = nonce_clock.now_us() * self._units_per_microsecond
+                now = nonce_clock.now_us() * self.unit.units_per_microsecond
                 # The path is checked with each sync only: the check costs as much as all the rest. In between, a local
                 # replica may be written to a deleted file.
                 descriptor = (
@@ -132,7 +127,7 @@ class FileStore(LockedFile):
                 )
                 raw = os.pread(descriptor, 64, 0)
                 if nonce > (self._floor if raw == self._last_written else self._parse_or_recover(raw)):
-                    self._write(descriptor, nonce, now, durable=len(raw) > self._digits)
+                    self._write(descriptor, nonce, now, durable=len(raw) > self.unit.digits)
                 self._floor = max(self._floor, nonce)
             except OSError as error:
                 self._report_unwritable(error)
@@ -163,11 +158,11 @@ class FileStore(LockedFile):
         except (ValueError, BlockingIOError, FileNotFoundError):
             # Not open yet, held by another process, or deleted.
             descriptor = self._lock_file()
-        now = nonce_clock.now_us() * self._units_per_microsecond
+        now = nonce_clock.now_us() * self.unit.units_per_microsecond
         raw = os.pread(descriptor, 64, 0)
         last = self._floor
         if raw != self._last_written:
-            last = int(raw) if len(raw) == self._digits and raw.isdigit() else -1
+            last = int(raw) if len(raw) == self.unit.digits and raw.isdigit() else -1
         is_usual = self._floor <= last < now and not at_least
         nonce = now if is_usual else self._compute_next(self._parse_or_recover(raw), now, at_least)
         # After a power loss the clock covers nonces up to now, so one sync a second is enough; ahead of the clock only
@@ -186,7 +181,7 @@ class FileStore(LockedFile):
     def _make_durable(self, descriptor: int, length: int, now: int) -> None:
         os.ftruncate(descriptor, length)
         os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
-        self._sync_due = now + SYNC_INTERVAL_US * self._units_per_microsecond
+        self._sync_due = now + SYNC_INTERVAL_US * self.unit.units_per_microsecond
         if self._was_created:
             self._sync_folder()
         if self.problem is not None:
@@ -194,14 +189,14 @@ class FileStore(LockedFile):
             self.problem = None
 
     def _compute_next(self, last: int, now: int, at_least: int) -> int:
-        if at_least and at_least > now + self._day_units:
+        if at_least and at_least > now + clock.DAY_US * self.unit.units_per_microsecond:
             raise NonceAheadError(f"a nonce of at least {at_least} was requested, more than a day ahead of the clock")
         if not self._floor and last >= now:
-            last += RESTART_STEP_US * self._units_per_microsecond
+            last += RESTART_STEP_US * self.unit.units_per_microsecond
         nonce = now if last < now else last + 1
         nonce = max(nonce, at_least) if at_least else nonce
         if nonce >= self._nonce_limit:
-            raise NonceStoreError(f"{self.path} holds {last}: there is no higher nonce of {self._digits} digits")
+            raise NonceStoreError(f"{self.path} holds {last}: there is no higher nonce of {self.unit.digits} digits")
         return nonce
 
     def _parse_or_recover(self, raw: bytes) -> int:
@@ -218,14 +213,14 @@ class FileStore(LockedFile):
 
     def _parse(self, raw: bytes) -> int | None:
         text = raw.strip()
-        if not text.isdigit() or len(text) > self._digits:
+        if not text.isdigit() or len(text) > self.unit.digits:
             return None
         value = int(text)
         return value if value < self._nonce_limit else None
 
     def _next_without_file(self, at_least: int, error: OSError) -> int:
         problem = self._report_unwritable(error)
-        now = nonce_clock.now_us() * self._units_per_microsecond
+        now = nonce_clock.now_us() * self.unit.units_per_microsecond
         nonce = self._compute_next(max(self._floor, self.peek() or 0), now, at_least)
         if nonce > now:
             raise NonceStoreError(f"{problem}, and the next nonce is ahead of the clock. Free the file or its disk.")
