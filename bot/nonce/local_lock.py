@@ -53,13 +53,11 @@ class _LockFile:
                 self._descriptor = open_file(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(self._descriptor, flags)
+                is_locked = True
             except BlockingIOError:
-                if self.is_current():
-                    return False
-                self.close()
-                continue
+                is_locked = False
             if self.is_current():
-                return True
+                return is_locked
             self.close()
 
     def is_current(self) -> bool:
