@@ -270,12 +270,8 @@ _DESCRIPTION_BY_MESSAGE = (
 )
 
 
-def describe_error(error: psycopg.Error, location: str) -> str:
-    """Describe an error at `location`. The driver's own text is not repeated: it may hold the address."""
-    return f"the nonce store {location} {_describe(error)}"
-
-
-def _describe(error: psycopg.Error) -> str:
+def _describe_error(error: psycopg.Error) -> str:
+    """Return what the store does. The driver's own text is not repeated: it may hold the address."""
     for error_type, description in _DESCRIPTION_BY_ERROR_TYPE:
         if isinstance(error, error_type):
             return description
@@ -362,7 +358,7 @@ class PostgresStore:
         except psycopg.errors.UndefinedTable:
             return None
         except psycopg.Error as error:
-            raise StoreUnavailableError(describe_error(error, self.location)) from None
+            raise StoreUnavailableError(f"the nonce store {self.location} {_describe_error(error)}") from None
         if row is None:
             return None
         nonce, *lease, lock_owner, _is_expiry_too_far = row
@@ -422,7 +418,7 @@ class PostgresStore:
                 self._create_table()
                 return self._execute_once(statement, **parameters)
         except psycopg.Error as error:
-            raise StoreUnavailableError(describe_error(error, self.location)) from None
+            raise StoreUnavailableError(f"the nonce store {self.location} {_describe_error(error)}") from None
 
     def _create_table(self) -> None:
         try:
