@@ -12,7 +12,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, Protocol, TypeVar
 
 from bot.base import clock, fork_safety, metrics
@@ -143,11 +144,13 @@ class SharedStore:
 
     def call(self, step: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         """Return the result of a store operation; log once when the store is unavailable, and once when it is back."""
-        return self._track_availability(lambda: _call_timed(step, *args, **kwargs))
+        with self._track_availability(), metrics.time_store_operation(step.__name__):
+            return step(*args, **kwargs)
 
-    def _track_availability(self, operation: Callable[[], Result]) -> Result:
+    @contextmanager
+    def _track_availability(self) -> Iterator[None]:
         try:
-            result = operation()
+            yield
         except StoreUnavailableError as error:
             if self.problem is None:
                 emit(Event.NONCE_STORE_UNAVAILABLE, location=self.location, error=error)
@@ -156,7 +159,6 @@ class SharedStore:
         if self.problem is not None:
             emit(Event.NONCE_STORE_RECOVERED, location=self.location)
             self.problem = None
-        return result
 
     def _request_nonce(self, step: Callable[[NonceRequest], NonceGrant], at_least: int = 0) -> NonceGrant:
         # One at a time; otherwise a later nonce might be processed first, as if the store had gone back.
@@ -167,14 +169,16 @@ class SharedStore:
             try:
                 self.check()
                 request = self._build_request(at_least)
-                grant = self._track_availability(lambda: self._call_and_validate(step, request))
+                with self._track_availability():
+                    with metrics.time_store_operation(step.__name__):
+                        grant = step(request)
+                    self._check_bounds(grant, request)
                 self._accept_grant(grant)
             finally:
                 self._is_drawing = False
             return grant
 
-    def _call_and_validate(self, step: Callable[[NonceRequest], NonceGrant], request: NonceRequest) -> NonceGrant:
-        grant = _call_timed(step, request)
+    def _check_bounds(self, grant: NonceGrant, request: NonceRequest) -> None:
         is_within_bounds = (
             request.floor <= grant.nonce <= request.ceiling if grant.status is GrantStatus.GRANTED else not grant.nonce
         )
@@ -183,7 +187,6 @@ class SharedStore:
             raise StoreUnavailableError(
                 f"the nonce store {self.location} returned a nonce that was not requested; it was not used"
             )
-        return grant
 
     def _build_request(self, at_least: int) -> NonceRequest:
         unit = self._replica.unit
@@ -216,11 +219,6 @@ class SharedStore:
             )
         self._highest_nonce = grant.nonce
         self._replica.record_nonce(grant.nonce)
-
-
-def _call_timed(step: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-    with metrics.time_store_operation(step.__name__):
-        return step(*args, **kwargs)
 
 
 def lease_expired_message(location: str) -> str:
