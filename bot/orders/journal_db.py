@@ -43,9 +43,10 @@ class JournalDatabase:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # Held by the thread that uses the file.
+        self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inodes: dict[str, tuple[int, int]] = {}
-        self._lock = threading.RLock()
         self._parent_connections: list[sqlite3.Connection] = []
         fork_safety.register_after_fork(self)
         _open_databases.add(self)
@@ -55,20 +56,12 @@ class JournalDatabase:
         if self._connection is not None:
             self._parent_connections.append(self._connection)
         self._connection = None
-        self._lock = threading.RLock()
-
-    def acquire(self) -> None:
-        """Wait until no other thread uses the file, and keep others from it."""
-        self._lock.acquire()
-
-    def release(self) -> None:
-        """Let other threads use the file again."""
-        self._lock.release()
+        self.lock = threading.RLock()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """Give the connection for reading. Raises JournalError, also where a row cannot be read: that is damage."""
-        with self._lock, self._translate_errors("read"), contextlib.ExitStack() as stack:
+        with self.lock, self._translate_errors("read"), contextlib.ExitStack() as stack:
             try:
                 connection = self._current_connection()
             except sqlite3.OperationalError:
@@ -82,14 +75,14 @@ class JournalDatabase:
 
         Raises JournalError; then nothing was written.
         """
-        with self._lock, self._translate_errors("written"):
+        with self.lock, self._translate_errors("written"):
             connection = self._current_connection()
             with _transaction(connection, durable):
                 yield connection
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        with self._lock:
+        with self.lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -102,8 +95,12 @@ class JournalDatabase:
     @contextlib.contextmanager
     def _translate_errors(self, action: str) -> Iterator[None]:
         try:
-            with self._move_aside_if_unreadable():
+            try:
                 yield
+            except _UNREADABLE_ERRORS as error:
+                self.close()
+                self._move_aside(error)
+                raise sqlite3.DatabaseError(f"a damaged row: {error}") from error
         except sqlite3.IntegrityError:
             # No trouble of the disk: this program wanted to write what must not be.
             raise
@@ -115,15 +112,6 @@ class JournalDatabase:
                 f"the journal {self.path} could not be {action} ({reason}). No new order is sent until it can; free "
                 "the disk or its permissions. What was sent before is still followed"
             ) from error
-
-    @contextlib.contextmanager
-    def _move_aside_if_unreadable(self) -> Iterator[None]:
-        try:
-            yield
-        except _UNREADABLE_ERRORS as error:
-            self.close()
-            self._move_aside(error)
-            raise sqlite3.DatabaseError(f"a damaged row: {error}") from error
 
     def _current_connection(self) -> sqlite3.Connection:
         """Return the connection to the file that the path names now."""
@@ -307,8 +295,7 @@ def _inode(path: str) -> tuple[int, int]:
 class _ForkLock(threading.local):
     """The files that the thread which forks holds meanwhile."""
 
-    def __init__(self) -> None:
-        self.databases: list[JournalDatabase] = []
+    databases: tuple[JournalDatabase, ...] = ()
 
 
 _open_databases: weakref.WeakSet[JournalDatabase] = weakref.WeakSet()
@@ -317,15 +304,15 @@ _fork_lock = _ForkLock()
 
 def _lock_all() -> None:
     # A child that is forked while another thread is within SQLite would wait for that thread's mutex for ever.
-    _fork_lock.databases = list(_open_databases)
+    _fork_lock.databases = tuple(_open_databases)
     for file in _fork_lock.databases:
-        file.acquire()
+        file.lock.acquire()
 
 
 def _unlock_all() -> None:
     for file in _fork_lock.databases:
-        file.release()
-    _fork_lock.databases = []
+        file.lock.release()
+    _fork_lock.databases = ()
 
 
 os.register_at_fork(before=_lock_all, after_in_parent=_unlock_all)
