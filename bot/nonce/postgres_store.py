@@ -256,15 +256,11 @@ _DESCRIPTION_BY_ERROR_TYPE: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg
 _DESCRIPTION_BY_MESSAGE = (
     ("password", "refuses this user name and password"),
     ("no pg_hba.conf entry", "does not let this user in from here (pg_hba.conf)"),
-    ("SSL", "cannot be reached by TLS as the address wants it (sslmode)"),
-    ("certificate", "cannot be reached by TLS as the address wants it (sslmode)"),
+    ("SSL|certificate", "cannot be reached by TLS as the address wants it (sslmode)"),
     ("does not exist", "has no such database or user"),
-    ("too many", "has no connection free"),
-    ("connection slots", "has no connection free"),
-    ("starting up", "is stopping or starting"),
-    ("shutting down", "is stopping or starting"),
-    ("resolve host", "has a name that cannot be looked up (DNS)"),
-    ("translate host name", "has a name that cannot be looked up (DNS)"),
+    ("too many|connection slots", "has no connection free"),
+    ("starting up|shutting down", "is stopping or starting"),
+    ("resolve host|translate host name", "has a name that cannot be looked up (DNS)"),
     ("Connection refused", "cannot be reached: nothing listens there"),
     ("invalid sslmode", "cannot be asked: there is no such sslmode"),
 )
@@ -279,7 +275,7 @@ def _describe_error(error: psycopg.Error) -> str:
         return f"refused a statement ({type(error).__name__}, SQLSTATE {error.sqlstate})"
     text = str(error)
     return next(
-        (description for fragment, description in _DESCRIPTION_BY_MESSAGE if fragment in text),
+        (description for pattern, description in _DESCRIPTION_BY_MESSAGE if re.search(pattern, text)),
         "cannot be reached, or lets nobody in",
     )
 
