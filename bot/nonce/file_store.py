@@ -65,20 +65,16 @@ class FileStore(LockedFile):
         # parsed.
         self._last_written: bytes | None = None
         self._sync_due = 0
-        self._reset()
+        self.after_fork_in_child()
         fork_safety.register_after_fork(self)
 
-    def _reset(self) -> None:
-        """Start with a new descriptor and a new lock; a forked child does so too."""
+    def after_fork_in_child(self) -> None:
+        """Begin with a new lock and descriptor. Closing the child's descriptor does not unlock the parent's lock."""
         # Re-entrant, so that a signal handler that takes a nonce gets an error instead of a deadlock.
         self._lock = threading.RLock()
         self._is_drawing = False
         self._was_created = False
         self._close()
-
-    def after_fork_in_child(self) -> None:
-        """Release what belongs to the parent. Closing the child's descriptor does not unlock the parent's lock."""
-        self._reset()
 
     def next_nonce(self, at_least: int = 0) -> int:
         """Return max(clock, last + 1, at_least), written before it is returned.

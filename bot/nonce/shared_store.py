@@ -63,19 +63,16 @@ class SharedStore:
         self.lease_guard: LeaseGuard | None = None
         self._replica = replica
         self._highest_nonce = 0
-        self._reset()
+        self.after_fork_in_child()
         fork_safety.register_after_fork(self)
 
-    def _reset(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Begin with another owner and new locks: a held lock belongs to the parent."""
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # Re-entrant, so that a signal handler that takes a nonce gets an error instead of a deadlock.
         self._lock = threading.RLock()
         self._is_drawing = False
         self._held_lock = _HeldLock()
-
-    def after_fork_in_child(self) -> None:
-        """A held lock belongs to the parent."""
-        self._reset()
 
     @property
     def location(self) -> str:
