@@ -11,7 +11,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ from bot.base.models import (
     SystemStatus,
 )
 from bot.base.paths import journal_file_path, key_file_path
+from bot.base.private_files import make_folder
 from bot.config import credential_problems, url_problems
 from bot.kraken import new_order, nonce_recovery, responses
 from bot.kraken.account import Account
@@ -207,6 +208,8 @@ class KrakenBroker:
         )
         self._client = KrakenClient(self, self._circuit_breaker, self._rate_limiter, self._server_time, nonce_unit)
         self.journal = Journal(journal_file_path(NONCE_FILE, api_key))
+        with suppress(OSError):  # reported where the journal is used
+            make_folder(os.path.dirname(self.journal.path))
         self.market_data = MarketData(self, self._server_time, self._market_clock)
         self.account = Account(self, self.market_data, self.bot_id)
         self._reconciler = Reconciler(self.journal, self.account, self.bot_id, self._server_time, overlap_seconds)

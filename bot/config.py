@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
 
+from bot.base import paths
 from bot.base.errors import SettingsError
 from bot.base.timeframes import TIMEFRAMES
 from bot.kraken.rate_counters import TIERS, Tier
@@ -104,7 +105,6 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 TRADING_MODES = ("paper", "live", "halt")
 LOG_FORMATS = ("auto", "text", "json")
 # So many characters at least, so that a token cannot be guessed.
@@ -219,7 +219,7 @@ def _read_dotenv() -> dict[str, str]:
 
 
 def _parse_dotenv() -> list[Binding]:
-    path = PROJECT_ROOT / ".env"
+    path = paths.PROJECT_ROOT / ".env"
     if not path.is_file():
         return []
     try:
@@ -230,15 +230,23 @@ def _parse_dotenv() -> list[Binding]:
         raise SettingsError([f"{path} cannot be read: {error}"]) from error
 
 
-def state_folder(values: Mapping[str, str]) -> Path:
-    """Return the folder of all state: STATE_DIR, else a mounted Railway volume, else bot/."""
+def nonce_folder(values: Mapping[str, str]) -> Path:
+    """Return the folder of the nonce files: STATE_DIR, else a mounted Railway volume, else bot/."""
     configured = values.get("STATE_DIR") or values.get("RAILWAY_VOLUME_MOUNT_PATH")
-    return (PROJECT_ROOT / Path(configured).expanduser()).resolve() if configured else PROJECT_ROOT / "bot"
+    return (paths.PROJECT_ROOT / Path(configured).expanduser()).resolve() if configured else paths.code_folder()
+
+
+def state_folder(values: Mapping[str, str]) -> Path:
+    """Return the folder of all other state: STATE_DIR, else a mounted Railway volume, else state/ beside main.py.
+
+    Raises SettingsError in an installed package without either.
+    """
+    return paths.state_folder_for(nonce_folder(values))
 
 
 def default_nonce_file() -> str:
-    """Return where the nonce file is: `kraken_nonce.txt` in the state folder."""
-    return str(state_folder(_environment_on_import()) / "kraken_nonce.txt")
+    """Return where the nonce file is: `kraken_nonce.txt` in its folder."""
+    return str(nonce_folder(_environment_on_import()) / "kraken_nonce.txt")
 
 
 def default_nonce_store() -> Secret:
@@ -323,7 +331,7 @@ class _SettingsParser:
             api_secret=secret,
             api_url=url,
             proxy=self._proxy(),
-            state_dir=state_folder(self._values),
+            state_dir=self._state_dir(),
             nonce_unit=self._choice("NONCE_UNIT", UNITS),
             nonce_store=self._nonce_store(),
             lease_seconds=float(self._decimal("LEASE_SECONDS", Decimal(3), Decimal(300))),
@@ -424,6 +432,13 @@ class _SettingsParser:
         if text and (problem := url_problem(text)):
             self._problems.append(f"NONCE_STORE {problem}")
         return Secret(text)
+
+    def _state_dir(self) -> Path:
+        try:
+            return state_folder(self._values)
+        except SettingsError as error:
+            self._problems += error.problems
+            return paths.default_state_folder()
 
     def _price_source(self) -> str:
         value = self._text("PRICE_SOURCE")

@@ -93,7 +93,7 @@ def test_build_context_has_no_secret_and_no_state() -> None:
     named = [name for line in rows(read_section("docs/configuration.md", "State")) for name in backquoted(line[0])]
     state = [re.sub(r"<\w+>", "0123abcd", name) for name in named]
     assert "kraken_nonce.txt" in state
-    paths = [f"bot/{name}" for name in [*state, "bot.json.17", "paper_live.db-wal"]]
+    paths = [f"{folder}/{name}" for folder in ("bot", "state") for name in [*state, "bot.json.17", "paper_live.db-wal"]]
     paths += [".env", ".env.production", "bot/.env", ".git/config", ".venv/bin/python", "state/kraken_nonce.txt"]
     assert [path for path in paths if is_in_context(path)] == []
 

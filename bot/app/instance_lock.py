@@ -1,4 +1,7 @@
-"""One running bot for a state folder: the folder itself is locked, so a crash leaves nothing to clean up."""
+"""One running bot for a state folder: the folder itself is locked, so a crash leaves nothing to clean up.
+
+With `state/` the bot locks `bot/` as well: former versions lock that folder, and have their nonce file in it too.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 from bot.base.errors import BotAlreadyRunningError, SettingsError, StateLostError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
+from bot.base.paths import former_folders
 
 STOP_ADVICE = "Stop it first."
 
@@ -31,20 +35,13 @@ class InstanceLock:
         again."""
         self._folder = folder
         with contextlib.ExitStack() as stack:
-            self._descriptor = _open_folder(folder)
-            stack.callback(os.close, self._descriptor)
+            self._descriptor = _lock_folder(folder, stack)
             folder_stat = os.fstat(self._descriptor)
             self._inode = folder_stat.st_dev, folder_stat.st_ino
-            if problem := _permission_problem(folder_stat):
-                raise SettingsError([f"STATE_DIR is {folder}, {problem}"])
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BotAlreadyRunningError(
-                    f"{describe_owner(folder)} is running on {folder}. {STOP_ADVICE}"
-                ) from None
+            for former in former_folders(folder):
+                _lock_folder(former, stack)
             self._write_first_instance_file()
-            stack.pop_all()
+            self._close_folders = stack.pop_all().close
 
     def _write_first_instance_file(self) -> None:
         try:
@@ -100,7 +97,20 @@ class InstanceLock:
         """Release the folder for another bot."""
         with contextlib.suppress(OSError):
             os.unlink(INSTANCE_FILE_NAME, dir_fd=self._descriptor)
-        os.close(self._descriptor)
+        self._close_folders()
+
+
+def _lock_folder(folder: Path, stack: contextlib.ExitStack) -> int:
+    """Lock a folder until the stack closes; return its descriptor."""
+    descriptor = _open_folder(folder)
+    stack.callback(os.close, descriptor)
+    if problem := _permission_problem(os.fstat(descriptor)):
+        raise SettingsError([f"STATE_DIR is {folder}, {problem}"])
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BotAlreadyRunningError(f"{describe_owner(folder)} is running on {folder}. {STOP_ADVICE}") from None
+    return descriptor
 
 
 def _open_folder(folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import format_nonce_line
@@ -19,6 +20,7 @@ from bot.base.errors import (
 from bot.base.event_catalog import Event
 from bot.base.events import edge_trigger, emit
 from bot.base.models import Balance, common_quote
+from bot.base.paths import control_file_exists
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.nonce.leader_election import LeaderElection, PreviousLeader
@@ -102,7 +104,7 @@ def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, m
     pairs = [venue.broker.pair(name) for name in settings.pairs]
     common_quote(pairs)
     is_kill_switch_on = edge_trigger(
-        (settings.state_dir / HALT_FILE_NAME).exists,
+        partial(control_file_exists, settings.state_dir, HALT_FILE_NAME),
         Event.KILL_SWITCH_TURNED_ON,
         Event.KILL_SWITCH_TURNED_OFF,
     )
@@ -133,7 +135,7 @@ def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, m
         stop=lifecycle.stop,
         controls=Controls(
             is_halted=lambda: not is_trading or is_kill_switch_on(),
-            entries_stopped=(settings.state_dir / ENTRIES_STOPPED_FILE_NAME).exists,
+            entries_stopped=partial(control_file_exists, settings.state_dir, ENTRIES_STOPPED_FILE_NAME),
             check_state=lifecycle.check_state,
         ),
     )

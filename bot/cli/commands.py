@@ -9,6 +9,7 @@ from collections.abc import Callable
 from bot.base import logging_setup
 from bot.base.errors import BotError
 from bot.base.logging_setup import print_line
+from bot.base.paths import refuse_former_state
 from bot.base.redaction import hide
 from bot.cli.check import check_setup
 from bot.cli.exit_codes import print_failure
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load_settings(strategies=STRATEGIES)
         hide(*settings.secrets())
+        refuse_former_state(settings.state_dir)
         return COMMANDS[options.command or "run"](settings, options)
     except (BotError, SimulatorError) as error:
         return print_failure(error)

@@ -16,6 +16,7 @@ from bot.base.clock import boottime_seconds, format_utc, nonce_clock, wall_secon
 from bot.base.errors import JournalError
 from bot.base.event_catalog import Event
 from bot.base.models import Fill
+from bot.base.paths import control_file_exists
 from bot.base.redaction import redact
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
@@ -117,9 +118,9 @@ class SnapshotReader:
 
     def _entries_state(self) -> str:
         folder = self._settings.state_dir
-        if self._settings.trading_mode == "halt" or (folder / HALT_FILE_NAME).exists():
+        if self._settings.trading_mode == "halt" or control_file_exists(folder, HALT_FILE_NAME):
             return "halted"
-        return "stopped" if (folder / ENTRIES_STOPPED_FILE_NAME).exists() else "open"
+        return "stopped" if control_file_exists(folder, ENTRIES_STOPPED_FILE_NAME) else "open"
 
     def _nonce_status(self, broker: KrakenBroker | None) -> JsonObject:
         unit = UNITS[self._settings.nonce_unit]

@@ -19,6 +19,7 @@ from bot.base.errors import NonceAheadError, NonceError, NonceStoreError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.locked_file import LOCK_NONBLOCKING, LockedFile
+from bot.base.paths import refuse_package_folder
 from bot.base.private_files import open_file
 
 LOCK_TIMEOUT_SECONDS = 5.0
@@ -271,6 +272,10 @@ _stores: dict[tuple[str, NonceUnit], FileStore] = {}
 
 @functools.cache
 def open_file_store(path: str | os.PathLike[str], unit: NonceUnit = MICROSECONDS) -> FileStore:
-    """Return this process's store for a path: one per file, however its path is spelled."""
+    """Return this process's store for a path: one per file, however its path is spelled.
+
+    Raises SettingsError where the path is in `bot/` of an installed package.
+    """
+    refuse_package_folder(os.path.dirname(path))
     # `setdefault` is atomic for all threads; the cache is not.
     return _stores.setdefault((os.path.realpath(path), unit), FileStore(os.fspath(path), unit))

@@ -60,7 +60,7 @@ class BotProcess:
     """`python main.py ARGUMENTS` with `settings` as its only settings.
 
     Both output streams are read as one, as in a terminal. `is_unprivileged`: file modes apply to it even if root runs
-    it.
+    it. `program`: the folder of main.py.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class BotProcess:
         settings: Mapping[str, str],
         is_unprivileged: bool = False,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        program: Path = ROOT,
     ) -> None:
         self.settings = isolated_settings(settings)
         # As printed, and without time and level.
@@ -77,7 +78,7 @@ class BotProcess:
         self._timeout_seconds = timeout_seconds
         self._output_changed = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *arguments],
+            [sys.executable, str(program / "main.py"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -189,10 +190,15 @@ def run(
     exit_code: int = 0,
     is_unprivileged: bool = False,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    program: Path = ROOT,
 ) -> BotProcess:
     """Run main.py to its end, which must have this exit code."""
     with BotProcess(
-        *arguments, settings=settings, is_unprivileged=is_unprivileged, timeout_seconds=timeout_seconds
+        *arguments,
+        settings=settings,
+        is_unprivileged=is_unprivileged,
+        timeout_seconds=timeout_seconds,
+        program=program,
     ) as bot:
         actual_code = bot.wait_and_check()
     assert actual_code == exit_code, f"exit code {actual_code} instead of {exit_code}; its output was\n{bot.text}"
@@ -200,9 +206,9 @@ def run(
 
 
 @contextlib.contextmanager
-def running(*arguments: str, settings: Mapping[str, str], until: str) -> Iterator[BotProcess]:
+def running(*arguments: str, settings: Mapping[str, str], until: str, program: Path = ROOT) -> Iterator[BotProcess]:
     """Run main.py and continue once it has printed a line that matches `until`."""
-    with BotProcess(*arguments, settings=settings) as bot:
+    with BotProcess(*arguments, settings=settings, program=program) as bot:
         bot.wait_for(until)
         yield bot
 

@@ -201,8 +201,9 @@ def test_the_folder_of_another_bot_stays_locked(tmp_path: Path) -> None:
 
 
 def test_the_state_folder_is_where_it_was() -> None:
-    """Without a setting the state folder is the folder bot beside main.py."""
-    assert config.state_folder({}) == ROOT / "bot"
+    """Without a setting the nonce file is in the folder bot beside main.py, and all other state in the folder state."""
+    assert config.nonce_folder({}) == ROOT / "bot"
+    assert config.state_folder({}) == ROOT / "state"
     assert Path(config.default_nonce_file()).name == "kraken_nonce.txt"
 
 

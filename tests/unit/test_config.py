@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot import config
+from bot.base import paths
 from bot.base.errors import SettingsError
 from bot.base.redaction import Redactor
 from bot.kraken.rate_counters import STARTER
@@ -25,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder of this test the one that contains main.py."""
     folder = tmp_path / "home"
     folder.mkdir()
-    monkeypatch.setattr(config, "PROJECT_ROOT", folder)
+    monkeypatch.setattr(paths, "PROJECT_ROOT", folder)
     for name in (*config.DEFAULTS, "RAILWAY_VOLUME_MOUNT_PATH"):
         monkeypatch.delenv(name, raising=False)
     return folder
@@ -251,14 +252,15 @@ def test_an_unreadable_dotenv_is_a_problem_and_not_a_crash_on_import(home: Path)
 @pytest.mark.parametrize(
     ("values", "folder"),
     [
-        ({}, "home/bot"),
-        ({"STATE_DIR": "state"}, "home/state"),
+        ({}, "home/state"),
+        ({"STATE_DIR": "given"}, "home/given"),
+        ({"STATE_DIR": "bot"}, "home/state"),
         ({"RAILWAY_VOLUME_MOUNT_PATH": "/volume"}, "/volume"),
         ({"STATE_DIR": "/given", "RAILWAY_VOLUME_MOUNT_PATH": "/volume"}, "/given"),
     ],
 )
 def test_state_folder_location(values: dict[str, str], folder: str, home: Path) -> None:
-    """The nonce file is in STATE_DIR (relative to main.py), else on a mounted volume, else in bot/."""
+    """The state is in STATE_DIR (relative to main.py), else on a mounted volume, else in state/, and never in bot/."""
     assert config.state_folder(values) == home.parent / folder
 
 
