@@ -131,7 +131,8 @@ def test_documented_commands_match_the_parser() -> None:
     lines = backquoted("".join(line[0] for line in rows(read_section("docs/configuration.md", "Commands"))))
     words = [line.removeprefix("python main.py").replace("N", "1").split() for line in lines]
     known = {parse_arguments(line).command for line in words if line != ["--help"]}
-    assert known == {None, "run", "check", "nonce", "orders", "fills", "journal", "status", "resume", "simulator"}
+    reports = {"orders", "fills", "journal"}
+    assert known == reports | {None, "run", "check", "nonce", "status", "resume", "paper", "simulator"}
 
 
 # A run
@@ -178,8 +179,10 @@ def test_every_state_file_is_documented(run: tuple[list[str], Path]) -> None:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
 def test_state_files_are_ignored_by_git(run: tuple[list[str], Path]) -> None:
-    """Git ignores every file that a run leaves in the default state folder, and no file of the program."""
-    file_names = [f"bot/{path.name}" for path in sorted(run[1].iterdir())]
+    """Git ignores every file that a run leaves, in `state/` and where former versions had it, and no file of the
+    program.
+    """
+    file_names = [f"{folder}/{path.name}" for folder in ("bot", "state") for path in sorted(run[1].iterdir())]
     words = ["git", "check-ignore", "--no-index"]
     completed = subprocess.run([*words, *file_names], cwd=ROOT, capture_output=True, text=True, check=False)
     assert completed.stdout.split() == file_names

@@ -14,6 +14,7 @@ from bot.base.redaction import hide
 from bot.cli.check import check_setup
 from bot.cli.exit_codes import print_failure
 from bot.cli.nonce_commands import run_nonce_command
+from bot.cli.paper import reset_paper_account
 from bot.cli.parser import parse_arguments
 from bot.cli.reports import check_journal_against_kraken, print_fills, print_orders
 from bot.cli.resume import resume_entries
@@ -72,5 +73,6 @@ COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "orders": print_orders,
     "fills": print_fills,
     "journal": check_journal_against_kraken,
+    "paper": reset_paper_account,
     "simulator": start_simulator,
 }

@@ -37,6 +37,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     commands.add_parser("check", help="check settings, clock, nonce store, pairs and key, without trading")
     add_nonce_commands(commands)
     add_report_commands(commands)
+    paper = commands.add_parser("paper", help="begin a new paper account")
+    paper.add_argument(
+        "action", choices=["reset"], help="reset: the next run begins a new account; the old one's files are kept"
+    )
     simulator = commands.add_parser("simulator", help="run the local Kraken alone", add_help=False)
     simulator.add_argument("options", nargs=argparse.REMAINDER)
     for argument in arguments:

@@ -11,6 +11,10 @@ class StateFileError(SimulatorError):
     """The file of a paper account is damaged, in use, or belongs to another price source."""
 
 
+class StateFileInUseError(StateFileError):
+    """Another program has the file of a paper account open."""
+
+
 class PriceFileError(SimulatorError):
     """A file of recorded prices cannot be read; the sentence names the line."""
 

@@ -24,6 +24,8 @@ PROBE_TIMEOUT_SECONDS = 2.0
 STARTING_BALANCE = "10000"
 SYNTHETIC_SEED = 1
 LIVE_URL = "https://api.kraken.com"
+SYNTHETIC_FILE_NAME = "paper_synthetic.db"
+LIVE_FILE_NAME = "paper_live.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,18 @@ def open_paper_account(
         yield PaperAccount(simulator.url, simulator.key, simulator.secret, clock, setup.label, simulator)
 
 
+def paper_account_paths(pairs: Sequence[str], price_source: str, timeframe_seconds: int, state_dir: Path) -> list[Path]:
+    """Return the state files of the accounts with this price source, existing or not: two for `auto`.
+
+    Raises SimulatorError for a recorded market that cannot be read.
+    """
+    if price_source.startswith("replay:"):
+        setup = _open_recorded(pairs, Path(price_source.removeprefix("replay:")), timeframe_seconds)
+        return [state_dir / setup.file_name]
+    names = {"synthetic": [SYNTHETIC_FILE_NAME], "live": [LIVE_FILE_NAME]}
+    return [state_dir / name for name in names.get(price_source, [SYNTHETIC_FILE_NAME, LIVE_FILE_NAME])]
+
+
 def _open_prices(
     stack: ExitStack, pairs: Sequence[str], price_source: str, timeframe_seconds: int, live_url: str
 ) -> _PriceSetup:
@@ -100,7 +114,7 @@ def _open_prices(
 
 def _open_synthetic(pairs: Sequence[str], timeframe_seconds: int, label: str) -> _PriceSetup:
     prices = SyntheticPrices(SYNTHETIC_SEED, timeframe_seconds // POINTS_PER_CANDLE)
-    return _PriceSetup(prices, known_instruments(pairs), "paper_synthetic.db", label)
+    return _PriceSetup(prices, known_instruments(pairs), SYNTHETIC_FILE_NAME, label)
 
 
 def _open_live(stack: ExitStack, pairs: Sequence[str], timeframe_seconds: int, live_url: str) -> _PriceSetup:
@@ -108,7 +122,7 @@ def _open_live(stack: ExitStack, pairs: Sequence[str], timeframe_seconds: int, l
     stack.callback(prices.close)
     prices.start()
     return _PriceSetup(
-        prices, prices.instruments, "paper_live.db", f"live prices from {live_url}", start_seconds=prices.start_seconds
+        prices, prices.instruments, LIVE_FILE_NAME, f"live prices from {live_url}", start_seconds=prices.start_seconds
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bot.simulator.account import Account, SimOrder, SimTrade
-from bot.simulator.errors import StateFileError
+from bot.simulator.errors import StateFileError, StateFileInUseError
 from bot.simulator.keys import ApiKey
 
 FORMAT_VERSION = "1"
@@ -119,6 +119,11 @@ class Storage:
             raise self._file_error(f"does not add up ({problems[0]})")
         return saved_state
 
+    def read_key_names(self) -> list[str]:
+        """Return the API keys of the account, also of one that `load` refuses. Raises StateFileError."""
+        with self._translate_errors():
+            return [str(key) for (key,) in self._db.execute("SELECT id FROM keys")]
+
     def save(self, account: Account, keys: Iterable[ApiKey], now: float, dead_man_switch_at: float | None) -> None:
         """Commit the changes since the last call. Raises StateFileError."""
         metadata = {
@@ -154,10 +159,10 @@ class Storage:
         if metadata["world"] != self._source_id:
             raise self._file_error(f"lives with {metadata['world']}, not with {self._source_id}")
 
-    def _file_error(self, problem: str) -> StateFileError:
-        return StateFileError(
+    def _file_error(self, problem: str, kind: type[StateFileError] = StateFileError) -> StateFileError:
+        return kind(
             f"The simulated account in {self._path} {problem}. Move the file away to begin a new account, or name "
-            "another one."
+            "another one; for a paper account `python main.py paper reset` does that."
         )
 
     @contextmanager
@@ -166,7 +171,7 @@ class Storage:
             yield
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise self._file_error("is in use by another program") from error
+                raise self._file_error("is in use by another program", StateFileInUseError) from error
             raise self._file_error(f"cannot be used ({error})") from error
         except OSError as error:
             raise self._file_error(f"cannot be opened ({error.strerror})") from error
@@ -203,6 +208,20 @@ def read_state(path: Path, source_id: str) -> SavedState | None:
         return storage.load()
     finally:
         storage.close()
+
+
+def read_key_names(path: Path) -> list[str]:
+    """Return the API keys of a state file; none where it is damaged. Raises StateFileInUseError."""
+    try:
+        storage = Storage(path, "")
+        try:
+            return storage.read_key_names()
+        finally:
+            storage.close()
+    except StateFileInUseError:
+        raise
+    except StateFileError:
+        return []
 
 
 def delete_state(path: Path) -> None:
