@@ -13,10 +13,11 @@ import ipaddress
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from dotenv.parser import Binding, parse_stream
 
@@ -111,89 +112,262 @@ LOG_FORMATS = ("auto", "text", "json")
 STATUS_TOKEN_LENGTH_MIN = 16
 
 
+class _SettingsParser:
+    """Parses values one by one and collects their problems."""
+
+    def __init__(self, values: Mapping[str, str], problems: list[str], strategies: tuple[str, ...]) -> None:
+        self._values = values
+        self._problems = problems
+        self._strategies = strategies
+
+    def parse(self) -> Settings:
+        settings = Settings(**{one.name: one.metadata["parse"](self) for one in fields(Settings)})
+        self._check_values(settings)
+        if self._problems:
+            raise SettingsError(self._problems)
+        return settings
+
+    def text(self, name: str) -> str:
+        return self._values.get(name) or DEFAULTS[name]
+
+    def choice(self, name: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
+        value = self.text(name).lower()
+        if value not in allowed:
+            self._problems.append(f"{name} is {value!r}; it can be {', '.join(allowed)}.")
+            return DEFAULTS[name]
+        return value
+
+    def tier(self, name: str) -> Tier:
+        return TIERS[self.choice(name, TIERS)]
+
+    def strategy(self, name: str) -> str:
+        return self.choice(name, self._strategies or (self.text(name).lower(),))
+
+    def decimal(self, name: str, minimum: str = "0.01", maximum: str = "1000000000") -> Decimal:
+        text = self.text(name)
+        if not re.fullmatch(r"-?\d+(\.\d+)?", text):
+            self._problems.append(f"{name} is {text!r}; it must be a plain number such as {DEFAULTS[name]}.")
+            return Decimal(DEFAULTS[name])
+        value = Decimal(text)
+        if not Decimal(minimum) <= value <= Decimal(maximum):
+            self._problems.append(f"{name} is {text}; it must be from {minimum} to {maximum}.")
+        return value
+
+    def seconds(self, name: str, minimum: str, maximum: str = "1000000000") -> float:
+        return float(self.decimal(name, minimum, maximum))
+
+    def speed(self, name: str) -> float:
+        return float(self.decimal(name, "0.001", "100000"))
+
+    def integer(self, name: str, minimum: str, maximum: str) -> int:
+        return int(self.decimal(name, minimum, maximum))
+
+    def boolean(self, name: str) -> bool:
+        value = self.text(name).lower()
+        if value not in ("0", "1", "no", "yes", "false", "true", "off", "on"):
+            self._problems.append(f"{name} is {value!r}; it can be 0 or 1.")
+        return value in ("1", "yes", "true", "on")
+
+    def secret(self, name: str) -> Secret:
+        """Read a secret, from its variable or from the file that NAME_FILE names."""
+        direct, path = self.text(name), self.text(f"{name}_FILE")
+        if direct and path:
+            self._problems.append(f"{name} and {name}_FILE are both set; keep one of them.")
+        if direct or not path:
+            return Secret(direct)
+        value, problem = read_secret(path)
+        if problem:
+            self._problems.append(f"{name}_FILE names {problem}")
+        return value
+
+    def status_token(self, name: str) -> Secret:
+        token = self.secret(name)
+        if token and (
+            len(token) < STATUS_TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token
+        ):
+            self._problems.append(
+                f"{name} must have at least {STATUS_TOKEN_LENGTH_MIN} letters, digits and signs, and no space, "
+                "such as `openssl rand -hex 16` makes."
+            )
+        return token
+
+    def api_url(self, name: str) -> str:
+        url = self.text(name)
+        self._problems += url_problems(name, url)
+        return url
+
+    def proxy(self, name: str) -> Secret:
+        text = self.text(name)
+        try:
+            parts = urllib.parse.urlsplit(text)
+            is_usable = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_usable = False
+        if text and not is_usable:
+            # Not shown: it may hold a password.
+            self._problems.append(f"{name} must look like http://proxy.example:3128.")
+        return Secret(text)
+
+    def nonce_store(self, name: str) -> Secret:
+        text = self.text(name)
+        if text and (problem := url_problem(text)):
+            self._problems.append(f"{name} {problem}")
+        return Secret(text)
+
+    def state_dir(self, _name: str) -> Path:
+        try:
+            return state_folder(self._values)
+        except SettingsError as error:
+            self._problems += error.problems
+            return paths.default_state_folder()
+
+    def price_source(self, name: str) -> str:
+        value = self.text(name)
+        if value.lower() in ("auto", "live", "synthetic"):
+            return value.lower()
+        if not value.startswith("replay:"):
+            self._problems.append(f"{name} is {value!r}; it can be auto, live, synthetic or replay:FILE.")
+            return value
+        path = Path(value.removeprefix("replay:")).expanduser().resolve()
+        if not path.is_file():
+            self._problems.append(f"{name} names {path}, where there is no file.")
+        return f"replay:{path}"
+
+    def pairs(self, name: str) -> tuple[str, ...]:
+        pairs = tuple(dict.fromkeys(part.strip().upper() for part in self.text(name).split(",") if part.strip()))
+        if not pairs:
+            self._problems.append(f"{name} is empty; name at least one pair, such as BTC/USD.")
+        return pairs
+
+    def dead_man_switch_seconds(self, name: str) -> int:
+        # Off, or what Kraken takes (CancelAllOrdersAfter page) and what a slow answer or two do not use up.
+        return self.integer(name, "0" if self.text(name) == "0" else "30", "86400")
+
+    def bot_id(self, name: str) -> str:
+        value = self.text(name)
+        if value and not re.fullmatch(r"[A-Za-z0-9]{5}", value):
+            self._problems.append(f"{name} is {value!r}; it must be five letters or digits.")
+        return value
+
+    def port(self, name: str) -> int | None:
+        text = self.text(name)
+        if not text:
+            return None
+        if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
+            self._problems.append(f"{name} is {text!r}; it must be a number from 1 to 65535, or 0 for no page.")
+            return None
+        return int(text)
+
+    def webhook_url(self, name: str) -> Secret:
+        text = self.text(name)
+        try:
+            parts = urllib.parse.urlsplit(text)
+            is_usable = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
+            is_usable = is_usable and is_host(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_usable = False
+        if text and not is_usable:
+            # Not shown: it may hold a token.
+            self._problems.append(f"{name} must be an address that begins with https://.")
+        if text.startswith("https://api.telegram.org/") and "chat_id=" not in text:
+            self._problems.append(f"{name} is Telegram's and names no chat; it must end with /sendMessage?chat_id=...")
+        return Secret(text)
+
+    def _check_values(self, settings: Settings) -> None:
+        if settings.trading_mode != "paper":
+            self._check_credentials(settings)
+        if settings.order_value > settings.max_order_value:
+            self._problems.append(
+                f"ORDER_VALUE ({settings.order_value}) is above MAX_ORDER_VALUE ({settings.max_order_value})."
+            )
+        if settings.stop_loss_percent and settings.dead_man_switch_seconds:
+            self._problems.append(
+                "STOP_LOSS_PERCENT and DEAD_MAN_SWITCH_SECONDS are both set, but the switch cancels stops. Keep one."
+            )
+        if settings.trading_mode != "paper" and settings.market_speed != 1 and not is_loopback(settings.api_url):
+            self._problems.append("MARKET_SPEED is for paper trading, and for a simulator on this machine.")
+
+    def _check_credentials(self, settings: Settings) -> None:
+        credentials = {"KRAKEN_API_KEY": settings.api_key, "KRAKEN_API_SECRET": settings.api_secret}
+        missing = [name for name, value in credentials.items() if not value]
+        if missing:
+            self._problems.append(
+                f"TRADING_MODE={self.text('TRADING_MODE')} needs {' and '.join(missing)}. Put them into .env beside "
+                "main.py, or leave TRADING_MODE out to trade on paper."
+            )
+        else:
+            self._problems += credential_problems(settings.api_key, settings.api_secret)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _setting(
+    name: str,
+    default: str,
+    parse: Callable[Concatenate[_SettingsParser, str, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Declare a setting: its variable, its default as text, and the parser's method with its arguments."""
+
+    def parse_setting(parser: _SettingsParser) -> T:
+        return parse(parser, name, *args, **kwargs)
+
+    declared: T = field(metadata={"name": name, "default": default, "parse": parse_setting})
+    return declared
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, checked. Values of money are in the quote currency of the pair."""
 
-    trading_mode: str
-    api_key: Secret
-    api_secret: Secret
-    api_url: str
-    proxy: Secret
-    state_dir: Path
-    nonce_unit: str
-    nonce_store: Secret
-    lease_seconds: float
-    skip_overlap_wait: bool
-    price_source: str
-    market_speed: float
-    pairs: tuple[str, ...]
-    timeframe: str
-    strategy: str
-    order_value: Decimal
-    max_order_value: Decimal
-    max_position_value: Decimal
-    max_daily_loss: Decimal
-    cooldown_seconds: float
-    max_slippage_percent: Decimal
-    stop_loss_percent: Decimal
-    entry_ttl_seconds: int
-    cancel_entries_on_stop: bool
-    dead_man_switch_seconds: int
-    allow_withdraw_key: bool
-    bot_id: str
-    tier: Tier
+    trading_mode: str = _setting("TRADING_MODE", "paper", _SettingsParser.choice, TRADING_MODES)
+    api_key: Secret = _setting("KRAKEN_API_KEY", "", _SettingsParser.secret)
+    api_secret: Secret = _setting("KRAKEN_API_SECRET", "", _SettingsParser.secret)
+    api_url: str = _setting("KRAKEN_API_URL", "https://api.kraken.com", _SettingsParser.api_url)
+    proxy: Secret = _setting("KRAKEN_PROXY", "", _SettingsParser.proxy)
+    state_dir: Path = _setting("STATE_DIR", "", _SettingsParser.state_dir)
+    nonce_unit: str = _setting("NONCE_UNIT", "us", _SettingsParser.choice, UNITS)
+    nonce_store: Secret = _setting("NONCE_STORE", "", _SettingsParser.nonce_store)
+    lease_seconds: float = _setting("LEASE_SECONDS", "10", _SettingsParser.seconds, "3", "300")
+    skip_overlap_wait: bool = _setting("SKIP_OVERLAP_WAIT", "0", _SettingsParser.boolean)
+    price_source: str = _setting("PRICE_SOURCE", "auto", _SettingsParser.price_source)
+    market_speed: float = _setting("MARKET_SPEED", "1", _SettingsParser.speed)
+    pairs: tuple[str, ...] = _setting("PAIRS", "BTC/USD", _SettingsParser.pairs)
+    timeframe: str = _setting("TIMEFRAME", "1h", _SettingsParser.choice, TIMEFRAMES)
+    strategy: str = _setting("STRATEGY", "moving_average", _SettingsParser.strategy)
+    order_value: Decimal = _setting("ORDER_VALUE", "100", _SettingsParser.decimal)
+    max_order_value: Decimal = _setting("MAX_ORDER_VALUE", "250", _SettingsParser.decimal)
+    max_position_value: Decimal = _setting("MAX_POSITION_VALUE", "500", _SettingsParser.decimal)
+    max_daily_loss: Decimal = _setting("MAX_DAILY_LOSS", "50", _SettingsParser.decimal)
+    cooldown_seconds: float = _setting("COOLDOWN_SECONDS", "3600", _SettingsParser.seconds, "0")
+    max_slippage_percent: Decimal = _setting("MAX_SLIPPAGE_PERCENT", "1", _SettingsParser.decimal, "0.01", "20")
+    stop_loss_percent: Decimal = _setting("STOP_LOSS_PERCENT", "0", _SettingsParser.decimal, "0", "90")
+    entry_ttl_seconds: int = _setting("ENTRY_TTL_SECONDS", "0", _SettingsParser.integer, "0", "2592000")
+    cancel_entries_on_stop: bool = _setting("CANCEL_ENTRIES_ON_STOP", "1", _SettingsParser.boolean)
+    dead_man_switch_seconds: int = _setting("DEAD_MAN_SWITCH_SECONDS", "0", _SettingsParser.dead_man_switch_seconds)
+    allow_withdraw_key: bool = _setting("ALLOW_WITHDRAW_KEY", "0", _SettingsParser.boolean)
+    bot_id: str = _setting("BOT_ID", "", _SettingsParser.bot_id)
+    tier: Tier = _setting("KRAKEN_TIER", "starter", _SettingsParser.tier)
     # None: not set; 0: no page.
-    port: int | None
-    status_token: Secret
-    log_format: str
-    alert_webhook_url: Secret
-    heartbeat_url: Secret
+    port: int | None = _setting("PORT", "", _SettingsParser.port)
+    status_token: Secret = _setting("STATUS_TOKEN", "", _SettingsParser.status_token)
+    log_format: str = _setting("LOG_FORMAT", "auto", _SettingsParser.choice, LOG_FORMATS)
+    alert_webhook_url: Secret = _setting("ALERT_WEBHOOK_URL", "", _SettingsParser.webhook_url)
+    heartbeat_url: Secret = _setting("HEARTBEAT_URL", "", _SettingsParser.webhook_url)
 
     def secrets(self) -> list[str]:
         """Return the contents of all that must never be shown."""
-        values = (getattr(self, field.name) for field in fields(self))
+        values = (getattr(self, one.name) for one in fields(self))
         return [str.__str__(value) for value in values if isinstance(value, Secret) and value]
 
 
-DEFAULTS: dict[str, str] = {
-    "TRADING_MODE": "paper",
-    "KRAKEN_API_KEY": "",
-    "KRAKEN_API_KEY_FILE": "",
-    "KRAKEN_API_SECRET": "",
-    "KRAKEN_API_SECRET_FILE": "",
-    "KRAKEN_API_URL": "https://api.kraken.com",
-    "KRAKEN_PROXY": "",
-    "KRAKEN_TIER": "starter",
-    "STATE_DIR": "",
-    "NONCE_UNIT": "us",
-    "NONCE_STORE": "",
-    "LEASE_SECONDS": "10",
-    "SKIP_OVERLAP_WAIT": "0",
-    "PRICE_SOURCE": "auto",
-    "MARKET_SPEED": "1",
-    "PAIRS": "BTC/USD",
-    "TIMEFRAME": "1h",
-    "STRATEGY": "moving_average",
-    "ORDER_VALUE": "100",
-    "MAX_ORDER_VALUE": "250",
-    "MAX_POSITION_VALUE": "500",
-    "MAX_DAILY_LOSS": "50",
-    "COOLDOWN_SECONDS": "3600",
-    "MAX_SLIPPAGE_PERCENT": "1",
-    "STOP_LOSS_PERCENT": "0",
-    "ENTRY_TTL_SECONDS": "0",
-    "CANCEL_ENTRIES_ON_STOP": "1",
-    "DEAD_MAN_SWITCH_SECONDS": "0",
-    "ALLOW_WITHDRAW_KEY": "0",
-    "BOT_ID": "",
-    "PORT": "",
-    "STATUS_TOKEN": "",
-    "STATUS_TOKEN_FILE": "",
-    "LOG_FORMAT": "auto",
-    "ALERT_WEBHOOK_URL": "",
-    "HEARTBEAT_URL": "",
-}
+# The default of each variable, as text.
+DEFAULTS: dict[str, str] = {one.metadata["name"]: one.metadata["default"] for one in fields(Settings)}
+# A secret can come from a file.
+DEFAULTS |= {f"{name}_FILE": "" for name in ("KRAKEN_API_KEY", "KRAKEN_API_SECRET", "STATUS_TOKEN")}
 
 # Old names of settings and the new ones. An old name is refused: a limit under a name that nothing reads would have
 # its default without notice.
@@ -308,211 +482,3 @@ def _dotenv_problems() -> list[str]:
         if matches and name not in DEFAULTS and name not in RENAMED_SETTINGS:
             problems.append(f"Unknown setting {name} in .env. Did you mean {matches[0]}?")
     return problems
-
-
-class _SettingsParser:
-    """Parses values one by one and collects their problems."""
-
-    def __init__(self, values: Mapping[str, str], problems: list[str], strategies: tuple[str, ...]) -> None:
-        self._values = values
-        self._problems = problems
-        self._strategies = strategies
-
-    def parse(self) -> Settings:
-        mode = self._choice("TRADING_MODE", TRADING_MODES)
-        key, secret = self.secret("KRAKEN_API_KEY"), self.secret("KRAKEN_API_SECRET")
-        if mode != "paper":
-            self._check_credentials(key, secret)
-        url = self._text("KRAKEN_API_URL")
-        self._problems += url_problems("KRAKEN_API_URL", url)
-        settings = Settings(
-            trading_mode=mode,
-            api_key=key,
-            api_secret=secret,
-            api_url=url,
-            proxy=self._proxy(),
-            state_dir=self._state_dir(),
-            nonce_unit=self._choice("NONCE_UNIT", UNITS),
-            nonce_store=self._nonce_store(),
-            lease_seconds=float(self._decimal("LEASE_SECONDS", Decimal(3), Decimal(300))),
-            skip_overlap_wait=self._bool("SKIP_OVERLAP_WAIT"),
-            price_source=self._price_source(),
-            market_speed=float(self._decimal("MARKET_SPEED", Decimal("0.001"), Decimal(100_000))),
-            pairs=self._pairs(),
-            timeframe=self._choice("TIMEFRAME", TIMEFRAMES),
-            strategy=self._choice("STRATEGY", self._strategies or (self._text("STRATEGY").lower(),)),
-            order_value=self._decimal("ORDER_VALUE"),
-            max_order_value=self._decimal("MAX_ORDER_VALUE"),
-            max_position_value=self._decimal("MAX_POSITION_VALUE"),
-            max_daily_loss=self._decimal("MAX_DAILY_LOSS"),
-            cooldown_seconds=float(self._decimal("COOLDOWN_SECONDS", Decimal(0))),
-            max_slippage_percent=self._decimal("MAX_SLIPPAGE_PERCENT", Decimal("0.01"), Decimal(20)),
-            stop_loss_percent=self._decimal("STOP_LOSS_PERCENT", Decimal(0), Decimal(90)),
-            entry_ttl_seconds=int(self._decimal("ENTRY_TTL_SECONDS", Decimal(0), Decimal(2_592_000))),
-            cancel_entries_on_stop=self._bool("CANCEL_ENTRIES_ON_STOP"),
-            dead_man_switch_seconds=self._dead_man_switch_seconds(),
-            allow_withdraw_key=self._bool("ALLOW_WITHDRAW_KEY"),
-            bot_id=self._bot_id(),
-            tier=TIERS[self._choice("KRAKEN_TIER", TIERS)],
-            port=self._port(),
-            status_token=self._status_token(),
-            log_format=self._choice("LOG_FORMAT", LOG_FORMATS),
-            alert_webhook_url=self._webhook_url("ALERT_WEBHOOK_URL"),
-            heartbeat_url=self._webhook_url("HEARTBEAT_URL"),
-        )
-        self._check_values(settings)
-        if self._problems:
-            raise SettingsError(self._problems)
-        return settings
-
-    def _text(self, name: str) -> str:
-        return self._values.get(name) or DEFAULTS[name]
-
-    def _choice(self, name: str, allowed: Mapping[str, object] | tuple[str, ...]) -> str:
-        value = self._text(name).lower()
-        if value not in allowed:
-            self._problems.append(f"{name} is {value!r}; it can be {', '.join(allowed)}.")
-            return DEFAULTS[name]
-        return value
-
-    def _decimal(
-        self, name: str, minimum: Decimal = Decimal("0.01"), maximum: Decimal = Decimal(1_000_000_000)
-    ) -> Decimal:
-        text = self._text(name)
-        if not re.fullmatch(r"-?\d+(\.\d+)?", text):
-            self._problems.append(f"{name} is {text!r}; it must be a plain number such as {DEFAULTS[name]}.")
-            return Decimal(DEFAULTS[name])
-        value = Decimal(text)
-        if not minimum <= value <= maximum:
-            self._problems.append(f"{name} is {text}; it must be from {minimum} to {maximum}.")
-        return value
-
-    def _bool(self, name: str) -> bool:
-        value = self._text(name).lower()
-        if value not in ("0", "1", "no", "yes", "false", "true", "off", "on"):
-            self._problems.append(f"{name} is {value!r}; it can be 0 or 1.")
-        return value in ("1", "yes", "true", "on")
-
-    def secret(self, name: str) -> Secret:
-        """Read a secret, from its variable or from the file that NAME_FILE names."""
-        direct, path = self._text(name), self._text(f"{name}_FILE")
-        if direct and path:
-            self._problems.append(f"{name} and {name}_FILE are both set; keep one of them.")
-        if direct or not path:
-            return Secret(direct)
-        value, problem = read_secret(path)
-        if problem:
-            self._problems.append(f"{name}_FILE names {problem}")
-        return value
-
-    def _check_credentials(self, key: Secret, secret: Secret) -> None:
-        missing = [name for name, value in (("KRAKEN_API_KEY", key), ("KRAKEN_API_SECRET", secret)) if not value]
-        if missing:
-            self._problems.append(
-                f"TRADING_MODE={self._text('TRADING_MODE')} needs {' and '.join(missing)}. Put them into .env beside "
-                "main.py, or leave TRADING_MODE out to trade on paper."
-            )
-        else:
-            self._problems += credential_problems(key, secret)
-
-    def _proxy(self) -> Secret:
-        text = self._text("KRAKEN_PROXY")
-        try:
-            parts = urllib.parse.urlsplit(text)
-            is_usable = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_usable = False
-        if text and not is_usable:
-            # Not shown: it may hold a password.
-            self._problems.append("KRAKEN_PROXY must look like http://proxy.example:3128.")
-        return Secret(text)
-
-    def _nonce_store(self) -> Secret:
-        text = self._text("NONCE_STORE")
-        if text and (problem := url_problem(text)):
-            self._problems.append(f"NONCE_STORE {problem}")
-        return Secret(text)
-
-    def _state_dir(self) -> Path:
-        try:
-            return state_folder(self._values)
-        except SettingsError as error:
-            self._problems += error.problems
-            return paths.default_state_folder()
-
-    def _price_source(self) -> str:
-        value = self._text("PRICE_SOURCE")
-        if value.lower() in ("auto", "live", "synthetic"):
-            return value.lower()
-        if not value.startswith("replay:"):
-            self._problems.append(f"PRICE_SOURCE is {value!r}; it can be auto, live, synthetic or replay:FILE.")
-            return value
-        path = Path(value.removeprefix("replay:")).expanduser().resolve()
-        if not path.is_file():
-            self._problems.append(f"PRICE_SOURCE names {path}, where there is no file.")
-        return f"replay:{path}"
-
-    def _pairs(self) -> tuple[str, ...]:
-        pairs = tuple(dict.fromkeys(part.strip().upper() for part in self._text("PAIRS").split(",") if part.strip()))
-        if not pairs:
-            self._problems.append("PAIRS is empty; name at least one pair, such as BTC/USD.")
-        return pairs
-
-    def _dead_man_switch_seconds(self) -> int:
-        name = "DEAD_MAN_SWITCH_SECONDS"
-        # Off, or what Kraken takes (CancelAllOrdersAfter page) and what a slow answer or two do not use up.
-        minimum = Decimal(0) if self._text(name) == "0" else Decimal(30)
-        return int(self._decimal(name, minimum, Decimal(86_400)))
-
-    def _bot_id(self) -> str:
-        value = self._text("BOT_ID")
-        if value and not re.fullmatch(r"[A-Za-z0-9]{5}", value):
-            self._problems.append(f"BOT_ID is {value!r}; it must be five letters or digits.")
-        return value
-
-    def _port(self) -> int | None:
-        text = self._text("PORT")
-        if not text:
-            return None
-        if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
-            self._problems.append(f"PORT is {text!r}; it must be a number from 1 to 65535, or 0 for no page.")
-            return None
-        return int(text)
-
-    def _status_token(self) -> Secret:
-        token = self.secret("STATUS_TOKEN")
-        if token and (
-            len(token) < STATUS_TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token
-        ):
-            self._problems.append(
-                f"STATUS_TOKEN must have at least {STATUS_TOKEN_LENGTH_MIN} letters, digits and signs, and no space, "
-                "such as `openssl rand -hex 16` makes."
-            )
-        return token
-
-    def _webhook_url(self, name: str) -> Secret:
-        text = self._text(name)
-        try:
-            parts = urllib.parse.urlsplit(text)
-            is_usable = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(text))
-            is_usable = is_usable and is_host(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_usable = False
-        if text and not is_usable:
-            # Not shown: it may hold a token.
-            self._problems.append(f"{name} must be an address that begins with https://.")
-        if text.startswith("https://api.telegram.org/") and "chat_id=" not in text:
-            self._problems.append(f"{name} is Telegram's and names no chat; it must end with /sendMessage?chat_id=...")
-        return Secret(text)
-
-    def _check_values(self, settings: Settings) -> None:
-        if settings.order_value > settings.max_order_value:
-            self._problems.append(
-                f"ORDER_VALUE ({settings.order_value}) is above MAX_ORDER_VALUE ({settings.max_order_value})."
-            )
-        if settings.stop_loss_percent and settings.dead_man_switch_seconds:
-            self._problems.append(
-                "STOP_LOSS_PERCENT and DEAD_MAN_SWITCH_SECONDS are both set, but the switch cancels stops. Keep one."
-            )
-        if settings.trading_mode != "paper" and settings.market_speed != 1 and not is_loopback(settings.api_url):
-            self._problems.append("MARKET_SPEED is for paper trading, and for a simulator on this machine.")
