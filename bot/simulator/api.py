@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from bot.simulator.errors import Refusal, StateFileError
+from bot.simulator.errors import Refusal, SimulatorError, StateFileError
 from bot.simulator.exchange import Exchange
-from bot.simulator.faults import NO_FAULT, DelayedRequest, Fault, PendingEvents
+from bot.simulator.faults import NO_FAULT, DelayedRequest, Fault, QueuedOrder
 from bot.simulator.keys import Credentials, KeyRing
 from bot.simulator.market import PublicEndpoints
 from bot.simulator.options import SimulatorOptions
@@ -53,6 +54,11 @@ class Api:
         save_changes: Callable[[], None],
         options: SimulatorOptions,
     ) -> None:
+        """Raises SimulatorError for an unknown `deadline_checked_at`."""
+        if options.deadline_checked_at not in ("engine", "gateway"):
+            raise SimulatorError(
+                f"Deadlines are kept at the engine or the gateway, not at {options.deadline_checked_at}."
+            )
         self.request_log: deque[LoggedRequest] = deque(maxlen=options.request_log_size)
         self.accepted_nonces = 0
         self.failure = ""
@@ -60,14 +66,15 @@ class Api:
         self.exchange = exchange
         self.keys = keys
         self.private_endpoints = PrivateEndpoints(exchange)
-        self.pending_events = PendingEvents(options)
+        self.options = options
+        self._scheduled: list[QueuedOrder | DelayedRequest] = []
         self._clock = clock
         self._save_changes = save_changes
         self._public_endpoints = PublicEndpoints(exchange)
         self.lock = threading.RLock()
 
     def handle(
-        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault | None = None
+        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault = NO_FAULT
     ) -> tuple[int, bytes]:
         """Answer one HTTP request. Refusals are answers with status 200, as Kraken's are.
 
@@ -79,17 +86,19 @@ class Api:
             if target.partition("?")[0] == "/simulator/state":
                 return 200, json.dumps(self.state()).encode()
             try:
-                result = self._process(http_method, target, headers, body, fault or NO_FAULT)
+                result = self._process(http_method, target, headers, body, fault)
             except Refusal as refusal:
                 return 200, json.dumps({"error": [refusal.error]}).encode()
         return 200, json.dumps({"error": [], "result": result}, separators=(",", ":")).encode()
 
-    def schedule_request(
-        self, delay_seconds: float, http_method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> None:
-        """Let a copy of a request arrive so many market seconds from now; its answer is dropped."""
+    def schedule(self, event: QueuedOrder | DelayedRequest) -> None:
+        """Let a request or an order take effect later.
+
+        It does so just before the first request that comes after it, at its own time: nobody can see the difference,
+        and no timer has to be stopped.
+        """
         with self.lock:
-            self.pending_events.add(DelayedRequest(self._clock() + delay_seconds, http_method, target, headers, body))
+            insort(self._scheduled, event, key=lambda event: (event.due_at, event.rank))
 
     def advance_to_now(self) -> None:
         """Process everything that is due by now, as the next request would."""
@@ -103,7 +112,7 @@ class Api:
         with self.lock:
             self.advance_to_now()
             self._is_closed = True
-            self.pending_events.clear()
+            self._scheduled.clear()
 
     def _process(self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault) -> Any:
         if self.failure:
@@ -116,7 +125,8 @@ class Api:
 
     def _advance(self) -> None:
         now = self._clock()
-        while event := self.pending_events.pop_due(now):
+        while self._scheduled and self._scheduled[0].due_at <= now:
+            event = self._scheduled.pop(0)
             self.exchange.advance(event.due_at)
             event.run(self)
         self.exchange.advance(now)
@@ -152,7 +162,7 @@ class Api:
         """Process one request, with the lock held. Raises Refusal."""
         path, _, query = target.partition("?")
         if path.startswith(PUBLIC_PATH) and http_method == "GET":
-            fault.before_public_call(self.exchange)
+            fault.before_public_call(self)
             return self._call_public(path.removeprefix(PUBLIC_PATH), query)
         if path.startswith(PRIVATE_PATH) and http_method == "POST":
             return self._call_private(path, headers, body, fault)
@@ -176,7 +186,7 @@ class Api:
             return fault.execute(self, method, params, api_key)
         except Refusal as refusal:
             error = refusal.error
-            raise fault.replace_refusal(self.exchange, refusal) from None
+            raise fault.replace_refusal(self, refusal) from None
         finally:
             self.accepted_nonces += is_nonce_accepted
             self.request_log.append(LoggedRequest(method, key, nonce, is_nonce_accepted, error, self.exchange.now))

@@ -1,37 +1,33 @@
-"""The deviations from a faithful exchange: injected faults, query lag, deadlines that are not enforced.
+"""The faults of requests: what can go wrong with each, and which ones happen.
 
 All are off by default, and everything random comes from one seed. A client must survive all faults. Each has a name and
 a rate (chance per private request); its row of FAULTS says how the request arrives, how the exchange processes it and
 what happens to the answer. Two faults have no row: `error`, a given string (only by `raise_next`), and `partial_fill`
 (chance per fill), which fills half of the rest.
 
-Other modules use five objects of this one: `ConfiguredBehavior` holds for the whole account, a `Fault` for one request;
-`PendingEvents` has the requests and orders that take effect later; `FaultyNetwork` carries requests to the exchange;
-`FaultInjector` decides which faults happen.
+`FaultInjector` decides which faults happen, and a `Fault` is asked at each step of its request. `QueuedOrder` and
+`DelayedRequest` take effect later. The deviations that hold for the whole account are in `behavior.py`.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from bisect import insort
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, Decimal
 from enum import Enum, auto
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bot.base.clock import MarketClock
 from bot.simulator.account import SimOrder
-from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import Refusal, SimulatorError
-from bot.simulator.exchange import Exchange
-from bot.simulator.keys import ApiKey, KeyRing
-from bot.simulator.options import SimulatorOptions
+from bot.simulator.keys import ApiKey
 from bot.simulator.orders import OrderRequest, Params
-from bot.simulator.private import PrivateEndpoints
+
+if TYPE_CHECKING:
+    from bot.simulator.api import Api
 
 PARTIAL_FILL = "partial_fill"
 ERROR = "error"
@@ -61,28 +57,6 @@ class ResponseMode(Enum):
     SLOW = auto()
 
 
-class FaultTarget(Protocol):
-    """What faults act on: the parts of `Api`."""
-
-    exchange: Exchange
-    keys: KeyRing
-    private_endpoints: PrivateEndpoints
-    pending_events: PendingEvents
-
-    def handle(
-        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault | None = None
-    ) -> tuple[int, bytes]:
-        """Answer one HTTP request."""
-
-    def dispatch(self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault) -> Any:
-        """Process one request, with the lock held. Raises Refusal."""
-
-    def schedule_request(
-        self, delay_seconds: float, http_method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> None:
-        """Process a copy of a request later."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What goes wrong with one request.
@@ -98,17 +72,17 @@ class Fault:
     methods: tuple[str, ...] = ()
     is_planned: bool = False
 
-    def before_public_call(self, exchange: Exchange) -> None:
+    def before_public_call(self, api: Api) -> None:
         """Act before a public request is answered. May raise Refusal."""
 
-    def before_authentication(self, target: FaultTarget, key: str, nonce: str) -> None:
+    def before_authentication(self, api: Api, key: str, nonce: str) -> None:
         """Act before the nonce of a private request is checked. May raise Refusal."""
 
-    def execute(self, target: FaultTarget, method: str, params: Params, key: ApiKey) -> Any:
+    def execute(self, api: Api, method: str, params: Params, key: ApiKey) -> Any:
         """Execute a private request whose nonce was accepted, and answer it. Raises Refusal."""
-        return target.private_endpoints.execute(method, params, key)
+        return api.private_endpoints.execute(method, params, key)
 
-    def replace_refusal(self, exchange: Exchange, refusal: Refusal) -> Refusal:
+    def replace_refusal(self, api: Api, refusal: Refusal) -> Refusal:
         """Return the refusal that the sender of a private request sees."""
         return refusal
 
@@ -125,28 +99,28 @@ class ErrorFault(Fault):
     is_executed: bool = False
     is_gateway_error: bool = False
 
-    def before_public_call(self, exchange: Exchange) -> None:
+    def before_public_call(self, api: Api) -> None:
         """Raise the error."""
-        raise self._refusal(exchange)
+        raise self._refusal(api)
 
-    def before_authentication(self, target: FaultTarget, key: str, nonce: str) -> None:
+    def before_authentication(self, api: Api, key: str, nonce: str) -> None:
         """Raise the error of a gateway that does not pass on the request."""
         if self.is_gateway_error and not self.is_executed:
-            raise self._refusal(target.exchange)
+            raise self._refusal(api)
 
-    def execute(self, target: FaultTarget, method: str, params: Params, key: ApiKey) -> Any:
+    def execute(self, api: Api, method: str, params: Params, key: ApiKey) -> Any:
         """Execute the request or not, then raise the error."""
         if self.is_executed:
             with suppress(Refusal):
-                target.private_endpoints.execute(method, params, key)
-        raise self._refusal(target.exchange)
+                api.private_endpoints.execute(method, params, key)
+        raise self._refusal(api)
 
-    def replace_refusal(self, exchange: Exchange, refusal: Refusal) -> Refusal:
+    def replace_refusal(self, api: Api, refusal: Refusal) -> Refusal:
         """Let a gateway's error hide the refusal."""
-        return self._refusal(exchange) if self.is_gateway_error else refusal
+        return self._refusal(api) if self.is_gateway_error else refusal
 
-    def _refusal(self, exchange: Exchange) -> Refusal:
-        return Refusal(self.error.replace("{until}", str(int(exchange.server_time) + THROTTLED_SECONDS)))
+    def _refusal(self, api: Api) -> Refusal:
+        return Refusal(self.error.replace("{until}", str(int(api.exchange.server_time) + THROTTLED_SECONDS)))
 
 
 class ExternalNonceFault(Fault):
@@ -154,10 +128,10 @@ class ExternalNonceFault(Fault):
 
     __slots__ = ()
 
-    def before_authentication(self, target: FaultTarget, key: str, nonce: str) -> None:
+    def before_authentication(self, api: Api, key: str, nonce: str) -> None:
         """Raise the key's nonce floor to the request's nonce."""
-        if key in target.keys.keys and nonce.isdigit():
-            target.keys.raise_nonce_floor(key, int(nonce))
+        if key in api.keys.keys and nonce.isdigit():
+            api.keys.raise_nonce_floor(key, int(nonce))
 
 
 class QueuedFault(Fault):
@@ -165,12 +139,12 @@ class QueuedFault(Fault):
 
     __slots__ = ()
 
-    def execute(self, target: FaultTarget, method: str, params: Params, key: ApiKey) -> Any:
+    def execute(self, api: Api, method: str, params: Params, key: ApiKey) -> Any:
         """Check the order at the gateway and queue it."""
-        target.private_endpoints.authorize(method, key)
-        order = target.exchange.validate_order(params)
+        api.private_endpoints.authorize(method, key)
+        order = api.exchange.validate_order(params)
         if not order.validate:
-            target.pending_events.queue_order(target.exchange.now, order, params)
+            api.schedule(QueuedOrder(api.exchange.now + api.options.queue_seconds, order, params))
         return {}
 
 
@@ -179,16 +153,12 @@ class CancelRaceFault(Fault):
 
     __slots__ = ()
 
-    def execute(self, target: FaultTarget, method: str, params: Params, key: ApiKey) -> Any:
+    def execute(self, api: Api, method: str, params: Params, key: ApiKey) -> Any:
         """Fill the orders that the cancel names, then answer it."""
-        target.private_endpoints.authorize(method, key)
-        for order in target.exchange.find_open_orders(params):
-            target.exchange.matching.fill_now(order)
-        return target.private_endpoints.methods[method](params, key)
-
-
-def _error_fault(name: str, error: str, *, is_executed: bool = False, is_gateway_error: bool = False) -> Fault:
-    return ErrorFault(name, error=error, is_executed=is_executed, is_gateway_error=is_gateway_error)
+        api.private_endpoints.authorize(method, key)
+        for order in api.exchange.find_open_orders(params):
+            api.exchange.matching.fill_now(order)
+        return api.private_endpoints.methods[method](params, key)
 
 
 NO_FAULT = Fault("")
@@ -197,7 +167,7 @@ FAULTS = {
     for fault in (
         Fault("refuse_502", RequestDelivery.DROPPED, ResponseMode.HTTP_502),
         Fault("redirect_307", RequestDelivery.DROPPED, ResponseMode.REDIRECT),
-        _error_fault("spurious_nonce", "EAPI:Invalid nonce", is_gateway_error=True),
+        ErrorFault("spurious_nonce", error="EAPI:Invalid nonce", is_gateway_error=True),
         ExternalNonceFault("foreign_nonce"),
         Fault("answer_502", response=ResponseMode.HTTP_502),
         Fault("reset", response=ResponseMode.RESET),
@@ -208,18 +178,18 @@ FAULTS = {
         Fault("delayed", RequestDelivery.DELAYED, ResponseMode.CLOSE),
         Fault("duplicated_first", RequestDelivery.DUPLICATED),
         Fault("duplicated_second", RequestDelivery.DUPLICATED, ResponseMode.SECOND_RESPONSE),
-        _error_fault("gateway_limit", "EAPI:Rate limit exceeded", is_gateway_error=True),
-        _error_fault("gateway_lockout", "EGeneral:Temporary lockout", is_gateway_error=True),
-        _error_fault("gateway_throttled", "EService: Throttled: {until}", is_gateway_error=True),
-        _error_fault("gateway_limit_executed", "EAPI:Rate limit exceeded", is_gateway_error=True, is_executed=True),
-        _error_fault("unavailable", "EService:Unavailable"),
-        _error_fault("busy", "EService:Busy"),
-        _error_fault("timeout", "EService:Timeout"),
-        _error_fault("internal_error", "EGeneral:Internal error"),
-        _error_fault("unavailable_executed", "EService:Unavailable", is_executed=True),
-        _error_fault("busy_executed", "EService:Busy", is_executed=True),
-        _error_fault("timeout_executed", "EService:Timeout", is_executed=True),
-        _error_fault("internal_error_executed", "EGeneral:Internal error", is_executed=True),
+        ErrorFault("gateway_limit", error="EAPI:Rate limit exceeded", is_gateway_error=True),
+        ErrorFault("gateway_lockout", error="EGeneral:Temporary lockout", is_gateway_error=True),
+        ErrorFault("gateway_throttled", error="EService: Throttled: {until}", is_gateway_error=True),
+        ErrorFault("gateway_limit_executed", error="EAPI:Rate limit exceeded", is_gateway_error=True, is_executed=True),
+        ErrorFault("unavailable", error="EService:Unavailable"),
+        ErrorFault("busy", error="EService:Busy"),
+        ErrorFault("timeout", error="EService:Timeout"),
+        ErrorFault("internal_error", error="EGeneral:Internal error"),
+        ErrorFault("unavailable_executed", error="EService:Unavailable", is_executed=True),
+        ErrorFault("busy_executed", error="EService:Busy", is_executed=True),
+        ErrorFault("timeout_executed", error="EService:Timeout", is_executed=True),
+        ErrorFault("internal_error_executed", error="EGeneral:Internal error", is_executed=True),
         ErrorFault("deadline_elapsed", error="EService:Deadline elapsed", methods=("AddOrder",)),
         QueuedFault("queued", response=ResponseMode.CLOSE, methods=("AddOrder",)),
         CancelRaceFault("cancel_race", methods=("CancelOrder",)),
@@ -324,45 +294,6 @@ def _applies_to(fault: Fault, method: str) -> bool:
     return not fault.methods or method in fault.methods
 
 
-class ConfiguredBehavior(ExchangeBehavior):
-    """The behavior that the options describe: partial fills, query lag, and the clock and enforcement of deadlines.
-
-    An order that closes leaves OpenOrders at once, so for a while it may be in neither query. Each order has its own
-    lags, which depend on the seed and on the order's id (the client order id, if there is one) alone: they are the same
-    after a restart.
-    """
-
-    def __init__(self, options: SimulatorOptions, injector: FaultInjector) -> None:
-        self._options = options
-        self._injector = injector
-
-    def fill_volume(self, order: SimOrder) -> Decimal:
-        """Return how much of an order is filled at a time."""
-        return self._injector.fill_volume(order)
-
-    def server_time(self, now: float) -> float:
-        """Return the time of a clock that may be ahead of the market's."""
-        return now + self._options.clock_offset_seconds
-
-    def check_deadline(self, params: Params, server_time: float) -> None:
-        """Check the deadline unless it is not enforced."""
-        if self._options.enforce_deadline:
-            super().check_deadline(params, server_time)
-
-    def is_open_order_visible(self, order: SimOrder, now: float) -> bool:
-        """Tell whether OpenOrders shows an open order yet."""
-        return now >= order.opened + self._lag_seconds(order, "open", self._options.open_lag_seconds)
-
-    def is_closed_order_visible(self, order: SimOrder, now: float) -> bool:
-        """Tell whether ClosedOrders shows a closed order yet."""
-        return now >= order.closed + self._lag_seconds(order, "closed", self._options.closed_lag_seconds)
-
-    def _lag_seconds(self, order: SimOrder, query: str, max_seconds: float) -> float:
-        if not max_seconds:
-            return 0.0
-        return random.Random(f"{self._options.seed} {query} {order.cl_ord_id or order.txid}").uniform(0.0, max_seconds)
-
-
 @dataclass(frozen=True, slots=True)
 class QueuedOrder:
     """An order that the gateway has accepted. `due_at` is the market time at which the engine processes it."""
@@ -370,16 +301,15 @@ class QueuedOrder:
     due_at: float
     order: OrderRequest
     params: Params
-    is_deadline_rechecked: bool
     # At the same time an order in the engine is ahead of a request that has yet to arrive.
     rank: ClassVar[int] = 0
 
-    def run(self, target: FaultTarget) -> None:
+    def run(self, api: Api) -> None:
         """Place the order; nobody sees a refusal."""
         with suppress(Refusal):
-            if self.is_deadline_rechecked:
-                target.exchange.check_deadline(self.params)
-            target.exchange.place_order(self.order)
+            if api.options.deadline_checked_at == "engine":
+                api.exchange.check_deadline(self.params)
+            api.exchange.place_order(self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,79 +323,7 @@ class DelayedRequest:
     body: bytes
     rank: ClassVar[int] = 1
 
-    def run(self, target: FaultTarget) -> None:
+    def run(self, api: Api) -> None:
         """Process the copy; nobody sees its answer."""
         with suppress(Refusal):
-            target.dispatch(self.http_method, self.target, self.headers, self.body, NO_FAULT)
-
-
-class PendingEvents:
-    """Requests and orders that take effect later, earliest first. Not thread-safe: the exchange's lock is around it.
-
-    Each takes effect just before the first request that comes after it, at its own time: nobody can see the difference,
-    and no timer has to be stopped. Raises SimulatorError for an unknown `deadline_checked_at`.
-    """
-
-    def __init__(self, options: SimulatorOptions) -> None:
-        if options.deadline_checked_at not in ("engine", "gateway"):
-            raise SimulatorError(
-                f"Deadlines are kept at the engine or the gateway, not at {options.deadline_checked_at}."
-            )
-        self._is_deadline_rechecked = options.deadline_checked_at == "engine"
-        self._queue_seconds = options.queue_seconds
-        self._events: list[QueuedOrder | DelayedRequest] = []
-
-    def queue_order(self, now: float, order: OrderRequest, params: Params) -> None:
-        """Queue an order for the engine."""
-        self.add(QueuedOrder(now + self._queue_seconds, order, params, self._is_deadline_rechecked))
-
-    def add(self, event: QueuedOrder | DelayedRequest) -> None:
-        """Add an event."""
-        insort(self._events, event, key=lambda event: (event.due_at, event.rank))
-
-    def pop_due(self, now: float) -> QueuedOrder | DelayedRequest | None:
-        """Remove and return the earliest event that is due, if any."""
-        return self._events.pop(0) if self._events and self._events[0].due_at <= now else None
-
-    def clear(self) -> None:
-        """Drop all events."""
-        self._events.clear()
-
-
-class FaultyNetwork:
-    """Carries requests to the exchange, as their faults require."""
-
-    def __init__(
-        self,
-        api: FaultTarget,
-        injector: FaultInjector,
-        delay_seconds: float,
-        clock: MarketClock,
-        stopped: threading.Event,
-    ) -> None:
-        self._api = api
-        self._injector = injector
-        self._delay_seconds = delay_seconds
-        self._clock = clock
-        self._stopped = stopped
-
-    def deliver(
-        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault
-    ) -> tuple[int, bytes]:
-        """Pass a request to the exchange, once, twice, later or never; return status and body of the answer.
-
-        Raises ConnectionAbortedError when the server stops before the answer.
-        """
-        if fault.delivery in (RequestDelivery.IMMEDIATE, RequestDelivery.DUPLICATED):
-            response = self._api.handle(http_method, target, headers, body, fault)
-        else:
-            response = 200, b""
-        if fault.delivery not in (RequestDelivery.DELAYED, RequestDelivery.DUPLICATED):
-            return response
-        delay = self._injector.copy_delay(fault, self._delay_seconds)
-        if fault.response is not ResponseMode.SECOND_RESPONSE:
-            self._api.schedule_request(delay, http_method, target, headers, body)
-            return response
-        if self._clock.wait(delay, self._stopped):
-            raise ConnectionAbortedError("stopped before the second copy arrived")
-        return self._api.handle(http_method, target, headers, body)
+            api.dispatch(self.http_method, self.target, self.headers, self.body, NO_FAULT)

@@ -6,12 +6,13 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from bot.base.clock import MarketClock, sleep
 from bot.simulator.api import PRIVATE_PATH, Api
-from bot.simulator.faults import NO_FAULT, FaultInjector, FaultyNetwork, ResponseMode
+from bot.simulator.faults import NO_FAULT, DelayedRequest, Fault, FaultInjector, RequestDelivery, ResponseMode
 from bot.simulator.options import SimulatorOptions
 
 BODY_BYTES_MAX = 1_000_000
@@ -50,7 +51,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         fault = faults.next_fault(path.rpartition("/")[2], path.startswith(PRIVATE_PATH)) or NO_FAULT
         headers = {name: self.headers.get(name) or "" for name in ("API-Key", "API-Sign")}
-        status, response_body = self.server.network.deliver(self.command, self.path, headers, body, fault)
+        status, response_body = self.server.deliver(self.command, self.path, headers, body, fault)
         self._respond(status, response_body, fault.response)
 
     def _respond(self, status: int, body: bytes, mode: ResponseMode) -> None:
@@ -103,11 +104,32 @@ class SimulatorHttpServer(ThreadingHTTPServer):
     def __init__(self, api: Api, faults: FaultInjector, options: SimulatorOptions, clock: MarketClock) -> None:
         self.faults = faults
         self.options = options
+        self._api = api
+        self._clock = clock
         self._stopped = threading.Event()
-        self.network = FaultyNetwork(api, faults, options.delay_seconds, clock, self._stopped)
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
         super().__init__(("127.0.0.1", options.port), _RequestHandler)
+
+    def deliver(
+        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault
+    ) -> tuple[int, bytes]:
+        """Pass a request to the exchange, once, twice, later or never, as its fault requires; return status and body.
+
+        Raises ConnectionAbortedError when the server stops before the answer.
+        """
+        response = 200, b""
+        if fault.delivery in (RequestDelivery.IMMEDIATE, RequestDelivery.DUPLICATED):
+            response = self._api.handle(http_method, target, headers, body, fault)
+        if fault.delivery in (RequestDelivery.IMMEDIATE, RequestDelivery.DROPPED):
+            return response
+        delay_seconds = self.faults.copy_delay(fault, self.options.delay_seconds)
+        if fault.response is not ResponseMode.SECOND_RESPONSE:
+            self._api.schedule(DelayedRequest(self._clock.now() + delay_seconds, http_method, target, headers, body))
+            return response
+        if self._clock.wait(delay_seconds, self._stopped):
+            raise ConnectionAbortedError("stopped before the second copy arrived")
+        return self._api.handle(http_method, target, headers, body)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
         """Remember the connection, so that it can be closed."""

@@ -12,9 +12,10 @@ from typing import Self
 from bot.base.clock import MarketClock
 from bot.simulator.account import Account
 from bot.simulator.api import Api, LoggedRequest
+from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import SimulatorError
 from bot.simulator.exchange import Exchange
-from bot.simulator.faults import ConfiguredBehavior, FaultInjector
+from bot.simulator.faults import FaultInjector
 from bot.simulator.http_server import SimulatorHttpServer
 from bot.simulator.instruments import Instruments, known_instruments
 from bot.simulator.keys import TRADING_PERMISSIONS, ApiKey, KeyRing, new_key
@@ -55,7 +56,7 @@ class Simulator:
             self.is_new = saved_state is None
             account = saved_state.account if saved_state else Account(starting_balances, token_hex(8))
             now = saved_state.now if saved_state else self.clock.now()
-            behavior = ConfiguredBehavior(self.options, self.faults)
+            behavior = ExchangeBehavior(self.options, self.faults)
             self.exchange = Exchange(account, instruments, prices, tier, now, behavior)
             self._restore(saved_state)
             self.api = Api(self.exchange, self.keys, self.clock.now, self._save_changes, self.options)

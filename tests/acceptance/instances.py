@@ -24,7 +24,7 @@ from typing import Any, cast
 from bot.base.clock import boottime_seconds, sleep
 from bot.kraken.new_order import client_order_id
 from bot.simulator.api import PRIVATE_PATH, Api, LoggedRequest
-from bot.simulator.faults import Fault
+from bot.simulator.faults import NO_FAULT, Fault
 from bot.simulator.http_server import SimulatorHttpServer
 from bot.simulator.instruments import PairRules, known_instruments
 from bot.simulator.options import SimulatorOptions
@@ -82,7 +82,7 @@ class InterceptingServer:
         threading.Thread(target=self._server.serve_forever, args=(0.5,), daemon=True).start()
 
     def handle(
-        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault | None = None
+        self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault = NO_FAULT
     ) -> tuple[int, bytes]:
         """Pass a request to the exchange, as the simulator's own server does."""
         if not target.startswith(PRIVATE_PATH):

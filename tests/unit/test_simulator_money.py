@@ -31,6 +31,7 @@ class RandomFills(ExchangeBehavior):
     """Fills random parts of orders."""
 
     def __init__(self, rng: random.Random) -> None:
+        super().__init__()
         self._random = rng
 
     def fill_volume(self, order: SimOrder) -> Decimal:
