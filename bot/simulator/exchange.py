@@ -11,7 +11,7 @@ from bot.simulator.errors import Refusal, SimulatorError
 from bot.simulator.instruments import Instruments, PairRules
 from bot.simulator.limits import RateLimits, SimTier, cancel_penalty
 from bot.simulator.matching import MatchingEngine
-from bot.simulator.orders import OrderRequest, Params, find_pair, invalid_argument, parse_bool, parse_order
+from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool, parse_order
 from bot.simulator.prices import PriceSource
 from bot.simulator.serializers import describe_order
 
@@ -90,78 +90,68 @@ class Exchange:
         self.matching.dead_man_switch_at = self.now + seconds if seconds else None
         return self.matching.dead_man_switch_at
 
-    def restore_dead_man_switch(self, fires_at: float | None) -> None:
-        """Take over the dead man's switch of a saved account."""
-        self.matching.dead_man_switch_at = fires_at
-
     def add_order(self, params: Params) -> dict[str, Any]:
         """Answer AddOrder. Raises Refusal."""
-        request = self.validate_order(params)
-        if not request.validate:
-            return self.place_order(request)
-        return {"descr": {"order": describe_order(self._build_order(request), request.pair)}}
+        order = self.validate_order(params)
+        if not parse_bool(params.get("validate", "")):
+            return self.place_order(order)
+        self._size_market_order(order)
+        return {"descr": {"order": describe_order(order, self.pair_of(order))}}
 
-    def validate_order(self, params: Params) -> OrderRequest:
+    def validate_order(self, params: Params) -> SimOrder:
         """Check an AddOrder as the gateway does, before it reaches the engine. Raises Refusal."""
         pair = find_pair(self.instruments, params.get("pair", ""))
         if not parse_bool(params.get("validate", "")):
             # The fixed part is charged even if the order is refused (Kraken: matching-engine limits page).
             self.limits.spend_engine(pair.pair_id, 1, self.now)
-        request = parse_order(pair, params, self.now)
+        order = parse_order(pair, params, self.now)
         self.check_deadline(params)
-        return request
+        return order
 
     def check_deadline(self, params: Params) -> None:
         """Raise Refusal when the order's deadline has passed or is invalid."""
         self.behavior.check_deadline(params, self.server_time)
 
-    def place_order(self, request: OrderRequest) -> dict[str, Any]:
+    def place_order(self, order: SimOrder) -> dict[str, Any]:
         """Place a valid order at the engine and answer it. Raises Refusal."""
-        order = self._build_order(request)
-        self._check_status(request)
-        self._check_open_order_rules(request)
+        self._size_market_order(order)
+        order.txid, order.opened = self.account.new_id("O"), self.now
+        self._check_status(order)
+        self._check_open_order_rules(order)
         self.matching.submit(order)
-        return {"descr": {"order": describe_order(order, request.pair)}, "txid": [order.txid]}
+        return {"descr": {"order": describe_order(order, self.pair_of(order))}, "txid": [order.txid]}
 
-    def _build_order(self, request: OrderRequest) -> SimOrder:
-        pair, volume = request.pair, request.volume
-        if request.kind == "market":
-            ask = self.prices.price(pair, self.now) + pair.tick_size
-            volume = self._base_volume(request, ask) if request.is_volume_in_quote else volume
-            if ask * volume < pair.cost_minimum:
-                raise Refusal("EOrder:Cost minimum not met")
-        spends = pair.quote if request.side == "buy" else pair.base
-        return SimOrder(
-            "" if request.validate else self.account.new_id("O"),
-            pair.pair_id, request.side, request.kind, request.price, volume, request.flags, request.time_in_force,
-            spends.asset_id, self.now, request.expires, request.userref, request.cl_ord_id,
-        )  # fmt: skip
+    def _size_market_order(self, order: SimOrder) -> None:
+        """Turn a market order's volume in quote into one in base; check its cost."""
+        if order.kind != "market":
+            return
+        pair = self.pair_of(order)
+        ask = self.prices.price(pair, self.now) + pair.tick_size
+        if "viqc" in order.flags:
+            order.volume = (order.volume / ask).quantize(Decimal(1).scaleb(-pair.lot_decimals), ROUND_DOWN)
+            if order.volume < pair.order_minimum:
+                raise invalid_argument("volume minimum not met")
+        if ask * order.volume < pair.cost_minimum:
+            raise Refusal("EOrder:Cost minimum not met")
 
-    @staticmethod
-    def _base_volume(request: OrderRequest, price: Decimal) -> Decimal:
-        volume = (request.volume / price).quantize(Decimal(1).scaleb(-request.pair.lot_decimals), ROUND_DOWN)
-        if volume < request.pair.order_minimum:
-            raise invalid_argument("volume minimum not met")
-        return volume
-
-    def _check_status(self, request: OrderRequest) -> None:
+    def _check_status(self, order: SimOrder) -> None:
         status = self.status(self.now)
         if status == "maintenance":
             raise Refusal("EService:Unavailable")
-        for mode in (status, self.pair_status(request.pair)):
+        for mode in (status, self.pair_status(self.pair_of(order))):
             # Orders that reduce a position are margin orders, which this exchange does not have.
             allowed = {
                 "online": True,
-                "post_only": "post" in request.flags,
-                "limit_only": request.kind == "limit",
+                "post_only": "post" in order.flags,
+                "limit_only": order.kind == "limit",
             }
             if not allowed.get(mode, False):
                 raise Refusal(f"EService:Market in {mode} mode")
 
-    def _check_open_order_rules(self, request: OrderRequest) -> None:
-        open_on_pair = [o for o in self.account.open_orders.values() if o.pair_id == request.pair.pair_id]
-        self.limits.check_open_order_limit(len(open_on_pair))
-        if request.cl_ord_id and any(o.cl_ord_id == request.cl_ord_id for o in self.account.open_orders.values()):
+    def _check_open_order_rules(self, order: SimOrder) -> None:
+        open_orders = self.account.open_orders.values()
+        self.limits.check_open_order_limit(sum(other.pair_id == order.pair_id for other in open_orders))
+        if order.cl_ord_id and any(other.cl_ord_id == order.cl_ord_id for other in open_orders):
             # Kraken does not publish its string for this.
             raise Refusal("EOrder:Duplicate order")
 

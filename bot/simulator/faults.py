@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bot.simulator.account import SimOrder
 from bot.simulator.errors import Refusal, SimulatorError
 from bot.simulator.keys import ApiKey
-from bot.simulator.orders import OrderRequest, Params
+from bot.simulator.orders import Params, parse_bool
 
 if TYPE_CHECKING:
     from bot.simulator.api import Api
@@ -143,7 +143,7 @@ class QueuedFault(Fault):
         """Check the order at the gateway and queue it."""
         api.private_endpoints.authorize(method, key)
         order = api.exchange.validate_order(params)
-        if not order.validate:
+        if not parse_bool(params.get("validate", "")):
             api.schedule(QueuedOrder(api.exchange.now + api.options.queue_seconds, order, params))
         return {}
 
@@ -299,7 +299,7 @@ class QueuedOrder:
     """An order that the gateway has accepted. `due_at` is the market time at which the engine processes it."""
 
     due_at: float
-    order: OrderRequest
+    order: SimOrder
     params: Params
     # At the same time an order in the engine is ahead of a request that has yet to arrive.
     rank: ClassVar[int] = 0

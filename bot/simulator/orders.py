@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from sys import intern
 
+from bot.simulator.account import ZERO, SimOrder
 from bot.simulator.errors import Refusal
 from bot.simulator.instruments import Instruments, PairRules
 
@@ -26,28 +26,6 @@ DEADLINE_SECONDS_MAX = 60
 _PLAIN_NUMBER = re.compile(r"\d{1,20}(\.\d{1,20})?", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _UNSUPPORTED = ("leverage", "reduce_only", "displayvol", "price2", "starttm", "asset_class")
-
-
-@dataclass(frozen=True, slots=True)
-class OrderRequest:
-    """A well-formed AddOrder. `price` is zero for market orders, `expires` zero without an end."""
-
-    pair: PairRules
-    side: str
-    kind: str
-    volume: Decimal
-    price: Decimal
-    flags: tuple[str, ...]
-    time_in_force: str
-    expires: float
-    userref: int | None
-    cl_ord_id: str
-    validate: bool
-
-    @property
-    def is_volume_in_quote(self) -> bool:
-        """Whether `volume` is in the quote currency (viqc)."""
-        return "viqc" in self.flags
 
 
 def invalid_argument(argument: str) -> Refusal:
@@ -70,8 +48,11 @@ def find_pair(instruments: Instruments, name: str) -> PairRules:
     return pair
 
 
-def parse_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
-    """Return the order that the arguments describe. Raises Refusal for the first one that is wrong."""
+def parse_order(pair: PairRules, params: Params, now: float) -> SimOrder:
+    """Return the order that the arguments describe, without a txid. Raises Refusal for the first one that is wrong.
+
+    The volume of an order with the flag viqc is in the quote currency.
+    """
     # One string for all orders, and not one for each: every order is kept in memory.
     side, kind = intern(params.get("type", "")), intern(params.get("ordertype", ""))
     if side not in ("buy", "sell"):
@@ -81,16 +62,17 @@ def parse_order(pair: PairRules, params: Params, now: float) -> OrderRequest:
     _refuse_unsupported(params)
     flags = _read_flags(params, side, kind)
     volume = _read_volume(pair, params, "viqc" in flags)
-    price = _read_price(pair, params) if kind != "market" else Decimal(0)
+    price = _read_price(pair, params) if kind != "market" else ZERO
     if price and price * volume < pair.cost_minimum:
         raise Refusal("EOrder:Cost minimum not met")
     time_in_force = _read_time_in_force(params, kind)
-    return OrderRequest(
-        pair, side, kind, volume, price, flags, time_in_force,
+    return SimOrder(
+        "", pair.pair_id, side, kind, price, volume, flags, time_in_force,
+        spends=(pair.quote if side == "buy" else pair.base).asset_id,
+        opened=now,
         expires=_read_expiry(params, time_in_force, kind, now),
         userref=_read_userref(params),
         cl_ord_id=_read_client_id(params),
-        validate=parse_bool(params.get("validate", "")),
     )  # fmt: skip
 
 

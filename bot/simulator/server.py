@@ -134,7 +134,7 @@ class Simulator:
         for key in saved_state.keys:
             self.keys.add(key)
         self.keys.changed_keys.clear()
-        self.exchange.restore_dead_man_switch(saved_state.dead_man_switch_at)
+        self.exchange.matching.dead_man_switch_at = saved_state.dead_man_switch_at
 
     def _find_or_create_account_key(self) -> ApiKey:
         """Return the account's own key: the one in the options, the saved one, or a new one."""
