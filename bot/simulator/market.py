@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from bot.base.clock import format_utc
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.instruments import PairRules
-from bot.simulator.orders import Params, find_pair, invalid_argument
+from bot.simulator.orders import Params, find_pair, invalid_argument, split_names
 from bot.simulator.prices import SimCandle
 from bot.simulator.serializers import format_decimal, serialize_asset, serialize_pair
 
@@ -43,13 +44,14 @@ class PublicEndpoints:
 
     def _time(self, params: Params, now: float) -> Result:
         unix_seconds = self._exchange.server_time
-        return {"unixtime": int(unix_seconds), "rfc1123": _format_time(unix_seconds, "%a, %d %b %y %H:%M:%S +0000")}
+        rfc1123 = datetime.fromtimestamp(unix_seconds, UTC).strftime("%a, %d %b %y %H:%M:%S +0000")
+        return {"unixtime": int(unix_seconds), "rfc1123": rfc1123}
 
     def _system_status(self, params: Params, now: float) -> Result:
-        return {"status": self._exchange.status(now), "timestamp": _format_time(now, "%Y-%m-%dT%H:%M:%SZ")}
+        return {"status": self._exchange.status(now), "timestamp": format_utc(now)}
 
     def _assets(self, params: Params, now: float) -> Result:
-        names = _split_names(params.get("asset", ""))
+        names = split_names(params, "asset")
         if not names:
             return {asset_id: serialize_asset(asset) for asset_id, asset in self._instruments.assets.items()}
         found = [self._instruments.find_asset(name) for name in names]
@@ -64,7 +66,7 @@ class PublicEndpoints:
         return {pair.pair_id: self._ticker_entry(pair, now) for pair in self._pairs(params)}
 
     def _pairs(self, params: Params) -> list[PairRules]:
-        names = _split_names(params.get("pair", ""))
+        names = split_names(params, "pair")
         if not names:
             return list(self._instruments.pairs)
         return [find_pair(self._instruments, name) for name in names]
@@ -146,14 +148,6 @@ class PublicEndpoints:
             for at, price in points
         ]
         return {pair.pair_id: rows, "last": int(now)}
-
-
-def _format_time(unix_seconds: float, time_format: str) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).strftime(time_format)
-
-
-def _split_names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _parse_int(params: Params, name: str, default: int) -> int:

@@ -38,6 +38,11 @@ def parse_bool(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
+def split_names(params: Params, name: str) -> list[str]:
+    """Read a parameter that lists names, separated by commas."""
+    return [text.strip() for text in params.get(name, "").split(",") if text.strip()]
+
+
 def find_pair(instruments: Instruments, name: str) -> PairRules:
     """Return the pair of a request. Raises Refusal."""
     if not name:

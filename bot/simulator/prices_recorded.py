@@ -29,7 +29,6 @@ class CandlePath:
         self.pair = pair
         self.interval_seconds = interval_seconds
         self._candles = candles
-        self._candle_times = [candle.time for candle in candles]
         self._point_times: list[float] = []
         self._point_prices: list[Decimal] = []
         self._aggregated: dict[tuple[int, int], SimCandle] = {}
@@ -39,12 +38,12 @@ class CandlePath:
     @property
     def start_seconds(self) -> int:
         """The start of the first candle."""
-        return self._candle_times[0]
+        return self._candles[0].time
 
     @property
     def end_seconds(self) -> int:
         """The end of the last closed candle."""
-        return self._candle_times[-1] + self.interval_seconds
+        return self._candles[-1].time + self.interval_seconds
 
     def extend_with_candle(self, candle: SimCandle, until: float) -> None:
         """Continue the line through a candle, up to `until`."""
@@ -67,13 +66,12 @@ class CandlePath:
         """Drop the line before a time, and candles that are too old for any answer."""
         first_kept = bisect_left(self._point_times, timestamp)
         del self._point_times[:first_kept], self._point_prices[:first_kept]
-        del self._candles[:-_HISTORY_CANDLES_MAX], self._candle_times[:-_HISTORY_CANDLES_MAX]
+        del self._candles[:-_HISTORY_CANDLES_MAX]
 
     def append_closed_candle(self, candle: SimCandle) -> None:
         """Add a closed candle to the candles (not to the line). Candles older than the last are known already."""
-        if not self._candle_times or candle.time > self._candle_times[-1]:
+        if not self._candles or candle.time > self._candles[-1].time:
             self._candles.append(candle)
-            self._candle_times.append(candle.time)
 
     def price(self, now: float) -> Decimal:
         """Return the price at `now`, on the tick grid; before the first and after the last point, that point's
@@ -103,7 +101,7 @@ class CandlePath:
         """
         if interval % self.interval_seconds or not self._candles:
             return []
-        start = max(-(-first // interval), self._candle_times[0] // interval) * interval
+        start = max(-(-first // interval), self._candles[0].time // interval) * interval
         found: list[SimCandle] = []
         for begin in range(start, int(now) + 1, interval):
             if begin + interval > now:
@@ -133,7 +131,8 @@ class CandlePath:
 
     def _aggregate(self, begin: int, end: int, extra_prices: list[Decimal]) -> SimCandle:
         """Join the candles of [begin, end) and further prices into one candle."""
-        candles = self._candles[bisect_left(self._candle_times, begin) : bisect_left(self._candle_times, end)]
+        first, last = (bisect_left(self._candles, time, key=lambda candle: candle.time) for time in (begin, end))
+        candles = self._candles[first:last]
         if not candles:
             extra_prices = extra_prices or [self.price(begin)]
             return SimCandle(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import takewhile
 from typing import Any, TypeVar
 
+from bot.base.clock import format_utc
 from bot.simulator.account import ZERO, SimOrder, SimTrade
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.fees import FEE_TIERS, fee_tier_at, next_fee_tier
 from bot.simulator.keys import ApiKey
-from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool
+from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool, split_names
 from bot.simulator.serializers import format_decimal, serialize_key, serialize_order, serialize_trade
 
 PAGE_SIZE = 50
@@ -129,13 +129,8 @@ class PrivateEndpoints:
             )
             and self._behavior.is_closed_order_visible(order, self._exchange.now)
         ]
-        page = _paginate(found, params)
-        entries = {order.txid: self._serialize_order(order, params) for order in page}
-        return (
-            {"closed": entries}
-            if parse_bool(params.get("without_count", ""))
-            else {"closed": entries, "count": len(found)}
-        )
+        page = {order.txid: self._serialize_order(order, params) for order in _paginate(found, params)}
+        return {"closed": page} | _count(found, params)
 
     def _query_orders(self, params: Params, key: ApiKey) -> Result:
         names = [name for name in params.get("txid", "").split(",") if name]
@@ -153,14 +148,10 @@ class PrivateEndpoints:
         start, end = self._time_bound(params, "start"), self._time_bound(params, "end")
         newest_first: list[SimTrade] = sorted(self._account.trades, key=lambda trade: trade.time, reverse=True)
         found = [t for t in newest_first if _is_within(t.time, start, end) and kind in ("all", "no position")]
-        entries = {
+        page = {
             t.trade_id: serialize_trade(t, self._exchange.instruments.get(t.pair_id)) for t in _paginate(found, params)
         }
-        return (
-            {"trades": entries}
-            if parse_bool(params.get("without_count", ""))
-            else {"trades": entries, "count": len(found)}
-        )
+        return {"trades": page} | _count(found, params)
 
     def _time_bound(self, params: Params, name: str) -> float | None:
         """Read `start` or `end`: Unix time, or the id of an order or trade."""
@@ -177,7 +168,7 @@ class PrivateEndpoints:
     def _trade_volume(self, params: Params, key: ApiKey) -> Result:
         volume = self._account.volume_30_days(self._exchange.now)
         result: Result = {"currency": "ZUSD", "volume": format_decimal(volume, 4)}
-        names = [name.strip() for name in params.get("pair", "").split(",") if name.strip()]
+        names = split_names(params, "pair")
         if names:
             pairs = [find_pair(self._exchange.instruments, name).pair_id for name in names]
             result["fees"] = {pair: _fee_info(volume, "taker") for pair in pairs}
@@ -190,8 +181,8 @@ class PrivateEndpoints:
             raise invalid_argument("timeout")
         fires_at = self._exchange.arm_dead_man_switch(int(text))
         return {
-            "currentTime": _format_time(self._exchange.now),
-            "triggerTime": "0" if fires_at is None else _format_time(fires_at),
+            "currentTime": format_utc(self._exchange.now),
+            "triggerTime": "0" if fires_at is None else format_utc(fires_at),
         }
 
 
@@ -215,6 +206,10 @@ def _paginate(found: list[Item], params: Params) -> list[Item]:
     return found[int(text) : int(text) + PAGE_SIZE]
 
 
+def _count(found: list[Item], params: Params) -> Result:
+    return {} if parse_bool(params.get("without_count", "")) else {"count": len(found)}
+
+
 def _fee_info(volume: Decimal, side: str) -> Result:
     def rate(tier: Any) -> str:
         return format_decimal(getattr(tier, side), 4)
@@ -228,7 +223,3 @@ def _fee_info(volume: Decimal, side: str) -> Result:
         "tiervolume": format_decimal(tier.min_volume, 4),
         "nextvolume": format_decimal(tier_above.min_volume, 4) if tier_above else None,
     }
-
-
-def _format_time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from decimal import Decimal, InvalidOperation
 from secrets import token_hex
-from types import TracebackType
 from typing import Self
 
 from bot.base.clock import MarketClock
@@ -58,7 +57,8 @@ class Simulator:
             now = saved_state.now if saved_state else self.clock.now()
             behavior = ExchangeBehavior(self.options, self.faults)
             self.exchange = Exchange(account, instruments, prices, tier, now, behavior)
-            self._restore(saved_state)
+            if saved_state:
+                self._restore(saved_state)
             self.api = Api(self.exchange, self.keys, self.clock.now, self._save_changes, self.options)
             self._account_key = self._find_or_create_account_key()
             self._save_changes()
@@ -115,9 +115,7 @@ class Simulator:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="simulator", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._server is not None:
             self._server.shutdown()
             self._server.close_connections()
@@ -125,12 +123,12 @@ class Simulator:
             self._server = None
             with self.api.lock:
                 self.api.close()
-                self._save_market_time()
+                if not self.api.failure:
+                    # The market time, so that the next run continues from there.
+                    self._write_state()
         self._close_storage()
 
-    def _restore(self, saved_state: SavedState | None) -> None:
-        if saved_state is None:
-            return
+    def _restore(self, saved_state: SavedState) -> None:
         for key in saved_state.keys:
             self.keys.add(key)
         self.keys.changed_keys.clear()
@@ -154,19 +152,14 @@ class Simulator:
         account = self.exchange.account
         if not (self.keys.changed_keys or account.changed_orders or account.new_trades):
             return
-        if self._storage is not None:
-            self._write_state(self._storage)
+        self._write_state()
         self.keys.changed_keys.clear()
         account.clear_changes()
 
-    def _save_market_time(self) -> None:
-        """Save the market time, so that the next run continues from there."""
-        if self._storage is not None and not self.api.failure:
-            self._write_state(self._storage)
-
-    def _write_state(self, storage: Storage) -> None:
-        keys = list(self.keys.changed_keys.values())
-        storage.save(self.exchange.account, keys, self.exchange.now, self.exchange.dead_man_switch_at)
+    def _write_state(self) -> None:
+        if self._storage is not None:
+            keys = self.keys.changed_keys.values()
+            self._storage.save(self.exchange.account, keys, self.exchange.now, self.exchange.dead_man_switch_at)
 
     def _close_storage(self) -> None:
         if self._storage is not None:
