@@ -6,6 +6,7 @@ REST counter does so "every couple of seconds".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bot.simulator.errors import Refusal, SimulatorError
@@ -13,11 +14,11 @@ from bot.simulator.errors import Refusal, SimulatorError
 
 @dataclass(frozen=True, slots=True)
 class SimTier:
-    """The limits of one verification level. A maximum of None is no limit."""
+    """The limits of one verification level. An infinite maximum, or None, is no limit."""
 
-    max_rest_points: int | None
+    max_rest_points: float
     rest_decay_per_second: float
-    max_engine_points: int | None
+    max_engine_points: float
     engine_decay_per_second: float
     max_open_orders: int | None
 
@@ -26,7 +27,7 @@ TIERS = {
     "starter": SimTier(15, 0.33, 60, 1.0, 60),
     "intermediate": SimTier(20, 0.5, 125, 2.34, 80),
     "pro": SimTier(20, 1.0, 180, 3.75, 225),
-    "unlimited": SimTier(None, 1.0, None, 1.0, None),
+    "unlimited": SimTier(math.inf, 1.0, math.inf, 1.0, None),
 }
 
 REST_COSTS = {"TradesHistory": 2, "AddOrder": 0, "CancelOrder": 0}
@@ -46,23 +47,30 @@ def cancel_penalty(age_seconds: float) -> int:
 
 
 class DecayingCounter:
-    """A counter that falls by `decay` a second of market time, never below zero."""
+    """A counter that falls by `decay_per_second` of market time, never below zero."""
 
-    def __init__(self, decay_per_second: float) -> None:
+    def __init__(self, decay_per_second: float, max_points: float) -> None:
         self._decay_per_second = decay_per_second
+        self._max_points = max_points
         self._points = 0.0
-        self._updated_at: float | None = None
+        self._updated_at = -math.inf
 
     def points(self, now: float) -> float:
         """Return the remaining points."""
-        if self._updated_at is not None and now > self._updated_at:
+        if now > self._updated_at:
             self._points = max(0.0, self._points - (now - self._updated_at) * self._decay_per_second)
-        self._updated_at = now if self._updated_at is None else max(now, self._updated_at)
+            self._updated_at = now
         return self._points
 
     def add(self, points: int, now: float) -> None:
         """Add points."""
         self._points = self.points(now) + points
+
+    def spend(self, points: int, now: float, error: str) -> None:
+        """Add points. Raises Refusal with this error when the counter would be over its maximum."""
+        if points and self.points(now) + points > self._max_points:
+            raise Refusal(error)
+        self.add(points, now)
 
 
 class RateLimits:
@@ -75,22 +83,13 @@ class RateLimits:
 
     def spend_rest(self, key: str, method: str, now: float) -> None:
         """Count one REST call of a key. Raises Refusal when its counter is over the maximum."""
-        counter = self._rest_counters.setdefault(key, DecayingCounter(self.tier.rest_decay_per_second))
-        cost = REST_COSTS.get(method, 1)
-        if cost and self.tier.max_rest_points is not None and counter.points(now) + cost > self.tier.max_rest_points:
-            raise Refusal("EAPI:Rate limit exceeded")
-        counter.add(cost, now)
+        new_counter = DecayingCounter(self.tier.rest_decay_per_second, self.tier.max_rest_points)
+        counter = self._rest_counters.setdefault(key, new_counter)
+        counter.spend(REST_COSTS.get(method, 1), now, "EAPI:Rate limit exceeded")
 
     def spend_engine(self, pair_id: str, points: int, now: float) -> None:
         """Count one transaction on a pair. Raises Refusal when its counter is over the threshold."""
-        counter = self.engine_counter(pair_id)
-        if (
-            points
-            and self.tier.max_engine_points is not None
-            and counter.points(now) + points > self.tier.max_engine_points
-        ):
-            raise Refusal("EOrder:Rate limit exceeded")
-        counter.add(points, now)
+        self.engine_counter(pair_id).spend(points, now, "EOrder:Rate limit exceeded")
 
     def charge_engine(self, pair_id: str, points: int, now: float) -> None:
         """Count without refusing: bulk cancels go through (Kraken: matching-engine limits page)."""
@@ -98,7 +97,8 @@ class RateLimits:
 
     def engine_counter(self, pair_id: str) -> DecayingCounter:
         """Return the engine counter of a pair."""
-        return self._engine_counters.setdefault(pair_id, DecayingCounter(self.tier.engine_decay_per_second))
+        new_counter = DecayingCounter(self.tier.engine_decay_per_second, self.tier.max_engine_points)
+        return self._engine_counters.setdefault(pair_id, new_counter)
 
     def check_open_order_limit(self, open_on_pair: int) -> None:
         """Raise Refusal when the pair has as many open orders as the tier allows."""

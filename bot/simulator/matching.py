@@ -7,7 +7,6 @@ stop or take-profit that the path touches becomes a market order.
 
 from __future__ import annotations
 
-import heapq
 from decimal import ROUND_HALF_UP, ROUND_UP, Decimal
 
 from bot.simulator.account import ZERO, Account, SimOrder, SimTrade
@@ -87,20 +86,17 @@ class MatchingEngine:
     def _submit_limit(self, order: SimOrder, pair: PairRules, touch: Decimal | None) -> None:
         if touch is not None and "post" in order.flags:
             raise Refusal("EOrder:Post only order")
-        if touch is None and order.time_in_force in ("IOC", "FOK"):
-            self._check_funds(order, self.required_hold(order, pair))
-            self.account.close_order(order, "canceled", f"{order.time_in_force} order not filled", self.now)
-        elif touch is None:
-            required = self.required_hold(order, pair)
-            self._check_funds(order, required)
-            self.account.open_order(order, required)
-        else:
+        required = self.required_hold(order, pair)
+        self._check_funds(order, required)
+        if touch is not None:
             self._fill_as_taker(order, pair, touch)
+        elif order.time_in_force in ("IOC", "FOK"):
+            self.account.close_order(order, "canceled", f"{order.time_in_force} order not filled", self.now)
+        else:
+            self.account.open_order(order, required)
 
     def _fill_as_taker(self, order: SimOrder, pair: PairRules, price: Decimal) -> None:
         """Fill an arriving order as taker; the unfilled rest becomes a resting order, or ends if it may not rest."""
-        if order.kind == "limit":
-            self._check_funds(order, self.required_hold(order, pair))
         self._check_funds(order, self._required_funds(order, pair, price, ROUND_HALF_UP))
         is_full_fill = order.kind == "market" or order.time_in_force == "FOK"
         volume = order.remaining if is_full_fill else self._behavior.fill_volume(order)
@@ -138,20 +134,16 @@ class MatchingEngine:
         last_points = {
             pair_id: (self.now, self.prices.price(self.instruments.get(pair_id), self.now)) for pair_id in pairs
         }
-        points = heapq.merge(
-            *(
-                [(timestamp, pair_id, price) for timestamp, price in self._path_points(pair_id, until)]
-                for pair_id in sorted(pairs)
-            )
+        points = sorted(
+            (timestamp, pair_id, price)
+            for pair_id in pairs
+            for timestamp, price in self.prices.price_points(self.instruments.get(pair_id), self.now, until)
         )
         for timestamp, pair_id, price in points:
             self._match_segment(pair_id, *last_points[pair_id], timestamp, price)
             last_points[pair_id] = (timestamp, price)
             if not self.account.open_orders:
                 return
-
-    def _path_points(self, pair_id: str, until: float) -> list[tuple[float, Decimal]]:
-        return self.prices.price_points(self.instruments.get(pair_id), self.now, until)
 
     def _match_segment(
         self, pair_id: str, start_time: float, start_price: Decimal, end_time: float, end_price: Decimal
