@@ -28,8 +28,7 @@ from bot.base.models import (
 from bot.base.timeframes import parse_timeframe
 from bot.orders.journal import Journal
 from bot.orders.reconciliation import Resolution, UnknownOrder
-from bot.trading.controls import Controls
-from bot.trading.risk import RiskLimits
+from bot.trading.risk import Controls, RiskLimits
 from bot.trading.strategies.base import Strategy, StrategyContext
 from bot.trading.trader import Summary, Trader, TraderSettings
 from tests.event_log import EventLog, capture_events

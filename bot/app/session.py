@@ -24,8 +24,7 @@ from bot.base.paths import control_file_exists
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.nonce.leader_election import LeaderElection, PreviousLeader
-from bot.trading.controls import Controls
-from bot.trading.risk import RiskLimits
+from bot.trading.risk import Controls, RiskLimits
 from bot.trading.strategies import STRATEGIES
 from bot.trading.trader import Summary, Trader, TraderSettings
 

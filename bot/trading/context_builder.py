@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from decimal import ROUND_UP, Decimal
 
 from bot.base.clock import MarketClock
 from bot.base.errors import JournalError
-from bot.base.models import ZERO, Candle, Pair
+from bot.base.models import ZERO, Candle
+from bot.kraken.pairs import round_volume
 from bot.orders.journal import EquityPoint
 from bot.trading.broker import Broker
 from bot.trading.executor import Executor
 from bot.trading.exit_policy import PairState
 from bot.trading.feed import Feed
-from bot.trading.risk import RiskLimits, RiskState, max_exit_quantity
+from bot.trading.risk import Controls, RiskLimits, RiskState, max_exit_quantity
 from bot.trading.strategies.base import StrategyContext
 
 
@@ -34,7 +35,7 @@ class ContextBuilder:
         if self._executor.balance(pair.base).total < holding.quantity:
             # Kraken may show the coins of a fill a moment later than the fill.
             self._executor.invalidate_balances()
-        held_quantity = _round_down_to_lot(pair, min(holding.quantity, self._executor.balance(pair.base).total))
+        held_quantity = round_volume(pair, min(holding.quantity, self._executor.balance(pair.base).total))
         candles = self._feed.candles(symbol)
         # A candle that is decided again, after an error or a restart, has the same context as the first time.
         sold = self._executor.sold_by_exits(symbol, candles[-1].time_seconds) if held_quantity and candles else ZERO
@@ -52,7 +53,7 @@ class ContextBuilder:
             quote_available=max(ZERO, quote_free),
         )
 
-    def build_risk_state(self, symbol: str, candle: Candle, *, is_halted: bool, is_stopping: bool) -> RiskState:
+    def build_risk_state(self, symbol: str, candle: Candle, controls: Controls, *, is_stopping: bool) -> RiskState:
         """Return the input of the risk rules, at the last closed candle."""
         pair, order_tracker = self._broker.pair(symbol), self._executor.order_tracker
         held_quantity = order_tracker.book.holding(symbol).quantity
@@ -64,12 +65,13 @@ class ContextBuilder:
             closed_seconds=candle.time_seconds + self._timeframe_seconds,
             status=self._feed.status,
             pair_status=self._feed.pair_status(symbol),
-            is_halted=is_halted,
+            is_halted=controls.is_halted(),
+            entries_stopped=controls.entries_stopped(),
             is_stopping=is_stopping,
             is_history_loaded=order_tracker.is_loaded,
             unresolved_order=self._executor.describe_unresolved_order(symbol),
             # The coins of an own stop are free once it is canceled, and an exit begins with that.
-            held_quantity=_round_down_to_lot(
+            held_quantity=round_volume(
                 pair,
                 min(held_quantity, self._executor.balance(pair.base).free + order_tracker.quantity_in_stops(symbol)),
             ),
@@ -95,34 +97,20 @@ class ContextBuilder:
             has_unknown_order=any(order.symbol == pair.symbol for order in self._broker.unknown_orders()),
         )
 
-    def calculate_equity(self, symbols: tuple[str, ...], quote: str, price: Callable[[str], Decimal]) -> Decimal:
-        """Return the quote balance and the coins of the pairs, each at its price."""
-        coin_values = [
-            self._executor.balance(self._broker.pair(symbol).base).total * price(symbol) for symbol in symbols
-        ]
-        return self._executor.balance(quote).total + sum(coin_values, ZERO)
-
-
-def _round_down_to_lot(pair: Pair, quantity: Decimal) -> Decimal:
-    return quantity.quantize(Decimal(1).scaleb(-pair.lot_decimals), rounding=ROUND_DOWN)
-
 
 class EquityTracker:
     """The quote balance and the coins of the traded pairs, in the quote currency."""
 
-    def __init__(
-        self, broker: Broker, feed: Feed, executor: Executor, context_builder: ContextBuilder, clock: MarketClock
-    ) -> None:
+    def __init__(self, broker: Broker, feed: Feed, executor: Executor, clock: MarketClock) -> None:
         self._broker = broker
         self._feed = feed
         self._executor = executor
-        self._context_builder = context_builder
         self._clock = clock
         self.is_due = False
 
     def current_equity(self, symbols: tuple[str, ...], quote: str) -> Decimal:
         """Return it at current prices."""
-        return self._context_builder.calculate_equity(symbols, quote, self._broker.get_current_price)
+        return self._calculate(symbols, quote, self._broker.get_current_price)
 
     def record_if_due(self, symbols: tuple[str, ...], quote: str) -> None:
         """If it is due, record the account's value at the candles' closes."""
@@ -130,8 +118,14 @@ class EquityTracker:
             return
         if not self._clock.is_replaying:
             self._executor.invalidate_balances()
-        value = self._context_builder.calculate_equity(symbols, quote, self._feed.last_close)
+        value = self._calculate(symbols, quote, self._feed.last_close)
         # The executor reports a journal that cannot be written; a missing point of the curve does no harm.
         with contextlib.suppress(JournalError):
             self._broker.journal.add_equity(EquityPoint(self._broker.now(), quote, value))
         self.is_due = False
+
+    def _calculate(self, symbols: tuple[str, ...], quote: str, price: Callable[[str], Decimal]) -> Decimal:
+        coin_values = [
+            self._executor.balance(self._broker.pair(symbol).base).total * price(symbol) for symbol in symbols
+        ]
+        return self._executor.balance(quote).total + sum(coin_values, ZERO)

@@ -15,6 +15,7 @@ from bot.trading.order_tracker import FillDelta, OrderTracker
 from bot.trading.risk import Refusal
 
 MAX_REFUSALS = 20
+STATUS_INTERVAL_SECONDS = 60.0
 
 
 class DecisionLog:
@@ -28,6 +29,7 @@ class DecisionLog:
         self._broker = broker
         self._clock = clock
         self._last_keys: dict[str, str] = {}
+        self._status_seconds = broker.now()
         # With the market's time of each, the newest last.
         self.refusals: deque[tuple[float, Refusal]] = deque(maxlen=MAX_REFUSALS)
 
@@ -141,6 +143,19 @@ class DecisionLog:
             **_error_fields(error),
         )
 
+    def record_status_if_due(self, symbols: tuple[str, ...], order_tracker: OrderTracker) -> None:
+        """Record the status at most once a minute of real time, and never in a replay."""
+        now = self._broker.now()
+        if self._clock.is_replaying or now - self._status_seconds < STATUS_INTERVAL_SECONDS * self._clock.speed:
+            return
+        self._status_seconds = now
+        self.record(
+            Event.STATUS_REPORTED,
+            prices={symbol: self._broker.get_current_price(symbol) for symbol in symbols},
+            holdings={symbol: order_tracker.book.holding(symbol).quantity for symbol in symbols},
+            open_orders=len(order_tracker.open_orders()),
+        )
+
 
 def _request_fields(order: OrderRequest) -> dict[str, object]:
     return {
@@ -154,32 +169,3 @@ def _request_fields(order: OrderRequest) -> dict[str, object]:
 
 def _error_fields(error: Exception | None) -> dict[str, object]:
     return {"error": error} if error else {}
-
-
-STATUS_LINE_SECONDS = 60.0
-
-
-class StatusLine:
-    """Records the status at most once a minute of real time, and never in a replay."""
-
-    def __init__(
-        self, broker: Broker, clock: MarketClock, decision_log: DecisionLog, order_tracker: OrderTracker
-    ) -> None:
-        self._broker = broker
-        self._clock = clock
-        self._decision_log = decision_log
-        self._order_tracker = order_tracker
-        self._last_seconds = broker.now()
-
-    def record_if_due(self, symbols: tuple[str, ...]) -> None:
-        """Record the status if it is due."""
-        now = self._broker.now()
-        if self._clock.is_replaying or now - self._last_seconds < STATUS_LINE_SECONDS * self._clock.speed:
-            return
-        self._last_seconds = now
-        self._decision_log.record(
-            Event.STATUS_REPORTED,
-            prices={symbol: self._broker.get_current_price(symbol) for symbol in symbols},
-            holdings={symbol: self._order_tracker.book.holding(symbol).quantity for symbol in symbols},
-            open_orders=len(self._order_tracker.open_orders()),
-        )

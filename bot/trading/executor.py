@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import count
 
+from bot.base.clock import MarketClock
 from bot.base.errors import (
     BotError,
     KrakenError,
@@ -20,14 +22,14 @@ from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side
 from bot.orders.order_state import OrderState
 from bot.trading.broker import Broker
-from bot.trading.controls import Controls
 from bot.trading.decision_log import DecisionLog
 from bot.trading.exit_policy import OrderRole
-from bot.trading.fill_fetcher import FillFetcher
-from bot.trading.order_tracker import FillDelta, OrderTracker
+from bot.trading.order_tracker import FillDelta, FillFetcher, OrderTracker
+from bot.trading.risk import Controls
 
 # How often one signal can be proved not placed and still be recognized after a restart.
 MAX_ATTEMPTS = 10
+LONG_HISTORY_WAIT_SECONDS = 60.0
 
 # Final answers to an order: the signal is used up. A pair that is blocked by another order is not among them.
 _FINAL_REFUSALS = (OrderRefusedError, OrderRuleError, RequestError)
@@ -57,9 +59,39 @@ class Executor:
         self._retryable_symbols: set[str] = set()
         self._recorded_external_txids: set[str] = set()
         self._canceled_txids: set[str] = set()
+        # The orders that may still have filled while no bot was running; None before they are read.
+        self._previous_working_txids: list[str] | None = None
         self._fill_fetcher = FillFetcher(broker)
         self.order_tracker = OrderTracker(broker)
         self.counts = OrderCounts()
+
+    def reconcile_startup(self, symbols: Iterable[str], clock: MarketClock, stop: threading.Event) -> None:
+        """Wait for orders that an earlier run may have sent, unless the journal has them all; then take them over.
+
+        `order_tracker.is_loaded` tells whether that is done. Raises BotError; then the history is read later.
+        """
+        if self._previous_working_txids is None:
+            # Before the queries, which already update the journal.
+            self._previous_working_txids = [intent.txid for intent in self._broker.journal.working_intents()]
+        while not self._broker.history_is_complete():
+            if not clock.is_replaying:
+                seconds = self._broker.history_wait_seconds()
+                self._decision_log.record_once("history wait", "", Event.HISTORY_AWAITED, wait_seconds=seconds)
+                if seconds > LONG_HISTORY_WAIT_SECONDS:
+                    self._decision_log.record_once("long history wait", "", Event.HISTORY_WAIT_EXPLAINED)
+            self.reconcile()
+            if clock.wait(self._broker.next_query_seconds() or 0.0, stop):
+                return
+        self.rebuild()
+        for order in self.order_tracker.final_orders(self._previous_working_txids):
+            self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote, "while the bot was away")
+        for symbol, holding in sorted(self.order_tracker.book.holdings.items()):
+            self._decision_log.record(
+                Event.POSITION_FOUND if symbol in symbols else Event.UNTRADED_POSITION_FOUND,
+                symbol=symbol,
+                volume=holding.quantity,
+                price=holding.average_price,
+            )
 
     def rebuild(self) -> None:
         """Read the bot's history; adopt its open orders, and record external orders once."""
@@ -68,11 +100,6 @@ class Executor:
         for order in self.order_tracker.open_orders():
             self._decision_log.record_open_order(Event.ORDER_ADOPTED, order)
         self._record_external_orders()
-
-    def record_ended(self, txids: Iterable[str]) -> None:
-        """Record how these orders ended, if they ended while no bot was running."""
-        for order in self.order_tracker.final_orders(txids):
-            self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote, "while the bot was away")
 
     def reconcile(self) -> set[str]:
         """Query unknown orders and track the working ones.

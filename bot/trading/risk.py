@@ -9,16 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from bot.base.models import OrderRequest, Pair, Side, SystemStatus
 from bot.kraken import trading_status
+from bot.kraken.pairs import round_volume
 from bot.kraken.trading_status import OrderClass
 
 MAX_STATUS_AGE_SECONDS = 60.0
 MAX_PRICE_AGE_TIMEFRAMES = 2
 # A part of a large exit is this much smaller than the maximum order, because its price is only known later.
 _EXIT_VALUE_FACTOR = Decimal("0.95")
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Controls from outside the bot, read again before every order.
+
+    `is_halted`: the kill switch, no order at all. `entries_stopped`: nothing new is opened, and positions are exited by
+    the usual rules. `check_state` raises StateLostError where the state folder no longer belongs to this bot.
+    """
+
+    is_halted: Callable[[], bool]
+    entries_stopped: Callable[[], bool]
+    check_state: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +112,7 @@ def split_exit(order: OrderRequest, state: RiskState, limits: RiskLimits) -> lis
     """
     quantity = min(order.quantity, state.held_quantity)
     count = max(1, int((quantity / max_exit_quantity(state, limits)).to_integral_value(rounding=ROUND_CEILING)))
-    lot = Decimal(1).scaleb(-state.pair.lot_decimals)
-    base_quantity = (quantity / count).quantize(lot, rounding=ROUND_DOWN)
+    base_quantity = round_volume(state.pair, quantity / count)
     return [
         replace(order, quantity=part_quantity)
         for part_quantity in [base_quantity] * (count - 1) + [quantity - base_quantity * (count - 1)]

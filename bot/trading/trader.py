@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 
@@ -36,15 +36,13 @@ from bot.base.models import ZERO, Candle, OrderRequest, common_quote
 from bot.base.timeframes import parse_timeframe
 from bot.trading.broker import Broker
 from bot.trading.context_builder import ContextBuilder, EquityTracker
-from bot.trading.controls import Controls
 from bot.trading.dead_man_switch import DeadManSwitch
-from bot.trading.decision_log import DecisionLog, StatusLine
+from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor, OrderCounts
 from bot.trading.feed import Feed
 from bot.trading.position_manager import PositionManager
-from bot.trading.risk import RiskLimits, RiskState, is_retryable
+from bot.trading.risk import Controls, RiskLimits, RiskState, is_retryable
 from bot.trading.snapshot import SnapshotPublisher
-from bot.trading.startup_reconciliation import StartupReconciliation
 from bot.trading.strategies.base import Strategy
 
 # Of real time: a market that runs faster is not polled more often.
@@ -139,9 +137,7 @@ class Trader:
         self._executor = Executor(broker, strategy.name, entry_ttl_seconds, self._decision_log)
         self._dead_man_switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._decision_log)
         self._context_builder = ContextBuilder(broker, self._feed, self._executor, self._timeframe_seconds)
-        self._startup_reconciliation = StartupReconciliation(broker, self._executor, self._decision_log, clock)
-        self._equity_tracker = EquityTracker(broker, self._feed, self._executor, self._context_builder, clock)
-        self._status_line = StatusLine(broker, clock, self._decision_log, self._executor.order_tracker)
+        self._equity_tracker = EquityTracker(broker, self._feed, self._executor, clock)
         self.snapshot_publisher = SnapshotPublisher(broker, self._feed, self._executor, self._decision_log)
         self._position_manager = PositionManager(
             broker,
@@ -239,7 +235,7 @@ class Trader:
         for error in filter(None, errors):
             raise error
         self._equity_tracker.record_if_due(self._symbols, self._quote)
-        self._status_line.record_if_due(self._symbols)
+        self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
         if not self._clock.is_replaying:
             # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
             _catch_transient_error(self._executor.refresh_balances)
@@ -271,19 +267,20 @@ class Trader:
             self._has_pending_step = True
 
     def _reconcile_startup(self) -> None:
-        if not self._startup_reconciliation.is_complete:
+        order_tracker = self._executor.order_tracker
+        if not order_tracker.is_loaded:
             try:
-                self._startup_reconciliation.reconcile(self._symbols, self._stop)
+                self._executor.reconcile_startup(self._symbols, self._clock, self._stop)
             except BotError as problem:
                 if _is_fatal(problem):
                     raise
                 self._decision_log.record_once(
                     "history", type(problem).__name__, Event.HISTORY_READ_FAILED, error=problem
                 )
-            if not self._startup_reconciliation.is_complete:
+            if not order_tracker.is_loaded:
                 return
             self._decision_log.record_resolved("history", Event.HISTORY_READ)
-            self._realised_at_start = self._executor.order_tracker.book.realised_total()
+            self._realised_at_start = order_tracker.book.realised_total()
         if self._equity_start is None:
             self._equity_start = self._equity_tracker.current_equity(self._symbols, self._quote)
 
@@ -309,12 +306,8 @@ class Trader:
         return self._strategy.decide(self._context_builder.build_strategy_context(symbol, self._settings.order_value))
 
     def _build_risk_state(self, symbol: str, candle: Candle) -> RiskState:
-        controls = self._controls
-        controls.check_state()
-        state = self._context_builder.build_risk_state(
-            symbol, candle, is_halted=controls.is_halted(), is_stopping=self._stop.is_set()
-        )
-        return replace(state, entries_stopped=controls.entries_stopped())
+        self._controls.check_state()
+        return self._context_builder.build_risk_state(symbol, candle, self._controls, is_stopping=self._stop.is_set())
 
     def _wait_for_next_cycle(self) -> None:
         now = self._broker.now()

@@ -25,8 +25,7 @@ from bot.orders.reconciliation import Resolution
 from bot.simulator.faults import FAULT_NAMES
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from bot.trading.fill_fetcher import FillFetcher
-from bot.trading.order_tracker import OrderTracker
+from bot.trading.order_tracker import FillFetcher, OrderTracker
 from tests.acceptance.broker_tools import wait_for
 from tests.simulator_parts import START, KrakenexClient
 

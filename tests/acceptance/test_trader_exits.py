@@ -19,7 +19,7 @@ from bot.simulator.instruments import PairRules
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import SimCandle
 from bot.simulator.server import Simulator
-from bot.trading.controls import Controls
+from bot.trading.risk import Controls
 from bot.trading.strategies.base import StrategyContext
 from bot.trading.trader import Trader, TraderSettings
 from tests.acceptance.broker_tools import YEARS_SECONDS
@@ -129,7 +129,7 @@ def run_bot(simulator: Simulator, clock: FrozenLiveClock, killed_at: int = 0, *,
         SETTINGS,
         clock=clock,
         stop=InstantEvent(),
-        controls=Controls(),
+        controls=Controls(lambda: False, lambda: False, lambda: None),
     )
     try:
         broker.connect()

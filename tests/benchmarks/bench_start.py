@@ -29,8 +29,7 @@ from bot.orders.reconciliation import DEADLINE_MARGIN_SECONDS, QUERY_GAP_SECONDS
 from bot.simulator.instruments import ASSETS, KNOWN_PAIRS, AssetRules, Instruments, PairRules
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
-from bot.trading.fill_fetcher import FillFetcher
-from bot.trading.order_tracker import OrderTracker
+from bot.trading.order_tracker import FillFetcher, OrderTracker
 from tests.acceptance.local_kraken import CROSSING, HOUR, RESTING, START, LocalKraken, ScriptedCandles, SkippableClock
 from tests.acceptance.processes import BotProcess
 from tests.benchmarks import machine

@@ -13,7 +13,7 @@ from bot.base.errors import BotError, NoAnswerError
 from bot.base.models import Fill
 from bot.orders.journal import Journal
 from bot.trading.broker import Broker
-from bot.trading.fill_fetcher import FillFetcher
+from bot.trading.order_tracker import FillFetcher
 from tests.journal_rows import make_fill, make_kraken_order
 
 PAGE_SIZE = 2

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Protocol
 
 from bot.base.models import Candle, OrderRequest, Pair
+from bot.kraken.pairs import round_volume
 
 # Reserved for the fee of a buy, which Kraken takes on top of the cost (0.8 % at most, July 2026 schedule).
 _FEE_RESERVE = Decimal("1.01")
@@ -53,8 +54,7 @@ class Strategy(Protocol):
 def entry_quantity(context: StrategyContext, price: Decimal) -> Decimal:
     """Return the quantity that `order_value` buys at `price`, within the available amount, on the pair's lot grid."""
     value = min(context.order_value, context.quote_available / _FEE_RESERVE)
-    lot = Decimal(1).scaleb(-context.pair.lot_decimals)
-    return max(Decimal(0), value / price).quantize(lot, rounding=ROUND_DOWN)
+    return round_volume(context.pair, max(Decimal(0), value / price))
 
 
 def buy_price(pair: Pair, price: Decimal) -> Decimal:
