@@ -97,10 +97,6 @@ class Lifecycle:
             < HANG_TIMEOUT_SECONDS
         )
 
-    def clear_broker(self) -> None:
-        """Forget the broker, which is about to be closed."""
-        self.broker = None
-
     def hold_state_folder(self, folder: Path, status_url: str) -> None:
         """Take the state folder, or see that it is still ours: a service that waits is running, too.
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import closing
 
 from bot import broker_manager
 from bot.base.clock import nonce_clock
 from bot.base.errors import NonceStoreError, StoreUnavailableError
+from bot.base.logging_setup import print_line
 from bot.broker_manager import check_nonce_file
 from bot.config import Settings
 from bot.nonce.file_store import MICROSECONDS, NANOSECONDS, UNITS, FileStore, NonceUnit, nonce_ceiling, open_file_store
 from bot.nonce.open_store import open_nonce_store
 from bot.nonce.shared_store import SharedStore, file_store_for_key, nonce_ahead_error
 from bot.nonce.store_protocol import KeyRecord, Lease
-
-PrintLine = Callable[[str], None]
 
 PAPER_KEY_NOTE = "the paper account has a key of its own there, which only its run knows"
 
@@ -46,7 +44,7 @@ def file_store_for_settings(settings: Settings) -> FileStore:
     return file_store_for_key(broker_manager.NONCE_FILE, settings.api_key, unit)
 
 
-def print_nonce_report(settings: Settings, print_line: PrintLine) -> int:
+def print_nonce_report(settings: Settings) -> int:
     """Print all that is known of the nonces without taking one; return 0.
 
     Raises StoreUnavailableError where the store does not answer, after printing the nonce of the file.
@@ -57,7 +55,7 @@ def print_nonce_report(settings: Settings, print_line: PrintLine) -> int:
     try:
         record, location = read_key_record(settings)
         if settings.api_key:
-            _print_record(settings, record, location, print_line)
+            _print_record(settings, record, location)
         else:
             print_line(f"nonce    not known: a row of {location} belongs to a key, and KRAKEN_API_KEY is not set")
         if settings.trading_mode == "paper":
@@ -125,7 +123,7 @@ def _check_replica(file: FileStore, last_nonce: int = 0) -> None:
         )
 
 
-def _print_record(settings: Settings, record: KeyRecord | None, location: str, print_line: PrintLine) -> None:
+def _print_record(settings: Settings, record: KeyRecord | None, location: str) -> None:
     nonce = record.last_nonce if record else 0
     print_line(f"nonce    {_format_store_nonce(nonce, location)}")
     if _unit_by_digits(nonce).units_per_microsecond > UNITS[settings.nonce_unit].units_per_microsecond:

@@ -60,7 +60,7 @@ def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
         return migrate(settings, target)
     if options.action == "adopt":
         return adopt(settings, options.yes)
-    return print_nonce_report(settings, print_line)
+    return print_nonce_report(settings)
 
 
 # Migrate

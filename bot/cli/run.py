@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from functools import partial
 
 from bot.app.lifecycle import Lifecycle
 from bot.app.session import trade_when_leading
@@ -34,56 +35,39 @@ def _run_monitored(settings: Settings, options: argparse.Namespace) -> int:
     lifecycle = Lifecycle()
     emit(Event.RUN_STARTED, banner=mode_banner(settings), mode=settings.trading_mode)
     with monitoring(settings, lifecycle) as dashboard_url:
-        bot_run = _BotRun(settings, lifecycle, dashboard_url, max_cycles=options.cycles, is_service=options.forever)
-        return lifecycle.run(bot_run.run_to_end)
+        return lifecycle.run(partial(_run_to_end, settings, options, lifecycle, dashboard_url))
 
 
-class _BotRun:
-    """What the bot's thread does: hold the state folder and trade, as a service again and again."""
+def _run_to_end(settings: Settings, options: argparse.Namespace, lifecycle: Lifecycle, dashboard_url: str) -> int:
+    """Hold the state folder and trade, as a service again and again."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        lifecycle: Lifecycle,
-        dashboard_url: str,
-        *,
-        max_cycles: int | None,
-        is_service: bool,
-    ) -> None:
-        self._settings = settings
-        self._lifecycle = lifecycle
-        self._dashboard_url = dashboard_url
-        self._max_cycles = max_cycles
+    def run_once() -> int:
+        lifecycle.hold_state_folder(settings.state_dir, dashboard_url)
+        return trade(settings, lifecycle, options.cycles)
+
+    try:
         # A port is given where a platform runs the bot.
-        self._is_service = is_service or bool(settings.port)
-
-    def run_to_end(self) -> int:
-        try:
-            if self._is_service:
-                return run_forever(self._run_once, self._lifecycle, transient_errors=(BotError, LivePricesError))
-            return self._run_once()
-        finally:
-            # Here, where it has ended: a request that is left behind keeps the folder until the process is gone.
-            self._lifecycle.release_state_folder()
-
-    def _run_once(self) -> int:
-        self._lifecycle.hold_state_folder(self._settings.state_dir, self._dashboard_url)
-        return trade(self._settings, self._lifecycle, self._max_cycles)
+        if options.forever or settings.port:
+            return run_forever(run_once, lifecycle, transient_errors=(BotError, LivePricesError))
+        return run_once()
+    finally:
+        # Here, where it has ended: a request that is left behind keeps the folder until the process is gone.
+        lifecycle.release_state_folder()
 
 
 def trade(settings: Settings, lifecycle: Lifecycle, max_cycles: int | None) -> int:
     """Open the market and trade on it; return the exit code, or raise what ended it."""
-    with contextlib.ExitStack() as stack:
-        venue = stack.enter_context(open_venue(settings))
-        stack.callback(venue.broker.close)
-        stack.callback(lifecycle.clear_broker)
+    with open_venue(settings) as venue, contextlib.closing(venue.broker):
         lifecycle.broker = lifecycle.last_broker = venue.broker
         lifecycle.price_source = venue.price_source
-        summary = trade_when_leading(settings, venue, lifecycle, max_cycles)
-        if summary is None:
-            emit(Event.RUN_ENDED, reason=STOPPED_REASON)
-            return 0
-        return log_summary(summary)
+        try:
+            summary = trade_when_leading(settings, venue, lifecycle, max_cycles)
+            if summary is None:
+                emit(Event.RUN_ENDED, reason=STOPPED_REASON)
+                return 0
+            return log_summary(summary)
+        finally:
+            lifecycle.broker = None
 
 
 def mode_banner(settings: Settings) -> str:

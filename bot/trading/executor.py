@@ -152,14 +152,10 @@ class Executor:
                 self._decision_log.record_resolved("fills", Event.FILLS_FETCH_RECOVERED)
 
     def balances(self) -> dict[str, Balance]:
-        """Return the balances after the last own fill, or later ones."""
+        """Return the balances after the last own fill, or later ones; request them if they are outdated."""
         if self._balances is None:
             self._balances = self.last_balances = self._broker.get_account_balance()
         return self._balances
-
-    def refresh_balances(self) -> None:
-        """Request the balances if they are outdated."""
-        self.balances()
 
     def balance(self, asset: str) -> Balance:
         """Return the balance of an asset; Kraken leaves out assets the account has never had."""

@@ -238,7 +238,7 @@ class Trader:
         self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
         if not self._clock.is_replaying:
             # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
-            _catch_transient_error(self._executor.refresh_balances)
+            _catch_transient_error(self._executor.balances)
         self.snapshot_publisher.publish(self._symbols, self._quote)
 
     def _refresh_dead_man_switch(self) -> None:
@@ -380,7 +380,7 @@ def _may_have_unknown_orders(broker: Broker) -> bool:
         return True
 
 
-def _catch_transient_error(action: Callable[[], None]) -> BotError | None:
+def _catch_transient_error(action: Callable[[], object]) -> BotError | None:
     # A problem with one pair, or with the switch, must not keep the bot in a position in another.
     try:
         action()
