@@ -84,40 +84,30 @@ def _intent_row(intent: Intent, orders_by_txid: dict[str, Order], now_seconds: f
     if order is not None:
         return _order_row(order) | {"state": str(intent.state)}
     age_seconds = max(0, int(now_seconds - intent.sent_seconds)) if intent.state in UNRESOLVED_STATES else None
-    return {
-        "time": format_utc(intent.sent_seconds or intent.intended_seconds),
-        "pair": intent.symbol,
-        "side": str(intent.side),
-        "type": intent.kind,
-        "volume": intent.volume,
-        "price": intent.price,
-        "state": str(intent.state),
-        "executed": ZERO,
-        "average": ZERO,
-        "fee": ZERO,
-        "cl_ord_id": intent.cl_ord_id,
-        "txid": intent.txid,
-        "unknown_seconds": age_seconds,
-        "reason": intent.reason,
-    }
+    return _row(intent, intent.sent_seconds or intent.intended_seconds, intent.state) | {"unknown_seconds": age_seconds}
 
 
 def _order_row(order: Order) -> Row:
+    executed: Row = {"executed": order.executed, "average": order.average_price, "fee": order.fee}
+    return _row(order, order.opened_seconds, state_from_order(order)) | executed
+
+
+def _row(record: Intent | Order, time_seconds: float, state: OrderState) -> Row:
     return {
-        "time": format_utc(order.opened_seconds),
-        "pair": order.symbol,
-        "side": str(order.side),
-        "type": order.kind,
-        "volume": order.volume,
-        "price": order.price,
-        "state": str(state_from_order(order)),
-        "executed": order.executed,
-        "average": order.average_price,
-        "fee": order.fee,
-        "cl_ord_id": order.cl_ord_id,
-        "txid": order.txid,
+        "time": format_utc(time_seconds),
+        "pair": record.symbol,
+        "side": str(record.side),
+        "type": record.kind,
+        "volume": record.volume,
+        "price": record.price,
+        "state": str(state),
+        "executed": ZERO,
+        "average": ZERO,
+        "fee": ZERO,
+        "cl_ord_id": record.cl_ord_id,
+        "txid": record.txid,
         "unknown_seconds": None,
-        "reason": order.reason,
+        "reason": record.reason,
     }
 
 
@@ -141,11 +131,8 @@ def fill_rows(fills: Iterable[Fill]) -> list[Row]:
 
 def fill_totals(fills: Sequence[Fill]) -> list[str]:
     """Return a line for each pair: the amounts bought and sold, their value in the quote currency, and the fees."""
-    return [_format_totals(symbol, [fill for fill in fills if fill.symbol == symbol]) for symbol in _symbols(fills)]
-
-
-def _symbols(fills: Sequence[Fill]) -> list[str]:
-    return sorted({fill.symbol for fill in fills})
+    symbols = sorted({fill.symbol for fill in fills})
+    return [_format_totals(symbol, [fill for fill in fills if fill.symbol == symbol]) for symbol in symbols]
 
 
 def _format_totals(symbol: str, fills: list[Fill]) -> str:
