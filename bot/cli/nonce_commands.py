@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock
@@ -66,24 +66,15 @@ def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
 # Migrate
 
 
-class _NonceLocation(Protocol):
-    """The location of a key's nonces: a file, or the record of a shared store."""
-
-    name: str
-
-    def highest_nonce(self) -> int:
-        """Return the highest nonce issued there, 0 if none."""
-
-    def raise_floor(self, floor: int) -> None:
-        """From now on issue only nonces above `floor`."""
-
-
 class _FileLocation:
+    """A file with the nonces of a key."""
+
     def __init__(self, file: FileStore) -> None:
         self.name = file.path
         self._file = file
 
     def highest_nonce(self) -> int:
+        """Return the highest nonce issued there, 0 if none."""
         stored = self._file.peek()
         if stored is None and os.path.lexists(self.name):
             raise NonceStoreError(
@@ -92,12 +83,15 @@ class _FileLocation:
         return stored or 0
 
     def raise_floor(self, floor: int) -> None:
+        """From now on issue only nonces above `floor`."""
         self._file.record_nonce(floor)
         if self._file.problem:
             raise NonceStoreError(f"{self._file.problem}. Free the file or its disk; nothing was moved")
 
 
 class _StoreLocation:
+    """The record of a key in a shared store."""
+
     def __init__(self, store: NonceStore, replica: FileStore, unit: NonceUnit) -> None:
         self.name = store.location
         self._store, self._replica, self._unit = store, replica, unit
@@ -134,7 +128,7 @@ def migrate(settings: Settings, target: str) -> int:
     with ExitStack() as stack:
         stores: list[NonceStore] = []
 
-        def open_location(url: str) -> _NonceLocation:
+        def open_location(url: str) -> _FileLocation | _StoreLocation:
             if not url:
                 return _FileLocation(file)
             stores.append(stack.enter_context(closing(open_nonce_store(url, settings.api_key))))

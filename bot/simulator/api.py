@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from bot.simulator.errors import Refusal, SimulatorError, StateFileError
 from bot.simulator.exchange import Exchange
 from bot.simulator.faults import NO_FAULT, DelayedRequest, Fault, QueuedOrder
-from bot.simulator.keys import Credentials, KeyRing
+from bot.simulator.keys import KeyRing
 from bot.simulator.market import PublicEndpoints
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.private import PrivateEndpoints
@@ -180,8 +180,8 @@ class Api:
             params = _read_params(body)
             nonce = params.get("nonce", "")
             fault.before_authentication(self, key, nonce)
-            credentials = Credentials(key, headers.get("API-Sign") or "", path, nonce, body.decode())
-            api_key = self.keys.authenticate(credentials, self.exchange.now)
+            signature = headers.get("API-Sign") or ""
+            api_key = self.keys.authenticate(key, signature, path, nonce, body.decode(), self.exchange.now)
             is_nonce_accepted = True
             return fault.execute(self, method, params, api_key)
         except Refusal as refusal:

@@ -42,17 +42,6 @@ class ApiKey:
     used: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """The credentials of a private request."""
-
-    key: str
-    signature: str
-    path: str
-    nonce: str
-    payload: str
-
-
 class KeyRing:
     """All keys of the account. Not thread-safe: the exchange's lock is around it.
 
@@ -83,23 +72,23 @@ class KeyRing:
         """Simulate another sender on the key, which has a higher nonce accepted."""
         self._record_nonce(self.keys[key], nonce)
 
-    def authenticate(self, credentials: Credentials, now: float) -> ApiKey:
+    def authenticate(self, api_key: str, signature: str, path: str, nonce: str, payload: str, now: float) -> ApiKey:
         """Return the key of a request and move its floor. Raises Refusal."""
-        key = self.keys.get(credentials.key)
+        key = self.keys.get(api_key)
         if key is None:
             self._record_failure(now)
             raise Refusal("EAPI:Invalid key")
         self._check_lockout(now)
-        expected = sign(key.secret, credentials.path, credentials.nonce, credentials.payload)
-        if not hmac.compare_digest(expected.encode(), credentials.signature.encode()):
+        expected = sign(key.secret, path, nonce, payload)
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
             self._record_failure(now)
             raise Refusal("EAPI:Invalid signature")
-        nonce = _parse_nonce(credentials.nonce)
-        if nonce is None or not self._is_fresh(key, nonce):
+        number = _parse_nonce(nonce)
+        if number is None or not self._is_fresh(key, number):
             self._record_failure(now)
             self.refused_nonces[key.key] += 1
             raise Refusal("EAPI:Invalid nonce")
-        self._record_nonce(key, nonce)
+        self._record_nonce(key, number)
         key.used = now
         return key
 

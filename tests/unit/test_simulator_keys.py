@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bot.simulator.errors import Refusal
-from bot.simulator.keys import Credentials, KeyRing, new_key, sign
+from bot.simulator.keys import KeyRing, new_key, sign
 
 SECRET = "kQH5HW/8p1uGOVjbgWA7FunAmGO8lsSUXNsu3eow76sz84Q18fWxnyRzBHCd3pd5nE9qa99HAZtuZuj6F1huXg=="
 NONCE = "1616492376594"
@@ -28,9 +28,7 @@ class Sender:
         payload = f"nonce={nonce}"
         signature = sign(secret or self.key.secret, "/0/private/Balance", str(nonce), payload)
         try:
-            self.key_ring.authenticate(
-                Credentials(key or self.key.key, signature, "/0/private/Balance", str(nonce), payload), now
-            )
+            self.key_ring.authenticate(key or self.key.key, signature, "/0/private/Balance", str(nonce), payload, now)
         except Refusal as refusal:
             return refusal.error
         return ""
