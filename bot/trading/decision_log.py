@@ -84,62 +84,50 @@ class DecisionLog:
         self._last_keys.pop(f"refusal {order.symbol}", None)
         self.record(
             Event.ORDER_PLACED,
-            symbol=order.symbol,
             close=close,
             kind=order.kind,
-            side=placed.side,
             volume=placed.volume,
-            txid=placed.txid,
-            cl_ord_id=placed.cl_ord_id,
             reason=order.reason,
+            **_order_fields(placed),
             **{"worst_price" if order.price is None else "price": placed.price},
         )
 
-    def record_fill(self, fill: FillDelta, quote: str) -> None:
+    def record_fill(self, fill: FillDelta) -> None:
         """Record a fill of an order."""
         order = fill.order
         self.record(
             Event.ORDER_FILLED,
-            symbol=order.symbol,
             price=(fill.cost / fill.quantity).quantize(order.price),
-            side=order.side,
             volume=fill.quantity,
             cost=fill.cost,
-            quote=quote,
+            quote=self._broker.pair(order.symbol).quote,
             fee=fill.fee,
-            txid=order.txid,
-            cl_ord_id=order.cl_ord_id,
+            **_order_fields(order),
         )
 
-    def record_ended(self, order: Order, quote: str, circumstance: str | None = None) -> None:
+    def record_ended(self, order: Order, circumstance: str | None = None) -> None:
         """Record an order that has ended, and everything that it executed."""
         price = order.average_price if order.executed else order.price
         self.record(
             Event.ORDER_ENDED,
-            symbol=order.symbol,
             price=price.quantize(order.price),
             state="filled" if order.status is OrderStatus.CLOSED else order.status,
             circumstance=circumstance,
-            side=order.side,
             executed=order.executed,
             volume=order.volume,
             cost=order.cost if order.executed else None,
-            quote=quote,
+            quote=self._broker.pair(order.symbol).quote,
             fee=order.fee if order.executed else None,
-            txid=order.txid,
-            cl_ord_id=order.cl_ord_id,
+            **_order_fields(order),
         )
 
     def record_open_order(self, event: Event, order: Order, error: Exception | None = None) -> None:
         """Record an event of an open order, with the volume that is not executed yet."""
         self.record(
             event,
-            symbol=order.symbol,
-            side=order.side,
             volume=order.volume - order.executed,
             price=order.price,
-            txid=order.txid,
-            cl_ord_id=order.cl_ord_id,
+            **_order_fields(order),
             **_error_fields(error),
         )
 
@@ -155,6 +143,10 @@ class DecisionLog:
             holdings={symbol: order_tracker.book.holding(symbol).quantity for symbol in symbols},
             open_orders=len(order_tracker.open_orders()),
         )
+
+
+def _order_fields(order: Order | PlacedOrder) -> dict[str, object]:
+    return {"symbol": order.symbol, "side": order.side, "txid": order.txid, "cl_ord_id": order.cl_ord_id}
 
 
 def _request_fields(order: OrderRequest) -> dict[str, object]:

@@ -84,7 +84,7 @@ class Executor:
                 return
         self.rebuild()
         for order in self.order_tracker.final_orders(self._previous_working_txids):
-            self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote, "while the bot was away")
+            self._decision_log.record_ended(order, "while the bot was away")
         for symbol, holding in sorted(self.order_tracker.book.holdings.items()):
             self._decision_log.record(
                 Event.POSITION_FOUND if symbol in symbols else Event.UNTRADED_POSITION_FOUND,
@@ -314,7 +314,7 @@ class Executor:
 
     def _count_fills(self, fills: Sequence[FillDelta]) -> None:
         for fill in fills:
-            self._decision_log.record_fill(fill, self._broker.pair(fill.order.symbol).quote)
+            self._decision_log.record_fill(fill)
         self.counts.fills += len(fills)
         self._fill_fetcher.expect(fill.order for fill in fills)
         if fills:
@@ -324,7 +324,7 @@ class Executor:
         for order in self.order_tracker.pop_ended_unfilled():
             # The bot has already recorded its own cancels.
             if order.txid not in self._canceled_txids:
-                self._decision_log.record_ended(order, self._broker.pair(order.symbol).quote)
+                self._decision_log.record_ended(order)
 
     def _record_external_orders(self) -> None:
         self._recorded_external_txids.intersection_update(self.order_tracker.external_orders)

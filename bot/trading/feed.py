@@ -8,11 +8,10 @@ from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Candle, SystemStatus
 from bot.base.timeframes import parse_timeframe
 from bot.kraken import trading_status
+from bot.kraken.market_data import MAX_CANDLES
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 
-# OHLC has 720 candles, the last of them unfinished (Kraken: OHLC page).
-MAX_CANDLES = 719
 STATUS_REFRESH_SECONDS = 30.0
 PAIR_STATUS_REFRESH_SECONDS = 300.0
 
@@ -35,7 +34,7 @@ class Feed:
 
     def refresh_status(self) -> None:
         """Request the exchange's status if the last answer is outdated."""
-        if self.status is None or self._age_seconds(self.status) >= STATUS_REFRESH_SECONDS:
+        if self.status is None or self._broker.now() - self.status.checked_seconds >= STATUS_REFRESH_SECONDS:
             self.status = self._broker.system_status()
             self._record_status("the exchange", self.status.status)
 
@@ -56,9 +55,6 @@ class Feed:
         if self.status is None or self.status.status == trading_status.ONLINE:
             return ""
         return trading_status.describe_status("the exchange", self.status.status)
-
-    def _age_seconds(self, status: SystemStatus) -> float:
-        return self._broker.now() - status.checked_seconds
 
     def _record_status(self, source: str, status: str) -> None:
         topic = f"status of {source}"

@@ -9,8 +9,9 @@ import pytest
 
 from bot.base.errors import NoAnswerError
 from bot.base.models import OrderStatus, PlacedOrder, Side
+from bot.kraken.market_data import MAX_CANDLES
 from bot.trading.decision_log import DecisionLog
-from bot.trading.feed import MAX_CANDLES, Feed
+from bot.trading.feed import Feed
 from bot.trading.order_tracker import OrderTracker
 from tests.event_log import EventLog
 from tests.trading_fakes import BOT_ID, FakeBroker, SteppedClock, make_candles, make_order
