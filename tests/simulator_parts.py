@@ -13,9 +13,9 @@ import requests
 
 from bot.base.clock import MarketClock, ReplayClock
 from bot.simulator.account import Account
-from bot.simulator.behavior import FAITHFUL, ExchangeBehavior
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
+from bot.simulator.faults import FAITHFUL, ExchangeBehavior
 from bot.simulator.instruments import PairRules, known_instruments
 from bot.simulator.limits import find_tier
 from bot.simulator.options import SimulatorOptions

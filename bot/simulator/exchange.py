@@ -6,8 +6,8 @@ from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from bot.simulator.account import ZERO, Account, SimOrder
-from bot.simulator.behavior import FAITHFUL, ExchangeBehavior
 from bot.simulator.errors import Refusal, SimulatorError
+from bot.simulator.faults import FAITHFUL, ExchangeBehavior
 from bot.simulator.instruments import Instruments, PairRules
 from bot.simulator.limits import RateLimits, SimTier, cancel_penalty
 from bot.simulator.matching import MatchingEngine

@@ -10,8 +10,8 @@ from __future__ import annotations
 from decimal import ROUND_HALF_UP, ROUND_UP, Decimal
 
 from bot.simulator.account import ZERO, Account, SimOrder, SimTrade
-from bot.simulator.behavior import FAITHFUL, ExchangeBehavior
 from bot.simulator.errors import Refusal
+from bot.simulator.faults import ExchangeBehavior
 from bot.simulator.fees import fee_tier_at
 from bot.simulator.instruments import Instruments, PairRules
 from bot.simulator.prices import PriceSource
@@ -29,7 +29,7 @@ class MatchingEngine:
         instruments: Instruments,
         prices: PriceSource,
         now: float,
-        behavior: ExchangeBehavior = FAITHFUL,
+        behavior: ExchangeBehavior,
     ) -> None:
         self.account = account
         self.instruments = instruments

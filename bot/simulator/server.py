@@ -11,10 +11,9 @@ from typing import Self
 from bot.base.clock import MarketClock
 from bot.simulator.account import Account
 from bot.simulator.api import Api, LoggedRequest
-from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import SimulatorError
 from bot.simulator.exchange import Exchange
-from bot.simulator.faults import FaultInjector
+from bot.simulator.faults import ExchangeBehavior, FaultInjector
 from bot.simulator.http_server import SimulatorHttpServer
 from bot.simulator.instruments import Instruments, known_instruments
 from bot.simulator.keys import TRADING_PERMISSIONS, ApiKey, KeyRing, new_key

@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from bot.simulator.account import SimOrder
-from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import Refusal
+from bot.simulator.faults import ExchangeBehavior
 from tests.simulator_parts import START, make_exchange, order_error, place_order, read_balances
 
 

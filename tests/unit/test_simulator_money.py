@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bot.simulator.account import Account, SimOrder
-from bot.simulator.behavior import ExchangeBehavior
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
+from bot.simulator.faults import ExchangeBehavior
 from bot.simulator.instruments import known_instruments
 from bot.simulator.limits import find_tier
 from bot.simulator.prices import SyntheticPrices

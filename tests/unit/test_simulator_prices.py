@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.simulator.csv_file import CandleFile
 from bot.simulator.errors import PriceFileError
 from bot.simulator.instruments import KNOWN_PAIRS, PairRules
 from bot.simulator.prices import PriceSource, SimCandle, SyntheticPrices
-from bot.simulator.prices_recorded import CandlePath, RecordedPrices
+from bot.simulator.prices_recorded import CandleFile, CandlePath, RecordedPrices
 
 BTC, ETH, SOL = (KNOWN_PAIRS[symbol] for symbol in ("BTC/USD", "ETH/USD", "SOL/USD"))
 NOW = 1_790_000_000.5
