@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bot.app.table import Row, format_amount, render_rows
+from bot.app.table import Row, render_rows
 from bot.base.clock import format_utc, wall_seconds
 from bot.base.models import ZERO, Fill, Order, Side
 from bot.base.paths import journal_file_path
+from bot.kraken.pairs import format_decimal
 from bot.orders.journal import Journal
 from bot.orders.journal_audit import find_differences
 from bot.orders.order_state import (
@@ -141,9 +142,9 @@ def _format_totals(symbol: str, fills: list[Fill]) -> str:
     for side, verb in ((Side.BUY, "bought"), (Side.SELL, "sold")):
         side_fills = [fill for fill in fills if fill.side is side]
         volume, cost = sum((fill.volume for fill in side_fills), ZERO), sum((fill.cost for fill in side_fills), ZERO)
-        parts.append(f"{verb} {format_amount(volume)} {base} for {format_amount(cost)} {quote}")
+        parts.append(f"{verb} {format_decimal(volume)} {base} for {format_decimal(cost)} {quote}")
     fee = sum((fill.fee for fill in fills), ZERO)
-    return f"{symbol}: {', '.join(parts)}, fees {format_amount(fee)} {quote}"
+    return f"{symbol}: {', '.join(parts)}, fees {format_decimal(fee)} {quote}"
 
 
 def orders_report(journal: Journal | None, output_format: str, only_open: bool) -> str:

@@ -10,6 +10,8 @@ import io
 import json
 from decimal import Decimal
 
+from bot.kraken.pairs import format_decimal
+
 Value = str | int | Decimal | None
 Row = dict[str, Value]
 
@@ -63,14 +65,8 @@ def _format_details(row: Row) -> str:
 
 def _format_cell(name: str, value: Value) -> str:
     if isinstance(value, Decimal):
-        return format_amount(value)
+        return format_decimal(value)
     return str(value).replace("T", " ").removesuffix("Z") if name == "time" else str(value)
-
-
-def format_amount(value: Decimal) -> str:
-    """Format an amount in plain digits, exactly, without trailing zeros."""
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_exact(value: Value) -> str | int | None:

@@ -132,7 +132,7 @@ class PairTable:
 
 
 def format_decimal(value: Decimal) -> str:
-    """Write a number as Kraken wants it: plain digits, no exponent, no trailing zeros."""
+    """Write a number as Kraken wants it, and for people: plain digits, no exponent, no trailing zeros."""
     _require_decimal(value)
     if not value.is_finite():
         raise ValueError(f"{value} is not a number that can be sent")
