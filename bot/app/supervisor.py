@@ -46,7 +46,7 @@ def run_forever(work: Callable[[], int], lifecycle: Lifecycle, transient_errors:
 
     Returns 0 where the program is stopped in between.
     """
-    retry_delays = _RetryDelays()
+    next_delay_seconds = MIN_RETRY_SECONDS
     is_standby = False
     while not lifecycle.stop.is_set():
         started_seconds = boottime_seconds()
@@ -66,7 +66,10 @@ def run_forever(work: Callable[[], int], lifecycle: Lifecycle, transient_errors:
         except _ENDS_PROCESS:
             raise
         except transient_errors as error:
-            delay_seconds = retry_delays.next_delay(error, boottime_seconds() - started_seconds)
+            if boottime_seconds() - started_seconds > STABLE_RUN_SECONDS:
+                next_delay_seconds = MIN_RETRY_SECONDS
+            delay_seconds = min(max(next_delay_seconds, _min_delay_seconds(error)), MAX_RETRY_SECONDS)
+            next_delay_seconds = min(next_delay_seconds * 2, MAX_RETRY_SECONDS)
             lifecycle.set_state(LifecycleState.WAITING, str(error))
             emit(Event.TRADING_INTERRUPTED, error=error)
             emit(Event.RETRY_SCHEDULED, retry_seconds=delay_seconds)
@@ -74,21 +77,6 @@ def run_forever(work: Callable[[], int], lifecycle: Lifecycle, transient_errors:
         lifecycle.stop.wait(delay_seconds)
     emit(Event.RUN_ENDED, reason=STOPPED_REASON)
     return 0
-
-
-class _RetryDelays:
-    """The delays before the next attempt."""
-
-    def __init__(self) -> None:
-        self._next_seconds = MIN_RETRY_SECONDS
-
-    def next_delay(self, error: Exception, run_seconds: float) -> float:
-        """Return the delay after an attempt that lasted `run_seconds` and ended with this error."""
-        if run_seconds > STABLE_RUN_SECONDS:
-            self._next_seconds = MIN_RETRY_SECONDS
-        delay_seconds = max(self._next_seconds, _min_delay_seconds(error))
-        self._next_seconds = min(self._next_seconds * 2, MAX_RETRY_SECONDS)
-        return min(delay_seconds, MAX_RETRY_SECONDS)
 
 
 def _min_delay_seconds(error: Exception) -> float:
