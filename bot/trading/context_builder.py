@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from decimal import ROUND_UP, Decimal
 
-from bot.base.clock import MarketClock
-from bot.base.errors import JournalError
 from bot.base.models import ZERO, Candle
 from bot.kraken.pairs import round_volume
-from bot.orders.journal import EquityPoint
 from bot.trading.broker import Broker
 from bot.trading.executor import Executor
 from bot.trading.exit_policy import PairState
@@ -96,36 +91,3 @@ class ContextBuilder:
             working_orders=order_tracker.working(pair.symbol),
             has_unknown_order=any(order.symbol == pair.symbol for order in self._broker.unknown_orders()),
         )
-
-
-class EquityTracker:
-    """The quote balance and the coins of the traded pairs, in the quote currency."""
-
-    def __init__(self, broker: Broker, feed: Feed, executor: Executor, clock: MarketClock) -> None:
-        self._broker = broker
-        self._feed = feed
-        self._executor = executor
-        self._clock = clock
-        self.is_due = False
-
-    def current_equity(self, symbols: tuple[str, ...], quote: str) -> Decimal:
-        """Return it at current prices."""
-        return self._calculate(symbols, quote, self._broker.get_current_price)
-
-    def record_if_due(self, symbols: tuple[str, ...], quote: str) -> None:
-        """If it is due, record the account's value at the candles' closes."""
-        if not self.is_due:
-            return
-        if not self._clock.is_replaying:
-            self._executor.invalidate_balances()
-        value = self._calculate(symbols, quote, self._feed.last_close)
-        # The executor reports a journal that cannot be written; a missing point of the curve does no harm.
-        with contextlib.suppress(JournalError):
-            self._broker.journal.add_equity(EquityPoint(self._broker.now(), quote, value))
-        self.is_due = False
-
-    def _calculate(self, symbols: tuple[str, ...], quote: str, price: Callable[[str], Decimal]) -> Decimal:
-        coin_values = [
-            self._executor.balance(self._broker.pair(symbol).base).total * price(symbol) for symbol in symbols
-        ]
-        return self._executor.balance(quote).total + sum(coin_values, ZERO)

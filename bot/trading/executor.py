@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import count
@@ -160,6 +160,11 @@ class Executor:
     def balance(self, asset: str) -> Balance:
         """Return the balance of an asset; Kraken leaves out assets the account has never had."""
         return self.balances().get(asset) or Balance(asset, ZERO, ZERO)
+
+    def equity(self, symbols: Iterable[str], quote: str, price: Callable[[str], Decimal]) -> Decimal:
+        """Return the quote balance and the coins of the pairs, each at its price."""
+        coin_values = (self.balance(self._broker.pair(symbol).base).total * price(symbol) for symbol in symbols)
+        return self.balance(quote).total + sum(coin_values, ZERO)
 
     def invalidate_balances(self) -> None:
         """Request the balances again the next time they are needed."""

@@ -28,14 +28,13 @@ class PairSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state at the end of a cycle. `boot_seconds` is its time by the boot clock; `market_seconds` by the market's.
+    """The state at the end of a cycle. `boot_seconds` is its time by the boot clock.
 
     Money is in `quote`; `balances` are the last ones read, and `equity` their value at the last closes; None where they
     have not been read yet. `refusals` are the last orders that risk refused, each with its time.
     """
 
     boot_seconds: float
-    market_seconds: float
     quote: str
     pairs: tuple[PairSnapshot, ...]
     balances: dict[str, Balance] | None
@@ -65,7 +64,6 @@ class SnapshotPublisher:
         )
         self.latest = Snapshot(
             boot_seconds=boottime_seconds(),
-            market_seconds=self._broker.now(),
             quote=quote,
             pairs=pairs,
             balances=balances,

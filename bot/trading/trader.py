@@ -6,6 +6,7 @@ the bot comes from Kraken's records of its orders, so it may stop or die anywher
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import ZERO, Candle, OrderRequest, common_quote
 from bot.base.timeframes import parse_timeframe
+from bot.orders.journal import EquityPoint
 from bot.trading.broker import Broker
-from bot.trading.context_builder import ContextBuilder, EquityTracker
+from bot.trading.context_builder import ContextBuilder
 from bot.trading.dead_man_switch import DeadManSwitch
 from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor, OrderCounts
@@ -137,7 +139,6 @@ class Trader:
         self._executor = Executor(broker, strategy.name, entry_ttl_seconds, self._decision_log)
         self._dead_man_switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._decision_log)
         self._context_builder = ContextBuilder(broker, self._feed, self._executor, self._timeframe_seconds)
-        self._equity_tracker = EquityTracker(broker, self._feed, self._executor, clock)
         self.snapshot_publisher = SnapshotPublisher(broker, self._feed, self._executor, self._decision_log)
         self._position_manager = PositionManager(
             broker,
@@ -149,6 +150,7 @@ class Trader:
         )
         self._decided_candles: dict[str, int] = {}
         self._has_pending_step = False
+        self._is_equity_due = False
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
         self._equity_start: Decimal | None = None
@@ -234,7 +236,7 @@ class Trader:
         errors += [_catch_transient_error(partial(self._process_pair, symbol)) for symbol in self._symbols]
         for error in filter(None, errors):
             raise error
-        self._equity_tracker.record_if_due(self._symbols, self._quote)
+        self._record_equity_if_due()
         self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
         if not self._clock.is_replaying:
             # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
@@ -262,7 +264,7 @@ class Trader:
                 )
                 return
             self._decided_candles[symbol] = candle.time_seconds
-            self._equity_tracker.is_due = True
+            self._is_equity_due = True
         if not self._position_manager.protect_position(partial(self._build_risk_state, symbol, candle)):
             self._has_pending_step = True
 
@@ -282,7 +284,22 @@ class Trader:
             self._decision_log.record_resolved("history", Event.HISTORY_READ)
             self._realised_at_start = order_tracker.book.realised_total()
         if self._equity_start is None:
-            self._equity_start = self._equity_tracker.current_equity(self._symbols, self._quote)
+            self._equity_start = self._current_equity()
+
+    def _current_equity(self) -> Decimal:
+        return self._executor.equity(self._symbols, self._quote, self._broker.get_current_price)
+
+    def _record_equity_if_due(self) -> None:
+        """After a decision, record the account's value at the candles' closes."""
+        if not self._is_equity_due:
+            return
+        if not self._clock.is_replaying:
+            self._executor.invalidate_balances()
+        value = self._executor.equity(self._symbols, self._quote, self._feed.last_close)
+        # The executor reports a journal that cannot be written; a missing point of the curve does no harm.
+        with contextlib.suppress(JournalError):
+            self._broker.journal.add_equity(EquityPoint(self._broker.now(), self._quote, value))
+        self._is_equity_due = False
 
     def _decide_candle(self, symbol: str, candle: Candle) -> bool:
         """Decide one candle; return whether that is done, or has to be repeated in the next cycle."""
@@ -357,7 +374,7 @@ class Trader:
             try:
                 self._executor.poll_working_orders()
                 self._executor.invalidate_balances()
-                equity_end = self._equity_tracker.current_equity(self._symbols, self._quote)
+                equity_end = self._current_equity()
             except BotError as problem:
                 self._decision_log.record(Event.FINAL_ACCOUNT_READ_FAILED, error=problem)
         return Summary(
