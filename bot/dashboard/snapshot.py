@@ -8,9 +8,8 @@ from typing import Any
 from bot import __version__, broker_manager
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import file_store_for_settings
-from bot.app.reports import fill_rows, order_rows
+from bot.app.reports import Row, fill_rows, format_exact, order_rows
 from bot.app.session import ENTRIES_STOPPED_FILE_NAME, HALT_FILE_NAME
-from bot.app.table import Row, format_exact
 from bot.base import events, logging_setup, metrics
 from bot.base.clock import boottime_seconds, format_utc, nonce_clock, wall_seconds
 from bot.base.errors import JournalError

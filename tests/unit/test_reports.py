@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from bot.app.reports import check_journal, fill_rows, fill_totals, fills_report, find_journal, order_rows, orders_report
-from bot.app.table import TABLE_WIDTH, render_rows
+from bot.app.reports import (
+    TABLE_WIDTH,
+    check_journal,
+    fill_rows,
+    fill_totals,
+    fills_report,
+    find_journal,
+    order_rows,
+    orders_report,
+    render_rows,
+)
 from bot.base.models import OrderStatus, Side
 from bot.base.paths import journal_file_path
 from bot.orders.journal import Journal
