@@ -91,10 +91,6 @@ class RateLimits:
         """Count one transaction on a pair. Raises Refusal when its counter is over the threshold."""
         self.engine_counter(pair_id).spend(points, now, "EOrder:Rate limit exceeded")
 
-    def charge_engine(self, pair_id: str, points: int, now: float) -> None:
-        """Count without refusing: bulk cancels go through (Kraken: matching-engine limits page)."""
-        self.engine_counter(pair_id).add(points, now)
-
     def engine_counter(self, pair_id: str) -> DecayingCounter:
         """Return the engine counter of a pair."""
         new_counter = DecayingCounter(self.tier.engine_decay_per_second, self.tier.max_engine_points)
