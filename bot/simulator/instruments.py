@@ -42,11 +42,6 @@ class PairRules:
     lot_decimals: int = 8
     cost_decimals: int = 5
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Every name that a request may use for the pair (Kraken: AddOrder page and its SDK)."""
-        return frozenset({self.symbol, self.pair_id, self.altname, self.wsname})
-
 
 def _build_pair(
     symbol: str, names: tuple[str, str, str], assets: tuple[str, str], decimals: int, minimum: str
@@ -86,7 +81,10 @@ class Instruments:
 
     def __init__(self, pairs: Iterable[PairRules]) -> None:
         self.pairs = tuple(pairs)
-        self._by_name = {name: pair for pair in self.pairs for name in pair.names}
+        # Every name that a request may use for a pair (Kraken: AddOrder page and its SDK).
+        self._by_name = {
+            name: pair for pair in self.pairs for name in (pair.symbol, pair.pair_id, pair.altname, pair.wsname)
+        }
         self.assets = {asset.asset_id: asset for pair in self.pairs for asset in (pair.base, pair.quote)}
 
     def find(self, name: str) -> PairRules | None:

@@ -11,7 +11,7 @@ from bot.base.clock import format_utc
 from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.instruments import PairRules
-from bot.simulator.orders import Params, find_pair, invalid_argument, split_names
+from bot.simulator.orders import Params, find_pair, invalid_argument, parse_int, split_names
 from bot.simulator.prices import SimCandle
 from bot.simulator.serializers import format_decimal, serialize_asset, serialize_pair
 
@@ -97,21 +97,21 @@ class PublicEndpoints:
 
     def _ohlc(self, params: Params, now: float) -> Result:
         pair = find_pair(self._instruments, params.get("pair", ""))
-        minutes = _parse_int(params, "interval", 1)
+        minutes = parse_int(params, "interval", 1)
         if minutes not in INTERVALS_MINUTES:
             raise invalid_argument("interval")
         seconds = minutes * 60
         running_candle_time = int(now) // seconds * seconds
         first = running_candle_time - (OHLC_CANDLES_MAX - 1) * seconds
         # `since` is exclusive, and candles before the last 720 are never served.
-        first = max(first, _parse_int(params, "since", 0) + 1)
+        first = max(first, parse_int(params, "since", 0) + 1)
         candles = self._prices.candles(pair, seconds, first, now)
         rows = [_ohlc_row(candle, pair) for candle in candles]
         return {pair.pair_id: rows, "last": running_candle_time - seconds}
 
     def _depth(self, params: Params, now: float) -> Result:
         pair = find_pair(self._instruments, params.get("pair", ""))
-        count = _parse_int(params, "count", 100)
+        count = parse_int(params, "count", 100)
         if not 1 <= count <= 500:
             raise invalid_argument("count")
         last, decimals = self._prices.price(pair, now), max(5, pair.price_decimals)
@@ -126,8 +126,8 @@ class PublicEndpoints:
 
     def _trades(self, params: Params, now: float) -> Result:
         pair = find_pair(self._instruments, params.get("pair", ""))
-        count = min(max(1, _parse_int(params, "count", TRADES_MAX)), TRADES_MAX)
-        since = _parse_int(params, "since", 0)
+        count = min(max(1, parse_int(params, "count", TRADES_MAX)), TRADES_MAX)
+        since = parse_int(params, "since", 0)
         start_seconds = since / 1e9 if since else now - HOUR_SECONDS
         points = (
             self._prices.price_points(pair, max(start_seconds, now - DAY_SECONDS), now) if start_seconds < now else []
@@ -140,7 +140,7 @@ class PublicEndpoints:
 
     def _spread(self, params: Params, now: float) -> Result:
         pair = find_pair(self._instruments, params.get("pair", ""))
-        start_seconds = max(float(_parse_int(params, "since", 0)), now - HOUR_SECONDS)
+        start_seconds = max(float(parse_int(params, "since", 0)), now - HOUR_SECONDS)
         points = self._prices.price_points(pair, start_seconds, now)[-200:] if start_seconds < now else []
         decimals, tick = max(5, pair.price_decimals), pair.tick_size
         rows = [
@@ -148,13 +148,6 @@ class PublicEndpoints:
             for at, price in points
         ]
         return {pair.pair_id: rows, "last": int(now)}
-
-
-def _parse_int(params: Params, name: str, default: int) -> int:
-    text = params.get(name, "") or str(default)
-    if not (text.isascii() and text.isdigit() and len(text) <= 20):
-        raise invalid_argument(name)
-    return int(text)
 
 
 def _mean_price(candles: list[SimCandle]) -> Decimal:

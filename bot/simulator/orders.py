@@ -38,6 +38,14 @@ def parse_bool(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
+def parse_int(params: Params, name: str, default: int) -> int:
+    """Read a whole number, zero or more. Raises Refusal."""
+    text = params.get(name, "") or str(default)
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise invalid_argument(name)
+    return int(text)
+
+
 def split_names(params: Params, name: str) -> list[str]:
     """Read a parameter that lists names, separated by commas."""
     return [text.strip() for text in params.get(name, "").split(",") if text.strip()]

@@ -13,7 +13,7 @@ from bot.simulator.errors import Refusal
 from bot.simulator.exchange import Exchange
 from bot.simulator.fees import FEE_TIERS, fee_tier_at, next_fee_tier
 from bot.simulator.keys import ApiKey
-from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool, split_names
+from bot.simulator.orders import Params, find_pair, invalid_argument, parse_bool, parse_int, split_names
 from bot.simulator.serializers import format_decimal, serialize_key, serialize_order, serialize_trade
 
 PAGE_SIZE = 50
@@ -200,10 +200,8 @@ def _is_within(timestamp: float, start: float | None, end: float | None) -> bool
 
 
 def _paginate(found: list[Item], params: Params) -> list[Item]:
-    text = params.get("ofs", "") or "0"
-    if not (text.isascii() and text.isdigit()):
-        raise invalid_argument("ofs")
-    return found[int(text) : int(text) + PAGE_SIZE]
+    offset = parse_int(params, "ofs", 0)
+    return found[offset : offset + PAGE_SIZE]
 
 
 def _count(found: list[Item], params: Params) -> Result:
