@@ -85,15 +85,12 @@ class MarketData:
 
         Asks Kraken where the last answers are old, but not for a cancel, which does no harm where it is refused.
         """
-        now = self.now()
-        status, (pair_status, pair_checked_seconds) = self._system_status, self._pair_statuses.get(symbol, ("", 0.0))
-        if order_class is not OrderClass.CANCEL:
-            if now - status.checked_seconds > SYSTEM_STATUS_MAX_AGE_SECONDS:
-                status = self.system_status()
-            if now - pair_checked_seconds > PAIR_STATUS_MAX_AGE_SECONDS:
-                pair_status = self.pair_status(symbol)
-        elif now - status.checked_seconds > SYSTEM_STATUS_MAX_AGE_SECONDS:
-            status = SystemStatus(trading_status.ONLINE, now)
+        now, is_cancel, status = self.now(), order_class is OrderClass.CANCEL, self._system_status
+        if now - status.checked_seconds > SYSTEM_STATUS_MAX_AGE_SECONDS:
+            status = SystemStatus(trading_status.ONLINE, now) if is_cancel else self.system_status()
+        pair_status, pair_checked_seconds = self._pair_statuses.get(symbol, ("", 0.0))
+        if not is_cancel and now - pair_checked_seconds > PAIR_STATUS_MAX_AGE_SECONDS:
+            pair_status = self.pair_status(symbol)
         if status.status == pair_status == trading_status.ONLINE:
             return ""
         return trading_status.block_reason(status.status, pair_status, order_class)

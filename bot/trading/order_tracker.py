@@ -12,7 +12,7 @@ from bot.orders.order_state import PLACED_STATES, OrderState
 from bot.orders.reconciliation import LOOKBACK_SECONDS
 from bot.trading.broker import Broker
 from bot.trading.exit_policy import OrderRole, WorkingOrder
-from bot.trading.position import EMPTY_BOOK, PositionBook, build_positions
+from bot.trading.position import build_positions
 
 # A trade may appear in the history a moment later than in the order's record.
 FILLS_RETRY_SECONDS = 30.0
@@ -57,7 +57,7 @@ class OrderTracker:
         self.external_orders: dict[str, Order] = {}
         self.is_loaded = False
         self.journal_error = ""
-        self.book: PositionBook = EMPTY_BOOK
+        self.book = build_positions(())
 
     def rebuild(self) -> None:
         """Take over the journal's orders, and newer ones from Kraken; adopt the open orders."""

@@ -74,9 +74,6 @@ class PositionBook:
         return max((pnl.time_seconds for pnl in self.realised if pnl.amount < 0), default=None)
 
 
-EMPTY_BOOK = PositionBook({}, ())
-
-
 def build_positions(orders: Iterable[Order]) -> PositionBook:
     """Build the book from the bot's own order records, in any order and with any status.
 
