@@ -105,12 +105,8 @@ class Exchange:
             # The fixed part is charged even if the order is refused (Kraken: matching-engine limits page).
             self.limits.spend_engine(pair.pair_id, 1, self.now)
         order = parse_order(pair, params, self.now)
-        self.check_deadline(params)
+        self.behavior.check_deadline(params, self.now)
         return order
-
-    def check_deadline(self, params: Params) -> None:
-        """Raise Refusal when the order's deadline has passed or is invalid."""
-        self.behavior.check_deadline(params, self.server_time)
 
     def place_order(self, order: SimOrder) -> dict[str, Any]:
         """Place a valid order at the engine and answer it. Raises Refusal."""

@@ -60,64 +60,44 @@ class ResponseMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one request.
+    """What goes wrong with one request: how it arrives, how it is processed, and what happens to its answer.
 
-    This class changes how the request arrives and what happens to its answer; the exchange processes it faithfully.
-    Each subclass changes one step of that. `methods` are the affected methods (empty: all). `is_planned`: for this
-    request, not by chance.
+    `error` is a string that the sender gets in place of the answer; it may contain `{until}`, a time in the near
+    future. `is_executed`: the request is executed all the same. `is_gateway_error`: the error is sent before the nonce
+    is checked, and also in place of a refusal by the exchange. `methods` are the affected methods (empty: all).
+    `is_planned`: for this request, not by chance.
     """
 
     name: str
     delivery: RequestDelivery = RequestDelivery.IMMEDIATE
     response: ResponseMode = ResponseMode.FULL
     methods: tuple[str, ...] = ()
+    error: str = ""
+    is_executed: bool = False
+    is_gateway_error: bool = False
     is_planned: bool = False
 
     def before_public_call(self, api: Api) -> None:
         """Act before a public request is answered. May raise Refusal."""
+        if self.error:
+            raise self._refusal(api)
 
     def before_authentication(self, api: Api, key: str, nonce: str) -> None:
         """Act before the nonce of a private request is checked. May raise Refusal."""
-
-    def execute(self, api: Api, method: str, params: Params, key: ApiKey) -> Any:
-        """Execute a private request whose nonce was accepted, and answer it. Raises Refusal."""
-        return api.private_endpoints.execute(method, params, key)
-
-    def replace_refusal(self, api: Api, refusal: Refusal) -> Refusal:
-        """Return the refusal that the sender of a private request sees."""
-        return refusal
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorFault(Fault):
-    """Answers a request with an error string, which may contain `{until}`, a time in the near future.
-
-    `is_executed`: the request is executed all the same. `is_gateway_error`: the error is sent before the nonce is
-    checked, and also in place of a refusal by the exchange.
-    """
-
-    error: str = ""
-    is_executed: bool = False
-    is_gateway_error: bool = False
-
-    def before_public_call(self, api: Api) -> None:
-        """Raise the error."""
-        raise self._refusal(api)
-
-    def before_authentication(self, api: Api, key: str, nonce: str) -> None:
-        """Raise the error of a gateway that does not pass on the request."""
         if self.is_gateway_error and not self.is_executed:
             raise self._refusal(api)
 
     def execute(self, api: Api, method: str, params: Params, key: ApiKey) -> Any:
-        """Execute the request or not, then raise the error."""
+        """Execute a private request whose nonce was accepted, and answer it. Raises Refusal."""
+        if not self.error:
+            return api.private_endpoints.execute(method, params, key)
         if self.is_executed:
             with suppress(Refusal):
                 api.private_endpoints.execute(method, params, key)
         raise self._refusal(api)
 
     def replace_refusal(self, api: Api, refusal: Refusal) -> Refusal:
-        """Let a gateway's error hide the refusal."""
+        """Return the refusal that the sender of a private request sees."""
         return self._refusal(api) if self.is_gateway_error else refusal
 
     def _refusal(self, api: Api) -> Refusal:
@@ -168,7 +148,7 @@ FAULTS = {
     for fault in (
         Fault("refuse_502", RequestDelivery.DROPPED, ResponseMode.HTTP_502),
         Fault("redirect_307", RequestDelivery.DROPPED, ResponseMode.REDIRECT),
-        ErrorFault("spurious_nonce", error="EAPI:Invalid nonce", is_gateway_error=True),
+        Fault("spurious_nonce", error="EAPI:Invalid nonce", is_gateway_error=True),
         ExternalNonceFault("foreign_nonce"),
         Fault("answer_502", response=ResponseMode.HTTP_502),
         Fault("reset", response=ResponseMode.RESET),
@@ -179,19 +159,19 @@ FAULTS = {
         Fault("delayed", RequestDelivery.DELAYED, ResponseMode.CLOSE),
         Fault("duplicated_first", RequestDelivery.DUPLICATED),
         Fault("duplicated_second", RequestDelivery.DUPLICATED, ResponseMode.SECOND_RESPONSE),
-        ErrorFault("gateway_limit", error="EAPI:Rate limit exceeded", is_gateway_error=True),
-        ErrorFault("gateway_lockout", error="EGeneral:Temporary lockout", is_gateway_error=True),
-        ErrorFault("gateway_throttled", error="EService: Throttled: {until}", is_gateway_error=True),
-        ErrorFault("gateway_limit_executed", error="EAPI:Rate limit exceeded", is_gateway_error=True, is_executed=True),
-        ErrorFault("unavailable", error="EService:Unavailable"),
-        ErrorFault("busy", error="EService:Busy"),
-        ErrorFault("timeout", error="EService:Timeout"),
-        ErrorFault("internal_error", error="EGeneral:Internal error"),
-        ErrorFault("unavailable_executed", error="EService:Unavailable", is_executed=True),
-        ErrorFault("busy_executed", error="EService:Busy", is_executed=True),
-        ErrorFault("timeout_executed", error="EService:Timeout", is_executed=True),
-        ErrorFault("internal_error_executed", error="EGeneral:Internal error", is_executed=True),
-        ErrorFault("deadline_elapsed", error="EService:Deadline elapsed", methods=("AddOrder",)),
+        Fault("gateway_limit", error="EAPI:Rate limit exceeded", is_gateway_error=True),
+        Fault("gateway_lockout", error="EGeneral:Temporary lockout", is_gateway_error=True),
+        Fault("gateway_throttled", error="EService: Throttled: {until}", is_gateway_error=True),
+        Fault("gateway_limit_executed", error="EAPI:Rate limit exceeded", is_gateway_error=True, is_executed=True),
+        Fault("unavailable", error="EService:Unavailable"),
+        Fault("busy", error="EService:Busy"),
+        Fault("timeout", error="EService:Timeout"),
+        Fault("internal_error", error="EGeneral:Internal error"),
+        Fault("unavailable_executed", error="EService:Unavailable", is_executed=True),
+        Fault("busy_executed", error="EService:Busy", is_executed=True),
+        Fault("timeout_executed", error="EService:Timeout", is_executed=True),
+        Fault("internal_error_executed", error="EGeneral:Internal error", is_executed=True),
+        Fault("deadline_elapsed", error="EService:Deadline elapsed", methods=("AddOrder",)),
         QueuedFault("queued", response=ResponseMode.CLOSE, methods=("AddOrder",)),
         CancelRaceFault("cancel_race", methods=("CancelOrder",)),
     )
@@ -239,7 +219,7 @@ class FaultInjector:
     def raise_next(self, method: str, error: str, times: int = 1, executed: bool = False) -> None:
         """Answer the next request(s) of a method with an error string; `executed`: after executing it all the same."""
         with self._lock:
-            self._planned += [(method, ErrorFault(ERROR, error=error, is_executed=executed))] * times
+            self._planned += [(method, Fault(ERROR, error=error, is_executed=executed))] * times
 
     def next_fault(self, method: str, is_private: bool) -> Fault | None:
         """Return the fault for one request, if any. Rates concern private requests only."""
@@ -315,10 +295,10 @@ class ExchangeBehavior:
         """Return the time of the exchange's own clock, which Time shows and deadlines are compared with."""
         return now + self._options.clock_offset_seconds
 
-    def check_deadline(self, params: Params, server_time: float) -> None:
+    def check_deadline(self, params: Params, now: float) -> None:
         """Raise Refusal when the order's deadline has passed or is invalid, unless deadlines are not enforced."""
         if self._options.enforce_deadline:
-            check_deadline(params, server_time)
+            check_deadline(params, self.server_time(now))
 
     def is_open_order_visible(self, order: SimOrder, now: float) -> bool:
         """Tell whether OpenOrders shows an open order yet."""
@@ -351,7 +331,7 @@ class QueuedOrder:
         """Place the order; nobody sees a refusal."""
         with suppress(Refusal):
             if api.options.deadline_checked_at == "engine":
-                api.exchange.check_deadline(self.params)
+                api.exchange.behavior.check_deadline(self.params, api.exchange.now)
             api.exchange.place_order(self.order)
 
 
