@@ -76,22 +76,20 @@ class PublicEndpoints:
         candle_seconds = max(HOUR_SECONDS, self._prices.shortest_candle_seconds)
         day_candles = self._prices.candles(pair, candle_seconds, int(now) - DAY_SECONDS, now)
         day_candles = day_candles or [SimCandle(int(now), last, last, last, last, Decimal(0), 0)]
-        today_candles = [
-            candle for candle in day_candles if candle.time >= int(now) // DAY_SECONDS * DAY_SECONDS
-        ] or day_candles[-1:]
+        midnight = int(now) // DAY_SECONDS * DAY_SECONDS
+        today_candles = [candle for candle in day_candles if candle.time >= midnight] or day_candles[-1:]
+        spans = today_candles, day_candles
         decimals = max(5, pair.price_decimals)
         bid, ask = max(pair.tick_size, last - pair.tick_size), last + pair.tick_size
         return {
             "a": [format_decimal(ask, decimals), "1", "1.000"],
             "b": [format_decimal(bid, decimals), "1", "1.000"],
             "c": [format_decimal(last, decimals), format_decimal(pair.order_minimum, pair.lot_decimals)],
-            "v": [
-                format_decimal(sum((c.volume for c in span), Decimal(0)), 8) for span in (today_candles, day_candles)
-            ],
-            "p": [format_decimal(_mean_price(span), decimals) for span in (today_candles, day_candles)],
-            "t": [sum(c.count for c in span) for span in (today_candles, day_candles)],
-            "l": [format_decimal(min(c.low for c in span), decimals) for span in (today_candles, day_candles)],
-            "h": [format_decimal(max(c.high for c in span), decimals) for span in (today_candles, day_candles)],
+            "v": [format_decimal(sum((c.volume for c in span), Decimal(0)), 8) for span in spans],
+            "p": [format_decimal(_mean_price(span), decimals) for span in spans],
+            "t": [sum(c.count for c in span) for span in spans],
+            "l": [format_decimal(min(c.low for c in span), decimals) for span in spans],
+            "h": [format_decimal(max(c.high for c in span), decimals) for span in spans],
             "o": format_decimal(today_candles[0].open, decimals),
         }
 
