@@ -211,21 +211,20 @@ class Executor:
             self._decision_log.record_resolved("entries", Event.ENTRIES_RESUMED)
             return
         self._decision_log.record_once("entries", "", Event.ENTRIES_STOP_APPLIED)
-        if not controls.is_halted() and any(order.side is Side.BUY for order in self.order_tracker.open_orders()):
+        if not controls.is_halted() and self.order_tracker.resting_entries():
             self.cancel_entries()
             self.poll_working_orders()
 
     def cancel_entries(self) -> None:
         """Cancel every resting entry of this bot, by its txid."""
-        for order in self.order_tracker.open_orders():
-            if order.side is Side.BUY:
-                self._canceled_txids.add(order.txid)
-                try:
-                    self._broker.cancel_order(order.txid, order.symbol)
-                except BotError as problem:
-                    self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
-                else:
-                    self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
+        for order in self.order_tracker.resting_entries():
+            self._canceled_txids.add(order.txid)
+            try:
+                self._broker.cancel_order(order.txid, order.symbol)
+            except BotError as problem:
+                self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
+            else:
+                self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
 
     def sold_by_exits(self, symbol: str, candle_seconds: int) -> Decimal:
         """Return what the exits of a candle have sold so far."""

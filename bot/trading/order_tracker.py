@@ -127,9 +127,9 @@ class OrderTracker:
         """Return the own orders that are open."""
         return [self._orders[txid] for txid in sorted(self._open_txids)]
 
-    def resting_entries(self, symbol: str) -> list[Order]:
-        """Return the own buy orders of a pair that are open."""
-        return [order for order in self.open_orders() if order.symbol == symbol and order.side is Side.BUY]
+    def resting_entries(self, symbol: str | None = None) -> list[Order]:
+        """Return the own buy orders of a pair, or of all, that are open."""
+        return [order for order in self.open_orders() if order.side is Side.BUY and symbol in {None, order.symbol}]
 
     def working(self, symbol: str) -> tuple[WorkingOrder, ...]:
         """Return the own orders of a pair that were accepted and may still fill."""
