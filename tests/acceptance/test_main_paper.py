@@ -139,7 +139,7 @@ def test_auto_uses_live_prices_when_kraken_is_reachable(tmp_path: Path) -> None:
     with local_kraken(tmp_path, speed=1.0) as kraken:
         url = kraken.simulator.url
         settings = {"STATE_DIR": str(tmp_path / "state"), "PRICE_SOURCE": "auto", "KRAKEN_API_URL": url}
-        with running(settings=settings, until="^Account: ") as bot:
+        with running(settings=settings, until="^Trading .*prices: ") as bot:
             assert bot.stop() == 0
         assert bot.lines[0].startswith("PAPER TRADING")
         assert f"live prices from {url}" in bot.lines[3]
