@@ -136,17 +136,14 @@ class CandlePath:
         """Join the candles of [begin, end) and further prices into one candle."""
         first, last = (bisect_left(self._candles, time, key=lambda candle: candle.time) for time in (begin, end))
         candles = self._candles[first:last]
-        if not candles:
-            extra_prices = extra_prices or [self.price(begin)]
-            return SimCandle(
-                begin, extra_prices[0], max(extra_prices), min(extra_prices), extra_prices[-1], Decimal(0), 0
-            )
+        prices = extra_prices if candles or extra_prices else [self.price(begin)]
+        opened = candles[0].open if candles else prices[0]
         return SimCandle(
             begin,
-            candles[0].open,
-            max(*extra_prices, *(row.high for row in candles), candles[0].open),
-            min(*extra_prices, *(row.low for row in candles), candles[0].open),
-            extra_prices[-1] if extra_prices else candles[-1].close,
+            opened,
+            max(opened, *prices, *(row.high for row in candles)),
+            min(opened, *prices, *(row.low for row in candles)),
+            prices[-1] if prices else candles[-1].close,
             sum((row.volume for row in candles), Decimal(0)),
             sum(row.count for row in candles),
         )

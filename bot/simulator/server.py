@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import ExitStack, closing
 from decimal import Decimal, InvalidOperation
 from secrets import token_hex
 from typing import Self
@@ -48,7 +49,8 @@ class Simulator:
         tier = find_tier(self.options.tier)
         starting_balances = _parse_balances(self.options)
         path = self.options.state_path
-        self._storage = Storage(path, prices.source_id) if path else None
+        self._resources = ExitStack()
+        self._storage = self._resources.enter_context(closing(Storage(path, prices.source_id))) if path else None
         try:
             saved_state = self._storage.load() if self._storage else None
             self.is_new = saved_state is None
@@ -62,7 +64,7 @@ class Simulator:
             self._account_key = self._find_or_create_account_key()
             self._save_changes()
         except SimulatorError:
-            self._close_storage()
+            self._resources.close()
             raise
         self._server: SimulatorHttpServer | None = None
 
@@ -108,7 +110,7 @@ class Simulator:
         try:
             self._server = SimulatorHttpServer(self.api, self.faults, self.options, self.clock)
         except (OSError, OverflowError) as error:
-            self._close_storage()
+            self._resources.close()
             reason = error.strerror if isinstance(error, OSError) else "there is no such port"
             raise SimulatorError(f"Port {self.options.port} cannot be used ({reason}).") from error
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="simulator", daemon=True).start()
@@ -125,7 +127,7 @@ class Simulator:
                 if not self.api.failure:
                     # The market time, so that the next run continues from there.
                     self._write_state()
-        self._close_storage()
+        self._resources.close()
 
     def _restore(self, saved_state: SavedState) -> None:
         for key in saved_state.keys:
@@ -159,10 +161,6 @@ class Simulator:
         if self._storage is not None:
             keys = self.keys.changed_keys.values()
             self._storage.save(self.exchange.account, keys, self.exchange.now, self.exchange.dead_man_switch_at)
-
-    def _close_storage(self) -> None:
-        if self._storage is not None:
-            self._storage.close()
 
 
 def _parse_balances(options: SimulatorOptions) -> dict[str, Decimal]:
