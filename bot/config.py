@@ -200,12 +200,14 @@ class _SettingsParser:
         text = self.text(name)
         try:
             parts = urllib.parse.urlsplit(text)
-            is_usable = parts.scheme in ("http", "https") and is_host(parts.hostname) and parts.port != 0
+            is_usable = parts.scheme == "http" and is_host(parts.hostname) and parts.port != 0
         except ValueError:
             is_usable = False
         if text and not is_usable:
             # Not shown: it may hold a password.
-            self._problems.append(f"{name} must look like http://proxy.example:3128.")
+            self._problems.append(
+                f"{name} must look like http://proxy.example:3128; the connection to a proxy cannot be encrypted."
+            )
         return Secret(text)
 
     def nonce_store(self, name: str) -> Secret:

@@ -11,6 +11,7 @@ import http.client
 import io
 import math
 import os
+import re
 import select
 import socket
 import ssl
@@ -51,7 +52,8 @@ class HttpConnection:
 
     No redirect is followed, nothing is sent again, and no proxy is used but `proxy` (http://host:port). TLS is verified
     against the system's certificates, or those that SSL_CERT_FILE names. An answer whose body is longer than
-    `body_bytes_max`, packed or unpacked, is no answer. Safe to share between threads: one request at a time.
+    `body_bytes_max`, packed or unpacked, is no answer. Only an answer with status 200 that was read to its end keeps
+    the connection open. Safe to share between threads: one request at a time.
     """
 
     def __init__(self, url: str, *, proxy: str = "", body_bytes_max: int) -> None:
@@ -70,9 +72,13 @@ class HttpConnection:
         self._disconnect()
 
     def close(self) -> None:
-        """Close the connection; the next request opens a new one."""
-        with self._lock:
-            self._disconnect()
+        """Close the connection, unless a request is using it; the next request opens a new one."""
+        # Not waited for: at the end of the program that would take as long as a lost answer.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._disconnect()
+            finally:
+                self._lock.release()
 
     def __del__(self) -> None:
         # A script that never calls `close` leaves no open socket behind.
@@ -97,20 +103,19 @@ class HttpConnection:
         """
         data = self._encode(method, target, headers, body)
         with self._lock:
+            is_reusable = False
             try:
                 self._drop_unusable(idle_seconds_max)
                 connection = self._socket = self._socket or self._connect(connect_seconds_max)
                 deadline_seconds = clock.boottime_seconds() + min(RESPONSE_TIMEOUT_SECONDS, answer_seconds_max)
                 _send(connection, data, deadline_seconds)
-                response, will_close = self._read_response(connection, method, deadline_seconds)
-            except BaseException:
+                response, is_reusable = self._read_response(connection, method, deadline_seconds)
+                self._answered_seconds = clock.boottime_seconds()
+                return response
+            finally:
                 # Also after Ctrl-C: what is left of this answer must not be taken for the next one.
-                self._disconnect()
-                raise
-            self._answered_seconds = clock.boottime_seconds()
-            if will_close:
-                self._disconnect()
-            return response
+                if not is_reusable:
+                    self._disconnect()
 
     def _encode(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
         # Joined, not formatted: a Secret formats itself as "[hidden]".
@@ -123,7 +128,7 @@ class HttpConnection:
         if self._proxy is not None and self._proxy.username is not None and self._server.scheme == "http":
             fields["Proxy-Authorization"] = _basic_authorization(self._proxy)
         lines += [": ".join(field) for field in fields.items()]
-        if " " in target or not all(line.isascii() and line.isprintable() for line in lines):
+        if " " in target + self._server.netloc or not all(line.isascii() and line.isprintable() for line in lines):
             raise NotSentError("the address or a header has characters that HTTP does not allow")
         return "\r\n".join((*lines, "", "")).encode("ascii") + body
 
@@ -153,8 +158,13 @@ class HttpConnection:
             self._socket = None
 
     def _connect(self, seconds_max: float) -> socket.socket:
-        deadline_seconds = clock.boottime_seconds() + min(CONNECT_TIMEOUT_SECONDS, seconds_max)
         peer = self._proxy or self._server
+        # Without a name the system would connect to this machine, and with another scheme send in plain text.
+        if not (self._server.hostname and self._server.scheme in ("https", "http")):
+            raise NotSentError("the address must look like https://api.kraken.com")
+        if not (peer.hostname and (peer is self._server or peer.scheme == "http")):
+            raise NotSentError("the address of the proxy must look like http://proxy.example:3128")
+        deadline_seconds = clock.boottime_seconds() + min(CONNECT_TIMEOUT_SECONDS, seconds_max)
         try:
             connection = _connect_tcp(peer, deadline_seconds)
             try:
@@ -187,28 +197,41 @@ class HttpConnection:
     def _read_response(
         self, connection: socket.socket, method: str, deadline_seconds: float
     ) -> tuple[HttpResponse, bool]:
-        """Return the answer, and whether the server closes the connection."""
+        """Return the answer, and whether the next request may use the connection."""
+        stream = _AnswerStream(connection, deadline_seconds)
         try:
-            with _parse_head(connection, method, deadline_seconds) as response:
-                body = self._unpack(self._read_body(response), response.headers.get("Content-Encoding", ""))
-                return HttpResponse(response.status, response.headers, body), response.will_close
+            with _parse_head(stream, method) as response:
+                body = self._unpack(self._read_body(response), response.headers.get("Content-Encoding", "").lower())
         except (OSError, ValueError, http.client.HTTPException, zlib.error) as error:
-            raise NoAnswerError(f"no readable answer ({error or type(error).__name__})") from error
+            # An HTTPException may quote a line of 64 KiB.
+            reason = type(error).__name__ if isinstance(error, http.client.HTTPException) else error
+            raise NoAnswerError(f"no readable answer ({reason})") from error
+        # http.client takes 103 for an answer, behind which the real one comes, and expects no body with 204 or 304.
+        is_reusable = response.status == HTTPStatus.OK and not response.will_close and not stream.has_excess
+        return HttpResponse(response.status, response.headers, body), is_reusable
 
     def _read_body(self, response: http.client.HTTPResponse) -> bytes:
-        if response.length is not None and response.length > self._body_bytes_max:
-            raise NoAnswerError(f"the answer has {response.length} bytes; the limit is {self._body_bytes_max}")
-        # `read(n)` of http.client returns what came before the end of a broken connection without an error.
+        lengths = response.headers.get_all("Content-Length", [])
+        framings = lengths + response.headers.get_all("Transfer-Encoding", [])
+        # http.client would take one of two lengths, or read to the end of the connection.
+        if len(framings) > 1 or not all(re.fullmatch(r"\d{1,18}", length.strip()) for length in lengths):
+            raise NoAnswerError("the answer does not say clearly how long it is")
         length_expected = response.length
-        body = response.read(self._body_bytes_max + 1)
-        if len(body) > self._body_bytes_max:
-            raise NoAnswerError(f"the answer has more than {self._body_bytes_max} bytes")
+        if length_expected is not None and length_expected > self._body_bytes_max:
+            raise NoAnswerError(f"the answer has {length_expected} bytes; the limit is {self._body_bytes_max}")
+        body = bytearray()
+        # In pieces: http.client keeps every chunk of one `read` as an object.
+        while piece := response.read(min(_READ_BYTES, self._body_bytes_max + 1 - len(body))):
+            body += piece
+            if len(body) > self._body_bytes_max:
+                raise NoAnswerError(f"the answer has more than {self._body_bytes_max} bytes")
+        # `read(n)` of http.client returns what came before the end of a broken connection without an error.
         if length_expected is not None and len(body) != length_expected:
             raise NoAnswerError(f"the answer ended after {len(body)} of {length_expected} bytes")
-        return body
+        return bytes(body)
 
     def _unpack(self, body: bytes, encoding: str) -> bytes:
-        if encoding in ("", "identity"):
+        if not body or encoding in ("", "identity"):
             return body
         if encoding not in ("gzip", "x-gzip"):
             raise NoAnswerError("the answer has an encoding that was not asked for")
@@ -217,7 +240,7 @@ class HttpConnection:
         if len(text) > self._body_bytes_max:
             raise NoAnswerError(f"the unpacked answer has more than {self._body_bytes_max} bytes")
         if not unpacker.eof or unpacker.unused_data:
-            raise NoAnswerError("the packed answer is not complete")
+            raise NoAnswerError("the packed answer is not one whole gzip member")
         return text
 
 
@@ -231,22 +254,40 @@ class _AnswerStream(io.RawIOBase):
     def __init__(self, connection: socket.socket, deadline_seconds: float) -> None:
         self._socket = connection
         self._deadline_seconds = deadline_seconds
+        self._received_bytes = 0
+        # Once the answer is closed: whether bytes came with it that are not part of it.
+        self.has_excess = False
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return the file that HTTPResponse asks a socket for."""
-        return io.BufferedReader(self, _READ_BYTES)
+        return _AnswerReader(self, _READ_BYTES)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         self._socket.settimeout(min(_remaining_seconds(self._deadline_seconds), READ_TIMEOUT_SECONDS))
-        return self._socket.recv_into(buffer)
+        count = self._socket.recv_into(buffer)
+        self._received_bytes += count
+        return count
+
+    def tell(self) -> int:
+        return self._received_bytes
+
+
+class _AnswerReader(io.BufferedReader):
+    raw: _AnswerStream
+
+    def close(self) -> None:
+        # http.client closes it at the end of the answer, and what is in the buffer then would be lost in silence.
+        if not self.closed:
+            self.raw.has_excess = self.tell() < self.raw.tell()
+        super().close()
 
 
 def _send(connection: socket.socket, data: bytes, deadline_seconds: float) -> None:
-    connection.settimeout(READ_TIMEOUT_SECONDS)
     try:
+        connection.settimeout(min(_remaining_seconds(deadline_seconds), READ_TIMEOUT_SECONDS))
         # Header and body in one write. A write that fails has sent nothing: TLS refuses half a record.
         sent_bytes = connection.send(data)
     except OSError as error:
@@ -259,9 +300,14 @@ def _send(connection: socket.socket, data: bytes, deadline_seconds: float) -> No
         raise NoAnswerError(f"the connection broke within the request ({type(error).__name__})") from error
 
 
-def _parse_head(connection: socket.socket, method: str, deadline_seconds: float) -> http.client.HTTPResponse:
-    response = http.client.HTTPResponse(_AnswerStream(connection, deadline_seconds), method=method)  # type: ignore[arg-type]
-    response.begin()
+def _parse_head(stream: _AnswerStream, method: str) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(stream, method=method)  # type: ignore[arg-type]
+    try:
+        response.begin()
+    except BaseException:
+        # Left to the garbage collector it would warn.
+        response.close()
+        raise
     return response
 
 
@@ -279,11 +325,13 @@ def _address(server: SplitResult) -> str:
 
 def _connect_tcp(server: SplitResult, deadline_seconds: float) -> socket.socket:
     port = server.port or (443 if server.scheme == "https" else 80)
+    addresses = socket.getaddrinfo(server.hostname, port, type=socket.SOCK_STREAM)
     failure: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(server.hostname, port, type=socket.SOCK_STREAM):
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(_remaining_seconds(deadline_seconds))
+            # An equal share for each address that is left: a dead one, such as IPv6 without a route, must not take all.
+            connection.settimeout(_remaining_seconds(deadline_seconds) / (len(addresses) - index))
             connection.connect(address)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
@@ -302,7 +350,7 @@ def _open_tunnel(connection: socket.socket, proxy: SplitResult, server: SplitRes
         lines.append(f"Proxy-Authorization: {_basic_authorization(proxy)}")
     connection.settimeout(_remaining_seconds(deadline_seconds))
     connection.sendall("\r\n".join((*lines, "", "")).encode("ascii"))
-    with _parse_head(connection, "CONNECT", deadline_seconds) as response:
+    with _parse_head(_AnswerStream(connection, deadline_seconds), "CONNECT") as response:
         if response.status != HTTPStatus.OK:
             raise _TunnelError(f"the proxy answered CONNECT with HTTP {response.status}")
 
@@ -315,8 +363,12 @@ def _basic_authorization(server: SplitResult) -> str:
 def _make_tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
-    has_folder = paths.capath is not None and bool(os.listdir(paths.capath))
-    if not context.cert_store_stats()["x509_ca"] and not has_folder and "SSL_CERT_FILE" not in os.environ:
+    # By these names OpenSSL finds certificates in a folder.
+    has_folder = paths.capath is not None and any(
+        re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in os.listdir(paths.capath)
+    )
+    is_named = any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    if not (is_named or has_folder or context.cert_store_stats()["x509_ca"]):
         # Some Pythons for macOS and slim images come without certificates.
         context.load_verify_locations(certifi.where())
     return context

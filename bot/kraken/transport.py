@@ -77,10 +77,13 @@ class KrakenAPI(krakenex.API):
     ) -> Any:
         method = urlpath.rpartition("/")[2]
         # As requests takes it: one limit for the connection and for the answer, or one for each.
-        limits_seconds = timeout if isinstance(timeout, tuple) else (timeout or math.inf, timeout or math.inf)
+        connect_seconds, answer_seconds = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         started_seconds, outcome = clock.boottime_seconds(), "no_response"
         try:
-            envelope = self._read_envelope(self._send(urlpath, urlencode(data), headers or {}, *limits_seconds))
+            response = self._send(
+                urlpath, urlencode(data), headers or {}, connect_seconds or math.inf, answer_seconds or math.inf
+            )
+            envelope = self._read_envelope(response)
             outcome = "error" if envelope["error"] and error_table.filter_errors(envelope["error"]) else "ok"
         except (NotSentError, NoAnswerError) as error:
             raise type(error)(f"{method}: {error}") from error

@@ -224,6 +224,7 @@ ENDLESS = {
     "a header's characters": trickling_response(b"HTTP/1.1 200 OK\r\nX: ", b"a"),
     "status lines": trickling_response(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "chunks": trickling_response(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "trailers": trickling_response(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: 1\r\n"),
     "silence": lambda _, stopped: stopped.wait(),
 }
 

@@ -422,7 +422,15 @@ def test_scripts_use_the_configured_store(home: Path) -> None:
     assert "hunter2" not in f"{config.default_nonce_store()!r}{config.default_nonce_store()}"
 
 
-@pytest.mark.parametrize("proxy", ["http://127.0.0.1:3128", "https://proxy.example:8080", "http://user:word@proxy:1"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:3128", "http://proxy.example", "http://user:word@proxy:1"])
 def test_proxy_url_is_accepted(proxy: str) -> None:
-    """A proxy is an http or https URL, with or without credentials."""
+    """A proxy is an http URL, with or without credentials."""
     assert config.load_settings({"KRAKEN_PROXY": proxy}).proxy == proxy
+
+
+@pytest.mark.parametrize("proxy", ["https://proxy.example:8080", "https://user:word@proxy:1", "socks5://proxy:1080"])
+def test_proxy_url_with_another_scheme_is_refused(proxy: str) -> None:
+    """A proxy by https or SOCKS is one problem, which shows what is allowed and nothing of the value."""
+    (problem,) = problems_of({"KRAKEN_PROXY": proxy})
+    assert "http://proxy.example:3128" in problem
+    assert "word" not in problem
