@@ -32,9 +32,9 @@ from bot.kraken.http_connection import HttpConnection
 from bot.kraken.transport import PRIVATE_BODY_BYTES_MAX, PUBLIC_BODY_BYTES_MAX, KrakenAPI
 from tests.acceptance import http_child
 from tests.acceptance.broker_tools import ORDER, open_broker_setup, run_in_threads
-from tests.acceptance.http_server import Answer, HttpServer, http_answer
 from tests.child_process import Child
 from tests.conftest import ROOT
+from tests.http_server import Answer, HttpServer, http_answer
 
 KEY, SECRET = "key", "c2VjcmV0"
 LIMIT = 1000
@@ -493,7 +493,10 @@ def test_a_request_leaves_in_one_record(tls: ssl.SSLContext) -> None:
 
 def test_a_proxy_gets_the_password_and_the_full_address() -> None:
     """By http a proxy gets the absolute address and its own user and password."""
-    with HttpServer(ONE) as proxy, connect("http://127.0.0.1:9", Secret(with_password(proxy.url))) as connection:
+    with (
+        HttpServer(ONE) as proxy,
+        connect(Secret("http://127.0.0.1:9"), Secret(with_password(proxy.url))) as connection,
+    ):
         assert get(connection, "/path") == b"1"
     credentials = base64.b64encode(f"user:{PASSWORD}".encode())
     assert proxy.requests[0].startswith(b"GET http://127.0.0.1:9/path HTTP/1.1\r\nHost: 127.0.0.1:9\r\n")

@@ -9,6 +9,7 @@ import json
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from urllib.parse import quote
 
@@ -18,9 +19,12 @@ import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bot.base.errors import TransportError
 from bot.base.redaction import HIDDEN, Redactor
+from bot.kraken.transport import KrakenAPI
 from tests.conftest import ROOT
 from tests.fake_secrets import BOT_TOKEN, KEY, KEYS, SECRET, SECRETS, assert_no_part_of, unused_port
+from tests.http_server import HttpServer
 
 # Text that looks like a secret
 
@@ -157,6 +161,25 @@ def test_failed_call_shows_no_key_or_signature(is_known: bool, capsys: pytest.Ca
         redacted = redaction.redact(text)
         for secret in (KEY, SECRET, signature, "91827364"):
             assert_no_part_of(secret, redacted)
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 502 Bad Gateway\r\n\r\n", b"{}"], ids=["unsent", "502", "no HTTP"])
+def test_failed_call_of_the_bot_shows_no_key_or_signature(answer: bytes | None) -> None:
+    """Errors and tracebacks with all variables of a call of the bot that was not sent, or not answered, contain no key,
+    secret, signature or one-time password, though none of them is registered."""
+    with HttpServer(answer or b"", closes=True) as server:
+        url = f"http://127.0.0.1:{unused_port()}" if answer is None else server.url
+        with closing(KrakenAPI(KEY, SECRET, url)) as api:
+            api._nonce = lambda: 1
+            with pytest.raises(TransportError) as caught:
+                api.query_private("Balance", {"otp": "91827364"})
+    signature = api._sign({"otp": "91827364", "nonce": 1}, "/0/private/Balance")
+    trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    texts = ["".join(traceback.format_exception(caught.value)), "".join(trace.format()), repr(vars(api))]
+    assert signature in texts[1]
+    for text in texts:
+        for secret in (KEY, SECRET, signature, "91827364"):
+            assert_no_part_of(secret, Redactor().redact(text))
 
 
 def wire_log(headers: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
