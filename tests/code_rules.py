@@ -109,8 +109,8 @@ ENVIRONMENT_CALLS = re.compile(r"os\.(environb?|getenvb?|putenv|unsetenv)(\.|$)|
 
 
 def environment(source: Source) -> list[str]:
-    """Only `bot.config` reads the environment."""
-    if source.name == "bot.config":
+    """Only `bot.config` reads the environment; but for OpenSSL's own variables, where TLS begins."""
+    if source.name in {"bot.config", "bot.kraken.http_connection"}:
         return []
     used = [(node, _dotted(node)) for node in ast.walk(source.tree) if isinstance(node, ast.Attribute)]
     return [source.finding(node, name) for node, name in used + imported(source) if ENVIRONMENT_CALLS.match(name)]

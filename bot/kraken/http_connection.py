@@ -35,6 +35,8 @@ CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = 10.0
 # With the connection's 3 s this bounds a request, and so the request lock, to 15 s.
 RESPONSE_TIMEOUT_SECONDS = 12.0
+# More than any server sends; what is left of it may go into the frames of chunks.
+HEAD_BYTES_MAX = 256 * 1024
 _READ_BYTES = 65_536
 
 
@@ -198,7 +200,7 @@ class HttpConnection:
         self, connection: socket.socket, method: str, deadline_seconds: float
     ) -> tuple[HttpResponse, bool]:
         """Return the answer, and whether the next request may use the connection."""
-        stream = _AnswerStream(connection, deadline_seconds)
+        stream = _AnswerStream(connection, deadline_seconds, HEAD_BYTES_MAX + self._body_bytes_max)
         try:
             with _parse_head(stream, method) as response:
                 body = self._unpack(self._read_body(response), response.headers.get("Content-Encoding", "").lower())
@@ -219,16 +221,13 @@ class HttpConnection:
         length_expected = response.length
         if length_expected is not None and length_expected > self._body_bytes_max:
             raise NoAnswerError(f"the answer has {length_expected} bytes; the limit is {self._body_bytes_max}")
-        body = bytearray()
-        # In pieces: http.client keeps every chunk of one `read` as an object.
-        while piece := response.read(min(_READ_BYTES, self._body_bytes_max + 1 - len(body))):
-            body += piece
-            if len(body) > self._body_bytes_max:
-                raise NoAnswerError(f"the answer has more than {self._body_bytes_max} bytes")
+        body = response.read(self._body_bytes_max + 1)
+        if len(body) > self._body_bytes_max:
+            raise NoAnswerError(f"the answer has more than {self._body_bytes_max} bytes")
         # `read(n)` of http.client returns what came before the end of a broken connection without an error.
         if length_expected is not None and len(body) != length_expected:
             raise NoAnswerError(f"the answer ended after {len(body)} of {length_expected} bytes")
-        return bytes(body)
+        return body
 
     def _unpack(self, body: bytes, encoding: str) -> bytes:
         if not body or encoding in ("", "identity"):
@@ -249,11 +248,16 @@ class _TunnelError(OSError):
 
 
 class _AnswerStream(io.RawIOBase):
-    """Reads from a socket until a deadline: a server that trickles bytes would renew a plain time-out for ever."""
+    """Reads from a socket, until a deadline and up to a limit.
 
-    def __init__(self, connection: socket.socket, deadline_seconds: float) -> None:
+    A server that trickles bytes would renew a plain time-out for ever, and http.client reads a chunk of length -1 up to
+    the end of the connection.
+    """
+
+    def __init__(self, connection: socket.socket, deadline_seconds: float, bytes_max: int) -> None:
         self._socket = connection
         self._deadline_seconds = deadline_seconds
+        self._bytes_max = bytes_max
         self._received_bytes = 0
         # Once the answer is closed: whether bytes came with it that are not part of it.
         self.has_excess = False
@@ -269,6 +273,8 @@ class _AnswerStream(io.RawIOBase):
         self._socket.settimeout(min(_remaining_seconds(self._deadline_seconds), READ_TIMEOUT_SECONDS))
         count = self._socket.recv_into(buffer)
         self._received_bytes += count
+        if self._received_bytes > self._bytes_max:
+            raise OSError(f"it has more than {self._bytes_max} bytes")
         return count
 
     def tell(self) -> int:
@@ -350,7 +356,7 @@ def _open_tunnel(connection: socket.socket, proxy: SplitResult, server: SplitRes
         lines.append(f"Proxy-Authorization: {_basic_authorization(proxy)}")
     connection.settimeout(_remaining_seconds(deadline_seconds))
     connection.sendall("\r\n".join((*lines, "", "")).encode("ascii"))
-    with _parse_head(_AnswerStream(connection, deadline_seconds), "CONNECT") as response:
+    with _parse_head(_AnswerStream(connection, deadline_seconds, HEAD_BYTES_MAX), "CONNECT") as response:
         if response.status != HTTPStatus.OK:
             raise _TunnelError(f"the proxy answered CONNECT with HTTP {response.status}")
 

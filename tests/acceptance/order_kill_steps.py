@@ -190,12 +190,12 @@ class KillPoints:
                 if self._http_method in step_prefixes:
                     self.kill_if_reached(step_prefixes[self._http_method] + step)
 
-        def traced_parse_head(connection: socket.socket, method: str, deadline_seconds: float) -> HTTPResponse:
+        def traced_parse_head(stream: http_connection._AnswerStream, method: str) -> HTTPResponse:
             if self._http_method in step_prefixes:
                 # Killed before it reads the response.
-                select.select([connection], [], [], 10.0)
+                select.select([stream._socket], [], [], 10.0)
                 self.kill_if_reached(step_prefixes[self._http_method] + "response received")
-            return parse_head(connection, method, deadline_seconds)
+            return parse_head(stream, method)
 
         http_connection._send = traced_send
         http_connection._parse_head = traced_parse_head
