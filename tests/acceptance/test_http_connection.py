@@ -158,28 +158,30 @@ def untrusted_server() -> HttpServer:
     return HttpServer(tls=server_context(trustme.CA(), "127.0.0.1"))
 
 
-FAILURES: dict[str, tuple[Callable[[], HttpServer], str]] = {
-    "no TLS": (lambda: HttpServer(b"HTTP/1.1 400 Bad Request\r\n\r\n", closes=True), "SSLError"),
-    "TLS that ends": (lambda: HttpServer(b"", closes=True), "no connection"),
-    "an unknown authority": (untrusted_server, "SSL_CERT_FILE"),
-    "a proxy with 407": (lambda: HttpServer(http_answer(b"", status="407 Proxy Authentication Required")), "407"),
-    "a proxy with 502": (lambda: HttpServer(http_answer(b"", status="502 Bad Gateway")), "502"),
-    "a proxy that closes": (lambda: HttpServer(b"", closes=True), "RemoteDisconnected"),
-    "a proxy without HTTP": (lambda: HttpServer(b"\x00\r\n\r\n"), "BadStatusLine"),
+REFUSAL = http_answer(b"", status="407 Proxy Authentication Required")
+FAILURES: dict[str, tuple[Callable[[], HttpServer], bool, str]] = {
+    "no TLS": (lambda: HttpServer(b"HTTP/1.1 400 Bad Request\r\n\r\n", closes=True), False, "SSLError"),
+    "TLS that ends": (lambda: HttpServer(b"", closes=True), False, "no connection"),
+    "an unknown authority": (untrusted_server, False, "SSL_CERT_FILE"),
+    "a proxy with 407": (lambda: HttpServer(REFUSAL), True, "HTTP 407"),
+    "a proxy with 502": (lambda: HttpServer(http_answer(b"", status="502 Bad Gateway")), True, "HTTP 502"),
+    "a proxy that closes": (lambda: HttpServer(b"", closes=True), True, "RemoteDisconnected"),
+    "a proxy without HTTP": (lambda: HttpServer(b"\x00\r\n\r\n"), True, "BadStatusLine"),
+    "a proxy without end": (lambda: HttpServer(b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 100_000), True, "HTTPException"),
 }
 
 
 @pytest.mark.usefixtures("nonce_file")
-@pytest.mark.parametrize(("make_server", "reason"), FAILURES.values(), ids=FAILURES)
-def test_an_order_that_meets_no_connection_is_not_unknown(make_server: Callable[[], HttpServer], reason: str) -> None:
+@pytest.mark.parametrize(("make_server", "is_proxy", "reason"), FAILURES.values(), ids=FAILURES)
+def test_an_order_that_meets_no_connection_is_not_unknown(
+    make_server: Callable[[], HttpServer], is_proxy: bool, reason: str
+) -> None:
     """Where TLS or the proxy fails, an order raises NotSentError, which says why, and is not unknown; nothing of it
     arrives, and no second connection is tried."""
     with open_broker_setup() as setup, make_server() as peer:
         setup.broker.private_call("AddOrder", ORDER)
-        if "TLS" in reason or peer.url.startswith("https") or reason in ("SSLError", "no connection"):
-            setup.broker.api.uri = peer.url.replace("http:", "https:")
-        else:
-            setup.broker.api.uri, setup.broker.api._proxy = "https://127.0.0.1:9", peer.url
+        setup.broker.api._proxy = peer.url if is_proxy else ""
+        setup.broker.api.uri = "https://127.0.0.1:9" if is_proxy else peer.url.replace("http:", "https:")
         with pytest.raises(NotSentError, match=reason):
             setup.broker.private_call("AddOrder", ORDER)
         assert setup.broker.unknown_orders() == []
@@ -493,15 +495,14 @@ def test_a_request_leaves_in_one_record(tls: ssl.SSLContext) -> None:
 
 
 def test_a_proxy_gets_the_password_and_the_full_address() -> None:
-    """By http a proxy gets the absolute address and its own user and password."""
-    with (
-        HttpServer(ONE) as proxy,
-        connect(Secret("http://127.0.0.1:9"), Secret(with_password(proxy.url))) as connection,
-    ):
+    """By http a proxy gets the absolute address and its own user and password; those of the server go to the server."""
+    address = Secret("http://me:word@127.0.0.1:9")
+    with HttpServer(ONE) as proxy, connect(address, Secret(with_password(proxy.url))) as connection:
         assert get(connection, "/path") == b"1"
-    credentials = base64.b64encode(f"user:{PASSWORD}".encode())
+    proxy_credentials, credentials = (base64.b64encode(text.encode()) for text in (f"user:{PASSWORD}", "me:word"))
     assert proxy.requests[0].startswith(b"GET http://127.0.0.1:9/path HTTP/1.1\r\nHost: 127.0.0.1:9\r\n")
-    assert b"\r\nProxy-Authorization: Basic %s\r\n" % credentials in proxy.requests[0]
+    assert b"\r\nProxy-Authorization: Basic %s\r\n" % proxy_credentials in proxy.requests[0]
+    assert b"\r\nAuthorization: Basic %s\r\n" % credentials in proxy.requests[0]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
