@@ -309,7 +309,15 @@ def test_an_order_uses_no_connection_that_was_idle(
         assert (len(server.connections), len(server.requests)) == (connections, 2)
 
 
-@pytest.mark.usefixtures("short_timeouts")
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("short_timeouts", "ctrl_c")
 @pytest.mark.parametrize("kind", ["late", "interrupted", "broken"])
 def test_a_broken_answer_is_not_the_next_one(kind: str, server_tls: ssl.SSLContext | None) -> None:
     """After a time-out, Ctrl-C or garbage within an answer the next call uses another connection and gets its own
