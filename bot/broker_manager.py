@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from bot import config
 from bot.base import clock, fork_safety, metrics
 from bot.base.errors import (
+    KeyRuleError,
+    KrakenError,
     NonceAheadError,
     NonceError,
     RequestError,
     RequestLockTimeout,
     SettingsError,
     StoppingError,
+    TransportError,
     UnknownKrakenError,
 )
 from bot.base.event_catalog import Event
@@ -44,12 +47,12 @@ from bot.base.models import (
 from bot.base.paths import journal_file_path, key_file_path
 from bot.base.private_files import make_folder
 from bot.config import credential_problems, url_problems
-from bot.kraken import new_order, nonce_recovery, responses
+from bot.kraken import new_order, nonce_recovery
 from bot.kraken.account import Account
 from bot.kraken.breaker_file import BreakerState
 from bot.kraken.circuit_breaker import CircuitBreaker, NonceRefusedError
 from bot.kraken.client import ORDER_METHODS, KrakenClient, PrivateRequest, is_validation
-from bot.kraken.key_rules import check_key
+from bot.kraken.key_rules import EXPIRY_ALERT_DAYS, EXPIRY_WARNING_DAYS, check_key, days_until_expiry
 from bot.kraken.market_data import MarketData
 from bot.kraken.rate_counters import STARTER, Tier
 from bot.kraken.rate_limiter import RateLimiter
@@ -72,6 +75,8 @@ START_JITTER_SECONDS = 0.005
 # While the program stops there is no time to wait for a request lock that a lost request holds: each resting entry
 # would wait for it.
 STOPPING_CANCEL_TIMEOUT_SECONDS = 0.1
+# A key may get another expiry, or a query window, while the bot runs.
+KEY_CHECK_INTERVAL_SECONDS = 86_400.0
 # How many issued nonces are remembered, to tell our own from another sender's.
 RECENT_NONCES = 32
 
@@ -191,6 +196,7 @@ class KrakenBroker:
             raise SettingsError(problems)
         self.bot_id = bot_id or new_order.derive_bot_id(api_key)
         self.key_info: KeyInfo | None = None
+        self._key_checked_seconds = 0.0
         self._api_key, self._nonce_unit = api_key, UNITS[nonce_unit]
         self._allow_withdraw_key = allow_withdraw_key
         self._stopping = threading.Event()
@@ -363,12 +369,34 @@ class KrakenBroker:
         self.market_data.sync_time()
         check_nonce_file()
         try:
-            self.key_info = responses.read_key_info(self.private_call("GetApiKeyInfo"))
+            self._read_key_info()
         except (RequestError, UnknownKrakenError) as error:
             emit(Event.KEY_NOT_CHECKED, error=error)
-        else:
-            check_key(self.key_info, self._allow_withdraw_key)
+        if self.key_info is not None and self.key_info.ip_allowlist:
+            emit(Event.KEY_LIMITED_TO_ADDRESSES, addresses=self.key_info.ip_allowlist)
         return self.get_account_balance()
+
+    def _read_key_info(self) -> None:
+        """Read what Kraken knows of the key, and report its expiry. Raises KeyRuleError."""
+        self._key_checked_seconds = self.now()
+        self.key_info = self.account.get_key_info()
+        check_key(self.key_info, self._allow_withdraw_key)
+        days = days_until_expiry(self.key_info, self.now())
+        if days is not None and days <= EXPIRY_WARNING_DAYS:
+            event = Event.KEY_EXPIRES if days > EXPIRY_ALERT_DAYS else Event.KEY_EXPIRES_SOON
+            emit(event, until=clock.format_utc(self.key_info.valid_until_seconds))
+
+    def _refresh_key_info(self) -> None:
+        """Check the key again once a day. One that may no longer be used is reported; exits and stops go on."""
+        if self.key_info is None or self.now() - self._key_checked_seconds < KEY_CHECK_INTERVAL_SECONDS:
+            return
+        try:
+            self._read_key_info()
+        except KeyRuleError as error:
+            emit(Event.KEY_FOUND_UNSUITABLE, error=error)
+        except (KrakenError, TransportError) as error:
+            # Whatever it is, the next request meets it too.
+            emit(Event.KEY_NOT_CHECKED, error=error)
 
     def check_leadership(self) -> None:
         """Raise LeaseLostError or StoreUnavailableError where another instance may lead the account by now."""
@@ -551,8 +579,9 @@ class KrakenBroker:
     def reconcile_unknown_orders(self) -> list[Resolution]:
         """Send the next query about unknown orders, if one is due; return the outcomes that were not returned before.
 
-        An order that waits for the start-up reconciliation sends queries as well.
+        An order that waits for the start-up reconciliation sends queries as well. Once a day the key is checked again.
         """
+        self._refresh_key_info()
         return self._reconciler.reconcile()
 
     def next_query_seconds(self) -> float | None:

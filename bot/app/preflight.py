@@ -14,6 +14,7 @@ from bot.base.errors import BotError, NonceStoreError
 from bot.base.models import common_quote
 from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
 from bot.config import Settings
+from bot.kraken.key_rules import EXPIRY_WARNING_DAYS, days_until_expiry, describe_limits
 from bot.nonce.file_store import open_file_store
 
 
@@ -49,7 +50,7 @@ def run_checks(settings: Settings) -> Iterator[CheckResult]:
     yield _run_check("nonce", lambda: format_last_nonce(settings) if clock_result.error else _check_nonce(settings))
     if not clock_result.error:
         yield _run_check("pairs", lambda: _check_pairs(settings))
-    yield _run_check("key", lambda: _check_key(settings))
+    yield _check_key(settings)
 
 
 def _run_check(subject: str, check: Callable[[], str]) -> CheckResult:
@@ -115,13 +116,23 @@ def _check_pairs(settings: Settings) -> str:
         broker.close()
 
 
-def _check_key(settings: Settings) -> str:
-    if settings.nonce_store and (leader_text := format_leader(settings)):
-        # An instance that does not lead sends no private request.
-        return f"not checked: {leader_text}"
-    broker = _open_broker(settings)
-    broker.connect()
+def _check_key(settings: Settings) -> CheckResult:
+    try:
+        if settings.nonce_store and (leader_text := format_leader(settings)):
+            # An instance that does not lead sends no private request.
+            return CheckResult("key", f"not checked: {leader_text}")
+        broker = _open_broker(settings)
+        broker.connect()
+    except BotError as error:
+        return CheckResult("key", str(error), error)
     info = broker.key_info
     if info is None:
-        return "works; its permissions could not be read"
-    return f"works: {info.name!r}, nonce window {info.nonce_window}, may {', '.join(sorted(info.permissions))}"
+        return CheckResult("key", "works; its permissions could not be read")
+    days = days_until_expiry(info, broker.now())
+    facts = [
+        f"works: {info.name!r}",
+        f"nonce window {info.nonce_window}",
+        *describe_limits(info),
+        f"may {', '.join(sorted(info.permissions))}",
+    ]
+    return CheckResult("key", ", ".join(facts), is_warning=days is not None and days <= EXPIRY_WARNING_DAYS)

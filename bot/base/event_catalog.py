@@ -29,12 +29,15 @@ class Alert(StrEnum):
     DAILY_SUMMARY = "daily_summary"
     # Entries are stopped, or allowed again.
     ENTRIES_STOPPED = "entries_stopped"
+    # The API key expires, or was changed so that it may not be used.
+    API_KEY = "api_key"
     # A service does not trade, for the reason in the text.
     TRADING_INTERRUPTED = "trading_interrupted"
 
 
 # The meaning of each field. In JSON, decimals are text, so that no digit is lost, and times are RFC 3339 text in UTC.
 FIELDS: dict[str, str] = {
+    "addresses": "network addresses",
     "advice": "what a person should do",
     "ahead_seconds": "how far the clock of this machine is ahead of Kraken's, if it is",
     "balances": "balances of the account, by asset",
@@ -100,6 +103,7 @@ FIELDS: dict[str, str] = {
     "timeout_seconds": "time-out of the dead man's switch",
     "txid": "transaction id of an order at Kraken",
     "unit": "unit of a nonce: us or ns",
+    "until": "when it ends",
     "url": "address of the dashboard",
     "volume": "size of an order, a fill or a position, in base currency",
     "wait_seconds": "time during which no order, or no request, is sent",
@@ -244,6 +248,16 @@ class Event(Enum):
         " it is queried at Kraken.",
         alert=Alert.UNKNOWN_OUTCOME,
     )
+    OUTCOME_NOT_PROVABLE = _warning(
+        "Kraken's lists do not show the order {cl_ord_id} ({side} {volume} {symbol}), which proves nothing: {reason}."
+        " Look for it on kraken.com, stop the bot, and use `python main.py orders resolve`.",
+        alert=Alert.UNKNOWN_OUTCOME,
+    )
+    HISTORY_NOT_PROVABLE = _warning(
+        "Kraken's lists may lack orders that this journal does not have: {reason}. No order is sent. If none is"
+        " missing, stop the bot, and use `python main.py orders resolve history --not-placed`.",
+        alert=Alert.UNKNOWN_OUTCOME,
+    )
     ORDER_STATE_NOT_SAVED = _error(
         "The order {cl_ord_id} is {state}, which could not be written to the journal: {error}"
     )
@@ -253,6 +267,13 @@ class Event(Enum):
 
     # The key, its nonces and its limits.
     KEY_NOT_CHECKED = _warning("The key could not be checked ({error}): its permissions and nonce window are unknown.")
+    KEY_EXPIRES = _warning("The API key is valid until {until}: make a new one before.")
+    KEY_EXPIRES_SOON = _error(
+        "The API key is valid until {until}; after that nothing can be sold or canceled with it: make a new one now.",
+        alert=Alert.API_KEY,
+    )
+    KEY_LIMITED_TO_ADDRESSES = _info("Kraken accepts the API key from these addresses only: {addresses}")
+    KEY_FOUND_UNSUITABLE = _error("{error}", alert=Alert.API_KEY)
     CLOCK_FOUND_WRONG = _warning(
         "The clock of this machine is[ {ahead_seconds:.0f} s ahead of][ {behind_seconds:.0f} s behind] Kraken's: nonces"
         " follow Kraken's time. Set the clock."

@@ -155,12 +155,21 @@ class PlacedOrder:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """GetApiKeyInfo: what Kraken knows of the key. The key itself is left out on purpose."""
+    """GetApiKeyInfo: what Kraken knows of the key. The key itself is left out on purpose.
+
+    Times are Unix seconds; zero stands for no limit. `modified_seconds` is None where Kraken does not tell it. An empty
+    `ip_allowlist` allows every address.
+    """
 
     name: str
     nonce: int
     nonce_window: int
     permissions: frozenset[str]
+    valid_until_seconds: float = 0.0
+    query_from_seconds: float = 0.0
+    query_to_seconds: float = 0.0
+    modified_seconds: float | None = None
+    ip_allowlist: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bot.base.errors import SymbolError
-from bot.base.models import Balance, Fill, Order, Position
+from bot.base.models import Balance, Fill, KeyInfo, Order, Position
 from bot.kraken import responses
 from bot.kraken.client import KrakenCalls
 from bot.kraken.market_data import MarketData
@@ -26,6 +26,10 @@ class Account:
         self._calls = calls
         self._market_data = market_data
         self._bot_id = bot_id
+
+    def get_key_info(self) -> KeyInfo:
+        """Return what Kraken knows of the key: its permissions and its limits."""
+        return responses.read_key_info(self._calls.private_call("GetApiKeyInfo"))
 
     def get_balances(self) -> dict[str, Balance]:
         """Return what the account holds, by asset name (BTC, USD); `free` excludes what open orders hold."""

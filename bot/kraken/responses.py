@@ -238,16 +238,24 @@ def _read_fill(trade_id: str, row: _JsonObject, pair_table: PairTable) -> Fill:
 
 
 def read_key_info(result: object) -> KeyInfo:
-    """GetApiKeyInfo: the key's last nonce, window and permissions. The key itself is not read."""
+    """GetApiKeyInfo: the key's last nonce, its permissions and its limits. The key itself is not read."""
     row = _JsonObject("GetApiKeyInfo", result)
     permissions = row.get("permissions")
     if not isinstance(permissions, list) or not all(isinstance(name, str) for name in permissions):
         raise row.unreadable("permissions is not a list of names")
+    addresses = row.get("ipAllowlist") or []
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise row.unreadable("ipAllowlist is not a list of addresses")
     return KeyInfo(
         name=row.text_or_empty("apiKeyName"),
         nonce=row.integer("nonce"),
         nonce_window=row.integer("nonceWindow"),
         permissions=frozenset(permissions),
+        valid_until_seconds=row.seconds_or_zero("validUntil"),
+        query_from_seconds=row.seconds_or_zero("queryFrom"),
+        query_to_seconds=row.seconds_or_zero("queryTo"),
+        modified_seconds=None if row.get("modifiedTime") is None else row.seconds("modifiedTime"),
+        ip_allowlist=tuple(addresses),
     )
 
 

@@ -8,14 +8,16 @@ from typing import Protocol
 
 from bot.base import metrics
 from bot.base.clock import ServerTime
-from bot.base.errors import BotError, JournalError
+from bot.base.errors import BotError, JournalError, RequestError, UnknownKrakenError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
-from bot.base.models import Order
+from bot.base.models import KeyInfo, Order
+from bot.kraken.key_rules import sight_problem
 from bot.kraken.new_order import ORDER_DEADLINE_SECONDS
 from bot.orders.journal import Journal
 from bot.orders.order_state import Intent, OrderState
 from bot.orders.reconciliation import (
+    BLIND_RETRY_SECONDS,
     DEADLINE_MARGIN_SECONDS,
     HISTORY_GAP_ID,
     LOOKBACK_SECONDS,
@@ -25,6 +27,7 @@ from bot.orders.reconciliation import (
     UnknownOrder,
     apply_query_result,
     history_gap,
+    missing_orders,
     next_step,
 )
 
@@ -41,6 +44,9 @@ class OrderQueries(Protocol):
 
     def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
         """Return the orders of the account that closed after `since_seconds`."""
+
+    def get_key_info(self) -> KeyInfo:
+        """Return what Kraken knows of the key."""
 
     def is_own_order(self, order: Order) -> bool:
         """Whether this bot placed the order."""
@@ -118,6 +124,15 @@ class UnknownOrders:
         for order in self.all():
             self._update(replace(order, open_orders_answered_seconds=None))
 
+    def postpone(self, order: UnknownOrder, now: float) -> None:
+        """Begin the proof of an order again later: the key may not have seen it.
+
+        What an earlier run has sent is looked for anew, as it was at the start: the key may have been changed since.
+        """
+        if order.cl_ord_id == HISTORY_GAP_ID:
+            order = history_gap(now, order.deadline_seconds)
+        self._update(replace(order, open_orders_answered_seconds=None, retry_seconds=now + BLIND_RETRY_SECONDS))
+
     def _update(self, order: UnknownOrder) -> None:
         with self._lock:
             # It may have been answered meanwhile.
@@ -149,6 +164,8 @@ class Reconciler:
         self._is_loaded = False
         self._complete_until_seconds: float | None = None
         self._unreported: list[Resolution] = []
+        # The orders that were reported as not provable.
+        self._reported_blind_ids: set[str] = set()
         self._lock = threading.Lock()
 
     def after_fork_in_child(self) -> None:
@@ -224,6 +241,8 @@ class Reconciler:
                 return
             try:
                 kraken_orders = self._query_orders(step)
+                if step is QueryStep.CLOSED:
+                    self._require_sight(kraken_orders, queried_seconds)
             except BotError:
                 self.unknown.restart_proof()
                 raise
@@ -247,6 +266,38 @@ class Reconciler:
                 max(0.0, min(since) - LOOKBACK_SECONDS)
             )
         return kraken_orders
+
+    def _require_sight(self, kraken_orders: list[Order], queried_seconds: float) -> None:
+        """Postpone the orders of whose absence there is no evidence: a key that sees no order proves nothing."""
+        missing = missing_orders(self.unknown.all(), kraken_orders, queried_seconds)
+        if not missing:
+            return
+        key_info: KeyInfo | None = None
+        try:
+            key_info = self._order_queries.get_key_info()
+        except (RequestError, UnknownKrakenError) as error:
+            error_text = str(error).rstrip(".")
+        for order in missing:
+            if key_info is not None:
+                reason = sight_problem(key_info, order.sent_seconds)
+            elif self._has_witness(kraken_orders, order.sent_seconds):
+                reason = ""
+            else:
+                reason = f"{error_text}; nor do they show an order that this journal knows and that has closed since"
+            if not reason:
+                continue
+            self.unknown.postpone(order, self._server_time.now())
+            if order.cl_ord_id not in self._reported_blind_ids:
+                self._reported_blind_ids.add(order.cl_ord_id)
+                _report_blindness(order, reason)
+
+    def _has_witness(self, kraken_orders: list[Order], since_seconds: float) -> bool:
+        """Whether an answer has an order of which the journal knows that it closed after `since_seconds`."""
+        txids = {order.txid for order in kraken_orders}
+        return any(
+            order.txid in txids and not order.is_open and order.closed_seconds >= since_seconds
+            for order in self._journal.orders()
+        )
 
     def _record_found_orders(
         self, own_orders: list[Order], resolutions: list[Resolution], queried_seconds: float
@@ -307,3 +358,17 @@ class Reconciler:
                     )
                 self.unknown.add_intent(intent)
         self._is_loaded = True
+
+
+def _report_blindness(order: UnknownOrder, reason: str) -> None:
+    if order.cl_ord_id == HISTORY_GAP_ID:
+        emit(Event.HISTORY_NOT_PROVABLE, reason=reason)
+        return
+    emit(
+        Event.OUTCOME_NOT_PROVABLE,
+        cl_ord_id=order.cl_ord_id,
+        symbol=order.symbol,
+        side=order.side,
+        volume=order.volume,
+        reason=reason,
+    )

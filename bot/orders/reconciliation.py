@@ -6,7 +6,8 @@ The proof that an order was not placed, in this order and no other:
    is still on its way can be accepted after it;
 2. OpenOrders, sent not earlier than 5 s after both the order's deadline and the fencing read;
 3. ClosedOrders, sent at least 3 s after that answer. In the other order of queries, an order that fills between
-   the two would be in neither.
+   the two would be in neither;
+4. evidence that the key sees its orders (`reconciler.py`): a key with a query window gets empty lists.
 
 An order that is found anywhere at any time was placed. Time alone proves nothing: while Kraken does not answer, the
 outcome stays unknown.
@@ -26,6 +27,9 @@ QUERY_GAP_SECONDS = 3.0
 # ClosedOrders is queried from a little before the order was sent, because Kraken's clock and ours may differ.
 LOOKBACK_SECONDS = 60.0
 
+# After queries without evidence that the key sees its orders.
+BLIND_RETRY_SECONDS = 60.0
+
 # The id of the history gap: it stands for every order that an earlier run may have sent.
 HISTORY_GAP_ID = ""
 
@@ -35,7 +39,7 @@ class UnknownOrder:
     """An order that was sent and not answered. Times are Kraken's, in Unix seconds.
 
     `price` is zero where it is not known (a market order sent by hand). `sent_seconds` is when the order was written to
-    the journal, just before its first byte could leave.
+    the journal, just before its first byte could leave. No query is due before `retry_seconds`.
     """
 
     cl_ord_id: str
@@ -47,6 +51,7 @@ class UnknownOrder:
     deadline_seconds: float
     fence_seconds: float | None = None
     open_orders_answered_seconds: float | None = None
+    retry_seconds: float = 0.0
 
     @property
     def due_seconds(self) -> float:
@@ -54,8 +59,8 @@ class UnknownOrder:
         if self.open_orders_answered_seconds is not None:
             return self.open_orders_answered_seconds + QUERY_GAP_SECONDS
         if self.fence_seconds is None:
-            return self.sent_seconds
-        return max(self.deadline_seconds, self.fence_seconds) + DEADLINE_MARGIN_SECONDS
+            return max(self.sent_seconds, self.retry_seconds)
+        return max(max(self.deadline_seconds, self.fence_seconds) + DEADLINE_MARGIN_SECONDS, self.retry_seconds)
 
     def next_step(self, now: float) -> QueryStep:
         """Return the query that may be sent next."""
@@ -95,6 +100,18 @@ def next_step(orders: Iterable[UnknownOrder], now: float) -> QueryStep:
     """Return the query that is due: one of each kind serves all orders that are ready for it."""
     steps = {order.next_step(now) for order in orders}
     return next((step for step in (QueryStep.FENCE, QueryStep.CLOSED, QueryStep.OPEN) if step in steps), QueryStep.WAIT)
+
+
+def missing_orders(
+    orders: Iterable[UnknownOrder], kraken_orders: Iterable[Order], queried_seconds: float
+) -> list[UnknownOrder]:
+    """Return the orders that this answer of ClosedOrders resolves as not placed, if the key sees its orders."""
+    found = {record.cl_ord_id for record in kraken_orders}
+    return [
+        order
+        for order in orders
+        if order.cl_ord_id not in found and order.next_step(queried_seconds) is QueryStep.CLOSED
+    ]
 
 
 def apply_query_result(

@@ -13,6 +13,7 @@ from bot.simulator.server import Simulator
 from tests.simulator_parts import START, KrakenexClient
 
 SIGNAL = "trace0000000000001"
+NEXT_ATTEMPT = "trace0000000000002"
 VOLUME = Decimal("0.01")
 # When the order is sent; by then a broker on a new disk has finished its start-up reconciliation.
 SENT_SECONDS = START + 100
@@ -55,6 +56,10 @@ class NaiveClient:
             if self.finds_order(method, cl_ord_id):
                 return PLACED
         return NOT_PLACED
+
+    def sees_its_orders(self) -> bool:
+        """Whether the key has no query window now."""
+        return bool(self.client.private("GetApiKeyInfo")["result"]["queryTo"] == "0")
 
     def wait_until(self, after: float) -> None:
         """Wait until `after` seconds after the order was sent."""
@@ -115,6 +120,28 @@ def query_without_fence(client: NaiveClient, price: Decimal) -> str:
     """Do everything right, but without a fencing read."""
     client.send(price)
     return client.query_twice(13, 16)
+
+
+def check_key_before_queries(client: NaiveClient, price: Decimal) -> str:
+    """Check what the key sees before the queries, and never after them."""
+    client.send(price)
+    client.wait_until(12)
+    return client.query_twice(13, 16) if client.sees_its_orders() else PLACED
+
+
+def check_key_after_queries(client: NaiveClient, price: Decimal) -> str:
+    """Check what the key sees after the queries, whenever it was changed."""
+    client.send(price)
+    verdict = client.query_twice(13, 16)
+    client.wait_until(18)
+    return verdict if client.sees_its_orders() else PLACED
+
+
+def send_next_attempt_after_refusal(client: NaiveClient, price: Decimal) -> str:
+    """Send the next attempt of the signal after any refusal."""
+    if client.send(price):
+        client.send(price, NEXT_ATTEMPT)
+    return PLACED
 
 
 def trust_elapsed_time(client: NaiveClient, price: Decimal) -> str:

@@ -50,7 +50,7 @@ def test_journal_with_future_timestamp_is_not_current() -> None:
     with open_broker_setup() as setup:
         setup.broker.journal.set_complete_until(setup.broker.bot_id, setup.clock.now() + 86_400)
         setup.broker.private_call("AddOrder", ORDER_WITH_ID)
-        assert setup.request_methods() == ["OpenOrders", "OpenOrders", "ClosedOrders", "AddOrder"]
+        assert setup.request_methods() == ["OpenOrders", "OpenOrders", "ClosedOrders", "GetApiKeyInfo", "AddOrder"]
         assert setup.broker.journal.complete_until(setup.broker.bot_id) <= setup.clock.now()
 
 

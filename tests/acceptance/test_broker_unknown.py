@@ -12,6 +12,7 @@ import pytest
 from bot import broker_manager
 from bot.base.errors import (
     BotError,
+    KeyRuleError,
     LeaseLostError,
     NoAnswerError,
     OrderBlockedError,
@@ -20,6 +21,7 @@ from bot.base.errors import (
     RequestLockExpiredError,
     StoreUnavailableError,
 )
+from bot.base.event_catalog import Event
 from bot.kraken import client
 from bot.nonce.leader_election import LeaderElection
 from bot.nonce.local_lock import Priority
@@ -34,6 +36,7 @@ from tests.acceptance.broker_tools import (
     open_broker_setup,
     wait_for,
 )
+from tests.event_log import capture_events
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -69,14 +72,21 @@ def reconcile_until_resolved(setup: BrokerSetup, seconds_max: int = 60) -> tuple
 
 
 def test_order_that_never_arrived_is_proved_absent_step_by_step() -> None:
-    """Absence is proved by a fencing read, open orders 5 s after it and the deadline, and closed orders 3 s later."""
+    """Absence is proved by a fencing read, open orders 5 s after it and the deadline, closed orders 3 s later, and what
+    the key may see."""
     with open_broker_setup() as setup:
         setup.simulator.faults.fire_next("refuse_502", "AddOrder")
         with pytest.raises(OrderOutcomeUnknownError):
             setup.broker.private_call("AddOrder", ORDER)
         resolutions, requests, sent_seconds = reconcile_until_resolved(setup)
-        fencing_read, early_closed_query, open_query, closed_query = requests
-        assert [request.method for request in requests] == ["OpenOrders", "ClosedOrders", "OpenOrders", "ClosedOrders"]
+        fencing_read, early_closed_query, open_query, closed_query, _ = requests
+        assert [request.method for request in requests] == [
+            "OpenOrders",
+            "ClosedOrders",
+            "OpenOrders",
+            "ClosedOrders",
+            "GetApiKeyInfo",
+        ]
         assert fencing_read.is_nonce_accepted
         assert open_query.time >= max(sent_seconds + 8, fencing_read.time, early_closed_query.time) + 5
         assert closed_query.time >= open_query.time + 3
@@ -115,9 +125,63 @@ def test_failed_query_restarts_the_proof() -> None:
             "ClosedOrders",
             "OpenOrders",
             "ClosedOrders",
+            "GetApiKeyInfo",
         ]
         assert requests[1].time >= requests[0].time + 3
         assert [resolution.order for resolution in resolutions] == [None]
+
+
+def give_key_a_query_window(setup: BrokerSetup) -> None:
+    """Let the key see no order from now on, as one whose query window is over (ClosedOrders is empty then)."""
+    methods = setup.simulator.api.private_endpoints.methods
+    read_key_info = methods["GetApiKeyInfo"]
+    methods["GetApiKeyInfo"] = lambda params, key: read_key_info(params, key) | {"queryTo": "1700000000"}
+    methods["OpenOrders"] = lambda params, key: {"open": {}}
+    methods["ClosedOrders"] = lambda params, key: {"closed": {}, "count": 0}
+
+
+def test_an_executed_order_that_the_key_does_not_see_is_not_taken_for_not_placed() -> None:
+    """An executed order that was answered 502 stays unknown, and blocks its pair, where the key has a query window."""
+    with open_broker_setup(RICH_OPTIONS) as setup:
+        give_key_a_query_window(setup)
+        setup.simulator.faults.fire_next("answer_502", "AddOrder")
+        with pytest.raises(OrderOutcomeUnknownError):
+            setup.broker.place_market_order("BTC/USD", "buy", Decimal("0.001"), "base")
+        resolutions, _, _ = reconcile_until_resolved(setup, seconds_max=600)
+        assert (resolutions, setup.placed_order_count()) == ([], 1)
+        with pytest.raises(OrderBlockedError):
+            setup.broker.private_call("AddOrder", ORDER)
+
+
+def test_connect_refuses_a_key_with_a_query_window() -> None:
+    """connect() raises KeyRuleError for a key that sees its orders to a time only."""
+    with open_broker_setup() as setup:
+        give_key_a_query_window(setup)
+        with pytest.raises(KeyRuleError, match="query window to 2023-11-14T22:13:20Z"):
+            setup.broker.connect()
+
+
+@pytest.mark.parametrize(("days", "events"), [(15, []), (14, [Event.KEY_EXPIRES]), (3, [Event.KEY_EXPIRES_SOON])])
+def test_connect_tells_when_the_key_expires(days: int, events: list[Event]) -> None:
+    """A key that is valid for fourteen days more is reported, and one that is valid for three days more is an alert."""
+    with open_broker_setup() as setup:
+        methods = setup.simulator.api.private_endpoints.methods
+        read_key_info, until = methods["GetApiKeyInfo"], str(int(setup.clock.now()) + days * 86_400)
+        methods["GetApiKeyInfo"] = lambda params, key: read_key_info(params, key) | {"validUntil": until}
+        with capture_events() as event_log:
+            setup.broker.connect()
+        assert event_log.of(Event.KEY_EXPIRES, Event.KEY_EXPIRES_SOON).events == events
+        assert len(event_log.of(Event.KEY_EXPIRES_SOON).alerts) == events.count(Event.KEY_EXPIRES_SOON)
+
+
+def test_a_query_window_of_a_running_bot_is_reported_within_a_day() -> None:
+    """A key that gets a query window while the bot runs is reported by the next reconciliation a day later."""
+    with open_broker_setup() as setup, capture_events() as event_log:
+        setup.broker.connect()
+        give_key_a_query_window(setup)
+        advance_time(setup.clock, 86_400)
+        setup.broker.reconcile_unknown_orders()
+        assert len(event_log.of(Event.KEY_FOUND_UNSUITABLE).alerts) == 1
 
 
 def test_an_order_stays_unknown_while_kraken_does_not_answer() -> None:

@@ -4,11 +4,12 @@ broker."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,10 @@ from bot.broker_manager import KrakenBroker
 from bot.kraken.rate_counters import PRO
 from bot.orders.order_state import PLACED_STATES as ORDER_PLACED
 from bot.orders.order_state import OrderState
+from bot.simulator.errors import Refusal
+from bot.simulator.keys import ApiKey
 from bot.simulator.options import SimulatorOptions
+from bot.simulator.orders import Params
 from bot.simulator.server import Simulator
 from tests.acceptance import order_peers
 from tests.acceptance.broker_tools import YEARS_SECONDS, advance_time
@@ -41,6 +45,7 @@ RESTING_PRICE, FILLING_PRICE = Decimal(40_000), Decimal(60_000)
 class ExchangeSetup:
     """A local Kraken with a fault, in market seconds; at `dip_after_seconds` the price fills a resting order.
 
+    During `blind_seconds` after the order was sent the key sees no order; `tells_key_info`: GetApiKeyInfo says so.
     `expected_verdict` is the true outcome of the order of a client that follows the rules.
     """
 
@@ -54,6 +59,8 @@ class ExchangeSetup:
     deadline_checked_at: str = "engine"
     clock_offset_seconds: float = 0.0
     nonce_window: int = 0
+    blind_seconds: tuple[float, float] = (0.0, 0.0)
+    tells_key_info: bool = True
     expected_verdict: str = PLACED
 
     @contextmanager
@@ -76,7 +83,34 @@ class ExchangeSetup:
         prices = ScriptedPrices((0, "50000"), (dip - 0.1, "50000"), (dip, "39000"), (dip + 0.1, "50000"))
         clock = ReplayClock(START, START + YEARS_SECONDS)
         with Simulator(options, clock, prices) as simulator:
+            if self.blind_seconds[1]:
+                self._make_key_blind(simulator)
             yield simulator
+
+    def _make_key_blind(self, simulator: Simulator) -> None:
+        methods = simulator.api.private_endpoints.methods
+        read_key_info = methods["GetApiKeyInfo"]
+        begin, end = (SENT_SECONDS + seconds for seconds in self.blind_seconds)
+
+        def is_blind() -> bool:
+            return begin <= simulator.clock.now() < end
+
+        def answer_key_info(params: Params, key: ApiKey) -> dict[str, Any]:
+            if not self.tells_key_info:
+                raise Refusal("EGeneral:Unknown method")
+            info = read_key_info(params, key)
+            changes = [
+                seconds for seconds in (float(info["modifiedTime"]), begin, end) if seconds <= simulator.clock.now()
+            ]
+            return info | {"queryTo": "1700000000" if is_blind() else "0", "modifiedTime": str(int(max(changes)))}
+
+        def answer_list(method: str, empty: dict[str, Any]) -> Callable[[Params, ApiKey], dict[str, Any]]:
+            read_list = methods[method]
+            return lambda params, key: empty if is_blind() else read_list(params, key)
+
+        methods["GetApiKeyInfo"] = answer_key_info
+        methods["OpenOrders"] = answer_list("OpenOrders", {"open": {}})
+        methods["ClosedOrders"] = answer_list("ClosedOrders", {"closed": {}, "count": 0})
 
 
 # By their names in tests/model/mutants.py: the faulty client, its violation, and the exchange that causes it.
@@ -148,10 +182,36 @@ TRACES: dict[str, tuple[FaultyProcedure, Violation, ExchangeSetup]] = {
         Violation.DOUBLED,
         ExchangeSetup("queued", FILLING_PRICE, queue_seconds=7.9, has_query_lag=True),
     ),
+    "no sight": (
+        order_peers.query_without_fence,
+        Violation.LOST,
+        ExchangeSetup("no_answer", has_query_lag=True, blind_seconds=(5, 17)),
+    ),
+    "no sight, no GetApiKeyInfo": (
+        order_peers.query_without_fence,
+        Violation.LOST,
+        ExchangeSetup("no_answer", has_query_lag=True, blind_seconds=(5, 17), tells_key_info=False),
+    ),
+    "sight before the queries only": (
+        order_peers.check_key_before_queries,
+        Violation.LOST,
+        ExchangeSetup("no_answer", has_query_lag=True, blind_seconds=(12.5, 17)),
+    ),
+    "sight after the queries, of a key that was changed": (
+        order_peers.check_key_after_queries,
+        Violation.LOST,
+        ExchangeSetup("no_answer", has_query_lag=True, blind_seconds=(5, 17)),
+    ),
+    "a gateway's refusal as a reason for the next attempt": (
+        order_peers.send_next_attempt_after_refusal,
+        Violation.DOUBLED,
+        ExchangeSetup("gateway_limit_executed"),
+    ),
 }
 # These have their own tests below.
-TESTED_SEPARATELY = {"a nonce window", "a new disk, the next attempt's id only"}
-EXCHANGES = {name: exchange for name, (_, _, exchange) in TRACES.items()} | {
+TESTED_SEPARATELY = {"a nonce window", "a new disk, the next attempt's id only", "again after every refusal"}
+# Without GetApiKeyInfo a broker on an empty disk has no evidence, and sends nothing.
+EXCHANGES = {name: exchange for name, (_, _, exchange) in TRACES.items() if exchange.tells_key_info} | {
     "deadline checked at the gateway only": ExchangeSetup("queued", deadline_checked_at="gateway", has_query_lag=True),
 }
 NONCE_WINDOW_EXCHANGE = ExchangeSetup("duplicated_first", FILLING_PRICE, nonce_window=1000)
@@ -303,6 +363,13 @@ def test_querying_only_next_attempt_on_new_disk_duplicates_order() -> None:
         assert client.query_twice(13, 16, SIGNAL) == NOT_PLACED
         client.send(exchange.price, SIGNAL)
         assert count_final_orders(simulator) == 2
+
+
+def test_a_client_that_sends_again_after_every_refusal_sends_one_signal_many_times() -> None:
+    """Where Kraken refuses the price of a signal, a client that sends its next attempt each time never stops."""
+    with ExchangeSetup("").open() as simulator, closing(NaiveClient(simulator)) as client:
+        errors = [client.send(Decimal("40000.01"), f"trace{attempt:013}") for attempt in range(20)]
+        assert all(error.startswith("EOrder:Invalid price") for error in errors)
 
 
 def test_new_disk_finds_all_attempts_before_history_is_complete(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.model.protocol import Disk, Exchange, Interpretation, Model, OrderList, Rules, Seconds, Violation
+from tests.model.protocol import Disk, Exchange, Interpretation, Model, OrderList, Rules, Seconds, Sight, Violation
 
-DOUBLED, LOST, IMAGINED = Violation.DOUBLED, Violation.LOST, Violation.IMAGINED
+DOUBLED, LOST, IMAGINED, REPEATED = Violation.DOUBLED, Violation.LOST, Violation.IMAGINED, Violation.REPEATED
+BLIND = Exchange(blindness=True)
 
 # Where an exchange is named, the mutant is harmless with a correct one: deadline and fencing read each cover for the
 # other, so leaving one of them out needs an exchange that breaks the other.
@@ -32,6 +33,21 @@ MUTANTS: dict[str, tuple[Violation, Model]] = {
         Model(Rules(disk=Disk.REPLACED, waits_on_new_disk=False), Exchange(long_queue=True)),
     ),
     "a new disk, the next attempt's id only": (LOST, Model(Rules(disk=Disk.REPLACED, queries_any_attempt=False))),
+    "no sight": (LOST, Model(Rules(sight=Sight.NEVER), BLIND)),
+    "no sight, no GetApiKeyInfo": (
+        LOST,
+        Model(Rules(sight=Sight.NEVER), Exchange(blindness=True, tells_key_info=False)),
+    ),
+    "sight before the queries only": (LOST, Model(Rules(sight=Sight.BEFORE), BLIND)),
+    "sight after the queries, of a key that was changed": (
+        LOST,
+        Model(Rules(sight=Sight.AFTER_WITHOUT_CHANGES), BLIND),
+    ),
+    "a gateway's refusal as a reason for the next attempt": (
+        DOUBLED,
+        Model(Rules(gateway_refusal=Interpretation.RETRY)),
+    ),
+    "again after every refusal": (REPEATED, Model(Rules(attempts_after_refusal=2), sends_max=3, copies=1)),
     "a margin of 4 s": (LOST, Model(exchange=Exchange(enforces_deadline=False), seconds=Seconds(margin=4))),
     "a gap of 2 s": (LOST, Model(seconds=Seconds(gap=2))),
 }

@@ -1,9 +1,9 @@
 """The order protocol of docs/orders.md as a state machine, small enough for an exhaustive search (see search.py).
 
 One client wants one order once. The network loses, delays, duplicates and reorders; the exchange checks nonce and
-deadline, queues, and lists orders late; another sender uses the key; the client may die at any point. `State` is all of
-that at one moment, `Model.transitions` yields everything that can happen next, `violations` returns what must never
-happen.
+deadline, queues, and lists orders late; another sender uses the key; the key may lose sight of the orders between any
+two reads and get it back; the client may die at any point. `State` is all of that at one moment, `Model.transitions`
+yields everything that can happen next, `violations` returns what must never happen.
 
 Simplifications, and why they miss nothing:
 - Time is seconds left, never a date, so the states are finite however long it all takes.
@@ -14,6 +14,8 @@ Simplifications, and why they miss nothing:
   answer is lost has raised the nonce floor, as an external sender does; one that is early and finds the order is right.
 - To these rules an answer that is not final is no answer; the two that other clients believe in have names.
 - The reason why a resting order closes (a fill, a cancel, its expiry) makes no difference: it leaves OpenOrders then.
+- A key without sight gets empty lists. Where GetApiKeyInfo is not to be had, only ClosedOrders can be empty, and the
+  evidence is an order that the answer has to show.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Interpretation(StrEnum):
     UNKNOWN = "unknown"
     PLACED = "placed"
     NOT_PLACED = "not placed"
+    REFUSED = "refused for good"
     RETRY = "a reason to send again with a fresh nonce"
 
 
@@ -58,7 +61,17 @@ class Disk(StrEnum):
 
     KEPT = "the journal"
     REPLACED = "that there may have been orders"
+    OTHER_HOST = "some of the attempts: another host takes over with a journal of its own"
     FORGOTTEN = "nothing, and it does not care"
+
+
+class Sight(StrEnum):
+    """When the client asks for evidence that the key sees its orders."""
+
+    AFTER = "after the last query: what the key sees now, and that it was not changed since the order was sent"
+    AFTER_WITHOUT_CHANGES = "after the last query: what the key sees now"
+    BEFORE = "before the first query"
+    NEVER = "never"
 
 
 class OrderList(StrEnum):
@@ -83,6 +96,8 @@ class Rules:
     disk: Disk = Disk.KEPT
     waits_on_new_disk: bool = True  # on a new disk: wait until the deadline of an order sent at the last moment
     queries_any_attempt: bool = True  # on a new disk: query every attempt of the signal, not only the next one
+    sight: Sight = Sight.AFTER
+    attempts_after_refusal: int = 1  # how often a signal is sent again after the engine has refused it
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,8 @@ class Exchange:
     clock_behind: bool = False
     long_queue: bool = False
     nonce_window: bool = False
+    blindness: bool = False
+    tells_key_info: bool = True
 
 
 @dataclass(frozen=True)
@@ -149,6 +166,7 @@ class Send(NamedTuple):
     listed_in: OrderList = OrderList.NONE
     hidden: int = 0  # the longest time for which Kraken may not list it yet
     absent: bool = False  # the client has resolved it as not placed
+    refused: bool = False  # the client has read that the engine refused it
 
 
 class Phase(StrEnum):
@@ -159,6 +177,7 @@ class Phase(StrEnum):
     SENT = "sent, no answer yet"
     FENCING_READ = "unknown, no fencing read yet"
     QUERY = "unknown, querying"
+    SIGHT = "unknown, found in no list; what does the key see?"
     PLACED = "placed"
 
 
@@ -172,6 +191,8 @@ class State(NamedTuple):
     floor: int = 0
     accepted: int = 0  # orders that the engine has accepted in total
     sends: tuple[Send, ...] = ()
+    is_blind: bool = False
+    key_changed: bool = False  # since the order was sent
 
 
 Transition = tuple[str, State]
@@ -183,6 +204,7 @@ class Violation(StrEnum):
     DOUBLED = "two orders of one signal were accepted"
     LOST = "resolved as not placed, and it exists"
     IMAGINED = "resolved as placed, and it never will be"
+    REPEATED = "sent again after a second refusal"
 
 
 def violations(state: State) -> frozenset[Violation]:
@@ -192,6 +214,7 @@ def violations(state: State) -> frozenset[Violation]:
         Violation.DOUBLED: state.accepted > 1,
         Violation.LOST: any(send.absent and send.listed_in is not OrderList.NONE for send in state.sends),
         Violation.IMAGINED: state.phase is Phase.PLACED and not state.accepted and not is_pending,
+        Violation.REPEATED: len(state.sends) > 2 and all(send.refused for send in state.sends[:2]),
     }
     return frozenset(kind for kind, is_violated in found.items() if is_violated)
 
@@ -202,7 +225,12 @@ def violations(state: State) -> frozenset[Violation]:
 def client_transitions(state: State, model: Model) -> Iterator[Transition]:
     """Yield the client's own next steps."""
     if state.phase is Phase.IDLE and len(state.sends) < model.sends_max:
-        yield f"client: writes attempt {state.attempt} down", _record_intent(state, model)
+        refusals = sum(send.refused for send in state.sends)
+        # Another host's journal may know that some of the attempts were not placed.
+        attempts = range(len(state.sends) + 1) if model.rules.disk is Disk.OTHER_HOST else (state.attempt,)
+        if refusals <= model.rules.attempts_after_refusal:
+            for attempt in attempts:
+                yield f"client: writes attempt {attempt} down", _record_intent(state._replace(attempt=attempt), model)
     elif state.phase is Phase.INTENDED:
         yield "client: sends it", _send(state, model)
     elif state.phase is Phase.SENT:
@@ -212,6 +240,8 @@ def client_transitions(state: State, model: Model) -> Iterator[Transition]:
         yield "client: the fencing read is accepted", _start_queries(fenced, model)
     elif state.phase is Phase.QUERY and state.wait == 0:
         yield from _query(state, model)
+    elif state.phase is Phase.SIGHT:
+        yield from _check_sight(state, model)
 
 
 def _record_intent(state: State, model: Model) -> State:
@@ -221,7 +251,7 @@ def _record_intent(state: State, model: Model) -> State:
 
 def _send(state: State, model: Model) -> State:
     last = len(state.sends) - 1
-    return _change_send(state, last, copies=model.copies)._replace(phase=Phase.SENT)
+    return _change_send(state, last, copies=model.copies)._replace(phase=Phase.SENT, key_changed=False)
 
 
 def _leave_unknown(state: State, model: Model) -> State:
@@ -246,8 +276,13 @@ def _query(state: State, model: Model) -> Iterator[Transition]:
         yield "client: resolves by time alone; not placed", _resolve_absent(state, model)
         return
     order_list = model.rules.queries[state.absent_answers]
+    if model.rules.sight is Sight.BEFORE and not state.absent_answers and state.is_blind:
+        return
+    is_answer_empty = state.is_blind and (model.exchange.tells_key_info or order_list is OrderList.CLOSED)
     matching_sends = [
-        send for k, send in enumerate(state.sends) if _is_queried(state, k, model) and send.listed_in is order_list
+        send
+        for k, send in enumerate(state.sends)
+        if _is_queried(state, k, model) and send.listed_in is order_list and not is_answer_empty
     ]
     if matching_sends:
         yield f"client: finds it in {order_list}; placed", state._replace(phase=Phase.PLACED, absent_answers=0)
@@ -256,7 +291,38 @@ def _query(state: State, model: Model) -> Iterator[Transition]:
         next_state = state._replace(
             absent_answers=state.absent_answers + 1, wait=model.seconds.gap if model.rules.gap else 0
         )
-        yield f"client: {order_list} do not show it", _resolve_absent(state, model) if is_last else next_state
+        if is_last and model.rules.sight in (Sight.AFTER, Sight.AFTER_WITHOUT_CHANGES):
+            yield from _require_evidence(next_state, model, has_witness=not is_answer_empty)
+        else:
+            yield f"client: {order_list} do not show it", _resolve_absent(state, model) if is_last else next_state
+
+
+def _require_evidence(state: State, model: Model, *, has_witness: bool) -> Iterator[Transition]:
+    """Go on from queries that found nothing: ask what the key sees, or believe an answer with a known order in it."""
+    if model.exchange.tells_key_info:
+        yield "client: no list shows it", state._replace(phase=Phase.SIGHT)
+        return
+    yield "client: no list shows it, nor any other order", _restart_proof(state, model)
+    if has_witness:
+        yield "client: no list shows it, and one shows another order", _resolve_absent(state, model)
+
+
+def _check_sight(state: State, model: Model) -> Iterator[Transition]:
+    if not state.is_blind and not (state.key_changed and model.rules.sight is Sight.AFTER):
+        yield "client: the key sees its orders", _resolve_absent(state, model)
+        return
+    yield "client: the key may not see its orders; still unknown", _restart_proof(state, model)
+    if any(_is_queried(state, k, model) and send.listed_in is not OrderList.NONE for k, send in enumerate(state.sends)):
+        yield "a person finds it; placed", state._replace(phase=Phase.PLACED, absent_answers=0)
+    else:
+        yield "a person does not find it; not placed", _resolve_absent(state, model)
+
+
+def _restart_proof(state: State, model: Model) -> State:
+    """Query again. On a new disk everything begins again: which orders are missing is counted from now on."""
+    if state.attempt == UNKNOWN_ATTEMPT:
+        return _leave_unknown(state._replace(key_changed=False), model)
+    return state._replace(phase=Phase.QUERY, wait=0, absent_answers=0)
 
 
 def _is_queried(state: State, k: int, model: Model) -> bool:
@@ -283,6 +349,8 @@ def _read_answer(state: State, k: int, model: Model, interpretation: Interpretat
         return state._replace(phase=Phase.PLACED)
     if interpretation is Interpretation.NOT_PLACED:
         return _resolve_absent(state, model)
+    if interpretation is Interpretation.REFUSED:
+        return _resolve_absent(_change_send(state, k, refused=True), model)
     if interpretation is Interpretation.RETRY and len(state.sends) < model.sends_max:
         return _send(_record_intent(state, model), model)
     return _leave_unknown(state, model)
@@ -333,7 +401,7 @@ def _executions(state: State, k: int, model: Model) -> Iterator[tuple[str, State
     elif any(other.listed_in is OrderList.OPEN and other.attempt == send.attempt for other in state.sends):
         yield f"order {k} has the id of an open one", taken, Interpretation.UNKNOWN
     else:
-        yield f"order {k} is refused for good", taken, Interpretation.NOT_PLACED
+        yield f"order {k} is refused for good", taken, Interpretation.REFUSED
         for listed_in, label in ((OrderList.OPEN, "rests"), (OrderList.CLOSED, "fills at once")):
             placed = _change_send(taken, k, listed_in=listed_in, hidden=model.seconds.lag)
             yield (
@@ -362,18 +430,29 @@ def time_passes(state: State) -> Iterator[Transition]:
 
 
 def accidents(state: State, model: Model) -> Iterator[Transition]:
-    """Yield an external sender's higher nonce, a failed query, and the death and restart of the client."""
+    """Yield an external nonce, a failed query, a change of the key, and the death and restart of the client."""
     if state.floor < len(state.sends):
         yield "an external nonce is accepted", state._replace(floor=len(state.sends))
     if state.phase is Phase.QUERY and state.absent_answers and state.wait == 0:
         yield "the second query is not answered; the pair starts again", state._replace(absent_answers=0)
+    if model.exchange.blindness:
+        label = "gets sight of its orders again" if state.is_blind else "loses sight of its orders"
+        yield f"the key {label}", state._replace(is_blind=not state.is_blind, key_changed=True)
     if model.rules.disk is Disk.FORGOTTEN:
         yield "client: dies and forgets", state._replace(phase=Phase.IDLE, wait=0, absent_answers=0, attempt=0)
     elif model.rules.disk is Disk.REPLACED:
-        yield "client: dies; a new disk", _leave_unknown(state._replace(attempt=UNKNOWN_ATTEMPT), model)
+        yield "client: dies; a new disk", _start_on_new_disk(state, model)
+    elif model.rules.disk is Disk.OTHER_HOST:
+        yield "client: dies; another host takes over", _start_on_new_disk(state, model)
     elif state.sends:
         # This includes resolved orders: the outcome need not have reached the disk.
         yield "client: dies and reads its journal", _leave_unknown(state, model)
+
+
+def _start_on_new_disk(state: State, model: Model) -> State:
+    for k in range(len(state.sends)):
+        state = _change_send(state, k, refused=False)
+    return _leave_unknown(state._replace(attempt=UNKNOWN_ATTEMPT, key_changed=False), model)
 
 
 def _change_send(state: State, k: int, **fields: object) -> State:

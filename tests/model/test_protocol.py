@@ -19,7 +19,12 @@ EXCHANGES = {
     "deadline checked at the gateway only": Exchange(deadline_at_gateway_only=True),
     "engine queue of 8 s": Exchange(long_queue=True),
 }
+BLIND_KEYS = {
+    "with GetApiKeyInfo": Exchange(blindness=True),
+    "without GetApiKeyInfo": Exchange(blindness=True, tells_key_info=False),
+}
 NEW_DISK = Rules(disk=Disk.REPLACED)
+OTHER_HOST = Rules(disk=Disk.OTHER_HOST)
 
 
 @cache
@@ -50,6 +55,23 @@ def test_the_rules_have_no_violation(rules: Rules, exchange: Exchange, full_size
     )
     assert not result.violations, result
     assert len(result.visited) > 10_000
+
+
+@pytest.mark.parametrize("rules", [Rules(), NEW_DISK], ids=["journal", "new disk"])
+@pytest.mark.parametrize("exchange", BLIND_KEYS.values(), ids=BLIND_KEYS)
+def test_a_blind_key_leads_to_no_violation(rules: Rules, exchange: Exchange, full_size: bool) -> None:
+    """No state has a violation where the key loses sight of its orders, and gets it back, between any two steps."""
+    result = search(Model(rules, exchange, copies=2 if full_size else 1))
+    assert not result.violations, result
+
+
+@pytest.mark.parametrize("rules", [Rules(), NEW_DISK, OTHER_HOST], ids=["journal", "new disk", "other host"])
+def test_an_attempt_after_a_refusal_leads_to_no_violation(rules: Rules, full_size: bool) -> None:
+    """No state has a violation where a refused signal is sent once more as its next attempt, with a crash at every
+    step."""
+    result = search(Model(rules, sends_max=3 if full_size or rules.disk is Disk.KEPT else 2, copies=1))
+    assert not result.violations, result
+    assert any(state.sends[0].refused and len(state.sends) == 2 for state in result.visited if state.sends)
 
 
 @pytest.mark.parametrize(("kind", "model"), MUTANTS.values(), ids=MUTANTS)

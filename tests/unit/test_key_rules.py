@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bot.base.errors import KeyRuleError
 from bot.base.models import KeyInfo
-from bot.kraken.key_rules import check_key
+from bot.kraken.key_rules import check_key, describe_limits
 
 REQUIRED_PERMISSIONS = frozenset({"query-funds", "query-open-trades", "query-closed-trades", "modify-trades"})
 
@@ -46,6 +48,20 @@ def test_withdrawal_permission_must_be_allowed() -> None:
     info = make_key_info(REQUIRED_PERMISSIONS | {"withdraw-funds"})
     assert "ALLOW_WITHDRAW_KEY=1" in refusal_message(info)
     check_key(info, allow_withdraw=True)
+
+
+@pytest.mark.parametrize("field", ["query_from_seconds", "query_to_seconds"])
+def test_a_query_window_is_refused(field: str) -> None:
+    """A key that sees its orders from or to a time only is refused, and the message names the time."""
+    info = replace(make_key_info(), **{field: 1_790_000_000.0})  # type: ignore[arg-type]  # the field is a time
+    assert "2026-09-21T14:13:20Z" in refusal_message(info)
+
+
+def test_the_limits_of_a_key_are_described() -> None:
+    """Expiry and allowed addresses are named; a key without them has no clause."""
+    info = replace(make_key_info(), valid_until_seconds=1_790_000_000.0, ip_allowlist=("192.0.2.1", "192.0.2.7"))
+    assert describe_limits(info) == ["valid until 2026-09-21T14:13:20Z", "accepted from 192.0.2.1, 192.0.2.7 only"]
+    assert describe_limits(make_key_info()) == []
 
 
 def test_all_reasons_are_reported_together() -> None:

@@ -200,9 +200,25 @@ def test_trades_are_read() -> None:
 
 
 def test_key_info_is_read_without_the_key() -> None:
-    """The name, nonce, window, permissions and expiry of the key are parsed, and the key itself is not."""
-    info = responses.read_key_info(KEY_INFO)
-    assert info == KeyInfo("bot", 1790000000123456789, 0, frozenset(KEY_INFO["permissions"]))
+    """The name, permissions, windows, expiry and other limits of the key are parsed, and the key itself is not."""
+    limits = {
+        "validUntil": "1800000000",
+        "queryFrom": "1600000000",
+        "queryTo": 1700000000,
+        "ipAllowlist": ["192.0.2.1"],
+    }
+    info = responses.read_key_info(KEY_INFO | limits)
+    assert info == KeyInfo(
+        "bot",
+        1790000000123456789,
+        0,
+        frozenset(KEY_INFO["permissions"]),
+        valid_until_seconds=1_800_000_000.0,
+        query_from_seconds=1_600_000_000.0,
+        query_to_seconds=1_700_000_000.0,
+        modified_seconds=1_770_000_000.0,
+        ip_allowlist=("192.0.2.1",),
+    )
     assert "the key itself" not in repr(info)
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bot.base.clock import ServerTime
-from bot.base.models import Order
+from bot.base.errors import RequestError
+from bot.base.event_catalog import Event
+from bot.base.models import KeyInfo, Order, OrderStatus
 from bot.orders.journal import Journal
 from bot.orders.reconciler import JOURNAL_MAX_AGE_SECONDS, Reconciler
+from bot.orders.reconciliation import BLIND_RETRY_SECONDS, Resolution
+from tests.event_log import capture_events
 from tests.journal_rows import BOT_ID, make_intent, make_open_kraken_order
 from tests.trading_fakes import SteppedClock
 
 NOW = 10_000.0
 ID = f"{BOT_ID}0000000000001"
+WITNESS_ID = f"{BOT_ID}0000000000002"
 
 
 @pytest.fixture
@@ -26,19 +32,35 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
+SEEING_KEY = KeyInfo("bot", 1, 0, frozenset({"query-open-trades", "query-closed-trades"}), modified_seconds=NOW - 1)
+
+
 class FakeAccount:
-    """An account with given open orders and no closed ones."""
+    """An account with given open orders and no closed ones, read with a key that sees them."""
 
     def __init__(self, open_orders: Callable[[], list[Order]]) -> None:
         self._open_orders = open_orders
+        self.closed_orders: list[Order] = []
+        # None: Kraken does not know GetApiKeyInfo.
+        self.key_info: KeyInfo | None = SEEING_KEY
+        self.calls: list[str] = []
 
     def get_open_orders(self) -> list[Order]:
         """Return the open orders."""
+        self.calls.append("OpenOrders")
         return self._open_orders()
 
     def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
-        """Return no order."""
-        return []
+        """Return the closed orders, whenever they closed."""
+        self.calls.append("ClosedOrders")
+        return self.closed_orders
+
+    def get_key_info(self) -> KeyInfo:
+        """Return what the key may see."""
+        self.calls.append("GetApiKeyInfo")
+        if self.key_info is None:
+            raise RequestError("GetApiKeyInfo", ["EGeneral:Unknown method"])
+        return self.key_info
 
     def is_own_order(self, order: Order) -> bool:
         """Tell by the id."""
@@ -157,3 +179,113 @@ def test_first_leader_with_journal_waits_no_longer(journal: Journal) -> None:
     here = make_reconciler(journal, clock, overlap_seconds=120.0)
     here.begin_takeover(is_clean=False, is_first_leader=True)
     assert seconds_until_complete(here, clock) == 16.0
+
+
+class SentOrder:
+    """An order that was sent at NOW and not answered, and the reconciler that looks for it."""
+
+    def __init__(self, journal: Journal, account: FakeAccount) -> None:
+        journal.record_intent(make_intent(ID))
+        journal.mark_sent(ID, "1", NOW, NOW + 8)
+        self.clock = SteppedClock(NOW)
+        self.reconciler = Reconciler(journal, account, BOT_ID, ServerTime(self.clock))
+        self.resolutions: list[Resolution] = []
+
+    def query_until(self, seconds: float) -> None:
+        """Query as soon as each query is due, until this time or until the outcome is known."""
+        while not self.resolutions and self.clock.time_seconds < seconds:
+            self.resolutions += self.reconciler.reconcile()
+            self.clock.time_seconds = max(self.clock.time_seconds, self.reconciler.unknown.due_seconds() or seconds)
+
+
+BLIND_KEYS = {
+    "query window to a time": replace(SEEING_KEY, query_to_seconds=NOW - 100),
+    "query window from a time": replace(SEEING_KEY, query_from_seconds=NOW + 100),
+    "no permission for open orders": replace(SEEING_KEY, permissions=frozenset({"query-closed-trades"})),
+    "no permission for closed orders": replace(SEEING_KEY, permissions=frozenset({"query-open-trades"})),
+    "nonce window": replace(SEEING_KEY, nonce_window=1),
+    "changed after the order was sent": replace(SEEING_KEY, modified_seconds=NOW + 1),
+    "no time of the last change": replace(SEEING_KEY, modified_seconds=None),
+}
+
+
+@pytest.mark.parametrize("key_info", BLIND_KEYS.values(), ids=BLIND_KEYS)
+def test_an_order_that_the_key_may_not_see_stays_unknown(journal: Journal, key_info: KeyInfo) -> None:
+    """An order in no list stays unknown for an hour where the key may not see it, which is reported once."""
+    account = FakeAccount(list)
+    account.key_info = key_info
+    order = SentOrder(journal, account)
+    with capture_events() as event_log:
+        order.query_until(NOW + 3600)
+    assert order.resolutions == []
+    assert [unknown.cl_ord_id for unknown in order.reconciler.unknown_orders()] == [ID]
+    assert len(event_log.of(Event.OUTCOME_NOT_PROVABLE)) == 1
+
+
+def test_absence_is_proved_by_a_key_read_after_the_last_query(journal: Journal) -> None:
+    """An order in no list is not placed once a GetApiKeyInfo after ClosedOrders shows that the key sees its orders."""
+    account = FakeAccount(list)
+    order = SentOrder(journal, account)
+    order.query_until(NOW + 3600)
+    assert [resolution.order for resolution in order.resolutions] == [None]
+    assert account.calls == ["OpenOrders", "ClosedOrders", "OpenOrders", "ClosedOrders", "GetApiKeyInfo"]
+
+
+def test_an_order_that_is_found_needs_no_evidence(journal: Journal) -> None:
+    """An order that ClosedOrders shows is placed, without a GetApiKeyInfo."""
+    account = FakeAccount(list)
+    order = SentOrder(journal, account)
+    order.query_until(NOW + 9)
+    account.closed_orders = [make_closed_kraken_order(ID, NOW + 1)]
+    order.query_until(NOW + 3600)
+    assert [resolution.order for resolution in order.resolutions] == account.closed_orders
+    assert "GetApiKeyInfo" not in account.calls
+
+
+def make_closed_kraken_order(cl_ord_id: str, closed_seconds: float) -> Order:
+    """Return Kraken's record of a canceled order."""
+    record = make_open_kraken_order(cl_ord_id, f"O{cl_ord_id}")
+    return replace(record, status=OrderStatus.CANCELED, closed_seconds=closed_seconds)
+
+
+@pytest.mark.parametrize(
+    ("closed_seconds", "is_in_journal", "is_in_answer", "is_proved"),
+    [
+        (NOW + 1, True, True, True),
+        (NOW - 1, True, True, False),
+        (NOW + 1, True, False, False),
+        (NOW + 1, False, True, False),
+    ],
+    ids=["closed later", "closed before", "not in the answer", "not in the journal"],
+)
+def test_without_getapikeyinfo_a_known_order_is_the_evidence(
+    journal: Journal, closed_seconds: float, is_in_journal: bool, is_in_answer: bool, is_proved: bool
+) -> None:
+    """Where Kraken does not know GetApiKeyInfo, absence is proved by an answer with an order of which the journal knows
+    that it closed after the unknown one was sent, and by no other."""
+    account = FakeAccount(list)
+    account.key_info = None
+    witness = make_closed_kraken_order(WITNESS_ID, closed_seconds)
+    if is_in_journal:
+        journal.record_orders([witness])
+    else:
+        witness = replace(witness, cl_ord_id="other0000000000001")
+    if is_in_answer:
+        account.closed_orders = [witness]
+    order = SentOrder(journal, account)
+    order.query_until(NOW + 3600)
+    assert [resolution.order for resolution in order.resolutions] == [None] * is_proved
+
+
+def test_a_history_that_the_key_may_not_see_stays_incomplete(journal: Journal) -> None:
+    """With a key that has a query window the history stays incomplete; it becomes complete after the window is gone."""
+    account = FakeAccount(list)
+    account.key_info = replace(SEEING_KEY, query_to_seconds=1.0)
+    clock = SteppedClock(NOW + JOURNAL_MAX_AGE_SECONDS + 1)
+    here = Reconciler(journal, account, BOT_ID, ServerTime(clock))
+    while clock.time_seconds < NOW + 3600:
+        assert not here.history_is_complete()
+        here.reconcile()
+        clock.time_seconds = here.unknown.due_seconds() or 0.0
+    account.key_info = replace(SEEING_KEY, modified_seconds=clock.time_seconds - 1)
+    assert seconds_until_complete(here, clock) <= BLIND_RETRY_SECONDS + 16
