@@ -79,6 +79,15 @@ def add_report_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     orders.add_argument(
         "--open", action="store_true", help="only those that may still fill, or whose outcome is unknown"
     )
+    resolve = orders.add_subparsers(dest="action", metavar="COMMAND").add_parser(
+        "resolve", help="write down an outcome that cannot be proved, after a look at Kraken"
+    )
+    resolve.add_argument(
+        "cl_ord_id", metavar="CL_ORD_ID", help="the client order id, or `history` for what an earlier run may have sent"
+    )
+    outcome = resolve.add_mutually_exclusive_group(required=True)
+    outcome.add_argument("--placed", metavar="TXID", help="Kraken has it, with this transaction id")
+    outcome.add_argument("--not-placed", action="store_true", help="Kraken has no such order")
     fills = commands.add_parser("fills", help="the bot's fills, newest last, with their sums")
     journal = commands.add_parser("journal", help="check the journal")
     journal.add_argument("action", choices=["check"], help="check: whether it agrees with Kraken to the last decimal")

@@ -17,6 +17,7 @@ from bot.base.logging_setup import print_line
 from bot.base.models import Fill, Order
 from bot.broker_manager import NONCE_FILE, KrakenBroker
 from bot.cli.exit_codes import JOURNAL_DIFFERS
+from bot.cli.resolve import resolve_order
 from bot.config import Settings
 from bot.orders.journal import Journal
 
@@ -24,7 +25,9 @@ NO_JOURNAL_MESSAGE = "No journal yet in {folder}: the next run begins one, with 
 
 
 def print_orders(settings: Settings, options: argparse.Namespace) -> int:
-    """Write the orders of the journal; a bot may be running."""
+    """Write the orders of the journal; a bot may be running. `resolve` writes the outcome of one."""
+    if options.action == "resolve":
+        return resolve_order(settings, options)
     with _open_journal(settings) as journal:
         print_line(orders_report(journal, options.output_format, options.open))
     return 0

@@ -9,13 +9,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from bot.base.clock import wall_seconds
 from bot.base.paths import journal_file_path
 from bot.orders.journal import Journal
 from bot.orders.order_state import OrderState
@@ -103,6 +104,74 @@ def test_a_resting_order_is_open(state: Path) -> None:
         (reported,) = json.loads(run_command("orders", "--open", "--json", settings=kraken.settings()))
         assert (reported["state"], Decimal(reported["executed"])) == ("open", Decimal(0))
         assert json.loads(run_command("fills", "--json", settings=kraken.settings())) == []
+
+
+# Orders that are resolved by hand
+
+
+@pytest.fixture
+def unknown_order(state: Path) -> Iterator[tuple[Journal, dict[str, str]]]:
+    """Return the journal of a live key with an unknown order of two minutes ago, and the settings."""
+    settings = {"TRADING_MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:9", "STATE_DIR": str(state), **SOME_KEY}
+    state.mkdir()
+    with closing(Journal(journal_file_path(state / "kraken_nonce.txt", SOME_KEY["KRAKEN_API_KEY"]))) as journal:
+        journal.record_intent(make_intent(state=OrderState.UNKNOWN, sent_seconds=wall_seconds() - 120))
+        yield journal, settings
+
+
+def test_an_order_resolved_as_not_placed_frees_its_pair(unknown_order: tuple[Journal, dict[str, str]]) -> None:
+    """`orders resolve ID --not-placed` makes an unknown order one that was not placed, and no longer unresolved."""
+    journal, settings = unknown_order
+    run_command("orders", "resolve", make_intent().cl_ord_id, "--not-placed", settings=settings)
+    assert [intent.state for intent in journal.intents()] == [OrderState.NOT_PLACED]
+    assert journal.unresolved_intents() == []
+
+
+def test_an_order_resolved_as_placed_is_followed_by_its_txid(unknown_order: tuple[Journal, dict[str, str]]) -> None:
+    """`orders resolve ID --placed TXID` makes an unknown order a working one with that transaction id."""
+    journal, settings = unknown_order
+    run_command("orders", "resolve", make_intent().cl_ord_id, "--placed", "OQ7TEX-3F5KA-9ZPLMN", settings=settings)
+    assert [intent.txid for intent in journal.working_intents()] == ["OQ7TEX-3F5KA-9ZPLMN"]
+
+
+@pytest.mark.parametrize(
+    ("cl_ord_id", "answer"),
+    [
+        ("mybot0000000000009", ["--not-placed"]),
+        ("mybot0000000000001", ["--placed", "not a txid"]),
+        ("mybot0000000000001", ["--placed", "OAAAAA-AAAAA-AAAAAA"]),
+        ("mybot0000000000002", ["--not-placed"]),
+        ("mybot0000000000003", ["--not-placed"]),
+        ("history", ["--placed", "OAAAAA-AAAAA-AAAAAA"]),
+    ],
+    ids=["no such order", "no txid", "another order's txid", "known outcome", "sent just now", "history is no order"],
+)
+def test_a_wrong_resolution_changes_nothing(
+    unknown_order: tuple[Journal, dict[str, str]], cl_ord_id: str, answer: list[str]
+) -> None:
+    """`orders resolve` refuses an order that it does not know or that has an outcome, one that was sent just now, and a
+    wrong transaction id, and ends with 2."""
+    journal, settings = unknown_order
+    filled = make_intent("mybot0000000000002", state=OrderState.FILLED, txid="OAAAAA-AAAAA-AAAAAA")
+    just_sent = make_intent("mybot0000000000003", state=OrderState.UNKNOWN, sent_seconds=wall_seconds())
+    for intent in (filled, just_sent):
+        journal.record_intent(intent)
+    before = journal.intents()
+    run_command("orders", "resolve", cl_ord_id, *answer, settings=settings, code=2)
+    assert journal.intents() == before
+
+
+def test_no_order_is_resolved_while_a_bot_runs(state: Path) -> None:
+    """`orders resolve` ends with 6 while a bot runs on the folder."""
+    with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as"):
+        run_command("orders", "resolve", "history", "--not-placed", settings=kraken.settings(), code=6)
+
+
+def test_a_history_that_counts_as_complete_needs_no_evidence(unknown_order: tuple[Journal, dict[str, str]]) -> None:
+    """After `orders resolve history --not-placed` the journal has every order of this bot up to now."""
+    journal, settings = unknown_order
+    run_command("orders", "resolve", "history", "--not-placed", settings=settings | {"BOT_ID": "mybot"})
+    assert wall_seconds() - 60 < journal.complete_until("mybot") <= wall_seconds()
 
 
 def test_reports_need_no_network(state: Path) -> None:
