@@ -88,6 +88,7 @@ FIELDS: dict[str, str] = {
     "reported_nonce": "the last nonce that Kraken reports, as text",
     "retry_seconds": "time until the next attempt",
     "rule": "the risk rule that refuses an order",
+    "rules": "what Kraken demands of an order of the pair",
     "setting": "name of a setting",
     "side": "buy or sell",
     "signal": "the signal that ends the program",
@@ -175,6 +176,8 @@ class Event(Enum):
     )
     HISTORY_READ = _info("The order history has been read.")
     HISTORY_READ_FAILED = _warning("The order history could not be read, so no position is opened: {error}")
+    PAIR_RULES_CHANGED = _info("{symbol}  Kraken has changed what it demands of orders: {rules}")
+    PAIR_RULES_NOT_READ = _warning("{symbol}  the rules of the pair could not be read; the last ones apply: {error}")
     POSITION_FOUND = _info("{symbol}  holding {volume} at {price:.8g}")
     UNTRADED_POSITION_FOUND = _info(
         "{symbol}  holding {volume} at {price:.8g}, a pair that is not traded now: left alone"

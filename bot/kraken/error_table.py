@@ -198,6 +198,17 @@ _ORDER_RULES = (
 
 ERROR_TABLE = _ACCOUNT_RULES + _LIMIT_RULES + _SERVICE_RULES + _REQUEST_RULES + _ORDER_RULES
 
+# What Kraken says where an order breaks a rule of its pair, which may have changed (Kraken: errors guide; the texts of
+# the arguments are those that users were shown).
+_PAIR_RULE_PREFIXES = (
+    "EOrder:Invalid price",
+    "EOrder:Tick size check failed",
+    "EOrder:Order minimum not met",
+    "EOrder:Cost minimum not met",
+    "EGeneral:Invalid arguments:price",
+    "EGeneral:Invalid arguments:volume",
+)
+
 # Kraken documents no text for a cl_ord_id that is in use, so any mention of it counts: an order with it may stand.
 _DUPLICATE_ORDER_ID = ErrorRule(
     "", "an order with this client order id may already exist at Kraken", Category.UNKNOWN, Executed.MAYBE
@@ -260,6 +271,14 @@ def is_final_for_order(strings: list[str]) -> bool:
     """
     rules = [find_rule(string) for string in filter_errors(strings)]
     return bool(rules) and all(rule is not None and rule.is_final_for_order for rule in rules)
+
+
+def is_pair_rule_refusal(strings: list[str]) -> bool:
+    """Return whether an order was finally refused for its price, tick, lot or minimum, and for nothing else."""
+    errors = filter_errors(strings)
+    return is_final_for_order(strings) and all(
+        _strip_blanks(string).startswith(_PAIR_RULE_PREFIXES) for string in errors
+    )
 
 
 def retry_after_seconds(strings: list[str], now: float) -> float:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 from bot.base.clock import MarketClock, ServerTime, nonce_clock
+from bot.base.errors import KrakenError, TransportError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Candle, Pair, SystemStatus
 from bot.base.timeframes import parse_timeframe
 from bot.kraken import responses, trading_status
 from bot.kraken.client import KrakenCalls
-from bot.kraken.pairs import PairTable
+from bot.kraken.pairs import PairTable, describe_rules
 from bot.kraken.trading_status import OrderClass
 
 TIME_SYNC_INTERVAL_SECONDS = 3600.0
@@ -74,11 +76,35 @@ class MarketData:
         return self._system_status
 
     def pair_status(self, symbol: str) -> str:
-        """Ask for the status of one pair, as Kraken has it now (`bot/kraken/trading_status.py`). Raises SymbolError."""
+        """Ask for the status of one pair, as Kraken has it now (`bot/kraken/trading_status.py`). Raises SymbolError.
+
+        The answer has the rules of the pair as well, which are taken over.
+        """
         pair = self.pair(symbol)
-        status = responses.read_pair_status(self._calls.public_call("AssetPairs", {"pair": pair.altname}))
+        answer = self._calls.public_call("AssetPairs", {"pair": pair.altname})
+        status = responses.read_pair_status(answer)
         self._pair_statuses[pair.symbol] = status, self.now()
+        self._update_rules(pair, responses.read_pair_row(answer))
         return status
+
+    def _update_rules(self, pair: Pair, row: dict[str, Any]) -> None:
+        try:
+            changed = self.pair_table.update(pair, row)
+        except ValueError as error:
+            # Whatever is wrong with the answer, no exit is refused for it.
+            emit(Event.PAIR_RULES_NOT_READ, symbol=pair.symbol, error=error)
+            return
+        if changed != pair:
+            emit(Event.PAIR_RULES_CHANGED, symbol=pair.symbol, rules=describe_rules(changed))
+
+    def current_pair(self, symbol: str) -> Pair:
+        """Return a pair by its rules of the last minutes, or by older ones where Kraken does not tell newer ones."""
+        pair = self.pair(symbol)
+        if self.now() - self._pair_statuses.get(pair.symbol, ("", 0.0))[1] > PAIR_STATUS_MAX_AGE_SECONDS:
+            # Whether an order may be sent without an answer is decided by its status.
+            with suppress(KrakenError, TransportError):
+                self.pair_status(symbol)
+        return self.pair(symbol)
 
     def block_reason(self, symbol: str, order_class: OrderClass) -> str:
         """Return why the status of exchange or pair forbids an order or a cancel now; "" where it allows it.
@@ -101,7 +127,7 @@ class MarketData:
 
     @_ReadOnce
     def pair_table(self) -> PairTable:
-        """The pairs and assets of Kraken, read once."""
+        """The pairs and assets of Kraken, read once; `pair_status` reads the rules of a pair again."""
         return PairTable(self._calls.public_call("AssetPairs"), self._calls.public_call("Assets"))
 
     def get_candles(self, symbol: str, timeframe: str, count: int) -> list[Candle]:

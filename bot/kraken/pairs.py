@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Context, Decimal, InvalidOperation
 from itertools import product
 from math import lcm
@@ -23,6 +24,12 @@ _COMMON_ASSET_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
 _EXACT_CONTEXT = Context(prec=1000)
 _MAX_EXPONENT = 100
 _MAX_DECIMALS = 20
+
+
+# What AssetPairs calls the rules of a pair that may change, and what `Pair` does.
+_RULES = ("pair_decimals", "lot_decimals", "tick_size", "ordermin", "costmin")
+_RULE_FIELDS = ("price_decimals", "lot_decimals", "cost_decimals", "tick_size", "order_minimum", "cost_minimum")
+_UNREADABLE_ROW_ERRORS = (KeyError, TypeError, ValueError, AttributeError, InvalidOperation)
 
 
 class PairTable:
@@ -54,6 +61,26 @@ class PairTable:
                 raise SymbolError(f"{symbol} names several pairs: {', '.join(pair.pair_id for pair in found)}")
         raise SymbolError(self._unknown_pair_message(symbol, key))
 
+    def update(self, pair: Pair, row: Mapping[str, Any]) -> Pair:
+        """Take over the rules of a pair from a newer row of AssetPairs; return the pair.
+
+        Raises ValueError for a row that cannot be read, lacks a rule, or is of other assets; nothing is changed then.
+        """
+        try:
+            changed = self._parse_pair(pair.pair_id, row)
+        except _UNREADABLE_ROW_ERRORS as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if any(row.get(rule) is None for rule in _RULES):
+            raise ValueError(f"one of {', '.join(_RULES)} is missing")
+        # The names of a pair are those of the first reading.
+        rules = {name: getattr(changed, name) for name in _RULE_FIELDS}
+        if replace(pair, **rules) != changed:
+            raise ValueError("its names or assets are others")
+        for level, names in zip(self._levels, self._lookup_names(pair), strict=True):
+            for name in names:
+                level[name] = [changed if one.pair_id == pair.pair_id else one for one in level[name]]
+        return changed
+
     def symbol_of(self, kraken_name: str) -> str:
         """Return our symbol for a name in one of Kraken's rows.
 
@@ -78,7 +105,7 @@ class PairTable:
         try:
             pair = self._parse_pair(pair_id, row)
             names_by_level = self._lookup_names(pair)
-        except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
+        except _UNREADABLE_ROW_ERRORS as error:
             self._unreadable[pair_id.upper()] = f"{type(error).__name__}: {error}"
             return
         for level, names in zip(self._levels, names_by_level, strict=True):
@@ -142,6 +169,15 @@ def format_decimal(value: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+def describe_rules(pair: Pair) -> str:
+    """Describe what Kraken demands of an order of the pair."""
+    return (
+        f"prices with {pair.price_decimals} decimals in steps of {format_decimal(pair.tick_size)}, volumes with "
+        f"{pair.lot_decimals} decimals from {format_decimal(pair.order_minimum)} {pair.base} and "
+        f"{format_decimal(pair.cost_minimum)} {pair.quote}"
+    )
+
+
 def round_price(pair: Pair, side: Side, price: Decimal) -> Decimal:
     """Return the price on the pair's grid that is no worse for us: down for a buy, up for a sell."""
     _require_ordinary_size(pair, "price", price)
@@ -168,6 +204,15 @@ def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> None
             raise _rule_error(pair, field, value, "is not above zero", "positive", "")
     _check_price(pair, side, price)
     _check_volume(pair, volume, price)
+
+
+def breaks_no_rule(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> bool:
+    """Whether an order keeps the precision and the minima of its pair."""
+    try:
+        check_order(pair, side, volume, price)
+    except OrderRuleError:
+        return False
+    return True
 
 
 def _check_price(pair: Pair, side: Side, price: Decimal) -> None:

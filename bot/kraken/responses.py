@@ -97,13 +97,18 @@ def read_system_status(result: object, checked_seconds: float) -> SystemStatus:
     return SystemStatus(_JsonObject("SystemStatus", result).text("status"), checked_seconds)
 
 
-def read_pair_status(result: object) -> str:
-    """AssetPairs of one pair: the status as Kraken gave it, and online where it gave none, which may be."""
+def read_pair_row(result: object) -> dict[str, Any]:
+    """AssetPairs of one pair: its row."""
     row = _JsonObject("AssetPairs", result)
     values = [value for _, value in row.fields.items()]
     if len(values) != 1:
         raise row.unreadable("one pair was expected")
-    return _JsonObject("AssetPairs", values[0]).text_or_empty("status") or "online"
+    return _JsonObject("AssetPairs", values[0]).fields
+
+
+def read_pair_status(result: object) -> str:
+    """AssetPairs of one pair: the status as Kraken gave it, and online where it gave none, which may be."""
+    return _JsonObject("AssetPairs", read_pair_row(result)).text_or_empty("status") or "online"
 
 
 def read_price(result: object) -> Decimal:

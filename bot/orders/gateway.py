@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from bot.base.errors import (
     OrderRuleError,
     StoppingError,
     StoreUnavailableError,
+    TransportError,
 )
 from bot.base.event_catalog import Event
 from bot.base.events import emit
@@ -133,7 +134,7 @@ class OrderGateway:
 
         Raises as `send_params`.
         """
-        pair, side = self._market_data.pair(symbol), Side(side)
+        pair, side = self._market_data.current_pair(symbol), Side(side)
         check_order(pair, side, quantity, price)
         order = NewOrder(pair, side, "limit", quantity, price, cl_ord_id)
         if post_only:
@@ -152,7 +153,7 @@ class OrderGateway:
         """
         if size_type not in ("base", "quote"):
             raise OrderRuleError(f'size_type must be "base" or "quote", not {size_type!r}', "size_type")
-        pair, side = self._market_data.pair(symbol), Side(side)
+        pair, side = self._market_data.current_pair(symbol), Side(side)
         if not isinstance(quantity, Decimal):
             raise TypeError(f"quantity must be a Decimal, not {type(quantity).__name__}: floats lose money")
         current_price = self._market_data.get_current_price(symbol)
@@ -169,7 +170,7 @@ class OrderGateway:
         No slippage limit bounds its price then: the bot may be down, which is what the stop is for. Raises as
         `place_limit_order`.
         """
-        pair, side = self._market_data.pair(symbol), Side(side)
+        pair, side = self._market_data.current_pair(symbol), Side(side)
         check_order(pair, side, quantity, stop_price)
         return self._place(NewOrder(pair, side, "stop-loss", quantity, stop_price, cl_ord_id))
 
@@ -241,6 +242,7 @@ class OrderGateway:
             if isinstance(error, KrakenError) and error_table.is_final_for_order(error.error_strings):
                 self._record_outcome(intent, OrderState.REFUSED, "; ".join(error.error_strings))
                 self._record_rate_limit(intent.symbol, error)
+                self._refresh_pair_rules(intent.symbol, error)
                 raise OrderRefusedError("AddOrder", error.error_strings) from error
             self._reconciler.record_state(intent.cl_ord_id, OrderState.UNKNOWN, str(error))
             emit(
@@ -324,6 +326,13 @@ class OrderGateway:
         self._placed_seconds.pop(txid, None)
         return responses.read_cancel_count(result) > 0
 
+    def _refresh_pair_rules(self, symbol: str, error: KrakenError) -> None:
+        """Read the rules of a pair again after a refusal for one of them."""
+        if error_table.is_pair_rule_refusal(error.error_strings):
+            # They are read again before the next order in any case.
+            with suppress(KrakenError, TransportError):
+                self._market_data.pair_status(symbol)
+
     def _record_rate_limit(self, symbol: str, error: KrakenError) -> None:
         if any("ate limit exceeded" in string for string in error.error_strings):
             self._rate_limiter.saturate_engine(symbol, self._server_time.now())
@@ -371,5 +380,5 @@ def _previous_result(intent: Intent) -> _SentOrder:
         result = {"txid": [intent.txid], "descr": {"order": "placed before"}}
         return _SentOrder(intent.txid, intent.cl_ord_id, result)
     if intent.state is OrderState.REFUSED:
-        raise OrderRefusedError("AddOrder", [intent.reason])
+        raise OrderRefusedError("AddOrder", intent.reason.split("; "))
     raise OrderBlockedError(f"the order {intent.cl_ord_id} was sent before and is {intent.state}; it is not sent again")

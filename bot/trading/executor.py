@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from itertools import count
+from itertools import count, islice
 
 from bot.base.clock import MarketClock
 from bot.base.errors import (
@@ -20,6 +20,8 @@ from bot.base.errors import (
 )
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side
+from bot.kraken.error_table import is_pair_rule_refusal
+from bot.kraken.pairs import breaks_no_rule, round_price, round_volume
 from bot.orders.order_state import OrderState
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
@@ -241,7 +243,9 @@ class Executor:
         elif previous_id := self._find_placed_id(order.symbol, order.candle_seconds, kind):
             self._decision_log.record_not_placed(Event.SIGNAL_ALREADY_PLACED, order, previous_id)
             return True
-        cl_ord_id = self._new_client_order_id(order, kind)
+        return self._send_attempt(order, kind, self._new_client_order_id(order, kind), price)
+
+    def _send_attempt(self, order: OrderRequest, kind: str, cl_ord_id: str, price: Decimal) -> bool:
         try:
             placed = self._send(order, cl_ord_id)
         except OrderOutcomeUnknownError as problem:
@@ -252,11 +256,39 @@ class Executor:
             self.counts.refused += 1
             event = Event.STOP_REFUSED if order.kind == "stop" else Event.ORDER_REFUSED
             self._decision_log.record_not_placed(event, order, cl_ord_id, problem)
-            return False
+            attempt = self._next_attempt(order, kind, cl_ord_id, problem)
+            return attempt is not None and self._send_attempt(attempt[0], kind, attempt[1], price)
         self.counts.placed += 1
         self.order_tracker.add_accepted(placed)
         self._decision_log.record_placed(price, order, placed)
         return True
+
+    def _next_attempt(
+        self, order: OrderRequest, kind: str, refused_id: str, refusal: BotError
+    ) -> tuple[OrderRequest, str] | None:
+        """Return the order by the current rules of its pair, and the id of its next attempt; None where there is none.
+
+        A signal is sent once more where its first refusal is for a rule of the pair that has changed since the order
+        was rounded, and where no attempt of it was placed or is unknown. The next cycle places a refused stop again.
+        """
+        is_for_rules = isinstance(refusal, OrderRefusedError) and is_pair_rule_refusal(refusal.error_strings)
+        pair, refused = self._broker.pair(order.symbol), self._broker.journal.get_intent(refused_id)
+        if order.kind == "stop" or not is_for_rules or refused is None:
+            return None
+        if breaks_no_rule(pair, order.side, refused.volume, refused.price):
+            return None
+        # On an empty disk the bot looks for so many attempts.
+        attempts = list(islice(self._client_order_ids(order.symbol, order.candle_seconds, kind), MAX_ATTEMPTS))
+        intents = [self._broker.journal.get_intent(cl_ord_id) for cl_ord_id in attempts]
+        refusals = sum(intent is not None and intent.state is OrderState.REFUSED for intent in intents)
+        is_placed = any(self.order_tracker.was_placed(cl_ord_id) for cl_ord_id in attempts)
+        is_unknown = any(unknown.symbol == order.symbol for unknown in self._broker.unknown_orders())
+        used_ids = self.order_tracker.not_placed_ids | {refused_id}
+        next_id = next((cl_ord_id for cl_ord_id in attempts if cl_ord_id not in used_ids), "")
+        if refusals != 1 or is_placed or is_unknown or not next_id:
+            return None
+        price = None if order.price is None else round_price(pair, order.side, order.price)
+        return replace(order, quantity=round_volume(pair, order.quantity), price=price), next_id
 
     def _placed_exits(self, symbol: str, candle_seconds: int) -> list[str]:
         placed: list[str] = []

@@ -27,6 +27,7 @@ from bot.kraken.error_table import (
     filter_errors,
     find_rule,
     is_final_for_order,
+    is_pair_rule_refusal,
     make_error,
     retry_after_seconds,
 )
@@ -293,3 +294,29 @@ def test_the_longest_wait_of_several_counts() -> None:
 def test_only_invalid_nonce_retries_with_a_new_nonce() -> None:
     """Only a refused nonce is retried at once with a new nonce."""
     assert [row.prefix for row in ERROR_TABLE if row.category is Category.NONCE] == ["EAPI:Invalid nonce"]
+
+
+@pytest.mark.parametrize(
+    "string",
+    [
+        "EOrder:Invalid price:XXBTZEUR price can only be specified up to 1 decimals.",
+        "EOrder:Tick size check failed",
+        "EOrder:Order minimum not met",
+        "EOrder: Cost minimum not met",
+        "EGeneral:Invalid arguments:volume",
+        "EGeneral:Invalid arguments:volume minimum not met",
+        "EGeneral:Invalid arguments:price",
+    ],
+)
+def test_a_refusal_for_a_rule_of_the_pair_is_recognized(string: str) -> None:
+    """Price, tick, lot and minima are rules of the pair; together with another reason they are not the only one."""
+    assert is_pair_rule_refusal([string])
+    assert not is_pair_rule_refusal([string, "EOrder:Insufficient funds"])
+    assert not is_pair_rule_refusal([string, "EService:Busy"])
+
+
+@pytest.mark.parametrize("string", ["EOrder:Insufficient funds", "EGeneral:Invalid arguments", "EAPI:Invalid nonce"])
+def test_another_refusal_is_not_for_a_rule_of_the_pair(string: str) -> None:
+    """Funds, other arguments and what is not final say nothing of the pair's rules, nor does an empty answer."""
+    assert not is_pair_rule_refusal([string])
+    assert not is_pair_rule_refusal([])
