@@ -487,6 +487,10 @@ class KrakenBroker:
         """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
         return self.account.get_closed_orders(since_seconds)
 
+    def query_order(self, txid: str) -> Order | None:
+        """Return an order by its id, open or closed; None where Kraken says that there is none."""
+        return self.account.query_order(txid)
+
     def get_trades(self, since_seconds: float = 0.0) -> list[Fill]:
         """Return the fills of the account after `since_seconds`, newest first, from all pages."""
         return self.account.get_trades(since_seconds)

@@ -263,6 +263,10 @@ class FakeBroker:
         closed_orders = [order for order in self.orders.values() if order.status is not OrderStatus.OPEN]
         return [order for order in reversed(closed_orders) if order.closed_seconds >= since_seconds]
 
+    def query_order(self, txid: str) -> Order | None:
+        self._call("query_order")
+        return self.orders.get(txid)
+
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
         self._call("get_trades_page")
         return [], 0

@@ -230,6 +230,11 @@ class Event(Enum):
         "[ for {cost:.2f} {quote}, fee {fee:.2f}] ({txid})"
     )
     ORDER_ADOPTED = _info("{symbol}  own order adopted: {side} {volume} at {price} ({txid})")
+    ORDER_VANISHED = _warning(
+        "{symbol}  Kraken accepted the order {cl_ord_id} as {txid} and no longer knows it; the pair gets no new order."
+        " Look for it on kraken.com, stop the bot, and use `python main.py orders resolve`.",
+        alert=Alert.UNKNOWN_OUTCOME,
+    )
     ORDER_CANCELED = _info("{symbol}  canceled: {side} {volume} at {price} ({txid})")
     ORDER_CANCEL_FAILED = _warning("{symbol}  not canceled ({error}): {side} {volume} at {price} ({txid})")
     EXTERNAL_ORDER_FOUND = _info(

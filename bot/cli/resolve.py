@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+from dataclasses import replace
 
 from bot.app.instance_lock import InstanceLock
 from bot.app.reports import find_journal
+from bot.app.venue import live_clock, open_live_broker
 from bot.base.clock import wall_seconds
 from bot.base.errors import SettingsError
 from bot.base.logging_setup import print_line
+from bot.base.models import OrderStatus
 from bot.broker_manager import NONCE_FILE
 from bot.config import Settings
 from bot.kraken.new_order import derive_bot_id
 from bot.orders.journal import Journal
-from bot.orders.order_state import UNRESOLVED_STATES, Intent, OrderState
+from bot.orders.order_state import UNRESOLVED_STATES, WORKING_STATES, Intent, OrderState
 
 # Stands for all orders of an earlier run, in place of a client order id.
 HISTORY = "history"
@@ -38,7 +41,7 @@ def resolve_order(settings: Settings, options: argparse.Namespace) -> int:
         if options.cl_ord_id == HISTORY:
             print_line(_resolve_history(settings, journal, options.placed))
         else:
-            print_line(_resolve_order(journal, options.cl_ord_id, options.placed))
+            print_line(_resolve_order(settings, journal, options.cl_ord_id, options.placed))
     return 0
 
 
@@ -49,23 +52,49 @@ def _resolve_history(settings: Settings, journal: Journal, txid: str | None) -> 
     return f"{journal.path} counts as complete. Start the bot within a minute."
 
 
-def _resolve_order(journal: Journal, cl_ord_id: str, txid: str | None) -> str:
+def _resolve_order(settings: Settings, journal: Journal, cl_ord_id: str, txid: str | None) -> str:
     intent = journal.get_intent(cl_ord_id)
     if intent is None:
         raise SettingsError([f"{journal.path} has no order {cl_ord_id}: `python main.py orders --open` lists them."])
-    if intent.state not in UNRESOLVED_STATES:
+    is_vanished = intent.state in WORKING_STATES and txid is None
+    if intent.state not in UNRESOLVED_STATES and not is_vanished:
         raise SettingsError([f"The order {cl_ord_id} is {intent.state}: there is nothing to resolve."])
     age_seconds = wall_seconds() - intent.sent_seconds
     if age_seconds < MIN_AGE_SECONDS:
         raise SettingsError(
             [f"The order {cl_ord_id} was sent {age_seconds:.0f} s ago: wait until {MIN_AGE_SECONDS:.0f} s are over."]
         )
+    if is_vanished:
+        _check_vanished(settings, intent.txid)
+        _end_vanished_order(journal, intent)
+        return f"The order {cl_ord_id} counts as ended, with what it had executed when it was last seen."
     if txid is None:
         journal.set_state(cl_ord_id, OrderState.NOT_PLACED, REASON)
         return f"The order {cl_ord_id} counts as not placed."
     _check_txid(journal.intents(), txid)
     journal.set_state(cl_ord_id, OrderState.OPEN, REASON, txid)
     return f"The order {cl_ord_id} counts as placed: the next run follows {txid}."
+
+
+def _check_vanished(settings: Settings, txid: str) -> None:
+    """Raise SettingsError for an order that Kraken knows: the bot would go on without it."""
+    order = None
+    if settings.trading_mode != "paper":
+        with contextlib.closing(open_live_broker(settings, live_clock(settings))) as broker:
+            broker.connect()
+            order = broker.query_order(txid)
+        if order is None:
+            return
+    raise SettingsError([f"Kraken has the order {txid}: cancel it there, or let the bot follow it."])
+
+
+def _end_vanished_order(journal: Journal, intent: Intent) -> None:
+    record = next((order for order in journal.orders() if order.txid == intent.txid), None)
+    if record is None:
+        journal.set_state(intent.cl_ord_id, OrderState.CANCELED, REASON)
+        return
+    ended = replace(record, status=OrderStatus.CANCELED, closed_seconds=wall_seconds(), reason=REASON)
+    journal.record_orders([ended])
 
 
 def _check_txid(intents: list[Intent], txid: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from bot.base.errors import SymbolError
+from bot.base.errors import OrderRefusedError, RequestError, SymbolError
 from bot.base.models import Balance, Fill, KeyInfo, Order, Position
 from bot.kraken import responses
 from bot.kraken.client import KrakenCalls
@@ -57,6 +57,14 @@ class Account:
             return responses.read_closed_orders(result, self._market_data.pair_table)
 
         return sorted(_fetch_all_pages(fetch_page, lambda order: order.txid), key=lambda order: -order.closed_seconds)
+
+    def query_order(self, txid: str) -> Order | None:
+        """Return an order by its id, open or closed; None where Kraken says that there is none."""
+        try:
+            result = self._calls.private_call("QueryOrders", {"txid": txid})
+        except (OrderRefusedError, RequestError):
+            return None
+        return responses.read_queried_order(result, txid, self._market_data.pair_table)
 
     def get_trades(self, since_seconds: float = 0.0) -> list[Fill]:
         """Return the fills of the account after `since_seconds`, newest first, from all pages."""

@@ -183,6 +183,12 @@ def read_closed_orders(result: object, pair_table: PairTable) -> tuple[list[Orde
     return _read_orders("ClosedOrders", row.child("closed"), pair_table), row.integer("count")
 
 
+def read_queried_order(result: object, txid: str, pair_table: PairTable) -> Order | None:
+    """QueryOrders: the order of that id, or None where the answer lacks it."""
+    rows = _JsonObject("QueryOrders", result)
+    return _read_order(txid, rows.child(txid), pair_table) if txid in rows.fields else None
+
+
 def _read_orders(method: str, rows: _JsonObject, pair_table: PairTable) -> list[Order]:
     return [_read_order(txid, _JsonObject(method, value), pair_table) for txid, value in rows.fields.items()]
 

@@ -53,6 +53,9 @@ class Broker(Protocol):
     def get_closed_orders(self, since_seconds: float = 0) -> list[Order]:
         """Return the orders of the whole account that are no longer open."""
 
+    def query_order(self, txid: str) -> Order | None:
+        """Return an order by its id; None where Kraken says that there is none."""
+
     def get_trades_page(self, since_seconds: float, offset: int) -> tuple[list[Fill], int]:
         """Return a page of the account's fills, newest first, and the total number of fills."""
 

@@ -134,6 +134,10 @@ class Executor:
         """Request the working orders, and record their fills."""
         self._count_fills(self.order_tracker.refresh())
         self._record_ended_unfilled()
+        for vanished in self.order_tracker.pop_vanished():
+            self._decision_log.record(
+                Event.ORDER_VANISHED, symbol=vanished.symbol, cl_ord_id=vanished.cl_ord_id, txid=vanished.txid
+            )
         self._fetch_fills()
         self._record_external_orders()
         if self.order_tracker.journal_error:

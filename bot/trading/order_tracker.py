@@ -14,6 +14,9 @@ from bot.trading.broker import Broker
 from bot.trading.exit_policy import OrderRole, WorkingOrder
 from bot.trading.position import build_positions
 
+# An accepted order in neither list is queried by its id, and reported when Kraken does not know it by then.
+QUERY_MISSING_SECONDS = 15.0
+VANISHED_SECONDS = 60.0
 # A trade may appear in the history a moment later than in the order's record.
 FILLS_RETRY_SECONDS = 30.0
 
@@ -32,17 +35,31 @@ class FillDelta:
 class _PendingOrder:
     """An accepted order whose final record has not been seen."""
 
+    cl_ord_id: str
     symbol: str
     side: Side
     since_seconds: float
+
+
+@dataclass(slots=True)
+class MissingOrder:
+    """An accepted order that is in none of Kraken's lists since `since_seconds`."""
+
+    txid: str
+    cl_ord_id: str
+    symbol: str
+    since_seconds: float
+    query_seconds: float
+    is_reported: bool = False
 
 
 class OrderTracker:
     """Own order records, tracked from the open orders into the closed ones.
 
     `is_loaded` is False until the history has been read once. An accepted order is working until its final record is
-    seen; when it is in neither list its outcome is open, and it is never taken for gone. `external_orders` are the open
-    orders of others, as last seen. `journal_error` says why the journal cannot be written, or is empty.
+    seen; when it is in neither list its outcome is open: it is queried by its id, and never taken for gone.
+    `external_orders` are the open orders of others, as last seen. `journal_error` says why the journal cannot be
+    written, or is empty.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -51,6 +68,7 @@ class OrderTracker:
         self._placed_ids: set[str] = set()
         self._pending_orders: dict[str, _PendingOrder] = {}
         self._open_txids: set[str] = set()
+        self._missing_orders: dict[str, MissingOrder] = {}
         self._unsaved_orders: dict[str, Order] = {}
         self._ended_unfilled: list[Order] = []
         self.not_placed_ids: set[str] = set()
@@ -74,7 +92,9 @@ class OrderTracker:
         self._unsaved_orders.clear()
         for intent in journal.working_intents():
             if intent.cl_ord_id in self._placed_ids:
-                self._pending_orders[intent.txid] = _PendingOrder(intent.symbol, intent.side, intent.sent_seconds)
+                self._pending_orders[intent.txid] = _PendingOrder(
+                    intent.cl_ord_id, intent.symbol, intent.side, intent.sent_seconds
+                )
         since_seconds = self._closed_orders_since(set(), [journal.complete_until(self._broker.bot_id)])
         # Open before closed: an order that closes in between is then in both, and never in neither.
         open_orders = self._broker.get_open_orders()
@@ -92,7 +112,42 @@ class OrderTracker:
         open_orders = self._broker.get_open_orders()
         since_seconds = self._closed_orders_since({order.txid for order in open_orders}, [])
         closed_orders = [] if since_seconds is None else self._broker.get_closed_orders(since_seconds)
-        return self._apply(open_orders, closed_orders)
+        listed_txids = {order.txid for order in open_orders + closed_orders}
+        return self._apply(open_orders, closed_orders + self._query_missing(listed_txids))
+
+    def _query_missing(self, listed_txids: set[str]) -> list[Order]:
+        """Query the accepted orders that are in none of Kraken's lists by their ids."""
+        now = self._broker.now()
+        missing_txids = self._pending_orders.keys() - listed_txids
+        self._missing_orders = {
+            txid: self._missing_orders.get(txid)
+            or MissingOrder(txid, pending.cl_ord_id, pending.symbol, now, now + QUERY_MISSING_SECONDS)
+            for txid, pending in self._pending_orders.items()
+            if txid in missing_txids
+        }
+        due_orders = [missing for missing in self._missing_orders.values() if now >= missing.query_seconds]
+        found_orders = []
+        for missing in due_orders:
+            missing.query_seconds = now + VANISHED_SECONDS
+            order = self._broker.query_order(missing.txid)
+            if order is not None:
+                found_orders.append(order)
+                del self._missing_orders[missing.txid]
+        return found_orders
+
+    def pop_vanished(self) -> list[MissingOrder]:
+        """Return the orders that Kraken has not known for a minute, each once."""
+        now = self._broker.now()
+        vanished = [
+            missing
+            for missing in self._missing_orders.values()
+            if missing.txid in self._pending_orders
+            and now - missing.since_seconds >= VANISHED_SECONDS
+            and not missing.is_reported
+        ]
+        for missing in vanished:
+            missing.is_reported = True
+        return vanished
 
     def adopt(self, order: Order) -> list[FillDelta]:
         """Adopt an own order that was found elsewhere; return its new fills."""
@@ -104,7 +159,9 @@ class OrderTracker:
     def add_accepted(self, placed: PlacedOrder) -> None:
         """Remember an order that Kraken has accepted."""
         self._placed_ids.add(placed.cl_ord_id)
-        self._pending_orders[placed.txid] = _PendingOrder(placed.symbol, placed.side, self._broker.now())
+        self._pending_orders[placed.txid] = _PendingOrder(
+            placed.cl_ord_id, placed.symbol, placed.side, self._broker.now()
+        )
 
     def was_placed(self, cl_ord_id: str) -> bool:
         """Tell whether an order with this client order id was ever placed."""
@@ -201,7 +258,9 @@ class OrderTracker:
         self._placed_ids.add(order.cl_ord_id)
         if order.is_open:
             self._open_txids.add(order.txid)
-            self._pending_orders[order.txid] = _PendingOrder(order.symbol, order.side, order.opened_seconds)
+            self._pending_orders[order.txid] = _PendingOrder(
+                order.cl_ord_id, order.symbol, order.side, order.opened_seconds
+            )
         else:
             self._open_txids.discard(order.txid)
             self._pending_orders.pop(order.txid, None)

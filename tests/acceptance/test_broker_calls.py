@@ -310,3 +310,13 @@ def test_auto_advance_clock_moves_only_by_waits() -> None:
     before = clock.now()
     clock.wait(13, threading.Event())
     assert clock.now() == before + 13
+
+
+def test_an_order_is_read_by_its_id() -> None:
+    """query_order returns an open and a canceled order, and None for an id that Kraken does not know."""
+    with open_broker_setup() as setup:
+        txid = setup.broker.private_call("AddOrder", ORDER)["txid"][0]
+        assert setup.broker.query_order(txid) == setup.broker.get_open_orders()[0]
+        setup.broker.cancel_order(txid)
+        assert setup.broker.query_order(txid) == setup.broker.get_closed_orders()[0]
+        assert setup.broker.query_order("OQ7TEX-3F5KA-9ZPLMN") is None

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from bot.base.clock import wall_seconds
 from bot.base.paths import journal_file_path
 from bot.orders.journal import Journal
 from bot.orders.order_state import OrderState
-from tests.acceptance.local_kraken import FILLING, RESTING, LocalKraken, local_kraken
+from tests.acceptance.local_kraken import FILLING, QUIET, RESTING, LocalKraken, local_kraken
 from tests.acceptance.processes import isolated_settings, run, running
 from tests.conftest import ROOT
-from tests.journal_rows import make_intent, make_kraken_order
+from tests.journal_rows import make_intent, make_kraken_order, make_open_kraken_order
 
 SOME_KEY = {"KRAKEN_API_KEY": "c29tZWtleQ==", "KRAKEN_API_SECRET": "c29tZXNlY3JldA=="}
 
@@ -132,6 +132,42 @@ def test_an_order_resolved_as_placed_is_followed_by_its_txid(unknown_order: tupl
     journal, settings = unknown_order
     run_command("orders", "resolve", make_intent().cl_ord_id, "--placed", "OQ7TEX-3F5KA-9ZPLMN", settings=settings)
     assert [intent.txid for intent in journal.working_intents()] == ["OQ7TEX-3F5KA-9ZPLMN"]
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_vanished_order_is_ended_with_what_it_had_executed(state: Path, has_record: bool) -> None:
+    """`orders resolve ID --not-placed` ends an accepted order that Kraken does not know, and keeps what it bought."""
+    vanished = make_open_kraken_order(txid="OBBBBB-BBBBB-BBBBBB", executed=Decimal("0.004"))
+    with local_kraken(state, QUIET) as kraken, open_journal(kraken, state) as journal:
+        if has_record:
+            journal.record_orders([vanished])
+        else:
+            journal.record_intent(make_intent(state=OrderState.OPEN, txid=vanished.txid))
+        run_command("orders", "resolve", vanished.cl_ord_id, "--not-placed", settings=kraken.settings())
+        assert journal.working_intents() == []
+        records = [(order.is_open, order.executed) for order in journal.orders()]
+        assert records == [(False, Decimal("0.004"))] * has_record
+
+
+def test_an_order_that_kraken_knows_has_not_vanished(state: Path) -> None:
+    """`orders resolve ID --not-placed` ends with 2 for an order that rests at Kraken, and changes nothing."""
+    with local_kraken(state, RESTING) as kraken:
+        settings = kraken.settings(CANCEL_ENTRIES_ON_STOP="0")
+        with running(settings=settings, until="accepted as") as bot:
+            assert bot.stop() == 0
+        with open_journal(kraken, state) as journal:
+            (intent,) = journal.working_intents()
+            run_command("orders", "resolve", intent.cl_ord_id, "--not-placed", settings=settings, code=2)
+            assert journal.working_intents() == [intent]
+
+
+@contextmanager
+def open_journal(kraken: LocalKraken, state: Path) -> Iterator[Journal]:
+    """Open the journal of a live bot."""
+    state.mkdir(exist_ok=True)
+    key = kraken.settings()["KRAKEN_API_KEY"]
+    with closing(Journal(journal_file_path(state / "kraken_nonce.txt", key))) as journal:
+        yield journal
 
 
 @pytest.mark.parametrize(

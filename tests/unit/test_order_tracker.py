@@ -132,6 +132,51 @@ def test_an_entry_that_rested_and_is_in_neither_list_is_not_open(broker: FakeBro
     assert tracker.open_orders() == []
 
 
+def test_an_order_in_neither_list_is_queried_by_its_id(broker: FakeBroker, clock: SteppedClock) -> None:
+    """An order that leaves OpenOrders and does not appear in ClosedOrders is found by its id after 15 s."""
+    broker.orders["O1"] = resting_order()
+    tracker = OrderTracker(broker)
+    tracker.rebuild()
+    broker.orders["O1"] = bought_order(NOW)
+    broker.get_closed_orders = lambda since_seconds=0: []  # type: ignore[method-assign]
+    tracker.refresh()
+    assert (broker.calls.count("query_order"), len(tracker.working("BTC/USD"))) == (0, 1)
+    clock.time_seconds += 15
+    tracker.refresh()
+    assert (broker.calls.count("query_order"), len(tracker.working("BTC/USD"))) == (1, 0)
+    assert tracker.book.holding("BTC/USD").quantity == 1
+
+
+def test_a_vanished_order_is_reported_once_and_stays_working(broker: FakeBroker, clock: SteppedClock) -> None:
+    """An order that Kraken does not know by its id either is reported after a minute, once, and never taken for
+    gone."""
+    broker.orders["O1"] = resting_order()
+    tracker = OrderTracker(broker)
+    tracker.rebuild()
+    del broker.orders["O1"]
+    reported = {}
+    for seconds in range(0, 600, 10):
+        tracker.refresh()
+        for vanished in tracker.pop_vanished():
+            reported[seconds] = vanished.txid
+        clock.time_seconds += 10
+    assert reported == {60: "O1"}
+    assert [order.txid for order in tracker.working("BTC/USD")] == ["O1"]
+    assert broker.calls.count("query_order") == 10
+
+
+def test_an_open_order_that_the_list_lacks_is_not_vanished(broker: FakeBroker, clock: SteppedClock) -> None:
+    """An order that only its id shows as open is not reported."""
+    broker.orders["O1"] = resting_order()
+    tracker = OrderTracker(broker)
+    tracker.rebuild()
+    broker.get_open_orders = list  # type: ignore[method-assign]
+    for _ in range(60):
+        tracker.refresh()
+        assert tracker.pop_vanished() == []
+        clock.time_seconds += 10
+
+
 def test_external_orders_are_known_only_while_open(broker: FakeBroker) -> None:
     """An order of another sender is known while it is open, and dropped by the next refresh after that."""
     broker.orders |= {"O1": resting_order(), "O9": replace(resting_order(), txid="O9", cl_ord_id="")}

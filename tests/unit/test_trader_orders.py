@@ -403,6 +403,22 @@ def test_an_accepted_order_in_neither_list_stays_working() -> None:
     assert summary.orders.fills == 1
 
 
+def test_a_vanished_order_is_an_alert() -> None:
+    """An accepted entry that Kraken never knows again blocks its pair, and is one alert with its ids."""
+    broker, clock = replay_market()
+    place = broker.place_limit_order
+
+    def place_and_lose(*args: object, **kwargs: object) -> object:
+        placed = place(*args, **kwargs)  # type: ignore[arg-type]
+        del broker.orders[placed.txid]
+        return placed
+
+    broker.place_limit_order = place_and_lose  # type: ignore[method-assign,assignment]
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1"), 240: buy("1")}))
+    assert event_log.of(Event.ORDER_VANISHED).alerts.values("cl_ord_id", "txid") == [(ENTRY_ID, "O1")]
+    assert broker.sent_ids == [ENTRY_ID]
+
+
 def test_an_error_in_one_pair_does_not_block_an_exit_in_another() -> None:
     """While the candles of BTC/USD cannot be read, ETH/USD is sold; then the trader waits before its retry."""
     clock = SteppedClock(361.0)
