@@ -443,6 +443,10 @@ class KrakenBroker:
         """The points on the matching engine's counter of each pair that has any now."""
         return self._rate_limiter.engine_levels(self._server_time.now())
 
+    def has_room(self, points: float) -> bool:
+        """Whether so many points fit on the key's REST counter now, so that their calls would not wait."""
+        return self._rate_limiter.has_rest_room(points, self._server_time.now())
+
     # Market data
 
     def now(self) -> float:
@@ -480,12 +484,16 @@ class KrakenBroker:
         return self.account.get_positions()
 
     def get_open_orders(self) -> list[Order]:
-        """Return all open orders of the account, those of other programs too."""
-        return self.account.get_open_orders()
+        """Return all open orders of the account, those of other programs too.
+
+        The answer serves the reconciliation of unknown orders, too, as that of `get_closed_orders` does.
+        """
+        return self._reconciler.get_open_orders()
 
     def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
-        """Return the orders of the account that closed after `since_seconds`, newest first, from all pages."""
-        return self.account.get_closed_orders(since_seconds)
+        """Return the orders of the account that closed after `since_seconds`, newest first, from all pages; while an
+        order is unknown, earlier ones too."""
+        return self._reconciler.get_closed_orders(since_seconds)
 
     def query_order(self, txid: str) -> Order | None:
         """Return an order by its id, open or closed; None where Kraken says that there is none."""

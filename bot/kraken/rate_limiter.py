@@ -103,10 +103,18 @@ class RateLimiter:
 
     def rest_level(self, now: float) -> tuple[float, float]:
         """Return the points on the REST counter now, and Kraken's maximum. Counts nothing and waits for no lock."""
+        return self._peek_rest(now).state_at(now).points, self._tier.rest_maximum
+
+    def has_rest_room(self, points: float, now: float) -> bool:
+        """Tell whether so many points fit on the REST counter now. Counts nothing and waits for no lock."""
+        counter = self._peek_rest(now)
+        return not counter.seconds_until_room(points, counter.limit, now)
+
+    def _peek_rest(self, now: float) -> RestCounter:
         # A counter of its own: the counters that are written belong to the holder of the file's lock.
         counter = RestCounter(self._tier)
         counter.merge(CounterState.parse(self._shared.peek().get("rest")), now)
-        return counter.state_at(now).points, self._tier.rest_maximum
+        return counter
 
     def engine_levels(self, now: float) -> dict[str, float]:
         """Return the points on the matching engine's counter of each pair that has any now, as `rest_level` does."""

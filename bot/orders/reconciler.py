@@ -235,36 +235,55 @@ class Reconciler:
         """Send the query that is due, if one is; `reconcile` returns the outcomes."""
         with self._lock:
             self._load_journal()
-            queried_seconds = self._server_time.now()
-            step = self.unknown.next_step(queried_seconds)
-            if step is QueryStep.WAIT:
-                return
-            try:
-                kraken_orders = self._query_orders(step)
-                if step is QueryStep.CLOSED:
-                    self._require_sight(kraken_orders, queried_seconds)
-            except BotError:
-                self.unknown.restart_proof()
-                raise
-            own_orders = [
-                order
-                for order in kraken_orders
-                if self._order_queries.is_own_order(order) or (order.cl_ord_id and order.cl_ord_id in self.unknown)
-            ]
-            resolutions = self.unknown.apply_query_result(step, kraken_orders, queried_seconds, self._server_time.now())
-            self._unreported += [one for one in resolutions if one.unknown_order.cl_ord_id != HISTORY_GAP_ID]
-            self._record_found_orders(own_orders, resolutions, queried_seconds)
+            step = self.unknown.next_step(self._server_time.now())
+            if step is not QueryStep.WAIT:
+                self._query(step, [])
 
-    def _query_orders(self, step: QueryStep) -> list[Order]:
+    def get_open_orders(self) -> list[Order]:
+        """Return all open orders of the account: one answer serves the caller, and every proof that it is due for."""
+        with self._lock:
+            return self._query(QueryStep.OPEN, [])
+
+    def get_closed_orders(self, since_seconds: float = 0.0) -> list[Order]:
+        """Return the orders that closed after `since_seconds`, or earlier where a proof has to look further back."""
+        with self._lock:
+            return self._query(QueryStep.CLOSED, [since_seconds])
+
+    def _query(self, step: QueryStep, start_times: list[float]) -> list[Order]:
+        """Send a query, and apply what its answer proves. `start_times`: from when ClosedOrders is read at the
+        latest."""
+        queried_seconds = self._server_time.now()
+        # Any private read that is answered is a fencing read.
+        is_fence = self.unknown.next_step(queried_seconds) is QueryStep.FENCE
+        try:
+            kraken_orders = self._query_orders(step, start_times=start_times)
+            if step is QueryStep.CLOSED:
+                self._require_sight(kraken_orders, queried_seconds)
+        except BotError:
+            self.unknown.restart_proof()
+            raise
+        own_orders = [
+            order
+            for order in kraken_orders
+            if self._order_queries.is_own_order(order) or (order.cl_ord_id and order.cl_ord_id in self.unknown)
+        ]
+        if not self.unknown.all():
+            return kraken_orders
+        resolutions = self.unknown.apply_query_result(
+            QueryStep.FENCE if is_fence else step, kraken_orders, queried_seconds, self._server_time.now()
+        )
+        self._unreported += [one for one in resolutions if one.unknown_order.cl_ord_id != HISTORY_GAP_ID]
+        self._record_found_orders(own_orders, resolutions, queried_seconds)
+        return kraken_orders
+
+    def _query_orders(self, step: QueryStep, *, start_times: list[float]) -> list[Order]:
         kraken_orders = [] if step is QueryStep.CLOSED else self._order_queries.get_open_orders()
-        since = [order.sent_seconds for order in self._identified_orders()]
+        since = [order.sent_seconds - LOOKBACK_SECONDS for order in self._identified_orders()] + start_times
         if step is QueryStep.CLOSED and HISTORY_GAP_ID in self.unknown:
-            since.append(self._complete_until_seconds or 0.0)
+            since.append((self._complete_until_seconds or 0.0) - LOOKBACK_SECONDS)
         # At the fencing read it is no proof yet; but an order that is found anywhere at any time was placed.
         if step is not QueryStep.OPEN and since:
-            kraken_orders = kraken_orders + self._order_queries.get_closed_orders(
-                max(0.0, min(since) - LOOKBACK_SECONDS)
-            )
+            kraken_orders = kraken_orders + self._order_queries.get_closed_orders(max(0.0, min(since)))
         return kraken_orders
 
     def _require_sight(self, kraken_orders: list[Order], queried_seconds: float) -> None:

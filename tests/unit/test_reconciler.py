@@ -289,3 +289,37 @@ def test_a_history_that_the_key_may_not_see_stays_incomplete(journal: Journal) -
         clock.time_seconds = here.unknown.due_seconds() or 0.0
     account.key_info = replace(SEEING_KEY, modified_seconds=clock.time_seconds - 1)
     assert seconds_until_complete(here, clock) <= BLIND_RETRY_SECONDS + 16
+
+
+def test_a_read_for_the_trader_serves_the_proof_too(journal: Journal) -> None:
+    """With an order unknown, one read of the open orders after deadline and margin, made for another reason, is the
+    proof's own: the next query that is due is ClosedOrders, 3 s later."""
+    clock, open_reads = SteppedClock(NOW), 0
+
+    def open_orders() -> list[Order]:
+        nonlocal open_reads
+        open_reads += 1
+        return []
+
+    reconciler = make_reconciler(journal, clock, open_orders)
+    reconciler.unknown.add_intent(make_intent(cl_ord_id=ID, sent_seconds=NOW, deadline_seconds=NOW + 8))
+    reconciler.reconcile()
+    assert open_reads == 1
+    clock.time_seconds = NOW + 13.0
+    assert reconciler.get_open_orders() == []
+    assert open_reads == 2
+    assert reconciler.unknown.due_seconds() == NOW + 13.0 + 3.0
+    clock.time_seconds = NOW + 16.0
+    (resolution,) = reconciler.reconcile()
+    assert (resolution.order, open_reads) == (None, 2)
+
+
+def test_a_placed_order_is_found_in_a_read_for_the_trader(journal: Journal) -> None:
+    """An unknown order that is among the open orders of a read for another reason is resolved as placed."""
+    clock = SteppedClock(NOW)
+    kraken_order = make_open_kraken_order(cl_ord_id=ID)
+    reconciler = make_reconciler(journal, clock, lambda: [kraken_order])
+    reconciler.unknown.add_intent(make_intent(cl_ord_id=ID, sent_seconds=NOW, deadline_seconds=NOW + 8))
+    reconciler.get_open_orders()
+    (resolution,) = reconciler.reconcile()
+    assert resolution.order == kraken_order
