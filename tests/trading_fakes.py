@@ -223,6 +223,9 @@ class FakeBroker:
     def now(self) -> float:
         return self._clock.now()
 
+    def has_room(self, points: float) -> bool:
+        return True
+
     def pair(self, symbol: str) -> Pair:
         return make_pair({"XBTUSD": "BTC/USD"}.get(symbol, symbol))
 

@@ -12,10 +12,12 @@ from bot.app.venue import fetch_kraken_time, live_clock, open_live_broker
 from bot.base import clock
 from bot.base.errors import BotError, NonceStoreError
 from bot.base.models import common_quote
+from bot.base.timeframes import TIMEFRAMES, parse_timeframe
 from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
 from bot.config import Settings
 from bot.kraken.key_rules import EXPIRY_WARNING_DAYS, days_until_expiry, describe_limits
 from bot.nonce.file_store import open_file_store
+from bot.trading.read_budget import max_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class CheckResult:
 def run_checks(settings: Settings) -> Iterator[CheckResult]:
     """Check settings, state folder, clock, nonce store, pairs, key and permissions, in this order."""
     yield _run_check("settings", lambda: _describe_settings(settings))
+    if tier_problem := describe_tier_problem(settings):
+        yield CheckResult("tier", tier_problem, is_warning=True)
     yield _run_check("state", lambda: _check_state_folder(settings))
     if settings.trading_mode == "paper":
         yield CheckResult("mode", "paper: no key and no internet are needed")
@@ -62,6 +66,25 @@ def _run_check(subject: str, check: Callable[[], str]) -> CheckResult:
 
 def _describe_settings(settings: Settings) -> str:
     return f"{settings.trading_mode}, {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}"
+
+
+def describe_tier_problem(settings: Settings) -> str:
+    """Say that PAIRS and TIMEFRAME ask for more requests than KRAKEN_TIER allows, with the way out; "" otherwise."""
+    count = len(settings.pairs)
+    timeframe = settings.timeframe
+    allowed = {
+        name: max_pairs(settings.tier, parse_timeframe(name), settings.dead_man_switch_seconds) for name in TIMEFRAMES
+    }
+    if count <= allowed[timeframe]:
+        return ""
+    longer = next((name for name in TIMEFRAMES if allowed[name] >= count), "")
+    switch = (
+        f" with DEAD_MAN_SWITCH_SECONDS={settings.dead_man_switch_seconds}" if settings.dead_man_switch_seconds else ""
+    )
+    return (
+        f"at {timeframe} KRAKEN_TIER={settings.tier.name}{switch} has room for {allowed[timeframe]} of {count} pairs: "
+        "orders may wait. Take fewer" + (f", or TIMEFRAME={longer}" if longer else "")
+    )
 
 
 def _check_state_folder(settings: Settings) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import format_nonce_line
+from bot.app.preflight import describe_tier_problem
 from bot.app.venue import TradingVenue
 from bot.base.errors import (
     LeaseLostError,
@@ -154,3 +155,5 @@ def _emit_start(settings: Settings, venue: TradingVenue, balances: dict[str, Bal
         strategy=settings.strategy,
         price_source=venue.price_source,
     )
+    if tier_problem := describe_tier_problem(settings):
+        emit(Event.TIER_EXCEEDED, reason=tier_problem)

@@ -134,6 +134,7 @@ class Event(Enum):
     NONCE_READ = _info("Nonce: {nonce_state}")
     ACCOUNT_READ = _info("Account: {balances}; bot id {bot_id}")
     TRADING_STARTED = _info("Trading {pairs} at {timeframe} with {strategy}; prices: {price_source}")
+    TIER_EXCEEDED = _warning("{reason}.")
     STANDBY_ENTERED = _info("Standby: {reason}")
     LEADERSHIP_ACQUIRED = _info(
         "{owner} leads with fencing token {fencing_token} in {location}", alert=Alert.LEADER_CHANGE

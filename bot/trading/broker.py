@@ -29,6 +29,9 @@ class Broker(Protocol):
     def now(self) -> float:
         """Return the market's time."""
 
+    def has_room(self, points: float) -> bool:
+        """Tell whether so many points fit on the key's REST counter now, so that their calls would not wait."""
+
     def pair(self, symbol: str) -> Pair:
         """Return the rules of a pair. Raises SymbolError."""
 

@@ -121,11 +121,11 @@ class DecisionLog:
             **_order_fields(order),
         )
 
-    def record_open_order(self, event: Event, order: Order, error: Exception | None = None) -> None:
+    def record_open_order(self, event: Event, order: Order | PlacedOrder, error: Exception | None = None) -> None:
         """Record an event of an open order, with the volume that is not executed yet."""
         self.record(
             event,
-            volume=order.volume - order.executed,
+            volume=order.volume - order.executed if isinstance(order, Order) else order.volume,
             price=order.price,
             **_order_fields(order),
             **_error_fields(error),

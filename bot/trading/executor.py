@@ -56,6 +56,7 @@ class Executor:
         self._entry_ttl_seconds = entry_ttl_seconds
         self._decision_log = decision_log
         self._balances: dict[str, Balance] | None = None
+        self._balances_are_of_this_cycle = False
         # Kept also after an invalidation: for reports, and for no decision.
         self.last_balances: dict[str, Balance] | None = None
         self._retryable_symbols: set[str] = set()
@@ -104,10 +105,25 @@ class Executor:
         self._record_external_orders()
 
     def reconcile(self) -> set[str]:
-        """Query unknown orders and track the working ones.
+        """Query unknown orders, track the working ones and fetch their fills.
 
         Return the pairs in which an order is now known not to have been placed.
         """
+        self.resolve_unknown_orders()
+        self.read_working_orders()
+        self.fetch_fills()
+        return self.pop_retryable_symbols()
+
+    def pop_retryable_symbols(self) -> set[str]:
+        """Return the pairs in which an order was proved not placed since the last call: its signal may be sent again.
+
+        To be called when no query can fail any more: it would lose the signals.
+        """
+        retryable_symbols, self._retryable_symbols = self._retryable_symbols, set()
+        return retryable_symbols
+
+    def resolve_unknown_orders(self) -> None:
+        """Send the query about unknown orders that is due, if one is, and take over what is known of them."""
         for resolution in self._broker.reconcile_unknown_orders():
             unknown = resolution.unknown_order
             if resolution.order is None:
@@ -125,20 +141,20 @@ class Executor:
                     state=resolution.order.status,
                 )
                 self._count_fills(self.order_tracker.adopt(resolution.order))
-        self.poll_working_orders()
-        # Cleared last: a query that fails in between would lose the signals.
-        retryable_symbols, self._retryable_symbols = self._retryable_symbols, set()
-        return retryable_symbols
 
     def poll_working_orders(self) -> None:
-        """Request the working orders, and record their fills."""
-        self._count_fills(self.order_tracker.refresh())
+        """Request the working orders, and record and fetch their fills."""
+        self.read_working_orders()
+        self.fetch_fills()
+
+    def read_working_orders(self, *, may_read: bool = True) -> None:
+        """Read the records of the working orders, of all pairs at once; without `may_read` only the journal is kept."""
+        self._count_fills(self.order_tracker.refresh(may_read=may_read))
         self._record_ended_unfilled()
         for vanished in self.order_tracker.pop_vanished():
             self._decision_log.record(
                 Event.ORDER_VANISHED, symbol=vanished.symbol, cl_ord_id=vanished.cl_ord_id, txid=vanished.txid
             )
-        self._fetch_fills()
         self._record_external_orders()
         if self.order_tracker.journal_error:
             self._decision_log.record_once(
@@ -147,7 +163,8 @@ class Executor:
         else:
             self._decision_log.record_resolved("journal", Event.JOURNAL_WRITE_RECOVERED)
 
-    def _fetch_fills(self) -> None:
+    def fetch_fills(self) -> None:
+        """Fetch a page of the fills that the journal lacks, if it lacks any."""
         try:
             has_fetched = self._fill_fetcher.fetch_page()
         except (KrakenError, TransportError) as problem:
@@ -161,6 +178,7 @@ class Executor:
         """Return the balances after the last own fill, or later ones; request them if they are outdated."""
         if self._balances is None:
             self._balances = self.last_balances = self._broker.get_account_balance()
+            self._balances_are_of_this_cycle = True
         return self._balances
 
     def balance(self, asset: str) -> Balance:
@@ -175,6 +193,20 @@ class Executor:
     def invalidate_balances(self) -> None:
         """Request the balances again the next time they are needed."""
         self._balances = None
+
+    def begin_cycle(self) -> None:
+        """Count the balances as those of an earlier cycle."""
+        self._balances_are_of_this_cycle = False
+
+    def require_fresh_balances(self) -> None:
+        """Request the balances again the next time they are needed, unless that was done in this cycle: one answer
+        serves all pairs."""
+        if not self._balances_are_of_this_cycle:
+            self.invalidate_balances()
+
+    def has_fresh_balances(self) -> bool:
+        """Tell whether the balances were read in this cycle, and are not outdated."""
+        return self._balances_are_of_this_cycle and self._balances is not None
 
     def describe_unresolved_order(self, symbol: str) -> str:
         """Describe an order of a pair without a final outcome; empty if there is none."""
@@ -198,18 +230,14 @@ class Executor:
 
     def execute(self, orders: Sequence[OrderRequest], price: Decimal) -> bool:
         """Place orders one after the other, until one of them is refused or unknown; return whether all were placed."""
-        placed_all = all(self._place(order, price) for order in orders)
-        if orders:
-            self.poll_working_orders()
-        return placed_all
+        return all(self._place(order, price) for order in orders)
 
     def cancel(self, symbol: str, txids: Sequence[str]) -> None:
-        """Cancel orders of a pair and read their records: an order may have filled before, and its record says so."""
+        """Cancel orders of a pair. An order may have filled before: its record, which has to be read, says so."""
         for txid in txids:
             self._canceled_txids.add(txid)
             self._broker.cancel_order(txid, symbol)
         self.invalidate_balances()
-        self.poll_working_orders()
 
     def apply_controls(self, controls: Controls) -> None:
         """While entries are stopped, cancel the bot's resting entries too; recorded once."""
@@ -217,20 +245,21 @@ class Executor:
             self._decision_log.record_resolved("entries", Event.ENTRIES_RESUMED)
             return
         self._decision_log.record_once("entries", "", Event.ENTRIES_STOP_APPLIED)
-        if not controls.is_halted() and self.order_tracker.resting_entries():
+        if not controls.is_halted() and self.order_tracker.entries_that_may_rest():
             self.cancel_entries()
-            self.poll_working_orders()
+            self.read_working_orders()
 
     def cancel_entries(self) -> None:
-        """Cancel every resting entry of this bot, by its txid."""
-        for order in self.order_tracker.resting_entries():
+        """Cancel every resting entry of this bot, by its txid, also one whose record has not been read yet."""
+        for order in self.order_tracker.entries_that_may_rest():
             self._canceled_txids.add(order.txid)
             try:
-                self._broker.cancel_order(order.txid, order.symbol)
+                was_open = self._broker.cancel_order(order.txid, order.symbol)
             except BotError as problem:
                 self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
             else:
-                self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
+                if was_open:
+                    self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
 
     def sold_by_exits(self, symbol: str, candle_seconds: int) -> Decimal:
         """Return what the exits of a candle have sold so far."""
@@ -264,6 +293,9 @@ class Executor:
             return attempt is not None and self._send_attempt(attempt[0], kind, attempt[1], price)
         self.counts.placed += 1
         self.order_tracker.add_accepted(placed)
+        if order.side is Side.BUY:
+            # It reserves money that another entry would count on.
+            self.invalidate_balances()
         self._decision_log.record_placed(price, order, placed)
         return True
 

@@ -38,6 +38,11 @@ class Feed:
             self.status = self._broker.system_status()
             self._record_status("the exchange", self.status.status)
 
+    def refresh_pair(self, symbol: str) -> None:
+        """Request a pair's status and candles, where the last answers are outdated."""
+        self.refresh_pair_status(symbol)
+        self.refresh_candles(symbol)
+
     def refresh_pair_status(self, symbol: str) -> None:
         """Request a pair's status if the last answer is outdated."""
         checked_seconds, now = self._pair_checked_seconds.get(symbol), self._broker.now()

@@ -67,6 +67,8 @@ class OrderTracker:
         self._orders: dict[str, Order] = {}
         self._placed_ids: set[str] = set()
         self._pending_orders: dict[str, _PendingOrder] = {}
+        # Accepted, and in none of Kraken's rows so far.
+        self._unread_orders: dict[str, PlacedOrder] = {}
         self._open_txids: set[str] = set()
         self._missing_orders: dict[str, MissingOrder] = {}
         self._unsaved_orders: dict[str, Order] = {}
@@ -104,9 +106,9 @@ class OrderTracker:
         self._ended_unfilled.clear()
         self.book = build_positions(self._orders.values())
 
-    def refresh(self) -> list[FillDelta]:
-        """Track the working orders; return their new fills. Sends no request if none is working."""
-        if not self._pending_orders:
+    def refresh(self, *, may_read: bool = True) -> list[FillDelta]:
+        """Track the working orders; return their new fills. Sends no request if none is working, or if it may not."""
+        if not self._pending_orders or not may_read:
             self._write_journal()
             return []
         open_orders = self._broker.get_open_orders()
@@ -162,6 +164,7 @@ class OrderTracker:
         self._pending_orders[placed.txid] = _PendingOrder(
             placed.cl_ord_id, placed.symbol, placed.side, self._broker.now()
         )
+        self._unread_orders[placed.txid] = placed
 
     def was_placed(self, cl_ord_id: str) -> bool:
         """Tell whether an order with this client order id was ever placed."""
@@ -180,6 +183,13 @@ class OrderTracker:
         """Return the executed quantity of the order with this client order id."""
         return sum((order.executed for order in self._orders.values() if order.cl_ord_id == cl_ord_id), ZERO)
 
+    def has_unread_orders(self, symbol: str | None = None) -> bool:
+        """Tell whether an accepted order of a pair, or of any, is in none of Kraken's rows yet."""
+        return any(
+            txid not in self._open_txids and symbol in {None, pending.symbol}
+            for txid, pending in self._pending_orders.items()
+        )
+
     def open_orders(self) -> list[Order]:
         """Return the own orders that are open."""
         return [self._orders[txid] for txid in sorted(self._open_txids)]
@@ -187,6 +197,11 @@ class OrderTracker:
     def resting_entries(self, symbol: str | None = None) -> list[Order]:
         """Return the own buy orders of a pair, or of all, that are open."""
         return [order for order in self.open_orders() if order.side is Side.BUY and symbol in {None, order.symbol}]
+
+    def entries_that_may_rest(self) -> list[Order | PlacedOrder]:
+        """Return the own buy orders that are open, and the accepted ones whose record has not been read yet."""
+        unread = [placed for placed in self._unread_orders.values() if placed.side is Side.BUY]
+        return [*self.resting_entries(), *unread]
 
     def working(self, symbol: str) -> tuple[WorkingOrder, ...]:
         """Return the own orders of a pair that were accepted and may still fill."""
@@ -255,6 +270,7 @@ class OrderTracker:
         if order != previous:
             self._unsaved_orders[order.txid] = order
         self._orders[order.txid] = order
+        self._unread_orders.pop(order.txid, None)
         self._placed_ids.add(order.cl_ord_id)
         if order.is_open:
             self._open_txids.add(order.txid)

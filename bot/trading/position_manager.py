@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from decimal import Decimal
+from enum import Enum, auto
 
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, OrderRequest, Pair, Side
@@ -33,8 +34,26 @@ STOP_RETRY_SECONDS = 60.0
 RiskStateReader = Callable[[], RiskState]
 
 
+class Pause(Enum):
+    """What a pair's turn waits for; it goes on once that is done for every pair.
+
+    RECORDS: it has canceled an order, and what that sold is to be read now. FOLLOW_UP: it has placed an order, whose
+    record can wait. ENTRY: it wants to buy, after the exits and stops of all pairs.
+    """
+
+    RECORDS = auto()
+    FOLLOW_UP = auto()
+    ENTRY = auto()
+
+
+# What a pair does in one cycle; the result tells whether it is done.
+Turn = Generator[Pause, None, bool]
+
+
 class PositionManager:
     """Takes as many steps as possible in one cycle; the next cycle reads the state again and continues.
+
+    Each method that takes steps pauses where the order records are needed, so that one read serves all pairs.
 
     `stop_loss_percent` is how far below the average entry the stops are; 0 means that there are none.
     """
@@ -68,7 +87,7 @@ class PositionManager:
                 remaining_requests.append(replace(request, quantity=min(request.quantity - sold, state.held_quantity)))
         return check_orders(remaining_requests, state, self._limits)
 
-    def exit_position(self, read_state: RiskStateReader, read_requests: Callable[[], Iterable[OrderRequest]]) -> bool:
+    def exit_position(self, read_state: RiskStateReader, read_requests: Callable[[], Iterable[OrderRequest]]) -> Turn:
         """Sell what is requested and allowed, with both checked again after each step; return whether that is done.
 
         An exit that waits is not done, and neither is one with a rest beyond the maximum slippage. An exit that Kraken
@@ -94,13 +113,15 @@ class PositionManager:
                 parts = split_exit(replace(exits[0], quantity=step.quantity), state, self._limits)
                 if not self._executor.execute(parts, state.price):
                     return not self._executor.describe_unresolved_order(symbol)
+                yield Pause.FOLLOW_UP
             elif isinstance(step, CancelOrders) and step not in steps_taken:
                 self._executor.cancel(symbol, step.txids)
+                yield Pause.RECORDS
             else:
                 return isinstance(step, Done)
             steps_taken.append(step)
 
-    def protect_position(self, read_state: RiskStateReader) -> bool:
+    def protect_position(self, read_state: RiskStateReader) -> Turn:
         """Keep stops under the position; return whether they are in place, or as nearly as possible for now."""
         steps_taken: list[ExitStep] = []
         while self._stop_loss_percent:
@@ -121,7 +142,10 @@ class PositionManager:
             if isinstance(step, CancelOrders):
                 steps_taken.append(step)
                 self._executor.cancel(symbol, step.txids)
-            elif not self._executor.execute(verdict.allowed, state.price):
+                yield Pause.RECORDS
+            elif self._executor.execute(verdict.allowed, state.price):
+                yield Pause.FOLLOW_UP
+            else:
                 self._executor.invalidate_balances()
                 self._retry_at_seconds[symbol] = self._broker.now() + STOP_RETRY_SECONDS
                 return True

@@ -42,7 +42,14 @@ from bot.trading.dead_man_switch import DeadManSwitch
 from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor, OrderCounts
 from bot.trading.feed import Feed
-from bot.trading.position_manager import PositionManager
+from bot.trading.position_manager import Pause, PositionManager, Turn
+from bot.trading.read_budget import (
+    BALANCE_READ_POINTS,
+    FILL_READ_POINTS,
+    ORDER_READ_POINTS,
+    ReadBudget,
+    ReadPurpose,
+)
 from bot.trading.risk import Controls, RiskLimits, RiskState, is_retryable
 from bot.trading.snapshot import SnapshotPublisher
 from bot.trading.strategies.base import Strategy
@@ -137,6 +144,7 @@ class Trader:
         self._feed = Feed(broker, settings.timeframe, self._decision_log)
         entry_ttl_seconds = settings.entry_ttl_seconds or self._timeframe_seconds + ENTRY_TTL_MARGIN_SECONDS
         self._executor = Executor(broker, strategy.name, entry_ttl_seconds, self._decision_log)
+        self._budget = ReadBudget(broker, clock)
         self._dead_man_switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._decision_log)
         self._context_builder = ContextBuilder(broker, self._feed, self._executor, self._timeframe_seconds)
         self.snapshot_publisher = SnapshotPublisher(broker, self._feed, self._executor, self._decision_log)
@@ -149,7 +157,9 @@ class Trader:
             settings.stop_loss_percent,
         )
         self._decided_candles: dict[str, int] = {}
-        self._has_pending_step = False
+        # An exit or a stop is between two steps; an entry waits for room on the rate counter.
+        self._is_exit_pending = False
+        self._is_entry_pending = False
         self._is_equity_due = False
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
@@ -212,14 +222,17 @@ class Trader:
             return STOPPED
         if self._clock.has_ended:
             return "the market's prices have ended"
-        if self._settings.max_cycles is not None and self._live_cycle_count >= self._settings.max_cycles:
+        if self._is_last_cycle():
             return f"{self._live_cycle_count} cycles done"
         return ""
+
+    def _is_last_cycle(self) -> bool:
+        return self._settings.max_cycles is not None and self._live_cycle_count >= self._settings.max_cycles
 
     def _run_cycle(self) -> None:
         self._controls.check_state()
         self._cycle_count += 1
-        self._has_pending_step = False
+        self._executor.begin_cycle()
         if not self._clock.is_catching_up:
             self._live_cycle_count += 1
             self._decision_log.record_resolved("warm-up", Event.WARM_UP_ENDED)
@@ -228,20 +241,35 @@ class Trader:
         self._reconcile_startup()
         if self._stop.is_set():
             return
+        self._reconcile()
         self._feed.refresh_status()
         errors.append(_catch_transient_error(self._refresh_dead_man_switch))
-        for symbol in self._executor.reconcile():
-            self._decided_candles.pop(symbol, None)
         errors.append(_catch_transient_error(lambda: self._executor.apply_controls(self._controls)))
-        errors += [_catch_transient_error(partial(self._process_pair, symbol)) for symbol in self._symbols]
+        errors += self._trade_pairs()
         for error in filter(None, errors):
             raise error
+        if self._budget.allows(ReadPurpose.FOLLOW_UP, FILL_READ_POINTS):
+            self._executor.fetch_fills()
         self._record_equity_if_due()
         self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
-        if not self._clock.is_replaying:
+        if not self._clock.is_replaying and self._budget.allows(ReadPurpose.FOLLOW_UP, BALANCE_READ_POINTS):
             # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
             _catch_transient_error(self._executor.balances)
         self.snapshot_publisher.publish(self._symbols, self._quote)
+
+    def _reconcile(self) -> None:
+        """Read the working orders; query the unknown ones, which these reads may have answered."""
+        self._read_orders(is_urgent=self._is_exit_pending or self._executor.order_tracker.has_unread_orders())
+        self._is_exit_pending = self._is_entry_pending = False
+        self._executor.resolve_unknown_orders()
+        for symbol in self._executor.pop_retryable_symbols():
+            self._decided_candles.pop(symbol, None)
+
+    def _read_orders(self, *, is_urgent: bool) -> bool:
+        """Read the working orders, if it is urgent or there is room for it; return whether they were read."""
+        may_read = is_urgent or self._budget.allows(ReadPurpose.FOLLOW_UP, ORDER_READ_POINTS)
+        self._executor.read_working_orders(may_read=may_read)
+        return may_read
 
     def _refresh_dead_man_switch(self) -> None:
         # A jump of a replay is not a time in which the bot failed to renew the switch.
@@ -250,23 +278,64 @@ class Trader:
                 "the kill switch is on" if self._controls.is_halted() else self._feed.blocked_reason()
             )
 
-    def _process_pair(self, symbol: str) -> None:
-        self._feed.refresh_pair_status(symbol)
-        self._feed.refresh_candles(symbol)
+    def _trade_pairs(self) -> list[BotError]:
+        """Let every pair have its turn: first the exits and stops of all, then the entries. Return the errors."""
+        errors: list[BotError] = []
+        turns: dict[str, Turn] = {}
+        for symbol in self._symbols:
+            # Public: they do not wait for the private reads of another pair.
+            if error := _catch_transient_error(partial(self._feed.refresh_pair, symbol)):
+                errors.append(error)
+            else:
+                turns[symbol] = self._trade_pair(symbol)
+        entries = self._run_turns(turns, errors)
+        self._run_turns(entries, errors)
+        return errors
+
+    def _run_turns(self, turns: dict[str, Turn], errors: list[BotError]) -> dict[str, Turn]:
+        """Run the turns to their ends, with one read of the orders for all that wait; return those before an entry."""
+        entries: dict[str, Turn] = {}
+        while turns:
+            pauses = {symbol: self._advance(turn, errors) for symbol, turn in turns.items()}
+            entries |= {symbol: turns[symbol] for symbol, pause in pauses.items() if pause is Pause.ENTRY}
+            turns = {
+                symbol: turns[symbol] for symbol, pause in pauses.items() if pause in {Pause.RECORDS, Pause.FOLLOW_UP}
+            }
+            if turns and not self._read_orders(is_urgent=Pause.RECORDS in pauses.values()):
+                # The next cycle, which is soon, reads them first.
+                self._is_exit_pending = True
+                break
+        return entries
+
+    def _advance(self, turn: Turn, errors: list[BotError]) -> Pause | None:
+        """Run a turn up to its next pause; None where it has ended."""
+        try:
+            return next(turn)
+        except StopIteration:
+            return None
+        except BotError as problem:
+            if _is_fatal(problem):
+                raise
+            errors.append(problem)
+            return None
+
+    def _trade_pair(self, symbol: str) -> Turn:
         candle = self._feed.last_candle(symbol)
         if candle is None:
-            return
+            return True
         if self._decided_candles.get(symbol) != candle.time_seconds:
-            if not self._decide_candle(symbol, candle):
+            if not (yield from self._decide_candle(symbol, candle)):
                 # A pending entry need not be polled as often as a pending exit.
-                self._has_pending_step = (
-                    self._has_pending_step or self._executor.order_tracker.book.holding(symbol).quantity > 0
-                )
-                return
+                if self._executor.order_tracker.book.holding(symbol).quantity > 0:
+                    self._is_exit_pending = True
+                return False
             self._decided_candles[symbol] = candle.time_seconds
             self._is_equity_due = True
-        if not self._position_manager.protect_position(partial(self._build_risk_state, symbol, candle)):
-            self._has_pending_step = True
+            if self._executor.order_tracker.has_unread_orders(symbol):
+                yield Pause.FOLLOW_UP
+        if not (yield from self._position_manager.protect_position(partial(self._build_risk_state, symbol, candle))):
+            self._is_exit_pending = True
+        return True
 
     def _reconcile_startup(self) -> None:
         order_tracker = self._executor.order_tracker
@@ -294,27 +363,38 @@ class Trader:
         if not self._is_equity_due:
             return
         if not self._clock.is_replaying:
-            self._executor.invalidate_balances()
+            has_room = self._budget.allows(ReadPurpose.FOLLOW_UP, BALANCE_READ_POINTS)
+            if not has_room and not self._executor.has_fresh_balances():
+                return
+            self._executor.require_fresh_balances()
         value = self._executor.equity(self._symbols, self._quote, self._feed.last_close)
         # The executor reports a journal that cannot be written; a missing point of the curve does no harm.
         with contextlib.suppress(JournalError):
             self._broker.journal.add_equity(EquityPoint(self._broker.now(), self._quote, value))
         self._is_equity_due = False
 
-    def _decide_candle(self, symbol: str, candle: Candle) -> bool:
+    def _decide_candle(self, symbol: str, candle: Candle) -> Turn:
         """Decide one candle; return whether that is done, or has to be repeated in the next cycle."""
-        if not self._request_orders(symbol):
+        requests = self._request_orders(symbol)
+        if not requests:
             self._decision_log.record_hold(symbol, candle.close)
             return True
-        self._executor.invalidate_balances()
+        if all(request.kind == "entry" for request in requests):
+            yield Pause.ENTRY
+            if not self._is_last_cycle() and not self._budget.allows(ReadPurpose.ENTRY, BALANCE_READ_POINTS):
+                self._is_entry_pending = True
+                return False
+        self._executor.require_fresh_balances()
         verdict = self._position_manager.check_requests(
             self._build_risk_state(symbol, candle), self._request_orders(symbol)
         )
         for refusal in verdict.refusals:
             self._decision_log.record_refusal(candle.close, refusal)
         if any(order.kind == "exit" for order in verdict.allowed):
-            return self._position_manager.exit_position(
-                partial(self._build_risk_state, symbol, candle), partial(self._request_orders, symbol)
+            return (
+                yield from self._position_manager.exit_position(
+                    partial(self._build_risk_state, symbol, candle), partial(self._request_orders, symbol)
+                )
             )
         self._executor.execute(verdict.allowed, candle.close)
         return not any(map(is_retryable, verdict.refusals))
@@ -324,6 +404,8 @@ class Trader:
 
     def _build_risk_state(self, symbol: str, candle: Candle) -> RiskState:
         self._controls.check_state()
+        # An earlier read of this cycle may have waited for the rate counter; this one is public and never does.
+        _catch_transient_error(self._feed.refresh_status)
         return self._context_builder.build_risk_state(symbol, candle, self._controls, is_stopping=self._stop.is_set())
 
     def _wait_for_next_cycle(self) -> None:
@@ -336,7 +418,7 @@ class Trader:
         elif not self._clock.is_replaying:
             query_seconds = self._broker.next_query_seconds()
             wait_seconds = min(POLL_SECONDS * self._clock.speed, self._dead_man_switch.due_seconds - now)
-            if self._has_pending_step:
+            if self._is_exit_pending or self._is_entry_pending:
                 wait_seconds = min(wait_seconds, PENDING_STEP_POLL_SECONDS)
             if query_seconds is not None:
                 wait_seconds = min(wait_seconds, query_seconds)
@@ -372,7 +454,7 @@ class Trader:
         elif error is None:
             self.shutdown()
             try:
-                self._executor.poll_working_orders()
+                self._executor.read_working_orders()
                 self._executor.invalidate_balances()
                 equity_end = self._current_equity()
             except BotError as problem:

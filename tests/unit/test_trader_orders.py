@@ -432,3 +432,31 @@ def test_an_error_in_one_pair_does_not_block_an_exit_in_another() -> None:
     )
     assert broker.totals["ETH"] == ZERO
     assert stop.waits_seconds == [1.0]
+
+
+def test_an_entry_whose_record_was_not_read_is_canceled_at_the_end() -> None:
+    """An entry of the last cycle, which the rate counter leaves no room to look at, does not outlive the run."""
+    broker, clock = live_market(241.0)
+    broker.fills_limits = False
+    broker.has_room = lambda points: False  # type: ignore[method-assign]
+    run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=1)
+    assert [order.status for order in broker.orders.values()] == [OrderStatus.CANCELED]
+
+
+def test_an_entry_waits_for_room_and_an_exit_does_not() -> None:
+    """While the rate counter has no room, BTC/USD is not bought and ETH/USD is sold; once there is room, the same
+    candle's entry is sent."""
+    clock = SteppedClock(361.0)
+    broker = FakeBroker(clock, {symbol: make_candles(FLAT) for symbol in ("BTC/USD", "ETH/USD")})
+    broker.orders["H"] = make_order("H", Side.BUY, "1", "100", symbol="ETH/USD", closed_seconds=2.0)
+    broker.totals["ETH"] = Decimal(1)
+    broker.has_room = lambda points: clock.now() > 365.0  # type: ignore[method-assign]
+
+    def decide(context: StrategyContext) -> list[OrderRequest]:
+        return sell_all(context) if context.pair.base == "ETH" else buy("1")(context)
+
+    script = ScriptedStrategy({300: decide})
+    run_trader(broker, clock, script, symbols=("BTC/USD", "ETH/USD"), max_cycles=5)
+    assert broker.sent_ids == ["bot01|ETH/USD|script|300|exit|0", "bot01|BTC/USD|script|300|entry|0"]
+    exit_order, entry = list(broker.orders.values())[1:]
+    assert (exit_order.opened_seconds, entry.opened_seconds) == (361.0, 367.0)
