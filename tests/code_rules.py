@@ -156,7 +156,7 @@ def unsafe(source: Source) -> list[str]:
 
 
 def broad_except(source: Source) -> list[str]:
-    """Nothing catches everything, except one place each in two modules and handlers that always raise again."""
+    """Nothing catches everything, except one place each in three modules and handlers that always raise again."""
     broad: list[str] = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler) and _is_broad(node.type):
@@ -165,7 +165,9 @@ def broad_except(source: Source) -> list[str]:
                 broad.append(source.finding(node, "broad except"))
         elif isinstance(node, ast.Call) and _dotted(node.func).endswith("suppress") and any(map(_is_broad, node.args)):
             broad.append(source.finding(node, "broad suppress"))
-    return broad[1:] if source.name in {"bot.trading.trader", "bot.base.events"} else broad
+    return (
+        broad[1:] if source.name in {"bot.trading.trader", "bot.trading.strategy_runner", "bot.base.events"} else broad
+    )
 
 
 def _is_broad(caught: ast.expr | None) -> bool:

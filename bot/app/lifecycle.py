@@ -81,6 +81,11 @@ class Lifecycle:
             self.status = state, reason
             self._state_since_seconds = boottime_seconds()
 
+    @property
+    def state_age_seconds(self) -> float:
+        """How long the run has been in its state."""
+        return boottime_seconds() - self._state_since_seconds
+
     def enter_standby(self, reason: str) -> None:
         """Log why this instance does not trade, and set the state."""
         emit(Event.STANDBY_ENTERED, reason=reason)

@@ -31,6 +31,8 @@ class Alert(StrEnum):
     ENTRIES_STOPPED = "entries_stopped"
     # The API key expires, or was changed so that it may not be used.
     API_KEY = "api_key"
+    # A strategy has raised an exception, and decides nothing more for a pair.
+    STRATEGY_FAILED = "strategy_failed"
     # A service does not trade, for the reason in the text.
     TRADING_INTERRUPTED = "trading_interrupted"
 
@@ -44,6 +46,7 @@ FIELDS: dict[str, str] = {
     "banner": "the trading mode, and whether real money is at stake",
     "behind_seconds": "how far the clock of this machine is behind Kraken's, if it is",
     "bot_id": "prefix of the client order ids of this bot",
+    "candle_time": "start of a candle",
     "circumstance": "when it happened, if not now",
     "cl_ord_id": "client order id",
     "close": "close of the last closed candle, in quote currency",
@@ -143,8 +146,8 @@ class Event(Enum):
     LEADERSHIP_RELEASED = _info("The lease with fencing token {fencing_token} is released: {reason}")
     TRADING_INTERRUPTED = _warning("Waiting: {error}", alert=Alert.TRADING_INTERRUPTED)
     RETRY_SCHEDULED = _info("The next attempt is in {retry_seconds:.0f} s.")
-    TRADING_STALLED = _warning("No trading cycle has succeeded for a minute: {reason}", alert=Alert.TRADING_INTERRUPTED)
-    TRADING_RESUMED = _info("Trading cycles succeed again.", alert=Alert.TRADING_INTERRUPTED)
+    TRADING_STALLED = _warning("Trading is disturbed for a minute: {reason}", alert=Alert.TRADING_INTERRUPTED)
+    TRADING_RESUMED = _info("Trading is undisturbed again.", alert=Alert.TRADING_INTERRUPTED)
     DAY_SUMMARIZED = _info("{summary}", alert=Alert.DAILY_SUMMARY)
     DAY_SUMMARY_FAILED = _warning("The day could not be summed up: {error}", alert=Alert.DAILY_SUMMARY)
     SHUTDOWN_STARTED = _info("{signal}: stopping; the call in flight has {grace_seconds:g} s.")
@@ -185,6 +188,13 @@ class Event(Enum):
     )
     CYCLE_FAILED = _warning("Waiting: {error}")
     CYCLE_RECOVERED = _info("Trading continues.")
+    PAIR_FAILED = _warning("{symbol}  waiting, while the other pairs go on: {error}")
+    PAIR_RECOVERED = _info("{symbol}  trading continues.")
+    STRATEGY_FAILED = _error(
+        "{symbol}  the strategy {strategy} failed on the candle of {candle_time}: {error}. It decides nothing more for"
+        " this pair until a restart; stops, fills and reconciliation go on.",
+        alert=Alert.STRATEGY_FAILED,
+    )
     MARKET_STATUS_RESTRICTED = _warning("Trading is restricted: {reason}")
     MARKET_STATUS_RESTORED = _info("Trading continues: the status of {source} is online again.")
     STATUS_REPORTED = _info("Watching {prices}; holding {holdings}; open orders: {open_orders}")

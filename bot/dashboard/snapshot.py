@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from bot import __version__, broker_manager
-from bot.app.lifecycle import Lifecycle, LifecycleState
+from bot.app.lifecycle import HANG_TIMEOUT_SECONDS, Lifecycle, LifecycleState
 from bot.app.nonce_report import file_store_for_settings
 from bot.app.reports import Row, fill_rows, format_exact, order_rows
 from bot.app.session import ENTRIES_STOPPED_FILE_NAME, HALT_FILE_NAME
@@ -74,11 +74,16 @@ class SnapshotReader:
         return state, reason, is_ready
 
     def stall_reason(self) -> str:
-        """Return why a bot that has begun to trade is stalled, or ""."""
+        """Return why a trading bot is stalled, from the start of its run on, or ""."""
         state, reason, is_ready = self.status()
-        if state is not LifecycleState.TRADING or is_ready or self.last_cycle_age_seconds is None:
-            return ""
-        return reason or f"its last cycle ended {self.last_cycle_age_seconds:.0f} s ago"
+        if state is not LifecycleState.TRADING or is_ready or reason:
+            return reason if state is LifecycleState.TRADING else ""
+        age_seconds = self.last_cycle_age_seconds
+        if age_seconds is not None:
+            return f"its last cycle ended {age_seconds:.0f} s ago"
+        # The first cycle may have to wait for orders of an earlier run.
+        run_seconds = self._lifecycle.state_age_seconds
+        return f"its first cycle has lasted {run_seconds:.0f} s" if run_seconds >= HANG_TIMEOUT_SECONDS else ""
 
     def read(self) -> JsonObject:
         """Return everything that is known now. An unknown value is None, never 0."""

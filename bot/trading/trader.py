@@ -20,7 +20,6 @@ from bot.base.errors import (
     JournalError,
     JournalVersionError,
     KeyRuleError,
-    KrakenError,
     LeaseLostError,
     NonceError,
     PermissionDeniedError,
@@ -36,6 +35,7 @@ from bot.base.events import emit
 from bot.base.models import ZERO, Candle, OrderRequest, common_quote
 from bot.base.timeframes import parse_timeframe
 from bot.orders.journal import EquityPoint
+from bot.trading.back_off import MAX_BACK_OFF_SECONDS, BackOff
 from bot.trading.broker import Broker
 from bot.trading.context_builder import ContextBuilder
 from bot.trading.dead_man_switch import DeadManSwitch
@@ -53,12 +53,12 @@ from bot.trading.read_budget import (
 from bot.trading.risk import Controls, RiskLimits, RiskState, is_retryable
 from bot.trading.snapshot import SnapshotPublisher
 from bot.trading.strategies.base import Strategy
+from bot.trading.strategy_runner import StrategyRunner
 
 # Of real time: a market that runs faster is not polled more often.
 POLL_SECONDS = 10.0
 # While an exit or a stop is between two steps. Kraken's lists may be this late.
 PENDING_STEP_POLL_SECONDS = 3.0
-MAX_BACK_OFF_SECONDS = 60.0
 # A candle that has just ended is requested a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
 # An entry stays open for one candle and a little longer, so that the next decision still finds it or finds its fill.
@@ -134,12 +134,12 @@ class Trader:
         controls: Controls,
     ) -> None:
         self._broker = broker
-        self._strategy = strategy
         self._settings = settings
         self._clock = clock
         self._stop = stop
         self._controls = controls
         self._decision_log = DecisionLog(broker, clock)
+        self._strategy_runner = StrategyRunner(strategy, self._decision_log)
         self._timeframe_seconds = parse_timeframe(settings.timeframe)
         self._feed = Feed(broker, settings.timeframe, self._decision_log)
         entry_ttl_seconds = settings.entry_ttl_seconds or self._timeframe_seconds + ENTRY_TTL_MARGIN_SECONDS
@@ -165,11 +165,21 @@ class Trader:
         self._quote = ""
         self._equity_start: Decimal | None = None
         self._realised_at_start = ZERO
-        self._back_off_seconds = 1.0
-        # The error of the last cycle; "" where it succeeded.
-        self.last_error = ""
+        self._account_back_off = BackOff()
+        self._pair_back_offs: dict[str, BackOff] = {}
         self._cycle_count = 0
         self._live_cycle_count = 0
+
+    @property
+    def last_error(self) -> str:
+        """The error of the last cycle, or those of single pairs; "" where every pair is traded."""
+        if (error := self._account_back_off.error) is not None:
+            return str(error)
+        pair_errors = [
+            f"{symbol}: {back_off.error}" for symbol, back_off in list(self._pair_back_offs.items()) if back_off.error
+        ]
+        failures = [f"{symbol}: {reason}" for symbol, reason in list(self._strategy_runner.failures.items())]
+        return "; ".join(pair_errors + failures)
 
     def run(self) -> Summary:
         """Trade until something ends the run; then cancel resting entries (a setting) and sum up."""
@@ -212,8 +222,7 @@ class Trader:
             if _is_fatal(problem):
                 raise
             return problem
-        self._back_off_seconds = 1.0
-        self.last_error = ""
+        self._account_back_off.succeed()
         self._decision_log.record_resolved("cycle", Event.CYCLE_RECOVERED)
         return None
 
@@ -245,12 +254,16 @@ class Trader:
         self._feed.refresh_status()
         errors.append(_catch_transient_error(self._refresh_dead_man_switch))
         errors.append(_catch_transient_error(lambda: self._executor.apply_controls(self._controls)))
-        errors += self._trade_pairs()
+        self._trade_pairs()
+        self._complete_cycle()
         for error in filter(None, errors):
             raise error
+
+    def _complete_cycle(self) -> None:
+        """Do what comes last in every cycle, whatever trouble single pairs have."""
         if self._budget.allows(ReadPurpose.FOLLOW_UP, FILL_READ_POINTS):
             self._executor.fetch_fills()
-        self._record_equity_if_due()
+        _catch_transient_error(self._record_equity_if_due)
         self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
         if not self._clock.is_replaying and self._budget.allows(ReadPurpose.FOLLOW_UP, BALANCE_READ_POINTS):
             # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
@@ -278,25 +291,32 @@ class Trader:
                 "the kill switch is on" if self._controls.is_halted() else self._feed.blocked_reason()
             )
 
-    def _trade_pairs(self) -> list[BotError]:
-        """Let every pair have its turn: first the exits and stops of all, then the entries. Return the errors."""
-        errors: list[BotError] = []
+    def _trade_pairs(self) -> None:
+        """Let every pair have its turn: first the exits and stops of all, then the entries."""
         turns: dict[str, Turn] = {}
         for symbol in self._symbols:
+            if self._pair_back_offs[symbol].remaining_seconds:
+                continue
             # Public: they do not wait for the private reads of another pair.
             if error := _catch_transient_error(partial(self._feed.refresh_pair, symbol)):
-                errors.append(error)
+                self._record_pair_error(symbol, error)
             else:
                 turns[symbol] = self._trade_pair(symbol)
-        entries = self._run_turns(turns, errors)
-        self._run_turns(entries, errors)
-        return errors
+        entries = self._run_turns(turns)
+        self._run_turns(entries)
 
-    def _run_turns(self, turns: dict[str, Turn], errors: list[BotError]) -> dict[str, Turn]:
+    def _record_pair_error(self, symbol: str, error: BotError) -> None:
+        """Let the pair wait, and no other one."""
+        self._pair_back_offs[symbol].fail(error, self._max_back_off_seconds())
+        self._decision_log.record_once(
+            f"trouble {symbol}", type(error).__name__, Event.PAIR_FAILED, symbol=symbol, error=error
+        )
+
+    def _run_turns(self, turns: dict[str, Turn]) -> dict[str, Turn]:
         """Run the turns to their ends, with one read of the orders for all that wait; return those before an entry."""
         entries: dict[str, Turn] = {}
         while turns:
-            pauses = {symbol: self._advance(turn, errors) for symbol, turn in turns.items()}
+            pauses = {symbol: self._advance(symbol, turn) for symbol, turn in turns.items()}
             entries |= {symbol: turns[symbol] for symbol, pause in pauses.items() if pause is Pause.ENTRY}
             turns = {
                 symbol: turns[symbol] for symbol, pause in pauses.items() if pause in {Pause.RECORDS, Pause.FOLLOW_UP}
@@ -307,17 +327,18 @@ class Trader:
                 break
         return entries
 
-    def _advance(self, turn: Turn, errors: list[BotError]) -> Pause | None:
-        """Run a turn up to its next pause; None where it has ended."""
+    def _advance(self, symbol: str, turn: Turn) -> Pause | None:
+        """Run a pair's turn up to its next pause; None where it has ended."""
         try:
             return next(turn)
         except StopIteration:
-            return None
+            self._pair_back_offs[symbol].succeed()
+            self._decision_log.record_resolved(f"trouble {symbol}", Event.PAIR_RECOVERED, symbol=symbol)
         except BotError as problem:
             if _is_fatal(problem):
                 raise
-            errors.append(problem)
-            return None
+            self._record_pair_error(symbol, problem)
+        return None
 
     def _trade_pair(self, symbol: str) -> Turn:
         candle = self._feed.last_candle(symbol)
@@ -400,7 +421,9 @@ class Trader:
         return not any(map(is_retryable, verdict.refusals))
 
     def _request_orders(self, symbol: str) -> list[OrderRequest]:
-        return self._strategy.decide(self._context_builder.build_strategy_context(symbol, self._settings.order_value))
+        return self._strategy_runner.decide(
+            self._context_builder.build_strategy_context(symbol, self._settings.order_value)
+        )
 
     def _build_risk_state(self, symbol: str, candle: Candle) -> RiskState:
         self._controls.check_state()
@@ -423,28 +446,34 @@ class Trader:
             if query_seconds is not None:
                 wait_seconds = min(wait_seconds, query_seconds)
             wake_at_seconds = min(wake_at_seconds, self._clock.now() + wait_seconds)
-        self._clock.wait_until(wake_at_seconds, self._stop)
+        wait_seconds = (wake_at_seconds - self._clock.now()) / self._clock.speed
+        back_offs = [back_off for back_off in self._pair_back_offs.values() if back_off.error]
+        retry_seconds = min((back_off.remaining_seconds for back_off in back_offs), default=None)
+        # A replay would jump over the candles of a pair that waits.
+        if retry_seconds is not None and (self._clock.is_replaying or retry_seconds < wait_seconds):
+            wait_seconds = retry_seconds
+            self._stop.wait(retry_seconds)
+        else:
+            self._clock.wait_until(wake_at_seconds, self._stop)
+        for back_off in back_offs:
+            back_off.pass_time(wait_seconds)
 
     def _back_off(self, problem: BotError) -> None:
-        self.last_error = str(problem)
         self._decision_log.record_once("cycle", type(problem).__name__, Event.CYCLE_FAILED, error=problem)
+        wait_seconds = self._account_back_off.fail(problem, self._max_back_off_seconds())
+        self._stop.wait(wait_seconds)
+        for back_off in self._pair_back_offs.values():
+            back_off.pass_time(wait_seconds)
+
+    def _max_back_off_seconds(self) -> float:
         # An order with an unknown outcome is queried soon after Kraken answers again.
-        max_seconds = POLL_SECONDS if _may_have_unknown_orders(self._broker) else MAX_BACK_OFF_SECONDS
-        if isinstance(problem, StoreUnavailableError):
-            # The store is the bot's own, and quick to ask; the lease may expire meanwhile, with no other instance there
-            # to lead.
-            max_seconds = PENDING_STEP_POLL_SECONDS
-        seconds = min(self._back_off_seconds, max_seconds)
-        self._back_off_seconds = seconds * 2
-        if isinstance(problem, KrakenError):
-            seconds = max(seconds, problem.wait_seconds)
-        # In real time, also in a replay: the problem is the connection to the exchange, not the market.
-        self._stop.wait(seconds)
+        return POLL_SECONDS if _may_have_unknown_orders(self._broker) else MAX_BACK_OFF_SECONDS
 
     def _resolve_pairs(self) -> None:
         # Order records have the pair's own symbol, whatever name the settings use.
         pairs = {pair.symbol: pair for pair in map(self._broker.pair, self._settings.symbols)}
         self._symbols, self._quote = tuple(pairs), common_quote(pairs.values())
+        self._pair_back_offs = {symbol: BackOff() for symbol in self._symbols}
 
     def _finish(self, reason: str, error: Exception | None) -> Summary:
         equity_end = None

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bot.app import lifecycle as lifecycle_module
 from bot.app.alerts import StallAlert
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.base.clock import boottime_seconds
@@ -48,5 +49,27 @@ def test_only_a_trading_bot_can_stall(
     lifecycle.trader = SimpleNamespace(last_error=problem, snapshot_publisher=SimpleNamespace(latest=snapshot))  # type: ignore[assignment]
     lifecycle.set_state(state)
     reader = SnapshotReader(load_settings({}), lifecycle)
+    assert reader.stall_reason() == stall_reason
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("problem", "age_seconds", "stall_reason"),
+    [
+        ("no answer", 0.0, "no answer"),
+        ("", 299.0, ""),
+        ("", 301.0, "its first cycle has lasted 301 s"),
+    ],
+)
+def test_a_run_can_stall_before_its_first_cycle_ends(
+    problem: str, age_seconds: float, stall_reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose first cycle fails, or has not ended after five minutes, is stalled."""
+    run = Lifecycle()
+    run.trader = SimpleNamespace(last_error=problem, snapshot_publisher=SimpleNamespace(latest=None))  # type: ignore[assignment]
+    run.set_state(LifecycleState.TRADING)
+    began_seconds = boottime_seconds()
+    monkeypatch.setattr(lifecycle_module, "boottime_seconds", lambda: began_seconds + age_seconds)
+    reader = SnapshotReader(load_settings({}), run)
     assert reader.stall_reason() == stall_reason
     reader.close()

@@ -261,14 +261,11 @@ def test_a_fatal_error_ends_the_run(error: BotError) -> None:
 
 
 def test_an_unexpected_exception_ends_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    """A strategy that raises ends the run with its error, a traceback in the log and no further call."""
-
-    def broken(_market: object) -> list[object]:
-        raise ZeroDivisionError("a bug")
-
+    """A fault in the program ends the run with its error, a traceback in the log and no further call."""
     broker, clock = replay_market(FLAT)
+    broker.fail("get_candles", ZeroDivisionError("a bug"))
     with caplog.at_level(logging.ERROR):
-        summary, _ = run_trader(broker, clock, ScriptedStrategy({180: broken}))  # type: ignore[dict-item]
+        summary, _ = run_trader(broker, clock, ScriptedStrategy({}))
     assert isinstance(summary.error, ZeroDivisionError)
     assert "Traceback" in caplog.text
     assert broker.calls[-1] == "get_candles"
