@@ -58,6 +58,8 @@ class ContextBuilder:
             now_seconds=self._broker.now(),
             price=candle.close,
             closed_seconds=candle.time_seconds + self._timeframe_seconds,
+            answered_seconds=self._feed.answered_seconds(symbol),
+            confirmed_seconds=self._feed.confirmed_seconds(symbol),
             status=self._feed.status,
             pair_status=self._feed.pair_status(symbol),
             is_halted=controls.is_halted(),

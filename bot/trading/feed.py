@@ -11,6 +11,7 @@ from bot.kraken import trading_status
 from bot.kraken.market_data import MAX_CANDLES
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
+from bot.trading.risk import max_price_age_seconds
 
 STATUS_REFRESH_SECONDS = 30.0
 PAIR_STATUS_REFRESH_SECONDS = 300.0
@@ -28,6 +29,9 @@ class Feed:
         self._timeframe = timeframe
         self._timeframe_seconds = parse_timeframe(timeframe)
         self._candles: dict[str, list[Candle]] = {}
+        # When Kraken last answered with the candles of a pair, and when with the last close as the current price.
+        self._answered_seconds: dict[str, float] = {}
+        self._confirmed_seconds: dict[str, float] = {}
         self._pair_statuses: dict[str, str] = {}
         self._pair_checked_seconds: dict[str, float] = {}
         self.status: SystemStatus | None = None
@@ -81,13 +85,36 @@ class Feed:
         missing_count = self._missing_count(candles)
         if missing_count == 0:
             return
+        requested_seconds = self._broker.now()
         fetched = self._broker.get_candles(symbol, self._timeframe, missing_count)
         if fetched and candles and fetched[0].time_seconds > candles[-1].time_seconds + self._timeframe_seconds:
             # A gap. Either the market was quiet or the answer was incomplete: the long answer decides.
             fetched = self._broker.get_candles(symbol, self._timeframe, MAX_CANDLES)
+        self._answered_seconds[symbol] = requested_seconds
         last_known_seconds = candles[-1].time_seconds if candles else -1
-        candles = candles + [candle for candle in fetched if candle.time_seconds > last_known_seconds]
-        self._candles[symbol] = candles[-MAX_CANDLES:]
+        new_candles = [candle for candle in fetched if candle.time_seconds > last_known_seconds]
+        if new_candles:
+            self._confirmed_seconds.pop(symbol, None)
+        self._candles[symbol] = (candles + new_candles)[-MAX_CANDLES:]
+
+    def confirm_price(self, symbol: str) -> None:
+        """Ask for the current price where the last candle is too old for an entry: without a trade since, it is the
+        last close."""
+        candle, now = self.last_candle(symbol), self._broker.now()
+        if candle is None:
+            return
+        closed_seconds = candle.time_seconds + self._timeframe_seconds
+        is_old = now - closed_seconds > max_price_age_seconds(self._timeframe_seconds)
+        if is_old and self._broker.get_current_price(symbol) == candle.close:
+            self._confirmed_seconds[symbol] = now
+
+    def answered_seconds(self, symbol: str) -> float:
+        """Return when Kraken last answered with candles; 0.0 before that."""
+        return self._answered_seconds.get(symbol, 0.0)
+
+    def confirmed_seconds(self, symbol: str) -> float:
+        """Return when Kraken last named an old close as the current price; 0.0 where it has not."""
+        return self._confirmed_seconds.get(symbol, 0.0)
 
     def candles(self, symbol: str) -> tuple[Candle, ...]:
         """Return the known closed candles, oldest first."""

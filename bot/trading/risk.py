@@ -49,7 +49,9 @@ class RiskLimits:
 class RiskState:
     """The input of the rules, for one pair at one time of the market.
 
-    `price` is the last close and `closed_seconds` the time at which that candle closed. `held_quantity` is the quantity
+    `price` is the last close and `closed_seconds` the time at which that candle closed. In a market without trades the
+    last answers are later: `answered_seconds` is the time of the last one with candles, and `confirmed_seconds` of the
+    last one with that price as the current one. `held_quantity` is the quantity
     that could be sold; `committed_quantity` is the held quantity plus what resting entries may still buy.
     `realised_loss_today` is today's net realised loss and `last_loss_seconds` the time of the last losing exit, both
     over all pairs. `unresolved_order` describes an order of the pair without a final outcome, or is empty.
@@ -72,6 +74,8 @@ class RiskState:
     realised_loss_today: Decimal
     last_loss_seconds: float | None
     entries_stopped: bool = False
+    answered_seconds: float = 0.0
+    confirmed_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +177,23 @@ def _order_class(order: OrderRequest) -> OrderClass:
 
 
 def _check_price_age(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
-    age_seconds = state.now_seconds - state.closed_seconds
-    if age_seconds <= MAX_PRICE_AGE_TIMEFRAMES * state.timeframe_seconds:
+    age_seconds = state.now_seconds - max(state.closed_seconds, state.confirmed_seconds)
+    if age_seconds <= max_price_age_seconds(state.timeframe_seconds):
         return ""
     return f"the last closed candle is {age_seconds:.0f} s old, more than {MAX_PRICE_AGE_TIMEFRAMES} timeframes"
+
+
+def _check_answer_age(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    # Without a trade there is no new candle; the price is current all the same, because Kraken has just said so.
+    age_seconds = state.now_seconds - max(state.closed_seconds, state.answered_seconds)
+    if age_seconds <= max_price_age_seconds(state.timeframe_seconds):
+        return ""
+    return f"Kraken's last candles are {age_seconds:.0f} s old, more than {MAX_PRICE_AGE_TIMEFRAMES} timeframes"
+
+
+def max_price_age_seconds(timeframe_seconds: int) -> float:
+    """Return how old a price may be for an order."""
+    return MAX_PRICE_AGE_TIMEFRAMES * timeframe_seconds
 
 
 def _check_unresolved_order(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
@@ -259,7 +276,12 @@ _COMMON_RULES: dict[str, Rule] = {
     "stale prices": _check_price_age,
     "unresolved order": _check_unresolved_order,
 }
-EXIT_RULES: dict[str, Rule] = {**_COMMON_RULES, "managed position": _check_managed_position, "minimum": _check_minimum}
+EXIT_RULES: dict[str, Rule] = {
+    **_COMMON_RULES,
+    "stale prices": _check_answer_age,
+    "managed position": _check_managed_position,
+    "minimum": _check_minimum,
+}
 # A stop sells at a future price, so the last price does not matter. `exit_policy.py` checks open and unknown orders.
 STOP_RULES: dict[str, Rule] = {
     "kill switch": _check_kill_switch,

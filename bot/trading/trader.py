@@ -405,6 +405,7 @@ class Trader:
             if not self._is_last_cycle() and not self._budget.allows(ReadPurpose.ENTRY, BALANCE_READ_POINTS):
                 self._is_entry_pending = True
                 return False
+            self._feed.confirm_price(symbol)
         self._executor.require_fresh_balances()
         verdict = self._position_manager.check_requests(
             self._build_risk_state(symbol, candle), self._request_orders(symbol)

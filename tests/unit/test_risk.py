@@ -198,3 +198,21 @@ def test_an_exit_is_limited_to_the_free_quantity() -> None:
     assert [part.quantity for part in split_exit(replace(EXIT, quantity=Decimal(8)), NORMAL_STATE, LIMITS)] == [
         Decimal(5)
     ]
+
+
+@pytest.mark.parametrize(
+    ("order", "fields", "rules"),
+    [
+        (EXIT, {"answered_seconds": 9_880.0}, []),
+        (EXIT, {"answered_seconds": 9_879.0}, ["stale prices"]),
+        (ENTRY, {"answered_seconds": 10_000.0}, ["stale prices"]),
+        (ENTRY, {"answered_seconds": 10_000.0, "confirmed_seconds": 9_880.0}, []),
+        (ENTRY, {"answered_seconds": 10_000.0, "confirmed_seconds": 9_879.0}, ["stale prices"]),
+    ],
+)
+def test_in_a_quiet_market_an_exit_needs_an_answer_and_an_entry_a_price(
+    order: OrderRequest, fields: dict[str, object], rules: list[str]
+) -> None:
+    """Four minutes after the last candle of one minute, an exit is allowed while Kraken's last answer is at most two
+    timeframes old, and an entry while the last answer that confirms the price is."""
+    assert refusing_rules(order, closed_seconds=9_760.0, **fields) == rules

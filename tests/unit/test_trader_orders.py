@@ -7,6 +7,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from bot.base.clock import ReplayClock
 from bot.base.errors import CircuitOpenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError
 from bot.base.event_catalog import Event
@@ -460,3 +462,20 @@ def test_an_entry_waits_for_room_and_an_exit_does_not() -> None:
     assert broker.sent_ids == ["bot01|ETH/USD|script|300|exit|0", "bot01|BTC/USD|script|300|entry|0"]
     exit_order, entry = list(broker.orders.values())[1:]
     assert (exit_order.opened_seconds, entry.opened_seconds) == (361.0, 367.0)
+
+
+@pytest.mark.parametrize(("price", "entries"), [("100", ["bot01|BTC/USD|script|300|entry|0"]), ("100.1", [])])
+def test_a_quiet_market_is_sold_in_and_bought_in_at_a_confirmed_price(price: str, entries: list[str]) -> None:
+    """Four minutes without a trade at 1m: ETH/USD is sold, and BTC/USD is bought if Kraken's current price still is the
+    last close."""
+    clock = SteppedClock(600.0)
+    broker = FakeBroker(clock, {symbol: make_candles(FLAT[:6]) for symbol in ("BTC/USD", "ETH/USD")})
+    broker.orders["H"] = make_order("H", Side.BUY, "1", "100", symbol="ETH/USD", closed_seconds=2.0)
+    broker.totals["ETH"] = Decimal(1)
+    broker.get_current_price = lambda symbol: Decimal(price)  # type: ignore[method-assign]
+
+    def decide(context: StrategyContext) -> list[OrderRequest]:
+        return sell_all(context) if context.pair.base == "ETH" else buy("1")(context)
+
+    run_trader(broker, clock, ScriptedStrategy({300: decide}), symbols=("BTC/USD", "ETH/USD"), max_cycles=2)
+    assert broker.sent_ids == ["bot01|ETH/USD|script|300|exit|0", *entries]
