@@ -52,7 +52,7 @@ FIELDS: dict[str, str] = {
     "close": "close of the last closed candle, in quote currency",
     "content": "first bytes of a damaged file",
     "cost": "value of the executed volume, in quote currency",
-    "count": "number of alerts",
+    "count": "number of alerts, or of orders that have been read",
     "damaged_path": "new path of a damaged file",
     "equity_end": "equity at the end of the run, in quote currency",
     "equity_start": "equity at the start of the run, in quote currency",
@@ -105,6 +105,7 @@ FIELDS: dict[str, str] = {
     "thread": "the thread",
     "timeframe": "duration of a candle",
     "timeout_seconds": "time-out of the dead man's switch",
+    "total": "number of orders in all",
     "txid": "transaction id of an order at Kraken",
     "unit": "unit of a nonce: us or ns",
     "until": "when it ends",
@@ -171,8 +172,11 @@ class Event(Enum):
     WARM_UP_STARTED = _info("Warm-up: recent candles are replayed first; these lines have earlier market times.")
     WARM_UP_ENDED = _info("The warm-up is over: trading continues at current prices.")
     HISTORY_AWAITED = _info(
-        "An earlier run may have sent orders that this journal does not have: no order is sent for another"
-        " {wait_seconds:.0f} s."
+        "An earlier run may have sent orders that this journal does not have: no order is sent for at least another"
+        " {wait_seconds:.0f} s, on a busy account until its history has been read."
+    )
+    HISTORY_PROGRESS = _info(
+        "The order history: {count} of {total} orders have been read; the rest takes about {wait_seconds:.0f} s."
     )
     HISTORY_WAIT_EXPLAINED = _info(
         "STATE_DIR has no journal of this key, so another instance may still trade. If there is none,"
