@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.base.clock import MarketClock, wall_seconds, wall_us
+from bot.base.clock import MarketClock, format_utc, wall_seconds, wall_us
 from bot.simulator.keys import TRADING_PERMISSIONS
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
@@ -74,6 +74,21 @@ def test_check_names_the_problems_of_the_key(state: Path) -> None:
     assert problem.startswith("PROBLEM  key: ")
     assert "nonce window of 1000" in problem
     assert "withdraw" in problem
+
+
+@pytest.mark.parametrize(("days", "label"), [(13, "WARNING"), (15, "ok")])
+def test_check_tells_the_limits_of_the_key(state: Path, days: int, label: str) -> None:
+    """Check names the allowed addresses and the expiry of a key, warns of an expiry within 14 days, and ends with 0."""
+    with local_kraken(state) as kraken:
+        methods = kraken.simulator.api.private_endpoints.methods
+        read_key_info = methods["GetApiKeyInfo"]
+        until = kraken.simulator.clock.now() + days * 86_400
+        limits = {"validUntil": str(int(until)), "ipAllowlist": ["192.0.2.1"]}
+        methods["GetApiKeyInfo"] = lambda params, key: read_key_info(params, key) | limits
+        bot = run("check", settings=kraken.settings())
+    (line,) = bot.wait_for(f"^{label} +key: ")
+    assert format_utc(int(until)) in line
+    assert "192.0.2.1" in line
 
 
 @pytest.mark.parametrize(("pairs", "problem"), [("BTC/USD,NO/SUCH", "NO/SUCH"), ("BTC/USD,BTC/EUR", "EUR, USD")])
