@@ -30,6 +30,9 @@ from bot.trading.strategies import STRATEGIES
 from bot.trading.trader import Summary, Trader, TraderSettings
 
 RETRY_SECONDS = 10.0
+# How often the account is read at a start before it fails, and how long to wait in between.
+START_ATTEMPTS = 3
+START_RETRY_SECONDS = 2.0
 # Files in the state folder, in force while they exist: the kill switch, which a person creates and removes; and the
 # file that the dashboard's stop creates and `resume` removes.
 HALT_FILE_NAME = "halt"
@@ -40,6 +43,7 @@ def trade_when_leading(
     settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None
 ) -> Summary | None:
     """Trade whenever this instance leads, until something ends the run; return None where it was stopped before."""
+    failed_attempts = 0
     while True:
         try:
             with _hold_leadership(settings, venue.broker, lifecycle):
@@ -51,7 +55,13 @@ def trade_when_leading(
         except (TransportError, ServiceError) as error:
             # The account could not be read. Instances that are standbys for each other do not end for that.
             if lifecycle.leadership is None:
-                raise
+                failed_attempts += 1
+                if failed_attempts >= START_ATTEMPTS:
+                    raise
+                emit(Event.START_RETRIED, retry_seconds=START_RETRY_SECONDS, error=error)
+                if lifecycle.stop.wait(START_RETRY_SECONDS):
+                    return None
+                continue
             lifecycle.enter_standby(str(error))
             lifecycle.stop.wait(RETRY_SECONDS)
         except StoppingError:

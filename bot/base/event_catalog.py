@@ -50,7 +50,7 @@ FIELDS: dict[str, str] = {
     "circumstance": "when it happened, if not now",
     "cl_ord_id": "client order id",
     "close": "close of the last closed candle, in quote currency",
-    "content": "first bytes of a damaged file",
+    "content": "first bytes of a damaged file, or a candle as Kraken sent it",
     "cost": "value of the executed volume, in quote currency",
     "count": "number of alerts, or of orders that have been read",
     "damaged_path": "new path of a damaged file",
@@ -139,6 +139,7 @@ class Event(Enum):
     ACCOUNT_READ = _info("Account: {balances}; bot id {bot_id}")
     TRADING_STARTED = _info("Trading {pairs} at {timeframe} with {strategy}; prices: {price_source}")
     TIER_EXCEEDED = _warning("{reason}.")
+    START_RETRIED = _warning("Waiting: the account is read again in {retry_seconds:.0f} s: {error}")
     STANDBY_ENTERED = _info("Standby: {reason}")
     LEADERSHIP_ACQUIRED = _info(
         "{owner} leads with fencing token {fencing_token} in {location}", alert=Alert.LEADER_CHANGE
@@ -199,6 +200,7 @@ class Event(Enum):
         " this pair until a restart; stops, fills and reconciliation go on.",
         alert=Alert.STRATEGY_FAILED,
     )
+    CANDLE_LEFT_OUT = _warning("{symbol}  a candle of Kraken's cannot be used and is left out: {content}")
     MARKET_STATUS_RESTRICTED = _warning("Trading is restricted: {reason}")
     MARKET_STATUS_RESTORED = _info("Trading continues: the status of {source} is online again.")
     STATUS_REPORTED = _info("Watching {prices}; holding {holdings}; open orders: {open_orders}")

@@ -56,7 +56,9 @@ class Account:
 
     def get_balances(self) -> dict[str, Balance]:
         """Return what the account holds, by asset name (BTC, USD); `free` excludes what open orders hold."""
-        return responses.read_balance_ex(self._calls.private_call("BalanceEx"), self._market_data.pair_table)
+        result = self._calls.private_call("BalanceEx")
+        # Without an error, no result is what Kraken says of an account that has never held anything.
+        return {} if result is None else responses.read_balance_ex(result, self._market_data.pair_table)
 
     def get_positions(self) -> list[Position]:
         """Return the coins that the account holds, without fiat money, also where that earns interest (USD.M)."""

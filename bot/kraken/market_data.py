@@ -47,6 +47,8 @@ class MarketData:
         self._market_clock = market_clock
         self._system_status = SystemStatus("", 0.0)
         self._pair_statuses: dict[str, tuple[str, float]] = {}
+        # Those of the last answer for each pair.
+        self._odd_candles: set[tuple[str, str]] = set()
 
     def now(self) -> float:
         """Return Kraken's time in Unix seconds, carried forward from the last `sync_time`."""
@@ -137,7 +139,15 @@ class MarketData:
         if count < MAX_CANDLES:
             # Kraken answers with what began after `since`.
             params["since"] = int(self.now()) // timeframe_seconds * timeframe_seconds - (count + 1) * timeframe_seconds
-        candles = responses.read_candles(self._calls.public_call("OHLC", params), timeframe_seconds, self.now())
+        odd_candles: list[str] = []
+        result = self._calls.public_call("OHLC", params)
+        candles = responses.read_candles(result, timeframe_seconds, self.now(), odd_candles)
+        # The same ones may come again with every answer.
+        for odd_candle in odd_candles:
+            if (symbol, odd_candle) not in self._odd_candles:
+                emit(Event.CANDLE_LEFT_OUT, symbol=symbol, content=odd_candle)
+        self._odd_candles = {one for one in self._odd_candles if one[0] != symbol}
+        self._odd_candles |= {(symbol, odd_candle) for odd_candle in odd_candles}
         return candles[-count:]
 
     def get_current_price(self, symbol: str) -> Decimal:

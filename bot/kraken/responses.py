@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from itertools import pairwise
 from sys import intern
 from typing import Any
 
@@ -19,6 +18,8 @@ from bot.kraken.pairs import PairTable
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
 # The end of the year 9999: what is not before it cannot be written as a date, on the page or in a report.
 _MAX_TIMESTAMP_SECONDS = 253_402_300_800
+MIN_CANDLES_PER_ODD_ONE = 100
+MAX_ODD_CANDLE_LENGTH = 120
 _RELATIVE_PRICE = re.compile(r"[+#-].*|.*%")
 
 
@@ -126,20 +127,33 @@ def read_price(result: object) -> Decimal:
     return price
 
 
-def read_candles(result: object, timeframe_seconds: int, now: float) -> list[Candle]:
+def read_candles(
+    result: object, timeframe_seconds: int, now: float, odd_candles: list[str] | None = None
+) -> list[Candle]:
     """OHLC of one pair: the closed candles, oldest first.
 
     The running candle is left out twice over: by Kraken's `last`, the newest committed row, and by the clock
-    (`now`, Unix seconds).
+    (`now`, Unix seconds). With `odd_candles`, single candles that cannot be used are left out and added to it, each as
+    a sentence; without it, or where more than one in a hundred is odd, they make the answer unreadable.
     """
     row = _JsonObject("OHLC", result)
     committed_seconds = row.integer("last")
     candle_lists = [value for name, value in row.fields.items() if name != "last"]
     if len(candle_lists) != 1 or not isinstance(candle_lists[0], list):
         raise row.unreadable("the rows of one pair were expected")
-    candles = [_read_candle(row, fields) for fields in candle_lists[0]]
-    if any(later.time_seconds <= earlier.time_seconds for earlier, later in pairwise(candles)):
-        raise row.unreadable("the candles are not in order")
+    candles: list[Candle] = []
+    odd_count_max = 0 if odd_candles is None else max(1, len(candle_lists[0]) // MIN_CANDLES_PER_ODD_ONE)
+    for fields in candle_lists[0]:
+        try:
+            candle = _read_candle(row, fields)
+            if candles and candle.time_seconds <= candles[-1].time_seconds:
+                raise row.unreadable("the candles are not in order")
+        except NoAnswerError as error:
+            if odd_candles is None or len(odd_candles) >= odd_count_max:
+                raise
+            odd_candles.append(f"{str(fields)[:MAX_ODD_CANDLE_LENGTH]} ({error})")
+        else:
+            candles.append(candle)
     closed_seconds = min(now - timeframe_seconds, committed_seconds)
     return [candle for candle in candles if candle.time_seconds <= closed_seconds]
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from bot.base.clock import MarketClock, format_utc
+from bot.base.errors import SymbolError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Order, OrderRequest, OrderStatus, PlacedOrder
@@ -100,7 +101,7 @@ class DecisionLog:
             price=(fill.cost / fill.quantity).quantize(order.price),
             volume=fill.quantity,
             cost=fill.cost,
-            quote=self._broker.pair(order.symbol).quote,
+            quote=self._quote(order.symbol),
             fee=fill.fee,
             **_order_fields(order),
         )
@@ -116,7 +117,7 @@ class DecisionLog:
             executed=order.executed,
             volume=order.volume,
             cost=order.cost if order.executed else None,
-            quote=self._broker.pair(order.symbol).quote,
+            quote=self._quote(order.symbol),
             fee=order.fee if order.executed else None,
             **_order_fields(order),
         )
@@ -130,6 +131,12 @@ class DecisionLog:
             **_order_fields(order),
             **_error_fields(error),
         )
+
+    def _quote(self, symbol: str) -> str:
+        try:
+            return self._broker.pair(symbol).quote
+        except SymbolError:  # history outlives its pairs: Kraken may have delisted this one
+            return symbol.partition("/")[2] or "of its quote currency"
 
     def record_status_if_due(self, symbols: tuple[str, ...], order_tracker: OrderTracker) -> None:
         """Record the status at most once a minute of real time, and never in a replay."""

@@ -11,7 +11,7 @@ import pytest
 from bot.base.clock import wall_us
 from bot.base.paths import journal_file_path
 from bot.simulator.keys import TRADING_PERMISSIONS
-from tests.acceptance.local_kraken import FILLING, RESTING, local_kraken, trading_kraken
+from tests.acceptance.local_kraken import FILLING, QUIET, RESTING, local_kraken, trading_kraken
 from tests.acceptance.processes import BotProcess, run, running, stored_nonce
 
 ACCOUNT_LINE = r"^Account: "
@@ -284,3 +284,15 @@ def test_the_folder_of_a_killed_bot_is_free_at_once(state: Path) -> None:
         run("--cycles", "1", settings=kraken.settings())
         assert stored_nonce(state) > floor
         assert kraken.refused_nonces == 0
+
+
+def test_a_start_survives_one_failed_read_and_not_three(state: Path) -> None:
+    """Kraken is busy for the first read of the account: the run waits a moment, reads it again and trades. Busy three
+    times, it ends with the exit code of an exchange that does not answer."""
+    with local_kraken(state, QUIET) as kraken:
+        kraken.simulator.faults.raise_next("BalanceEx", "EService:Busy")
+        bot = run("--cycles", "1", settings=kraken.settings())
+        assert len(bot.wait_for("read again in 2 s: .*EService:Busy")) == 1
+        assert "Ended: 1 cycles done." in bot.text
+        kraken.simulator.faults.raise_next("BalanceEx", "EService:Busy", times=3)
+        run("--cycles", "1", settings=kraken.settings(), exit_code=5)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bot.base.errors import NoAnswerError
 from bot.base.models import Balance, Candle, Fill, KeyInfo, Order, OrderStatus, Side, SystemStatus
 from bot.kraken import responses
 from tests.unit.kraken_samples import KEY_INFO, OHLC, ORDER, PAIR_TABLE, TRADE, replace_entry
@@ -236,3 +237,37 @@ def test_a_cancel_is_counted() -> None:
         1,
         0,
     )
+
+
+def candle_rows(count: int) -> list[list[object]]:
+    """Return so many sound candles of a minute, as Kraken writes them."""
+    return [[60 * index, "10", "12", "9", "11", "10.5", "1.5", 3] for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("index", "row"),
+    [
+        (7, [420, "10", "12", "13", "11", "10.5", "1.5", 3]),
+        (7, [420, "10", "12", "9", "11", "10.5", "-1", 3]),
+        (7, [360, "10", "12", "9", "11", "10.5", "1.5", 3]),
+        (7, "not a candle"),
+    ],
+    ids=["low above high", "negative volume", "time of the one before", "no list"],
+)
+def test_one_odd_candle_of_720_is_left_out_and_said(index: int, row: object) -> None:
+    """Of 720 rows, the last of which is running, one cannot be used: it is named, and the other 718 are read."""
+    rows: list[object] = [*candle_rows(720)]
+    rows[index] = row
+    odd_candles: list[str] = []
+    candles = responses.read_candles({"XBTEUR": rows, "last": 718 * 60}, 60, 719 * 60.0 + 1, odd_candles)
+    assert [candle.time_seconds for candle in candles] == [60 * each for each in range(719) if each != index]
+    assert len(odd_candles) == 1
+    assert str(row) in odd_candles[0]
+
+
+def test_many_odd_candles_make_the_answer_unreadable() -> None:
+    """Two odd candles of a hundred are more than one in a hundred."""
+    rows = candle_rows(100)
+    rows[3][4] = rows[50][4] = "100"
+    with pytest.raises(NoAnswerError, match="contradicts itself"):
+        responses.read_candles({"XBTEUR": rows, "last": 98 * 60}, 60, 6000.0, [])

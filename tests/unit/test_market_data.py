@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bot.base.clock import MarketClock, ServerTime
+from bot.base.event_catalog import Event
+from bot.kraken.account import Account
 from bot.kraken.market_data import MarketData
+from tests.event_log import EventLog
 from tests.unit.kraken_samples import ASSET_PAIRS, ASSETS
 
 LIMIT_SECONDS = 30.0
@@ -51,3 +54,33 @@ def test_no_lock_is_held_while_the_pairs_are_read() -> None:
         assert first.result(LIMIT_SECONDS) == second.result(LIMIT_SECONDS)
     market_data.pair("BTC/EUR")
     assert calls.pairs_read == 2
+
+
+class ScriptedCalls:
+    """Kraken's endpoints with given results."""
+
+    def __init__(self, **results: Any) -> None:
+        self._results = {"AssetPairs": ASSET_PAIRS, "Assets": ASSETS, **results}
+
+    def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the result of the method."""
+        return self._results[method]
+
+    private_call = public_call
+
+
+def test_an_odd_candle_is_said_once(event_log: EventLog) -> None:
+    """Three answers with the same odd candle are one event, which names the pair."""
+    rows = [[60, "10", "12", "9", "11", "10", "1", 3], [120, "10", "9", "12", "11", "10", "1", 3]]
+    calls, clock = ScriptedCalls(OHLC={"XBTEUR": rows, "last": 120}), MarketClock(1_000.0)
+    market_data = MarketData(calls, ServerTime(clock), clock)
+    for _ in range(3):
+        assert [candle.time_seconds for candle in market_data.get_candles("BTC/EUR", "1m", 10)] == [60]
+    assert event_log.of(Event.CANDLE_LEFT_OUT).values("symbol") == ["BTC/EUR"]
+
+
+def test_an_account_without_a_result_is_empty() -> None:
+    """BalanceEx without error and result is an account that holds nothing."""
+    calls, clock = ScriptedCalls(BalanceEx=None), MarketClock()
+    market_data = MarketData(calls, ServerTime(clock), clock)
+    assert Account(calls, market_data, "bot01").get_balances() == {}

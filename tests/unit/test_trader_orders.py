@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bot.base.clock import ReplayClock
-from bot.base.errors import CircuitOpenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError
+from bot.base.errors import CircuitOpenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError, SymbolError
 from bot.base.event_catalog import Event
-from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, Side
+from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, Pair, Side
 from bot.orders.reconciliation import Resolution
 from bot.trading.strategies.base import StrategyContext
 from tests.trading_fakes import (
@@ -479,3 +479,24 @@ def test_a_quiet_market_is_sold_in_and_bought_in_at_a_confirmed_price(price: str
 
     run_trader(broker, clock, ScriptedStrategy({300: decide}), symbols=("BTC/USD", "ETH/USD"), max_cycles=2)
     assert broker.sent_ids == ["bot01|ETH/USD|script|300|exit|0", *entries]
+
+
+def test_an_own_order_in_a_delisted_pair_does_not_end_the_run() -> None:
+    """An own order in a pair that Kraken no longer lists is adopted; its end is logged, and the run goes on."""
+    broker, clock = replay_market()
+    broker.orders["X"] = make_order("X", Side.BUY, status=OrderStatus.OPEN, symbol="OLDUSD", volume=Decimal(1))
+    get_pair = broker.pair
+
+    def listed_pair(symbol: str) -> Pair:
+        if symbol == "OLDUSD":
+            raise SymbolError("Kraken has no pair OLDUSD")
+        return get_pair(symbol)
+
+    broker.pair = listed_pair  # type: ignore[method-assign]
+    ended = replace(
+        broker.orders["X"], status=OrderStatus.CANCELED, executed=Decimal("0.5"), cost=Decimal(5), closed_seconds=250.0
+    )
+    delist = observe_context(lambda _context: broker.orders.update({"X": ended}))
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy({240: delist}))
+    assert summary.error is None
+    assert event_log.about(txid="X").events == [Event.ORDER_ADOPTED, Event.ORDER_FILLED, Event.ORDER_ENDED]
