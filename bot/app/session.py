@@ -124,6 +124,7 @@ def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, m
         settings.max_position_value,
         settings.max_daily_loss,
         settings.cooldown_seconds,
+        settings.max_slippage_percent,
     )
     trader_settings = TraderSettings(
         symbols=tuple(pair.symbol for pair in pairs),

@@ -262,6 +262,10 @@ class Event(Enum):
     FILLS_FETCH_RECOVERED = _info("The fills can be fetched again.")
 
     # Orders on their way to Kraken.
+    EXIT_ABOVE_MAXIMUM = _warning(
+        "{symbol}  a sale of {volume} of the own position, worth {cost:.2f} {quote}, exceeds MAX_ORDER_VALUE: smaller"
+        " parts would be below the pair's minimum."
+    )
     ORDER_ALREADY_PLACED = _warning("The order {cl_ord_id} was placed before ({txid}); it is not sent again.")
     ORDER_UNKNOWN = _warning(
         "The outcome of the order {cl_ord_id} ({side} {volume} {symbol}) is unknown: {reason}. It is not sent again;"

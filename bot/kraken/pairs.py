@@ -191,6 +191,16 @@ def round_volume(pair: Pair, volume: Decimal) -> Decimal:
     return _round_down(volume, _decimal_step(pair.lot_decimals))
 
 
+def minimum_volume(pair: Pair, price: Decimal) -> Decimal:
+    """Return the smallest volume of an order at this price, by `ordermin` and `costmin`, in whole lots."""
+    # Whole lots throughout, since the quotient of two decimals need not be a decimal.
+    step = _decimal_step(pair.lot_decimals)
+    lot_cost = _EXACT_CONTEXT.multiply(price, step)
+    cost = _round_up(pair.cost_minimum, lot_cost)
+    cost_volume = _EXACT_CONTEXT.multiply(_EXACT_CONTEXT.divide_int(cost, lot_cost), step)
+    return max(_round_up(pair.order_minimum, step), cost_volume, step)
+
+
 def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> None:
     """Raise OrderRuleError if Kraken would refuse the order for its precision or size.
 
@@ -233,7 +243,7 @@ def _check_price(pair: Pair, side: Side, price: Decimal) -> None:
 
 def _check_volume(pair: Pair, volume: Decimal, price: Decimal) -> None:
     step = _decimal_step(pair.lot_decimals)
-    minimum = _minimum_volume(pair, price)
+    minimum = minimum_volume(pair, price)
     if _EXACT_CONTEXT.remainder(volume, step):
         nearest = format_decimal(max(_round_down(volume, step), minimum))
         problem = f"has more than {pair.lot_decimals} decimals; Kraken would say EGeneral:Invalid arguments:volume"
@@ -255,15 +265,6 @@ def _check_volume(pair: Pair, volume: Decimal, price: Decimal) -> None:
 def _rule_error(pair: Pair, field: str, value: Decimal, problem: str, rule: str, nearest: str) -> OrderRuleError:
     hint = f". The nearest allowed is {nearest}" if nearest else ""
     return OrderRuleError(f"{pair.symbol} {field} {value} {problem} (rule: {rule}){hint}", rule, nearest)
-
-
-def _minimum_volume(pair: Pair, price: Decimal) -> Decimal:
-    # Whole lots throughout, since the quotient of two decimals need not be a decimal.
-    step = _decimal_step(pair.lot_decimals)
-    lot_cost = _EXACT_CONTEXT.multiply(price, step)
-    cost = _round_up(pair.cost_minimum, lot_cost)
-    cost_volume = _EXACT_CONTEXT.multiply(_EXACT_CONTEXT.divide_int(cost, lot_cost), step)
-    return max(_round_up(pair.order_minimum, step), cost_volume, step)
 
 
 def _price_increment(pair: Pair) -> Decimal:

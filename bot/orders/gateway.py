@@ -30,17 +30,18 @@ from bot.base.errors import (
 )
 from bot.base.event_catalog import Event
 from bot.base.events import emit
-from bot.base.models import Pair, PlacedOrder, Side
+from bot.base.models import ZERO, Pair, PlacedOrder, Side
 from bot.kraken import error_table, new_order, responses
 from bot.kraken.client import PrivateRequest
 from bot.kraken.market_data import MarketData
 from bot.kraken.new_order import BOT_ID_LENGTH, CLIENT_ORDER_ID_LENGTH, NewOrder
-from bot.kraken.pairs import check_order, format_decimal, round_volume
+from bot.kraken.pairs import check_order, format_decimal, minimum_volume, round_volume
 from bot.kraken.rate_counters import Action
 from bot.kraken.rate_limiter import RateLimiter
 from bot.kraken.trading_status import OrderClass
 from bot.orders.journal import Journal
 from bot.orders.order_state import PLACED_STATES, Intent, OrderState
+from bot.orders.position import build_positions
 from bot.orders.reconciler import Reconciler
 
 # How many orders are remembered with the time when they were placed.
@@ -113,6 +114,8 @@ class OrderGateway:
         self._rate_limiter = rate_limiter
         # When the last orders were placed. The rate counter takes an order that is not among them for a new one.
         self._placed_seconds: OrderedDict[str, float] = OrderedDict()
+        # The pairs with an exit above the maximum that was logged.
+        self._logged_symbols: set[str] = set()
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
@@ -188,14 +191,15 @@ class OrderGateway:
             )
         new_order.check_fields(params)
         pair = self._market_data.pair(str(params.get("pair")))
-        return self._send(new_order.parse_order(pair, params, str(params.get("cl_ord_id") or ""))).result
+        order = new_order.parse_order(pair, params, str(params.get("cl_ord_id") or ""))
+        return self._send(order, is_raw=True).result
 
     def _place(self, order: NewOrder) -> PlacedOrder:
         sent = self._send(order)
         return PlacedOrder(sent.txid, sent.cl_ord_id, order.pair.symbol, order.side, order.volume, order.price)
 
-    def _send(self, order: NewOrder) -> _SentOrder:
-        """Send an order, with a client order id of its own where it has none."""
+    def _send(self, order: NewOrder, *, is_raw: bool = False) -> _SentOrder:
+        """Send an order, with a client order id of its own where it has none. `is_raw`: Kraken's parameters."""
         # The deadline of an order is in Kraken's time.
         self._market_data.sync_time()
         has_generated_id = not order.cl_ord_id
@@ -221,7 +225,7 @@ class OrderGateway:
             with _count_outcome():
                 self._check_blocked(order.pair)
                 self._check_status(order)
-                self._check_value(order)
+                self._check_value(order, is_raw)
                 self._journal.record_intent(intent)
                 self._wait_for_rate_limit(order.pair.symbol, Action.ADD)
                 return self._send_once(order, intent, "" if has_generated_id else self._bot_id)
@@ -291,7 +295,7 @@ class OrderGateway:
         if reason := self._market_data.block_reason(order.pair.symbol, order_class):
             raise MarketStatusError(f"{reason}; the order was not sent")
 
-    def _check_value(self, order: NewOrder) -> None:
+    def _check_value(self, order: NewOrder, is_raw: bool) -> None:
         if self._max_order_value is None:
             return
         price, pair = order.price, order.pair
@@ -300,13 +304,50 @@ class OrderGateway:
             current_price = self._market_data.get_current_price(pair.symbol)
             slipped = new_order.max_slippage_price(pair, order.side, current_price, self._max_slippage_percent)
             price = max(price, current_price, slipped)
-        if price * order.volume > self._max_order_value:
-            raise OrderRuleError(
-                f"the order is worth {format_decimal(price * order.volume)} {pair.quote}, more than MAX_ORDER_VALUE "
-                f"({format_decimal(self._max_order_value)}); it was not sent",
-                "MAX_ORDER_VALUE",
-                format_decimal(self._max_order_value),
+        value = price * order.volume
+        excess = value - self._max_order_value
+        if excess <= 0 or (not is_raw and self._is_last_part_of_exit(order, price, excess)):
+            return
+        raise OrderRuleError(
+            f"the order is worth {format_decimal(value)} {pair.quote}, more than MAX_ORDER_VALUE "
+            f"({format_decimal(self._max_order_value)}); it was not sent",
+            "MAX_ORDER_VALUE",
+            format_decimal(self._max_order_value),
+        )
+
+    def _is_last_part_of_exit(self, order: NewOrder, price: Decimal, excess: Decimal) -> bool:
+        """Tell whether the order sells own coins, and exceeds the maximum by no more than the pair's minimum.
+
+        Smaller parts might be below that minimum, so without this the limit would keep the bot in a position.
+        """
+        pair = order.pair
+        if order.side is not Side.SELL or excess > minimum_volume(pair, order.price) * price:
+            return False
+        if order.volume > self._sellable_quantity(pair.symbol):
+            return False
+        if pair.symbol not in self._logged_symbols:
+            self._logged_symbols.add(pair.symbol)
+            emit(
+                Event.EXIT_ABOVE_MAXIMUM,
+                symbol=pair.symbol,
+                volume=order.volume,
+                cost=price * order.volume,
+                quote=pair.quote,
             )
+        return True
+
+    def _sellable_quantity(self, symbol: str) -> Decimal:
+        """Return the bot's own position in a pair, without what its other orders may still sell."""
+        if not self._reconciler.history_is_complete():
+            return ZERO
+        own_orders = [order for order in self._journal.orders() if order.cl_ord_id.startswith(self._bot_id)]
+        executed = {order.txid: order.executed for order in own_orders}
+        in_sales = (
+            intent.volume - executed.get(intent.txid, ZERO)
+            for intent in self._journal.working_intents()
+            if intent.symbol == symbol and intent.side is Side.SELL and intent.cl_ord_id.startswith(self._bot_id)
+        )
+        return build_positions(own_orders).holding(symbol).quantity - sum(in_sales, ZERO)
 
     def cancel(self, txid: str, symbol: str | None) -> bool:
         """Cancel one order. True: Kraken canceled it. False: it was gone already, and may have filled."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_UP, Decimal
+from decimal import Decimal
 
 from bot.base.models import ZERO, Candle
-from bot.kraken.pairs import round_volume
+from bot.kraken.pairs import minimum_volume, round_volume
 from bot.trading.broker import Broker
 from bot.trading.executor import Executor
 from bot.trading.exit_policy import PairState
@@ -82,14 +82,12 @@ class ContextBuilder:
     def build_pair_state(self, state: RiskState, price: Decimal, limits: RiskLimits) -> PairState:
         """Return the input of the exit policy, where a sale is made at about this price."""
         pair, order_tracker = state.pair, self._executor.order_tracker
-        lot = Decimal(1).scaleb(-pair.lot_decimals)
-        cost_minimum = (pair.cost_minimum / price).quantize(lot, rounding=ROUND_UP) if price else ZERO
         return PairState(
             held_quantity=order_tracker.book.holding(pair.symbol).quantity,
             free_quantity=self._executor.balance(pair.base).free,
-            min_quantity=max(pair.order_minimum, cost_minimum),
+            min_quantity=minimum_volume(pair, price) if price else pair.order_minimum,
             max_stop_quantity=max_exit_quantity(state, limits),
-            lot_size=lot,
+            lot_size=Decimal(1).scaleb(-pair.lot_decimals),
             working_orders=order_tracker.working(pair.symbol),
             has_unknown_order=any(order.symbol == pair.symbol for order in self._broker.unknown_orders()),
         )

@@ -286,7 +286,8 @@ class Executor:
             self._decision_log.record_not_placed(Event.SIGNAL_OUTCOME_UNKNOWN, order, cl_ord_id, problem)
             return False
         except _FINAL_REFUSALS as problem:
-            self.counts.refused += 1
+            # An order that breaks a rule was not sent.
+            self.counts.refused += isinstance(problem, KrakenError)
             event = Event.STOP_REFUSED if order.kind == "stop" else Event.ORDER_REFUSED
             self._decision_log.record_not_placed(event, order, cl_ord_id, problem)
             attempt = self._next_attempt(order, kind, cl_ord_id, problem)

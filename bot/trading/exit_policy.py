@@ -47,8 +47,9 @@ class PairState:
     """The known state of a pair. Quantities are in base units.
 
     `held_quantity` is what the bot bought and has not sold, by its own fills; `free_quantity` is the account's quantity
-    of the coin that no open order reserves. `min_quantity` is the smallest sale and `max_stop_quantity` the largest
-    stop; `lot_size` is the step of quantities. `has_unknown_order`: the outcome of an order of the pair is unknown.
+    of the coin that no open order reserves. `min_quantity` is the smallest sale, and a stop exceeds
+    `max_stop_quantity` by at most that; `lot_size` is the step of quantities. `has_unknown_order`: the outcome of an
+    order of the pair is unknown.
     """
 
     held_quantity: Decimal
@@ -108,6 +109,16 @@ class Done:
     """The goal is reached, or as nearly as the pair's minimum allows."""
 
 
+def next_part(quantity: Decimal, minimum: Decimal, maximum: Decimal, lot_size: Decimal) -> Decimal:
+    """Return the quantity of the next order of a sale: as few orders as `maximum` allows, and none below `minimum`.
+
+    So a part may exceed `maximum`, by at most one `minimum`: the last part takes the rest.
+    """
+    fewest = (quantity / maximum).to_integral_value(rounding=ROUND_CEILING)
+    count = max(Decimal(1), min(fewest, quantity // minimum))
+    return _round_down(min(quantity / count, maximum + minimum), lot_size)
+
+
 ExitGoal = ProtectPosition | ExitPosition
 ExitStep = CancelOrders | Wait | Sell | PlaceStop | Done
 
@@ -140,11 +151,11 @@ def _wait_if_unresolved(state: PairState) -> Wait | None:
 
 def _exit_position(state: PairState, quantity: Decimal) -> ExitStep:
     stops = _stop_orders(state)
-    target = _round_down_to_lot(min(quantity, state.held_quantity), state)
+    target = _round_down(min(quantity, state.held_quantity), state.lot_size)
     if target < state.min_quantity:
         return Done()
     # The coins of a stop are free as soon as it is canceled.
-    sellable = _round_down_to_lot(min(target, state.free_quantity + _total_remaining(stops)), state)
+    sellable = _round_down(min(target, state.free_quantity + _total_remaining(stops)), state.lot_size)
     if sellable < state.min_quantity:
         return Wait("the coins are tied up in orders that are not this bot's")
     return _cancel_orders(stops) if stops else Sell(sellable)
@@ -156,22 +167,21 @@ def _protect_position(state: PairState, stop_price: Decimal) -> ExitStep:
     mismatched = stops if covered > state.held_quantity else [stop for stop in stops if stop.price != stop_price]
     if mismatched:
         return _cancel_orders(mismatched)
-    unprotected = _round_down_to_lot(min(state.held_quantity - covered, state.free_quantity), state)
+    unprotected = _round_down(min(state.held_quantity - covered, state.free_quantity), state.lot_size)
     if unprotected <= 0:
         return Done()
-    # One stop for the whole position if one may hold it; a larger position has several.
-    extendable = [
-        stop for stop in stops if state.min_quantity <= stop.remaining + unprotected <= state.max_stop_quantity
-    ]
+    # One stop for the whole position if one may hold it; a larger position has several. Coins that are too few for a
+    # stop of their own join another one.
+    max_quantity = state.max_stop_quantity + (state.min_quantity if unprotected < state.min_quantity else ZERO)
+    extendable = [stop for stop in stops if state.min_quantity <= stop.remaining + unprotected <= max_quantity]
     if extendable:
         return _cancel_orders([min(extendable, key=lambda stop: (stop.remaining, stop.txid))])
-    part_count = (unprotected / state.max_stop_quantity).to_integral_value(rounding=ROUND_CEILING)
-    part_quantity = _round_down_to_lot(unprotected / part_count, state)
+    part_quantity = next_part(unprotected, state.min_quantity, state.max_stop_quantity, state.lot_size)
     return PlaceStop(part_quantity, stop_price) if part_quantity >= state.min_quantity else Done()
 
 
-def _round_down_to_lot(quantity: Decimal, state: PairState) -> Decimal:
-    return (quantity / state.lot_size).to_integral_value(rounding=ROUND_DOWN) * state.lot_size
+def _round_down(quantity: Decimal, lot_size: Decimal) -> Decimal:
+    return (quantity / lot_size).to_integral_value(rounding=ROUND_DOWN) * lot_size
 
 
 def _stop_orders(state: PairState) -> list[WorkingOrder]:

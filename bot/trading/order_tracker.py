@@ -9,10 +9,10 @@ from decimal import Decimal
 from bot.base.errors import JournalError
 from bot.base.models import ZERO, Order, PlacedOrder, Side
 from bot.orders.order_state import PLACED_STATES, OrderState
+from bot.orders.position import build_positions
 from bot.orders.reconciliation import LOOKBACK_SECONDS
 from bot.trading.broker import Broker
 from bot.trading.exit_policy import OrderRole, WorkingOrder
-from bot.trading.position import build_positions
 
 # An accepted order in neither list is queried by its id, and reported when Kraken does not know it by then.
 QUERY_MISSING_SECONDS = 15.0

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, OrderRequest, Pair, Side
 from bot.kraken.pairs import round_price
+from bot.orders.position import Holding
 from bot.trading.broker import Broker
 from bot.trading.context_builder import ContextBuilder
 from bot.trading.decision_log import DecisionLog
@@ -25,8 +26,15 @@ from bot.trading.exit_policy import (
     Wait,
     next_step,
 )
-from bot.trading.position import Holding
-from bot.trading.risk import RiskLimits, RiskState, Verdict, check_orders, is_retryable, split_exit
+from bot.trading.risk import (
+    RiskLimits,
+    RiskState,
+    Verdict,
+    check_orders,
+    is_retryable,
+    split_exit,
+    worst_exit_price,
+)
 
 # Of the market's time. Kraken may refuse a stop because its coins are not free yet.
 STOP_RETRY_SECONDS = 60.0
@@ -102,7 +110,10 @@ class PositionManager:
                 return not any(map(is_retryable, verdict.refusals))
             symbol = state.pair.symbol
             goal = ExitPosition(sum((order.quantity for order in exits), ZERO))
-            step = next_step(self._context_builder.build_pair_state(state, state.price, self._limits), goal)
+            pair_state = self._context_builder.build_pair_state(
+                state, worst_exit_price(state, self._limits), self._limits
+            )
+            step = next_step(pair_state, goal)
             if isinstance(step, Wait):
                 key = f"{exits[0].candle_seconds} {step.reason}"
                 self._decision_log.record_once(

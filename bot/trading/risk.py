@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 
 from bot.base.models import OrderRequest, Pair, Side, SystemStatus
 from bot.kraken import trading_status
-from bot.kraken.pairs import round_volume
+from bot.kraken.new_order import max_slippage_price
+from bot.kraken.pairs import minimum_volume
 from bot.kraken.trading_status import OrderClass
+from bot.trading.exit_policy import next_part
 
 MAX_STATUS_AGE_SECONDS = 60.0
 MAX_PRICE_AGE_TIMEFRAMES = 2
@@ -37,12 +39,16 @@ class Controls:
 
 @dataclass(frozen=True, slots=True)
 class RiskLimits:
-    """The user's limits. Values are in the quote currency; each is the largest value still allowed."""
+    """The user's limits. Values are in the quote currency; each is the largest value still allowed.
+
+    A market order fills at most `max_slippage_percent` from the last price.
+    """
 
     max_order_value: Decimal
     max_position_value: Decimal
     max_daily_loss: Decimal
     cooldown_seconds: float
+    max_slippage_percent: Decimal = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +118,31 @@ def check_orders(requests: Iterable[OrderRequest], state: RiskState, limits: Ris
 def split_exit(order: OrderRequest, state: RiskState, limits: RiskLimits) -> list[OrderRequest]:
     """Divide an exit of held and free coins into equal parts that are each worth less than the maximum order.
 
-    A position may have grown beyond the value of one order; it must be sellable all the same.
+    A position may have grown beyond the value of one order; it must be sellable all the same. So no part is below the
+    pair's minimum, and a part exceeds the maximum by at most that.
     """
-    quantity = min(order.quantity, state.held_quantity)
-    count = max(1, int((quantity / max_exit_quantity(state, limits)).to_integral_value(rounding=ROUND_CEILING)))
-    base_quantity = round_volume(state.pair, quantity / count)
-    return [
-        replace(order, quantity=part_quantity)
-        for part_quantity in [base_quantity] * (count - 1) + [quantity - base_quantity * (count - 1)]
-    ]
+    remaining, minimum = min(order.quantity, state.held_quantity), min_exit_quantity(state, limits)
+    maximum, lot_size = max_exit_quantity(state, limits), Decimal(1).scaleb(-state.pair.lot_decimals)
+    parts: list[OrderRequest] = []
+    while remaining >= minimum:
+        parts.append(replace(order, quantity=next_part(remaining, minimum, maximum, lot_size)))
+        remaining -= parts[-1].quantity
+    return parts
 
 
 def max_exit_quantity(state: RiskState, limits: RiskLimits) -> Decimal:
-    """Return the maximum quantity of one sell order."""
+    """Return the maximum quantity of one sell order. A part of an exit exceeds it by at most the pair's minimum."""
     return limits.max_order_value * _EXIT_VALUE_FACTOR / state.price
+
+
+def worst_exit_price(state: RiskState, limits: RiskLimits) -> Decimal:
+    """Return the limit price of an exit, at which Kraken applies the pair's minimum cost."""
+    return max_slippage_price(state.pair, Side.SELL, state.price, limits.max_slippage_percent)
+
+
+def min_exit_quantity(state: RiskState, limits: RiskLimits) -> Decimal:
+    """Return the minimum quantity of one exit."""
+    return minimum_volume(state.pair, worst_exit_price(state, limits))
 
 
 def is_retryable(refusal: Refusal) -> bool:
@@ -202,11 +219,13 @@ def _check_unresolved_order(_order: OrderRequest, state: RiskState, _limits: Ris
     )
 
 
-def _check_minimum(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+def _check_minimum(order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     pair = state.pair
     if order.quantity < pair.order_minimum:
         return f"{order.quantity:f} {pair.base} is below the pair's minimum of {pair.order_minimum:f}"
-    if _value(order, state) < pair.cost_minimum:
+    is_exit = order.kind != "entry"
+    value = order.quantity * worst_exit_price(state, limits) if is_exit else _value(order, state)
+    if value < pair.cost_minimum:
         return f"the order's value is below the pair's minimum of {pair.cost_minimum:f} {pair.quote}"
     return ""
 

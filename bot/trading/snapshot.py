@@ -7,11 +7,11 @@ from decimal import Decimal
 
 from bot.base.clock import boottime_seconds
 from bot.base.models import Balance, Candle, Order
+from bot.orders.position import Holding
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor
 from bot.trading.feed import Feed
-from bot.trading.position import Holding
 from bot.trading.risk import Refusal
 
 SNAPSHOT_CANDLES = 120

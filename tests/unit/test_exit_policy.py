@@ -176,6 +176,15 @@ def test_additional_coins_are_merged_into_the_smallest_stop_with_room() -> None:
     )
 
 
+def test_no_maximum_keeps_coins_from_a_stop() -> None:
+    """With at most 0.15 in a stop and a minimum of 0.1, 0.19 coins have one stop, and 0.09 more coins join it."""
+    most = Decimal("0.15")
+    state = replace(PAIR_STATE, held_quantity=Decimal("0.19"), max_stop_quantity=most)
+    assert next_step(state, PROTECT_AT_90) == PlaceStop(Decimal("0.19"), Decimal(90))
+    more = with_stops("0.15", held_quantity=Decimal("0.24"), max_stop_quantity=most)
+    assert next_step(more, PROTECT_AT_90) == CancelOrders(("S0",))
+
+
 @pytest.mark.parametrize("bot", [ONE_STOP, PARTS], ids=["one stop", "parts"])
 def test_fills_and_crashes_between_steps_never_sell_more_than_is_held(bot: ModelBot) -> None:
     """In every reachable state the bot's open and unanswered sales together are at most what it holds, and from each

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.base.models import Order, OrderStatus, Side
-from bot.trading.position import build_positions
+from bot.orders.position import build_positions
 from tests.trading_fakes import make_order
 
 DAY = 86_400.0

@@ -216,3 +216,49 @@ def test_in_a_quiet_market_an_exit_needs_an_answer_and_an_entry_a_price(
     """Four minutes after the last candle of one minute, an exit is allowed while Kraken's last answer is at most two
     timeframes old, and an entry while the last answer that confirms the price is."""
     assert refusing_rules(order, closed_seconds=9_760.0, **fields) == rules
+
+
+SMALL_PAIR = replace(make_pair(), order_minimum=Decimal("0.00005"))
+
+
+def test_an_exit_is_never_cut_below_the_pairs_minimum() -> None:
+    """0.00008 coins at 100000, with at most 8 per order and a minimum of 0.00005, are sold in one part."""
+    state = replace(NORMAL_STATE, pair=SMALL_PAIR, price=Decimal(100_000), held_quantity=Decimal("0.00008"))
+    parts = split_exit(replace(EXIT, quantity=Decimal(1)), state, replace(LIMITS, max_order_value=Decimal(8)))
+    assert [part.quantity for part in parts] == [Decimal("0.00008")]
+
+
+def test_parts_keep_the_minimum_cost_at_the_worst_price() -> None:
+    """0.0001 coins at 10000, with a minimum cost of 0.5 and one percent of slippage, are not cut into parts of
+    0.00005, which cost 0.495 at the worst price."""
+    state = replace(NORMAL_STATE, pair=SMALL_PAIR, price=Decimal(10_000), held_quantity=Decimal("0.0001"))
+    limits = replace(LIMITS, max_order_value=Decimal("0.6"))
+    parts = split_exit(replace(EXIT, quantity=Decimal(1)), state, limits)
+    assert [part.quantity for part in parts] == [Decimal("0.0001")]
+
+
+def test_an_exit_below_the_minimum_cost_at_the_worst_price_is_refused() -> None:
+    """0.0504 coins at 10 are worth 0.504, and 0.49896 one percent lower: less than the minimum cost of 0.5."""
+    assert refusing_rules(replace(EXIT, quantity=Decimal("0.0504"))) == ["minimum"]
+
+
+def test_no_maximum_order_value_keeps_coins_that_kraken_would_sell() -> None:
+    """Whatever the maximum from one to forty minima, each part is at least a minimum and exceeds the maximum by at most
+    one, and the parts are all of the position."""
+    minimum = Decimal("0.00005")
+    for maximum in range(100, 4000, 7):
+        limits = replace(LIMITS, max_order_value=Decimal(maximum) / 19)
+        most = limits.max_order_value / 100_000 + minimum
+        for held in range(5, 400, 13):
+            held_quantity = Decimal(held).scaleb(-5)
+            state = replace(NORMAL_STATE, pair=SMALL_PAIR, price=Decimal(100_000), held_quantity=held_quantity)
+            parts = [part.quantity for part in split_exit(replace(EXIT, quantity=Decimal(1)), state, limits)]
+            assert (sum(parts), min(parts) >= minimum, max(parts) <= most) == (held_quantity, True, True)
+
+
+def test_a_maximum_below_the_pairs_minimum_leaves_less_than_one_minimum() -> None:
+    """0.00009 coins with a maximum of 1 and a minimum worth 5 are sold up to 0.0000595; the rest is below the
+    minimum."""
+    state = replace(NORMAL_STATE, pair=SMALL_PAIR, price=Decimal(100_000), held_quantity=Decimal("0.00009"))
+    parts = split_exit(replace(EXIT, quantity=Decimal(1)), state, replace(LIMITS, max_order_value=Decimal(1)))
+    assert [part.quantity for part in parts] == [Decimal("0.0000595")]

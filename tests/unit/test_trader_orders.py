@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from bot.base.clock import ReplayClock
-from bot.base.errors import CircuitOpenError, NoAnswerError, OrderOutcomeUnknownError, OrderRefusedError, SymbolError
+from bot.base.errors import (
+    CircuitOpenError,
+    NoAnswerError,
+    OrderOutcomeUnknownError,
+    OrderRefusedError,
+    OrderRuleError,
+    SymbolError,
+)
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, Pair, Side
 from bot.orders.reconciliation import Resolution
@@ -261,6 +268,15 @@ def test_a_position_above_max_order_value_is_sold_in_parts() -> None:
     run_trader(broker, clock, ScriptedStrategy({300: sell_all}), limits=limits)
     assert broker.sent_ids == [EXIT_ID, EXIT_ID.replace("exit", "exit2"), EXIT_ID.replace("exit", "exit3")]
     assert broker.totals["BTC"] == ZERO
+
+
+def test_an_order_that_was_not_sent_is_not_counted_as_refused_by_kraken() -> None:
+    """An exit that breaks a rule of its pair is logged, and the summary counts no order that Kraken has refused."""
+    broker, clock = replay_market()
+    hold_one(broker)
+    broker.fail("place_sell", OrderRuleError("below the minimum", "ordermin"))
+    summary, event_log = run_trader(broker, clock, ScriptedStrategy({300: sell_all}))
+    assert (summary.orders.refused, len(event_log.of(Event.ORDER_REFUSED))) == (0, 1)
 
 
 def test_a_refused_part_of_an_exit_stops_the_remaining_parts() -> None:
