@@ -185,6 +185,14 @@ def round_price(pair: Pair, side: Side, price: Decimal) -> Decimal:
     return _round_down(price, increment) if side is Side.BUY else _round_up(price, increment)
 
 
+def round_stop_price(pair: Pair, side: Side, price: Decimal) -> Decimal:
+    """Return the trigger of a stop-loss on the pair's grid, never nearer to the market: down for a sell, up for a buy.
+
+    It is zero where no tick lies below.
+    """
+    return round_price(pair, Side.BUY if side is Side.SELL else Side.SELL, price)
+
+
 def round_volume(pair: Pair, volume: Decimal) -> Decimal:
     """Return the volume rounded down to the pair's lot_decimals; it may be too small to trade."""
     _require_ordinary_size(pair, "volume", volume)
@@ -201,8 +209,8 @@ def minimum_volume(pair: Pair, price: Decimal) -> Decimal:
     return max(_round_up(pair.order_minimum, step), cost_volume, step)
 
 
-def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> None:
-    """Raise OrderRuleError if Kraken would refuse the order for its precision or size.
+def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal, *, is_stop: bool = False) -> None:
+    """Raise OrderRuleError if Kraken would refuse the order for its precision or size; `price` is a stop's trigger.
 
     The error names the rule (positive, pair_decimals, tick_size, lot_decimals, ordermin, costmin), the nearest
     allowed value, and what Kraken would have said (Kraken: errors guide, and strings that users were shown).
@@ -212,7 +220,7 @@ def check_order(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> None
         _require_ordinary_size(pair, field, value)
         if value <= 0:
             raise _rule_error(pair, field, value, "is not above zero", "positive", "")
-    _check_price(pair, side, price)
+    _check_price(pair, side, price, is_stop)
     _check_volume(pair, volume, price)
 
 
@@ -225,9 +233,12 @@ def breaks_no_rule(pair: Pair, side: Side, volume: Decimal, price: Decimal) -> b
     return True
 
 
-def _check_price(pair: Pair, side: Side, price: Decimal) -> None:
-    increment = _price_increment(pair)
-    nearest = format_decimal(max(round_price(pair, side, price), increment))
+def _check_price(pair: Pair, side: Side, price: Decimal, is_stop: bool) -> None:
+    if is_stop:
+        stop_price = round_stop_price(pair, side, price)
+        nearest = format_decimal(stop_price) if stop_price else ""
+    else:
+        nearest = format_decimal(max(round_price(pair, side, price), _price_increment(pair)))
     if _EXACT_CONTEXT.remainder(price, _decimal_step(pair.price_decimals)):
         problem = (
             f"has too many decimals; Kraken would say EOrder:Invalid price:{pair.altname} "

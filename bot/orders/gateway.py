@@ -174,7 +174,7 @@ class OrderGateway:
         `place_limit_order`.
         """
         pair, side = self._market_data.current_pair(symbol), Side(side)
-        check_order(pair, side, quantity, stop_price)
+        check_order(pair, side, quantity, stop_price, is_stop=True)
         return self._place(NewOrder(pair, side, "stop-loss", quantity, stop_price, cl_ord_id))
 
     def send_params(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:

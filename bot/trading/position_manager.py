@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, OrderRequest, Pair, Side
-from bot.kraken.pairs import round_price
+from bot.kraken.pairs import round_stop_price
 from bot.orders.position import Holding
 from bot.trading.broker import Broker
 from bot.trading.context_builder import ContextBuilder
@@ -142,6 +142,10 @@ class PositionManager:
                 return True
             holding = self._executor.order_tracker.book.holding(symbol)
             price = self._stop_price(state.pair, holding)
+            if holding.quantity and not price:
+                verdict = check_orders([self._stop_request(holding, holding.quantity, price)], state, self._limits)
+                self._decision_log.record_refusal(state.price, verdict.refusals[0])
+                return True
             step = next_step(self._context_builder.build_pair_state(state, price, self._limits), ProtectPosition(price))
             if isinstance(step, Done | Wait) or step in steps_taken:
                 return isinstance(step, Done)
@@ -163,7 +167,7 @@ class PositionManager:
         return True
 
     def _stop_price(self, pair: Pair, holding: Holding) -> Decimal:
-        return round_price(pair, Side.SELL, holding.average_price * (1 - self._stop_loss_percent / 100))
+        return round_stop_price(pair, Side.SELL, holding.average_price * (1 - self._stop_loss_percent / 100))
 
     def _stop_request(self, holding: Holding, quantity: Decimal, price: Decimal) -> OrderRequest:
         reason = f"the average entry price is {holding.average_price:.8g}"

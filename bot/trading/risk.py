@@ -282,6 +282,11 @@ def _check_cooldown(_order: OrderRequest, state: RiskState, limits: RiskLimits) 
     return f"the cooldown after a loss lasts {remaining_seconds:.0f} s more" if remaining_seconds > 0 else ""
 
 
+def _check_stop_price(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    # Rounded up, it could be the current price, and would sell at once.
+    return "" if order.price else f"no price of {state.pair.symbol} is as low as STOP_LOSS_PERCENT asks for"
+
+
 # A refusal that may be over in the next cycle, and not only at the next candle.
 _STATUS_RULE = "trading status"
 _TRANSIENT_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unresolved order"})
@@ -303,6 +308,7 @@ EXIT_RULES: dict[str, Rule] = {
 }
 # A stop sells at a future price, so the last price does not matter. `exit_policy.py` checks open and unknown orders.
 STOP_RULES: dict[str, Rule] = {
+    "stop price": _check_stop_price,
     "kill switch": _check_kill_switch,
     _STATUS_RULE: _check_trading_status,
     "managed position": _check_managed_position,

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from bot.base.errors import OrderRuleError, SymbolError
 from bot.base.models import Pair, Side
-from bot.kraken.pairs import PairTable, check_order, format_decimal, round_price, round_volume
+from bot.kraken.pairs import (
+    PairTable,
+    check_order,
+    format_decimal,
+    round_price,
+    round_stop_price,
+    round_volume,
+)
+from tests.trading_fakes import make_pair
 
 ASSETS: dict[str, Any] = {
     code: {"aclass": "currency", "altname": altname, "decimals": 10, "display_decimals": 5, "status": "enabled"}
@@ -384,3 +392,26 @@ def test_the_nearest_value_is_allowed(pair: Pair, side: Side, price: Decimal, vo
             else:
                 volume = Decimal(error.nearest)
     check_order(pair, side, volume, price)
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "expected"),
+    [
+        (Side.SELL, "89.96", "89.9"),
+        (Side.SELL, "90.0", "90.0"),
+        (Side.SELL, "0.09", "0"),
+        (Side.BUY, "110.04", "110.1"),
+        (Side.BUY, "0.01", "0.1"),
+    ],
+)
+def test_a_stop_is_never_rounded_toward_the_market(side: Side, price: str, expected: str) -> None:
+    """With a tick of 0.1 a sell stop is rounded down, to zero below the first tick, and a buy stop up."""
+    assert round_stop_price(make_pair(), side, Decimal(price)) == Decimal(expected)
+
+
+def test_the_hint_for_a_stop_off_the_grid_lies_beyond_it() -> None:
+    """The nearest allowed trigger of a sell stop at 89.96 is 89.9, and below the first tick there is none."""
+    for price, nearest in (("89.96", "89.9"), ("0.09", "")):
+        with pytest.raises(OrderRuleError) as caught:
+            check_order(make_pair(), Side.SELL, Decimal(100), Decimal(price), is_stop=True)
+        assert (caught.value.rule, caught.value.nearest) == ("pair_decimals", nearest)

@@ -20,6 +20,7 @@ from tests.trading_fakes import (
     buy,
     make_candles,
     make_order,
+    make_pair,
     observe_context,
     run_trader,
     sell_all,
@@ -346,3 +347,29 @@ def test_coins_below_the_minimum_cost_at_the_stop_price_get_no_stop() -> None:
     broker.totals["BTC"] = Decimal("0.5")
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3)
     assert broker.sent_ids == []
+
+
+def tiny_price_market(average: str) -> tuple[FakeBroker, SteppedClock]:
+    """Return a market whose price ticks are as large as its price of 1, with 100 coins bought at `average`."""
+    broker, clock = live_market(closes=[1] * 30)
+    pair = replace(make_pair(), price_decimals=0, tick_size=Decimal(1))
+    broker.pair = lambda symbol: pair  # type: ignore[method-assign]
+    cost = str(Decimal(average) * 100)
+    broker.orders["H"] = make_order("H", Side.BUY, "100", cost, opened_seconds=1.0, closed_seconds=2.0)
+    broker.totals["BTC"] = Decimal(100)
+    return broker, clock
+
+
+def test_a_stop_is_below_the_entry_also_where_a_tick_is_more_than_its_distance() -> None:
+    """Coins bought at 2, with ticks of 1, have their stop of 10 percent at 1, and not at 2."""
+    broker, clock = tiny_price_market("2")
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3)
+    assert open_stops(broker) == [("100", "1")]
+
+
+def test_a_stop_without_a_tick_below_the_market_is_refused_aloud() -> None:
+    """Coins bought at 1, the lowest price there is, get no stop, and each candle logs one error that says so."""
+    broker, clock = tiny_price_market("1")
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3)
+    refusals = event_log.of(Event.STOP_REFUSED_BY_RISK)
+    assert (broker.sent_ids, refusals.values("rule")) == ([], ["stop price"])
