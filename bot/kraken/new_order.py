@@ -47,7 +47,7 @@ class NewOrder:
     """An order for AddOrder, typed from the signal to the wire (Kraken: AddOrder page).
 
     `kind` is Kraken's ordertype, `price` the limit or trigger price, zero for a market order. `expires` is Kraken's
-    expiretm, `time_in_force` its timeinforce, `flags` its oflags.
+    expiretm, `time_in_force` its timeinforce, `flags` its oflags, `stptype` its self-trade prevention.
     """
 
     pair: Pair
@@ -60,6 +60,7 @@ class NewOrder:
     flags: tuple[str, ...] = ("fciq",)
     time_in_force: str = ""
     expires: str = ""
+    stptype: str = ""
 
     def to_params(self) -> dict[str, str]:
         """Return the parameters as Kraken reads them."""
@@ -73,6 +74,7 @@ class NewOrder:
             "oflags": ",".join(self.flags),
             "timeinforce": self.time_in_force,
             "expiretm": self.expires,
+            "stptype": self.stptype,
         }
         return {name: value for name, value in params.items() if value}
 

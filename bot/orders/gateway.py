@@ -200,6 +200,10 @@ class OrderGateway:
 
     def _send(self, order: NewOrder, *, is_raw: bool = False) -> _SentOrder:
         """Send an order, with a client order id of its own where it has none. `is_raw`: Kraken's parameters."""
+        if order.side is Side.SELL:
+            # By default Kraken cancels the order that arrives, or a stop that triggers, where it meets a resting order
+            # of the same account (Kraken: AddOrder page). A sale must go through, so the buy gives way.
+            order = replace(order, stptype="cancel-oldest")
         # The deadline of an order is in Kraken's time.
         self._market_data.sync_time()
         has_generated_id = not order.cl_ord_id

@@ -11,7 +11,7 @@ import hashlib
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from bot.simulator.fees import FEE_WINDOW_SECONDS
@@ -24,7 +24,7 @@ class SimOrder:
     """An order as the exchange keeps it. `price` is the limit or trigger price, zero for market orders.
 
     Times are Unix seconds; `expires` and `closed` are zero when there is none. `held` is the amount of `spends` (the
-    quote of a buy, the base of a sell) that is reserved.
+    quote of a buy, the base of a sell) that is reserved. `stptype` is its self-trade prevention, "" for the default.
     """
 
     txid: str
@@ -48,6 +48,8 @@ class SimOrder:
     closed: float = 0.0
     reason: str = ""
     misc: str = ""
+    # Added to the file's format later, so a row of an order without it is as it was.
+    stptype: str = field(default="", metadata={"optional": True})
 
     @property
     def remaining(self) -> Decimal:

@@ -3,6 +3,9 @@
 Depth is unlimited: an order that meets the price fills at once. The last price is the path; a buyer pays one tick above
 it and a seller gets one tick below. A resting limit order fills at its own price (as maker) when the path touches it; a
 stop or take-profit that the path touches becomes a market order.
+
+An order never trades with a resting order of the same account (self-trade prevention). By default the one that arrives,
+or triggers, is canceled; its `stptype` may have the resting one canceled, or both (Kraken: AddOrder page).
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from bot.simulator.prices import PriceSource
 
 MAX_STEP_SECONDS = 86400.0
 PERCENT = Decimal(100)
+# Kraken does not publish its own text.
+SELF_TRADE_REASON = "Self trade prevention"
 
 
 class MatchingEngine:
@@ -60,7 +65,9 @@ class MatchingEngine:
         last = self.prices.price(pair, self.now)
         touch = self._touch(pair, order.is_buy, last)
         if order.kind == "market":
-            self._fill_as_taker(order, pair, touch)
+            self._check_funds(order, self._required_funds(order, pair, touch, ROUND_HALF_UP))
+            if not self._prevent_self_trade(order, touch, self.now):
+                self._fill_as_taker(order, pair, touch)
         elif order.kind == "limit":
             marketable = order.price >= touch if order.is_buy else order.price <= touch
             self._submit_limit(order, pair, touch if marketable else None)
@@ -88,12 +95,34 @@ class MatchingEngine:
             raise Refusal("EOrder:Post only order")
         required = self.required_hold(order, pair)
         self._check_funds(order, required)
+        if self._prevent_self_trade(order, order.price if touch is None else touch, self.now):
+            return
         if touch is not None:
             self._fill_as_taker(order, pair, touch)
         elif order.time_in_force in ("IOC", "FOK"):
             self.account.close_order(order, "canceled", f"{order.time_in_force} order not filled", self.now)
         else:
             self.account.open_order(order, required)
+
+    def _prevent_self_trade(self, order: SimOrder, price: Decimal, timestamp: float) -> bool:
+        """Cancel what `stptype` says where the order would trade at `price` with one of the account; return whether the
+        order itself is canceled."""
+        met_orders = [
+            other
+            for other in self.account.open_orders.values()
+            if (other.pair_id, other.kind) == (order.pair_id, "limit")
+            and other.is_buy != order.is_buy
+            and (other.price <= price if order.is_buy else other.price >= price)
+        ]
+        if not met_orders:
+            return False
+        if order.stptype in ("cancel-oldest", "cancel-both"):
+            for other in met_orders:
+                self.account.close_order(other, "canceled", SELF_TRADE_REASON, timestamp)
+        if order.stptype == "cancel-oldest":
+            return False
+        self.account.close_order(order, "canceled", SELF_TRADE_REASON, timestamp)
+        return True
 
     def _fill_as_taker(self, order: SimOrder, pair: PairRules, price: Decimal) -> None:
         """Fill an arriving order as taker; the unfilled rest becomes a resting order, or ends if it may not rest."""
@@ -159,6 +188,8 @@ class MatchingEngine:
         touched_orders.sort(key=lambda order: abs(order.price - start_price))
         pair = self.instruments.get(pair_id)
         for order in touched_orders:
+            if order.txid not in self.account.open_orders:
+                continue  # canceled by a stop before it
             crossing_price = min(max(order.price, low), high)
             fraction = (crossing_price - start_price) / (end_price - start_price) if end_price != start_price else ZERO
             timestamp = start_time + (end_time - start_time) * float(fraction)
@@ -169,7 +200,9 @@ class MatchingEngine:
 
     def _trigger(self, order: SimOrder, pair: PairRules, last: Decimal, timestamp: float) -> None:
         order.misc = "stopped" if order.kind == "stop-loss" else "touched"
-        self._fill(order, pair, self._touch(pair, order.is_buy, last), order.remaining, timestamp, maker=False)
+        price = self._touch(pair, order.is_buy, last)
+        if not self._prevent_self_trade(order, price, timestamp):
+            self._fill(order, pair, price, order.remaining, timestamp, maker=False)
 
     def _fill(
         self, order: SimOrder, pair: PairRules, price: Decimal, volume: Decimal, timestamp: float, *, maker: bool

@@ -20,6 +20,7 @@ Params = Mapping[str, str]
 
 ORDER_TYPES = ("market", "limit", "stop-loss", "take-profit")
 TIMES_IN_FORCE = ("GTC", "IOC", "GTD", "FOK")
+SELF_TRADE_PREVENTIONS = ("cancel-newest", "cancel-oldest", "cancel-both")
 ORDER_FLAGS = ("post", "fcib", "fciq", "viqc", "nompp")
 EXPIRY_SECONDS_MAX = 31 * 86400
 DEADLINE_SECONDS_MAX = 60
@@ -86,6 +87,7 @@ def parse_order(pair: PairRules, params: Params, now: float) -> SimOrder:
         expires=_read_expiry(params, time_in_force, kind, now),
         userref=_read_userref(params),
         cl_ord_id=_read_client_id(params),
+        stptype=_read_stptype(params),
     )  # fmt: skip
 
 
@@ -167,6 +169,13 @@ def _read_time_in_force(params: Params, kind: str) -> str:
     if time_in_force not in TIMES_IN_FORCE or (time_in_force == "FOK" and kind != "limit"):
         raise invalid_argument("timeinforce")
     return time_in_force
+
+
+def _read_stptype(params: Params) -> str:
+    stptype = intern(params.get("stptype", ""))
+    if stptype not in ("", *SELF_TRADE_PREVENTIONS):
+        raise invalid_argument("stptype")
+    return stptype
 
 
 def _read_expiry(params: Params, time_in_force: str, kind: str, now: float) -> float:

@@ -58,13 +58,22 @@ def _reject_amount(value: object) -> Decimal:
 
 
 def _encode(record: SimOrder | SimTrade | ApiKey) -> str:
-    return json.dumps({field.name: getattr(record, field.name) for field in fields(record)}, default=str)
+    values = {
+        field.name: value
+        for field in fields(record)
+        if (value := getattr(record, field.name)) or not field.metadata.get("optional")
+    }
+    return json.dumps(values, default=str)
 
 
 def _decode(record_type: type[Record], body: str) -> Record:
     values = json.loads(body)
     return record_type(
-        **{field.name: _FIELD_PARSERS[str(field.type)](values[field.name]) for field in fields(record_type)}
+        **{
+            field.name: _FIELD_PARSERS[str(field.type)](values[field.name])
+            for field in fields(record_type)
+            if field.name in values or not field.metadata.get("optional")
+        }
     )
 
 

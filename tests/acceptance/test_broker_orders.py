@@ -271,3 +271,15 @@ def test_id_proved_absent_is_not_resent() -> None:
             setup.broker.private_call("AddOrder", ORDER_WITH_ID)
         assert setup.broker.journal.get_intent(ORDER_WITH_ID["cl_ord_id"]) == sent_intent
         assert setup.placed_order_count() == 1
+
+
+def test_a_resting_buy_gives_way_to_every_sale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each selling order has the stptype cancel-oldest, raw ones too, and no buying order has one."""
+    with open_broker_setup(RICH_OPTIONS) as setup:
+        arrived = sent_orders(setup, monkeypatch)
+        setup.broker.place_limit_order("BTC/USD", "sell", Decimal("0.001"), Decimal(900_000))
+        setup.broker.place_stop_order("BTC/USD", "sell", Decimal("0.001"), Decimal(1000))
+        setup.broker.place_market_order("BTC/USD", "sell", Decimal("0.001"), "base")
+        setup.broker.private_call("AddOrder", ORDER | {"type": "sell", "price": "900000"})
+        setup.broker.private_call("AddOrder", ORDER)
+        assert [order.get("stptype", "") for order in arrived] == ["cancel-oldest"] * 4 + [""]

@@ -115,3 +115,15 @@ def test_unanswered_stop_is_unknown_and_then_found() -> None:
         resolutions = setup.broker.reconcile_unknown_orders()
         assert [resolution.order.kind for resolution in resolutions if resolution.order] == ["stop-loss"]
         assert (setup.broker.unknown_orders(), setup.placed_order_count()) == ([], 1)
+
+
+def test_a_stop_is_not_canceled_by_another_buy_of_the_account() -> None:
+    """A buy of another program rests a tick below a stop: the stop sells, and the buy is canceled."""
+    with falling_market() as setup:
+        txid = place_stop(setup)
+        setup.simulator.exchange.account.balances["ZUSD"] += 1000
+        params = {"pair": "XBTUSD", "type": "buy", "ordertype": "limit", "volume": "0.001", "price": "44999.9"}
+        buy = setup.simulator.exchange.add_order(params)["txid"][0]
+        advance_time(setup.clock, 501)
+        closed = {order.txid: (order.status, order.executed) for order in setup.broker.get_closed_orders()}
+        assert closed == {txid: (OrderStatus.CLOSED, Decimal("0.5")), buy: (OrderStatus.CANCELED, Decimal(0))}
