@@ -26,6 +26,8 @@ class Alert(StrEnum):
     KILL_SWITCH = "kill_switch"
     # This instance leads the account, or no longer leads it.
     LEADER_CHANGE = "leader_change"
+    # The bot's position and the account's balance of the coin disagree, or agree again.
+    BALANCE_DISAGREES = "balance_disagrees"
     DAILY_SUMMARY = "daily_summary"
     # Entries are stopped, or allowed again.
     ENTRIES_STOPPED = "entries_stopped"
@@ -42,6 +44,8 @@ FIELDS: dict[str, str] = {
     "addresses": "network addresses",
     "advice": "what a person should do",
     "ahead_seconds": "how far the clock of this machine is ahead of Kraken's, if it is",
+    "asset": "name of an asset",
+    "balance": "balance of an asset in the account",
     "balances": "balances of the account, by asset",
     "banner": "the trading mode, and whether real money is at stake",
     "behind_seconds": "how far the clock of this machine is behind Kraken's, if it is",
@@ -234,8 +238,8 @@ class Event(Enum):
     ORDER_PLACED = _info(
         "{symbol} {close}  {kind}: {side} {volume}[ at {price}][ at worst {worst_price}] accepted as {txid}: {reason}"
     )
-    ORDER_REFUSED = _warning("{symbol}  {kind} {side} {volume}: refused: {error}")
-    STOP_REFUSED = _error("{symbol}  {kind} {side} {volume}: refused, so no stop is placed: {error}")
+    ORDER_REFUSED = _warning("{symbol}  {kind} {side} {volume}: refused: {error}[; {advice}]")
+    STOP_REFUSED = _error("{symbol}  {kind} {side} {volume}: refused, so no stop is placed: {error}[; {advice}]")
     SIGNAL_OUTCOME_UNKNOWN = _warning(
         "{symbol}  {kind} {side} {volume}: unknown, no new order for this pair until its outcome is known"
     )
@@ -258,6 +262,10 @@ class Event(Enum):
         "{symbol}  an order of another sender, left alone: {side} {volume} at {price} ({txid})"
     )
     EXIT_DELAYED = _info("{symbol}  the exit waits: {reason}")
+    BALANCE_DISAGREES = _warning(
+        "{symbol}  the bot holds {volume}, the account has {balance} {asset}: {reason}", alert=Alert.BALANCE_DISAGREES
+    )
+    BALANCE_AGREES = _info("{symbol}  the account has what the bot holds again.", alert=Alert.BALANCE_DISAGREES)
     FILLS_FETCH_FAILED = _warning("The fills are fetched later: {error}")
     FILLS_FETCH_RECOVERED = _info("The fills can be fetched again.")
 

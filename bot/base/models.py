@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -84,6 +84,19 @@ class Balance:
     def free(self) -> Decimal:
         """Return the amount that an order could use now."""
         return self.total - self.held
+
+
+def swept_asset(asset: str) -> str:
+    """Return the name of the row to which auto-earn moves an asset: BTC.F (Kraken: BalanceEx page).
+
+    An order for the asset itself can sell what is there (Kraken: Balance page).
+    """
+    return f"{asset}.F"
+
+
+def total_with_swept(balances: Mapping[str, Balance], asset: str) -> Decimal:
+    """Return what the account has of an asset, with what auto-earn has moved."""
+    return sum((balances[name].total for name in (asset, swept_asset(asset)) if name in balances), ZERO)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def format_summary(status: dict[str, Any]) -> str:
         f"entries  {status['entries']}",
         f"account  {_format_money(account.get('equity'))} {account.get('quote', '')}".rstrip(),
         f"         {pnl}",
-        *(_format_pair(pair) for pair in status["pairs"]),
+        *(line for pair in status["pairs"] for line in _format_pair(pair)),
         f"orders   {order_counts if is_known else 'not known'}",
         *(f"         unknown: {_format_order(row)}" for row in status["unknown_orders"]),
         *(f"         open: {_format_order(row)}" for row in status["open_orders"]),
@@ -111,8 +111,9 @@ def format_summary(status: dict[str, Any]) -> str:
     )
 
 
-def _format_pair(pair: dict[str, Any]) -> str:
-    return f"pair     {pair['symbol']} {_format_known(pair['price'])}, holding {_format_known(pair['quantity'])}"
+def _format_pair(pair: dict[str, Any]) -> list[str]:
+    line = f"pair     {pair['symbol']} {_format_known(pair['price'])}, holding {_format_known(pair['quantity'])}"
+    return [line, *([f"         {pair['balance_problem']}"] if "balance_problem" in pair else [])]
 
 
 def _format_order(row: dict[str, Any]) -> str:

@@ -286,7 +286,7 @@ def _pair_status(pair: PairSnapshot, fills: list[Fill]) -> JsonObject:
             for fill in fills
             if fill.time_seconds >= first_candle_seconds
         ],
-    }
+    } | ({"balance_problem": pair.balance_problem} if pair.balance_problem else {})
 
 
 def _json_rows(rows: list[Row]) -> list[JsonObject]:

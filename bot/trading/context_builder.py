@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from bot.base.models import ZERO, Candle
+from bot.base.models import ZERO, Candle, Pair, total_with_swept
 from bot.kraken.pairs import minimum_volume, round_volume
 from bot.trading.broker import Broker
 from bot.trading.executor import Executor
@@ -27,10 +27,11 @@ class ContextBuilder:
         """Return the context for the strategy."""
         pair, order_tracker = self._broker.pair(symbol), self._executor.order_tracker
         holding = order_tracker.book.holding(symbol)
-        if self._executor.balance(pair.base).total < holding.quantity:
+        if total_with_swept(self._executor.balances(), pair.base) < holding.quantity:
             # Kraken may show the coins of a fill a moment later than the fill.
             self._executor.invalidate_balances()
-        held_quantity = round_volume(pair, min(holding.quantity, self._executor.balance(pair.base).total))
+        coins = total_with_swept(self._executor.balances(), pair.base)
+        held_quantity = round_volume(pair, min(holding.quantity, coins))
         candles = self._feed.candles(symbol)
         # A candle that is decided again, after an error or a restart, has the same context as the first time.
         sold = self._executor.sold_by_exits(symbol, candles[-1].time_seconds) if held_quantity and candles else ZERO
@@ -70,7 +71,7 @@ class ContextBuilder:
             # The coins of an own stop are free once it is canceled, and an exit begins with that.
             held_quantity=round_volume(
                 pair,
-                min(held_quantity, self._executor.balance(pair.base).free + order_tracker.quantity_in_stops(symbol)),
+                min(held_quantity, self._free_coins(pair) + order_tracker.quantity_in_stops(symbol)),
             ),
             committed_quantity=held_quantity
             + order_tracker.resting_quantity(symbol)
@@ -84,10 +85,14 @@ class ContextBuilder:
         pair, order_tracker = state.pair, self._executor.order_tracker
         return PairState(
             held_quantity=order_tracker.book.holding(pair.symbol).quantity,
-            free_quantity=self._executor.balance(pair.base).free,
+            free_quantity=self._free_coins(pair),
             min_quantity=minimum_volume(pair, price) if price else pair.order_minimum,
             max_stop_quantity=max_exit_quantity(state, limits),
             lot_size=Decimal(1).scaleb(-pair.lot_decimals),
             working_orders=order_tracker.working(pair.symbol),
             has_unknown_order=any(order.symbol == pair.symbol for order in self._broker.unknown_orders()),
         )
+
+    def _free_coins(self, pair: Pair) -> Decimal:
+        """Return what an exit can sell, with what auto-earn has moved."""
+        return self._executor.balance(pair.base).free + self._executor.swept(pair.base)

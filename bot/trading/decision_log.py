@@ -75,10 +75,16 @@ class DecisionLog:
             self.refusals.append((self._broker.now(), refusal))
 
     def record_not_placed(
-        self, event: Event, order: OrderRequest, cl_ord_id: str, error: Exception | None = None
+        self,
+        event: Event,
+        order: OrderRequest,
+        cl_ord_id: str,
+        error: Exception | None = None,
+        advice: str | None = None,
     ) -> None:
         """Record an allowed order that was not placed, or whose outcome is unknown."""
-        self.record(event, cl_ord_id=cl_ord_id, **_request_fields(order), **_error_fields(error))
+        advice_fields = {"advice": advice} if advice else {}
+        self.record(event, cl_ord_id=cl_ord_id, **_request_fields(order), **_error_fields(error), **advice_fields)
 
     def record_placed(self, close: Decimal, order: OrderRequest, placed: PlacedOrder) -> None:
         """Record an order that Kraken accepted, which is not yet a fill."""

@@ -19,9 +19,9 @@ from bot.base.errors import (
     TransportError,
 )
 from bot.base.event_catalog import Event
-from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side
+from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side, swept_asset, total_with_swept
 from bot.kraken.error_table import is_pair_rule_refusal
-from bot.kraken.pairs import breaks_no_rule, round_price, round_volume
+from bot.kraken.pairs import breaks_no_rule, format_decimal, round_price, round_volume
 from bot.orders.order_state import OrderState
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
@@ -59,6 +59,8 @@ class Executor:
         self._balances_are_of_this_cycle = False
         # Kept also after an invalidation: for reports, and for no decision.
         self.last_balances: dict[str, Balance] | None = None
+        # When they were read.
+        self.balances_seconds = 0.0
         self._retryable_symbols: set[str] = set()
         self._recorded_external_txids: set[str] = set()
         self._canceled_txids: set[str] = set()
@@ -179,16 +181,29 @@ class Executor:
         if self._balances is None:
             self._balances = self.last_balances = self._broker.get_account_balance()
             self._balances_are_of_this_cycle = True
+            self.balances_seconds = self._broker.now()
         return self._balances
 
     def balance(self, asset: str) -> Balance:
         """Return the balance of an asset; Kraken leaves out assets the account has never had."""
         return self.balances().get(asset) or Balance(asset, ZERO, ZERO)
 
+    def last_balance(self, asset: str) -> Balance:
+        """Return the last balance of an asset that was read, without a request."""
+        return (self.last_balances or {}).get(asset) or Balance(asset, ZERO, ZERO)
+
+    def swept(self, asset: str) -> Decimal:
+        """Return how much of an asset auto-earn has moved: a position counts it, and an exit sells it.
+
+        An entry never spends it.
+        """
+        return self.balance(swept_asset(asset)).free
+
     def equity(self, symbols: Iterable[str], quote: str, price: Callable[[str], Decimal]) -> Decimal:
-        """Return the quote balance and the coins of the pairs, each at its price."""
-        coin_values = (self.balance(self._broker.pair(symbol).base).total * price(symbol) for symbol in symbols)
-        return self.balance(quote).total + sum(coin_values, ZERO)
+        """Return the quote balance and the coins of the pairs, each at its price, with what auto-earn has moved."""
+        balances = self.balances()
+        coin_values = (total_with_swept(balances, self._broker.pair(symbol).base) * price(symbol) for symbol in symbols)
+        return total_with_swept(balances, quote) + sum(coin_values, ZERO)
 
     def invalidate_balances(self) -> None:
         """Request the balances again the next time they are needed."""
@@ -289,7 +304,7 @@ class Executor:
             # An order that breaks a rule was not sent.
             self.counts.refused += isinstance(problem, KrakenError)
             event = Event.STOP_REFUSED if order.kind == "stop" else Event.ORDER_REFUSED
-            self._decision_log.record_not_placed(event, order, cl_ord_id, problem)
+            self._decision_log.record_not_placed(event, order, cl_ord_id, problem, self._funds_advice(order, problem))
             attempt = self._next_attempt(order, kind, cl_ord_id, problem)
             return attempt is not None and self._send_attempt(attempt[0], kind, attempt[1], price)
         self.counts.placed += 1
@@ -326,6 +341,15 @@ class Executor:
             return None
         price = None if order.price is None else round_price(pair, order.side, order.price)
         return replace(order, quantity=round_volume(pair, order.quantity), price=price), next_id
+
+    def _funds_advice(self, order: OrderRequest, problem: Exception) -> str | None:
+        """Name what auto-earn has moved, where Kraken refuses an order for lack of funds."""
+        pair = self._broker.pair(order.symbol)
+        asset = pair.base if order.side is Side.SELL else pair.quote
+        swept = self.last_balance(swept_asset(asset)).total
+        if not swept or "Insufficient funds" not in str(problem):
+            return None
+        return f"{format_decimal(swept)} {asset} are in {swept_asset(asset)} (auto-earn): move them back"
 
     def _placed_exits(self, symbol: str, candle_seconds: int) -> list[str]:
         placed: list[str] = []

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from bot.base.clock import boottime_seconds
-from bot.base.models import Balance, Candle, Order
+from bot.base.models import Balance, Candle, Order, total_with_swept
 from bot.orders.position import Holding
+from bot.trading.balance_check import BalanceCheck
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 from bot.trading.executor import Executor
@@ -19,11 +20,15 @@ SNAPSHOT_CANDLES = 120
 
 @dataclass(frozen=True, slots=True)
 class PairSnapshot:
-    """A pair: its last closed candles, oldest first, and the bot's holding."""
+    """A pair: its last closed candles, oldest first, and the bot's holding.
+
+    `balance_problem` says how holding and balance disagree, or is empty.
+    """
 
     symbol: str
     candles: tuple[Candle, ...]
     holding: Holding
+    balance_problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,11 @@ class Snapshot:
 class SnapshotPublisher:
     """Keeps the last snapshot. Read from any thread."""
 
-    def __init__(self, broker: Broker, feed: Feed, executor: Executor, decision_log: DecisionLog) -> None:
+    def __init__(
+        self, broker: Broker, feed: Feed, executor: Executor, decision_log: DecisionLog, balance_check: BalanceCheck
+    ) -> None:
         self._broker = broker
+        self._balance_check = balance_check
         self._feed = feed
         self._executor = executor
         self._decision_log = decision_log
@@ -59,7 +67,12 @@ class SnapshotPublisher:
         """Publish what is known now."""
         order_tracker, balances = self._executor.order_tracker, self._executor.last_balances
         pairs = tuple(
-            PairSnapshot(symbol, self._feed.candles(symbol)[-SNAPSHOT_CANDLES:], order_tracker.book.holding(symbol))
+            PairSnapshot(
+                symbol,
+                self._feed.candles(symbol)[-SNAPSHOT_CANDLES:],
+                order_tracker.book.holding(symbol),
+                self._balance_check.problems.get(symbol, ""),
+            )
             for symbol in symbols
         )
         self.latest = Snapshot(
@@ -75,12 +88,12 @@ class SnapshotPublisher:
         )
 
     def _equity(self, balances: dict[str, Balance], symbols: tuple[str, ...], quote: str) -> Decimal | None:
-        equity = balances[quote].total if quote in balances else Decimal(0)
+        equity = total_with_swept(balances, quote)
         for symbol in symbols:
-            base = self._broker.pair(symbol).base
-            if base in balances and balances[base].total:
+            coins = total_with_swept(balances, self._broker.pair(symbol).base)
+            if coins:
                 candle = self._feed.last_candle(symbol)
                 if candle is None:
                     return None
-                equity += balances[base].total * candle.close
+                equity += coins * candle.close
         return equity

@@ -36,6 +36,7 @@ from bot.base.models import ZERO, Candle, OrderRequest, common_quote
 from bot.base.timeframes import parse_timeframe
 from bot.orders.journal import EquityPoint
 from bot.trading.back_off import MAX_BACK_OFF_SECONDS, BackOff
+from bot.trading.balance_check import BalanceCheck
 from bot.trading.broker import Broker
 from bot.trading.context_builder import ContextBuilder
 from bot.trading.dead_man_switch import DeadManSwitch
@@ -147,7 +148,10 @@ class Trader:
         self._budget = ReadBudget(broker, clock)
         self._dead_man_switch = DeadManSwitch(broker, settings.dead_man_switch_seconds, self._decision_log)
         self._context_builder = ContextBuilder(broker, self._feed, self._executor, self._timeframe_seconds)
-        self.snapshot_publisher = SnapshotPublisher(broker, self._feed, self._executor, self._decision_log)
+        self._balance_check = BalanceCheck(broker, self._executor, self._decision_log)
+        self.snapshot_publisher = SnapshotPublisher(
+            broker, self._feed, self._executor, self._decision_log, self._balance_check
+        )
         self._position_manager = PositionManager(
             broker,
             self._context_builder,
@@ -265,9 +269,10 @@ class Trader:
             self._executor.fetch_fills()
         _catch_transient_error(self._record_equity_if_due)
         self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
+        # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
         if not self._clock.is_replaying and self._budget.allows(ReadPurpose.FOLLOW_UP, BALANCE_READ_POINTS):
-            # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
-            _catch_transient_error(self._executor.balances)
+            if _catch_transient_error(self._executor.balances) is None:
+                self._balance_check.check(self._symbols)
         self.snapshot_publisher.publish(self._symbols, self._quote)
 
     def _reconcile(self) -> None:
