@@ -24,6 +24,7 @@ from dotenv.parser import Binding, parse_stream
 from bot.base import paths
 from bot.base.errors import SettingsError
 from bot.base.timeframes import TIMEFRAMES
+from bot.kraken.pairs import FIAT_ASSETS, STABLE_ASSETS
 from bot.kraken.rate_counters import TIERS, Tier
 from bot.nonce.file_store import UNITS
 from bot.nonce.open_store import url_problem
@@ -121,7 +122,8 @@ class _SettingsParser:
         self._strategies = strategies
 
     def parse(self) -> Settings:
-        settings = Settings(**{one.name: one.metadata["parse"](self) for one in fields(Settings)})
+        values = {one.name: one.metadata["parse"](self) for one in fields(Settings) if one.metadata}
+        settings = Settings(**values, default_sizes=tuple(name for name in SIZE_NAMES if not self._values.get(name)))
         self._check_values(settings)
         if self._problems:
             raise SettingsError(self._problems)
@@ -152,6 +154,10 @@ class _SettingsParser:
         if not Decimal(minimum) <= value <= Decimal(maximum):
             self._problems.append(f"{name} is {text}; it must be from {minimum} to {maximum}.")
         return value
+
+    def size(self, name: str) -> Decimal:
+        # A millionth of a bitcoin is less than any minimum of Kraken.
+        return self.decimal(name, "0.000001")
 
     def seconds(self, name: str, minimum: str, maximum: str = "1000000000") -> float:
         return float(self.decimal(name, minimum, maximum))
@@ -321,6 +327,9 @@ def _setting(
     return declared
 
 
+SIZE_NAMES = ("ORDER_VALUE", "MAX_ORDER_VALUE", "MAX_POSITION_VALUE", "MAX_DAILY_LOSS")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, checked. Values of money are in the quote currency of the pair."""
@@ -340,10 +349,10 @@ class Settings:
     pairs: tuple[str, ...] = _setting("PAIRS", "BTC/USD", _SettingsParser.pairs)
     timeframe: str = _setting("TIMEFRAME", "1h", _SettingsParser.choice, TIMEFRAMES)
     strategy: str = _setting("STRATEGY", "moving_average", _SettingsParser.strategy)
-    order_value: Decimal = _setting("ORDER_VALUE", "100", _SettingsParser.decimal)
-    max_order_value: Decimal = _setting("MAX_ORDER_VALUE", "250", _SettingsParser.decimal)
-    max_position_value: Decimal = _setting("MAX_POSITION_VALUE", "500", _SettingsParser.decimal)
-    max_daily_loss: Decimal = _setting("MAX_DAILY_LOSS", "50", _SettingsParser.decimal)
+    order_value: Decimal = _setting("ORDER_VALUE", "100", _SettingsParser.size)
+    max_order_value: Decimal = _setting("MAX_ORDER_VALUE", "250", _SettingsParser.size)
+    max_position_value: Decimal = _setting("MAX_POSITION_VALUE", "500", _SettingsParser.size)
+    max_daily_loss: Decimal = _setting("MAX_DAILY_LOSS", "50", _SettingsParser.size)
     cooldown_seconds: float = _setting("COOLDOWN_SECONDS", "3600", _SettingsParser.seconds, "0")
     max_slippage_percent: Decimal = _setting("MAX_SLIPPAGE_PERCENT", "1", _SettingsParser.decimal, "0.01", "20")
     stop_loss_percent: Decimal = _setting("STOP_LOSS_PERCENT", "0", _SettingsParser.decimal, "0", "90")
@@ -360,6 +369,21 @@ class Settings:
     alert_webhook_url: Secret = _setting("ALERT_WEBHOOK_URL", "", _SettingsParser.webhook_url)
     heartbeat_url: Secret = _setting("HEARTBEAT_URL", "", _SettingsParser.webhook_url)
 
+    # The sizes that are not set.
+    default_sizes: tuple[str, ...] = field(default=(), compare=False)
+
+    def sizes(self) -> dict[str, Decimal]:
+        """Return every size by its name, in the quote currency."""
+        sizes = (self.order_value, self.max_order_value, self.max_position_value, self.max_daily_loss)
+        return dict(zip(SIZE_NAMES, sizes, strict=True))
+
+    def check_sizes(self, quote: str) -> None:
+        """Raise SettingsError where a size has its default and the quote currency is not money: 100 are not 100 BTC."""
+        if quote in FIAT_ASSETS | STABLE_ASSETS or not self.default_sizes:
+            return
+        names = ", ".join(self.default_sizes)
+        raise SettingsError([f"PAIRS is priced in {quote}, for which the defaults are no sensible sizes: set {names}."])
+
     def secrets(self) -> list[str]:
         """Return the contents of all that must never be shown."""
         values = (getattr(self, one.name) for one in fields(self))
@@ -367,7 +391,7 @@ class Settings:
 
 
 # The default of each variable, as text.
-DEFAULTS: dict[str, str] = {one.metadata["name"]: one.metadata["default"] for one in fields(Settings)}
+DEFAULTS: dict[str, str] = {one.metadata["name"]: one.metadata["default"] for one in fields(Settings) if one.metadata}
 # A secret can come from a file.
 DEFAULTS |= {f"{name}_FILE": "" for name in ("KRAKEN_API_KEY", "KRAKEN_API_SECRET", "STATUS_TOKEN")}
 

@@ -112,7 +112,7 @@ def _trade(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cy
 def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None) -> Trader:
     """Return the trader for these settings. Raises SymbolError or SettingsError before the account is summed up."""
     pairs = [venue.broker.pair(name) for name in settings.pairs]
-    common_quote(pairs)
+    settings.check_sizes(common_quote(pairs))
     is_kill_switch_on = edge_trigger(
         partial(control_file_exists, settings.state_dir, HALT_FILE_NAME),
         Event.KILL_SWITCH_TURNED_ON,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bot.base.clock import MarketClock
 from bot.base.timeframes import parse_timeframe
@@ -12,6 +13,9 @@ from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.kraken import responses
 from bot.kraken.transport import KrakenAPI
+
+if TYPE_CHECKING:
+    from bot.simulator.paper import PaperPreview
 
 # Render keeps the old instance running beside the new one for 60 s, then for up to 30 s more (zero-downtime deploys).
 OVERLAP_SECONDS = 120.0
@@ -47,6 +51,20 @@ def open_venue(settings: Settings) -> Iterator[TradingVenue]:
     ) as paper:
         broker = open_broker(settings, paper.key, paper.secret, paper.url, paper.clock)
         yield TradingVenue(broker, paper.clock, paper.price_source_label)
+
+
+def preview_paper(settings: Settings) -> PaperPreview:
+    """Return what a run on paper would open. Raises the SimulatorError that it would raise."""
+    from bot.simulator.paper import preview_paper_account
+
+    return preview_paper_account(
+        settings.pairs,
+        settings.price_source,
+        parse_timeframe(settings.timeframe),
+        settings.state_dir,
+        settings.market_speed,
+        settings.api_url,
+    )
 
 
 def live_clock(settings: Settings) -> MarketClock:

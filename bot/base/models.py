@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Protocol
 
 from bot.base.errors import SettingsError
 
@@ -52,7 +53,15 @@ class Pair:
     cost_minimum: Decimal
 
 
-def common_quote(pairs: Iterable[Pair]) -> str:
+class Priced(Protocol):
+    """Something with a price in a quote currency."""
+
+    @property
+    def quote(self) -> str:
+        """The quote currency."""
+
+
+def common_quote(pairs: Iterable[Priced]) -> str:
     """Return the one quote currency of these pairs. Raises SettingsError where they have several."""
     quotes = sorted({pair.quote for pair in pairs})
     if len(quotes) != 1:

@@ -12,7 +12,7 @@ from bot.base.models import Balance, Fill, KeyInfo, Order, Position
 from bot.kraken import responses
 from bot.kraken.client import KrakenCalls
 from bot.kraken.market_data import MarketData
-from bot.kraken.pairs import PairTable
+from bot.kraken.pairs import FIAT_ASSETS, PairTable
 
 # Rows in a page of ClosedOrders and TradesHistory (Kraken: their pages).
 HISTORY_PAGE_SIZE = 50
@@ -22,7 +22,6 @@ SETTLED_SECONDS = 60.0
 PROGRESS_INTERVAL_SECONDS = 30.0
 
 Record = TypeVar("Record")
-_FIAT_ASSETS = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
 
 
 class _Progress:
@@ -66,7 +65,7 @@ class Account:
         return [
             Position(_usd_symbol(pair_table, asset), asset, balance.total)
             for asset, balance in self.get_balances().items()
-            if balance.total > 0 and asset.partition(".")[0] not in _FIAT_ASSETS
+            if balance.total > 0 and asset.partition(".")[0] not in FIAT_ASSETS
         ]
 
     def get_open_orders(self) -> list[Order]:

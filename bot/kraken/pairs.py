@@ -19,6 +19,13 @@ from bot.base.models import ZERO, Pair, Side
 # Kraken's own codes that differ from the ones in use everywhere else.
 _COMMON_ASSET_NAMES = {"XBT": "BTC", "XDG": "DOGE"}
 
+FIAT_ASSETS = frozenset({"USD", "EUR", "GBP", "CAD", "JPY", "AUD", "CHF"})
+# Coins that follow a fiat currency.
+STABLE_ASSETS = frozenset(
+    {"USDT", "USDC", "USDG", "USDD", "USDE", "USDQ", "USDR", "USDS", "USD1", "DAI", "PYUSD", "RLUSD", "TUSD"}
+    | {"EURC", "EURQ", "EURR", "EURT", "EUROP"}
+)
+
 # Exact arithmetic: the values below are bounded by so many digits before and after the point that nothing is ever
 # rounded by accident. The bound leaves room for quotients of small numbers, which have many digits.
 _EXACT_CONTEXT = Context(prec=1000)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from bot.base.clock import MarketClock, ReplayClock, wall_seconds
-from bot.simulator.errors import LivePricesError, SimulatorError
-from bot.simulator.instruments import Instruments, known_instruments
+from bot.simulator.errors import LivePricesError, SimulatorError, StateFileInUseError
+from bot.simulator.instruments import Instruments, PairRules, known_instruments
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.prices import PriceSource, SyntheticPrices
 from bot.simulator.prices_live import LivePrices, is_kraken_reachable
@@ -68,14 +69,48 @@ def open_paper_account(
     """
     with ExitStack() as stack:
         setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url)
-        if speed != 1.0 and not isinstance(setup.prices, SyntheticPrices):
-            raise SimulatorError("Only synthetic prices can run at another speed than the clock's.")
+        _check_speed(setup, speed)
         path = state_dir / setup.file_name
         clock = _choose_clock(setup, path, timeframe_seconds, speed)
         quote = setup.instruments.pairs[0].quote.asset_id
         options = SimulatorOptions(balances={quote: STARTING_BALANCE}, tier="pro", state_path=path, request_log_size=0)
         simulator = stack.enter_context(Simulator(options, clock, setup.prices, setup.instruments))
         yield PaperAccount(simulator.url, simulator.key, simulator.secret, clock, setup.label, simulator)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperPreview:
+    """What a run would open: the pairs with their current prices, and the free balance of their quote currency.
+
+    `free_balance` is None while another program has the account open.
+    """
+
+    pairs: tuple[tuple[PairRules, Decimal], ...]
+    free_balance: Decimal | None
+
+
+def preview_paper_account(
+    pairs: Sequence[str], price_source: str, timeframe_seconds: int, state_dir: Path, speed: float, live_url: str
+) -> PaperPreview:
+    """Return what `open_paper_account` would open, without opening it. Raises the same SimulatorError."""
+    with ExitStack() as stack:
+        setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url)
+        _check_speed(setup, speed)
+        now = wall_seconds() if setup.end_seconds is None else setup.start_seconds or 0.0
+        priced_pairs = tuple((pair, setup.prices.price(pair, now)) for pair in setup.instruments.pairs)
+        quote = setup.instruments.pairs[0].quote.asset_id
+        try:
+            saved_state = read_state(state_dir / setup.file_name, setup.prices.source_id)
+        except StateFileInUseError:
+            return PaperPreview(priced_pairs, None)
+        if saved_state is None:
+            return PaperPreview(priced_pairs, Decimal(STARTING_BALANCE))
+        return PaperPreview(priced_pairs, saved_state.account.free_balance(quote))
+
+
+def _check_speed(setup: _PriceSetup, speed: float) -> None:
+    if speed != 1.0 and not isinstance(setup.prices, SyntheticPrices):
+        raise SimulatorError("Only synthetic prices can run at another speed than the clock's.")
 
 
 def paper_account_paths(pairs: Sequence[str], price_source: str, timeframe_seconds: int, state_dir: Path) -> list[Path]:

@@ -270,9 +270,9 @@ class Trader:
         _catch_transient_error(self._record_equity_if_due)
         self._decision_log.record_status_if_due(self._symbols, self._executor.order_tracker)
         # After a fill they are outdated, and the next decision may be an hour away; nothing waits for them here.
-        if not self._clock.is_replaying and self._budget.allows(ReadPurpose.FOLLOW_UP, BALANCE_READ_POINTS):
-            if _catch_transient_error(self._executor.balances) is None:
-                self._balance_check.check(self._symbols)
+        may_read = not self._clock.is_replaying and self._budget.allows(ReadPurpose.FOLLOW_UP, BALANCE_READ_POINTS)
+        if may_read and _catch_transient_error(self._executor.balances) is None:
+            self._balance_check.check(self._symbols)
         self.snapshot_publisher.publish(self._symbols, self._quote)
 
     def _reconcile(self) -> None:

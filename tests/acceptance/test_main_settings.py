@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -10,16 +11,18 @@ import pytest
 from bot.app.lifecycle import Lifecycle
 from bot.app.session import open_trader
 from bot.app.venue import TradingVenue, open_broker, open_live_broker, overlap_seconds
-from bot.base.clock import MarketClock
-from bot.base.errors import OrderRuleError
+from bot.base.clock import MarketClock, ReplayClock
+from bot.base.errors import OrderRuleError, SettingsError
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings, load_settings
+from bot.simulator.instruments import AssetRules, Instruments, PairRules
 from bot.simulator.keys import TRADING_PERMISSIONS
 from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from bot.trading.risk import RiskLimits
 from bot.trading.trader import TraderSettings
 from tests.acceptance.broker_tools import auto_advance_clock
+from tests.simulator_parts import START, ScriptedPrices
 
 pytestmark = pytest.mark.usefixtures("nonce_file")
 
@@ -152,3 +155,23 @@ def test_only_a_live_bot_waits_for_an_overlapping_instance(extra_settings: dict[
     """Only a live bot waits for an instance elsewhere, unless the settings say that there is none."""
     live_settings = {"TRADING_MODE": "live", "KRAKEN_API_KEY": "key", "KRAKEN_API_SECRET": "c2VjcmV0"}
     assert overlap_seconds(load_settings(live_settings | extra_settings)) == seconds
+
+
+def test_a_quote_currency_that_is_not_money_needs_its_own_sizes() -> None:
+    """With PAIRS=ETH/BTC and the default sizes no trader is opened; with sizes of its own it is."""
+    ether, bitcoin = AssetRules("XETH", "ETH", 10, 5), AssetRules("XXBT", "XBT", 10, 5)
+    minima = Decimal("0.00001"), Decimal("0.001"), Decimal("0.00002")
+    pair = PairRules("ETH/BTC", "XETHXXBT", "ETHXBT", "ETH/XBT", ether, bitcoin, 5, *minima)
+    sizes = {"ORDER_VALUE": "0.001", "MAX_ORDER_VALUE": "0.002", "MAX_POSITION_VALUE": "0.01", "MAX_DAILY_LOSS": "0.01"}
+    prices, clock = ScriptedPrices((0, "0.05")), ReplayClock(START, START + 1000)
+    options = SimulatorOptions(balances={"XXBT": "0.5"})
+    with Simulator(options, clock, prices, Instruments([pair])) as simulator:
+        for extra_settings in (sizes, {}):
+            settings = settings_for(simulator, PAIRS="ETH/BTC", **extra_settings)
+            with closing(open_live_broker(settings, clock)) as broker:
+                venue = TradingVenue(broker, clock, "")
+                if extra_settings:
+                    open_trader(settings, venue, Lifecycle(), 1)
+                else:
+                    with pytest.raises(SettingsError, match="priced in BTC"):
+                        open_trader(settings, venue, Lifecycle(), 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from bot.simulator.options import SimulatorOptions
 from bot.simulator.server import Simulator
 from tests.acceptance.local_kraken import FILLING, local_kraken
 from tests.acceptance.processes import run, running, stored_nonce
+
+LOSS = {"MAX_DAILY_LOSS": "40"}
 
 
 def test_check_in_paper_mode_needs_no_settings(state: Path) -> None:
@@ -42,6 +46,59 @@ def test_check_in_live_mode_checks_everything_and_sends_no_order(state: Path) ->
         ]
         assert "modify-trades" in bot.lines[-1]
         assert set(kraken.request_methods) == {"GetApiKeyInfo", "BalanceEx"}
+
+
+@pytest.mark.parametrize("mode", ["paper", "live"])
+def test_check_prints_every_size_with_its_unit_and_share(state: Path, mode: str) -> None:
+    """Of 10000 USD an order of 50 is 0.5 %, at most 250 are 2.5 %, a position of 500 is 5 % and a loss of 40 is
+    0.4 %."""
+    with local_kraken(state, FILLING) as kraken:
+        bot = run("check", settings=kraken.settings(TRADING_MODE=mode, MARKET_SPEED="1", ORDER_VALUE="50", **LOSS))
+    assert (
+        "of 10000 USD free: ORDER_VALUE 50 (0.5 %), MAX_ORDER_VALUE 250 (2.5 %), MAX_POSITION_VALUE 500 (5 %), "
+        "MAX_DAILY_LOSS 40 (0.4 %)"
+    ) in bot.text
+
+
+@pytest.mark.parametrize("mode", ["paper", "live"])
+def test_check_warns_of_sizes_that_no_entry_can_have(state: Path, mode: str) -> None:
+    """An order of 0.04 USD is below the pair's minimum, and one above the position's limit is refused: both are
+    warnings."""
+    with local_kraken(state, FILLING) as kraken:
+        for size, words in (("0.04", "below the minimum of BTC/USD: 0.00005 BTC"), ("60", "above MAX_POSITION_VALUE")):
+            sizes = {"ORDER_VALUE": size, "MAX_POSITION_VALUE": "50"}
+            bot = run("check", settings=kraken.settings(TRADING_MODE=mode, MARKET_SPEED="1", **sizes))
+            assert words in bot.wait_for("^WARNING  sizes")[-1]
+
+
+def test_check_says_what_a_run_on_paper_would_refuse(state: Path) -> None:
+    """Two pairs of a recorded market, a pair that paper does not know, two quote currencies, and a speed of recorded
+    prices end `check` with the exit code and the sentence of `run`."""
+    state.mkdir()
+    recording = state / "candles.csv"
+    recording.write_text("".join(f"{60 * minute},100,100,100,100,1,1\n" for minute in range(1000)), "ascii")
+    replay = f"replay:{recording}"
+    for settings in (
+        {"PRICE_SOURCE": replay, "PAIRS": "BTC/USD,ETH/USD", "TIMEFRAME": "1m"},
+        {"PRICE_SOURCE": replay, "TIMEFRAME": "1m", "MARKET_SPEED": "2"},
+        {"PAIRS": "DOGE/USD"},
+        {"PAIRS": "BTC/USD,BTC/EUR"},
+    ):
+        problem = run("check", settings={"STATE_DIR": str(state)} | settings, exit_code=2).wait_for("^PROBLEM")[0]
+        stopped = run("run", settings={"STATE_DIR": str(state)} | settings, exit_code=2).wait_for("^Stopped: ")[0]
+        assert problem == f"PROBLEM  mode: {stopped.removeprefix('Stopped: ')}"
+
+
+def test_check_names_a_journal_that_run_would_refuse(state: Path) -> None:
+    """A journal of a newer version ends `check` with 2, as it ends `run`."""
+    with local_kraken(state, FILLING) as kraken:
+        run("run", "--cycles", "1", settings=kraken.settings())
+        (journal,) = state.glob("journal.*.sqlite")
+        with closing(sqlite3.connect(journal)) as database:
+            database.execute("PRAGMA user_version = 1000000")
+        bot = run("check", settings=kraken.settings(), exit_code=2)
+        run("run", "--cycles", "1", settings=kraken.settings(), exit_code=2)
+    assert journal.name in bot.wait_for("^PROBLEM  state")[0]
 
 
 def test_check_warns_of_a_wrong_clock_and_takes_no_nonce_from_it(state: Path) -> None:

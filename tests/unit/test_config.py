@@ -118,6 +118,24 @@ def test_order_value_above_maximum_is_reported() -> None:
     assert "above MAX_ORDER_VALUE" in problems_of({"ORDER_VALUE": "300"})[0]
 
 
+@pytest.mark.parametrize("quote", ["USD", "EUR", "JPY", "USDT", "USDC"])
+def test_default_sizes_hold_for_money(quote: str) -> None:
+    """No size has to be set where the quote currency is fiat money or a stablecoin."""
+    config.load_settings({}).check_sizes(quote)
+
+
+@pytest.mark.parametrize("quote", ["BTC", "ETH", "SOL"])
+def test_default_sizes_do_not_hold_elsewhere(quote: str) -> None:
+    """For another quote currency exactly the sizes that are not set are named; with all four set, there is none."""
+    sizes = dict.fromkeys(("MAX_ORDER_VALUE", "MAX_POSITION_VALUE", "MAX_DAILY_LOSS"), "200")
+    sizes["ORDER_VALUE"] = "0.000001"
+    for name in sizes:
+        values = {other: value for other, value in sizes.items() if other != name}
+        with pytest.raises(SettingsError, match=rf"priced in {quote}.* set {name}\.$"):
+            config.load_settings(values).check_sizes(quote)
+    config.load_settings(sizes).check_sizes(quote)
+
+
 @pytest.mark.parametrize("mode", ["live", "halt"])
 @pytest.mark.parametrize("missing", ["KRAKEN_API_KEY", "KRAKEN_API_SECRET"])
 def test_live_mode_requires_key_and_secret(mode: str, missing: str) -> None:
