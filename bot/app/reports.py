@@ -100,7 +100,11 @@ def _intent_row(intent: Intent, orders_by_txid: dict[str, Order], now_seconds: f
 
 
 def _order_row(order: Order) -> Row:
-    executed: Row = {"executed": order.executed, "average": order.average_price, "fee": order.fee}
+    executed: Row = {
+        "executed": order.executed,
+        "average": order.bounded_average(order.average_price),
+        "fee": order.fee,
+    }
     return _row(order, order.opened_seconds, state_from_order(order)) | executed
 
 

@@ -142,6 +142,15 @@ class Order:
     expires_seconds: float
     reason: str
 
+    def bounded_average(self, average_price: Decimal) -> Decimal:
+        """Return an average price of fills of this order that is no worse than its limit.
+
+        A cost is rounded, so its quotient with the volume can be worse than every price that was paid.
+        """
+        if self.kind != "limit" or not self.price or not average_price:
+            return average_price
+        return min(average_price, self.price) if self.side is Side.BUY else max(average_price, self.price)
+
     @property
     def is_open(self) -> bool:
         """Whether the order may still fill."""

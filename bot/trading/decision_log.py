@@ -104,7 +104,7 @@ class DecisionLog:
         order = fill.order
         self.record(
             Event.ORDER_FILLED,
-            price=(fill.cost / fill.quantity).quantize(order.price),
+            price=order.bounded_average(fill.cost / fill.quantity).quantize(order.price),
             volume=fill.quantity,
             cost=fill.cost,
             quote=self._quote(order.symbol),
@@ -114,7 +114,7 @@ class DecisionLog:
 
     def record_ended(self, order: Order, circumstance: str | None = None) -> None:
         """Record an order that has ended, and everything that it executed."""
-        price = order.average_price if order.executed else order.price
+        price = order.bounded_average(order.average_price) if order.executed else order.price
         self.record(
             Event.ORDER_ENDED,
             price=price.quantize(order.price),
