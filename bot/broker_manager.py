@@ -303,6 +303,10 @@ class KrakenBroker:
         """Call a public endpoint; return its `result`. Raises NotSentError, NoAnswerError or a KrakenError."""
         return self._client.send_public(self.api, method, params or {})
 
+    def response_date(self) -> float | None:
+        """Return the HTTP Date of the last answer in Unix seconds, or None where it had none."""
+        return self.api.response_date()
+
     def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a private endpoint; return its `result`. `params` is not changed.
 

@@ -10,7 +10,7 @@ from decimal import Context, Decimal
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock, describe_owner, is_running
 from bot.app.nonce_report import check_store, format_last_nonce, format_leader, format_nonce_line
-from bot.app.venue import fetch_kraken_time, live_clock, open_live_broker, preview_paper
+from bot.app.venue import fetch_kraken_clocks, live_clock, open_live_broker, preview_paper
 from bot.base import clock
 from bot.base.errors import BotError, NonceStoreError, SettingsError
 from bot.base.models import ZERO, Balance, Pair, common_quote
@@ -144,21 +144,23 @@ def _check_journal(settings: Settings) -> None:
 
 def _check_clock(settings: Settings) -> CheckResult:
     try:
-        kraken_time_seconds = fetch_kraken_time(settings)
+        kraken_time_seconds, date_seconds = fetch_kraken_clocks(settings)
     except BotError as error:
         return CheckResult("clock", str(error), error)
     if settings.market_speed != 1:
         return CheckResult("clock", "not compared: the market's time runs faster than the wall clock")
-    ahead_seconds = clock.wall_seconds() - kraken_time_seconds
+    wall_seconds = clock.wall_seconds()
+    ahead_seconds = wall_seconds - kraken_time_seconds
     if abs(ahead_seconds) <= clock.ServerTime.CORRECTION_THRESHOLD_SECONDS:
         return CheckResult("clock", "agrees with Kraken's")
-    clock.nonce_clock.follow_kraken(kraken_time_seconds)
     direction = "ahead of" if ahead_seconds > 0 else "behind"
-    return CheckResult(
-        "clock",
-        f"{abs(ahead_seconds):.0f} s {direction} Kraken's: set it. Nonces follow Kraken's time",
-        is_warning=True,
-    )
+    difference = f"{abs(ahead_seconds):.0f} s {direction} Kraken's"
+    if clock.judge_kraken_time(kraken_time_seconds, date_seconds, wall_seconds, wall_seconds) != kraken_time_seconds:
+        # A nonce from a time that is too high could not be taken back.
+        text = f"{difference} Time, which no other clock confirms: nonces follow this clock. Check it, and try again"
+        return CheckResult("clock", text, is_warning=True)
+    clock.nonce_clock.follow_kraken(kraken_time_seconds)
+    return CheckResult("clock", f"{difference}: set it. Nonces follow Kraken's time", is_warning=True)
 
 
 def _check_nonce(settings: Settings) -> str:

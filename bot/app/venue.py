@@ -76,8 +76,14 @@ def live_clock(settings: Settings) -> MarketClock:
 
 def fetch_kraken_time(settings: Settings) -> float:
     """Return Kraken's Time in Unix seconds. Raises a TransportError or KrakenError."""
+    return fetch_kraken_clocks(settings)[0]
+
+
+def fetch_kraken_clocks(settings: Settings) -> tuple[float, float | None]:
+    """Return Kraken's Time and the HTTP Date of its answer, if it has one, in Unix seconds. Raises a TransportError or
+    KrakenError."""
     with contextlib.closing(KrakenAPI("", "", settings.api_url, settings.proxy)) as api:
-        return responses.read_time(api.query_public("Time").get("result"))
+        return responses.read_time(api.query_public("Time").get("result")), api.response_date()
 
 
 def open_live_broker(settings: Settings, clock: MarketClock) -> KrakenBroker:

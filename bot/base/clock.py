@@ -15,6 +15,8 @@ import time
 from datetime import UTC, datetime
 
 DAY_US = 86_400_000_000
+# A clock that is further ahead of what the boot clock has run needs a second clock that agrees with it.
+STEP_US = 60_000_000
 
 # CLOCK_MONOTONIC stops while a laptop sleeps; CLOCK_BOOTTIME does not. macOS lacks it.
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -51,26 +53,78 @@ def format_utc(unix_seconds: float) -> str:
 
 
 class NonceClock:
-    """The wall clock, or Kraken's time once the two are more than ten seconds apart."""
+    """The wall clock, or Kraken's time once the two are more than ten seconds apart.
+
+    Once the wall clock is noted, a step forward of more than a minute is not followed until it is noted again: a nonce
+    that is too high cannot be taken back.
+    """
 
     def __init__(self) -> None:
-        # To the boot clock; None while nonces follow the machine's clock.
+        # Both to the boot clock. None while nonces follow the machine's clock; None before the first `note_wall`.
         self.kraken_offset_us: int | None = None
+        self._noted_offset_us: int | None = None
 
     def now_us(self) -> int:
         """Return the time that nonces start from, in microseconds."""
-        if self.kraken_offset_us is None:
-            return wall_us()
-        return int(boottime_seconds() * 1_000_000) + self.kraken_offset_us
+        if self.kraken_offset_us is not None:
+            return _boot_us() + self.kraken_offset_us
+        now, carried = wall_us(), self._carried_us()
+        return now if carried is None or now - carried <= STEP_US else carried
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether the wall clock is more than a minute ahead of what the boot clock has run since it was noted."""
+        carried = self._carried_us()
+        return carried is not None and wall_us() - carried > STEP_US
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether this process has noted the wall clock, which it does when it asks for Kraken's Time."""
+        return self._noted_offset_us is not None
+
+    def _carried_us(self) -> int | None:
+        noted_offset_us = self._noted_offset_us
+        return None if noted_offset_us is None else _boot_us() + noted_offset_us
+
+    def note_wall(self) -> None:
+        """Note the wall clock with the boot clock: from here on a step forward is not followed."""
+        self._noted_offset_us = wall_us() - _boot_us()
 
     def follow_kraken(self, kraken_seconds: float) -> None:
         """Use Kraken's time from here on, carried forward by the boot clock."""
-        boot_us = int(boottime_seconds() * 1_000_000)
-        self.kraken_offset_us = int(kraken_seconds * 1_000_000) - boot_us
+        self.kraken_offset_us = int(kraken_seconds * 1_000_000) - _boot_us()
 
     def follow_wall(self) -> None:
-        """Use the machine's clock (the default)."""
-        self.kraken_offset_us = None
+        """Use the machine's clock wherever it steps (the default)."""
+        self.kraken_offset_us = self._noted_offset_us = None
+
+
+def _boot_us() -> int:
+    return int(boottime_seconds() * 1_000_000)
+
+
+def judge_kraken_time(
+    kraken_seconds: float,
+    date_seconds: float | None,
+    wall_seconds: float,
+    expected_seconds: float,
+    market_speed: float = 1.0,
+) -> float | None:
+    """Return the time to follow after an answer to Kraken's Time, or None where none of the clocks may be followed.
+
+    Two of the three clocks (Time, the HTTP Date of its answer, the wall clock) that agree within ten seconds are
+    followed. A Time that neither of the others confirms is followed unless it is more than a minute ahead of
+    `expected_seconds`. `date_seconds` is None where the answer has no Date. Both limits are in real time: a market that
+    runs `market_speed` times as fast goes that much further while an answer is on its way.
+    """
+    tolerance_seconds = ServerTime.CORRECTION_THRESHOLD_SECONDS * market_speed
+    others = [seconds for seconds in (date_seconds, wall_seconds) if seconds is not None]
+    if any(abs(kraken_seconds - seconds) <= tolerance_seconds for seconds in others):
+        return kraken_seconds
+    if date_seconds is not None and abs(date_seconds - wall_seconds) <= tolerance_seconds:
+        return date_seconds
+    is_plausible = (kraken_seconds - expected_seconds) * 1_000_000 <= STEP_US * market_speed
+    return kraken_seconds if is_plausible else None
 
 
 nonce_clock = NonceClock()

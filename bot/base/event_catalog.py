@@ -315,6 +315,10 @@ class Event(Enum):
         "The clock of this machine is[ {ahead_seconds:.0f} s ahead of][ {behind_seconds:.0f} s behind] Kraken's: nonces"
         " follow Kraken's time. Set the clock."
     )
+    KRAKEN_TIME_NOT_FOLLOWED = _warning(
+        "Kraken's Time is[ {ahead_seconds:.0f} s behind][ {behind_seconds:.0f} s ahead of] the clock of this machine,"
+        " and {reason}: it was not followed."
+    )
     NONCE_REFUSED = _warning(
         "Kraken refused nonce {nonce} ({unit}) of {method} (refusal {refused_nonces}).", alert=Alert.REFUSED_NONCE
     )

@@ -51,6 +51,9 @@ class KrakenCalls(Protocol):
     def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Call a private endpoint; return its `result`."""
 
+    def response_date(self) -> float | None:
+        """Return the HTTP Date of the last answer in Unix seconds, or None where it had none."""
+
 
 class Sender(Protocol):
     """The owner of the request lock and of the key's nonces. `KrakenBroker` provides them."""

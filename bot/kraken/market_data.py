@@ -7,7 +7,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from bot.base.clock import MarketClock, ServerTime, nonce_clock
+from bot.base.clock import MarketClock, ServerTime, judge_kraken_time, nonce_clock
 from bot.base.errors import KrakenError, TransportError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
@@ -49,17 +49,27 @@ class MarketData:
         self._pair_statuses: dict[str, tuple[str, float]] = {}
         # Those of the last answer for each pair.
         self._odd_candles: set[tuple[str, str]] = set()
+        self._is_time_doubted = False
 
     def now(self) -> float:
         """Return Kraken's time in Unix seconds, carried forward from the last `sync_time`."""
         return self._server_time.now()
 
     def sync_time(self) -> None:
-        """Compare our clock with Kraken's, once an hour; use Kraken's for nonces where ours is wrong."""
-        if not self._server_time.needs_sync(TIME_SYNC_INTERVAL_SECONDS):
+        """Compare our clock with Kraken's, once an hour and when ours has stepped forward; use Kraken's for nonces
+        where ours is wrong.
+
+        A Time that is more than a minute ahead of the expected one is followed only where the HTTP Date of the answer
+        or the machine's clock confirms it. Until then nonces and deadlines go on from the last confirmed time.
+        """
+        if not self._server_time.needs_sync(TIME_SYNC_INTERVAL_SECONDS) and not nonce_clock.has_stepped:
             return
+        if not nonce_clock.is_noted:
+            nonce_clock.note_wall()
         started_seconds = self._market_clock.elapsed()
-        kraken_seconds = responses.read_time(self._calls.public_call("Time"))
+        kraken_seconds = self._judge_time(responses.read_time(self._calls.public_call("Time")))
+        if kraken_seconds is None:
+            return
         ahead_seconds = self._server_time.sync(kraken_seconds, self._market_clock.elapsed() - started_seconds)
         if abs(ahead_seconds) > ServerTime.CORRECTION_THRESHOLD_SECONDS:
             emit(
@@ -70,6 +80,24 @@ class MarketData:
             nonce_clock.follow_kraken(kraken_seconds)
         else:
             nonce_clock.follow_wall()
+        nonce_clock.note_wall()
+
+    def _judge_time(self, kraken_seconds: float) -> float | None:
+        """Return the time to follow after an answer to Time, or None for one that nothing confirms."""
+        wall_seconds, speed = self._market_clock.now(), self._market_clock.speed
+        date_seconds, expected_seconds = self._calls.response_date(), self._server_time.now()
+        judged = judge_kraken_time(kraken_seconds, date_seconds, wall_seconds, expected_seconds, speed)
+        is_doubted = judged != kraken_seconds
+        if is_doubted and not self._is_time_doubted:
+            ahead_seconds = wall_seconds - kraken_seconds
+            emit(
+                Event.KRAKEN_TIME_NOT_FOLLOWED,
+                ahead_seconds=ahead_seconds if ahead_seconds > 0 else None,
+                behind_seconds=-ahead_seconds if ahead_seconds < 0 else None,
+                reason="no other clock confirms it" if judged is None else "the HTTP Date of the answer confirms ours",
+            )
+        self._is_time_doubted = is_doubted
+        return judged
 
     def system_status(self) -> SystemStatus:
         """Return Kraken's system status; keeps the time as well."""

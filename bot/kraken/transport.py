@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from decimal import Decimal
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any, NoReturn
 from urllib.parse import urlencode
 
@@ -61,6 +62,14 @@ class KrakenAPI(krakenex.API):
         """Close the connections; the next request opens new ones."""
         self._private.close()
         self._public.close()
+
+    def response_date(self) -> int | None:
+        """Return the HTTP Date of the last answer in Unix seconds, or None where it had none that can be read."""
+        fields = parsedate_tz(self.response.headers.get("Date")) if self.response is not None else None
+        try:
+            return None if fields is None else mktime_tz(fields)
+        except (ValueError, OverflowError):
+            return None
 
     def send_private(self, method: str, params: Mapping[str, Any], nonce: int | str) -> Any:
         """Call a private endpoint with a nonce that the caller has taken; return the envelope."""

@@ -78,7 +78,8 @@ class _RequestHandler(BaseHTTPRequestHandler):
     ) -> None:
         """Write status, headers and body at once. With `body_limit` the body is cut off and the connection closed."""
         head = f"HTTP/1.1 {status} {_REASON_PHRASES[status]}\r\nContent-Type: {content_type}\r\n"
-        head += f"Content-Length: {len(body)}\r\n{extra_headers}"
+        date = self.date_time_string(int(self.server.exchange_time()))
+        head += f"Date: {date}\r\nContent-Length: {len(body)}\r\n{extra_headers}"
         if self.close_connection or body_limit is not None:
             self.close_connection = True
             head += "Connection: close\r\n"
@@ -110,6 +111,10 @@ class SimulatorHttpServer(ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
         super().__init__(("127.0.0.1", options.port), _RequestHandler)
+
+    def exchange_time(self) -> float:
+        """Return the exchange's time in Unix seconds, for the Date of an answer."""
+        return self._api.exchange.server_time
 
     def deliver(
         self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from bot.base.clock import MarketClock, ServerTime
+import pytest
+
+from bot.base.clock import MarketClock, ServerTime, judge_kraken_time
 from bot.base.event_catalog import Event
 from bot.kraken.account import Account
 from bot.kraken.market_data import MarketData
@@ -36,6 +38,10 @@ class SlowFirstReader:
     def private_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Never called."""
         raise AssertionError(method)
+
+    def response_date(self) -> float | None:
+        """Return None: no Date came."""
+        return None
 
 
 def test_no_lock_is_held_while_the_pairs_are_read() -> None:
@@ -84,3 +90,30 @@ def test_an_account_without_a_result_is_empty() -> None:
     calls, clock = ScriptedCalls(BalanceEx=None), MarketClock()
     market_data = MarketData(calls, ServerTime(clock), clock)
     assert Account(calls, market_data, "bot01").get_balances() == {}
+
+
+@pytest.mark.parametrize(
+    ("kraken", "date", "wall", "expected", "speed", "followed"),
+    [
+        # Two that agree within ten seconds.
+        (5000, 5010, 1000, 1000, 1, 5000),
+        (5000, 5011, 1000, 1000, 1, None),
+        (5000, None, 5010, 1000, 1, 5000),
+        (5000, 1010, 1000, 1000, 1, 1010),
+        (-5000, 1010, 1000, 1000, 1, 1010),
+        # None that agree: at most a minute ahead of the expected time.
+        (1060, None, 1000, 1000, 1, 1060),
+        (1061, None, 1000, 1000, 1, None),
+        (-5000, None, 1000, 1000, 1, -5000),
+        (5000, None, 9000, 5000, 1, 5000),
+        # A market that runs 20 times as fast.
+        (2200, None, 1000, 1000, 20, 2200),
+        (2201, None, 1000, 1000, 20, None),
+        (5000, 5200, 1000, 1000, 20, 5000),
+    ],
+)
+def test_two_clocks_that_agree_are_followed(
+    kraken: float, date: float | None, wall: float, expected: float, speed: float, followed: float | None
+) -> None:
+    """Two of Time, Date and wall clock that agree within 10 s are followed; a Time alone up to 60 s ahead."""
+    assert judge_kraken_time(kraken, date, wall, expected, speed) == followed
