@@ -77,6 +77,10 @@ START_JITTER_SECONDS = 0.005
 STOPPING_CANCEL_TIMEOUT_SECONDS = 0.1
 # A key may get another expiry, or a query window, while the bot runs.
 KEY_CHECK_INTERVAL_SECONDS = 86_400.0
+# A cancel that goes without the request lock takes another nonce where the first is older than this: higher ones may
+# have been sent since. A store that is always slower must not keep the cancel from being sent.
+UNLOCKED_NONCE_SECONDS_MAX = 0.5
+UNLOCKED_NONCES_MAX = 3
 # How many issued nonces are remembered, to tell our own from another sender's.
 RECENT_NONCES = 32
 
@@ -267,6 +271,18 @@ class KrakenBroker:
         """Return the next nonce as text: the `_nonce` of `api`, from which every private request gets its own."""
         return str(self._next_nonce())
 
+    def _nonce_without_lock(self) -> str:
+        """Return the next nonce for a cancel that goes without the request lock. Raises LeaseLostError or
+        StoreUnavailableError where another instance may lead by now, whose nonces are higher."""
+        for _ in range(UNLOCKED_NONCES_MAX):
+            started_seconds = clock.boottime_seconds()
+            nonce = self._nonce_monotonic()
+            # This process may have been suspended since.
+            self.check_leadership()
+            if clock.boottime_seconds() - started_seconds <= UNLOCKED_NONCE_SECONDS_MAX:
+                break
+        return nonce
+
     def _immediate_nonce_jump(self) -> int:
         """Move the nonce to max(clock, last) + 60 s, save it and return it."""
         # The common file is in microseconds, also for a key in nanoseconds; a shared store is in the key's unit.
@@ -355,6 +371,7 @@ class KrakenBroker:
         # At worst its nonce is refused; an order that stays open is the greater harm.
         emit(Event.REQUEST_LOCK_SKIPPED, method=request.method)
         with closing(self._open_api()) as api:
+            api._nonce = self._nonce_without_lock
             _, result = self._client.try_send(api, request, must_send=True)
             return result
 

@@ -16,6 +16,8 @@ from bot.base.clock import wall_seconds, wall_us
 from bot.base.errors import BotError, CircuitOpenError, InvalidNonceError, LockoutError, OrderOutcomeUnknownError
 from bot.base.event_catalog import Event
 from bot.base.paths import key_file_path
+from bot.kraken.transport import KrakenAPI
+from bot.nonce.local_lock import Priority
 from bot.simulator import private
 from bot.simulator.serializers import serialize_key
 from tests.acceptance.broker_tools import ORDER, BrokerSetup, open_broker_setup, start_broker_child
@@ -306,6 +308,34 @@ def test_the_refused_nonce_is_reported_not_the_newest(monkeypatch: pytest.Monkey
         ]
         assert event_log.of(Event.NONCE_REFUSED).values("nonce") == [str(nonces[0])]
         assert nonces[0] < nonces[1]
+
+
+def test_the_refused_nonce_of_a_cancel_without_the_lock_is_reported(
+    monkeypatch: pytest.MonkeyPatch, event_log: EventLog
+) -> None:
+    """Where a cancel without the request lock is overtaken on its way, the circuit breaker is told the cancel's nonce,
+    not the newer one, and the cancel is repeated."""
+    with open_broker_setup() as setup:
+        broker = setup.broker
+        txid = broker.private_call("AddOrder", ORDER)["txid"][0]
+        send_private = KrakenAPI.send_private
+
+        def overtake(api: KrakenAPI, method: str, params: dict[str, Any], nonce: int | str) -> Any:
+            monkeypatch.setattr(KrakenAPI, "send_private", send_private)
+            with closing(broker._open_api()) as other:
+                other.send_private("BalanceEx", {}, broker._nonce_monotonic())
+            return send_private(api, method, params, nonce)
+
+        monkeypatch.setattr(broker_manager, "LOCK_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(KrakenAPI, "send_private", overtake)
+        with broker._request_lock.hold(Priority.READ), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(broker.cancel_order, txid).result()
+        assert [(row.method, row.error) for row in setup.requests()[1:]] == [
+            ("BalanceEx", ""),
+            ("CancelOrder", NONCE_REFUSED),
+            ("CancelOrder", ""),
+        ]
+        assert event_log.of(Event.NONCE_REFUSED).values("nonce") == [setup.requests()[2].nonce]
 
 
 def test_a_cancel_beside_the_probe_is_no_external_sender(monkeypatch: pytest.MonkeyPatch, event_log: EventLog) -> None:
