@@ -290,7 +290,8 @@ class KrakenBroker:
         stored_us = (store.peek() or 0) // (self._nonce_unit.units_per_microsecond if self.shared_store else 1)
         return self._next_nonce(max(clock.nonce_clock.now_us(), stored_us) + NONCE_JUMP_SECONDS * 1_000_000)
 
-    def _apply_nonce_jump(self, jump: nonce_recovery.NonceJump) -> None:
+    def apply_nonce_jump(self, jump: nonce_recovery.NonceJump) -> None:
+        """Raise the nonce as a nonce jump says."""
         if jump is nonce_recovery.NonceJump.SMALL:
             self._immediate_nonce_jump()
         elif jump is nonce_recovery.NonceJump.LARGE:
@@ -348,7 +349,7 @@ class KrakenBroker:
                     raise
                 retry = refused.retry
             self._pause(retry.wait_seconds, request.priority)
-            self._apply_nonce_jump(retry.jump)
+            self.apply_nonce_jump(retry.jump)
 
     def _attempt(self, request: PrivateRequest) -> Any:
         """Send a request once, while the request lock is held. A cancel goes without the lock where it stays held."""

@@ -93,6 +93,7 @@ FIELDS: dict[str, str] = {
     "refused_nonces": "number of nonces of this process that Kraken has refused",
     "replay": "true if the market is in the past: a recorded one, or the warm-up of a paper account",
     "reported_nonce": "the last nonce that Kraken reports, as text",
+    "reported_unit": "the unit that a nonce with as many digits is in",
     "retry_seconds": "time until the next attempt",
     "rule": "the risk rule that refuses an order",
     "rules": "what Kraken demands of an order of the pair",
@@ -324,7 +325,7 @@ class Event(Enum):
     )
     EXTERNAL_SENDER_DETECTED = _warning("{advice}.", alert=Alert.EXTERNAL_SENDER)
     EXTERNAL_NONCE_REPORTED = _warning(
-        "Kraken reports nonce {reported_nonce}, above our {nonce}: another sender is on this key.",
+        "Kraken reports nonce {reported_nonce}[ ({reported_unit})], above our {nonce}: another sender is on this key.",
         alert=Alert.EXTERNAL_SENDER,
     )
     CIRCUIT_BREAKER_OPENED = _warning(

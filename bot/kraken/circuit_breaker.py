@@ -75,7 +75,7 @@ class CircuitBreaker:
         emit(Event.NONCE_REFUSED, nonce=str(nonce), unit=unit, method=error.method, refused_nonces=self.refused_total)
         if isinstance(decision, nonce_recovery.Retry):
             return NonceRefusedError(error, decision if is_repeatable else None)
-        advice = _format_advice(decision, sent_nonce)
+        advice = _format_advice(decision.reason, sent_nonce, unit)
         is_external_sender = decision.reason == nonce_recovery.EXTERNAL_SENDER
         if is_external_sender:
             emit(Event.EXTERNAL_SENDER_DETECTED, advice=advice)
@@ -83,9 +83,11 @@ class CircuitBreaker:
         duration = f"Nothing is sent on this key for {decision.open_seconds:.0f} s"
         return InvalidNonceError(error.method, error.error_strings, f"{advice}. {duration}")
 
-    def _trip(self, open_seconds: float, reason: str, advice: str = "") -> None:
-        self._breaker_file.trip(open_seconds, reason)
+    def _trip(self, open_seconds: float, reason: str, advice: str = "") -> float:
+        """Open the breaker; return until when, in Unix seconds."""
+        until_seconds = self._breaker_file.trip(open_seconds, reason).until_seconds
         emit(Event.CIRCUIT_BREAKER_OPENED, wait_seconds=open_seconds, reason=reason, advice=advice or None)
+        return until_seconds
 
     def _count_refusal(self, nonce: int, fields: Fields) -> nonce_recovery.Retry | nonce_recovery.OpenBreaker:
         now = clock.boottime_seconds()
@@ -103,6 +105,15 @@ class CircuitBreaker:
         decision = self._recovery.handle_refusal(now)
         fields["refused"] = self._recovery.recent_refusals
         return decision
+
+    def handle_floor_out_of_reach(self, nonce: int, unit: str) -> CircuitOpenError:
+        """Open the breaker for its longest time: in the middle of a run Kraken has refused a nonce 10 minutes ahead of
+        the clock as well. Return the error to raise."""
+        reason = nonce_recovery.OUT_OF_REACH[unit]
+        advice = _format_advice(reason, f"nonce {nonce} ({unit})", unit)
+        until_seconds = self._trip(nonce_recovery.MAX_OPEN_SECONDS, reason, advice)
+        duration = f"Nothing is sent on this key for {nonce_recovery.MAX_OPEN_SECONDS:.0f} s"
+        return CircuitOpenError(f"{advice}. {duration}", until_seconds)
 
     def handle_lockout(self) -> None:
         """Open the breaker for its longest time: Kraken answered with a lockout."""
@@ -135,7 +146,12 @@ class CircuitBreaker:
         self._breaker_file.reset()
         reported_nonce = _parse_reported_nonce(key_info)
         if previous_nonce is not None and previous_nonce < reported_nonce < probe_nonce:
-            emit(Event.EXTERNAL_NONCE_REPORTED, reported_nonce=str(reported_nonce), nonce=str(previous_nonce))
+            emit(
+                Event.EXTERNAL_NONCE_REPORTED,
+                reported_nonce=str(reported_nonce),
+                nonce=str(previous_nonce),
+                reported_unit=nonce_recovery.unit_by_digits(reported_nonce),
+            )
         emit(Event.CIRCUIT_BREAKER_CLOSED, reason=state.reason)
 
     def extend(self, state: BreakerState, error: InvalidNonceError | LockoutError) -> CircuitOpenError:
@@ -156,15 +172,19 @@ def _parse_nonce(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
-def _format_advice(decision: nonce_recovery.OpenBreaker, sent_nonce: str) -> str:
-    if decision.reason == nonce_recovery.EXTERNAL_SENDER:
+def _format_advice(reason: str, sent_nonce: str, unit: str) -> str:
+    if reason == nonce_recovery.EXTERNAL_SENDER:
         return (
             f"The last one sent was {sent_nonce}. Kraken accepted nonces of this program before, so another program is"
             " using this key with higher ones. Give every program a key of its own"
         )
+    sent = (
+        f"The last one sent was {sent_nonce}, 10 minutes ahead of the clock, and the key has already seen a higher one"
+    )
+    if unit == "ns":
+        return f"{sent}: from a clock that was wrong. No setting reaches above it: make a new API key for this bot"
     return (
-        f"The last one sent was {sent_nonce}, 10 minutes ahead of the clock, and the key has already seen a higher one:"
-        " most often from a tool that sends nanoseconds (19 digits: kraken-cli, nautilus) or 18 digits"
+        f"{sent}: most often from a tool that sends nanoseconds (19 digits: kraken-cli, nautilus) or 18 digits"
         " (python-kraken-sdk, Kraken.Net). Make a new API key for this bot; or, where it was nanoseconds, set"
-        " NONCE_UNIT=ns"
+        " NONCE_UNIT=ns, which `python main.py nonce adopt` tries out"
     )

@@ -64,6 +64,9 @@ class Sender(Protocol):
     def check_not_stopping(self, priority: Priority) -> None:
         """Raise StoppingError where the program stops and a request of this priority is no cancel."""
 
+    def apply_nonce_jump(self, jump: nonce_recovery.NonceJump) -> None:
+        """Raise the nonce as a nonce jump says."""
+
     def newest_nonce_before(self, nonce: int) -> int | None:
         """Return the highest nonce below `nonce` that this process has issued, or None where it knows none."""
 
@@ -166,10 +169,17 @@ class KrakenClient:
 
         Raises CircuitOpenError where Kraken refuses it or does not answer: then nothing else was sent.
         """
+        nonce = 0
         try:
             nonce = int(self._take_nonce(api, priority))
             key_info = self._exchange(api, PROBE, {}, nonce)
-        except (InvalidNonceError, LockoutError) as error:
+        except InvalidNonceError as error:
+            still_open = self._circuit_breaker.extend(half_open, error)
+            if half_open.reason != nonce_recovery.EXTERNAL_SENDER:
+                raise still_open from error
+            self._probe_ahead(api, half_open, priority, nonce, still_open)
+            return
+        except LockoutError as error:
             raise self._circuit_breaker.extend(half_open, error) from error
         except RequestError:
             # Kraken does not know the probe, but it answers this key again.
@@ -180,6 +190,29 @@ class KrakenClient:
             ) from error
         previous_nonce = self._sender.newest_nonce_before(nonce)
         self._circuit_breaker.close_after_probe(half_open, key_info, previous_nonce, nonce)
+
+    def _probe_ahead(
+        self,
+        api: KrakenAPI,
+        half_open: BreakerState,
+        priority: Priority,
+        refused_nonce: int,
+        still_open: CircuitOpenError,
+    ) -> None:
+        """Send one more probe, 10 minutes ahead of the clock, to learn what the other sender's nonces are like: after
+        the silence one in our unit is no higher. Raises CircuitOpenError where it does not close the breaker."""
+        nonce = 0
+        try:
+            self._sender.apply_nonce_jump(nonce_recovery.NonceJump.LARGE)
+            nonce = int(self._take_nonce(api, priority))
+            key_info = self._exchange(api, PROBE, {}, nonce)
+        except InvalidNonceError as error:
+            raise self._circuit_breaker.handle_floor_out_of_reach(nonce, self._nonce_unit) from error
+        except LockoutError as error:
+            raise self._circuit_breaker.extend(half_open, error) from error
+        except BotError as error:
+            raise still_open from error
+        self._circuit_breaker.close_after_probe(half_open, key_info, refused_nonce, nonce)
 
     def _exchange(self, api: KrakenAPI, request: PrivateRequest, params: dict[str, Any], nonce: int | str) -> Any:
         envelope = api.send_private(request.method, params, nonce)

@@ -5,6 +5,10 @@ nonce jumps, then open the circuit breaker. In sync another sender is using the 
 that jump overtake each other for ever. Simulated for an hour with two senders on one key: a bot that jumps 60 s on
 every refusal had 3,378 refusals and a floor 5 h ahead; these rules had 29 refusals and a floor that stayed on the
 clock.
+
+After the breaker was open for another sender, a refused probe is followed by one that is 10 minutes ahead of the clock,
+and never of the last nonce: it tells a floor within that time from one in a finer unit, and two instances that do so
+stay within 10 minutes of the clock.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ RETRYABLE_METHODS = frozenset(
         "CancelAllOrdersAfter",
     }
 )
+
+# What programs send (docs/nonces.md).
+_UNITS_BY_DIGITS = {10: "seconds", 13: "milliseconds", 16: "microseconds", 18: "10 or 100 ns", 19: "nanoseconds"}
 
 RETRY_DELAYS_SECONDS = (0.1, 2.0)
 LARGE_JUMP_SECONDS = 600
@@ -70,6 +77,12 @@ class OpenBreaker:
 
 OUT_OF_SYNC = "every nonce since the start was refused"
 EXTERNAL_SENDER = "another sender is using this key"
+# By the name of our own unit. The floor rose in the middle of a run, so it is not our own nonces that are behind.
+OUT_OF_REACH = {
+    "us": "another program has sent this key a nonce far above ours, most often one in nanoseconds; make a new API key,"
+    " or run `python main.py nonce adopt`",
+    "ns": "another program has sent this key a nonce that no setting reaches; make a new API key",
+}
 LOCKED_OUT = "Kraken has locked this key or address out"
 
 
@@ -123,6 +136,11 @@ class NonceRecovery:
 def is_recent(event_seconds: float, now_seconds: float) -> bool:
     """Return whether something lies within the last minute; what lies ahead is from before the machine was started."""
     return 0 <= now_seconds - event_seconds <= REFUSAL_WINDOW_SECONDS
+
+
+def unit_by_digits(nonce: int) -> str | None:
+    """Return the unit that a nonce with this many digits is in today, or None where it is in none."""
+    return _UNITS_BY_DIGITS.get(len(str(nonce)))
 
 
 def next_open_seconds(open_seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from bot.base.clock import wall_seconds, wall_us
 from bot.base.errors import BotError, CircuitOpenError, InvalidNonceError, LockoutError, OrderOutcomeUnknownError
 from bot.base.event_catalog import Event
 from bot.base.paths import key_file_path
+from bot.kraken.nonce_recovery import EXTERNAL_SENDER
 from bot.kraken.transport import KrakenAPI
 from bot.nonce.local_lock import Priority
 from bot.simulator import private
@@ -207,6 +209,98 @@ def test_external_sender_opens_breaker_without_nonce_jump(nonce_file: Path, capl
         assert "another sender" in caplog.text
         assert setup.request_methods()[4:] == ["GetApiKeyInfo", "BalanceEx"]
         assert int(nonce_file.read_text()) <= wall_us()
+
+
+def send_external_nonce(setup: BrokerSetup, nonce: int, key: Key | None = None) -> None:
+    """Have one call of another program accepted."""
+    with closing(KrakenAPI(*(key or (setup.simulator.key, setup.simulator.secret)), setup.simulator.url)) as api:
+        assert api.send_private("TradeBalance", {}, nonce)["error"] == []
+
+
+def open_breaker_in_mid_run(setup: BrokerSetup, external_nonce: int) -> None:
+    """Let another program send one call between two of the broker's, and the breaker's time be over."""
+    setup.broker.private_call("BalanceEx")
+    send_external_nonce(setup, external_nonce)
+    with pytest.raises(InvalidNonceError, match="another program"):
+        setup.broker.private_call("BalanceEx")
+    expire_breaker(setup.simulator.key)
+
+
+def test_one_nanosecond_call_in_mid_run_is_recognized_by_the_first_probe(event_log: EventLog) -> None:
+    """After one call in nanoseconds by another program the first probe is followed by one 10 minutes ahead, and then
+    every error names nanoseconds and both ways out; the breaker is open for 15 minutes, then one probe is sent."""
+    with open_broker_setup() as setup:
+        open_breaker_in_mid_run(setup, wall_us() * 1000)
+        for _ in range(2):
+            with pytest.raises(CircuitOpenError) as caught:
+                setup.broker.private_call("BalanceEx")
+            for part in ("nanoseconds", "new API key", "nonce adopt"):
+                assert part in str(caught.value)
+            assert "another sender" not in str(caught.value)
+        assert 890 < read_breaker(setup.simulator.key)["until_seconds"] - wall_seconds() <= 900
+        assert "NONCE_UNIT=ns" in event_log.of(Event.CIRCUIT_BREAKER_OPENED)[-1].text
+        assert setup.request_methods()[5:] == ["GetApiKeyInfo"] * 2
+        probe_ahead_us = int(setup.requests()[-1].nonce) - wall_us()
+        assert 590_000_000 < probe_ahead_us <= 600_000_000
+        expire_breaker(setup.simulator.key)
+        with pytest.raises(CircuitOpenError):
+            setup.broker.private_call("BalanceEx")
+        assert setup.request_methods()[7:] == ["GetApiKeyInfo"]
+
+
+def test_a_floor_minutes_ahead_in_mid_run_is_passed_and_named(
+    monkeypatch: pytest.MonkeyPatch, event_log: EventLog
+) -> None:
+    """After one call by another program whose clock is five minutes ahead the second probe is accepted: the call goes
+    on, and where Kraken reports the nonce before the probe's the warning names it and its unit."""
+    with open_broker_setup() as setup:
+        external_nonce = wall_us() + 300_000_000
+        open_breaker_in_mid_run(setup, external_nonce)
+        reported = {"nonce": str(external_nonce)}
+        monkeypatch.setattr(private, "serialize_key", lambda key: serialize_key(key) | reported)
+        setup.broker.private_call("BalanceEx")
+        assert [(request.method, request.error) for request in setup.requests()[5:]] == [
+            ("GetApiKeyInfo", NONCE_REFUSED),
+            ("GetApiKeyInfo", ""),
+            ("BalanceEx", ""),
+        ]
+        assert event_log.of(Event.EXTERNAL_NONCE_REPORTED).values("reported_nonce", "reported_unit") == [
+            (str(external_nonce), "microseconds")
+        ]
+
+
+def test_two_programs_that_probe_ahead_stay_within_ten_minutes() -> None:
+    """However often another program answers a probe with a higher nonce, the probes stay within ten minutes of the
+    clock."""
+    with open_broker_setup() as setup:
+        open_breaker_in_mid_run(setup, wall_us() + 300_000_000)
+        outcomes = []
+        for _ in range(5):
+            with contextlib.suppress(BotError):
+                setup.broker.private_call("BalanceEx")
+            external_nonce = max(int(request.nonce) for request in setup.requests()) + 1_000_000
+            send_external_nonce(setup, external_nonce)
+            with pytest.raises(BotError) as caught:
+                setup.broker.private_call("BalanceEx")
+            outcomes.append(type(caught.value))
+            breaker_path(setup.simulator.key).write_text(
+                json.dumps(read_breaker(setup.simulator.key) | {"until_seconds": 0, "reason": EXTERNAL_SENDER})
+            )
+        assert outcomes == [InvalidNonceError] + [CircuitOpenError] * 4
+        ours = [int(request.nonce) for request in setup.requests() if request.method == "GetApiKeyInfo"]
+        assert len(ours) == 10
+        assert max(ours) < wall_us() + 606_000_000
+
+
+def test_a_wrong_clock_of_another_program_in_nanoseconds_has_no_setting() -> None:
+    """On a key in nanoseconds whose floor rises by a day in mid-run, the error names a new API key and no setting."""
+    with open_broker_setup(nonce_unit="ns") as setup:
+        open_breaker_in_mid_run(setup, (wall_us() + 86_400_000_000) * 1000)
+        for _ in range(2):
+            with pytest.raises(CircuitOpenError, match="new API key") as caught:
+                setup.broker.private_call("BalanceEx")
+            assert "adopt" not in str(caught.value)
+            assert "NONCE_UNIT" not in str(caught.value)
 
 
 def test_three_refusals_within_a_minute_mean_an_external_sender() -> None:

@@ -182,6 +182,10 @@ class FakeSender:
     def check_not_stopping(self, priority: Priority) -> None:
         """Allow everything."""
 
+    def apply_nonce_jump(self, jump: NonceJump) -> None:
+        """Never called."""
+        raise AssertionError(jump)
+
     def newest_nonce_before(self, nonce: int) -> int | None:
         """Return the given nonce."""
         return self._last_nonce
