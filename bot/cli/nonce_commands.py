@@ -6,13 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock
 from bot.app.nonce_report import file_store_for_settings, format_lease, print_nonce_report
 from bot.base import clock
+from bot.base.clock import nonce_clock
 from bot.base.errors import (
     BotAlreadyRunningError,
     CircuitOpenError,
@@ -21,6 +22,7 @@ from bot.base.errors import (
     NonceAheadError,
     NonceStoreError,
     SettingsError,
+    StoreUnavailableError,
 )
 from bot.base.logging_setup import print_line
 from bot.base.paths import key_file_path
@@ -32,10 +34,24 @@ from bot.kraken.breaker_file import BreakerFile
 from bot.kraken.transport import KrakenAPI
 from bot.nonce.file_store import NANOSECONDS, UNITS, FileStore, NonceUnit, nonce_ceiling
 from bot.nonce.open_store import open_nonce_store, url_problem
-from bot.nonce.shared_store import file_store_for_key, nonce_ahead_error, open_shared_store
+from bot.nonce.shared_store import LOCK_LIFETIME_SECONDS, file_store_for_key, nonce_ahead_error, open_shared_store
 from bot.nonce.store_protocol import GrantStatus, NonceRequest, NonceStore
 
 FILE_TARGET = "file"
+# How far above everything known here the nonces go on after the store was lost: another host may have led last, on a
+# server's clock that was ahead, or after a nonce jump. Nonces are ahead of the clock for so long.
+LOST_STORE_STEP_US = 3_600_000_000
+
+TAKE_STORE_OUT = "setting  take NONCE_STORE out: in .env or the environment, for every program on this key"
+SET_STORE = (
+    "setting  set NONCE_STORE to the address that you have given: in .env or the environment, for every program on this"
+    " key"
+)
+
+LOST_STORE_WARNING = """\
+{location} does not answer. From now on this host alone may use the key: without the store nothing keeps two hosts from
+trading at the same time. Stop the bot and every script on this key on all other hosts, for good.
+Use this host if its instance led last. The nonces go on from its local replica, after {wait_seconds:.0f} s."""
 
 ADOPT_WARNING = """\
 For a key that another program has used with nonces in nanoseconds (19 digits): Kraken refuses all below.
@@ -57,6 +73,8 @@ def run_nonce_command(settings: Settings, options: argparse.Namespace) -> int:
         # An address with a password should not appear in the list of processes.
         target = sys.stdin.readline().strip() if options.to == "-" else options.to
         hide(target)
+        if options.store_is_gone:
+            return restore_from_replica(settings, target, options.yes)
         return migrate(settings, target)
     if options.action == "adopt":
         return adopt(settings, options.yes)
@@ -140,14 +158,18 @@ def migrate(settings: Settings, target: str) -> int:
         )
         if source.name == destination.name:
             raise SettingsError([f"--to names {destination.name}, where the nonces of this key are already."])
-        stack.enter_context(_exclude_running_bots(settings, stores))
+        try:
+            stack.enter_context(_exclude_running_bots(settings, stores))
+        except StoreUnavailableError as error:
+            if target != FILE_TARGET:
+                raise
+            raise StoreUnavailableError(f"{error}. If it is gone for good, give --store-is-gone") from error
         floor = source.highest_nonce()
         check_not_far_ahead(source.name, floor, unit)
         if floor:
             destination.raise_floor(floor)
     _print_migration(floor, source.name, destination.name)
-    setting = "take NONCE_STORE out" if target == FILE_TARGET else "set NONCE_STORE to the address that you have given"
-    print_line(f"setting  {setting}: in .env or the environment, for every program on this key")
+    print_line(TAKE_STORE_OUT if target == FILE_TARGET else SET_STORE)
     return 0
 
 
@@ -181,6 +203,59 @@ def _exclude_running_bots(settings: Settings, stores: list[NonceStore]) -> Itera
         yield
     finally:
         lock.release()
+
+
+# The way back from a store that is gone
+
+
+def restore_from_replica(settings: Settings, target: str, assume_yes: bool) -> int:
+    """Go on with the nonce file of this host after the shared store was lost, an hour above everything known here;
+    return 0.
+
+    Waits until no lease and no request lock of the store can be alive. Raises SettingsError where the store answers or
+    nobody can be asked, BotAlreadyRunningError while a bot runs here, NonceAheadError or NonceStoreError; in each case
+    nothing was changed.
+    """
+    if target != FILE_TARGET or not settings.nonce_store:
+        raise SettingsError([f"--store-is-gone is for --to {FILE_TARGET}, with the NONCE_STORE that is gone."])
+    if not settings.api_key:
+        raise SettingsError(["KRAKEN_API_KEY is not set: nonces in a shared store belong to a key."])
+    unit, replica = UNITS[settings.nonce_unit], _FileLocation(file_store_for_settings(settings))
+    with (
+        closing(open_nonce_store(settings.nonce_store, settings.api_key)) as store,
+        _exclude_running_bots(settings, []),
+    ):
+        _check_store_is_gone(store)
+        last_nonce = replica.highest_nonce()
+        if not last_nonce:
+            raise NonceStoreError(
+                f"there is no local replica at {replica.name}, so no nonce of this key is known here. Run this on the "
+                "host whose instance led last, or make a new API key"
+            )
+        check_not_far_ahead(replica.name, last_nonce, unit)
+        wait_seconds = settings.lease_seconds + LOCK_LIFETIME_SECONDS
+        print_line(LOST_STORE_WARNING.format(location=store.location, wait_seconds=wait_seconds))
+        if not assume_yes and not _confirm():
+            print_line("Nothing was changed.")
+            return 0
+        clock.sleep(wait_seconds)
+        _check_store_is_gone(store)
+        now = nonce_clock.now_us() * unit.units_per_microsecond
+        step = LOST_STORE_STEP_US * unit.units_per_microsecond
+        floor = min(max(last_nonce, now) + step, nonce_ceiling(unit))
+        replica.raise_floor(floor)
+    print_line(f"replica  {last_nonce} in {replica.name} was the last nonce known here")
+    print_line(f"moved    the next nonce in {replica.name} is above {floor}")
+    print_line(TAKE_STORE_OUT)
+    return 0
+
+
+def _check_store_is_gone(store: NonceStore) -> None:
+    with suppress(StoreUnavailableError):
+        store.read_record()
+        raise SettingsError(
+            [f"The nonce store {store.location} answers: leave --store-is-gone out. Nothing was changed."]
+        )
 
 
 # Adopt

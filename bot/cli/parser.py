@@ -67,6 +67,13 @@ def add_nonce_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
         metavar="URL",
         help=f"the store's address, - for standard input, or {FILE_TARGET}",
     )
+    migrate_command.add_argument(
+        "--store-is-gone",
+        action="store_true",
+        help=f"with --to {FILE_TARGET}, where the store will never answer again: start from this host's local replica, "
+        "for this host alone",
+    )
+    migrate_command.add_argument("--yes", action="store_true", help="with --store-is-gone: do not ask for confirmation")
     adopt_command = nonce_commands.add_parser(
         "adopt", help="test whether a key with a higher nonce floor works with nanoseconds"
     )

@@ -6,12 +6,13 @@ import os
 import pty
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 
-from bot.base.clock import wall_us
+from bot.base.clock import boottime_seconds, wall_us
 from bot.kraken.breaker_file import BreakerFile
 from bot.nonce.file_store import MICROSECONDS, NANOSECONDS, NonceUnit
 from bot.nonce.open_store import open_nonce_store
@@ -33,6 +34,7 @@ from tests.acceptance.nonce_tools import (
 )
 from tests.acceptance.processes import isolated_settings, run, running, stored_nonce
 from tests.conftest import ROOT
+from tests.servers import Server, open_postgres, open_redis
 
 UNITS = pytest.mark.parametrize("unit", [MICROSECONDS, NANOSECONDS], ids=lambda unit: unit.name)
 
@@ -234,6 +236,107 @@ def test_migrate_to_a_file_that_cannot_be_written(kraken: LocalKraken, redis_url
         next_nonce(nonce_store)
     bot = run("nonce", "migrate", "--to", "file", settings=kraken.settings(NONCE_STORE=redis_url), exit_code=4)
     assert "cannot be written" in bot.lines[-1]
+
+
+# The way back from a store that is gone
+
+SHORT_LEASE_SECONDS = 3.0
+LOCK_SECONDS = 16.0
+OPEN_SERVERS = pytest.mark.parametrize("open_server", [open_redis, open_postgres], ids=["redis", "postgres"])
+OpenServer = Callable[[Path], AbstractContextManager[Server]]
+
+
+@pytest.fixture
+def server_folder(tmp_path: Path) -> Path:
+    """Return a folder for a server of the test's own."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    return folder
+
+
+@OPEN_SERVERS
+@UNITS
+def test_a_host_goes_on_after_its_store_was_killed(
+    kraken: LocalKraken, server_folder: Path, open_server: OpenServer, unit: NonceUnit
+) -> None:
+    """After the store was killed, `migrate --to file --store-is-gone` says that it is for one host alone and waits for
+    the lifetimes of a lease and a request lock; then the bot runs on the file, with nonces an hour above all known."""
+    with open_server(server_folder) as server:
+        settings = kraken.settings(
+            NONCE_STORE=server.url, NONCE_UNIT=unit.name, LEASE_SECONDS=str(int(SHORT_LEASE_SECONDS))
+        )
+        run("--cycles", "1", settings=settings)
+        server.kill()
+        last_nonce = kraken.nonce_floor
+        started_seconds = boottime_seconds()
+        bot = run("nonce", "migrate", "--to", "file", "--store-is-gone", "--yes", settings=settings)
+        assert boottime_seconds() - started_seconds >= SHORT_LEASE_SECONDS + LOCK_SECONDS
+    assert "this host alone" in bot.text
+    assert bot.lines[-1].startswith("setting  take NONCE_STORE out")
+    run("--cycles", "1", settings=settings | {"NONCE_STORE": ""})
+    later = [int(request.nonce) for request in kraken.simulator.request_log if int(request.nonce) > last_nonce]
+    assert min(later) >= last_nonce + HOUR_US * unit.units_per_microsecond
+    assert kraken.refused_nonces == 0
+
+
+@OPEN_SERVERS
+def test_without_the_option_a_killed_store_changes_nothing(
+    kraken: LocalKraken, server_folder: Path, open_server: OpenServer
+) -> None:
+    """While the store does not answer, `migrate --to file` names the option, ends with 4 and changes nothing."""
+    write_nonce_file(kraken.state, nonce := wall_us())
+    with open_server(server_folder) as server:
+        server.kill()
+        settings = kraken.settings(NONCE_STORE=server.url)
+        bot = run("nonce", "migrate", "--to", "file", settings=settings, exit_code=4)
+    assert "--store-is-gone" in bot.lines[-1]
+    assert stored_nonce(kraken.state) == nonce
+
+
+def test_a_store_that_answers_is_not_gone(kraken: LocalKraken, url: str) -> None:
+    """With a store that answers, --store-is-gone ends with 2 and changes nothing."""
+    write_nonce_file(kraken.state, nonce := wall_us())
+    bot = run(
+        *("nonce", "migrate", "--to", "file", "--store-is-gone", "--yes"),
+        settings=kraken.settings(NONCE_STORE=url),
+        exit_code=2,
+    )
+    assert "answers: leave --store-is-gone out" in bot.lines[-1]
+    assert stored_nonce(kraken.state) == nonce
+
+
+def test_a_store_that_comes_back_meanwhile_is_not_gone(kraken: LocalKraken, server_folder: Path) -> None:
+    """Where the store answers again during the wait, the command ends with 2 and changes nothing."""
+    write_nonce_file(kraken.state, nonce := wall_us())
+    with open_redis(server_folder) as server:
+        server.kill()
+        settings = kraken.settings(NONCE_STORE=server.url, LEASE_SECONDS="3")
+        with running(
+            *("nonce", "migrate", "--to", "file", "--store-is-gone", "--yes"),
+            settings=settings,
+            until="this host alone",
+        ) as bot:
+            server.start()
+            assert bot.wait_and_check() == 2
+        assert "answers: leave --store-is-gone out" in bot.lines[-1]
+    assert stored_nonce(kraken.state) == nonce
+
+
+def test_a_host_without_a_replica_has_no_way_back(kraken: LocalKraken) -> None:
+    """On a host without a local replica --store-is-gone says so, ends with 4 and creates no file."""
+    settings = kraken.settings(NONCE_STORE=f"redis://127.0.0.1:{closed_port()}/0")
+    arguments = ("nonce", "migrate", "--to", "file", "--store-is-gone", "--yes")
+    assert "no local replica" in run(*arguments, settings=settings, exit_code=4).lines[-1]
+    assert not (kraken.state / "kraken_nonce.txt").exists()
+
+
+def test_the_way_back_asks_first(kraken: LocalKraken) -> None:
+    """Without a terminal and --yes the command ends with 2 and changes nothing."""
+    write_nonce_file(kraken.state, nonce := wall_us())
+    settings = kraken.settings(NONCE_STORE=f"redis://127.0.0.1:{closed_port()}/0")
+    bot = run("nonce", "migrate", "--to", "file", "--store-is-gone", settings=settings, exit_code=2)
+    assert "give --yes" in bot.lines[-1]
+    assert stored_nonce(kraken.state) == nonce
 
 
 # adopt
