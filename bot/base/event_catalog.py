@@ -383,7 +383,7 @@ class Event(Enum):
     NOTIFICATION_RECOVERED = _info("The address in {setting} answers again.")
     ALERTS_DROPPED = _warning("Not sent to the address in {setting}: {count} alerts.")
     LOGIN_ATTEMPTS_LIMITED = _warning(
-        "Dashboard: too many wrong tokens, the last from {peer}; no more are checked for a minute."
+        "Dashboard: too many wrong tokens, the last from {peer}; the right one is still accepted."
     )
     PROGRAM_FAILED = _error("A fault in the program has ended it.")
     THREAD_FAILED = _error("A fault in the program has ended its thread {thread}.")

@@ -2,7 +2,8 @@
 
 On loopback, the page is open to everybody on this machine. Elsewhere it needs the token: in a header, or in the login
 form, which sets a cookie for it. Every wrong token counts towards the rate limit, and so does the key of a forged
-cookie.
+cookie. The limit concerns wrong ones only: all visitors may have one address, and a stranger who guesses must not keep
+the holder of the token from stopping the bot. The length of the token is what protects it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ CLOCK_LEEWAY_SECONDS = 300
 WINDOW_SECONDS = 60.0
 FAILURES_PER_PEER_MAX = 10
 FAILURES_MAX = 60
-VERIFIED_SESSIONS_MAX = 256
 
 
 class AuthResult(enum.Enum):
@@ -32,7 +32,7 @@ class AuthResult(enum.Enum):
     BROWSER = "a page on this machine, or a session: its forms need a csrf token"
     BEARER = "the token in a header"
     DENIED = "no token and no session, or a wrong one"
-    THROTTLED = "not checked, after too many wrong ones"
+    THROTTLED = "a wrong one, after too many others"
 
     @property
     def is_allowed(self) -> bool:
@@ -49,7 +49,7 @@ class FailedAttempts:
         self._warned_seconds: float | None = None
 
     def retry_after_seconds(self, peer: str) -> float:
-        """Return after how many seconds a token from this peer is checked again; 0.0 for at once."""
+        """Return for how many seconds wrong tokens from this peer are answered with 429; 0.0 for none."""
         start = self._monotonic() - WINDOW_SECONDS
         while self._failures and self._failures[0][0] <= start:
             self._failures.popleft()
@@ -84,8 +84,6 @@ class Authenticator:
         # On loopback there are no sessions, and the forms of a previous run are refused.
         self._signing_key = self._token if is_public else secrets.token_bytes(32)
         self._wall_clock = wall_clock
-        # Verified sessions: they stay valid while somebody guesses tokens.
-        self._verified_sessions: dict[str, None] = {}
 
     @property
     def is_token_missing(self) -> bool:
@@ -101,25 +99,21 @@ class Authenticator:
         if cookie is None or self.is_token_missing:
             return AuthResult.DENIED
         issued, _, signature = cookie.partition(".")
-        if cookie not in self._verified_sessions:
-            if self.failed_attempts.retry_after_seconds(peer):
-                return AuthResult.THROTTLED
-            if not self._is_signed("session", issued, signature):
-                self.failed_attempts.add(peer)
-                return AuthResult.DENIED
-            self._verified_sessions[cookie] = None
-            if len(self._verified_sessions) > VERIFIED_SESSIONS_MAX:
-                del self._verified_sessions[next(iter(self._verified_sessions))]
+        if not self._is_signed("session", issued, signature):
+            return self._count_failure(peer)
         age_seconds = self._wall_clock() - int(issued)
         is_current = -CLOCK_LEEWAY_SECONDS <= age_seconds < SESSION_SECONDS
         return AuthResult.BROWSER if is_current else AuthResult.DENIED
 
     def log_in(self, peer: str, token: str) -> AuthResult:
         """Check a token: BEARER, DENIED or THROTTLED."""
-        if self.failed_attempts.retry_after_seconds(peer):
-            return AuthResult.THROTTLED
         if not self.is_token_missing and hmac.compare_digest(_to_bytes(token), self._token):
             return AuthResult.BEARER
+        return self._count_failure(peer)
+
+    def _count_failure(self, peer: str) -> AuthResult:
+        if self.failed_attempts.retry_after_seconds(peer):
+            return AuthResult.THROTTLED
         self.failed_attempts.add(peer)
         return AuthResult.DENIED
 

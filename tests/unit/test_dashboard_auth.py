@@ -226,26 +226,42 @@ class TestWrongTokens:
     """Limits on guessing the token."""
 
     def test_ten_failures_a_minute_throttle_a_peer(self, public_server: AuthServer, client: Client) -> None:
-        """After ten wrong tokens in a minute, this peer's correct token is refused too, until the minute is over."""
+        """After ten wrong tokens in a minute, this peer's wrong tokens are answered with 429, until the minute is
+        over."""
         assert send_wrong_tokens(client, 11) == [303] * 10 + [429]
-        for answer in (client.log_in(), client.get("/", Authorization=f"Bearer {TOKEN}")):
+        for answer in (client.log_in("wrong"), client.get("/", Authorization="Bearer wrong")):
             assert (answer.status, answer.headers["retry-after"]) == (429, "60")
         public_server.monotonic_seconds += 59.9
-        assert client.log_in().headers["retry-after"] == "1"
+        assert client.log_in("wrong").headers["retry-after"] == "1"
         public_server.monotonic_seconds += 0.2
-        assert client.log_in().status == 303
+        assert client.log_in("wrong").status == 401
 
     def test_other_peers_are_not_throttled(self, public_server: AuthServer, client: Client) -> None:
         """Other peers are not throttled, and no header lets one of a peer's clients count as another peer."""
         send_wrong_tokens(client, 10)
-        assert client.log_in(X_Forwarded_For="127.0.0.9", Forwarded="for=127.0.0.9").status == 429
-        assert Client(client.port, "127.0.0.2").log_in().status == 303
+        assert client.log_in("wrong", X_Forwarded_For="127.0.0.9", Forwarded="for=127.0.0.9").status == 429
+        assert Client(client.port, "127.0.0.2").log_in("wrong").status == 401
 
     def test_sixty_failures_throttle_everybody(self, public_server: AuthServer, client: Client) -> None:
-        """After sixty wrong tokens in a minute from any peers, every token is refused."""
+        """After sixty wrong tokens in a minute from any peers, every wrong token is answered with 429."""
         for number in range(2, 8):
             assert send_wrong_tokens(Client(client.port, f"127.0.0.{number}"), 10) == [303] * 10
-        assert client.log_in().status == 429
+        assert client.log_in("wrong").status == 429
+
+    @pytest.mark.parametrize("is_same_peer", [True, False], ids=["one address", "other addresses"])
+    def test_a_right_token_is_never_refused(
+        self, public_server: AuthServer, client: Client, is_same_peer: bool
+    ) -> None:
+        """However many wrong tokens came within the minute, from the same address or others, the right one logs in,
+        stops entries and reads the metrics, and its sessions work, also those from before a restart."""
+        for number in range(2, 9):
+            send_wrong_tokens(client if is_same_peer else Client(client.port, f"127.0.0.{number}"), 10)
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.post("/stop", {"confirm": "stop"}, **bearer).status == 200
+        assert [client.get(path, **bearer).status for path in ("/metrics", "/api/status", "/")] == [200] * 3
+        assert client.log_in().status == 303
+        assert client.get("/", Cookie=f"{COOKIE}={forge_session(TOKEN, public_server)}").status == 200
+        assert client.log_in("wrong").status == 429
 
     @pytest.mark.parametrize("method", ["header", "form", "cookie"])
     def test_header_form_and_cookie_all_count(self, public_server: AuthServer, client: Client, method: str) -> None:
@@ -259,7 +275,7 @@ class TestWrongTokens:
             return client.get("/", Cookie=f"{COOKIE}={forge_session(str(number), public_server)}").status
 
         assert [guess(number) for number in range(11)] == [401 if method == "form" else 303] * 10 + [429]
-        assert client.get("/", Cookie=f"{COOKIE}={forge_session(TOKEN, public_server)}").status == 429
+        assert client.get("/", Cookie=f"{COOKIE}={forge_session('another', public_server)}").status == 429
 
     def test_sessions_continue_while_throttled(self, public_server: AuthServer, client: Client) -> None:
         """Existing sessions keep working while another client guesses, also from the same address."""
