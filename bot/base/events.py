@@ -88,6 +88,15 @@ def render(event: Event, fields: Fields) -> str:
     )
 
 
+def escape_unprintable(text: str, keep: str = "") -> str:
+    """Return a text from elsewhere without line ends and control characters, but for those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
+    )
+
+
 def find_mistake(event: Event, fields: Fields) -> str:
     """Return a sentence about missing and undocumented fields of an event; "" if there are none."""
     missing = [name for name in required_fields(event) if name not in fields]
@@ -127,10 +136,12 @@ class _FieldFormatter(string.Formatter):
             # Never with an exponent.
             return format(value, format_spec or "f")
         if isinstance(value, Mapping):
-            return ", ".join(f"{key} {self.format_field(item, '')}" for key, item in value.items()) or "none"
+            items = [f"{self.format_field(key, '')} {self.format_field(item, '')}" for key, item in value.items()]
+            return ", ".join(items) or "none"
         if isinstance(value, list | tuple):
             return ", ".join(self.format_field(item, "") for item in value) or "none"
-        return format(value, format_spec) if isinstance(value, int | float) else str(value)
+        # A name or an id from Kraken with a line end in it would look like a line of its own.
+        return format(value, format_spec) if isinstance(value, int | float) else escape_unprintable(str(value))
 
 
 _formatter = _FieldFormatter()

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from bot.base import redaction
 from bot.base.clock import format_rfc3339, format_utc
 from bot.base.event_catalog import Event
-from bot.base.events import emit
+from bot.base.events import emit, escape_unprintable
 
 RECENT_LINES_MAX = 200
 # The limit for each line: an answer that an error quotes may be of any length.
@@ -64,12 +64,17 @@ class _OutputHandler(logging.StreamHandler[TextIO | _NullStream]):
     def format(self, record: logging.LogRecord) -> str:
         message = redaction.redact(record.getMessage())
         traceback_text = redaction.redact(_format_traceback(record))
-        text = f"{_replay_mark(record)}{message}"
-        text = f"{text}\n{traceback_text}" if traceback_text else text
+        # A command's result may have several lines; what is logged has one, and its traceback is indented, so that no
+        # text of others looks like a line of the log.
+        line_ends = "\n\t" if record.name == _PRINT_LOGGER else "\t"
+        text = f"{_replay_mark(record)}{escape_unprintable(message, line_ends)}"
+        if traceback_text:
+            lines = [escape_unprintable(line, "\t") for line in traceback_text.split("\n")]
+            text = "\n  ".join((text, *lines))
         self.remember(record, text)
         if self.is_json:
             return _format_json(record, message, traceback_text)
-        return _escape_unprintable(text if record.name == _PRINT_LOGGER else f"{_prefix(record)}{text}")
+        return text if record.name == _PRINT_LOGGER else f"{_prefix(record)}{text}"
 
     def remember(self, record: logging.LogRecord, text: str) -> None:
         """Keep a line for the dashboard."""
@@ -139,15 +144,6 @@ def _format_traceback(record: logging.LogRecord) -> str:
     error = record.exc_info
     parts = [_formatter.formatException(error) if error and error[0] else record.exc_text, record.stack_info]
     return "\n".join(part for part in parts if part)
-
-
-def _escape_unprintable(line: str) -> str:
-    """Return a line without terminal control characters: names and answers come from others."""
-    if line.isprintable():
-        return line
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in line
-    )
 
 
 def _prefix(record: logging.LogRecord) -> str:

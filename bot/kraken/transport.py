@@ -15,6 +15,7 @@ from krakenex import version
 
 from bot.base import clock, metrics
 from bot.base.errors import NoAnswerError, NotSentError
+from bot.base.events import escape_unprintable
 from bot.base.redaction import redact
 from bot.kraken import error_table
 from bot.kraken.http_connection import HttpConnection, HttpResponse
@@ -147,4 +148,4 @@ def _sanitize_error(string: str) -> str:
     """Return an error's text for the log, the journal and the page without secrets: it may quote what was sent."""
     # Cut once more at the end, because half a secret is not known as one.
     text = redact(string[: 20 * MAX_ERROR_LENGTH])[:MAX_ERROR_LENGTH]
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return escape_unprintable(text)

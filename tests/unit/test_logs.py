@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from bot.base import logging_setup
 from bot.base.event_catalog import Event
-from bot.base.events import emit
+from bot.base.events import emit, subscribe
 from bot.base.models import Side
 from bot.base.redaction import hide
 from bot.config import Secret
@@ -72,6 +72,34 @@ def test_text_output_escapes_control_characters(capsys: pytest.CaptureFixture[st
     assert err.endswith("WARNING d\\x1bE\n")
 
 
+FORGED_LINE = "2026-11-30T20:00:00Z ERROR   The kill switch is on."
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028"])
+def test_a_name_from_kraken_forges_no_line(capsys: pytest.CaptureFixture[str], line_end: str) -> None:
+    """A line end in an asset's name, a pair's name or a txid, in a library's message or in an exception begins no line
+    of the text log, of an alert or of the page."""
+    configure_logs("text")
+    name = f"XXBT{line_end}{FORGED_LINE}"
+    texts: list[str] = []
+    unsubscribe = subscribe(lambda event, fields, text: texts.append(text))
+    emit_fill(symbol=name, txid=name)
+    emit(Event.ACCOUNT_READ, balances={name: Decimal(1)}, bot_id="bot")
+    unsubscribe()
+    log.warning("from %s", name)
+    try:
+        raise ValueError(name)
+    except ValueError:
+        log.exception("It failed.")
+    lines = capsys.readouterr().err.splitlines()
+    # The lines of a traceback are indented.
+    begun = [line for line in lines if not line.startswith("  ")]
+    assert len(begun) == 4
+    assert not any(line.startswith(FORGED_LINE) for line in begun)
+    assert [len(text.splitlines()) for text in texts] == [1, 1]
+    assert not any(line.startswith(FORGED_LINE) for text in logging_setup.recent_lines() for line in text.splitlines())
+
+
 def test_text_output_prints_lines_verbatim(capsys: pytest.CaptureFixture[str]) -> None:
     """As text, a command's result stands on standard output as it is, and what is logged on the other stream, with the
     time in UTC and the level."""
@@ -117,18 +145,18 @@ def test_json_traceback_is_a_field_of_its_record(capsys: pytest.CaptureFixture[s
     assert line["exception"].endswith("ValueError: second")
 
 
-def emit_fill(*, replay: bool = False) -> None:
+def emit_fill(*, replay: bool = False, symbol: str = "BTC/USD", txid: str = "OABC") -> None:
     """Emit the fill of an order."""
     emit(
         Event.ORDER_FILLED,
-        symbol="BTC/USD",
+        symbol=symbol,
         side=Side.BUY,
         volume=Decimal("1E-7"),
         price=Decimal("86500.10"),
         cost=Decimal("0.00865001"),
         quote="USD",
         fee=Decimal("0E-8"),
-        txid="OABC",
+        txid=txid,
         cl_ord_id=None,
         market_time="2020-01-02T03:04:05Z",
         replay=replay,
