@@ -39,6 +39,9 @@ class BusyKraken:
         closed = {**self.orders, txid: (now, now + listed_after_seconds)}
         self.orders = dict(sorted(closed.items(), key=lambda order: -order[1][0]))
 
+    def response_date(self) -> None:
+        """Return no Date header."""
+
     def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Return pairs and assets."""
         return {"AssetPairs": ASSET_PAIRS, "Assets": ASSETS}[method]

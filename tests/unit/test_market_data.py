@@ -68,6 +68,9 @@ class ScriptedCalls:
     def __init__(self, **results: Any) -> None:
         self._results = {"AssetPairs": ASSET_PAIRS, "Assets": ASSETS, **results}
 
+    def response_date(self) -> None:
+        """Return no Date header."""
+
     def public_call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """Return the result of the method."""
         return self._results[method]
