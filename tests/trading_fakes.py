@@ -359,6 +359,9 @@ class FakeBroker:
         self.totals[quote] -= sign * cost + cost * self.fee_rate
 
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
+        if txid not in self.orders:
+            # Kraken: EOrder:Unknown order
+            return False
         assert symbol == self.orders[txid].symbol
         self._call("cancel_order")
         was_open = self.orders[txid].status is OrderStatus.OPEN
