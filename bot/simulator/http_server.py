@@ -114,7 +114,7 @@ class SimulatorHttpServer(ThreadingHTTPServer):
 
     def exchange_time(self) -> float:
         """Return the exchange's time in Unix seconds, for the Date of an answer."""
-        return self._api.exchange.server_time
+        return self._clock.now() + self.options.clock_offset_seconds
 
     def deliver(
         self, http_method: str, target: str, headers: Mapping[str, str], body: bytes, fault: Fault
