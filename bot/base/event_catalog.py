@@ -60,6 +60,7 @@ FIELDS: dict[str, str] = {
     "damaged_path": "new path of a damaged file",
     "equity_end": "equity at the end of the run, in quote currency",
     "equity_start": "equity at the start of the run, in quote currency",
+    "equity_time": "time of the last known equity, if it was not read at the end",
     "error": "what went wrong",
     "executed": "executed volume of an order, in base currency",
     "fee": "fee, in quote currency",
@@ -69,6 +70,7 @@ FIELDS: dict[str, str] = {
     "grace_seconds": "time that the call in flight still has",
     "holdings": "positions of the bot, in base currency, by pair",
     "kind": "purpose of an order: entry, exit or stop",
+    "last_equity": "the last known equity, in quote currency, if it was not read at the end",
     "location": "the shared nonce store",
     "market_time": "time of the market; in a replay, a time in the past",
     "method": "method of Kraken's API",
@@ -168,7 +170,8 @@ class Event(Enum):
     )
     RUN_ENDED = _info("Ended: {reason}.")
     RUN_SUMMARIZED = _info(
-        "Equity {equity_start:.2f} -> {equity_end:.2f} {quote}; realised {realised:.2f} {quote};"
+        "Equity {equity_start:.2f} -> {equity_end:.2f} {quote}[ (last known {last_equity:.2f} at {equity_time})];"
+        " realised {realised:.2f} {quote};"
         " orders: {orders_placed} placed, {orders_refused} refused by Kraken, {orders_unknown} unknown; fills {fills};"
         " refused nonces: {refused_nonces}"
     )
@@ -209,6 +212,7 @@ class Event(Enum):
     MARKET_STATUS_RESTRICTED = _warning("Trading is restricted: {reason}")
     MARKET_STATUS_RESTORED = _info("Trading continues: the status of {source} is online again.")
     STATUS_REPORTED = _info("Watching {prices}; holding {holdings}; open orders: {open_orders}")
+    FINAL_ACCOUNT_NOT_READ = _info("The account is not read again: Kraken's rate limit has no room for that now.")
     FINAL_ACCOUNT_READ_FAILED = _warning("The account could not be read at the end: {error}")
     TRADER_FAILED = _error("The trader stopped on an error in the program.")
 

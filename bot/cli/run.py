@@ -11,6 +11,7 @@ from bot.app.session import trade_when_leading
 from bot.app.supervisor import STOPPED_REASON, run_forever
 from bot.app.venue import open_venue
 from bot.base import logging_setup
+from bot.base.clock import format_utc
 from bot.base.errors import BotError
 from bot.base.event_catalog import Event
 from bot.base.events import emit
@@ -88,6 +89,8 @@ def log_summary(summary: Summary) -> int:
         Event.RUN_SUMMARIZED,
         equity_start=summary.equity_start,
         equity_end=summary.equity_end,
+        last_equity=summary.last_equity,
+        equity_time=None if summary.last_equity_seconds is None else format_utc(summary.last_equity_seconds),
         quote=summary.quote,
         realised=summary.realised,
         orders_placed=counts.placed,

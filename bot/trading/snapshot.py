@@ -65,7 +65,7 @@ class SnapshotPublisher:
 
     def publish(self, symbols: tuple[str, ...], quote: str) -> None:
         """Publish what is known now."""
-        order_tracker, balances = self._executor.order_tracker, self._executor.last_balances
+        order_tracker = self._executor.order_tracker
         pairs = tuple(
             PairSnapshot(
                 symbol,
@@ -79,15 +79,19 @@ class SnapshotPublisher:
             boot_seconds=boottime_seconds(),
             quote=quote,
             pairs=pairs,
-            balances=balances,
-            equity=None if balances is None else self._equity(balances, symbols, quote),
+            balances=self._executor.last_balances,
+            equity=self.last_equity(symbols, quote),
             realised=order_tracker.book.realised_total(),
             realised_loss_today=order_tracker.book.realised_loss_today(self._broker.now()),
             open_orders=tuple(order_tracker.open_orders()),
             refusals=tuple(self._decision_log.refusals),
         )
 
-    def _equity(self, balances: dict[str, Balance], symbols: tuple[str, ...], quote: str) -> Decimal | None:
+    def last_equity(self, symbols: tuple[str, ...], quote: str) -> Decimal | None:
+        """Return the value of the last balances at the last closes; None where either was never read."""
+        balances = self._executor.last_balances
+        if balances is None:
+            return None
         equity = total_with_swept(balances, quote)
         for symbol in symbols:
             coins = total_with_swept(balances, self._broker.pair(symbol).base)

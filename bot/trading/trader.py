@@ -48,6 +48,7 @@ from bot.trading.read_budget import (
     BALANCE_READ_POINTS,
     FILL_READ_POINTS,
     ORDER_READ_POINTS,
+    RESERVE_POINTS,
     ReadBudget,
     ReadPurpose,
 )
@@ -106,8 +107,8 @@ class TraderSettings:
 class Summary:
     """The result of a run. Money is in `quote`; an equity that could not be read is None.
 
-    `reason` says why the run ended and `error` is the exception that ended it, if any. `realised` is the realised P&L
-    of this run.
+    Where there is no `equity_end`, `last_equity` is the last known one, of `last_equity_seconds`. `reason` says why the
+    run ended and `error` is the exception that ended it, if any. `realised` is the realised P&L of this run.
     """
 
     reason: str
@@ -115,6 +116,8 @@ class Summary:
     quote: str
     equity_start: Decimal | None
     equity_end: Decimal | None
+    last_equity: Decimal | None
+    last_equity_seconds: float | None
     realised: Decimal
     orders: OrderCounts
     refused_nonces: int
@@ -481,25 +484,41 @@ class Trader:
         self._symbols, self._quote = tuple(pairs), common_quote(pairs.values())
         self._pair_back_offs = {symbol: BackOff() for symbol in self._symbols}
 
+    def _read_final_equity(self) -> Decimal | None:
+        """Read orders and balances once more; None where a signal leaves no time to wait for room for that."""
+        if self._stop.is_set() and not self._budget.allows(ReadPurpose.END, RESERVE_POINTS):
+            self._decision_log.record(Event.FINAL_ACCOUNT_NOT_READ)
+            return None
+        self._executor.read_working_orders()
+        self._executor.invalidate_balances()
+        equity = self._current_equity()
+        # For the books; the next start fetches what is left out.
+        if not self._stop.is_set() or self._budget.allows(ReadPurpose.END, FILL_READ_POINTS):
+            self._executor.fetch_fills()
+        return equity
+
     def _finish(self, reason: str, error: Exception | None) -> Summary:
-        equity_end = None
+        equity_end = last_equity = last_equity_seconds = None
         # Without the state folder, the switch belongs to another bot by now.
         if error is not None and not isinstance(error, StateLostError):
             self._dead_man_switch.stop()
         elif error is None:
             self.shutdown()
             try:
-                self._executor.read_working_orders()
-                self._executor.invalidate_balances()
-                equity_end = self._current_equity()
+                equity_end = self._read_final_equity()
             except BotError as problem:
                 self._decision_log.record(Event.FINAL_ACCOUNT_READ_FAILED, error=problem)
+            if equity_end is None:
+                last_equity = self.snapshot_publisher.last_equity(self._symbols, self._quote)
+                last_equity_seconds = None if last_equity is None else self._executor.balances_seconds
         return Summary(
             reason=reason,
             error=error,
             quote=self._quote,
             equity_start=self._equity_start,
             equity_end=equity_end,
+            last_equity=last_equity,
+            last_equity_seconds=last_equity_seconds,
             realised=self._executor.order_tracker.book.realised_total() - self._realised_at_start,
             orders=self._executor.counts,
             refused_nonces=self._broker.refused_nonces,
