@@ -132,7 +132,7 @@ def test_documented_commands_match_the_parser() -> None:
     words = [line.removeprefix("python main.py").replace("N", "1").split() for line in lines]
     known = {parse_arguments(line).command for line in words if line != ["--help"]}
     reports = {"orders", "fills", "journal"}
-    assert known == reports | {None, "run", "check", "nonce", "status", "resume", "paper", "simulator"}
+    assert known == reports | {None, "run", "check", "nonce", "status", "pause", "halt", "resume", "paper", "simulator"}
 
 
 # A run

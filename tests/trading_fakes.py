@@ -412,8 +412,9 @@ def run_trader(
     *,
     stop: threading.Event | None = None,
     is_halted: Callable[[], bool] = lambda: False,
-    entries_stopped: Callable[[], bool] = lambda: False,
+    entries_paused: Callable[[], bool] = lambda: False,
     check_state: Callable[[], None] = lambda: None,
+    is_watching: bool = False,
     **settings: object,
 ) -> tuple[Summary, EventLog]:
     """Run a trader of BTC/USD at one minute to its end; return the summary and the emitted events."""
@@ -423,7 +424,7 @@ def run_trader(
         replace(DEFAULT_SETTINGS, **settings),  # type: ignore[arg-type]  # the test names the settings
         clock=clock,
         stop=stop or InstantEvent(),
-        controls=Controls(is_halted, entries_stopped, check_state),
+        controls=Controls(is_halted, entries_paused, check_state, is_watching),
     )
     with capture_events() as event_log:
         return trader.run(), event_log

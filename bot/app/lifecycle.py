@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
+from bot.app.control_files import ControlFiles
 from bot.app.instance_lock import InstanceLock
 from bot.base.clock import boottime_seconds
 from bot.base.event_catalog import Event
@@ -26,6 +27,7 @@ UNWIND_SECONDS = 0.5
 CANCEL_SECONDS = 1.0
 LEASE_RELEASE_SECONDS = 0.3
 SIGNAL_POLL_SECONDS = 0.2
+CONTROLS_POLL_SECONDS = 1.0
 HANG_TIMEOUT_SECONDS = 300.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -55,6 +57,7 @@ class Lifecycle:
         self.trader: Trader | None = None
         self.leadership: LeaderElection | None = None
         self.instance_lock: InstanceLock | None = None
+        self.control_files: ControlFiles | None = None
         # A description of the price source.
         self.price_source = ""
         # With the reason why the bot does not trade.
@@ -74,6 +77,21 @@ class Lifecycle:
             self._abandon_request(signal_name)
             return 0
         return future.result()
+
+    def watch_controls(self, control_files: ControlFiles) -> None:
+        """Report a pause or a halt within a second, whatever the bot is doing, until it stops.
+
+        A standby leaves that to the instance that trades.
+        """
+        self.control_files = control_files
+        threading.Thread(target=self._watch_controls, args=(control_files,), name="controls", daemon=True).start()
+
+    def _watch_controls(self, control_files: ControlFiles) -> None:
+        while not self.stop.is_set():
+            if self.status[0] is not LifecycleState.STANDBY:
+                control_files.is_halted()
+                control_files.entries_paused()
+            self.stop.wait(CONTROLS_POLL_SECONDS)
 
     def set_state(self, state: LifecycleState, reason: str = "") -> None:
         """Set the state of the run, and the reason why it does not trade."""

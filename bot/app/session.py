@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from functools import partial
 
+from bot.app.control_files import ControlFiles
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import format_nonce_line
 from bot.app.preflight import describe_tier_problem
@@ -19,9 +19,8 @@ from bot.base.errors import (
     TransportError,
 )
 from bot.base.event_catalog import Event
-from bot.base.events import edge_trigger, emit
+from bot.base.events import emit
 from bot.base.models import Balance, common_quote
-from bot.base.paths import control_file_exists
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.nonce.leader_election import LeaderElection, PreviousLeader
@@ -33,10 +32,6 @@ RETRY_SECONDS = 10.0
 # How often the account is read at a start before it fails, and how long to wait in between.
 START_ATTEMPTS = 3
 START_RETRY_SECONDS = 2.0
-# Files in the state folder, in force while they exist: the kill switch, which a person creates and removes; and the
-# file that the dashboard's stop creates and `resume` removes.
-HALT_FILE_NAME = "halt"
-ENTRIES_STOPPED_FILE_NAME = "entries_stopped"
 
 
 def trade_when_leading(
@@ -113,11 +108,6 @@ def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, m
     """Return the trader for these settings. Raises SymbolError or SettingsError before the account is summed up."""
     pairs = [venue.broker.pair(name) for name in settings.pairs]
     settings.check_sizes(common_quote(pairs))
-    is_kill_switch_on = edge_trigger(
-        partial(control_file_exists, settings.state_dir, HALT_FILE_NAME),
-        Event.KILL_SWITCH_TURNED_ON,
-        Event.KILL_SWITCH_TURNED_OFF,
-    )
     is_trading = settings.trading_mode != "halt"
     limits = RiskLimits(
         settings.max_order_value,
@@ -144,12 +134,15 @@ def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, m
         trader_settings,
         clock=venue.clock,
         stop=lifecycle.stop,
-        controls=Controls(
-            is_halted=lambda: not is_trading or is_kill_switch_on(),
-            entries_stopped=partial(control_file_exists, settings.state_dir, ENTRIES_STOPPED_FILE_NAME),
-            check_state=lifecycle.check_state,
-        ),
+        controls=_open_controls(settings, lifecycle),
     )
+
+
+def _open_controls(settings: Settings, lifecycle: Lifecycle) -> Controls:
+    if settings.trading_mode == "halt":
+        return Controls(lambda: True, lambda: False, lifecycle.check_state, is_watching=True)
+    control_files = lifecycle.control_files or ControlFiles(settings.state_dir)
+    return Controls(control_files.is_halted, control_files.entries_paused, lifecycle.check_state)
 
 
 def _emit_start(settings: Settings, venue: TradingVenue, balances: dict[str, Balance]) -> None:

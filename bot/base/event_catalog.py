@@ -22,15 +22,17 @@ class Alert(StrEnum):
     CIRCUIT_BREAKER = "circuit_breaker"
     # It is unknown whether an order was placed.
     UNKNOWN_OUTCOME = "unknown_outcome"
-    # The kill switch is on, or off again.
-    KILL_SWITCH = "kill_switch"
+    # The bot is halted (the kill switch is on), or the halt is lifted.
+    HALTED = "halted"
     # This instance leads the account, or no longer leads it.
     LEADER_CHANGE = "leader_change"
     # The bot's position and the account's balance of the coin disagree, or agree again.
     BALANCE_DISAGREES = "balance_disagrees"
     DAILY_SUMMARY = "daily_summary"
-    # Entries are stopped, or allowed again.
-    ENTRIES_STOPPED = "entries_stopped"
+    # Entries are paused, or no longer.
+    ENTRIES_PAUSED = "entries_paused"
+    # A position is not protected, or not looked after, for the reason in the text.
+    POSITION = "position"
     # The API key expires, or was changed so that it may not be used.
     API_KEY = "api_key"
     # A strategy has raised an exception, and decides nothing more for a pair.
@@ -217,14 +219,23 @@ class Event(Enum):
     TRADER_FAILED = _error("The trader stopped on an error in the program.")
 
     # What holds trading back from outside.
-    KILL_SWITCH_TURNED_ON = _warning("The kill switch is on: no order is sent.", alert=Alert.KILL_SWITCH)
-    KILL_SWITCH_TURNED_OFF = _info("The kill switch is off: orders are sent again.", alert=Alert.KILL_SWITCH)
-    ENTRIES_STOPPED = _warning(
-        "Entries were stopped on the dashboard; `python main.py resume` allows them again.",
-        alert=Alert.ENTRIES_STOPPED,
+    BOT_HALTED = _warning(
+        "Halted: resting entries are canceled, and no order is sent but a missing stop. `python main.py resume --halt`"
+        " lifts the halt.",
+        alert=Alert.HALTED,
     )
-    ENTRIES_STOP_APPLIED = _info("Entries are stopped: no position is opened until `python main.py resume`.")
-    ENTRIES_RESUMED = _info("Entries are allowed again.")
+    HALT_LIFTED = _info("The halt is lifted.", alert=Alert.HALTED)
+    ENTRIES_PAUSED = _warning(
+        "Entries are paused: resting ones are canceled, and none is sent; exits and stops go on. `python main.py"
+        " resume` ends the pause.",
+        alert=Alert.ENTRIES_PAUSED,
+    )
+    ENTRIES_RESUMED = _info("Entries are no longer paused.", alert=Alert.ENTRIES_PAUSED)
+    STOP_BEYOND_TRIGGER = _error(
+        "{symbol}  halted, and {volume} have no stop: the price of {close} is already beyond its trigger of {price}, so"
+        " a stop would sell at once",
+        alert=Alert.POSITION,
+    )
     DEAD_MAN_SWITCH_ARMED = _info(
         "The dead man's switch is armed: if it is not renewed for {timeout_seconds} s, Kraken cancels all orders of the"
         " account."

@@ -12,12 +12,12 @@ from bot.base.logging_setup import print_line
 from bot.base.paths import refuse_former_state
 from bot.base.redaction import hide
 from bot.cli.check import check_setup
+from bot.cli.controls import halt, pause_entries, resume
 from bot.cli.exit_codes import print_failure
 from bot.cli.nonce_commands import run_nonce_command
 from bot.cli.paper import reset_paper_account
 from bot.cli.parser import parse_arguments
 from bot.cli.reports import check_journal_against_kraken, print_fills, print_orders
-from bot.cli.resume import resume_entries
 from bot.cli.run import run_bot
 from bot.config import Settings, load_settings
 from bot.dashboard import client
@@ -67,7 +67,9 @@ def start_simulator(_settings: Settings, options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "run": run_bot,
     "status": print_status,
-    "resume": resume_entries,
+    "pause": pause_entries,
+    "halt": halt,
+    "resume": resume,
     "check": check_setup,
     "nonce": run_nonce_command,
     "orders": print_orders,

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from functools import partial
 
+from bot.app.control_files import ControlFiles
 from bot.app.lifecycle import Lifecycle
 from bot.app.session import trade_when_leading
 from bot.app.supervisor import STOPPED_REASON, run_forever
@@ -36,6 +37,8 @@ def _run_monitored(settings: Settings, options: argparse.Namespace) -> int:
     lifecycle = Lifecycle()
     emit(Event.RUN_STARTED, banner=mode_banner(settings), mode=settings.trading_mode)
     with monitoring(settings, lifecycle) as dashboard_url:
+        if settings.trading_mode != "halt":
+            lifecycle.watch_controls(ControlFiles(settings.state_dir))
         return lifecycle.run(partial(_run_to_end, settings, options, lifecycle, dashboard_url))
 
 

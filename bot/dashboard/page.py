@@ -45,7 +45,7 @@ _environment.globals |= {"equity_chart": charts.equity_chart, "candle_chart": ch
 
 
 def render_page(status: Mapping[str, Any], *, csrf: str) -> str:
-    """Return the whole document. `csrf` is for the form that stops entries."""
+    """Return the whole document. `csrf` is for the form that pauses entries."""
     live_html = Markup(render_live(status))  # nosec B704 # noqa: S704 - rendered by a template
     return _environment.get_template("page.html").render(status=status, live=live_html, title=_title(status), csrf=csrf)
 

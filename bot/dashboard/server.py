@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,13 +25,10 @@ from starlette.responses import (
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from bot.app.control_files import ENTRIES_PAUSED_FILE_NAME, create_control_file
 from bot.app.lifecycle import Lifecycle
-from bot.app.session import ENTRIES_STOPPED_FILE_NAME
 from bot.base.clock import boottime_seconds, wall_seconds
 from bot.base.errors import SettingsError
-from bot.base.event_catalog import Event
-from bot.base.events import emit
-from bot.base.private_files import open_file
 from bot.config import Settings
 from bot.dashboard import connections, page, prometheus
 from bot.dashboard.auth import Authenticator
@@ -133,11 +129,12 @@ class DashboardServer:
 
     async def _stop(self, request: Request) -> Response:
         if request.state.form.get("confirm") != "stop":
-            return PlainTextResponse("not confirmed, so nothing was stopped\n", 400)
+            return PlainTextResponse("not confirmed, so entries are not paused\n", 400)
         try:
-            stop_entries(self._settings.state_dir)
+            # The bot reports it, as it does where a command or a person creates the file.
+            create_control_file(self._settings.state_dir, ENTRIES_PAUSED_FILE_NAME)
         except OSError as error:
-            return PlainTextResponse(f"entries were NOT stopped: {error.strerror}\n", 503)
+            return PlainTextResponse(f"entries are NOT paused: {error.strerror}\n", 503)
         # The next page shows the change.
         self._cached_snapshot = cached_reader(self._reader.read)
         return RedirectResponse("/", 303)
@@ -148,14 +145,6 @@ def open_dashboard(settings: Settings, lifecycle: Lifecycle) -> DashboardServer:
     server = DashboardServer(settings, lifecycle)
     server.start()
     return server
-
-
-def stop_entries(folder: Path) -> None:
-    """Stop entries until `python main.py resume`, also across restarts. Raises OSError where the file cannot be
-    written."""
-    # It never blocks, whatever lies there in place of a file: the same thread answers the health check.
-    os.close(open_file(str(folder / ENTRIES_STOPPED_FILE_NAME), os.O_WRONLY | os.O_CREAT))
-    emit(Event.ENTRIES_STOPPED)
 
 
 def _bind(port: int | None) -> socket.socket:

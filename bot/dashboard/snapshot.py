@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 from bot import __version__, broker_manager
+from bot.app.control_files import ENTRIES_PAUSED_FILE_NAME, HALT_FILE_NAME
 from bot.app.lifecycle import HANG_TIMEOUT_SECONDS, Lifecycle, LifecycleState
 from bot.app.nonce_report import file_store_for_settings
 from bot.app.reports import Row, fill_rows, format_exact, order_rows
-from bot.app.session import ENTRIES_STOPPED_FILE_NAME, HALT_FILE_NAME
 from bot.base import events, logging_setup, metrics
 from bot.base.clock import boottime_seconds, format_utc, nonce_clock, wall_seconds
 from bot.base.errors import JournalError
@@ -124,7 +124,7 @@ class SnapshotReader:
         folder = self._settings.state_dir
         if self._settings.trading_mode == "halt" or control_file_exists(folder, HALT_FILE_NAME):
             return "halted"
-        return "stopped" if control_file_exists(folder, ENTRIES_STOPPED_FILE_NAME) else "open"
+        return "paused" if control_file_exists(folder, ENTRIES_PAUSED_FILE_NAME) else "open"
 
     def _nonce_status(self, broker: KrakenBroker | None) -> JsonObject:
         unit = UNITS[self._settings.nonce_unit]

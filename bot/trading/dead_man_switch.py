@@ -45,11 +45,11 @@ class DeadManSwitch:
     def refresh(self, blocked_reason: str) -> None:
         """If it is due, read all open orders of the account, and arm or disarm.
 
-        `blocked_reason` says why the bot opens nothing now (the status, the kill switch), or is empty. Raises BotError,
-        and is then due again.
+        `blocked_reason` says why the bot opens nothing now (the status, a halt), or is empty; an armed switch is then
+        disarmed at once. Raises BotError, and is then due again.
         """
         now = self._broker.now()
-        if now < self.due_seconds:
+        if now < self.due_seconds and not (blocked_reason and self._may_be_armed):
             return
         self.disarm_previous()
         reason = blocked_reason or self._reason_not_to_arm()

@@ -42,16 +42,25 @@ class DecisionLog:
 
     def record_once(self, topic: str, key: str, event: Event, /, **fields: Any) -> bool:
         """Record an event, unless the last one of the topic had the same key; return whether it was recorded."""
-        if self._last_keys.get(topic) == key:
+        if not self.is_new(topic, key):
             return False
-        self._last_keys[topic] = key
         self.record(event, **fields)
         return True
+
+    def is_new(self, topic: str, key: str) -> bool:
+        """Tell whether the topic had another key, or none; it has this one from now on."""
+        is_new = self._last_keys.get(topic) != key
+        self._last_keys[topic] = key
+        return is_new
 
     def record_resolved(self, topic: str, event: Event, /, **fields: Any) -> None:
         """Close a topic; record the event only if the topic had one."""
         if self._last_keys.pop(topic, None) is not None:
             self.record(event, **fields)
+
+    def forget(self, topic: str) -> None:
+        """Close a topic without an event: the next event of the topic is recorded again."""
+        self._last_keys.pop(topic, None)
 
     def record_hold(self, symbol: str, close: Decimal) -> None:
         """Record a decision to do nothing."""

@@ -254,15 +254,14 @@ class Executor:
             self._broker.cancel_order(txid, symbol)
         self.invalidate_balances()
 
-    def apply_controls(self, controls: Controls) -> None:
-        """While entries are stopped, cancel the bot's resting entries too; recorded once."""
-        if not controls.entries_stopped():
-            self._decision_log.record_resolved("entries", Event.ENTRIES_RESUMED)
-            return
-        self._decision_log.record_once("entries", "", Event.ENTRIES_STOP_APPLIED)
-        if not controls.is_halted() and self.order_tracker.entries_that_may_rest():
+    def apply_controls(self, controls: Controls) -> bool:
+        """While entries are paused or the bot is halted, cancel its resting entries; return whether none is left."""
+        if not controls.forbid_resting_entries():
+            return True
+        if self.order_tracker.entries_that_may_rest():
             self.cancel_entries()
             self.read_working_orders()
+        return not self.order_tracker.entries_that_may_rest()
 
     def cancel_entries(self) -> None:
         """Cancel every resting entry of this bot, by its txid, also one whose record has not been read yet."""
@@ -271,7 +270,8 @@ class Executor:
             try:
                 was_open = self._broker.cancel_order(order.txid, order.symbol)
             except BotError as problem:
-                self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
+                if self._decision_log.is_new(f"cancel {order.txid}", str(problem)):
+                    self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
             else:
                 if was_open:
                     self._decision_log.record_open_order(Event.ORDER_CANCELED, order)

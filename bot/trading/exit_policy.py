@@ -63,9 +63,13 @@ class PairState:
 
 @dataclass(frozen=True, slots=True)
 class ProtectPosition:
-    """Keep stops on the managed position, at a trigger price that is a multiple of the tick. Entries stay open."""
+    """Keep stops on the managed position, at a trigger price that is a multiple of the tick. Entries stay open.
+
+    `only_add`: cancel nothing, and place stops only for what no stop protects.
+    """
 
     stop_price: Decimal
+    only_add: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,8 @@ ExitStep = CancelOrders | Wait | Sell | PlaceStop | Done
 def next_step(state: PairState, goal: ExitGoal) -> ExitStep:
     """Return the one step to take now towards the goal."""
     match goal:
-        case ProtectPosition(stop_price):
-            return _wait_if_unresolved(state) or _protect_position(state, stop_price)
+        case ProtectPosition(stop_price, only_add):
+            return _wait_if_unresolved(state) or _protect_position(state, stop_price, only_add=only_add)
         case ExitPosition(quantity):
             return _cancel_entries(state) or _wait_if_unresolved(state) or _exit_position(state, quantity)
 
@@ -161,11 +165,11 @@ def _exit_position(state: PairState, quantity: Decimal) -> ExitStep:
     return _cancel_orders(stops) if stops else Sell(sellable)
 
 
-def _protect_position(state: PairState, stop_price: Decimal) -> ExitStep:
+def _protect_position(state: PairState, stop_price: Decimal, *, only_add: bool) -> ExitStep:
     stops = _stop_orders(state)
     covered = _total_remaining(stops)
     mismatched = stops if covered > state.held_quantity else [stop for stop in stops if stop.price != stop_price]
-    if mismatched:
+    if mismatched and not only_add:
         return _cancel_orders(mismatched)
     unprotected = _round_down(min(state.held_quantity - covered, state.free_quantity), state.lot_size)
     if unprotected <= 0:
@@ -174,7 +178,7 @@ def _protect_position(state: PairState, stop_price: Decimal) -> ExitStep:
     # stop of their own join another one.
     max_quantity = state.max_stop_quantity + (state.min_quantity if unprotected < state.min_quantity else ZERO)
     extendable = [stop for stop in stops if state.min_quantity <= stop.remaining + unprotected <= max_quantity]
-    if extendable:
+    if extendable and not only_add:
         return _cancel_orders([min(extendable, key=lambda stop: (stop.remaining, stop.txid))])
     part_quantity = next_part(unprotected, state.min_quantity, state.max_stop_quantity, state.lot_size)
     return PlaceStop(part_quantity, stop_price) if part_quantity >= state.min_quantity else Done()

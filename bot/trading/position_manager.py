@@ -146,13 +146,15 @@ class PositionManager:
                 verdict = check_orders([self._stop_request(holding, holding.quantity, price)], state, self._limits)
                 self._decision_log.record_refusal(state.price, verdict.refusals[0])
                 return True
-            step = next_step(self._context_builder.build_pair_state(state, price, self._limits), ProtectPosition(price))
+            goal = ProtectPosition(price, only_add=state.is_halted)
+            step = next_step(self._context_builder.build_pair_state(state, price, self._limits), goal)
             if isinstance(step, Done | Wait) or step in steps_taken:
                 return isinstance(step, Done)
             quantity = step.quantity if isinstance(step, PlaceStop) else ZERO
             verdict = check_orders([self._stop_request(holding, quantity, price)], state, self._limits)
             for refusal in verdict.refusals:
                 self._decision_log.record_refusal(state.price, refusal)
+            if verdict.refusals or (isinstance(step, PlaceStop) and self._is_halted_beyond_trigger(state, step)):
                 return True
             if isinstance(step, CancelOrders):
                 steps_taken.append(step)
@@ -164,6 +166,23 @@ class PositionManager:
                 self._executor.invalidate_balances()
                 self._retry_at_seconds[symbol] = self._broker.now() + STOP_RETRY_SECONDS
                 return True
+        return True
+
+    def _is_halted_beyond_trigger(self, state: RiskState, stop: PlaceStop) -> bool:
+        """Tell whether the bot is halted and the stop would sell at once; recorded once for each trigger."""
+        symbol = state.pair.symbol
+        if not state.is_halted or (price := self._broker.get_current_price(symbol)) > stop.price:
+            self._decision_log.forget(f"stop {symbol}")
+            return False
+        self._decision_log.record_once(
+            f"stop {symbol}",
+            f"{stop.price}",
+            Event.STOP_BEYOND_TRIGGER,
+            symbol=symbol,
+            volume=stop.quantity,
+            close=price,
+            price=stop.price,
+        )
         return True
 
     def _stop_price(self, pair: Pair, holding: Holding) -> Decimal:

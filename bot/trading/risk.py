@@ -2,7 +2,7 @@
 
 Fewer rules refuse exits than entries. No limit on size, loss or cooldown ever keeps the bot in a position. An exit is
 refused only for unknown conditions (stale prices, an order with an unknown outcome), for an exchange or a pair that is
-not open for it, and for the kill switch, which means that no order at all is sent.
+not open for it, and while the bot is halted. A halted bot sends nothing but a missing stop of its position.
 """
 
 from __future__ import annotations
@@ -28,13 +28,24 @@ _EXIT_VALUE_FACTOR = Decimal("0.95")
 class Controls:
     """Controls from outside the bot, read again before every order.
 
-    `is_halted`: the kill switch, no order at all. `entries_stopped`: nothing new is opened, and positions are exited by
-    the usual rules. `check_state` raises StateLostError where the state folder no longer belongs to this bot.
+    `is_halted`: the kill switch, which cancels resting entries and lets nothing through but a missing stop.
+    `entries_paused`: resting entries are canceled and none is sent; exits and stops go on. `check_state` raises
+    StateLostError where the state folder no longer belongs to this bot. `is_watching`: the account is only watched, as
+    long as the bot runs; nothing at all is sent or canceled, and `is_halted` is true.
     """
 
     is_halted: Callable[[], bool]
-    entries_stopped: Callable[[], bool]
+    entries_paused: Callable[[], bool]
     check_state: Callable[[], None]
+    is_watching: bool = False
+
+    def read(self) -> tuple[bool, bool]:
+        """Return whether the bot is halted, and whether its entries are paused."""
+        return self.is_halted(), self.entries_paused()
+
+    def forbid_resting_entries(self) -> bool:
+        """Tell whether resting entries have to be canceled now."""
+        return not self.is_watching and any(self.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,8 @@ class RiskState:
     committed_quantity: Decimal
     realised_loss_today: Decimal
     last_loss_seconds: float | None
-    entries_stopped: bool = False
+    entries_paused: bool = False
+    is_watching: bool = False
     answered_seconds: float = 0.0
     confirmed_seconds: float = 0.0
 
@@ -173,8 +185,14 @@ def _value(order: OrderRequest, state: RiskState) -> Decimal:
     return order.quantity * (state.price if order.price is None else order.price)
 
 
-def _check_kill_switch(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
-    return "the kill switch is on: no order is sent" if state.is_halted else ""
+def _check_watching(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    return "TRADING_MODE is halt, so the account is only watched" if state.is_watching else ""
+
+
+def _check_halted(order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
+    if reason := _check_watching(order, state, limits):
+        return reason
+    return "no order is sent until `python main.py resume --halt`" if state.is_halted else ""
 
 
 def _check_trading_status(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
@@ -246,8 +264,8 @@ def _check_stopping(_order: OrderRequest, state: RiskState, _limits: RiskLimits)
     return "the bot is stopping" if state.is_stopping else ""
 
 
-def _check_entries_stopped(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
-    return "entries were stopped; `python main.py resume` lets them go on" if state.entries_stopped else ""
+def _check_entries_paused(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
+    return "no entry is sent until `python main.py resume`" if state.entries_paused else ""
 
 
 def _check_history(_order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:
@@ -288,14 +306,15 @@ def _check_stop_price(order: OrderRequest, state: RiskState, _limits: RiskLimits
 
 
 # A refusal that may be over in the next cycle, and not only at the next candle.
+_HALTED_RULE = "halted"
 _STATUS_RULE = "trading status"
-_TRANSIENT_RULES = frozenset({"kill switch", _STATUS_RULE, "stale prices", "unresolved order"})
+_TRANSIENT_RULES = frozenset({_HALTED_RULE, _STATUS_RULE, "stale prices", "unresolved order"})
 
 Rule = Callable[[OrderRequest, RiskState, RiskLimits], str]
 
 # The first rule that refuses gives the reason.
 _COMMON_RULES: dict[str, Rule] = {
-    "kill switch": _check_kill_switch,
+    _HALTED_RULE: _check_halted,
     _STATUS_RULE: _check_trading_status,
     "stale prices": _check_price_age,
     "unresolved order": _check_unresolved_order,
@@ -306,10 +325,11 @@ EXIT_RULES: dict[str, Rule] = {
     "managed position": _check_managed_position,
     "minimum": _check_minimum,
 }
-# A stop sells at a future price, so the last price does not matter. `exit_policy.py` checks open and unknown orders.
+# A stop sells at a future price, so the last price does not matter. `exit_policy.py` checks open and unknown orders. A
+# halted bot places the stop that is missing.
 STOP_RULES: dict[str, Rule] = {
     "stop price": _check_stop_price,
-    "kill switch": _check_kill_switch,
+    _HALTED_RULE: _check_watching,
     _STATUS_RULE: _check_trading_status,
     "managed position": _check_managed_position,
 }
@@ -317,7 +337,7 @@ ENTRY_RULES: dict[str, Rule] = {
     **_COMMON_RULES,
     "long only": _check_long_only,
     "stopping": _check_stopping,
-    "entries stopped": _check_entries_stopped,
+    "entries paused": _check_entries_paused,
     "history": _check_history,
     "order value": _check_order_value,
     "position value": _check_position_value,

@@ -59,7 +59,9 @@ from bot.trading.strategy_runner import StrategyRunner
 
 # Of real time: a market that runs faster is not polled more often.
 POLL_SECONDS = 10.0
-# While an exit or a stop is between two steps. Kraken's lists may be this late.
+# Of real time: how soon a pause or a halt is applied.
+CONTROLS_POLL_SECONDS = 1.0
+# While an exit, a stop or a cancel is between two steps. Kraken's lists may be this late.
 PENDING_STEP_POLL_SECONDS = 3.0
 # A candle that has just ended is requested a moment later, so that it is closed by Kraken's clock too.
 CANDLE_GRACE_SECONDS = 1.0
@@ -167,6 +169,9 @@ class Trader:
         # An exit or a stop is between two steps; an entry waits for room on the rate counter.
         self._is_exit_pending = False
         self._is_entry_pending = False
+        # A resting entry that a pause or a halt has to cancel may be left.
+        self._is_cancel_pending = False
+        self._applied_controls = (False, False)
         self._is_equity_due = False
         self._symbols: tuple[str, ...] = ()
         self._quote = ""
@@ -204,7 +209,7 @@ class Trader:
     def shutdown(self) -> None:
         """Disarm the switch, cancel resting entries (a setting); also from another thread, while `run` hangs."""
         self._dead_man_switch.stop()
-        if self._settings.cancel_entries_on_stop:
+        if self._settings.cancel_entries_on_stop or self._controls.forbid_resting_entries():
             self._executor.cancel_entries()
 
     def _loop(self) -> str:
@@ -257,10 +262,11 @@ class Trader:
         self._reconcile_startup()
         if self._stop.is_set():
             return
+        # Before the orders and the market's data are read: a halt does not depend on them.
+        errors.append(_catch_transient_error(self._apply_controls))
         self._reconcile()
         self._feed.refresh_status()
         errors.append(_catch_transient_error(self._refresh_dead_man_switch))
-        errors.append(_catch_transient_error(lambda: self._executor.apply_controls(self._controls)))
         self._trade_pairs()
         self._complete_cycle()
         for error in filter(None, errors):
@@ -296,8 +302,12 @@ class Trader:
         # A jump of a replay is not a time in which the bot failed to renew the switch.
         if not self._clock.is_replaying:
             self._dead_man_switch.refresh(
-                "the kill switch is on" if self._controls.is_halted() else self._feed.blocked_reason()
+                "the bot is halted" if self._controls.is_halted() else self._feed.blocked_reason()
             )
+
+    def _apply_controls(self) -> None:
+        self._applied_controls = self._controls.read()
+        self._is_cancel_pending = not self._executor.apply_controls(self._controls)
 
     def _trade_pairs(self) -> None:
         """Let every pair have its turn: first the exits and stops of all, then the entries."""
@@ -357,11 +367,14 @@ class Trader:
                 # A pending entry need not be polled as often as a pending exit.
                 if self._executor.order_tracker.book.holding(symbol).quantity > 0:
                     self._is_exit_pending = True
-                return False
-            self._decided_candles[symbol] = candle.time_seconds
-            self._is_equity_due = True
-            if self._executor.order_tracker.has_unread_orders(symbol):
-                yield Pause.FOLLOW_UP
+                # While an exit waits for the end of a halt, the position needs its stop.
+                if not self._controls.is_halted():
+                    return False
+            else:
+                self._decided_candles[symbol] = candle.time_seconds
+                self._is_equity_due = True
+                if self._executor.order_tracker.has_unread_orders(symbol):
+                    yield Pause.FOLLOW_UP
         if not (yield from self._position_manager.protect_position(partial(self._build_risk_state, symbol, candle))):
             self._is_exit_pending = True
         return True
@@ -450,22 +463,33 @@ class Trader:
         elif not self._clock.is_replaying:
             query_seconds = self._broker.next_query_seconds()
             wait_seconds = min(POLL_SECONDS * self._clock.speed, self._dead_man_switch.due_seconds - now)
-            if self._is_exit_pending or self._is_entry_pending:
+            if self._is_exit_pending or self._is_entry_pending or self._is_cancel_pending:
                 wait_seconds = min(wait_seconds, PENDING_STEP_POLL_SECONDS)
             if query_seconds is not None:
                 wait_seconds = min(wait_seconds, query_seconds)
             wake_at_seconds = min(wake_at_seconds, self._clock.now() + wait_seconds)
-        wait_seconds = (wake_at_seconds - self._clock.now()) / self._clock.speed
         back_offs = [back_off for back_off in self._pair_back_offs.values() if back_off.error]
         retry_seconds = min((back_off.remaining_seconds for back_off in back_offs), default=None)
+        wait_seconds = (wake_at_seconds - self._clock.now()) / self._clock.speed
         # A replay would jump over the candles of a pair that waits.
         if retry_seconds is not None and (self._clock.is_replaying or retry_seconds < wait_seconds):
             wait_seconds = retry_seconds
             self._stop.wait(retry_seconds)
         else:
-            self._clock.wait_until(wake_at_seconds, self._stop)
+            wait_seconds = self._wait_until(wake_at_seconds)
         for back_off in back_offs:
             back_off.pass_time(wait_seconds)
+
+    def _wait_until(self, wake_at_seconds: float) -> float:
+        """Wait; in real time, only until a control changes, which is applied at once. Return the seconds waited."""
+        wait_seconds = (wake_at_seconds - self._clock.now()) / self._clock.speed
+        steps = 0 if self._clock.is_replaying else int(wait_seconds / CONTROLS_POLL_SECONDS)
+        for step in range(1, steps + 1):
+            self._clock.wait(CONTROLS_POLL_SECONDS * self._clock.speed, self._stop)
+            if self._stop.is_set() or self._controls.read() != self._applied_controls:
+                return step * CONTROLS_POLL_SECONDS
+        self._clock.wait_until(wake_at_seconds, self._stop)
+        return wait_seconds
 
     def _back_off(self, problem: BotError) -> None:
         self._decision_log.record_once("cycle", type(problem).__name__, Event.CYCLE_FAILED, error=problem)

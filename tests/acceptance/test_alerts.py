@@ -15,10 +15,10 @@ import pytest
 from bot import broker_manager
 from bot.app import alert_queue
 from bot.app.alerts import Alerts
+from bot.app.control_files import ENTRIES_PAUSED_FILE_NAME, ControlFiles, create_control_file
 from bot.base.errors import BotError, OrderOutcomeUnknownError
 from bot.base.event_catalog import Event
 from bot.base.events import Fields, subscribe
-from bot.dashboard.server import stop_entries
 from bot.kraken import nonce_recovery
 from bot.nonce import leader_election
 from bot.nonce.leader_election import LeaderElection
@@ -201,7 +201,7 @@ def test_leader_change_is_reported(
 
 
 def test_running_bot_sends_alerts_and_heartbeats(state: Path) -> None:
-    """A bot that starts under the kill switch alerts its webhook, requests the heartbeat URL, ends in time on a signal
+    """A bot that starts halted alerts its webhook, requests the heartbeat URL, ends in time on a signal
     although the webhook hangs, and prints neither URL."""
     with Webhook() as hook, Webhook() as heartbeat_hook, local_kraken(state) as kraken:
         state.mkdir()
@@ -209,7 +209,7 @@ def test_running_bot_sends_alerts_and_heartbeats(state: Path) -> None:
         settings = kraken.settings(ALERT_WEBHOOK_URL=hook.telegram_url, HEARTBEAT_URL=heartbeat_hook.url)
         with running(settings=settings, until="nothing to do") as bot:
             text = hook.next_request().body["text"]
-            assert re.match(r"\[live bot .*\] kill switch at .*\nThe kill switch is on: no order is sent\.$", text)
+            assert re.match(r"\[live bot .*\] halted at .*\nHalted: ", text)
             assert heartbeat_hook.next_request().method == "GET"
             hook.responses = [hook.hang]
             kraken.simulator.faults.fire_next("spurious_nonce", "BalanceEx")
@@ -228,9 +228,12 @@ def test_supervised_bot_reports_why_it_does_not_trade(state: Path) -> None:
     assert "EAPI:Invalid key" in body["text"]
 
 
-def test_stopped_entries_are_reported(event_queue: EmittedEvents, tmp_path: Path) -> None:
-    """Stopping entries from the dashboard emits ENTRIES_STOPPED."""
-    stop_entries(tmp_path)
+def test_paused_entries_are_reported(event_queue: EmittedEvents, tmp_path: Path) -> None:
+    """Pausing entries emits ENTRIES_PAUSED, once and as an alert."""
+    control_files = ControlFiles(tmp_path)
+    create_control_file(tmp_path, ENTRIES_PAUSED_FILE_NAME)
+    assert [control_files.entries_paused() for _ in range(2)] == [True, True]
     (emitted,) = drain_events(event_queue)
-    assert emitted.event is Event.ENTRIES_STOPPED
+    assert emitted.event is Event.ENTRIES_PAUSED
+    assert emitted.event.alert
     assert "python main.py resume" in emitted.text

@@ -91,7 +91,7 @@ def sample_pages() -> dict[str, str]:
     failing = full_status(
         mode="live",
         state="waiting",
-        entries="stopped",
+        entries="paused",
         reason=f"Kraken does not answer {LONG}",
         unknown_orders=[order_row(cl_ord_id=LONG, unknown_seconds=75, reason=LONG)],
         open_orders=[order_row(txid=LONG, volume="123456789.12345678", price="98765432.1234")],
@@ -183,11 +183,11 @@ def test_updates_preserve_user_interaction(browser: Browser, url: str) -> None:
             page,
             url,
             bot_page.render_page(full_status(), csrf="x"),
-            update=bot_page.render_live(full_status(mode="live", entries="stopped")),
+            update=bot_page.render_live(full_status(mode="live", entries="paused")),
         )
         expect(page.get_by_role("heading", level=1)).to_have_text("LIVE")
         expect(page).to_have_title("LIVE 10,012.35 USD")
-        expect(page.get_by_text("Entries are stopped.")).to_be_visible()
+        expect(page.get_by_text("Entries are paused.")).to_be_visible()
         fills = page.locator("#more-fills")
         fills.locator("summary").click()
         page.evaluate("log.scrollTo(0, -300)")
@@ -293,16 +293,16 @@ def test_dark_and_light_have_enough_contrast(browser: Browser, url: str) -> None
 
 
 def test_stop_requires_confirmation(browser: Browser, bot: BotProcess, url: str, session: StorageState) -> None:
-    """Without the checkbox nothing is sent; with it entries are stopped, and the page shows that from then on."""
+    """Without the checkbox nothing is sent; with it entries are paused, and the page shows that from then on."""
     with visit(browser, url, viewport=PHONE, storage_state=session) as visitor:
-        stop = visitor.page.get_by_role("button", name="Stop entries")
+        stop = visitor.page.get_by_role("button", name="Pause entries")
         stop.click()
         checkbox = visitor.page.get_by_label("Yes, open nothing new")
         assert checkbox.evaluate("checkbox => checkbox.validity.valueMissing")
         assert f"{url}stop" not in visitor.requests
         checkbox.check()
         stop.click()
-        expect(visitor.page.get_by_text("Entries are stopped.")).to_be_visible()
+        expect(visitor.page.get_by_text("Entries are paused.")).to_be_visible()
         expect(stop).to_be_hidden()
         assert visitor.requests.count(f"{url}stop") == 1
         assert visitor.page.url == url

@@ -24,6 +24,8 @@ NO_SETTINGS: dict[str, str] = {}
 COMMAND_LINES = {
     "run": "run",
     "status": "status",
+    "pause": "pause",
+    "halt": "halt",
     "resume": "resume",
     "check": "check",
     "nonce": "nonce show",
@@ -95,7 +97,7 @@ def test_state_of_a_former_version_is_moved_by_the_named_command(program: Path, 
 
 
 def test_every_command_refuses_state_of_a_former_version(program: Path) -> None:
-    """Each command ends with exit code 2 and the `mv` while the kill switch is at its former place."""
+    """Each command ends with exit code 2 and the `mv` while a halt is at its former place."""
     assert set(COMMAND_LINES) == set(COMMANDS) - {"simulator"}
     (program / "bot" / "halt").touch()
     for line in COMMAND_LINES.values():
@@ -124,18 +126,18 @@ def test_what_is_in_both_places_is_moved_aside(program: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["bot", "state"])
-def test_the_kill_switch_counts_under_both_places(program: Path, folder: str) -> None:
+def test_a_halt_counts_under_both_places(program: Path, folder: str) -> None:
     """A running bot sends no order from the moment that `halt` is in `state/` or at its former place."""
     with trading_kraken(program) as kraken:
         settings = kraken.settings(STATE_DIR="", TIMEFRAME="1m")
         with running(settings=settings, until="filled: ", program=program) as bot:
             (program / folder / "halt").touch()
-            bot.wait_for("The kill switch is on")
+            bot.wait_for("^Halted: ")
             placed = kraken.request_methods.count("AddOrder")
-            bot.wait_for(r"(entry|exit) refused \(kill switch\)")
+            bot.wait_for(r"(entry|exit) refused \(halted\)")
             assert kraken.request_methods.count("AddOrder") == placed
             (program / folder / "halt").unlink()
-            bot.wait_for("The kill switch is off")
+            bot.wait_for("^The halt is lifted")
 
 
 def test_a_bot_of_the_former_version_keeps_a_new_one_out(program: Path, tmp_path: Path) -> None:

@@ -220,11 +220,11 @@ def test_a_nonce_file_far_ahead_stops_the_start(state: Path) -> None:
 
 
 def test_halt_mode_sends_no_order(state: Path) -> None:
-    """In halt mode a signal is refused by the kill switch, and no order is sent."""
+    """In halt mode a signal is refused, and no order is sent."""
     with local_kraken(state, FILLING) as kraken:
         bot = run("--cycles", "1", settings=kraken.settings(TRADING_MODE="halt"))
         assert bot.lines[0].startswith("HALTED")
-        assert "entry refused (kill switch)" in bot.text
+        assert "entry refused (halted)" in bot.text
         assert "AddOrder" not in kraken.request_methods
 
 
@@ -239,26 +239,26 @@ def test_halt_mode_does_not_cancel_resting_entries(state: Path) -> None:
         assert "CancelOrder" in kraken.request_methods
 
 
-def test_the_halt_file_is_the_kill_switch(state: Path) -> None:
+def test_the_halt_file_halts_the_bot(state: Path) -> None:
     """With a file named halt in the state folder no order is sent; without it the same signal is traded."""
     state.mkdir()
     (state / "halt").touch()
     with local_kraken(state, RESTING) as kraken:
         bot = run("--cycles", "1", settings=kraken.settings())
-        assert "entry refused (kill switch)" in bot.text
+        assert "entry refused (halted)" in bot.text
         assert "AddOrder" not in kraken.request_methods
         (state / "halt").unlink()
         run("--cycles", "1", settings=kraken.settings())
         assert kraken.request_methods.count("AddOrder") == 1
 
 
-def test_the_kill_switch_works_while_the_bot_runs(state: Path) -> None:
+def test_a_halt_works_while_the_bot_runs(state: Path) -> None:
     """While the halt file exists no order is sent, not even an exit; without the file trading continues."""
     with trading_kraken(state) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
         (state / "halt").touch()
-        bot.wait_for(r"exit refused \(kill switch\)")
+        bot.wait_for(r"exit refused \(halted\)")
         sent_count = kraken.request_methods.count("AddOrder")
-        bot.wait_for(r"exit refused \(kill switch\)", times=3)
+        bot.wait_for(r"exit refused \(halted\)", times=3)
         assert kraken.request_methods.count("AddOrder") == sent_count
         (state / "halt").unlink()
         bot.wait_for("exit: sell .* accepted as")

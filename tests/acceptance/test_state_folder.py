@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.app.session import ENTRIES_STOPPED_FILE_NAME
+from bot.app.control_files import ENTRIES_PAUSED_FILE_NAME, create_control_file
 from bot.base.paths import journal_file_path, key_file_path
 from bot.base.shared_json import SharedJson
-from bot.dashboard.server import stop_entries
 from bot.kraken.breaker_file import BreakerFile
 from bot.nonce.file_store import FileStore
 from bot.nonce.local_lock import Priority, RequestLock
@@ -161,11 +160,11 @@ def test_symlinks_are_not_followed(state: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(20)
-def test_stop_entries_does_not_block(tmp_path: Path) -> None:
-    """With a FIFO in place of the file that stops entries, stop_entries raises OSError at once."""
-    os.mkfifo(tmp_path / ENTRIES_STOPPED_FILE_NAME)
-    with pytest.raises(OSError, match=ENTRIES_STOPPED_FILE_NAME):
-        stop_entries(tmp_path)
+def test_pausing_entries_does_not_block(tmp_path: Path) -> None:
+    """With a FIFO in place of the file that pauses entries, its creation raises OSError at once."""
+    os.mkfifo(tmp_path / ENTRIES_PAUSED_FILE_NAME)
+    with pytest.raises(OSError, match=ENTRIES_PAUSED_FILE_NAME):
+        create_control_file(tmp_path, ENTRIES_PAUSED_FILE_NAME)
 
 
 def test_a_link_in_place_of_the_paper_account_is_refused(state: Path, tmp_path: Path) -> None:

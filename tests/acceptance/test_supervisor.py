@@ -274,8 +274,8 @@ def test_status_reports_a_missing_status_token(state: Path) -> None:
         assert bot.stop() == 0
 
 
-def post_stop_entries(dashboard: DashboardClient, confirm: str = "stop") -> int:
-    """Submit the dashboard's form to stop entries; return the status of the response."""
+def post_pause_entries(dashboard: DashboardClient, confirm: str = "stop") -> int:
+    """Submit the dashboard's form to pause entries; return the status of the response."""
     csrf = re.search(r'name="csrf" value="([^"]+)"', dashboard.get("/")[1])
     assert csrf
     connection = http.client.HTTPConnection("127.0.0.1", dashboard.port, timeout=10)
@@ -287,25 +287,25 @@ def post_stop_entries(dashboard: DashboardClient, confirm: str = "stop") -> int:
     return status
 
 
-def test_the_dashboard_stop_blocks_entries_until_resume(state: Path) -> None:
-    """Entries stopped from the dashboard stay stopped after a restart, and a resting one is canceled; `resume` allows
-    them again. Without the confirmation nothing happens."""
+def test_the_dashboard_pauses_entries_until_resume(state: Path) -> None:
+    """Entries paused on the dashboard stay paused after a restart, and a resting one is canceled; `resume` ends the
+    pause. Without the confirmation nothing happens."""
     # Short candles: the bot runs a cycle after each, and not only every ten seconds.
     closes = (*RESTING, *(RESTING[-1:] * 300))
     with local_kraken(state, closes, candle_seconds=60, timeframe="1m") as kraken:
         with running_service(kraken.settings(ENTRY_TTL_SECONDS="86400"), "accepted as") as (bot, dashboard):
-            assert post_stop_entries(dashboard, confirm="") == 400
+            assert post_pause_entries(dashboard, confirm="") == 400
             assert dashboard.snapshot()["entries"] == "open"
-            assert post_stop_entries(dashboard) == 303
-            bot.wait_for("Entries are stopped")
+            assert post_pause_entries(dashboard) == 303
+            bot.wait_for("Entries are paused")
             bot.wait_for("canceled: buy")
-            assert dashboard.snapshot()["entries"] == "stopped"
+            assert dashboard.snapshot()["entries"] == "paused"
             assert kraken.open_orders() == []
             assert bot.stop() == 0
-        with running_service(kraken.settings(), "Entries are stopped") as (bot, dashboard):
-            assert dashboard.snapshot()["entries"] == "stopped"
-            assert run("resume", settings=kraken.settings()).lines == ["Entries go on."]
-            bot.wait_for("Entries are allowed again")
+        with running_service(kraken.settings(), "Entries are paused") as (bot, dashboard):
+            assert dashboard.snapshot()["entries"] == "paused"
+            assert run("resume", settings=kraken.settings()).lines == ["Entries are no longer paused."]
+            bot.wait_for("Entries are no longer paused")
             assert bot.stop() == 0
-        assert run("resume", settings=kraken.settings()).lines == [f"Entries were not stopped in {state}."]
+        assert run("resume", settings=kraken.settings()).lines == [f"Entries were not paused in {state}."]
         assert kraken.request_methods.count("AddOrder") == 1

@@ -35,6 +35,7 @@ EXTERNAL_QUANTITY = 100
 EXIT = ExitPosition(Decimal(99))
 PROTECT = ProtectPosition(Decimal(90))
 PROTECT_HIGHER = ProtectPosition(Decimal(95))
+ONLY_ADD = ProtectPosition(Decimal(95), only_add=True)
 
 
 @dataclass(frozen=True, slots=True, order=True)

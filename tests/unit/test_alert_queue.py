@@ -30,11 +30,11 @@ def test_each_event_is_sent_at_most_once_a_minute() -> None:
     alert_queue.mark_sent(first, 100.0)
     alert_queue.put(Alert.REFUSED_NONCE, "second", NOON + 1)
     assert alert_queue.due_seconds() == 160.0
-    alert_queue.put(Alert.KILL_SWITCH, "on", NOON + 2)
+    alert_queue.put(Alert.HALTED, "on", NOON + 2)
     assert alert_queue.due_seconds() == -math.inf
-    kill_switch = take_message(alert_queue)
-    assert kill_switch.alert is Alert.KILL_SWITCH
-    alert_queue.mark_sent(kill_switch, 101.0)
+    halted = take_message(alert_queue)
+    assert halted.alert is Alert.HALTED
+    alert_queue.mark_sent(halted, 101.0)
     assert (alert_queue.due_seconds(), take_message(alert_queue).texts) == (160.0, ("second",))
 
 
@@ -52,8 +52,8 @@ def test_queued_events_merge_into_one_message() -> None:
 
 def test_single_event_has_no_count() -> None:
     """A single event is reported with its time and without a count."""
-    message = Message(Alert.KILL_SWITCH, ("No order is sent.",), 1, NOON)
-    assert message.render("bot") == "[bot] kill switch at 2026-11-22T12:00:00Z\nNo order is sent."
+    message = Message(Alert.HALTED, ("No order is sent.",), 1, NOON)
+    assert message.render("bot") == "[bot] halted at 2026-11-22T12:00:00Z\nNo order is sent."
 
 
 def test_message_fits_every_chat_limit() -> None:
@@ -89,7 +89,7 @@ def test_retry_after_is_respected() -> None:
     for retry_after_seconds, wait_seconds in ((41.0, 41.0), (1_000_000.0, 3600.0)):
         alert_queue.put(Alert.CIRCUIT_BREAKER, "open", NOON)
         alert_queue.mark_failed(take_message(alert_queue), 0.0, retry_after_seconds)
-        alert_queue.put(Alert.KILL_SWITCH, "on", NOON)
+        alert_queue.put(Alert.HALTED, "on", NOON)
         assert alert_queue.due_seconds() == wait_seconds
 
 

@@ -262,7 +262,7 @@ def test_burst_of_events_does_not_block_callers() -> None:
     with Webhook() as hook:
         hook.responses = [hook.hang]
         with open_alerts(hook.url):
-            emit(Event.KILL_SWITCH_TURNED_ON)
+            emit(Event.BOT_HALTED)
             hook.next_request()
             for number in range(10_000):
                 refuse_nonce(number)

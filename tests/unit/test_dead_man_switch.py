@@ -212,11 +212,34 @@ def test_a_switch_left_armed_by_a_previous_run_does_not_fire_during_start_up_rec
     assert sent[:2] == [(0, 241.0), (60, 377.0)]
 
 
-def test_the_kill_switch_keeps_it_off() -> None:
-    """With the kill switch on, it is not armed in five cycles."""
+def test_a_halt_keeps_it_off() -> None:
+    """While the bot is halted, it is not armed in five cycles."""
     broker, clock = live_market()
     run_trader(broker, clock, ScriptedStrategy({}), max_cycles=5, dead_man_switch_seconds=30, is_halted=lambda: True)
     assert "switch 30" not in broker.calls
+
+
+def test_a_halt_disarms_it_at_once() -> None:
+    """Armed for 60 s at 241 s and due again at 261 s, it is disarmed in the cycle after a halt at 244 s, and once."""
+    broker, clock = live_market()
+    arm, sent = broker.arm_dead_man_switch, []
+
+    def recording_arm(timeout_seconds: int) -> None:
+        sent.append((timeout_seconds, broker.now()))
+        arm(timeout_seconds)
+
+    broker.arm_dead_man_switch = recording_arm  # type: ignore[method-assign]
+    run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({}),
+        max_cycles=3,
+        dead_man_switch_seconds=60,
+        is_halted=lambda: clock.now() >= 244.0,
+    )
+    assert sent[1] == (60, 241.0)
+    assert sent[2][0] == 0
+    assert sent[2][1] <= 245.0
 
 
 def test_it_is_not_armed_in_a_replay() -> None:

@@ -283,10 +283,10 @@ def test_edge_trigger_emits_once_per_transition(event_log: EventLog) -> None:
     """An edge trigger returns the value of its condition and emits when it changes to true and back to false."""
     states = [False, False, True, True, False, False, True]
     remaining = iter(states)
-    poll = edge_trigger(lambda: next(remaining), Event.KILL_SWITCH_TURNED_ON, Event.KILL_SWITCH_TURNED_OFF)
+    poll = edge_trigger(lambda: next(remaining), Event.BOT_HALTED, Event.HALT_LIFTED)
     assert [poll() for _ in states] == states
     assert event_log.events == [
-        Event.KILL_SWITCH_TURNED_ON,
-        Event.KILL_SWITCH_TURNED_OFF,
-        Event.KILL_SWITCH_TURNED_ON,
+        Event.BOT_HALTED,
+        Event.HALT_LIFTED,
+        Event.BOT_HALTED,
     ]

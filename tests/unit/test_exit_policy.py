@@ -24,10 +24,12 @@ from bot.trading.exit_policy import (
 from tests.unit.exit_model import (
     EXIT,
     MINIMUM,
+    ONLY_ADD,
     PROTECT,
     PROTECT_HIGHER,
     ModelBot,
     ModelState,
+    decide,
     is_bad,
     quiesce,
     search,
@@ -52,6 +54,8 @@ PROTECTED = replace(PAIR_STATE, free_quantity=Decimal(0), working_orders=(STOP,)
 # One stop for everything, with a moving price; and several stops, with at most three of five coins in one stop.
 ONE_STOP = ModelBot((EXIT, PROTECT, PROTECT_HIGHER), max_stop_quantity=9)
 PARTS = ModelBot((EXIT, PROTECT), max_stop_quantity=3)
+# A bot that is halted from time to time, in all its states.
+HALTED = ModelBot((EXIT, PROTECT, ONLY_ADD), max_stop_quantity=9)
 
 
 def with_stops(*quantities: str, **fields: object) -> PairState:
@@ -201,6 +205,21 @@ def test_fills_and_crashes_between_steps_never_sell_more_than_is_held(bot: Model
             assert _is_goal_reached(end, goal, bot), f"{goal} ends as {end} by {steps}\n{trace(reached, reached_state)}"
 
 
+def test_a_halt_between_steps_cancels_nothing_and_never_sells_more_than_is_held() -> None:
+    """A bot that may be halted at any time never sells more than it holds; halted, it cancels and sells nothing in
+    any state, and leaves less than the minimum without a stop."""
+    reached = search(HALTED)
+    bad = [state for state in reached if is_bad(state)]
+    assert not bad, trace(reached, bad[0])
+    for state in reached:
+        step = decide(state, ONLY_ADD, HALTED)
+        assert isinstance(step, PlaceStop | Wait | Done), f"{step}\n{trace(reached, state)}"
+    for quiet_state in {quiesce(state) for state in reached}:
+        end, steps = steps_until_done(quiet_state, ONLY_ADD, HALTED, exit_fills=99)
+        assert Done() in steps[:3]
+        assert end.held - end.committed < MINIMUM
+
+
 def _is_goal_reached(state: ModelState, goal: object, bot: ModelBot) -> bool:
     stops = [order for order in state.orders if order.role == OrderRole.STOP.value]
     entries = [order for order in state.orders if order.role == OrderRole.ENTRY.value]
@@ -243,8 +262,11 @@ def _ignore_stops(state: PairState) -> PairState:
     )
 
 
+@pytest.mark.parametrize("bot", [ONE_STOP, HALTED], ids=["one stop", "halted"])
 @pytest.mark.parametrize("filter_state", [_ignore_unlisted_orders, _ignore_unknown_order, _ignore_stops])
-def test_ignoring_any_part_of_the_pair_state_sells_coins_twice(filter_state: Callable[[PairState], PairState]) -> None:
+def test_ignoring_any_part_of_the_pair_state_sells_coins_twice(
+    filter_state: Callable[[PairState], PairState], bot: ModelBot
+) -> None:
     """A bot that treats an unlisted order as closed, an unknown order as not placed, or ignores its stops sells coins
     twice."""
-    assert any(map(is_bad, search(replace(ONE_STOP, filter_state=filter_state))))
+    assert any(map(is_bad, search(replace(bot, filter_state=filter_state))))

@@ -38,13 +38,13 @@ ENTRY = OrderRequest("BTC/USD", Side.BUY, Decimal(10), Decimal(10), "entry", 9_9
 EXIT = OrderRequest("BTC/USD", Side.SELL, Decimal(5), None, "exit", 9_900, "the test")
 
 BLOCKS_ALL_ORDERS: dict[str, dict[str, object]] = {
-    "kill switch": {"is_halted": True},
+    "halted": {"is_halted": True},
     "trading status": {"status": SystemStatus("maintenance", 9_990.0)},
     "stale prices": {"closed_seconds": 9_879.0},
     "unresolved order": {"unresolved_order": "X, sent 3 s ago, was not answered"},
 }
 BLOCKS_ENTRIES: dict[str, dict[str, object]] = {
-    "entries stopped": {"entries_stopped": True},
+    "entries paused": {"entries_paused": True},
     "stopping": {"is_stopping": True},
     "history": {"is_history_loaded": False},
     "position value": {"committed_quantity": Decimal("10.01")},
@@ -68,7 +68,7 @@ def test_orders_within_the_limits_are_allowed(order: OrderRequest) -> None:
 
 @pytest.mark.parametrize("order", [ENTRY, EXIT], ids=["entry", "exit"])
 @pytest.mark.parametrize("rule", BLOCKS_ALL_ORDERS)
-def test_unknown_conditions_and_the_kill_switch_refuse_every_order(rule: str, order: OrderRequest) -> None:
+def test_unknown_conditions_and_a_halt_refuse_every_order(rule: str, order: OrderRequest) -> None:
     """Entries and exits are both refused, by this rule."""
     assert refusing_rules(order, **BLOCKS_ALL_ORDERS[rule]) == [rule]
 
@@ -105,9 +105,11 @@ def test_a_pair_without_a_status_is_traded() -> None:
 
 
 def test_a_stop_is_refused_when_it_could_not_rest() -> None:
-    """The kill switch, any status but online, and a quantity above the held one refuse a stop; nothing else does."""
+    """A bot that only watches, any status but online, and a quantity above the held one refuse a stop; nothing else
+    does, not even a halt."""
     stop = replace(EXIT, kind="stop", price=Decimal(9))
-    assert refusing_rules(stop, is_halted=True) == ["kill switch"]
+    assert refusing_rules(stop, is_halted=True, is_watching=True) == ["halted"]
+    assert refusing_rules(stop, is_halted=True) == []
     for status in ("maintenance", "cancel_only", "post_only", "limit_only", "reduce_only"):
         assert refusing_rules(stop, pair_status=status) == ["trading status"]
     assert refusing_rules(stop, held_quantity=Decimal("4.9")) == ["managed position"]

@@ -154,8 +154,8 @@ def test_a_repeated_refusal_is_logged_once_in_a_replay() -> None:
     decisions = {60 * index: buy("1") for index in (3, 4, 5)}
     _, event_log = run_trader(broker, clock, ScriptedStrategy(decisions), is_halted=lambda: True)
     (refusal,) = event_log.of(Event.ORDER_REFUSED_BY_RISK)
-    assert (refusal["rule"], refusal["replay"]) == ("kill switch", True)
-    assert refusal.text == "BTC/USD 100  entry refused (kill switch): the kill switch is on: no order is sent"
+    assert (refusal["rule"], refusal["replay"]) == ("halted", True)
+    assert refusal.text == "BTC/USD 100  entry refused (halted): no order is sent until `python main.py resume --halt`"
 
 
 def test_an_entry_expires_after_one_candle_and_a_minute() -> None:

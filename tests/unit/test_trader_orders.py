@@ -247,17 +247,16 @@ def test_an_exit_cancels_its_entry_first_and_sells_the_filled_quantity() -> None
     assert broker.orders["O1"].status is OrderStatus.CANCELED
 
 
-def test_an_exit_blocked_by_the_kill_switch_is_sent_in_its_candle_once_the_switch_is_off() -> None:
-    """Refused in the first cycle and logged once, the exit is sent in the third, with the client order id of its
+def test_an_exit_blocked_by_a_halt_is_sent_in_its_candle_once_the_halt_is_lifted() -> None:
+    """Refused while the bot is halted and logged once, the exit is sent after that, with the client order id of its
     candle."""
     broker, clock = live_market(361.0)
     hold_one(broker)
-    answers = iter([True, True])
     _, event_log = run_trader(
-        broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=4, is_halted=lambda: next(answers, False)
+        broker, clock, ScriptedStrategy({300: sell_all}), max_cycles=4, is_halted=lambda: clock.now() < 366.0
     )
     assert broker.sent_ids == [EXIT_ID]
-    assert event_log.of(Event.ORDER_REFUSED_BY_RISK).values("kind", "rule") == [("exit", "kill switch")]
+    assert event_log.of(Event.ORDER_REFUSED_BY_RISK).values("kind", "rule") == [("exit", "halted")]
 
 
 def test_a_position_above_max_order_value_is_sold_in_parts() -> None:

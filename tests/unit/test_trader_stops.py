@@ -235,16 +235,62 @@ def test_another_entry_that_fills_moves_the_stop() -> None:
     assert [order.status for order in stops(broker)] == [OrderStatus.CANCELED, OrderStatus.OPEN]
 
 
-def test_under_the_kill_switch_no_stop_is_placed_or_canceled() -> None:
-    """With the kill switch on, no stop is placed, and one at another percentage stays."""
+def test_a_bot_that_only_watches_places_and_cancels_no_stop() -> None:
+    """In the trading mode halt, no stop is placed, and one at another percentage stays."""
     broker, clock = holding_one()
+    _, event_log = run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({}),
+        stop_loss_percent=TEN,
+        max_cycles=3,
+        is_halted=lambda: True,
+        is_watching=True,
+    )
+    assert broker.sent_ids == []
+    assert event_log.of(Event.STOP_REFUSED_BY_RISK).values("rule") == ["halted"]
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=Decimal(20), max_cycles=3, is_halted=lambda: True)
+    assert open_stops(broker) == [("1", "90.0")]
+
+
+def test_a_halted_bot_places_the_missing_stop_and_no_exit() -> None:
+    """A halted bot that holds a coin without a stop places the stop, and not the exit that the strategy requests."""
+    broker, clock = holding_one()
+    run_trader(
+        broker,
+        clock,
+        ScriptedStrategy({300: sell_all}),
+        stop_loss_percent=TEN,
+        max_cycles=3,
+        is_halted=lambda: True,
+    )
+    assert broker.sent_ids == [STOP_ID]
+    assert open_stops(broker) == [("1", "90.0")]
+
+
+def test_a_halted_bot_adds_to_its_stops_and_cancels_none() -> None:
+    """A halted bot that holds two coins under a stop for one at 90 keeps it and adds a stop for the other one."""
+    broker, clock = holding_one()
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
+    broker.orders["B2"] = make_order("B2", Side.BUY, "1", "100", volume=Decimal(1), closed_seconds=clock.now())
+    broker.totals["BTC"] += 1
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=Decimal(20), max_cycles=3, is_halted=lambda: True)
+    assert open_stops(broker) == [("1", "90.0"), ("1", "80.0")]
+    assert "cancel_order" not in broker.calls
+
+
+def test_a_halted_bot_places_no_stop_that_would_sell_at_once() -> None:
+    """With a trigger of 90 and a price of 90, a halted bot places no stop, which is said and alerted once; in a run
+    that is not halted, it places the stop."""
+    broker, clock = holding_one()
+    broker.get_current_price = lambda symbol: Decimal(90)  # type: ignore[method-assign]
     _, event_log = run_trader(
         broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3, is_halted=lambda: True
     )
     assert broker.sent_ids == []
-    assert event_log.of(Event.STOP_REFUSED_BY_RISK).values("rule") == ["kill switch"]
-    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
-    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=Decimal(20), max_cycles=3, is_halted=lambda: True)
+    assert event_log.of(Event.STOP_BEYOND_TRIGGER).alerts.values("volume", "close", "price") == [(1, 90, 90)]
+    run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3)
     assert open_stops(broker) == [("1", "90.0")]
 
 
