@@ -359,15 +359,13 @@ class FakeBroker:
         self.totals[quote] -= sign * cost + cost * self.fee_rate
 
     def cancel_order(self, txid: str, symbol: str | None = None) -> bool:
-        if txid not in self.orders:
-            # Kraken: EOrder:Unknown order
-            return False
-        assert symbol == self.orders[txid].symbol
+        order = self.orders.get(txid)
+        assert order is None or symbol == order.symbol
         self._call("cancel_order")
-        was_open = self.orders[txid].status is OrderStatus.OPEN
-        if was_open:
-            self.orders[txid] = replace(self.orders[txid], status=OrderStatus.CANCELED, closed_seconds=self.now())
-        return was_open
+        if order is None or order.status is not OrderStatus.OPEN:
+            return False
+        self.orders[txid] = replace(order, status=OrderStatus.CANCELED, closed_seconds=self.now())
+        return True
 
     def arm_dead_man_switch(self, timeout_seconds: int) -> None:
         self._call(f"switch {timeout_seconds}")
