@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +11,13 @@ from decimal import Context, Decimal
 from bot import broker_manager
 from bot.app.instance_lock import InstanceLock, describe_owner, is_running
 from bot.app.nonce_report import check_store, format_last_nonce, format_leader, format_nonce_line
+from bot.app.reports import find_journal
 from bot.app.venue import fetch_kraken_clocks, live_clock, open_live_broker, preview_paper
 from bot.base import clock
 from bot.base.errors import BotError, NonceStoreError, SettingsError
-from bot.base.models import ZERO, Balance, Pair, common_quote
+from bot.base.event_catalog import Event
+from bot.base.events import render
+from bot.base.models import ZERO, Balance, Order, Pair, common_quote
 from bot.base.paths import journal_file_path
 from bot.base.timeframes import TIMEFRAMES, parse_timeframe
 from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
@@ -22,7 +26,11 @@ from bot.kraken.key_rules import EXPIRY_WARNING_DAYS, days_until_expiry, describ
 from bot.kraken.pairs import format_decimal
 from bot.nonce.file_store import open_file_store
 from bot.orders.journal import Journal
+from bot.orders.position import UntradedPair, build_positions, find_untraded_pairs, without_rests
 from bot.simulator.errors import SimulatorError
+from bot.simulator.instruments import known_instruments
+from bot.simulator.paper import paper_account_paths
+from bot.simulator.storage import read_balances
 from bot.trading.read_budget import max_pairs
 
 # Three digits of a share are enough.
@@ -79,6 +87,7 @@ def run_checks(settings: Settings) -> Iterator[CheckResult]:
         yield _run_check("mode", lambda: _check_paper(settings, account))
         yield from _check_sizes(settings, account)
         yield _run_check("nonce", lambda: _check_nonce(settings))
+        yield from _check_paper_accounts(settings)
         return
     clock_result = _check_clock(settings)
     yield clock_result
@@ -87,11 +96,11 @@ def run_checks(settings: Settings) -> Iterator[CheckResult]:
     if not clock_result.error:
         yield _run_check("pairs", lambda: _check_pairs(settings, account))
     # The balance comes with the key.
-    key_result = _check_key(settings, account)
+    account_results = _check_account(settings, account)
     if account.pairs:
         yield CheckResult("sizes", _format_sizes(settings, account), is_note=True)
     yield from _check_sizes(settings, account)
-    yield key_result
+    yield from account_results
 
 
 def _run_check(subject: str, check: Callable[[], str]) -> CheckResult:
@@ -254,15 +263,20 @@ def _check_sizes(settings: Settings, account: _Account) -> Iterator[CheckResult]
         yield CheckResult("sizes", f"{text}: an entry gets no more than that", is_warning=True)
 
 
-def _check_key(settings: Settings, account: _Account) -> CheckResult:
+def _check_account(settings: Settings, account: _Account) -> list[CheckResult]:
+    """Check the key, and what the bot has in pairs that PAIRS does not name; take over the free balance."""
     try:
         if settings.nonce_store and (leader_text := format_leader(settings)):
             # An instance that does not lead sends no private request.
-            return CheckResult("key", f"not checked: {leader_text}")
-        broker = _open_broker(settings)
-        balances = broker.connect()
+            return [CheckResult("key", f"not checked: {leader_text}")]
+        with contextlib.closing(_open_broker(settings)) as broker:
+            return [_check_key(broker, account), *_check_untraded_pairs(settings, broker)]
     except BotError as error:
-        return CheckResult("key", str(error), error)
+        return [CheckResult("key", str(error), error)]
+
+
+def _check_key(broker: KrakenBroker, account: _Account) -> CheckResult:
+    balances = broker.connect()
     if account.pairs:
         quote = account.pairs[0].quote
         account.free_balance = (balances.get(quote) or Balance(quote, ZERO, ZERO)).free
@@ -277,3 +291,55 @@ def _check_key(settings: Settings, account: _Account) -> CheckResult:
         f"may {', '.join(sorted(info.permissions))}",
     ]
     return CheckResult("key", ", ".join(facts), is_warning=days is not None and days <= EXPIRY_WARNING_DAYS)
+
+
+def _check_untraded_pairs(settings: Settings, broker: KrakenBroker) -> Iterator[CheckResult]:
+    """Tell of what the bot has in pairs that PAIRS does not name. Asks Kraken only where the journal has any."""
+    path = find_journal(broker_manager.NONCE_FILE, settings.api_key, is_paper=False)
+    if path is None:
+        return
+    try:
+        symbols = [broker.pair(name).symbol for name in settings.pairs]
+        with contextlib.closing(Journal(str(path))) as journal:
+            orders = list(filter(broker.is_own_order, journal.orders()))
+        book = build_positions(orders)
+        if not find_untraded_pairs(book, filter(_is_open, orders), symbols):
+            return
+        untraded = find_untraded_pairs(book, filter(broker.is_own_order, broker.get_open_orders()), symbols)
+        pairs = without_rests(untraded, broker, broker.get_account_balance())
+    except BotError as error:
+        yield CheckResult("positions", str(error), error)
+        return
+    yield from map(_untraded_result, pairs)
+
+
+def _check_paper_accounts(settings: Settings) -> Iterator[CheckResult]:
+    """Tell of a paper account without the quote currency of PAIRS, and of what it has in other pairs."""
+    timeframe_seconds = parse_timeframe(settings.timeframe)
+    try:
+        instruments = known_instruments(settings.pairs)
+        accounts = paper_account_paths(settings.pairs, settings.price_source, timeframe_seconds, settings.state_dir)
+        balances = [one for one in map(read_balances, accounts) if one]
+    except SimulatorError:
+        # A pair without built-in rules, or an account that a bot has open, which says it itself.
+        return
+    quote = instruments.pairs[0].quote
+    if balances and not any(one.get(quote.asset_id) for one in balances):
+        text = render(Event.PAPER_QUOTE_MISSING, {"quote": quote.altname})
+        yield CheckResult("account", text, is_warning=True)
+    path = find_journal(broker_manager.NONCE_FILE, settings.api_key, is_paper=True)
+    if path is not None:
+        with contextlib.closing(Journal(str(path))) as journal:
+            orders = journal.orders()
+        symbols = [pair.symbol for pair in instruments.pairs]
+        yield from map(
+            _untraded_result, find_untraded_pairs(build_positions(orders), filter(_is_open, orders), symbols)
+        )
+
+
+def _is_open(order: Order) -> bool:
+    return order.is_open
+
+
+def _untraded_result(pair: UntradedPair) -> CheckResult:
+    return CheckResult("positions", render(Event.UNTRADED_PAIR_FOUND, pair.event_fields()), is_warning=True)

@@ -91,8 +91,13 @@ def _hold_leadership(settings: Settings, broker: KrakenBroker, lifecycle: Lifecy
 
 def _trade(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None) -> Summary:
     lifecycle.set_state(LifecycleState.STARTING)
-    _emit_start(settings, venue, venue.broker.connect())
+    balances = venue.broker.connect()
+    _emit_start(settings, venue, balances)
     lifecycle.trader = open_trader(settings, venue, lifecycle, max_cycles)
+    if settings.trading_mode == "paper":
+        quote = venue.broker.pair(settings.pairs[0]).quote
+        if quote not in balances or not balances[quote].total:
+            emit(Event.PAPER_QUOTE_MISSING, quote=quote)
     lifecycle.set_state(LifecycleState.TRADING)
     try:
         summary = lifecycle.trader.run()

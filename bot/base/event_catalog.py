@@ -80,6 +80,7 @@ FIELDS: dict[str, str] = {
     "nonce": "a nonce, as text: it may have more digits than a JSON number holds",
     "nonce_state": "the last nonce, its distance from the clock, and its file or store",
     "open_orders": "number of open orders of the bot",
+    "orders": "open orders of the bot, as text",
     "orders_placed": "number of orders of the run that Kraken has accepted",
     "orders_refused": "number of orders of the run that Kraken has refused",
     "orders_unknown": "number of orders of the run with an unknown outcome",
@@ -198,8 +199,13 @@ class Event(Enum):
     PAIR_RULES_CHANGED = _info("{symbol}  Kraken has changed what it demands of orders: {rules}")
     PAIR_RULES_NOT_READ = _warning("{symbol}  the rules of the pair could not be read; the last ones apply: {error}")
     POSITION_FOUND = _info("{symbol}  holding {volume} at {price:.8g}")
-    UNTRADED_POSITION_FOUND = _info(
-        "{symbol}  holding {volume} at {price:.8g}, a pair that is not traded now: left alone"
+    UNTRADED_PAIR_FOUND = _warning(
+        "{symbol}  not in PAIRS, so left alone:[ {volume} held at {price:.8g};] orders: {orders}. Put it back, or sell"
+        " by hand.",
+        alert=Alert.POSITION,
+    )
+    PAPER_QUOTE_MISSING = _warning(
+        "The paper account has no {quote}, so nothing can be bought: `python main.py paper reset` begins a new account."
     )
     CYCLE_FAILED = _warning("Waiting: {error}")
     CYCLE_RECOVERED = _info("Trading continues.")

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any, Protocol
 
-from bot.base.models import ZERO, Order, Side
+from bot.base.errors import SymbolError
+from bot.base.models import ZERO, Balance, Order, Pair, Side, total_with_swept
 
 DAY_SECONDS = 86_400
 
@@ -72,6 +74,65 @@ class PositionBook:
     def last_loss_seconds(self) -> float | None:
         """Return the time of the latest losing exit, or None if there was none."""
         return max((pnl.time_seconds for pnl in self.realised if pnl.amount < 0), default=None)
+
+
+class PairRules(Protocol):
+    """Knows the pairs, as a broker does."""
+
+    def pair(self, symbol: str) -> Pair:
+        """Return the rules of a pair. Raises SymbolError."""
+
+
+@dataclass(frozen=True, slots=True)
+class UntradedPair:
+    """What the bot has in a pair that it does not trade now: a holding, which may be empty, and open orders."""
+
+    holding: Holding
+    open_orders: tuple[Order, ...]
+
+    def event_fields(self) -> dict[str, Any]:
+        """Return the fields of the event that reports it."""
+        held = self.holding.quantity
+        return {
+            "symbol": self.holding.symbol,
+            "volume": held or None,
+            "price": self.holding.average_price if held else None,
+            "orders": [describe_open_order(order) for order in self.open_orders],
+        }
+
+
+def describe_open_order(order: Order) -> str:
+    """Describe an open order in a few words."""
+    kind = "stop " if order.kind.startswith("stop") else ""
+    return f"{kind}{order.side} {order.volume - order.executed:f} at {order.price:f} ({order.txid})"
+
+
+def find_untraded_pairs(
+    book: PositionBook, open_orders: Iterable[Order], traded_symbols: Iterable[str]
+) -> list[UntradedPair]:
+    """Return what the bot has outside of the pairs that it trades, by symbol; `open_orders` are its own."""
+    orders = tuple(open_orders)
+    symbols = {*book.holdings, *(order.symbol for order in orders)} - set(traded_symbols)
+    return [
+        UntradedPair(book.holding(symbol), tuple(order for order in orders if order.symbol == symbol))
+        for symbol in sorted(symbols)
+    ]
+
+
+def without_rests(
+    pairs: Iterable[UntradedPair], broker: PairRules, balances: Mapping[str, Balance]
+) -> list[UntradedPair]:
+    """Leave out the pairs that have nothing to look after: no order, and too little to sell, or sold by hand since."""
+    return [pair for pair in pairs if pair.open_orders or not _is_rest(pair.holding, broker, balances)]
+
+
+def _is_rest(holding: Holding, broker: PairRules, balances: Mapping[str, Balance]) -> bool:
+    try:
+        pair = broker.pair(holding.symbol)
+    except SymbolError:
+        # Kraken lists it no more. What is left there is for a person to see.
+        return False
+    return min(holding.quantity, total_with_swept(balances, pair.base)) < pair.order_minimum
 
 
 def build_positions(orders: Iterable[Order]) -> PositionBook:

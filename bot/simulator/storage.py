@@ -133,6 +133,16 @@ class Storage:
         with self._translate_errors():
             return [str(key) for (key,) in self._db.execute("SELECT id FROM keys")]
 
+    def read_balances(self) -> dict[str, Decimal]:
+        """Return the balances by asset id, also of an account that `load` refuses. Raises StateFileError."""
+        with self._translate_errors():
+            starts = [json.loads(text) for (text,) in self._db.execute("SELECT value FROM facts WHERE name = 'start'")]
+            balances = {asset: Decimal(amount) for start in starts for asset, amount in start.items()}
+            for trade in self._read_records(SimTrade, "SELECT body FROM trades"):
+                for asset, change in ((trade.base_asset, trade.base_change), (trade.quote_asset, trade.quote_change)):
+                    balances[asset] = balances.get(asset, Decimal(0)) + change
+        return balances
+
     def save(self, account: Account, keys: Iterable[ApiKey], now: float, dead_man_switch_at: float | None) -> None:
         """Commit the changes since the last call. Raises StateFileError."""
         metadata = {
@@ -231,6 +241,17 @@ def read_key_names(path: Path) -> list[str]:
         raise
     except StateFileError:
         return []
+
+
+def read_balances(path: Path) -> dict[str, Decimal]:
+    """Return the balances of a state file by asset id; none where there is no account. Raises StateFileError."""
+    if not path.exists():
+        return {}
+    storage = Storage(path, "")
+    try:
+        return storage.read_balances()
+    finally:
+        storage.close()
 
 
 def delete_state(path: Path) -> None:

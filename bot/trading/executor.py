@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import count, islice
@@ -23,6 +23,7 @@ from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side, swep
 from bot.kraken.error_table import is_pair_rule_refusal
 from bot.kraken.pairs import breaks_no_rule, format_decimal, round_price, round_volume
 from bot.orders.order_state import OrderState
+from bot.orders.position import find_untraded_pairs, without_rests
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 from bot.trading.exit_policy import OrderRole
@@ -90,13 +91,18 @@ class Executor:
         self.rebuild()
         for order in self.order_tracker.final_orders(self._previous_working_txids):
             self._decision_log.record_ended(order, "while the bot was away")
-        for symbol, holding in sorted(self.order_tracker.book.holdings.items()):
-            self._decision_log.record(
-                Event.POSITION_FOUND if symbol in symbols else Event.UNTRADED_POSITION_FOUND,
-                symbol=symbol,
-                volume=holding.quantity,
-                price=holding.average_price,
-            )
+        self._record_positions(tuple(symbols))
+
+    def _record_positions(self, symbols: Collection[str]) -> None:
+        book = self.order_tracker.book
+        for symbol, holding in sorted(book.holdings.items()):
+            if symbol in symbols:
+                self._decision_log.record(
+                    Event.POSITION_FOUND, symbol=symbol, volume=holding.quantity, price=holding.average_price
+                )
+        if untraded := find_untraded_pairs(book, self.order_tracker.open_orders(), symbols):
+            for pair in without_rests(untraded, self._broker, self.balances()):
+                self._decision_log.record(Event.UNTRADED_PAIR_FOUND, **pair.event_fields())
 
     def rebuild(self) -> None:
         """Read the bot's history; adopt its open orders, and record external orders once."""
