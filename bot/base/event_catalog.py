@@ -278,6 +278,7 @@ class Event(Enum):
         " Look for it on kraken.com, stop the bot, and use `python main.py orders resolve`.",
         alert=Alert.UNKNOWN_OUTCOME,
     )
+    ORDER_CANCEL_ACCEPTED = _info("{symbol}  cancel accepted: {side} {volume} at {price} ({txid})")
     ORDER_CANCELED = _info("{symbol}  canceled: {side} {volume} at {price} ({txid})")
     ORDER_CANCEL_FAILED = _warning("{symbol}  not canceled ({error}): {side} {volume} at {price} ({txid})")
     EXTERNAL_ORDER_FOUND = _info(

@@ -19,7 +19,7 @@ from bot.base.errors import (
     TransportError,
 )
 from bot.base.event_catalog import Event
-from bot.base.models import ZERO, Balance, OrderRequest, PlacedOrder, Side, swept_asset, total_with_swept
+from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, PlacedOrder, Side, swept_asset, total_with_swept
 from bot.kraken.error_table import is_pair_rule_refusal
 from bot.kraken.pairs import breaks_no_rule, format_decimal, round_price, round_volume
 from bot.orders.order_state import OrderState
@@ -64,7 +64,9 @@ class Executor:
         self.balances_seconds = 0.0
         self._retryable_symbols: set[str] = set()
         self._recorded_external_txids: set[str] = set()
+        # Orders that an exit or a stop has canceled, which is not reported, and entries whose cancel Kraken accepted.
         self._canceled_txids: set[str] = set()
+        self._canceled_entries: set[str] = set()
         # The orders that may still have filled while no bot was running; None before they are read.
         self._previous_working_txids: list[str] | None = None
         self._fill_fetcher = FillFetcher(broker)
@@ -272,15 +274,16 @@ class Executor:
     def cancel_entries(self) -> None:
         """Cancel every resting entry of this bot, by its txid, also one whose record has not been read yet."""
         for order in self.order_tracker.entries_that_may_rest():
-            self._canceled_txids.add(order.txid)
             try:
                 was_open = self._broker.cancel_order(order.txid, order.symbol)
             except BotError as problem:
                 if self._decision_log.is_new(f"cancel {order.txid}", str(problem)):
                     self._decision_log.record_open_order(Event.ORDER_CANCEL_FAILED, order, problem)
             else:
+                # Only its final record says what it had executed, and where it was gone already, how it ended.
                 if was_open:
-                    self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
+                    self._canceled_entries.add(order.txid)
+                    self._decision_log.record_open_order(Event.ORDER_CANCEL_ACCEPTED, order)
 
     def sold_by_exits(self, symbol: str, candle_seconds: int) -> Decimal:
         """Return what the exits of a candle have sold so far."""
@@ -425,8 +428,9 @@ class Executor:
 
     def _record_ended_unfilled(self) -> None:
         for order in self.order_tracker.pop_ended_unfilled():
-            # The bot has already recorded its own cancels.
-            if order.txid not in self._canceled_txids:
+            if order.txid in self._canceled_entries and order.status is OrderStatus.CANCELED:
+                self._decision_log.record_open_order(Event.ORDER_CANCELED, order)
+            elif order.txid not in self._canceled_txids:
                 self._decision_log.record_ended(order)
 
     def _record_external_orders(self) -> None:

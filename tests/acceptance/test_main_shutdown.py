@@ -66,6 +66,17 @@ def test_resting_entries_stay_open_when_configured(state: Path) -> None:
         assert kraken.request_methods.count("AddOrder") == 1
 
 
+def test_an_entry_that_fills_as_the_bot_stops_is_not_called_canceled(state: Path) -> None:
+    """An entry that fills the moment before the cancel at the stop is reported as filled, and not as canceled."""
+    with local_kraken(state, RESTING) as kraken, running(settings=kraken.settings(), until="accepted as") as bot:
+        kraken.simulator.faults.fire_next("cancel_race", "CancelOrder")
+        assert bot.stop() == 0
+        assert kraken.orders[0].executed == kraken.orders[0].volume
+        assert "filled: buy" in bot.text
+        assert "cancel accepted" not in bot.text
+        assert "canceled: buy" not in bot.text
+
+
 def test_a_hanging_read_does_not_delay_shutdown(state: Path) -> None:
     """Ctrl-C while a read hangs ends the bot with exit code 0 in time; the read is no unknown order, and the bot does
     not release its state folder."""

@@ -515,3 +515,23 @@ def test_an_own_order_in_a_delisted_pair_does_not_end_the_run() -> None:
     summary, event_log = run_trader(broker, clock, ScriptedStrategy({240: delist}))
     assert summary.error is None
     assert event_log.about(txid="X").events == [Event.ORDER_ADOPTED, Event.ORDER_FILLED, Event.ORDER_ENDED]
+
+
+def test_an_entry_that_fills_before_its_cancel_is_not_called_canceled() -> None:
+    """Of an entry of one coin that fills 0.4 or all before the cancel arrives, 0.6 or nothing is called canceled."""
+    for filled, canceled in (("0.4", ["0.6"]), ("1", [])):
+        broker, clock = live_market()
+        broker.fills_limits = False
+        cancel = broker.cancel_order
+
+        def late_cancel(
+            txid: str, symbol: str | None = None, *, broker: FakeBroker = broker, filled: str = filled
+        ) -> bool:
+            broker.execute(txid, Decimal(filled))
+            return cancel(txid, symbol)  # noqa: B023 - called in the same turn
+
+        broker.cancel_order = late_cancel  # type: ignore[method-assign]
+        _, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=1)
+        volumes = event_log.of(Event.ORDER_CANCELED).values("volume")
+        assert volumes == [Decimal(volume) for volume in canceled]
+        assert event_log.of(Event.ORDER_FILLED).values("volume") == [Decimal(filled)]
