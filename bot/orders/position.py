@@ -75,6 +75,11 @@ class PositionBook:
         """Return the time of the latest losing exit, or None if there was none."""
         return max((pnl.time_seconds for pnl in self.realised if pnl.amount < 0), default=None)
 
+    def last_loss_symbol(self) -> str:
+        """Return the pair of the latest losing exit, or "" if there was none."""
+        losses = [pnl for pnl in self.realised if pnl.amount < 0]
+        return max(losses, key=lambda pnl: pnl.time_seconds).symbol if losses else ""
+
 
 class PairRules(Protocol):
     """Knows the pairs, as a broker does."""

@@ -79,6 +79,7 @@ class ContextBuilder:
             + self._executor.unknown_buys(symbol)[0],
             realised_loss_today=order_tracker.book.realised_loss_today(self._broker.now()),
             last_loss_seconds=order_tracker.book.last_loss_seconds(),
+            last_loss_symbol=order_tracker.book.last_loss_symbol(),
         )
 
     def build_pair_state(self, state: RiskState, price: Decimal, limits: RiskLimits) -> PairState:

@@ -71,8 +71,8 @@ class RiskState:
     last one with that price as the current one. `held_quantity` is the quantity
     that could be sold; `committed_quantity` is the held quantity plus what resting entries may still buy.
     `realised_loss_today` is today's net realised loss and `last_loss_seconds` the time of the last losing exit, both
-    over all pairs. `unresolved_order` describes an order of the pair without a final outcome, or is empty.
-    `pair_status` is Kraken's status of the pair, "" where it is unknown.
+    over all pairs; `last_loss_symbol` is the pair of that exit. `unresolved_order` describes an order of the pair
+    without a final outcome, or is empty. `pair_status` is Kraken's status of the pair, "" where it is unknown.
     """
 
     pair: Pair
@@ -92,6 +92,7 @@ class RiskState:
     last_loss_seconds: float | None
     entries_paused: bool = False
     is_watching: bool = False
+    last_loss_symbol: str = ""
     answered_seconds: float = 0.0
     confirmed_seconds: float = 0.0
 
@@ -290,14 +291,18 @@ def _check_position_value(order: OrderRequest, state: RiskState, limits: RiskLim
 def _check_daily_loss(_order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     if state.realised_loss_today < limits.max_daily_loss:
         return ""
-    return f"today's loss of {state.realised_loss_today:.2f} {state.pair.quote} has reached {limits.max_daily_loss:f}"
+    loss = f"today's loss over all pairs of {state.realised_loss_today:.2f} {state.pair.quote}"
+    return f"{loss} has reached {limits.max_daily_loss:f}"
 
 
 def _check_cooldown(_order: OrderRequest, state: RiskState, limits: RiskLimits) -> str:
     if state.last_loss_seconds is None:
         return ""
     remaining_seconds = state.last_loss_seconds + limits.cooldown_seconds - state.now_seconds
-    return f"the cooldown after a loss lasts {remaining_seconds:.0f} s more" if remaining_seconds > 0 else ""
+    if remaining_seconds <= 0:
+        return ""
+    where = f" in {state.last_loss_symbol}" if state.last_loss_symbol else ""
+    return f"the cooldown after a loss{where}, which holds for all pairs, lasts {remaining_seconds:.0f} s more"
 
 
 def _check_stop_price(order: OrderRequest, state: RiskState, _limits: RiskLimits) -> str:

@@ -535,3 +535,16 @@ def test_an_entry_that_fills_before_its_cancel_is_not_called_canceled() -> None:
         volumes = event_log.of(Event.ORDER_CANCELED).values("volume")
         assert volumes == [Decimal(volume) for volume in canceled]
         assert event_log.of(Event.ORDER_FILLED).values("volume") == [Decimal(filled)]
+
+
+def test_the_cooldown_names_the_pair_of_the_loss() -> None:
+    """After a loss in ETH/USD the entry in BTC/USD is refused for the cooldown, with the pair of the loss."""
+    broker, clock = replay_market()
+    for txid, side, cost in (("B", Side.BUY, "100"), ("S", Side.SELL, "40")):
+        broker.orders[txid] = make_order(
+            txid, side, "1", cost, symbol="ETH/USD", opened_seconds=1.0, closed_seconds=2.0
+        )
+    limits = replace(WIDE_LIMITS, cooldown_seconds=3600.0)
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), limits=limits)
+    (refusal,) = event_log.of(Event.ORDER_REFUSED_BY_RISK).about(symbol="BTC/USD", rule="cooldown")
+    assert "ETH/USD" in refusal["reason"]
