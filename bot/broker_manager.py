@@ -495,6 +495,10 @@ class KrakenBroker:
         """Return the last trade's price."""
         return self.market_data.get_current_price(symbol)
 
+    def get_best_bid(self, symbol: str) -> Decimal:
+        """Return the book's best price for a sale."""
+        return self.market_data.get_best_bid(symbol)
+
     # Account
 
     def get_account_balance(self) -> dict[str, Balance]:

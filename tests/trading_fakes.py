@@ -248,6 +248,10 @@ class FakeBroker:
         self._call("get_current_price")
         return self._closed(symbol)[-1].close
 
+    def get_best_bid(self, symbol: str) -> Decimal:
+        self._call("get_best_bid")
+        return self._closed(symbol)[-1].close - 5
+
     def get_account_balance(self) -> dict[str, Balance]:
         self._call("get_account_balance")
         return {name: Balance(name, total, self._held_quantity(name)) for name, total in self.totals.items()}

@@ -51,6 +51,7 @@ FIELDS: dict[str, str] = {
     "balances": "balances of the account, by asset",
     "banner": "the trading mode, and whether real money is at stake",
     "behind_seconds": "how far the clock of this machine is behind Kraken's, if it is",
+    "best_price": "best price in the order book, in quote currency",
     "bot_id": "prefix of the client order ids of this bot",
     "candle_time": "start of a candle",
     "circumstance": "when it happened, if not now",
@@ -283,6 +284,10 @@ class Event(Enum):
     ORDER_CANCEL_FAILED = _warning("{symbol}  not canceled ({error}): {side} {volume} at {price} ({txid})")
     EXTERNAL_ORDER_FOUND = _info(
         "{symbol}  an order of another sender, left alone: {side} {volume} at {price} ({txid})"
+    )
+    EXIT_UNFILLED = _warning(
+        "{symbol}  the exit of {volume} finds no buyer within MAX_SLIPPAGE_PERCENT, and is repeated until it does[; the"
+        " best bid is {best_price}]"
     )
     EXIT_DELAYED = _info("{symbol}  the exit waits: {reason}")
     BALANCE_DISAGREES = _warning(

@@ -181,6 +181,14 @@ class MarketData:
     def get_current_price(self, symbol: str) -> Decimal:
         """Return the last trade's price."""
         pair = self.pair(symbol)
-        price = responses.read_price(self._calls.public_call("Ticker", {"pair": pair.altname}))
-        # Ticker writes more decimals than the pair has.
-        return price.quantize(Decimal(1).scaleb(-pair.price_decimals))
+        return _on_grid(pair, responses.read_price(self._calls.public_call("Ticker", {"pair": pair.altname})))
+
+    def get_best_bid(self, symbol: str) -> Decimal:
+        """Return the book's best price for a sale."""
+        pair = self.pair(symbol)
+        return _on_grid(pair, responses.read_best_bid(self._calls.public_call("Ticker", {"pair": pair.altname})))
+
+
+def _on_grid(pair: Pair, price: Decimal) -> Decimal:
+    # Ticker writes more decimals than the pair has.
+    return price.quantize(Decimal(1).scaleb(-pair.price_decimals))

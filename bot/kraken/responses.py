@@ -114,16 +114,25 @@ def read_pair_status(result: object) -> str:
 
 def read_price(result: object) -> Decimal:
     """Ticker of one pair: the price of the last trade."""
+    return _read_ticker_price(result, "c", "last trade")
+
+
+def read_best_bid(result: object) -> Decimal:
+    """Ticker of one pair: the book's best price for a sale."""
+    return _read_ticker_price(result, "b", "bid")
+
+
+def _read_ticker_price(result: object, field: str, name: str) -> Decimal:
     row = _JsonObject("Ticker", result)
     values = [value for _, value in row.fields.items()]
     if len(values) != 1:
         raise row.unreadable("one pair was expected")
-    last = _JsonObject("Ticker", values[0]).get("c")
-    if not isinstance(last, list) or not last:
-        raise row.unreadable("there is no last trade")
-    price = row.parse_decimal(last[0], "the last price")
+    entry = _JsonObject("Ticker", values[0]).get(field)
+    if not isinstance(entry, list) or not entry:
+        raise row.unreadable(f"there is no {name}")
+    price = row.parse_decimal(entry[0], f"the price of the {name}")
     if price <= 0:
-        raise row.unreadable("the last price is not above zero")
+        raise row.unreadable(f"the price of the {name} is not above zero")
     return price
 
 

@@ -47,6 +47,9 @@ class Broker(Protocol):
     def get_current_price(self, symbol: str) -> Decimal:
         """Return the last price."""
 
+    def get_best_bid(self, symbol: str) -> Decimal:
+        """Return the book's best price for a sale."""
+
     def get_account_balance(self) -> dict[str, Balance]:
         """Return the balances by asset name."""
 

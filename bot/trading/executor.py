@@ -290,6 +290,11 @@ class Executor:
         placed = self._placed_exits(symbol, candle_seconds)
         return sum((self.order_tracker.executed_quantity(cl_ord_id) for cl_ord_id in placed), ZERO)
 
+    def has_unfilled_exit(self, symbol: str, candle_seconds: int) -> bool:
+        """Tell whether an exit of a candle has ended without selling all of its quantity."""
+        placed = self._placed_exits(symbol, candle_seconds)
+        return any(self.order_tracker.has_unfilled_rest(cl_ord_id) for cl_ord_id in placed)
+
     def _place(self, order: OrderRequest, price: Decimal) -> bool:
         kind = order.kind
         if kind == "exit":

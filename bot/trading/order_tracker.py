@@ -183,6 +183,14 @@ class OrderTracker:
         """Return the executed quantity of the order with this client order id."""
         return sum((order.executed for order in self._orders.values() if order.cl_ord_id == cl_ord_id), ZERO)
 
+    def has_unfilled_rest(self, cl_ord_id: str) -> bool:
+        """Tell whether the order with this client order id has ended, with a rest that it did not execute."""
+        return any(
+            not order.is_open and order.executed < order.volume
+            for order in self._orders.values()
+            if order.cl_ord_id == cl_ord_id
+        )
+
     def has_unread_orders(self, symbol: str | None = None) -> bool:
         """Tell whether an accepted order of a pair, or of any, is in none of Kraken's rows yet."""
         return any(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from decimal import Decimal
 from enum import Enum, auto
 
+from bot.base.errors import KrakenError, TransportError
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, OrderRequest, Pair, Side
 from bot.kraken.pairs import round_stop_price
@@ -121,6 +123,8 @@ class PositionManager:
                 )
                 return False
             if isinstance(step, Sell) and not any(isinstance(step_taken, Sell) for step_taken in steps_taken):
+                if self._executor.has_unfilled_exit(symbol, exits[0].candle_seconds):
+                    self._record_unfilled_exit(symbol, step)
                 parts = split_exit(replace(exits[0], quantity=step.quantity), state, self._limits)
                 if not self._executor.execute(parts, state.price):
                     return not self._executor.describe_unresolved_order(symbol)
@@ -131,6 +135,17 @@ class PositionManager:
             else:
                 return isinstance(step, Done)
             steps_taken.append(step)
+
+    def _record_unfilled_exit(self, symbol: str, sale: Sell) -> None:
+        """Record, once for each entry, that the exit finds no buyer at its worst price and is repeated."""
+        entry_seconds = self._executor.order_tracker.book.holding(symbol).entry_seconds
+        if not self._decision_log.is_new(f"unfilled {symbol}", str(entry_seconds)):
+            return
+        best_price = None
+        # It is for the record only, and must not keep the bot in a position.
+        with contextlib.suppress(KrakenError, TransportError):
+            best_price = self._broker.get_best_bid(symbol)
+        self._decision_log.record(Event.EXIT_UNFILLED, symbol=symbol, volume=sale.quantity, best_price=best_price)
 
     def protect_position(self, read_state: RiskStateReader) -> Turn:
         """Keep stops under the position; return whether they are in place, or as nearly as possible for now."""

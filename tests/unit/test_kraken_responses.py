@@ -41,8 +41,9 @@ def test_the_status_of_a_pair_is_read(row: dict[str, str | None], status: str) -
 
 
 def test_the_recorded_ticker_is_read(shared: Path) -> None:
-    """The recorded Ticker gives the price of the last trade."""
+    """The recorded Ticker gives the price of the last trade, and the best bid."""
     assert responses.read_price(recorded(shared, "ticker")) == Decimal("105899.40000")
+    assert responses.read_best_bid(recorded(shared, "ticker")) == Decimal("105944.20000")
 
 
 def test_the_recorded_candles_are_read(shared: Path) -> None:

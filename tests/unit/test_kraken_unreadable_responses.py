@@ -16,6 +16,7 @@ READERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "status": (lambda result: responses.read_system_status(result, 0.0), {"status": "online"}),
     "pair_status": (responses.read_pair_status, {"XXBTZEUR": {"status": "online"}}),
     "price": (responses.read_price, {"XXBTZEUR": {"c": ["51234.5", "0.1"]}}),
+    "best_bid": (responses.read_best_bid, {"XXBTZEUR": {"b": ["51234.4", "1", "1.000"]}}),
     "candles": (lambda result: responses.read_candles(result, 60, 1790000180.0), OHLC),
     "balance_ex": (
         lambda result: responses.read_balance_ex(result, PAIR_TABLE),
@@ -39,6 +40,8 @@ DAMAGES = [
     ("pair_status", "XXBTZEUR/status", 1),
     ("price", "XXBTZEUR", None),
     ("price", "XXBTZEUR/c", []),
+    ("best_bid", "XXBTZEUR/b", []),
+    ("best_bid", "XXBTZEUR/b/0", "0.0"),
     ("price", "XXBTZEUR/c/0", "0.0"),
     ("price", "XXBTZEUR/c/0", "-1"),
     ("price", "XXBTZEUR/c/0", ""),
