@@ -171,8 +171,11 @@ class Lifecycle:
                 volume=order.volume,
                 cl_ord_id=order.cl_ord_id,
             )
-        if self.trader is not None:
-            _run_with_timeout(CANCEL_SECONDS, self.trader.shutdown)
+        # The bot's thread may clear it meanwhile.
+        trader = self.trader
+        if trader is not None:
+            _run_with_timeout(CANCEL_SECONDS, trader.shutdown)
+            trader.record_positions_left()
         if self.leadership is not None:
             _run_with_timeout(LEASE_RELEASE_SECONDS, partial(self.leadership.release, is_reconciled=False))
         refused_nonces = self.broker.refused_nonces if self.broker else 0

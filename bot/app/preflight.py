@@ -26,7 +26,7 @@ from bot.kraken.key_rules import EXPIRY_WARNING_DAYS, days_until_expiry, describ
 from bot.kraken.pairs import format_decimal
 from bot.nonce.file_store import open_file_store
 from bot.orders.journal import Journal
-from bot.orders.position import UntradedPair, build_positions, find_untraded_pairs, without_rests
+from bot.orders.position import OpenPair, build_positions, find_open_pairs, without_rests
 from bot.simulator.errors import SimulatorError
 from bot.simulator.instruments import known_instruments
 from bot.simulator.paper import paper_account_paths
@@ -303,9 +303,9 @@ def _check_untraded_pairs(settings: Settings, broker: KrakenBroker) -> Iterator[
         with contextlib.closing(Journal(str(path))) as journal:
             orders = list(filter(broker.is_own_order, journal.orders()))
         book = build_positions(orders)
-        if not find_untraded_pairs(book, filter(_is_open, orders), symbols):
+        if not find_open_pairs(book, filter(_is_open, orders), symbols):
             return
-        untraded = find_untraded_pairs(book, filter(broker.is_own_order, broker.get_open_orders()), symbols)
+        untraded = find_open_pairs(book, filter(broker.is_own_order, broker.get_open_orders()), symbols)
         pairs = without_rests(untraded, broker, broker.get_account_balance())
     except BotError as error:
         yield CheckResult("positions", str(error), error)
@@ -332,14 +332,12 @@ def _check_paper_accounts(settings: Settings) -> Iterator[CheckResult]:
         with contextlib.closing(Journal(str(path))) as journal:
             orders = journal.orders()
         symbols = [pair.symbol for pair in instruments.pairs]
-        yield from map(
-            _untraded_result, find_untraded_pairs(build_positions(orders), filter(_is_open, orders), symbols)
-        )
+        yield from map(_untraded_result, find_open_pairs(build_positions(orders), filter(_is_open, orders), symbols))
 
 
 def _is_open(order: Order) -> bool:
     return order.is_open
 
 
-def _untraded_result(pair: UntradedPair) -> CheckResult:
+def _untraded_result(pair: OpenPair) -> CheckResult:
     return CheckResult("positions", render(Event.UNTRADED_PAIR_FOUND, pair.event_fields()), is_warning=True)

@@ -205,6 +205,9 @@ class Event(Enum):
         " by hand.",
         alert=Alert.POSITION,
     )
+    POSITION_LEFT = _warning(
+        "{symbol}  left at Kraken, as last read:[ {volume} held at {price:.8g};] orders: {orders}", alert=Alert.POSITION
+    )
     PAPER_QUOTE_MISSING = _warning(
         "The paper account has no {quote}, so nothing can be bought: `python main.py paper reset` begins a new account."
     )

@@ -89,20 +89,24 @@ class PairRules(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UntradedPair:
-    """What the bot has in a pair that it does not trade now: a holding, which may be empty, and open orders."""
+class OpenPair:
+    """What the bot has in a pair: a holding, which may be empty, open orders, and accepted ones in no list yet."""
 
     holding: Holding
     open_orders: tuple[Order, ...]
+    unlisted_txids: tuple[str, ...] = ()
 
     def event_fields(self) -> dict[str, Any]:
-        """Return the fields of the event that reports it."""
+        """Return the fields of an event that reports it."""
         held = self.holding.quantity
         return {
             "symbol": self.holding.symbol,
             "volume": held or None,
             "price": self.holding.average_price if held else None,
-            "orders": [describe_open_order(order) for order in self.open_orders],
+            "orders": [
+                *map(describe_open_order, self.open_orders),
+                *(f"accepted and not listed yet ({txid})" for txid in self.unlisted_txids),
+            ],
         }
 
 
@@ -112,31 +116,50 @@ def describe_open_order(order: Order) -> str:
     return f"{kind}{order.side} {order.volume - order.executed:f} at {order.price:f} ({order.txid})"
 
 
-def find_untraded_pairs(
-    book: PositionBook, open_orders: Iterable[Order], traded_symbols: Iterable[str]
-) -> list[UntradedPair]:
-    """Return what the bot has outside of the pairs that it trades, by symbol; `open_orders` are its own."""
-    orders = tuple(open_orders)
-    symbols = {*book.holdings, *(order.symbol for order in orders)} - set(traded_symbols)
+def find_open_pairs(
+    book: PositionBook,
+    open_orders: Iterable[Order],
+    except_symbols: Iterable[str] = (),
+    unlisted: Mapping[str, str] | None = None,
+) -> list[OpenPair]:
+    """Return what the bot has in each pair but these, by symbol.
+
+    `open_orders` are its own; `unlisted` are the pairs of its accepted orders that are in no list yet, by txid.
+    """
+    orders, unlisted = tuple(open_orders), unlisted or {}
+    symbols = {*book.holdings, *(order.symbol for order in orders), *unlisted.values()} - set(except_symbols)
     return [
-        UntradedPair(book.holding(symbol), tuple(order for order in orders if order.symbol == symbol))
+        OpenPair(
+            book.holding(symbol),
+            tuple(order for order in orders if order.symbol == symbol),
+            tuple(txid for txid, unlisted_symbol in unlisted.items() if unlisted_symbol == symbol),
+        )
         for symbol in sorted(symbols)
     ]
 
 
 def without_rests(
-    pairs: Iterable[UntradedPair], broker: PairRules, balances: Mapping[str, Balance]
-) -> list[UntradedPair]:
-    """Leave out the pairs that have nothing to look after: no order, and too little to sell, or sold by hand since."""
-    return [pair for pair in pairs if pair.open_orders or not _is_rest(pair.holding, broker, balances)]
+    pairs: Iterable[OpenPair], broker: PairRules, balances: Mapping[str, Balance] | None
+) -> list[OpenPair]:
+    """Leave out the pairs that have nothing to look after: no order, and too little to sell, or sold by hand since.
+
+    `balances`: None where they are unknown.
+    """
+    return [
+        pair
+        for pair in pairs
+        if pair.open_orders or pair.unlisted_txids or not _is_rest(pair.holding, broker, balances)
+    ]
 
 
-def _is_rest(holding: Holding, broker: PairRules, balances: Mapping[str, Balance]) -> bool:
+def _is_rest(holding: Holding, broker: PairRules, balances: Mapping[str, Balance] | None) -> bool:
     try:
         pair = broker.pair(holding.symbol)
     except SymbolError:
         # Kraken lists it no more. What is left there is for a person to see.
         return False
+    if balances is None:
+        return holding.quantity < pair.order_minimum
     return min(holding.quantity, total_with_swept(balances, pair.base)) < pair.order_minimum
 
 

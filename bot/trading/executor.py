@@ -23,7 +23,7 @@ from bot.base.models import ZERO, Balance, OrderRequest, OrderStatus, PlacedOrde
 from bot.kraken.error_table import is_pair_rule_refusal
 from bot.kraken.pairs import breaks_no_rule, format_decimal, round_price, round_volume
 from bot.orders.order_state import OrderState
-from bot.orders.position import find_untraded_pairs, without_rests
+from bot.orders.position import find_open_pairs, without_rests
 from bot.trading.broker import Broker
 from bot.trading.decision_log import DecisionLog
 from bot.trading.exit_policy import OrderRole
@@ -102,9 +102,16 @@ class Executor:
                 self._decision_log.record(
                     Event.POSITION_FOUND, symbol=symbol, volume=holding.quantity, price=holding.average_price
                 )
-        if untraded := find_untraded_pairs(book, self.order_tracker.open_orders(), symbols):
+        if untraded := find_open_pairs(book, self.order_tracker.open_orders(), symbols):
             for pair in without_rests(untraded, self._broker, self.balances()):
                 self._decision_log.record(Event.UNTRADED_PAIR_FOUND, **pair.event_fields())
+
+    def record_positions_left(self) -> None:
+        """Record what the bot still has in each pair, from the last records that it has read: nothing is requested."""
+        tracker = self.order_tracker
+        pairs = find_open_pairs(tracker.book, tracker.open_orders(), unlisted=tracker.unlisted_orders())
+        for pair in without_rests(pairs, self._broker, self.last_balances):
+            self._decision_log.record(Event.POSITION_LEFT, **pair.event_fields())
 
     def rebuild(self) -> None:
         """Read the bot's history; adopt its open orders, and record external orders once."""

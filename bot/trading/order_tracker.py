@@ -202,6 +202,10 @@ class OrderTracker:
         """Return the own orders that are open."""
         return [self._orders[txid] for txid in sorted(self._open_txids)]
 
+    def unlisted_orders(self) -> dict[str, str]:
+        """Return the pairs of the accepted orders that are neither open nor closed yet, by txid."""
+        return {txid: pending.symbol for txid, pending in self._pending_orders.items() if txid not in self._open_txids}
+
     def resting_entries(self, symbol: str | None = None) -> list[Order]:
         """Return the own buy orders of a pair, or of all, that are open."""
         return [order for order in self.open_orders() if order.side is Side.BUY and symbol in {None, order.symbol}]

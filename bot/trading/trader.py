@@ -212,6 +212,10 @@ class Trader:
         if self._settings.cancel_entries_on_stop or self._controls.forbid_resting_entries():
             self._executor.cancel_entries()
 
+    def record_positions_left(self) -> None:
+        """Record what stays at Kraken where nothing can be read or canceled; also from another thread."""
+        self._executor.record_positions_left()
+
     def _loop(self) -> str:
         if self._clock.is_catching_up:
             self._decision_log.record_once("warm-up", "", Event.WARM_UP_STARTED)
@@ -526,12 +530,16 @@ class Trader:
         # Without the state folder, the switch belongs to another bot by now.
         if error is not None and not isinstance(error, StateLostError):
             self._dead_man_switch.stop()
+            if not isinstance(error, LeaseLostError):
+                # Otherwise another instance looks after them.
+                self.record_positions_left()
         elif error is None:
             self.shutdown()
             try:
                 equity_end = self._read_final_equity()
             except BotError as problem:
                 self._decision_log.record(Event.FINAL_ACCOUNT_READ_FAILED, error=problem)
+                self.record_positions_left()
             if equity_end is None:
                 last_equity = self.snapshot_publisher.last_equity(self._symbols, self._quote)
                 last_equity_seconds = None if last_equity is None else self._executor.balances_seconds

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from bot.base.errors import OrderOutcomeUnknownError, OrderRefusedError
+from bot.base.errors import OrderOutcomeUnknownError, OrderRefusedError, TransportError
 from bot.base.event_catalog import Event
 from bot.base.models import ZERO, Order, OrderRequest, OrderStatus, PlacedOrder, Side
 from bot.orders.reconciliation import Resolution
@@ -292,6 +292,16 @@ def test_a_halted_bot_places_no_stop_that_would_sell_at_once() -> None:
     assert event_log.of(Event.STOP_BEYOND_TRIGGER).alerts.values("volume", "close", "price") == [(1, 90, 90)]
     run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=3)
     assert open_stops(broker) == [("1", "90.0")]
+
+
+def test_a_run_whose_account_cannot_be_read_at_the_end_names_what_it_leaves() -> None:
+    """Without an answer at the end, the coin and its stop are named; with one, nothing is."""
+    for failures, left in ((0, []), (99, [(1, 100, ["stop sell 1 at 90.0 (O2)"])])):
+        broker, clock = holding_one()
+        run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
+        broker.fail("get_account_balance", *[TransportError("no answer")] * failures)
+        _, event_log = run_trader(broker, clock, ScriptedStrategy({}), stop_loss_percent=TEN, max_cycles=1)
+        assert event_log.of(Event.POSITION_LEFT).alerts.values("volume", "price", "orders") == left
 
 
 def test_a_refused_stop_is_retried_after_a_minute() -> None:

@@ -1,4 +1,4 @@
-"""A position in a pair that is taken out of PAIRS, and a paper account without the quote currency of PAIRS."""
+"""A position that the bot does not look after: in a pair that is not in PAIRS, or at the end of a run."""
 
 from __future__ import annotations
 
@@ -57,3 +57,19 @@ def test_a_paper_account_without_the_quote_currency_is_reported(state: Path) -> 
     run("paper", "reset", settings=moved)
     for command in (["--cycles", "1"], ["check"]):
         assert "has no" not in run(*command, settings=moved).text
+
+
+def test_a_key_that_dies_leaves_its_position_named(state: Path) -> None:
+    """Where Kraken no longer takes the key, the bot ends with code 3, names the position that it leaves and its stop,
+    and alerts."""
+    with Webhook() as hook, local_kraken(state, FILLING) as kraken:
+        settings = kraken.settings(PAIRS="BTC/USD", STOP_LOSS_PERCENT="20", ALERT_WEBHOOK_URL=hook.url)
+        with running(settings=settings, until="stop: sell .* accepted") as bot:
+            (stop,) = kraken.open_orders()
+            for method in ("OpenOrders", "ClosedOrders", "BalanceEx", "CancelOrder", "TradesHistory"):
+                kraken.simulator.faults.raise_next(method, "EAPI:Invalid key", times=99)
+            assert bot.wait_and_check() == 3
+            (line,) = bot.wait_for("left at Kraken")
+            assert hook.next_request().body["event"] == "position"
+        assert f"{stop.volume:f} held" in line
+        assert stop.txid in line
