@@ -81,7 +81,7 @@ class PositionBook:
         return max(losses, key=lambda pnl: pnl.time_seconds).symbol if losses else ""
 
 
-class PairRules(Protocol):
+class PairLookup(Protocol):
     """Knows the pairs, as a broker does."""
 
     def pair(self, symbol: str) -> Pair:
@@ -139,7 +139,7 @@ def find_open_pairs(
 
 
 def without_rests(
-    pairs: Iterable[OpenPair], broker: PairRules, balances: Mapping[str, Balance] | None
+    pairs: Iterable[OpenPair], broker: PairLookup, balances: Mapping[str, Balance] | None
 ) -> list[OpenPair]:
     """Leave out the pairs that have nothing to look after: no order, and too little to sell, or sold by hand since.
 
@@ -152,7 +152,7 @@ def without_rests(
     ]
 
 
-def _is_rest(holding: Holding, broker: PairRules, balances: Mapping[str, Balance] | None) -> bool:
+def _is_rest(holding: Holding, broker: PairLookup, balances: Mapping[str, Balance] | None) -> bool:
     try:
         pair = broker.pair(holding.symbol)
     except SymbolError:

@@ -16,7 +16,7 @@ from bot.simulator.prices import PriceSource, SyntheticPrices
 from bot.simulator.prices_live import LivePrices, is_kraken_reachable
 from bot.simulator.prices_recorded import RecordedPrices
 from bot.simulator.server import Simulator
-from bot.simulator.storage import delete_state, read_state
+from bot.simulator.storage import delete_state, read_pair_ids, read_state
 
 WARM_UP_CANDLES = 720
 REPLAY_HISTORY_CANDLES = 60
@@ -68,7 +68,7 @@ def open_paper_account(
     matched over the gap. Each price source has an account of its own. Raises SimulatorError.
     """
     with ExitStack() as stack:
-        setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url)
+        setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url, account_dir=state_dir)
         _check_speed(setup, speed)
         path = state_dir / setup.file_name
         clock = _choose_clock(setup, path, timeframe_seconds, speed)
@@ -94,7 +94,7 @@ def preview_paper_account(
 ) -> PaperPreview:
     """Return what `open_paper_account` would open, without opening it. Raises the same SimulatorError."""
     with ExitStack() as stack:
-        setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url)
+        setup = _open_prices(stack, pairs, price_source, timeframe_seconds, live_url, account_dir=None)
         _check_speed(setup, speed)
         now = wall_seconds() if setup.end_seconds is None else setup.start_seconds or 0.0
         priced_pairs = tuple((pair, setup.prices.price(pair, now)) for pair in setup.instruments.pairs)
@@ -126,34 +126,51 @@ def paper_account_paths(pairs: Sequence[str], price_source: str, timeframe_secon
 
 
 def _open_prices(
-    stack: ExitStack, pairs: Sequence[str], price_source: str, timeframe_seconds: int, live_url: str
+    stack: ExitStack,
+    pairs: Sequence[str],
+    price_source: str,
+    timeframe_seconds: int,
+    live_url: str,
+    *,
+    account_dir: Path | None,
 ) -> _PriceSetup:
+    """Open prices and rules of the pairs, and of those in which the account in `account_dir`, if any, has orders."""
     if price_source.startswith("replay:"):
         return _open_recorded(pairs, Path(price_source.removeprefix("replay:")), timeframe_seconds)
     if price_source == "synthetic":
-        return _open_synthetic(pairs, timeframe_seconds, "synthetic prices (made up, the same on every run)")
+        return _open_synthetic(
+            pairs, account_dir, timeframe_seconds, "synthetic prices (made up, the same on every run)"
+        )
     if price_source == "live":
-        return _open_live(stack, pairs, timeframe_seconds, live_url)
+        return _open_live(stack, pairs, account_dir, timeframe_seconds, live_url)
     if price_source != "auto":
         raise SimulatorError(f"Prices are live, synthetic, replay:FILE or auto, not {price_source}.")
     reason = "Kraken does not answer"
     if is_kraken_reachable(live_url, PROBE_TIMEOUT_SECONDS):
         try:
-            return _open_live(stack, pairs, timeframe_seconds, live_url)
+            return _open_live(stack, pairs, account_dir, timeframe_seconds, live_url)
         except LivePricesError as error:
             reason = str(error)
     return _open_synthetic(
-        pairs, timeframe_seconds, f"synthetic prices (made up; live ones were not to be had: {reason})"
+        pairs, account_dir, timeframe_seconds, f"synthetic prices (made up; live ones were not to be had: {reason})"
     )
 
 
-def _open_synthetic(pairs: Sequence[str], timeframe_seconds: int, label: str) -> _PriceSetup:
+def _with_account_pairs(pairs: Sequence[str], account_dir: Path | None, file_name: str) -> list[str]:
+    """Add the pairs of the account's orders: one that is no longer set may have an open order."""
+    return [*pairs, *(read_pair_ids(account_dir / file_name) if account_dir else ())]
+
+
+def _open_synthetic(pairs: Sequence[str], account_dir: Path | None, timeframe_seconds: int, label: str) -> _PriceSetup:
     prices = SyntheticPrices(SYNTHETIC_SEED, timeframe_seconds // POINTS_PER_CANDLE)
-    return _PriceSetup(prices, known_instruments(pairs), SYNTHETIC_FILE_NAME, label)
+    names = _with_account_pairs(pairs, account_dir, SYNTHETIC_FILE_NAME)
+    return _PriceSetup(prices, known_instruments(names), SYNTHETIC_FILE_NAME, label)
 
 
-def _open_live(stack: ExitStack, pairs: Sequence[str], timeframe_seconds: int, live_url: str) -> _PriceSetup:
-    prices = LivePrices(pairs, timeframe_seconds, live_url)
+def _open_live(
+    stack: ExitStack, pairs: Sequence[str], account_dir: Path | None, timeframe_seconds: int, live_url: str
+) -> _PriceSetup:
+    prices = LivePrices(_with_account_pairs(pairs, account_dir, LIVE_FILE_NAME), timeframe_seconds, live_url)
     stack.callback(prices.close)
     prices.start()
     return _PriceSetup(

@@ -133,6 +133,12 @@ class Storage:
         with self._translate_errors():
             return [str(key) for (key,) in self._db.execute("SELECT id FROM keys")]
 
+    def read_pair_ids(self) -> list[str]:
+        """Return the pairs in which the account has ever had an order. Raises StateFileError."""
+        with self._translate_errors():
+            orders = self._read_records(SimOrder, "SELECT body FROM orders")
+            return list(dict.fromkeys(order.pair_id for order in orders))
+
     def read_balances(self) -> dict[str, Decimal]:
         """Return the balances by asset id, also of an account that `load` refuses. Raises StateFileError."""
         with self._translate_errors():
@@ -241,6 +247,17 @@ def read_key_names(path: Path) -> list[str]:
         raise
     except StateFileError:
         return []
+
+
+def read_pair_ids(path: Path) -> list[str]:
+    """Return the pairs of an account's orders; none where there is no account. Raises StateFileError."""
+    if not path.exists():
+        return []
+    storage = Storage(path, "")
+    try:
+        return storage.read_pair_ids()
+    finally:
+        storage.close()
 
 
 def read_balances(path: Path) -> dict[str, Decimal]:

@@ -73,3 +73,16 @@ def test_a_key_that_dies_leaves_its_position_named(state: Path) -> None:
             assert hook.next_request().body["event"] == "position"
         assert f"{stop.volume:f} held" in line
         assert stop.txid in line
+
+
+def test_a_paper_account_with_a_stop_in_a_pair_that_is_taken_out_goes_on(state: Path) -> None:
+    """A paper bot that starts without the pair of its open stop names the stop, and ends its cycles in order; with the
+    pair again it adopts the stop."""
+    settings = {"STATE_DIR": str(state), "PRICE_SOURCE": "synthetic", "STOP_LOSS_PERCENT": "50"}
+    # The warm-up ends at the first position.
+    with running(settings=settings | {"PAIRS": "BTC/USD"}, until="stop: sell .* accepted") as bot:
+        bot.kill()
+    moved = run("--cycles", "1", settings=settings | {"PAIRS": "ETH/USD", "MARKET_SPEED": "20"})
+    assert moved.wait_for(r"BTC/USD  not in PAIRS.*stop sell")
+    back = run("--cycles", "1", settings=settings | {"PAIRS": "BTC/USD", "MARKET_SPEED": "20"})
+    assert back.wait_for("own order adopted: sell")
