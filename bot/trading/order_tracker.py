@@ -282,7 +282,7 @@ class OrderTracker:
         if order != previous:
             self._unsaved_orders[order.txid] = order
         self._orders[order.txid] = order
-        self._unread_orders.pop(order.txid, None)
+        placed = self._unread_orders.pop(order.txid, None)
         self._placed_ids.add(order.cl_ord_id)
         if order.is_open:
             self._open_txids.add(order.txid)
@@ -292,7 +292,9 @@ class OrderTracker:
         else:
             self._open_txids.discard(order.txid)
             self._pending_orders.pop(order.txid, None)
-            if previous is not None and previous.is_open and order.executed < order.volume:
+            # An accepted entry has rested, also where no answer has shown it open.
+            was_open = placed is not None and placed.side is Side.BUY if previous is None else previous.is_open
+            if was_open and order.executed < order.volume:
                 self._ended_unfilled.append(order)
         executed, cost, fee = (previous.executed, previous.cost, previous.fee) if previous else (ZERO, ZERO, ZERO)
         if order.executed == executed:

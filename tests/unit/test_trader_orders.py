@@ -460,6 +460,15 @@ def test_an_entry_whose_record_was_not_read_is_canceled_at_the_end() -> None:
     assert [order.status for order in broker.orders.values()] == [OrderStatus.CANCELED]
 
 
+def test_a_canceled_entry_that_was_never_read_open_is_called_canceled() -> None:
+    """An entry that is canceled before any answer has shown it open is recorded as canceled, with its volume."""
+    broker, clock = live_market(241.0)
+    broker.fills_limits = False
+    broker.has_room = lambda points: False  # type: ignore[method-assign]
+    _, event_log = run_trader(broker, clock, ScriptedStrategy({180: buy("1")}), max_cycles=1)
+    assert event_log.of(Event.ORDER_CANCELED).values("volume") == [1]
+
+
 def test_an_entry_waits_for_room_and_an_exit_does_not() -> None:
     """While the rate counter has no room, BTC/USD is not bought and ETH/USD is sold; once there is room, the same
     candle's entry is sent."""
