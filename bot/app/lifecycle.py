@@ -105,9 +105,9 @@ class Lifecycle:
         return boottime_seconds() - self._state_since_seconds
 
     def enter_standby(self, reason: str) -> None:
-        """Log why this instance does not trade, and set the state."""
-        emit(Event.STANDBY_ENTERED, reason=reason)
+        """Set the state, and log why this instance does not trade."""
         self.set_state(LifecycleState.STANDBY, reason)
+        emit(Event.STANDBY_ENTERED, reason=reason)
 
     def is_alive(self) -> bool:
         """Tell whether the bot makes progress: while it trades, a cycle has ended within the last five minutes."""
