@@ -72,8 +72,8 @@ def import_inside_function(source: Source) -> list[str]:
     if source.name in {
         "bot.app.venue",
         "bot.cli.commands",
-        "bot.cli.monitoring",
         "bot.cli.start",
+        "bot.dashboard.listener",
         "bot.nonce.open_store",
     }:
         return []

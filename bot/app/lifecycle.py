@@ -63,6 +63,8 @@ class Lifecycle:
         # With the reason why the bot does not trade.
         self.status: tuple[LifecycleState, str] = LifecycleState.STARTING, ""
         self._state_since_seconds = boottime_seconds()
+        # Set once the bot trades or waits.
+        self.has_started = threading.Event()
         # The only Python object that a signal handler may safely put into.
         self._wake_ups: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -95,6 +97,8 @@ class Lifecycle:
 
     def set_state(self, state: LifecycleState, reason: str = "") -> None:
         """Set the state of the run, and the reason why it does not trade."""
+        if state is not LifecycleState.STARTING:
+            self.has_started.set()
         if not self.stop.is_set():
             self.status = state, reason
             self._state_since_seconds = boottime_seconds()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from bot.app.alerts import Alerts, DailySummary, Heartbeat, StallAlert
 from bot.app.lifecycle import Lifecycle
@@ -13,10 +12,8 @@ from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.config import Settings
 from bot.dashboard import client
+from bot.dashboard.listener import Listener
 from bot.dashboard.snapshot import SnapshotReader
-
-if TYPE_CHECKING:
-    from bot.dashboard.server import DashboardServer
 
 # For what is still to be told when the run is over.
 ALERTS_CLOSE_TIMEOUT_SECONDS = 0.3
@@ -44,14 +41,8 @@ def monitoring(settings: Settings, lifecycle: Lifecycle) -> Iterator[str]:
         if settings.port == 0:
             yield ""
             return
-        server = _open_dashboard(settings, lifecycle)
-        stack.callback(server.close)
-        emit(Event.DASHBOARD_STARTED, url=server.location)
-        yield server.url
-
-
-def _open_dashboard(settings: Settings, lifecycle: Lifecycle) -> DashboardServer:
-    # The dashboard's libraries take a third of a start, so only a run that has a page loads them.
-    from bot.dashboard.server import open_dashboard
-
-    return open_dashboard(settings, lifecycle)
+        listener = Listener(settings, lifecycle)
+        listener.start()
+        stack.callback(listener.close)
+        emit(Event.DASHBOARD_STARTED, url=listener.location)
+        yield listener.url

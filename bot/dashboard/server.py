@@ -1,4 +1,4 @@
-"""The page's server: Starlette on uvicorn, in a thread of the bot's process.
+"""The page's server: Starlette on uvicorn, in the thread of `listener`.
 
 It only reads what the bot's threads have left in memory, so that it cannot delay a request that waits for the request
 lock.
@@ -7,9 +7,7 @@ lock.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import threading
 from collections.abc import AsyncIterator
 
 import uvicorn
@@ -28,7 +26,6 @@ from starlette.staticfiles import StaticFiles
 from bot.app.control_files import ENTRIES_PAUSED_FILE_NAME, create_control_file
 from bot.app.lifecycle import Lifecycle
 from bot.base.clock import boottime_seconds, wall_seconds
-from bot.base.errors import SettingsError
 from bot.config import Settings
 from bot.dashboard import connections, page, prometheus
 from bot.dashboard.auth import Authenticator
@@ -36,50 +33,40 @@ from bot.dashboard.auth_middleware import AuthMiddleware
 from bot.dashboard.cache import cached_reader
 from bot.dashboard.snapshot import SnapshotReader
 
-DEFAULT_PORT = 8080
 # The interval of updates for an open page: 0.7 MB a minute.
 STREAM_INTERVAL_SECONDS = 5.0
 # A stream keeps its connection; phones that were put away leave theirs open.
 STREAMS_MAX = 20
-SHUTDOWN_TIMEOUT_SECONDS = 0.3
 
 
 class DashboardServer:
-    """Serves until `close`, at `url`."""
+    """Serves the page on a socket, from `serve` to `close`."""
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle) -> None:
-        """Bind the port. Raises SettingsError where it is in use."""
         self._settings = settings
         self._reader = SnapshotReader(settings, lifecycle)
         self._cached_snapshot = cached_reader(self._reader.read)
         self._stream_count = 0
-        self._socket = _bind(settings.port)
-        is_public = settings.port is not None
-        port, token = self._socket.getsockname()[1], str.__str__(settings.status_token)
-        self.url = f"http://127.0.0.1:{port}"
-        self.location = self.url
-        if is_public:
-            self.location = f"port {port}, {'with STATUS_TOKEN' if token else 'closed: STATUS_TOKEN is not set'}"
-        authenticator = Authenticator(token, is_public=is_public, monotonic=boottime_seconds, wall_clock=wall_seconds)
+        authenticator = Authenticator(
+            str.__str__(settings.status_token),
+            is_public=settings.port is not None,
+            monotonic=boottime_seconds,
+            wall_clock=wall_seconds,
+        )
         self._server = uvicorn.Server(
             connections.uvicorn_config(AuthMiddleware(self._app(), authenticator, page.render_login_page))
         )
-        self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
 
-    def start(self) -> None:
-        """Serve, in a thread of its own."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread; unfinished answers are cut off."""
-        self._server.should_exit = True
-        self._thread.join(SHUTDOWN_TIMEOUT_SECONDS)
-
-    def _serve(self) -> None:
+    def serve(self, listening: socket.socket) -> None:
+        """Serve until `close`, in this thread."""
         try:
-            self._server.run(sockets=[self._socket])
+            self._server.run(sockets=[listening])
         finally:
             self._reader.close()
+
+    def close(self) -> None:
+        """End `serve`; unfinished answers are cut off."""
+        self._server.should_exit = True
 
     def _app(self) -> Starlette:
         return Starlette(
@@ -138,26 +125,3 @@ class DashboardServer:
         # The next page shows the change.
         self._cached_snapshot = cached_reader(self._reader.read)
         return RedirectResponse("/", 303)
-
-
-def open_dashboard(settings: Settings, lifecycle: Lifecycle) -> DashboardServer:
-    """Take the page's port and serve. Raises SettingsError where it is taken."""
-    server = DashboardServer(settings, lifecycle)
-    server.start()
-    return server
-
-
-def _bind(port: int | None) -> socket.socket:
-    if port is None:
-        try:
-            return socket.create_server(("127.0.0.1", DEFAULT_PORT))
-        except OSError:
-            return socket.create_server(("127.0.0.1", 0))
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise SettingsError(
-            [f"PORT is {port}, which cannot be used: {os.strerror(error.errno or 0)}. Free it or name another."]
-        ) from None
