@@ -109,7 +109,7 @@ def test_rule_accepts_valid_code(rule: Rule, text: str) -> None:
         ),
         (
             code_rules.import_inside_function,
-            "bot.cli.monitoring",
+            "bot.dashboard.listener",
             "bot.cli.run",
             "def f():\n    import uvicorn",
         ),

@@ -12,6 +12,7 @@ from bot import broker_manager
 from bot.app.instance_lock import InstanceLock, describe_owner, is_running
 from bot.app.nonce_report import check_store, format_last_nonce, format_leader, format_nonce_line
 from bot.app.reports import find_journal
+from bot.app.session import describe_tier_problem
 from bot.app.venue import fetch_kraken_clocks, live_clock, open_live_broker, preview_paper
 from bot.base import clock
 from bot.base.errors import BotError, NonceStoreError, SettingsError
@@ -19,7 +20,7 @@ from bot.base.event_catalog import Event
 from bot.base.events import render
 from bot.base.models import ZERO, Balance, Order, Pair, common_quote
 from bot.base.paths import journal_file_path
-from bot.base.timeframes import TIMEFRAMES, parse_timeframe
+from bot.base.timeframes import parse_timeframe
 from bot.broker_manager import KrakenBroker, check_nonce_file, get_kraken_nonce
 from bot.config import Settings
 from bot.kraken.key_rules import EXPIRY_WARNING_DAYS, days_until_expiry, describe_limits
@@ -31,7 +32,6 @@ from bot.simulator.errors import SimulatorError
 from bot.simulator.instruments import known_instruments
 from bot.simulator.paper import paper_account_paths
 from bot.simulator.storage import read_balances
-from bot.trading.read_budget import max_pairs
 
 # Three digits of a share are enough.
 _PERCENT_CONTEXT = Context(prec=3)
@@ -112,25 +112,6 @@ def _run_check(subject: str, check: Callable[[], str]) -> CheckResult:
 
 def _describe_settings(settings: Settings) -> str:
     return f"{settings.trading_mode}, {', '.join(settings.pairs)} at {settings.timeframe}, strategy {settings.strategy}"
-
-
-def describe_tier_problem(settings: Settings) -> str:
-    """Say that PAIRS and TIMEFRAME ask for more requests than KRAKEN_TIER allows, with the way out; "" otherwise."""
-    count = len(settings.pairs)
-    timeframe = settings.timeframe
-    allowed = {
-        name: max_pairs(settings.tier, parse_timeframe(name), settings.dead_man_switch_seconds) for name in TIMEFRAMES
-    }
-    if count <= allowed[timeframe]:
-        return ""
-    longer = next((name for name in TIMEFRAMES if allowed[name] >= count), "")
-    switch = (
-        f" with DEAD_MAN_SWITCH_SECONDS={settings.dead_man_switch_seconds}" if settings.dead_man_switch_seconds else ""
-    )
-    return (
-        f"at {timeframe} KRAKEN_TIER={settings.tier.name}{switch} has room for {allowed[timeframe]} of {count} pairs: "
-        "orders may wait. Take fewer" + (f", or TIMEFRAME={longer}" if longer else "")
-    )
 
 
 def _check_state_folder(settings: Settings) -> str:

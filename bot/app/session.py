@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from bot.app.control_files import ControlFiles
 from bot.app.lifecycle import Lifecycle, LifecycleState
 from bot.app.nonce_report import format_nonce_line
-from bot.app.preflight import describe_tier_problem
 from bot.app.venue import TradingVenue
 from bot.base.errors import (
     LeaseLostError,
@@ -21,9 +20,11 @@ from bot.base.errors import (
 from bot.base.event_catalog import Event
 from bot.base.events import emit
 from bot.base.models import Balance, common_quote
+from bot.base.timeframes import TIMEFRAMES, parse_timeframe
 from bot.broker_manager import KrakenBroker
 from bot.config import Settings
 from bot.nonce.leader_election import LeaderElection, PreviousLeader
+from bot.trading.read_budget import max_pairs
 from bot.trading.risk import Controls, RiskLimits
 from bot.trading.strategies import STRATEGIES
 from bot.trading.trader import Summary, Trader, TraderSettings
@@ -107,6 +108,25 @@ def _trade(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cy
     if isinstance(summary.error, LeaseLostError):
         raise summary.error
     return summary
+
+
+def describe_tier_problem(settings: Settings) -> str:
+    """Say that PAIRS and TIMEFRAME ask for more requests than KRAKEN_TIER allows, with the way out; "" otherwise."""
+    count = len(settings.pairs)
+    timeframe = settings.timeframe
+    allowed = {
+        name: max_pairs(settings.tier, parse_timeframe(name), settings.dead_man_switch_seconds) for name in TIMEFRAMES
+    }
+    if count <= allowed[timeframe]:
+        return ""
+    longer = next((name for name in TIMEFRAMES if allowed[name] >= count), "")
+    switch = (
+        f" with DEAD_MAN_SWITCH_SECONDS={settings.dead_man_switch_seconds}" if settings.dead_man_switch_seconds else ""
+    )
+    return (
+        f"at {timeframe} KRAKEN_TIER={settings.tier.name}{switch} has room for {allowed[timeframe]} of {count} pairs: "
+        "orders may wait. Take fewer" + (f", or TIMEFRAME={longer}" if longer else "")
+    )
 
 
 def open_trader(settings: Settings, venue: TradingVenue, lifecycle: Lifecycle, max_cycles: int | None) -> Trader:

@@ -11,11 +11,9 @@ from bot.base.errors import BotError
 from bot.base.logging_setup import print_line
 from bot.base.paths import refuse_former_state
 from bot.base.redaction import hide
-from bot.cli.check import check_setup
 from bot.cli.controls import halt, pause_entries, resume
 from bot.cli.exit_codes import print_failure
 from bot.cli.nonce_commands import run_nonce_command
-from bot.cli.paper import reset_paper_account
 from bot.cli.parser import parse_arguments
 from bot.cli.reports import check_journal_against_kraken, print_fills, print_orders
 from bot.cli.run import run_bot
@@ -50,9 +48,23 @@ def print_status(settings: Settings, options: argparse.Namespace) -> int:
     return client.print_status(settings, as_json=options.json, watch=options.watch, print_line=print_line)
 
 
+def check_setup(settings: Settings, options: argparse.Namespace) -> int:
+    """Check everything that a start depends on."""
+    # It can read paper accounts, for which it loads the simulator. Only the commands that need that wait for it.
+    from bot.cli import check
+
+    return check.check_setup(settings, options)
+
+
+def reset_paper_account(settings: Settings, options: argparse.Namespace) -> int:
+    """Begin a new paper account."""
+    from bot.cli import paper
+
+    return paper.reset_paper_account(settings, options)
+
+
 def run_simulator(arguments: list[str]) -> int:
     """Run the local Kraken alone."""
-    # Every other command starts without it.
     from bot.simulator import __main__ as simulator
 
     return simulator.main(arguments)
