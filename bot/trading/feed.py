@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from bot.base.event_catalog import Event
-from bot.base.models import ZERO, Candle, SystemStatus
+from bot.base.models import Candle, SystemStatus
 from bot.base.timeframes import parse_timeframe
 from bot.kraken import trading_status
 from bot.kraken.market_data import MAX_CANDLES
@@ -124,11 +122,6 @@ class Feed:
         """Return the last known closed candle."""
         candles = self._candles.get(symbol)
         return candles[-1] if candles else None
-
-    def last_close(self, symbol: str) -> Decimal:
-        """Return the close of the last known closed candle; zero where there is none."""
-        candle = self.last_candle(symbol)
-        return candle.close if candle else ZERO
 
     def _missing_count(self, candles: list[Candle]) -> int:
         if not candles:

@@ -88,7 +88,7 @@ class SnapshotPublisher:
         )
 
     def last_equity(self, symbols: tuple[str, ...], quote: str) -> Decimal | None:
-        """Return the value of the last balances at the last closes; None where either was never read."""
+        """Return the value of the last balances at the last closes; None where one that counts was never read."""
         balances = self._executor.last_balances
         if balances is None:
             return None

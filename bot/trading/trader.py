@@ -413,7 +413,11 @@ class Trader:
             if not has_room and not self._executor.has_fresh_balances():
                 return
             self._executor.require_fresh_balances()
-        value = self._executor.equity(self._symbols, self._quote, self._feed.last_close)
+        self._executor.balances()
+        value = self.snapshot_publisher.last_equity(self._symbols, self._quote)
+        if value is None:
+            # Coins of a pair whose candles were never read are worth something unknown, not nothing.
+            return
         # The executor reports a journal that cannot be written; a missing point of the curve does no harm.
         with contextlib.suppress(JournalError):
             self._broker.journal.add_equity(EquityPoint(self._broker.now(), self._quote, value))

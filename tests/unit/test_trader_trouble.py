@@ -97,6 +97,16 @@ def test_a_cycle_completes_whatever_trouble_a_pair_has() -> None:
     assert [point.value for point in broker.journal.equity_points()][:1] == [Decimal(1000)]
 
 
+def test_no_equity_is_recorded_without_the_price_of_coins() -> None:
+    """While the candles of a pair of which the account has coins were never read, no equity is recorded: the coins are
+    not worth zero."""
+    broker, clock, _ = live_market()
+    broker.totals["BTC"] = Decimal(1)
+    fail_candles(broker, {"BTC/USD": NoAnswerError("half an answer")})
+    run_trader(broker, clock, ScriptedStrategy({}), symbols=PAIRS, max_cycles=20)
+    assert broker.journal.equity_points() == []
+
+
 def test_the_trouble_of_every_pair_is_said() -> None:
     """Two pairs that fail for different reasons are two warnings, each once, and two recoveries."""
     broker, clock, _ = live_market()
