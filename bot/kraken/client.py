@@ -157,8 +157,8 @@ class KrakenClient:
             self._sender.check_request_lock()
         return 0.0, self._exchange(api, request, params, nonce)
 
-    def _take_nonce(self, api: KrakenAPI, priority: Priority) -> int | str:
-        nonce = api._nonce()
+    def _take_nonce(self, api: KrakenAPI, priority: Priority) -> int:
+        nonce = int(api._nonce())
         # A store may answer late. While the program stops, a cancel does not wait for the lock: it takes a higher nonce
         # and may have been sent by now.
         self._sender.check_not_stopping(priority)
@@ -171,7 +171,7 @@ class KrakenClient:
         """
         nonce = 0
         try:
-            nonce = int(self._take_nonce(api, priority))
+            nonce = self._take_nonce(api, priority)
             key_info = self._exchange(api, PROBE, {}, nonce)
         except InvalidNonceError as error:
             still_open = self._circuit_breaker.extend(half_open, error)
@@ -204,7 +204,7 @@ class KrakenClient:
         nonce = 0
         try:
             self._sender.apply_nonce_jump(nonce_recovery.NonceJump.LARGE)
-            nonce = int(self._take_nonce(api, priority))
+            nonce = self._take_nonce(api, priority)
             key_info = self._exchange(api, PROBE, {}, nonce)
         except InvalidNonceError as error:
             raise self._circuit_breaker.handle_floor_out_of_reach(nonce, self._nonce_unit) from error
@@ -214,17 +214,17 @@ class KrakenClient:
             raise still_open from error
         self._circuit_breaker.close_after_probe(half_open, key_info, refused_nonce, nonce)
 
-    def _exchange(self, api: KrakenAPI, request: PrivateRequest, params: dict[str, Any], nonce: int | str) -> Any:
+    def _exchange(self, api: KrakenAPI, request: PrivateRequest, params: dict[str, Any], nonce: int) -> Any:
         envelope = api.send_private(request.method, params, nonce)
         try:
             result = self._read_result(request.method, envelope)
         except InvalidNonceError as error:
             raise self._circuit_breaker.handle_refusal(
-                error, int(nonce), self._nonce_unit, is_repeatable=request.is_repeatable
+                error, nonce, self._nonce_unit, is_repeatable=request.is_repeatable
             ) from error
         except OrderRefusedError:
             # The matching engine refused the order: the nonce was accepted.
-            self._circuit_breaker.record_accepted(int(nonce))
+            self._circuit_breaker.record_accepted(nonce)
             raise
         except LockoutError:
             self._circuit_breaker.handle_lockout()
@@ -232,7 +232,7 @@ class KrakenClient:
         except RateLimitError as limited:
             self._rate_limiter.record_rate_limit_error(limited, self._server_time.now())
             raise
-        self._circuit_breaker.record_accepted(int(nonce))
+        self._circuit_breaker.record_accepted(nonce)
         return result
 
     def _read_result(self, method: str, envelope: dict[str, Any]) -> Any:
