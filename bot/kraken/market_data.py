@@ -72,11 +72,7 @@ class MarketData:
             return
         ahead_seconds = self._server_time.sync(kraken_seconds, self._market_clock.elapsed() - started_seconds)
         if abs(ahead_seconds) > ServerTime.CORRECTION_THRESHOLD_SECONDS:
-            emit(
-                Event.CLOCK_FOUND_WRONG,
-                ahead_seconds=ahead_seconds if ahead_seconds > 0 else None,
-                behind_seconds=-ahead_seconds if ahead_seconds < 0 else None,
-            )
+            emit(Event.CLOCK_FOUND_WRONG, **_difference_fields(ahead_seconds))
             nonce_clock.follow_kraken(kraken_seconds)
         else:
             nonce_clock.follow_wall()
@@ -89,11 +85,9 @@ class MarketData:
         judged = judge_kraken_time(kraken_seconds, date_seconds, wall_seconds, expected_seconds, speed)
         is_doubted = judged != kraken_seconds
         if is_doubted and not self._is_time_doubted:
-            ahead_seconds = wall_seconds - kraken_seconds
             emit(
                 Event.KRAKEN_TIME_NOT_FOLLOWED,
-                ahead_seconds=ahead_seconds if ahead_seconds > 0 else None,
-                behind_seconds=-ahead_seconds if ahead_seconds < 0 else None,
+                **_difference_fields(wall_seconds - kraken_seconds),
                 reason="no other clock confirms it" if judged is None else "the HTTP Date of the answer confirms ours",
             )
         self._is_time_doubted = is_doubted
@@ -192,3 +186,11 @@ class MarketData:
 def _on_grid(pair: Pair, price: Decimal) -> Decimal:
     # Ticker writes more decimals than the pair has.
     return price.quantize(Decimal(1).scaleb(-pair.price_decimals))
+
+
+def _difference_fields(ahead_seconds: float) -> dict[str, Any]:
+    """Return how far our clock is ahead of Kraken's or behind it, as the fields of an event."""
+    return {
+        "ahead_seconds": ahead_seconds if ahead_seconds > 0 else None,
+        "behind_seconds": -ahead_seconds if ahead_seconds < 0 else None,
+    }

@@ -159,11 +159,6 @@ class Executor:
                 )
                 self._count_fills(self.order_tracker.adopt(resolution.order))
 
-    def poll_working_orders(self) -> None:
-        """Request the working orders, and record and fetch their fills."""
-        self.read_working_orders()
-        self.fetch_fills()
-
     def read_working_orders(self, *, may_read: bool = True) -> None:
         """Read the records of the working orders, of all pairs at once; without `may_read` only the journal is kept."""
         self._count_fills(self.order_tracker.refresh(may_read=may_read))

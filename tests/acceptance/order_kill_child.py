@@ -197,7 +197,8 @@ class BotRun:
             raise BotError(f"signal {trade_signal.number} is not placed yet")
         if trade_signal.is_canceled:
             self._wait(RETRY_WAIT_SECONDS)
-            self._executor.poll_working_orders()
+            self._executor.read_working_orders()
+            self._executor.fetch_fills()
             if any(order.txid == txid for order in self._executor.order_tracker.open_orders()):
                 self._executor.cancel(trade_signal.symbol, [txid])
 

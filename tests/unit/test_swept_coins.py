@@ -122,16 +122,21 @@ def test_a_position_that_disagrees_with_the_balance_is_reported_once(totals: dic
     assert len(event_log.alerts) == len(disagreements(event_log))
 
 
-def test_a_disagreement_of_less_than_a_minute_is_not_reported() -> None:
-    """Coins that Kraken shows 50 s late are not reported."""
-    broker, clock = account_with(BTC="0")
+def return_coins_after(broker: FakeBroker, clock: SteppedClock, seconds: float) -> None:
+    """Show the coin that the account lacks so many seconds after the bot's start."""
     read = broker.get_account_balance
 
     def read_late() -> object:
-        broker.totals["BTC"] = Decimal(clock.now() >= 361 + 50)
+        broker.totals["BTC"] = Decimal(clock.now() >= 361 + seconds)
         return read()
 
     broker.get_account_balance = read_late  # type: ignore[method-assign,assignment]
+
+
+def test_a_disagreement_of_less_than_a_minute_is_not_reported() -> None:
+    """Coins that Kraken shows 50 s late are not reported."""
+    broker, clock = account_with(BTC="0")
+    return_coins_after(broker, clock, 50)
     _, event_log = run_trader(broker, clock, QUIET, max_cycles=60)
     assert disagreements(event_log) == []
 
@@ -139,13 +144,7 @@ def test_a_disagreement_of_less_than_a_minute_is_not_reported() -> None:
 def test_an_end_of_the_disagreement_is_reported() -> None:
     """Coins that were away for five minutes are reported as missing, and then as there again."""
     broker, clock = account_with(BTC="0")
-    read = broker.get_account_balance
-
-    def read_late() -> object:
-        broker.totals["BTC"] = Decimal(clock.now() >= 361 + 300)
-        return read()
-
-    broker.get_account_balance = read_late  # type: ignore[method-assign,assignment]
+    return_coins_after(broker, clock, 300)
     _, event_log = run_trader(broker, clock, QUIET, max_cycles=60)
     assert event_log.alerts.events == [Event.BALANCE_DISAGREES, Event.BALANCE_AGREES]
 
